@@ -1,0 +1,163 @@
+"""Content-addressed step outputs: ``{root}/{market}/{step}/{fingerprint}/manifest.json``.
+
+An attempt writes its files into a folder of its own (``data-…``) and publishes them with one
+put-if-absent of the manifest, which is written last. Whoever writes the manifest wins; what a
+killed or losing attempt left is unreachable and harmless. No manifest means it does not exist.
+The same code serves a local path and ``s3://bucket/prefix`` (see :mod:`csrm_tasks.blobs`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from csrm_tasks.blobs import BlobStore, open_blobs
+from csrm_tasks.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Return the sha256 of the canonical JSON of ``value``, in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published step output, present as local files.
+
+    ``ref`` is ``market/step/fingerprint``; ``digest`` covers file contents and facts, not times.
+    """
+
+    ref: str
+    digest: str
+    path: Path
+    facts: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+
+    def file(self, name: str) -> Path:
+        """Return the path of one file; raises :class:`ArtifactError` when it is not there."""
+        found = self.path / name
+        if not found.exists():
+            raise ArtifactError(f"artifact {self.ref} has no file {name!r}")
+        return found
+
+
+class ArtifactStore:
+    """Publish and open artifacts under ``root`` (a path or ``s3://``)."""
+
+    def __init__(self, root: str, cache: Path) -> None:
+        self._blobs: BlobStore = open_blobs(root)
+        self._cache = cache
+        self._verified: set[str] = set()
+
+    def manifest(self, ref: str) -> dict[str, Any] | None:
+        """Return the manifest of ``ref``, or None where it was never published."""
+        raw = self._blobs.read(f"{ref}/{MANIFEST}")
+        if raw is None:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(raw)
+        except ValueError as e:
+            raise ArtifactError(f"artifact {ref}: {MANIFEST} is not JSON; remove it by hand") from e
+        return found
+
+    def open(self, ref: str) -> Artifact:
+        """Open ``ref`` as local files after checking sizes and digests.
+
+        Raises :class:`ArtifactError` when it was never published or a byte has changed.
+        """
+        manifest = self.manifest(ref)
+        if manifest is None:
+            raise ArtifactError(f"artifact {ref} does not exist; run the step that makes it")
+        data = f"{ref}/{manifest['data']}"
+        path = self._blobs.local_path(data) or self._fetch(data, manifest["files"])
+        if ref not in self._verified:
+            self._check(ref, path, manifest["files"])
+            self._verified.add(ref)
+        return Artifact(ref, manifest["digest"], path, manifest["facts"], manifest["inputs"])
+
+    def publish(
+        self,
+        ref: str,
+        source: Path,
+        *,
+        facts: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        about: Mapping[str, Any],
+    ) -> Artifact:
+        """Publish the files under ``source`` as ``ref``; the first publisher wins.
+
+        ``source`` is left as it was. Returns what is published now, ours or an earlier one.
+        """
+        data = f"data-{uuid.uuid4().hex[:12]}"
+        files = describe_files(source)
+        manifest = {
+            "ref": ref,
+            "data": data,
+            "digest": json_digest({"files": files, "facts": facts}),
+            "files": files,
+            "facts": dict(facts),
+            "inputs": dict(inputs),
+            "about": dict(about),
+            "created_at": time.time(),
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+        for entry in files:
+            self._blobs.upload(f"{ref}/{data}/{entry['path']}", source / entry["path"])
+        if not self._blobs.put_if_absent(f"{ref}/{MANIFEST}", text.encode()):
+            self._blobs.delete_tree(f"{ref}/{data}")
+        return self.open(ref)
+
+    def _fetch(self, data: str, files: list[dict[str, Any]]) -> Path:
+        target = self._cache / data
+        if target.exists():
+            return target
+        part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex[:8]}")
+        for entry in files:
+            self._blobs.download(f"{data}/{entry['path']}", part / entry["path"])
+        part.mkdir(parents=True, exist_ok=True)
+        try:
+            part.rename(target)
+        except OSError:  # another process fetched it first
+            shutil.rmtree(part, ignore_errors=True)
+        return target
+
+    @staticmethod
+    def _check(ref: str, path: Path, files: list[dict[str, Any]]) -> None:
+        for entry in files:
+            found = path / entry["path"]
+            if not found.exists():
+                raise ArtifactError(f"artifact {ref}: file {entry['path']} is gone")
+            if found.stat().st_size != entry["size"] or file_digest(found) != entry["sha256"]:
+                raise ArtifactError(
+                    f"artifact {ref}: file {entry['path']} was changed after it was published; "
+                    "delete the artifact's folder and run its step again"
+                )
+
+
+def describe_files(folder: Path) -> list[dict[str, Any]]:
+    """List ``path``, ``size`` in bytes and ``sha256`` of every file below ``folder``, sorted."""
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [
+        {
+            "path": str(PurePosixPath(p.relative_to(folder))),
+            "size": p.stat().st_size,
+            "sha256": file_digest(p),
+        }
+        for p in found
+    ]

@@ -1,0 +1,216 @@
+"""Named byte strings on a local folder or on S3, with put-if-absent and compare-and-swap.
+
+Two implementations of one small protocol; nothing here knows what the bytes mean. S3 goes through
+boto3 and its conditional writes (``If-None-Match``/``If-Match``); credentials come from the
+environment or the instance and are never logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from csrm_tasks.errors import ConfigError
+
+
+class BlobStore(Protocol):
+    """What artifacts, the lake and routing documents need of a place to keep bytes."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return the bytes, or None where there are none."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write atomically unless something is there; False when something was."""
+
+    def replace(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Write atomically if what is there equals ``expected``; False when it does not."""
+
+    def upload(self, key: str, source: Path) -> None:
+        """Copy a local file to ``key``, atomically, replacing what was there."""
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy ``key`` to a local file."""
+
+    def delete_tree(self, prefix: str) -> None:
+        """Delete everything below ``prefix``."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the keys below ``prefix``, sorted."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where ``key`` lies on this machine's disk, or None for a remote store."""
+
+
+def open_blobs(root: str) -> BlobStore:
+    """Open a path or ``s3://bucket/prefix``; raises :class:`ConfigError` for anything else."""
+    url = urlparse(root)
+    if url.scheme == "s3":
+        if not url.netloc:
+            raise ConfigError(f"{root!r}: an S3 location is s3://bucket/prefix")
+        return S3Blobs(url.netloc, url.path.strip("/"))
+    if url.scheme not in ("", "file"):
+        raise ConfigError(f"{root!r}: use a folder or s3://bucket/prefix, not {url.scheme}://")
+    return LocalBlobs(Path(url.path))
+
+
+class LocalBlobs:
+    """Files below one folder; atomic by hard link and rename on one filesystem."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def local_path(self, key: str) -> Path:
+        """Return the file behind ``key``."""
+        return self.root / key
+
+    def read(self, key: str) -> bytes | None:
+        """See :class:`BlobStore`."""
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _temporary(self, key: str) -> tuple[Path, Path]:
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target, target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See :class:`BlobStore`."""
+        target, part = self._temporary(key)
+        _write_durably(part, data)
+        try:
+            os.link(part, target)
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink()
+        return True
+
+    def replace(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """See :class:`BlobStore`; a lock file makes the check and the rename one step."""
+        from filelock import FileLock
+
+        target, part = self._temporary(key)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if self.read(key) != expected:
+                return False
+            _write_durably(part, data)
+            part.replace(target)
+        return True
+
+    def upload(self, key: str, source: Path) -> None:
+        """See :class:`BlobStore`."""
+        target, part = self._temporary(key)
+        shutil.copyfile(source, part)
+        part.replace(target)
+
+    def download(self, key: str, target: Path) -> None:
+        """See :class:`BlobStore`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.root / key, target)
+
+    def delete_tree(self, prefix: str) -> None:
+        """See :class:`BlobStore`."""
+        shutil.rmtree(self.root / prefix, ignore_errors=True)
+
+    def list(self, prefix: str) -> list[str]:
+        """See :class:`BlobStore`; temporary and lock files (leading dot) are not keys."""
+        base = self.root / prefix
+        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return sorted(p.relative_to(self.root).as_posix() for p in found)
+
+
+class S3Blobs:
+    """Objects below ``s3://bucket/prefix``."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        import boto3
+
+        self._client: Any = boto3.client("s3")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def local_path(self, key: str) -> None:
+        """Return None: S3 objects have no path here."""
+
+    def _get(self, key: str) -> tuple[bytes, str] | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            got = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+        except ClientError as e:
+            if e.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise
+        return got["Body"].read(), got["ETag"]
+
+    def read(self, key: str) -> bytes | None:
+        """See :class:`BlobStore`."""
+        found = self._get(key)
+        return found[0] if found else None
+
+    def _put(self, key: str, data: bytes, **condition: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + key, Body=data, **condition
+            )
+        except ClientError as e:
+            if e.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+                return False
+            raise
+        return True
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See :class:`BlobStore`."""
+        return self._put(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """See :class:`BlobStore`."""
+        if expected is None:
+            return self.put_if_absent(key, data)
+        found = self._get(key)
+        if found is None or found[0] != expected:
+            return False
+        return self._put(key, data, IfMatch=found[1])
+
+    def upload(self, key: str, source: Path) -> None:
+        """See :class:`BlobStore`."""
+        self._client.upload_file(str(source), self._bucket, self._prefix + key)
+
+    def download(self, key: str, target: Path) -> None:
+        """See :class:`BlobStore`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._client.download_file(self._bucket, self._prefix + key, str(target))
+
+    def delete_tree(self, prefix: str) -> None:
+        """See :class:`BlobStore`."""
+        for key in self.list(prefix):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def list(self, prefix: str) -> list[str]:
+        """See :class:`BlobStore`."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}".rstrip("/") + "/"
+        )
+        keys = (o["Key"] for page in pages for o in page.get("Contents", ()))
+        return sorted(k[len(self._prefix) :] for k in keys)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def text_digest(*parts: str) -> str:
+    """Return 16 hex digits of sha256 over ``parts``, separated so that no two joins collide."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""MarketConfig: everything that differs between markets, from ``dags/markets/{market}.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.sections import (
+    Controls,
+    Gate,
+    Ingest,
+    Llm,
+    Release,
+    Retrieval,
+    Schedule,
+    Section,
+    Snapshot,
+    Towers,
+)
+from csrm_tasks.settings import PROJECT_ROOT
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Locale = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[A-Z]{2}$")]
+
+
+class MarketConfig(Section):
+    """One market. Frozen; unknown keys are refused."""
+
+    market: Name
+    source_locale: Locale  # the language with labels
+    target_locale: Locale  # the language without
+    seed: int = 0
+    schedule: Schedule = Schedule()
+    ingest: Ingest = Ingest()
+    snapshot: Snapshot = Snapshot()
+    llm: Llm
+    retrieval: Retrieval
+    towers: Towers
+    gate: Gate | None = Field(default=None, description="no policy: nothing is ever promoted")
+    release: Release = Release()
+    controls: Controls = Controls()
+
+    @property
+    def model_name(self) -> str:
+        """Name of the registered model in MLflow."""
+        return self.release.model_name or f"csrm-{self.market}"
+
+
+def load_market(name: str, folder: Path) -> MarketConfig:
+    """Load ``{folder}/{name}.yaml``; raises :class:`ConfigError` naming file, key and remedy."""
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise ConfigError(f"there is no market {name!r}: {path} does not exist (known: {known})")
+    config = parse_market(path)
+    if config.market != name:
+        raise ConfigError(f"{path}: market is {config.market!r}; it must equal the file's name")
+    return config
+
+
+def load_markets(folder: Path) -> list[MarketConfig]:
+    """Load every market file of ``folder``, sorted by name."""
+    return [load_market(p.stem, folder) for p in sorted(folder.glob("*.yaml"))]
+
+
+def parse_market(path: Path) -> MarketConfig:
+    """Read and validate one market file; raises :class:`ConfigError` with the first problem."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+    try:
+        # JSON mode: lists become tuples, as YAML cannot write a tuple; types stay strict.
+        import json
+
+        return MarketConfig.model_validate_json(json.dumps(raw))
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
+        raise ConfigError(f"{path}: {key}: {first['msg']}{more}") from e
+    except TypeError as e:  # a YAML date or the like
+        raise ConfigError(f"{path}: {e}; put it in quotes") from e
+
+
+def resolve_model(name: str) -> str:
+    """Return a local folder for ``name`` where there is one, else ``name`` (a hub name)."""
+    for candidate in (Path(name), PROJECT_ROOT / name):
+        if candidate.is_dir():
+            return str(candidate.resolve())
+    return name

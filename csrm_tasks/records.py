@@ -1,0 +1,110 @@
+"""The tables that rooms hand to each other, each column declared once as a polars schema.
+
+Raw deliveries (what a market lands) are declared in :mod:`csrm_tasks.ingest.contracts`; these are
+the clean tables of a snapshot and of the artifacts after it. ``query_id`` is
+``text_digest(locale, normalised query)`` and ``pair_id`` is ``text_digest(query_id, product_id)``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from pathlib import Path
+
+import polars as pl
+
+from csrm_tasks.errors import DataError
+
+Schema = dict[str, pl.DataType | type[pl.DataType]]
+
+
+class Grade(IntEnum):
+    """Relevance grade; the value is the label token (paper 1, section 2)."""
+
+    IRRELEVANT = 0
+    SUBSTITUTE = 1
+    EXACT = 2
+
+
+PRODUCTS: Schema = {
+    "product_id": pl.String,
+    "locale": pl.String,
+    "title": pl.String,
+    "brand": pl.String,  # "" when the merchant gave none
+    "category": pl.String,  # path, levels joined by " > "
+    "description": pl.String,
+}
+QUERIES: Schema = {
+    "query_id": pl.String,
+    "locale": pl.String,
+    "query": pl.String,  # as most often typed
+    "norm": pl.String,  # normalised (csrm_tasks.dataset.text.normalise)
+    "brand": pl.String,  # matched by the query-brand dictionary, "" when none
+    "origin": pl.String,  # label | log | translated | derived (A21)
+    "impressions": pl.Int64,
+}
+PAIRS: Schema = {
+    "pair_id": pl.String,
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "locale": pl.String,
+    "grade": pl.Int8,
+    "split": pl.String,  # train | dev | gold, grouped by query (A10)
+    "raters": pl.Int32,
+    "agree": pl.Int32,
+}
+TRANSLATIONS: Schema = {
+    "kind": pl.String,  # category | brand | title | query (A7)
+    "source_text": pl.String,
+    "target_text": pl.String,
+    "split": pl.String,  # train | dev
+}
+CONVERSIONS: Schema = {  # examples of the CVR task (A8)
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "locale": pl.String,
+    "label": pl.Int8,  # 1 converted, 0 not
+}
+BEHAVIOUR: Schema = {  # local behaviour, summed over the snapshot's window
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "locale": pl.String,
+    "impressions": pl.Int64,
+    "clicks": pl.Int64,
+    "carts": pl.Int64,
+    "purchases": pl.Int64,
+    "weight": pl.Float64,  # position-debiased strength of the pair, in (0, 1]
+}
+RQA: Schema = {
+    "query_id": pl.String,
+    "titles": pl.List(pl.String),  # at most k, in score order, already cut (A24)
+    "product_ids": pl.List(pl.String),
+    "scores": pl.List(pl.Float32),
+}
+SCORED: Schema = {  # query-product pairs with probabilities of one label space
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "locale": pl.String,
+    "p0": pl.Float32,
+    "p1": pl.Float32,
+    "p2": pl.Float32,  # 0 for a label space of two
+}
+
+
+def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
+    """Write ``frame`` as Parquet with exactly ``schema``; raises :class:`DataError` otherwise."""
+    missing = [c for c in schema if c not in frame.columns]
+    if missing:
+        raise DataError(f"{path.name}: column {missing[0]!r} is missing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.select([pl.col(c).cast(t) for c, t in schema.items()]).write_parquet(path)
+
+
+def read_table(path: Path, schema: Schema) -> pl.DataFrame:
+    """Read Parquet and check it against ``schema``; raises :class:`DataError` naming the column."""
+    frame = pl.read_parquet(path)
+    for column, kind in schema.items():
+        if column not in frame.columns:
+            raise DataError(f"{path}: column {column!r} is missing")
+        if frame.schema[column] != kind:
+            raise DataError(f"{path}: column {column!r} is {frame.schema[column]}, not {kind}")
+    return frame.select(list(schema))

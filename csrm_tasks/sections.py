@@ -1,0 +1,168 @@
+"""The sections of a market file, one frozen model per room; unknown keys are refused.
+
+Defaults are the papers' values (A5, A22, A31); the demo market's file overrides what a laptop
+needs smaller. A field exists only where a step reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, typed, closed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Schedule(Section):
+    """Cron expressions in UTC; null means by hand only."""
+
+    ingest: str | None = "0 2 * * *"
+    retrain: str | None = "0 4 * * 1"
+
+
+class Ingest(Section):
+    """Nightly ingest."""
+
+    tolerance: Share = 0.01  # share of a night's rows that may be quarantined before it fails
+
+
+class Snapshot(Section):
+    """Splits and windows (A10)."""
+
+    dev_share: Share = 0.1  # of queries, per locale
+    gold_raters: Positive = 8  # a gold pair has at least so many raters …
+    gold_agree: Positive = 7  # … of whom so many agree
+    behaviour_days: Positive = 30
+    cvr_negatives: Positive = 4  # per positive (A8)
+    derived_queries: Positive = 2000  # title-derived target queries at most, stage 1 (A21)
+
+
+class Lora(Section):
+    """LoRA (A5)."""
+
+    r: Positive = 128
+    alpha: Positive = 256
+    dropout: Share = 0.01
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+
+
+class Mixture(Section):
+    """Sampling shares and loss weights relative to the relevance task (A6)."""
+
+    mt: float = 0.1
+    cvr: float = 0.5
+    mt_weight: float = 1.0
+    cvr_weight: float = 1.0
+
+
+class Distillation(Section):
+    """Self-distillation rounds (A15-A18)."""
+
+    rounds: Annotated[int, Field(ge=0, le=3)] = 2
+    alpha: Share = 0.5  # weight of the human label
+    memorised: Share = 0.9  # train fit on human labels from which the teacher is cross-fitted
+
+
+class Llm(Section):
+    """The relevance LLM (A1-A14)."""
+
+    base: str  # folder, relative to the project or absolute, or a Hugging Face name
+    lora: Lora = Lora()
+    mixture: Mixture = Mixture()
+    distillation: Distillation = Distillation()
+    lr: float = 2e-5
+    weight_decay: float = 0.01
+    warmup: Share = 0.03
+    batch: Positive = 64
+    steps: Positive = 500_000  # optimizer steps at most
+    evaluate_every: Positive = 1000  # steps between dev evaluations; best on dev is kept
+    patience: Positive = 10  # evaluations without improvement before it stops
+    max_length: Positive = 2048  # tokens
+    checkpoint_seconds: Positive = 600
+    rqa_dropout: Share = 0.1  # A24
+
+
+class Ebr(Section):
+    """The embedding-based retriever (A22, A23)."""
+
+    encoder: str  # as Llm.base
+    dim: Positive = 128
+    temperature: float = 0.05
+    steps: Positive = 20_000
+    batch: Positive = 256
+    pool: Positive = 256  # shared random products as negatives
+    lr: float = 5e-5
+    mse_weight: float = 1.0
+    max_length: Positive = 64
+
+
+class RqaText(Section):
+    """The text that augments a query (A24)."""
+
+    k: Positive = 3
+    title_tokens: Positive = 24
+
+
+class Retrieval(Section):
+    """BM25, pseudo pairs, EBR, index and RQA (A20-A26)."""
+
+    ebr: Ebr
+    rqa: RqaText = RqaText()
+    bm25_k: Positive = 20  # pseudo pairs per query (A21)
+    exact_below: Positive = 50_000  # products; above, IVF-SQ8 (A25)
+
+
+class Towers(Section):
+    """Online twin towers (A27-A35)."""
+
+    encoder: str  # as Llm.base
+    dim: Positive = 128
+    scale: float = 8.0
+    learn_scale: bool = True
+    impressed: Positive = 20  # M (A31)
+    retrieved: Positive = 100  # N
+    random: Positive = 8
+    queries: Positive = 1_000_000  # distillation queries at most
+    steps: Positive = 50_000
+    batch_queries: Positive = 64
+    batch_products: Positive = 16
+    lr: float = 8e-5
+    lr_end: float = 1e-6
+    query_tokens: Positive = 32
+    title_tokens: Positive = 96
+    hard_baseline: bool = True  # train A32 beside it every week
+    precision_floor: Share | None = None  # A33; null: max F1
+
+
+class Gate(Section):
+    """Promotion policy (A46). Margins and floors are shares (0.01 is one point)."""
+
+    metric: Literal["micro_f1"] = "micro_f1"
+    mode: Literal["superiority", "non_inferiority"] = "non_inferiority"
+    margin: Share = 0.01
+    alpha: Share = 0.05
+    floors: dict[str, float] = {}  # metric name → least value
+    slices: tuple[str, ...] = ()
+    slice_margin: Share = 0.03
+    slice_min: Positive = 100  # judged pairs below which a slice is inconclusive
+    cold_start_floor: Share = 0.4  # micro-F1 on source dev; there is no gold set yet
+
+
+class Release(Section):
+    """Registration and promotion."""
+
+    model_name: str | None = None  # MLflow registered model; default csrm-{market}
+    approval: Literal["auto", "manual"] = "manual"
+
+
+class Controls(Section):
+    """Control arms trained beside the weekly model, to see what each part earns."""
+
+    rqa_cold: bool = False  # stage 2 with the cold-start RQA instead of RQA*

@@ -1,0 +1,56 @@
+"""Where things live: one frozen object, read from the environment once per process.
+
+Market files say what a market *is*; settings say where this installation *keeps* things. Every
+variable has an embedded default under ``CSRM_HOME`` so that a laptop needs none of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Locations of one installation. Roots that may be remote are strings (path or ``s3://``)."""
+
+    home: Path  # CSRM_HOME: scratch, SQLite files, caches of this machine
+    artifacts: str  # CSRM_ARTIFACTS: step outputs, a path or s3://bucket/prefix
+    lake: str  # CSRM_LAKE: raw events and daily aggregates as Parquet
+    landing: Path  # CSRM_LANDING: {market}/{day}/{locale}/{kind}.{ext}
+    routing: str  # CSRM_ROUTING: {market}.json, the routing documents
+    db_url: str  # CSRM_DB_URL: SQLAlchemy URL of the relational store and the ledger
+    mlflow_uri: str  # MLFLOW_TRACKING_URI
+    markets: Path  # CSRM_MARKETS: folder of market YAML files
+    threads: int  # CSRM_THREADS: torch threads of one step
+
+    @property
+    def work(self) -> Path:
+        """Resumable scratch of running steps; never read by another step."""
+        return self.home / "work"
+
+    @property
+    def cache(self) -> Path:
+        """Local copies of remote artifacts."""
+        return self.home / "cache"
+
+
+def load_settings(env: Mapping[str, str] | None = None) -> Settings:
+    """Read :class:`Settings` from ``env`` (default: the process environment)."""
+    e = os.environ if env is None else env
+    home = Path(e.get("CSRM_HOME", PROJECT_ROOT / ".csrm")).resolve()
+    return Settings(
+        home=home,
+        artifacts=e.get("CSRM_ARTIFACTS", str(home / "artifacts")),
+        lake=e.get("CSRM_LAKE", str(home / "lake")),
+        landing=Path(e.get("CSRM_LANDING", home / "landing")),
+        routing=e.get("CSRM_ROUTING", str(home / "routing")),
+        db_url=e.get("CSRM_DB_URL", f"sqlite:///{home / 'csrm.db'}"),
+        mlflow_uri=e.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
+        markets=Path(e.get("CSRM_MARKETS", PROJECT_ROOT / "dags" / "markets")),
+        threads=int(e.get("CSRM_THREADS", "1")),
+    )

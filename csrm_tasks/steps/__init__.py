@@ -1,0 +1,5 @@
+"""The steps of the pipeline, one module per room; each is a task and a ``csrm`` command."""
+
+from csrm_tasks.steps.registry import Context, Facts, all_steps, get_step, run_step, step
+
+__all__ = ["Context", "Facts", "all_steps", "get_step", "run_step", "step"]

@@ -1,0 +1,273 @@
+"""Steps: functions that read named artifacts and write one, addressed by what they depend on.
+
+The fingerprint of a step's output covers the step's code (the source files of its rooms), the
+slice of the market's configuration it names, its parameters and the digests of its inputs. The
+same fingerprint again is a no-op that says so. A step that changes something outside its artifact
+(the database, the registry, routing) is declared with ``effect=True``: it always runs, must be
+idempotent by itself, and leaves an artifact as its receipt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from csrm_tasks.artifacts import Artifact, ArtifactStore, json_digest
+from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.markets import MarketConfig, load_market
+from csrm_tasks.settings import Settings, load_settings
+
+log = logging.getLogger("csrm")
+
+PACKAGE = Path(__file__).resolve().parent.parent
+MODULES = ("data", "llm", "retrieval", "towers", "evaluation", "release")  # under csrm_tasks.steps
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step function gets: its window onto the world."""
+
+    market: MarketConfig
+    settings: Settings
+    inputs: Mapping[str, Artifact]  # the single inputs by name; optional ones may be missing
+    lists: Mapping[str, Sequence[Artifact]]  # the inputs declared as `many`
+    out: Path  # empty folder; every file below it becomes the artifact
+    work: Path  # scratch that survives a kill of this very fingerprint: checkpoints go here
+    ref: str  # the reference that the output will have
+    store: ArtifactStore
+
+    def input(self, name: str) -> Artifact:
+        """Return a required input."""
+        return self.inputs[name]
+
+
+Facts = dict[str, Any]
+StepFunction = Callable[..., Facts]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A registered step function and what its output depends on."""
+
+    name: str
+    function: StepFunction
+    inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    many: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()  # sections of the market file
+    rooms: tuple[str, ...] = ()  # csrm_tasks packages or modules whose source counts
+    effect: bool = False
+    extra: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None
+    params: Mapping[str, inspect.Parameter] = field(default_factory=dict)
+    types: Mapping[str, type] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """First line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+
+REGISTRY: dict[str, Step] = {}
+
+
+def step(
+    name: str,
+    *,
+    inputs: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    many: Sequence[str] = (),
+    config: Sequence[str] = (),
+    rooms: Sequence[str] = (),
+    effect: bool = False,
+    extra: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None,
+) -> Callable[[StepFunction], StepFunction]:
+    """Register ``def f(ctx: Context, *, param: type = default, …) -> Facts`` under ``name``.
+
+    ``extra(market, settings, params)`` returns JSON that joins the fingerprint: for a step whose
+    input is not an artifact (a landing folder, the days that the store has published).
+    Keyword-only arguments are the step's parameters and its command-line options.
+    """
+
+    def register(function: StepFunction) -> StepFunction:
+        if name in REGISTRY and REGISTRY[name].function.__module__ != function.__module__:
+            raise ValueError(f"two steps are called {name!r}")
+        signature = inspect.signature(function)
+        params = {
+            p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
+        hints = get_type_hints(function)
+        REGISTRY[name] = Step(
+            name, function, tuple(inputs), tuple(optional), tuple(many), tuple(config),
+            tuple(rooms), effect, extra, params, {k: hints[k] for k in params},
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+def all_steps() -> dict[str, Step]:
+    """Import every step module and return the registry, in the order of definition."""
+    for module in MODULES:
+        importlib.import_module(f"csrm_tasks.steps.{module}")
+    return REGISTRY
+
+
+def get_step(name: str) -> Step:
+    """Return a step by name; raises :class:`ConfigError` with the known names."""
+    steps = all_steps()
+    if name not in steps:
+        raise ConfigError(f"there is no step {name!r}; known: {', '.join(sorted(steps))}")
+    return steps[name]
+
+
+@cache
+def code_digest(rooms: tuple[str, ...]) -> str:
+    """Digest the Python source of ``rooms`` (names below csrm_tasks), independent of order."""
+    digest = hashlib.sha256()
+    for room in sorted(rooms):
+        base = PACKAGE / room.replace(".", "/")
+        files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+        for f in files:
+            digest.update(f.relative_to(PACKAGE).as_posix().encode() + b"\0" + f.read_bytes())
+    return digest.hexdigest()
+
+
+Inputs = Mapping[str, str | Sequence[str] | None]
+
+
+def run_step(
+    name: str,
+    market: str | MarketConfig,
+    inputs: Inputs | None = None,
+    params: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+) -> str:
+    """Run one step, or find its output, and return the artifact's reference.
+
+    ``inputs`` maps input names to references (a sequence of them for a ``many`` input; None for an
+    optional one that is absent). Raises :class:`ConfigError` for wrong names or types and
+    :class:`ArtifactError` for missing or damaged inputs.
+    """
+    settings = settings or load_settings()
+    config = load_market(market, settings.markets) if isinstance(market, str) else market
+    spec = get_step(name)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    single, lists = _open_inputs(spec, store, inputs or {})
+    values = _check_params(spec, params or {})
+    about = _identity(spec, config, settings, single, lists, values)
+    ref = f"{config.market}/{spec.name}/{json_digest(about)[:20]}"
+    if not spec.effect and store.manifest(ref) is not None:
+        store.open(ref)  # its digests are checked before it is trusted again
+        log.info("step %s: already done, %s", name, ref)
+        return ref
+    work = settings.work / ref
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    log.info("step %s: running for %s", name, ref)
+    ctx = Context(config, settings, single, lists, out, work, ref, store)
+    facts = spec.function(ctx, **values)
+    _require_json(name, facts)
+    artifact = store.publish(
+        ref, out, facts=facts, inputs=_references(single, lists), about=about
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    log.info("step %s: done, %s", name, artifact.ref)
+    return artifact.ref
+
+
+def _open_inputs(
+    spec: Step, store: ArtifactStore, given: Inputs
+) -> tuple[dict[str, Artifact], dict[str, list[Artifact]]]:
+    unknown = set(given) - {*spec.inputs, *spec.optional, *spec.many}
+    if unknown:
+        raise ConfigError(f"step {spec.name} has no input {sorted(unknown)[0]!r}")
+    single: dict[str, Artifact] = {}
+    for name in (*spec.inputs, *spec.optional):
+        ref = given.get(name)
+        if ref is None:
+            if name in spec.inputs:
+                raise ConfigError(f"step {spec.name} needs input {name!r}: give its reference")
+            continue
+        if not isinstance(ref, str):
+            raise ConfigError(f"step {spec.name}: input {name!r} takes one reference")
+        single[name] = store.open(ref)
+    lists: dict[str, list[Artifact]] = {}
+    for name in spec.many:
+        refs = given.get(name) or []
+        lists[name] = [store.open(r) for r in ([refs] if isinstance(refs, str) else refs)]
+    return single, lists
+
+
+def _check_params(spec: Step, given: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(given) - set(spec.params)
+    if unknown:
+        raise ConfigError(f"step {spec.name} has no parameter {sorted(unknown)[0]!r}")
+    values: dict[str, Any] = {}
+    for name, parameter in spec.params.items():
+        if name in given:
+            values[name] = _cast(spec, name, given[name])
+        elif parameter.default is inspect.Parameter.empty:
+            raise ConfigError(f"step {spec.name} needs parameter {name!r}")
+        else:
+            values[name] = parameter.default
+    return values
+
+
+def _cast(spec: Step, name: str, value: Any) -> Any:
+    wanted = spec.types[name]
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and wanted in (int, float):
+        try:
+            return wanted(value)
+        except ValueError:
+            pass
+    raise ConfigError(
+        f"step {spec.name}: parameter {name!r} takes {wanted.__name__}, not {value!r}"
+    )
+
+
+def _identity(
+    spec: Step,
+    market: MarketConfig,
+    settings: Settings,
+    single: Mapping[str, Artifact],
+    lists: Mapping[str, Sequence[Artifact]],
+    params: Mapping[str, Any],
+) -> dict[str, Any]:
+    module = spec.function.__module__.removeprefix("csrm_tasks.")
+    sections = market.model_dump(mode="json", include=set(spec.config))
+    return {
+        "step": spec.name,
+        "market": market.market,
+        "locales": [market.source_locale, market.target_locale],
+        "code": code_digest((module, *spec.rooms)),
+        "config": sections,
+        "params": dict(params),
+        "inputs": {k: a.digest for k, a in single.items()}
+        | {k: [a.digest for a in v] for k, v in lists.items()},
+        "extra": spec.extra(market, settings, params) if spec.extra else None,
+    }
+
+
+def _references(
+    single: Mapping[str, Artifact], lists: Mapping[str, Sequence[Artifact]]
+) -> dict[str, Any]:
+    return {k: a.ref for k, a in single.items()} | {k: [a.ref for a in v] for k, v in lists.items()}
+
+
+def _require_json(name: str, facts: Facts) -> None:
+    try:
+        json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError) as e:
+        raise ArtifactError(f"step {name} returned facts that are not finite JSON: {e}") from e
