@@ -39,7 +39,7 @@ class BlobStore(Protocol):
     def delete_tree(self, prefix: str) -> None:
         """Delete everything below ``prefix``."""
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """Return the keys below ``prefix``, sorted."""
 
     def local_path(self, key: str) -> Path | None:
@@ -119,7 +119,7 @@ class LocalBlobs:
         """See :class:`BlobStore`."""
         shutil.rmtree(self.root / prefix, ignore_errors=True)
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """See :class:`BlobStore`; temporary and lock files (leading dot) are not keys."""
         base = self.root / prefix
         found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -192,10 +192,10 @@ class S3Blobs:
 
     def delete_tree(self, prefix: str) -> None:
         """See :class:`BlobStore`."""
-        for key in self.list(prefix):
+        for key in self.keys(prefix):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """See :class:`BlobStore`."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}".rstrip("/") + "/"
