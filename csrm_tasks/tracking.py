@@ -69,9 +69,7 @@ def log_run(
         params=[Param(k, str(v)) for k, v in (params or {}).items()],
         tags=[RunTag(k, v) for k, v in all_tags.items()],
     )
-    points = [
-        Metric(k, float(v), 0, s) for k, curve in (curves or {}).items() for s, v in curve
-    ]
+    points = [Metric(k, float(v), 0, s) for k, curve in (curves or {}).items() for s, v in curve]
     for start in range(0, len(points), 1000):
         api.log_batch(run_id, metrics=points[start : start + 1000])
     for f in files:

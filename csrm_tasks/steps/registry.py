@@ -101,9 +101,7 @@ def step(
         if name in REGISTRY and REGISTRY[name].function.__module__ != function.__module__:
             raise ValueError(f"two steps are called {name!r}")
         signature = inspect.signature(function)
-        params = {
-            p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY
-        }
+        params = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
         hints = get_type_hints(function)
         REGISTRY[name] = Step(
             name, function, tuple(inputs), tuple(optional), tuple(many), tuple(config),
@@ -177,9 +175,7 @@ def run_step(
     ctx = Context(config, settings, single, lists, out, work, ref, store)
     facts = spec.function(ctx, **values)
     _require_json(name, facts)
-    artifact = store.publish(
-        ref, out, facts=facts, inputs=_references(single, lists), about=about
-    )
+    artifact = store.publish(ref, out, facts=facts, inputs=_references(single, lists), about=about)
     shutil.rmtree(work, ignore_errors=True)
     log.info("step %s: done, %s", name, artifact.ref)
     return artifact.ref
@@ -193,19 +189,38 @@ def _open_inputs(
         raise ConfigError(f"step {spec.name} has no input {sorted(unknown)[0]!r}")
     single: dict[str, Artifact] = {}
     for name in (*spec.inputs, *spec.optional):
-        ref = given.get(name)
+        ref = _resolve(store, given.get(name))
         if ref is None:
             if name in spec.inputs:
                 raise ConfigError(f"step {spec.name} needs input {name!r}: give its reference")
             continue
-        if not isinstance(ref, str):
-            raise ConfigError(f"step {spec.name}: input {name!r} takes one reference")
         single[name] = store.open(ref)
     lists: dict[str, list[Artifact]] = {}
     for name in spec.many:
         refs = given.get(name) or []
-        lists[name] = [store.open(r) for r in ([refs] if isinstance(refs, str) else refs)]
+        found = (_resolve(store, r) for r in ([refs] if isinstance(refs, str) else refs))
+        lists[name] = [store.open(r) for r in found if r is not None]
     return single, lists
+
+
+def _resolve(store: ArtifactStore, ref: str | Sequence[str] | None) -> str | None:
+    """Follow ``ref#fact`` to the reference that the artifact's facts hold under that name.
+
+    So a step can be given "the LLM of the live release" (``…/champion/…#llm``) without anybody
+    reading the ledger outside a step. A fact that is null (no live release) counts as absent.
+    """
+    if ref is None:
+        return None
+    if not isinstance(ref, str):
+        raise ConfigError(f"expected one reference, not {len(ref)}: {list(ref)}")
+    base, _, fact = ref.partition("#")
+    if not fact:
+        return ref
+    facts = store.open(base).facts
+    if fact not in facts:
+        raise ArtifactError(f"artifact {base} has no fact {fact!r}; it has {sorted(facts)}")
+    found: str | None = facts[fact]
+    return found
 
 
 def _check_params(spec: Step, given: Mapping[str, Any]) -> dict[str, Any]:
