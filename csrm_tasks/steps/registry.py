@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from csrm_tasks.artifacts import Artifact, ArtifactStore, json_digest
+from csrm_tasks.artifacts import Artifact, ArtifactStore, file_digest, json_digest
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
@@ -260,13 +260,13 @@ def _identity(
     lists: Mapping[str, Sequence[Artifact]],
     params: Mapping[str, Any],
 ) -> dict[str, Any]:
-    module = spec.function.__module__.removeprefix("csrm_tasks.")
+    own = file_digest(Path(inspect.getfile(spec.function)))
     sections = market.model_dump(mode="json", include=set(spec.config))
     return {
         "step": spec.name,
         "market": market.market,
         "locales": [market.source_locale, market.target_locale],
-        "code": code_digest((module, *spec.rooms)),
+        "code": [own, code_digest(spec.rooms)],
         "config": sections,
         "params": dict(params),
         "inputs": {k: a.digest for k, a in single.items()}

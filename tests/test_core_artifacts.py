@@ -1,0 +1,107 @@
+"""Artifacts: put-if-absent, digests checked, the same over a folder and over S3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from csrm_tasks.artifacts import MANIFEST, ArtifactStore, json_digest
+from csrm_tasks.blobs import LocalBlobs, open_blobs, text_digest
+from csrm_tasks.errors import ArtifactError, ConfigError
+
+REF = "demo/some_step/0123"
+
+
+def folder(path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        target = path / name.replace("__", "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    return path
+
+
+def store_at(root: Path) -> ArtifactStore:
+    return ArtifactStore(str(root / "artifacts"), root / "cache")
+
+
+def publish(store: ArtifactStore, source: Path, n: int = 1) -> str:
+    return store.publish(REF, source, facts={"n": n}, inputs={}, about={}).digest
+
+
+def test_published_files_and_facts_come_back(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    publish(store, folder(tmp_path / "src", a="1", sub__b="2"))
+    found = store.open(REF)
+    assert found.facts == {"n": 1}
+    assert found.file("sub/b").read_text() == "2"
+    with pytest.raises(ArtifactError, match="no file 'c'"):
+        found.file("c")
+
+
+def test_no_manifest_means_it_does_not_exist(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    publish(store, folder(tmp_path / "src", a="1"))
+    (tmp_path / "artifacts" / REF / MANIFEST).unlink()
+    assert store.manifest(REF) is None
+    with pytest.raises(ArtifactError, match="run the step that makes it"):
+        store.open(REF)
+
+
+def test_the_first_publisher_wins_and_the_loser_leaves_nothing(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    first = publish(store, folder(tmp_path / "one", a="1"))
+    second = publish(store, folder(tmp_path / "two", a="2"))
+    assert first == second
+    assert store.open(REF).file("a").read_text() == "1"
+    assert len(list((tmp_path / "artifacts" / REF).glob("data-*"))) == 1
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    publish(store_at(tmp_path), folder(tmp_path / "src", a="1"))
+    target = next((tmp_path / "artifacts" / REF).glob("data-*/a"))
+    target.write_text("2")
+    with pytest.raises(ArtifactError, match="a was changed after it was published"):
+        store_at(tmp_path).open(REF)
+    target.unlink()
+    with pytest.raises(ArtifactError, match="a is gone"):
+        store_at(tmp_path).open(REF)
+
+
+def test_a_manifest_that_is_not_json_is_named(tmp_path: Path) -> None:
+    publish(store_at(tmp_path), folder(tmp_path / "src", a="1"))
+    (tmp_path / "artifacts" / REF / MANIFEST).write_text("{")
+    with pytest.raises(ArtifactError, match="not JSON"):
+        store_at(tmp_path).open(REF)
+
+
+def test_digest_covers_content_and_facts_but_not_time_or_place(tmp_path: Path) -> None:
+    src = folder(tmp_path / "src", a="1")
+    one = publish(store_at(tmp_path / "x"), src)
+    assert one == publish(store_at(tmp_path / "y"), src)
+    assert one != publish(store_at(tmp_path / "z"), src, n=2)
+
+
+def test_json_digest_ignores_key_order() -> None:
+    assert json_digest({"a": 1, "b": [2]}) == json_digest(json.loads('{"b":[2],"a":1}'))
+
+
+def test_text_digest_does_not_join_parts() -> None:
+    assert text_digest("ab", "c") != text_digest("a", "bc")
+
+
+def test_replace_is_compare_and_swap(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    assert blobs.replace("k", b"1", None)
+    assert not blobs.replace("k", b"2", None)
+    assert not blobs.replace("k", b"2", b"other")
+    assert blobs.replace("k", b"2", b"1")
+    assert blobs.read("k") == b"2"
+    assert blobs.keys("") == ["k"]
+
+
+@pytest.mark.parametrize("root", ["ftp://host/x", "s3://"])
+def test_unknown_roots_are_refused(root: str) -> None:
+    with pytest.raises(ConfigError):
+        open_blobs(root)

@@ -1,0 +1,215 @@
+"""The step registry: what a fingerprint covers, what is refused, what a kill leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.markets import MarketConfig, load_market, parse_market
+from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps import registry
+from csrm_tasks.steps.registry import Context, Facts, run_step, step
+
+MARKET: dict[str, Any] = {
+    "market": "tiny",
+    "source_locale": "ko-KR",
+    "target_locale": "zh-TW",
+    "llm": {"base": "some/base"},
+    "retrieval": {"ebr": {"encoder": "some/encoder"}},
+    "towers": {"encoder": "some/encoder"},
+}
+
+
+def market(**changes: Any) -> MarketConfig:
+    return MarketConfig.model_validate(MARKET | changes)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Three steps of our own in an otherwise untouched registry."""
+    seen: list[str] = []
+    monkeypatch.setattr(registry, "REGISTRY", dict(registry.all_steps()))
+
+    @step("t_source", config=("release",), extra=lambda m, s, p: "x")
+    def source(ctx: Context, *, n: int = 1) -> Facts:
+        seen.append("source")
+        (ctx.out / "n").write_text(str(n))
+        return {"n": n, "other": None}
+
+    @step("t_sum", inputs=("first",), optional=("second",), many=("rest",))
+    def total(ctx: Context) -> Facts:
+        seen.append("sum")
+        parts = [*ctx.inputs.values(), *ctx.lists["rest"]]
+        return {"sum": sum(a.facts["n"] for a in parts), "first": ctx.input("first").ref}
+
+    @step("t_effect", effect=True)
+    def effect(ctx: Context) -> Facts:
+        seen.append("effect")
+        return {}
+
+    @step("t_nan")
+    def bad(ctx: Context) -> Facts:
+        return {"loss": float("nan")}
+
+    @step("t_dies", inputs=())
+    def dies(ctx: Context) -> Facts:
+        (ctx.out / "half").write_text("half")
+        if not (ctx.work / "checkpoint").exists():
+            (ctx.work / "checkpoint").write_text("1")
+            raise KeyboardInterrupt
+        assert not list(ctx.out.glob("old*"))
+        return {"resumed": True}
+
+    yield seen
+
+
+def test_the_same_fingerprint_is_a_no_op(calls: list[str], settings: Settings) -> None:
+    ref = run_step("t_source", market(), settings=settings)
+    assert run_step("t_source", market(), settings=settings) == ref
+    assert calls == ["source"]
+
+
+def test_fingerprint_follows_params_named_config_and_inputs(
+    calls: list[str], settings: Settings
+) -> None:
+    base = run_step("t_source", market(), settings=settings)
+    other = run_step("t_source", market(), params={"n": 2}, settings=settings)
+    approval = market(release={"approval": "auto"})
+    assert len({base, other, run_step("t_source", approval, settings=settings)}) == 3
+    # a section that the step does not name changes nothing
+    assert run_step("t_source", market(gate={}), settings=settings) == base
+    sums = {
+        run_step("t_sum", market(), {"first": a, "rest": [b]}, settings=settings)
+        for a, b in [(base, base), (base, other), (other, base)]
+    }
+    assert len(sums) == 3
+
+
+def test_an_effect_always_runs(calls: list[str], settings: Settings) -> None:
+    refs = {run_step("t_effect", market(), settings=settings) for _ in range(2)}
+    assert calls == ["effect", "effect"]
+    assert len(refs) == 1
+
+
+def test_a_reference_may_name_a_fact(calls: list[str], settings: Settings) -> None:
+    source = run_step("t_source", market(), params={"n": 5}, settings=settings)
+    holder = run_step("t_sum", market(), {"first": source}, settings=settings)
+    ref = run_step("t_sum", market(), {"first": f"{holder}#first"}, settings=settings)
+    assert ArtifactStore(settings.artifacts, settings.cache).open(ref).facts["sum"] == 5
+    with pytest.raises(ArtifactError, match="no fact 'nothing'"):
+        run_step("t_sum", market(), {"first": f"{holder}#nothing"}, settings=settings)
+    with pytest.raises(ConfigError, match="needs input 'first'"):
+        run_step("t_sum", market(), {"first": f"{source}#other"}, settings=settings)
+
+
+def test_a_killed_step_leaves_nothing_visible_and_finds_its_work_again(
+    calls: list[str], settings: Settings
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_step("t_dies", market(), settings=settings)
+    assert not list(Path(settings.artifacts).rglob("manifest.json"))
+    ref = run_step("t_dies", market(), settings=settings)
+    assert ArtifactStore(settings.artifacts, settings.cache).open(ref).facts == {"resumed": True}
+    assert not (settings.work / ref).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "params", "message"),
+    [
+        ("t_nothing", {}, {}, "there is no step"),
+        ("t_sum", {}, {}, "needs input 'first'"),
+        ("t_sum", {"third": "x"}, {}, "has no input 'third'"),
+        ("t_sum", {"first": ["a", "b"]}, {}, "expected one reference"),
+        ("t_source", {}, {"m": 1}, "has no parameter 'm'"),
+        ("t_source", {}, {"n": "one"}, "takes int"),
+        ("t_source", {}, {"n": True}, "takes int"),
+    ],
+)
+def test_wrong_names_and_types_are_refused(
+    calls: list[str], settings: Settings, name: str, inputs: Any, params: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_step(name, market(), inputs, params, settings)
+
+
+def test_facts_must_be_finite(calls: list[str], settings: Settings) -> None:
+    with pytest.raises(ArtifactError, match="not finite JSON"):
+        run_step("t_nan", market(), settings=settings)
+
+
+def test_code_digest_follows_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "a.py").write_text("x = 1")
+    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
+    registry.code_digest.cache_clear()
+    before = registry.code_digest(("room",))
+    (tmp_path / "room" / "a.py").write_text("x = 2")
+    registry.code_digest.cache_clear()
+    assert registry.code_digest(("room",)) != before
+    registry.code_digest.cache_clear()
+
+
+def write_market(folder: Path, text: str) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(text)
+    return path
+
+
+GOOD = """
+market: tiny
+source_locale: ko-KR
+target_locale: zh-TW
+llm: {base: b, lora: {targets: [q_proj]}}
+retrieval: {ebr: {encoder: e}}
+towers: {encoder: e}
+"""
+
+
+def test_a_market_file_is_typed_and_frozen(tmp_path: Path) -> None:
+    write_market(tmp_path, GOOD)
+    found = load_market("tiny", tmp_path)
+    assert found.llm.lora.targets == ("q_proj",)
+    assert found.gate is None
+    assert found.model_name == "csrm-tiny"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("{base: b", "{base: b, bass: 1"), r"tiny.yaml: llm.bass: Extra inputs"),
+        (("{base: b", "{base: b, batch: big"), r"tiny.yaml: llm.batch: Input should be"),
+        (("{base: b", "{base: b, batch: 0"), r"llm.batch: Input should be greater than 0"),
+        (("ko-KR", "korean"), "source_locale"),
+        (("market: tiny", "market: other"), "must equal the file's name"),
+        (("market: tiny", "market: 2026-01-01"), "put it in quotes"),
+        (("market: tiny", "- tiny"), "cannot be read as YAML"),
+        ((GOOD, "[]"), "expected a mapping"),
+    ],
+)
+def test_a_wrong_market_file_is_named_with_its_key(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    write_market(tmp_path, GOOD.replace(*change))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_market("tiny", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_market_lists_the_known(tmp_path: Path) -> None:
+    write_market(tmp_path, GOOD)
+    with pytest.raises(ConfigError, match="known: tiny"):
+        load_market("nowhere", tmp_path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse_market(tmp_path / "none.yaml")
+
+
+def test_settings_have_embedded_defaults(tmp_path: Path) -> None:
+    found = load_settings({"CSRM_HOME": str(tmp_path), "CSRM_DB_URL": "sqlite:///x.db"})
+    assert found.db_url == "sqlite:///x.db"
+    assert found.artifacts == str(tmp_path / "artifacts")
+    assert found.work == tmp_path / "work"
