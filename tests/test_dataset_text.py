@@ -1,0 +1,67 @@
+"""Text rules: one canonical form, and identifiers that depend on nothing else."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csrm_tasks.blobs import text_digest
+from csrm_tasks.dataset.text import (
+    normalise,
+    normalised,
+    pair_id,
+    pair_ids,
+    query_id,
+    query_ids,
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "canonical"),
+    [
+        ("  Samsung\tGalaxy　S24 ", "samsung galaxy s24"),
+        ("ＬＧ　冰箱", "lg 冰箱"),
+        ("ｱｲﾌｫﾝ", "アイフォン"),
+        ("STRASSE", "strasse"),
+        ("Straße", "strasse"),
+        ("\ufeff牛\u200b奶", "牛奶"),
+        ("500㎖", "500ml"),
+        ("안성탕면", "안성탕면"),  # decomposed jamo
+        ("", ""),
+    ],
+)
+def test_canonical_form(typed: str, canonical: str) -> None:
+    assert normalise(typed) == canonical
+
+
+@given(st.text())
+@settings(max_examples=300, deadline=None)
+def test_normalising_twice_changes_nothing(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_query_id_is_the_digest_of_locale_and_canonical_form() -> None:
+    assert query_id("zh-TW", "ＬＧ 冰箱") == text_digest("zh-TW", "lg 冰箱")
+    assert query_id("zh-TW", "lg  冰箱") == query_id("zh-TW", "LG 冰箱")
+    assert query_id("ko-KR", "lg") != query_id("zh-TW", "lg")
+
+
+def test_columns_equal_one_by_one() -> None:
+    typed = pl.Series(["LG 冰箱", None, "lg  冰箱", "牛奶"])
+    norms = normalised(typed)
+    assert norms.to_list() == ["lg 冰箱", None, "lg 冰箱", "牛奶"]
+    ids = query_ids("zh-TW", norms)
+    assert ids.to_list() == [t and query_id("zh-TW", t) for t in typed]
+    products = pl.Series(["a", "b", "c"])
+    kept = ids.drop_nulls()
+    assert pair_ids(kept, products).to_list() == [
+        pair_id(q, p) for q, p in zip(kept, products, strict=True)
+    ]
+
+
+def test_empty_columns_stay_empty() -> None:
+    empty = pl.Series("query", [], dtype=pl.String)
+    assert normalised(empty).to_list() == []
+    assert pair_ids(empty, empty).to_list() == []
