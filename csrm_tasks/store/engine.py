@@ -1,0 +1,125 @@
+"""Opening the store: SQLite for a laptop, PostgreSQL by URL; the schema is brought up to date.
+
+SQLite stands several processes at once: write-ahead log, a busy timeout, and writers that take
+the write lock at BEGIN (a lock taken later can only fail). PostgreSQL writers of one market queue
+on an advisory lock, so that "is this file known?" and its insertion are one step there too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+
+from csrm_tasks.errors import ConfigError
+
+HEAD = "0001"  # the newest revision; compared on opening, so that Alembic loads only when needed
+VERSION_TABLE = "csrm_alembic_version"  # its own name: MLflow and Airflow use the default one
+BUSY_SECONDS = 120
+
+
+def open_store(db_url: str) -> Engine:
+    """Return an engine whose schema is at ``HEAD``; raises :class:`ConfigError` on a bad URL."""
+    engine = _engine(db_url)
+    if _revision(engine) != HEAD:
+        upgrade(engine)
+    return engine
+
+
+@lru_cache(maxsize=8)
+def _engine(db_url: str) -> Engine:
+    url = _checked(db_url)
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    sa.event.listen(engine, "connect", _configure_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _checked(db_url: str) -> URL:
+    try:
+        url = make_url(db_url)
+    except sa.exc.ArgumentError as e:
+        raise ConfigError("CSRM_DB_URL is not a database URL; use sqlite:///path") from e
+    if url.drivername not in ("sqlite", "postgresql+psycopg2"):
+        raise ConfigError(
+            f"CSRM_DB_URL: {url.drivername} is not supported; use sqlite:///path or "
+            "postgresql+psycopg2://user@host/database"
+        )
+    return url
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get("writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+@contextmanager
+def writing(engine: Engine, market: str) -> Iterator[Connection]:
+    """One transaction that holds the market's write lock from its start; commits at the end."""
+    with engine.connect().execution_options(writing=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            lock = zlib.crc32(f"csrm/{market}".encode())
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One read transaction that sees a single state of the store throughout."""
+    connection = engine.connect()
+    if engine.dialect.name == "postgresql":
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")
+    with connection, connection.begin():
+        yield connection
+
+
+def _revision(engine: Engine) -> str | None:
+    version = sa.table(VERSION_TABLE, sa.column("version_num"))
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found: str | None = connection.scalar(sa.select(version.c.version_num))
+        return found
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to ``revision``; processes that open at once take turns."""
+    from alembic import command
+
+    with writing(engine, "") as connection:
+        command.upgrade(alembic_config(connection), revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the schema back to ``revision`` (``base`` removes every table)."""
+    from alembic import command
+
+    with writing(engine, "") as connection:
+        command.downgrade(alembic_config(connection), revision)
+
+
+def alembic_config(connection: Connection) -> Any:
+    """Return Alembic's configuration for our migrations on an open connection."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,181 @@
+"""The relational tables. Every row belongs to a market; texts are UTF-8, days are ISO dates.
+
+Raw events are not here: they are Parquet files in the lake, listed by their ``files`` row.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Day = String(10)  # YYYY-MM-DD: sorts as text, the same on every engine
+Key = String(200)
+Moment = DateTime(timezone=True)
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a migration can drop it on any engine."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class File(Base):
+    """One delivered file, stored once: rows_in = stored + quarantined + known."""
+
+    __tablename__ = "files"
+    __table_args__ = (UniqueConstraint("market", "day", "locale", "kind", "digest"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    market: Mapped[str] = mapped_column(String(32))
+    day: Mapped[str] = mapped_column(Day)
+    locale: Mapped[str] = mapped_column(String(5))
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(255))  # below the day's landing folder
+    digest: Mapped[str] = mapped_column(String(64))  # sha256 of the bytes as delivered
+    rows_in: Mapped[int] = mapped_column(BigInteger)
+    stored: Mapped[int] = mapped_column(BigInteger)
+    quarantined: Mapped[int] = mapped_column(BigInteger)
+    known: Mapped[int] = mapped_column(BigInteger)
+    fault: Mapped[str | None] = mapped_column(String(32))  # reason when no row could be read
+    first_at: Mapped[datetime | None] = mapped_column(Moment)  # of events and queries: what the
+    last_at: Mapped[datetime | None] = mapped_column(Moment)  # file can overlap with
+
+
+class Product(Base):
+    """A version of a product; a snapshot sees the latest one up to its last day."""
+
+    __tablename__ = "products"
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    locale: Mapped[str] = mapped_column(String(5), primary_key=True)
+    product_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    title: Mapped[str] = mapped_column(Text)
+    brand: Mapped[str] = mapped_column(Text)
+    category: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text)
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
+
+
+class Label(Base):
+    """One rater's grade of one pair."""
+
+    __tablename__ = "labels"
+    __table_args__ = (Index(None, "market", "locale", "day"),)
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    label_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    locale: Mapped[str] = mapped_column(String(5))
+    day: Mapped[str] = mapped_column(Day)
+    query: Mapped[str] = mapped_column(Text)
+    product_id: Mapped[str] = mapped_column(Key)
+    grade: Mapped[int] = mapped_column(SmallInteger)
+    rater_id: Mapped[str] = mapped_column(Key)
+    guideline_version: Mapped[str] = mapped_column(Key)
+    rated_at: Mapped[datetime | None] = mapped_column(Moment)
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
+
+
+class Translation(Base):
+    """A text in the source language and the same in the target language."""
+
+    __tablename__ = "translations"
+    __table_args__ = (Index(None, "market", "day"),)
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    translation_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    locale: Mapped[str] = mapped_column(String(5))
+    day: Mapped[str] = mapped_column(Day)
+    kind: Mapped[str] = mapped_column(String(16))
+    source_text: Mapped[str] = mapped_column(Text)
+    target_text: Mapped[str] = mapped_column(Text)
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
+
+
+class Quarantined(Base):
+    """A row that broke its contract, with the bytes as they came."""
+
+    __tablename__ = "quarantine"
+
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"), primary_key=True)
+    row: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # from 1; 0 is the whole file
+    reason: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(String(200))  # the field at fault
+    raw: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Aggregate(Base):
+    """What happened between one query and one product in one day's deliveries."""
+
+    __tablename__ = "aggregates"
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    locale: Mapped[str] = mapped_column(String(5), primary_key=True)
+    query_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    product_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    query: Mapped[str] = mapped_column(Text)  # as most often typed that day
+    impressions: Mapped[int] = mapped_column(BigInteger)
+    clicks: Mapped[int] = mapped_column(BigInteger)
+    carts: Mapped[int] = mapped_column(BigInteger)
+    purchases: Mapped[int] = mapped_column(BigInteger)
+    position_sum: Mapped[int] = mapped_column(BigInteger)  # over impressions with a position
+    positions: Mapped[int] = mapped_column(BigInteger)  # how many of those
+
+
+class PublishedDay(Base):
+    """A day that snapshots may use; ``digest`` covers its files and their counts."""
+
+    __tablename__ = "days"
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    rows_in: Mapped[int] = mapped_column(BigInteger)
+    quarantined: Mapped[int] = mapped_column(BigInteger)
+    share: Mapped[float] = mapped_column(Float)  # quarantined / rows_in
+
+
+class LedgerEntry(Base):
+    """One thing that was done to a release; append-only, each row hashes the one before.
+
+    The logic is :mod:`csrm_tasks.release.ledger`.
+    """
+
+    __tablename__ = "ledger"
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(String(40))  # ISO 8601 UTC, as text: it is hashed
+    actor: Mapped[str] = mapped_column(Key)
+    action: Mapped[str] = mapped_column(String(32))
+    release_id: Mapped[str | None] = mapped_column(Key)
+    previous: Mapped[str | None] = mapped_column(Key)  # the release that was expected to be live
+    reason: Mapped[str] = mapped_column(Text)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+    prev_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
