@@ -1,0 +1,59 @@
+"""
+### Cold start (stage 1): a first release for a market with no labels and no behaviour
+
+Learns from the source market's labels and conversions and from translations; no target label or
+log is read. Plain LLM → scores BM25's pseudo pairs → trains the retriever → its titles augment the
+queries (RQA) → LLM again, with RQA → distilled into the online towers → bundle → gate → live.
+
+**Window**: everything published up to the day in parameter `until`. Started by hand.
+**A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
+its checkpoint. **Nothing was promoted?** Read the reasons in the `judge` task's artifact
+(`csrm show REF`); a verdict other than PASS ends the run without a release, and that is no error.
+"""
+
+from __future__ import annotations
+
+from csrm_wiring import UNTIL, is_passed, market_dag, markets, tasks_of
+
+from csrm_tasks.markets import MarketConfig
+
+
+def cold_start(market: MarketConfig) -> None:
+    """snapshot → retrieval by the plain LLM → LLM with RQA → towers → release."""
+    task = tasks_of(market)
+    snap = task("snapshot", stage=1, until="{{ params.until }}")
+    bm25 = task("build_bm25", snapshot=snap)
+
+    # Retrieval: the plain LLM ranks what BM25 finds; the retriever learns from that (A21, A22).
+    pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
+    plain = task("train_llm", "train_llm_plain", arm="plain", snapshot=snap)
+    cvr = task("score_pairs", "score_pseudo", space="cvr", snapshot=snap, llm=plain, pairs=pseudo)
+    ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr)
+    index = task("build_index", snapshot=snap, ebr=ebr)
+    rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
+
+    # The relevance LLM, with retrieved titles in its prompt (A9, A24).
+    stage1 = task("train_llm", "train_llm_stage1", arm="stage1", snapshot=snap, rqa=rqa)
+    llm = task("select_llm", llms=[stage1])
+
+    # The towers learn its soft labels (A29, A31).
+    pairs = task("tower_pairs", snapshot=snap, ebr=ebr, index=index)
+    soft = task("score_pairs", "score_tower_pairs", snapshot=snap, llm=llm, pairs=pairs, rqa=rqa)
+    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
+    export = task("export_towers", towers=towers, snapshot=snap)
+    vectors = task("embed_products", snapshot=snap, export=export)
+
+    # Judge, then register and promote: the last and only risky step guards itself as well.
+    parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
+    bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
+    live = task("champion", "find_champion")
+    verdict = task("gate", "judge", stage=1, bundle=bundle, champion=live)
+    registered = task("register", bundle=bundle, gate=verdict)
+    is_passed(verdict) >> registered
+    task("promote", bundle=bundle, gate=verdict, register=registered)
+
+
+for m in markets():  # Airflow finds the DAGs among the names of this module
+    globals()[f"csrm_cold_start__{m.market}"] = market_dag(
+        "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params={"until": UNTIL}
+    )

@@ -1,0 +1,94 @@
+"""
+### Weekly retraining (stage 2): yesterday's release against one that has seen this market
+
+Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
+markets → self-distillation rounds → towers → everything, the live release included, scored on the
+same frozen gold set → gate → registered and promoted, or not, with reasons.
+
+**Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
+run's data interval. **Needs** a live release (run `csrm_cold_start` first).
+**A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
+its checkpoint. **Nothing was promoted?** The verdict was FAIL or INCONCLUSIVE: the reasons are in
+the `judge` task's artifact (`csrm show REF`) and in the report of `evaluate`; that is no error.
+"""
+
+from __future__ import annotations
+
+from csrm_wiring import WEEK, fact, is_passed, market_dag, markets, tasks_of
+
+from csrm_tasks.markets import MarketConfig
+
+
+def retrain(market: MarketConfig) -> None:
+    """snapshot → retrieval → LLM and its rounds → towers → judgement → release."""
+    task = tasks_of(market)
+    live = task("champion", "find_champion")
+    live_llm, live_ebr, live_towers = (fact(live, name) for name in ("llm", "ebr", "export"))
+    snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+    bm25 = task("build_bm25", snapshot=snap)
+
+    # What the live retriever finds now: the live LLM reads it, and RQA* is compared with it.
+    index0 = task("build_index", "build_index_live", snapshot=snap, ebr=live_ebr)
+    found0 = {"snapshot": snap, "bm25": bm25, "ebr": live_ebr, "index": index0}
+    rqa0 = task("build_rqa", "build_rqa_live", **found0)
+
+    # The retriever, now with local behaviour: RQA* (A23).
+    pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
+    read0 = {"snapshot": snap, "llm": live_llm, "rqa": rqa0}
+    cvr = task("score_pairs", "score_pseudo", space="cvr", pairs=pseudo, **read0)
+    ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr)
+    index = task("build_index", snapshot=snap, ebr=ebr)
+    rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
+
+    # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).
+    last = task("train_llm", "train_llm_stage2", arm="stage2", snapshot=snap, rqa=rqa)
+    llms = {"stage2": last}
+    for n in range(1, market.llm.distillation.rounds + 1):
+        soft = task("score_pairs", f"relabel_{n}", split="train", snapshot=snap, llm=last, rqa=rqa)
+        given = {"arm": f"round{n}", "round": n, "snapshot": snap, "rqa": rqa, "soft": soft}
+        last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
+    llm = task("select_llm", llms=[*llms.values()])
+
+    # The towers learn its soft labels (A29-A31); beside them the same towers on hard labels (A32).
+    pairs = task("tower_pairs", snapshot=snap, ebr=ebr, index=index)
+    soft = task("score_pairs", "score_tower_pairs", snapshot=snap, llm=llm, pairs=pairs, rqa=rqa)
+    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
+    export = task("export_towers", towers=towers, snapshot=snap)
+    vectors = task("embed_products", snapshot=snap, export=export)
+    exports = {"towers": export, "champion_towers": live_towers}
+    if market.towers.hard_baseline:
+        hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
+        exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
+
+    # All on the same frozen gold pairs; each LLM reads the titles that it was trained with.
+    readers = {"champion": (live_llm, rqa0), "final": (llm, rqa)}
+    readers |= {name: (one, rqa) for name, one in llms.items()}
+    if market.controls.rqa_cold:
+        cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", snapshot=snap, rqa=rqa0)
+        readers["rqa_cold"] = (cold, rqa0)
+    scores = [
+        task("score_pairs", f"score_{name}", split="gold", snapshot=snap, llm=one, rqa=titles)
+        for name, (one, titles) in readers.items()
+    ]
+    tower_scores = [
+        task("score_towers", f"score_{name}", snapshot=snap, export=one)
+        for name, one in exports.items()
+    ]
+    peers = {"baselines": task("baselines", snapshot=snap), "champion": live}
+    names = ",".join([*readers, *exports])
+    given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
+    evaluation = task("evaluate", names=names, **given, **peers)
+
+    # Judge, then register and promote: the last and only risky step guards itself as well.
+    parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
+    bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
+    verdict = task("gate", "judge", stage=2, bundle=bundle, evaluation=evaluation, champion=live)
+    registered = task("register", bundle=bundle, gate=verdict, evaluation=evaluation)
+    is_passed(verdict) >> registered
+    task("promote", bundle=bundle, gate=verdict, register=registered)
+
+
+for m in markets():  # Airflow finds the DAGs among the names of this module
+    globals()[f"csrm_retrain__{m.market}"] = market_dag(
+        "csrm_retrain", m, retrain, doc=__doc__, schedule=m.schedule.retrain, params={"week": WEEK}
+    )

@@ -1,0 +1,149 @@
+"""What the DAG files share: one task per step, windows from parameters, one DAG per market.
+
+A task renders its inputs (references that came through XCom), runs one step of ``csrm_tasks`` and
+returns the reference of what it made. A :class:`csrm_tasks.errors.CsrmError` is final (a retry
+would meet the same bad file); anything else is retried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, XComArg, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.markets import MarketConfig, load_markets
+from csrm_tasks.settings import load_settings
+
+START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
+RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
+
+DAY = Param(
+    None,
+    type=["null", "string"],
+    pattern=r"^\d{4}-\d{2}-\d{2}$",
+    description="Day to ingest, YYYY-MM-DD; empty: the day of the run's data interval.",
+)
+UNTIL = Param(
+    type="string",
+    pattern=r"^\d{4}-\d{2}-\d{2}$",
+    description="Last day of the snapshot, YYYY-MM-DD.",
+)
+WEEK = Param(
+    None,
+    type=["null", "string"],
+    pattern=r"^\d{4}-W(0[1-9]|[1-4]\d|5[0-3])$",
+    description="ISO week to train up to, YYYY-Www; empty: the week of the run's data interval.",
+)
+
+
+def markets() -> list[MarketConfig]:
+    """Return every market of this installation."""
+    return load_markets(load_settings().markets)
+
+
+def market_dag(
+    name: str,
+    market: MarketConfig,
+    build: Callable[[MarketConfig], None],
+    *,
+    doc: str | None,
+    schedule: str | None,
+    params: Mapping[str, Param],
+) -> DAG:
+    """Return the DAG ``{name}__{market}`` with the tasks that ``build`` wires.
+
+    A cron schedule gives each run the interval that has just ended as its window.
+    """
+    with DAG(
+        dag_id=f"{name}__{market.market}",
+        doc_md=doc,
+        schedule=CronDataIntervalTimetable(schedule, timezone="UTC") if schedule else None,
+        start_date=START,
+        catchup=False,
+        max_active_runs=1,
+        params=dict(params),
+        default_args=RETRIES,
+        user_defined_macros={"day_of": day_of, "week_end": week_end},
+        tags=["csrm", market.market],
+    ) as dag:
+        build(market)
+    return dag
+
+
+@task
+def run(step: str, market: str, inputs: dict[str, Any], params: dict[str, Any]) -> str:
+    """The body of every task: run one step and return the reference of its artifact."""
+    from csrm_tasks.errors import CsrmError
+    from csrm_tasks.steps import run_step
+
+    try:
+        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, params)
+    except CsrmError as e:
+        raise AirflowFailException(str(e)) from e
+
+
+def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
+    """Return ``task(step, task_id, **given)``, which adds one task of this market to the DAG.
+
+    What earlier tasks returned (and :func:`fact`, and lists of them) are the step's inputs;
+    plain values are its parameters. The task is called as its step unless ``task_id`` says else.
+    """
+
+    def add(step: str, task_id: str = "", /, **given: Any) -> XComArg:
+        params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
+        inputs = {k: v for k, v in given.items() if k not in params}
+        one = run.override(task_id=task_id or step)
+        return one(step=step, market=market.market, inputs=inputs, params=params)
+
+    return add
+
+
+def fact(of: XComArg, name: str) -> dict[str, Any]:
+    """Return an input that is a reference held in the facts of ``of`` (the live release's LLM)."""
+    return {"of": of, "fact": name}
+
+
+def reference(value: Any) -> Any:
+    """Turn a rendered input into what ``run_step`` takes: a reference, a list of them, or None."""
+    if isinstance(value, Mapping):
+        return f"{value['of']}#{value['fact']}"
+    if isinstance(value, (list, tuple)):
+        return [reference(v) for v in value]
+    return value
+
+
+@task.short_circuit(do_xcom_push=False)
+def is_passed(gate: str) -> bool:
+    """Whether the gate's verdict is PASS; otherwise nothing after it runs and the run ends well."""
+    from csrm_tasks.artifacts import ArtifactStore
+
+    settings = load_settings()
+    facts = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
+    return bool(facts["verdict"] == "PASS")
+
+
+def day_of(params: Mapping[str, Any], dag_run: Any) -> str:
+    """Return the day that a run is for: its parameter, else the start of its data interval."""
+    if params["day"]:
+        return date.fromisoformat(params["day"]).isoformat()
+    return _interval_start(dag_run, "day").isoformat()
+
+
+def week_end(params: Mapping[str, Any], dag_run: Any) -> str:
+    """Return the Sunday of the run's ISO week: its parameter's, else its data interval's."""
+    if params["week"]:
+        year, week = params["week"].split("-W")
+        return date.fromisocalendar(int(year), int(week), 7).isoformat()
+    start = _interval_start(dag_run, "week")
+    return (start + timedelta(days=7 - start.isoweekday())).isoformat()
+
+
+def _interval_start(dag_run: Any, param: str) -> date:
+    if dag_run.data_interval_start is None:
+        raise ConfigError(f"this run has no data interval: give the parameter {param!r}")
+    found: date = dag_run.data_interval_start.date()
+    return found
