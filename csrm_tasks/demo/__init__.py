@@ -1,0 +1,1 @@
+"""The generated market: lexicon, catalogues, queries, true grades, raters, shoppers, landing."""

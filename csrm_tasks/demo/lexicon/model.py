@@ -1,0 +1,93 @@
+"""What a lexicon is: product types in substitute groups, attribute values, brands, nicknames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Lang = Literal["ko", "zh"]
+LANG_OF: dict[str, Lang] = {"ko-KR": "ko", "zh-TW": "zh"}
+
+
+class Words(NamedTuple):
+    """One thing's name in three languages; of a brand, ``en`` is the Latin spelling."""
+
+    ko: str
+    zh: str
+    en: str
+
+    def of(self, lang: Lang) -> str:
+        """Return the name in ``lang``."""
+        return self.ko if lang == "ko" else self.zh
+
+
+@dataclass(frozen=True)
+class Group:
+    """A leaf category; its types substitute for one another."""
+
+    words: Words
+    path: Words  # category path, levels joined by " > "
+    attributes: tuple[tuple[int, ...], ...]  # for each attribute the values it takes here
+    units: tuple[Words, ...]  # pack sizes as titles write them
+
+
+@dataclass(frozen=True)
+class ProductType:
+    """What a thing is; a query for it means this and nothing else."""
+
+    key: str
+    group: int
+    words: Words
+    synonyms_ko: tuple[str, ...] = ()
+    synonyms_zh: tuple[str, ...] = ()
+
+    def synonyms(self, lang: Lang) -> tuple[str, ...]:
+        """Return the other names of the type in ``lang``."""
+        return self.synonyms_ko if lang == "ko" else self.synonyms_zh
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of one attribute (red of colour)."""
+
+    attribute: str
+    words: Words
+
+
+@dataclass(frozen=True)
+class Brand:
+    """A maker and the groups it sells in; the first group is the one it is known for."""
+
+    words: Words
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Nickname:
+    """An opaque name by which shoppers of one language ask for one brand's product of one type."""
+
+    text: str
+    lang: Lang
+    type: int
+    brand: int
+    in_titles: bool  # else no title has it and only behaviour tells what it means
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """All words of a market."""
+
+    types: tuple[ProductType, ...]
+    groups: tuple[Group, ...]
+    values: tuple[Value, ...]
+    brands: tuple[Brand, ...]
+    nicknames: tuple[Nickname, ...]
+    fillers: tuple[Words, ...]  # marketing words that say nothing about the product
+
+    def brands_of(self) -> list[list[int]]:
+        """For each group the brands that sell in it."""
+        found: list[list[int]] = [[] for _ in self.groups]
+        for index, brand in enumerate(self.brands):
+            for group in brand.groups:
+                found[group].append(index)
+        return found
