@@ -1,0 +1,151 @@
+"""What a market may deliver: each column's type, range and vocabulary, declared once.
+
+The readers look values up by ``sources`` (a dotted source is a nested field), the validation
+turns each declaration into one expression over the whole batch, and error texts name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+import polars as pl
+
+ColumnType = Literal["text", "integer", "time"]
+
+
+class Reason(StrEnum):
+    """Why a row, or a whole file, was quarantined."""
+
+    UNREADABLE = "unreadable_file"  # damaged compression, not Parquet, unknown encoding …
+    MISSING_COLUMN = "missing_column"
+    MALFORMED = "malformed_row"  # not a JSON object, or another number of fields than the header
+    ENCODING = "encoding"  # not UTF-8
+    NUL = "nul_byte"
+    MISSING = "missing_value"
+    TYPE = "wrong_type"
+    VOCABULARY = "unknown_value"
+    RANGE = "out_of_range"
+    TOO_LONG = "too_long"
+    FUTURE = "future_time"
+    CONFLICT = "conflicting_id"  # the identifier is known with other content
+    PRODUCT = "unknown_product"
+    QUERY = "unknown_query"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: where it is found, and what its values may be."""
+
+    name: str
+    about: str
+    holds: ColumnType = "text"
+    required: bool = True
+    sources: tuple[str, ...] = ()  # the first present wins; default: the column's own name
+    vocabulary: Mapping[str, str | int] | None = None  # spelling in lower case → stored value
+    at_least: int | None = None
+    at_most: int | None = None
+    max_chars: int = 200
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where a delivery may carry the value."""
+        return self.sources or (self.name,)
+
+    @property
+    def dtype(self) -> pl.DataType | type[pl.DataType]:
+        """Type of the clean value."""
+        if self.vocabulary is not None and any(
+            isinstance(v, int) for v in self.vocabulary.values()
+        ):
+            return pl.Int8
+        if self.holds == "time":
+            return pl.Datetime("us", "UTC")
+        return pl.Int64 if self.holds == "integer" else pl.String
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one kind of delivery consists of."""
+
+    kind: str
+    about: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
+        """Columns of the clean table; ``row`` counts from 1 in the delivered file."""
+        row: dict[str, pl.DataType | type[pl.DataType]] = {"row": pl.Int64}
+        return row | {c.name: c.dtype for c in self.columns}
+
+
+GRADES: dict[str, str | int] = {
+    "2": 2, "1": 1, "0": 0, "2.0": 2, "1.0": 1, "0.0": 0,
+    "exact": 2, "substitute": 1, "irrelevant": 0,
+    "e": 2, "s": 1, "c": 0, "i": 0,  # ESCI; a complement does not answer the query
+}  # fmt: skip
+ACTIONS = ("impression", "click", "add_to_cart", "purchase")
+TRANSLATION_KINDS = ("category", "brand", "title", "query")  # A7
+
+
+def _words(values: tuple[str, ...]) -> dict[str, str | int]:
+    return {v: v for v in values}
+
+
+CATALOGUE = Contract("catalogue", "Products, new and changed; the latest day wins.", (
+    Column("product_id", "identifier, unique within the locale"),
+    Column("title", "as shown to shoppers", max_chars=2_000),
+    Column("brand", "empty where the merchant gave none", required=False),
+    Column("category", "path, levels joined by ' > '", required=False, max_chars=1_000),
+    Column("description", "free text", required=False, max_chars=20_000),
+))  # fmt: skip
+
+TRANSLATIONS = Contract("translations", "Pairs of texts, source language and target language.", (
+    Column("translation_id", "identifier, unique within the market"),
+    Column("kind", "what is translated", vocabulary=_words(TRANSLATION_KINDS)),
+    Column("source_text", "in the source language", max_chars=2_000),
+    Column("target_text", "in the target language", max_chars=2_000),
+))  # fmt: skip
+
+LABELS = Contract("labels", "One rater's grade of one query-product pair.", (
+    Column("label_id", "identifier, unique within the market"),
+    Column("query", "as shown to the rater", max_chars=500),
+    Column("product_id", "of the catalogue in the same locale"),
+    Column("grade", "2/1/0, exact/substitute/irrelevant, or ESCI's E/S/C/I", vocabulary=GRADES),
+    Column("rater_id", "who judged; empty counts as someone else each time", required=False),
+    Column("guideline_version", "what the rater was told", required=False),
+    Column("rated_at", "when", holds="time", required=False),
+))  # fmt: skip
+
+UBI_QUERIES = Contract("ubi_queries", "User Behavior Insights: searches.", (
+    Column("query_id", "identifier of one search"),
+    Column("user_query", "as typed", max_chars=500),
+    Column("client_id", "browser or device", required=False),
+    Column("session_id", "visit", required=False),
+    Column("timestamp", "ISO 8601, or epoch in seconds or milliseconds", holds="time"),
+))  # fmt: skip
+
+UBI_EVENTS = Contract("ubi_events", "User Behavior Insights: what followed a search.", (
+    Column("action_name", "what was done", sources=("action_name", "action"),
+           vocabulary=_words(ACTIONS)),
+    Column("query_id", "the search that it followed"),
+    Column("object_id", "product", sources=(
+        "event_attributes.object.object_id", "object_id", "asin")),
+    Column("position", "ordinal in the result list", holds="integer", required=False,
+           sources=("event_attributes.position.ordinal", "position"), at_least=0, at_most=100_000),
+    Column("client_id", "browser or device", required=False),
+    Column("session_id", "visit", required=False),
+    Column("timestamp", "ISO 8601, or epoch in seconds or milliseconds", holds="time"),
+    Column("user_query", "of a flat event that carries its query", required=False,
+           sources=("user_query", "query"), max_chars=500),
+    Column("bucket", "experiment arm", required=False, sources=("event_attributes.bucket",)),
+    Column("release", "release that answered", required=False,
+           sources=("event_attributes.release",)),
+))  # fmt: skip
+
+# In this order a day is stored: what refers to something comes after it.
+CONTRACTS: dict[str, Contract] = {
+    c.kind: c for c in (CATALOGUE, TRANSLATIONS, LABELS, UBI_QUERIES, UBI_EVENTS)
+}
