@@ -14,7 +14,9 @@ depends on the query alone comes first and one prefix serves all products of a q
     L:                   label slot; the next token is the label
 
 Query headers stay when a field is empty ("none"); empty product fields are left out. The fixed
-text is short because every token of it is paid for once per pair.
+text is short because every token of it is paid for once per pair. A prompt is a list of segments
+(one per line above, one per retrieved title), each tokenised by itself and joined as token ids
+(:mod:`csrm_tasks.llm.encoding`): a segment is tokenised once, however many pairs it occurs in.
 """
 
 from __future__ import annotations
@@ -74,17 +76,20 @@ def _clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def query_text(space: LabelSpace, query: QueryFields) -> str:
-    """Return the prefix that all products of one query share."""
-    titles = TITLE_SEPARATOR.join(_clean(t) for t in query.titles)
+def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
+    """Return the segments of the prefix that all products of one query share."""
+    titles = [_clean(t) for t in query.titles] or [NONE]
     return (
-        f"{space.instruction}\nQ:{_clean(query.query)}"
-        f"\nB:{_clean(query.brand) or NONE}\nR:{titles or NONE}"
+        space.instruction,
+        f"\nQ:{_clean(query.query)}",
+        f"\nB:{_clean(query.brand) or NONE}",
+        f"\nR:{titles[0]}",
+        *(TITLE_SEPARATOR + t for t in titles[1:]),
     )
 
 
-def product_texts(product: ProductFields) -> tuple[str, ...]:
-    """Return the product fields with their headers, the most important first."""
+def product_segments(product: ProductFields) -> tuple[str, ...]:
+    """Return the segments of the product, the most important first."""
     fields = (
         ("\nT:", product.title),
         ("\nM:", product.brand),
@@ -95,14 +100,16 @@ def product_texts(product: ProductFields) -> tuple[str, ...]:
 
 
 def relevance_prompt(space: LabelSpace, query: QueryFields, product: ProductFields) -> str:
-    """Return the whole prompt; the label token comes next."""
-    return query_text(space, query) + "".join(product_texts(product)) + LABEL_SLOT
+    """Return the whole prompt as text; the label token comes next."""
+    return "".join((*query_segments(space, query), *product_segments(product), LABEL_SLOT))
 
 
-def translation_prompt(kind: str, source_locale: str, target_locale: str, text: str) -> str:
+def translation_segments(
+    kind: str, source_locale: str, target_locale: str, text: str
+) -> tuple[str, ...]:
     """Return the prompt of one translation (A7); the target text and end of text come next.
 
     ``kind`` is category, brand, title or query.
     """
     direction = f"{source_locale}>{target_locale}"
-    return f"translate {kind} {direction}\nS:{_clean(text)}{TARGET_SLOT}"
+    return f"translate {kind} {direction}", f"\nS:{_clean(text)}", TARGET_SLOT

@@ -1,0 +1,124 @@
+"""Checkpoints that a killed run continues from: safetensors and JSON only, renamed into place."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from csrm_tasks.llm.mixture import Mixture
+from csrm_tasks.llm.model import Model, adapter_state, set_adapter_state
+
+log = logging.getLogger("csrm")
+
+Tensors = dict[str, Tensor]
+Curves = dict[str, list[tuple[int, float]]]
+
+
+@dataclass
+class Progress:
+    """Where a training run stands; JSON."""
+
+    step: int = 0  # optimizer steps done
+    best_step: int = 0
+    best: tuple[float, float] | None = None  # dev micro-F1, minus dev log loss
+    waited: int = 0  # evaluations since the best one
+    seconds: float = 0.0  # spent training, over all attempts
+    samples: int = 0
+    tokens: int = 0
+    curves: Curves = field(default_factory=dict)
+    window: dict[str, list[float]] = field(default_factory=dict)  # losses since the last evaluation
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    mixture: Mixture,
+    progress: Progress,
+    best: Tensors,
+) -> None:
+    """Write ``checkpoint-{step}`` below ``folder`` and drop older ones."""
+    part = folder / "part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(adapter_state(model), str(part / "adapter.safetensors"))
+    save_file(best, str(part / "best.safetensors"))
+    save_file(_optimizer_tensors(optimizer) | _random_state(model), str(part / "state.safetensors"))
+    text = json.dumps({"progress": asdict(progress), "data": mixture.state()})
+    (part / "progress.json").write_text(text, encoding="utf-8")
+    target = folder / f"checkpoint-{progress.step}"
+    older = _checkpoints(folder)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    for path in older:
+        if path != target:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: Path, model: Model, optimizer: torch.optim.Optimizer, mixture: Mixture
+) -> tuple[Progress, Tensors] | None:
+    """Put the newest whole checkpoint back; None where there is none.
+
+    A damaged checkpoint is reported and passed over: starting again is slow, not wrong.
+    """
+    for path in _checkpoints(folder):
+        try:
+            return _load(path, model, optimizer, mixture)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+            log.warning("checkpoint %s cannot be used and is passed over: %s", path.name, e)
+    return None
+
+
+def _load(
+    path: Path, model: Model, optimizer: torch.optim.Optimizer, mixture: Mixture
+) -> tuple[Progress, Tensors]:
+    saved = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+    adapter = load_file(str(path / "adapter.safetensors"))
+    best = load_file(str(path / "best.safetensors"))
+    state = load_file(str(path / "state.safetensors"))
+    progress = Progress(**saved["progress"])
+    progress.best = None if progress.best is None else (progress.best[0], progress.best[1])
+    set_adapter_state(model, adapter)
+    _load_optimizer(optimizer, state)
+    mixture.load_state(saved["data"])
+    torch.set_rng_state(state["rng.cpu"])
+    if model.device.type == "cuda":
+        torch.cuda.set_rng_state(state["rng.cuda"], model.device)
+    return progress, best
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = folder.glob("checkpoint-*")
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def _random_state(model: Model) -> Tensors:
+    state = {"rng.cpu": torch.get_rng_state()}
+    if model.device.type == "cuda":
+        state["rng.cuda"] = torch.cuda.get_rng_state(model.device)
+    return state
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": t for i, values in state.items() for name, t in values.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        if index != "rng":
+            state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

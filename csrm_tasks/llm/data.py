@@ -1,0 +1,141 @@
+"""From the tables of a snapshot to rows of the training tasks (A6-A9, A15, A24)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.llm.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
+from csrm_tasks.llm.soft import Floats, mixed_target, one_hot
+from csrm_tasks.llm.tasks import LabelRows, TranslationRows
+from csrm_tasks.records import (
+    CONVERSIONS,
+    PAIRS,
+    PRODUCTS,
+    QUERIES,
+    RQA,
+    TRANSLATIONS,
+    read_table,
+)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Prompt fields of every query and product of a snapshot, one object each."""
+
+    queries: dict[str, QueryFields]  # by query_id
+    products: dict[tuple[str, str], ProductFields]  # by (locale, product_id)
+
+    def of(self, pairs: pl.DataFrame) -> tuple[list[QueryFields], list[ProductFields]]:
+        """Return the fields of ``pairs`` (query_id, product_id, locale), aligned.
+
+        Raises :class:`DataError` for a pair whose query or product the snapshot does not hold.
+        """
+        try:
+            queries = [self.queries[q] for q in pairs["query_id"]]
+            keys = zip(pairs["locale"], pairs["product_id"], strict=True)
+            return queries, [self.products[k] for k in keys]
+        except KeyError as e:
+            raise DataError(
+                f"a pair names {e.args[0]!r}, which is not in the snapshot's queries or products; "
+                "pairs and snapshot must come from one run"
+            ) from e
+
+
+def load_fields(snapshot: Path, rqa: Path | None = None) -> Fields:
+    """Read queries, products and (from the folder ``rqa``) retrieved titles."""
+    titles: dict[str, tuple[str, ...]] = {}
+    if rqa is not None:
+        table = read_table(rqa / "rqa.parquet", RQA)
+        titles = {q: tuple(t) for q, t in table.select("query_id", "titles").iter_rows()}
+    queries = read_table(snapshot / "queries.parquet", QUERIES)
+    products = read_table(snapshot / "products.parquet", PRODUCTS)
+    return Fields(
+        {
+            i: QueryFields(query, brand, titles.get(i, ()))
+            for i, query, brand in queries.select("query_id", "query", "brand").iter_rows()
+        },
+        {
+            (locale, i): ProductFields(*fields)
+            for i, locale, *fields in products.select(list(PRODUCTS)).iter_rows()
+        },
+    )
+
+
+def load_pairs(snapshot: Path, split: str) -> pl.DataFrame:
+    """Return the judged pairs of one split (train, dev or gold)."""
+    pairs = read_table(snapshot / "pairs.parquet", PAIRS)
+    return pairs.filter(pl.col("split") == split)
+
+
+def selection_dev(snapshot: Path, source: str, target: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the dev pairs that select checkpoints and the source dev pairs (A10).
+
+    They are the same where the target has none. Raises :class:`DataError` where both are empty.
+    """
+    dev = load_pairs(snapshot, "dev")
+    own, other = (dev.filter(pl.col("locale") == locale) for locale in (target, source))
+    if dev.is_empty():
+        raise DataError(
+            "the snapshot has no dev pairs; more judged queries are needed, "
+            "or a larger snapshot.dev_share in the market file"
+        )
+    return (other if own.is_empty() else own), other
+
+
+def relevance_rows(fields: Fields, pairs: pl.DataFrame, targets: Floats | None = None) -> LabelRows:
+    """Return judged pairs as rows; the target is the human grade unless ``targets`` is given."""
+    if targets is None:
+        targets = human_targets(pairs)
+    return LabelRows(RELEVANCE, pairs["pair_id"].to_list(), *fields.of(pairs), targets)
+
+
+def human_targets(pairs: pl.DataFrame) -> Floats:
+    """Return one-hot human grades, (N, 3)."""
+    return one_hot(pairs["grade"].to_numpy().astype(np.int64), len(RELEVANCE.tokens))
+
+
+def distilled_targets(pairs: pl.DataFrame, soft: Path, alpha: float) -> Floats:
+    """Mix human grades with the teacher's soft labels from ``soft/scored.parquet`` (A15).
+
+    Raises :class:`DataError` where a pair was not scored: a silent human label would be a
+    different experiment.
+    """
+    scored = pl.read_parquet(soft / "scored.parquet", columns=["pair_id", "p0", "p1", "p2"])
+    joined = pairs.select("pair_id").join(scored, on="pair_id", how="left", maintain_order="left")
+    teacher = joined.select("p0", "p1", "p2").to_numpy().astype(np.float32)
+    missing = np.isnan(teacher).any(axis=1)
+    if missing.any():
+        raise DataError(
+            f"soft labels: {int(missing.sum())} of {len(pairs)} train pairs have none, first "
+            f"{joined['pair_id'][int(missing.argmax())]!r}; score split=train of this snapshot"
+        )
+    return mixed_target(human_targets(pairs), teacher, alpha)
+
+
+def cvr_rows(fields: Fields, snapshot: Path) -> LabelRows:
+    """Return the conversion examples (A8); may be empty."""
+    table = read_table(snapshot / "conversions.parquet", CONVERSIONS)
+    labels = one_hot(table["label"].to_numpy().astype(np.int64), len(CVR.tokens))
+    names = [f"{q}/{p}" for q, p in table.select("query_id", "product_id").iter_rows()]
+    return LabelRows(CVR, names, *fields.of(table), labels)
+
+
+def translation_rows(snapshot: Path, source: str, target: str) -> TranslationRows:
+    """Return the training translations (A7); may be empty."""
+    table = read_table(snapshot / "translations.parquet", TRANSLATIONS)
+    table = table.filter(pl.col("split") == "train")
+    kinds, sources, targets = (table[c].to_list() for c in list(TRANSLATIONS)[:3])
+    return TranslationRows(kinds, sources, targets, source, target)
+
+
+def space_named(name: str) -> LabelSpace:
+    """Return a label space by name; raises :class:`DataError` with the known names."""
+    spaces = {s.name: s for s in (RELEVANCE, CVR)}
+    if name not in spaces:
+        raise DataError(f"there is no label space {name!r}; known: {', '.join(spaces)}")
+    return spaces[name]
