@@ -1,0 +1,1 @@
+"""Judging models: metrics, paired statistics, baselines, the gate and the report."""

@@ -1,0 +1,95 @@
+"""The answers that an evaluation judged, as tables: what the gate reads, and what replays it.
+
+``gold.parquet``: pair_id, query_id, product_id, grade, slices. ``answers.parquet``: one row per
+model and pair: name, kind, source, pair_id, predicted, em, defect, score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from csrm_tasks.evaluation.gate import Evidence
+from csrm_tasks.evaluation.gold import Answers, Gold, counts
+
+GOLD = "gold.parquet"
+ANSWERS = "answers.parquet"
+
+
+def write(folder: Path, gold: Gold, models: Sequence[Answers]) -> None:
+    """Write both tables."""
+    names = [[name for name, mask in gold.slices.items() if mask[row]] for row in range(gold.pairs)]
+    kept = gold.frame.select("pair_id", "query_id", "product_id", "grade")
+    kept.with_columns(slices=pl.Series(names, dtype=pl.List(pl.String))).write_parquet(
+        folder / GOLD
+    )
+    empty = pl.DataFrame(schema=dict.fromkeys(("name", "kind", "source"), pl.String))
+    frames = [_frame(m, gold) for m in models]
+    (pl.concat(frames) if frames else empty).write_parquet(folder / ANSWERS)
+
+
+def _frame(model: Answers, gold: Gold) -> pl.DataFrame:
+    predicted = [None] * gold.pairs if model.predicted is None else model.predicted
+    return pl.DataFrame(
+        {
+            "name": [model.name] * gold.pairs,
+            "kind": [model.kind] * gold.pairs,
+            "source": [model.source] * gold.pairs,
+            "pair_id": gold.frame["pair_id"],
+            "predicted": pl.Series(predicted, dtype=pl.Int64),
+            "em": model.em,
+            "defect": model.defect,
+            "score": model.score,
+        }
+    )
+
+
+def read(folder: Path) -> tuple[Gold, list[Answers]]:
+    """Read both tables back; models in the order of writing."""
+    frame = pl.read_parquet(folder / GOLD)
+    ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
+    index = {q: i for i, q in enumerate(ids)}
+    query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
+    slices = {
+        name: frame["slices"].list.contains(name).to_numpy()
+        for name in frame["slices"].explode().drop_nulls().unique(maintain_order=True).to_list()
+    }
+    gold = Gold(frame, query, frame["grade"].cast(pl.Int64).to_numpy(), ids, slices)
+    answers = pl.read_parquet(folder / ANSWERS)
+    return gold, [_answers(f) for f in answers.partition_by("name", maintain_order=True)]
+
+
+def _answers(f: pl.DataFrame) -> Answers:
+    towers = f["predicted"].null_count() == f.height
+    return Answers(
+        f["name"][0],
+        f["kind"][0],
+        f["source"][0],
+        f["em"].to_numpy(),
+        f["defect"].to_numpy(),
+        f["score"].to_numpy(),
+        None if towers else f["predicted"].to_numpy(),
+    )
+
+
+def evidence(folder: Path, release: str, llms: Collection[str], export: str | None) -> Evidence:
+    """Collect what is known of one release: its LLM by one of ``llms``, its towers by ``export``.
+
+    Models are found by the reference of what was scored, never by name. What was not judged is
+    absent from ``counts``, which the gate takes as INCONCLUSIVE.
+    """
+    gold, models = read(folder)
+    llm = next((m for m in models if m.kind == "llm" and m.source in llms), None)
+    towers = next((m for m in models if m.kind == "towers" and m.source == export), None)
+    found = {}
+    slices = {}
+    if llm is not None:
+        found["relevance"] = counts(llm, gold)["relevance"]
+        slices = {name: counts(llm, gold, mask)["relevance"] for name, mask in gold.slices.items()}
+    if towers is not None:
+        table = counts(towers, gold)
+        found |= {"em": table["em"], "defect": table["defect"]}
+    return Evidence(release, gold.query_ids, found, slices)

@@ -1,0 +1,168 @@
+"""The frozen gold set and its slices, and a model's answers aligned with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from csrm_tasks.artifacts import json_digest
+from csrm_tasks.errors import DataError
+from csrm_tasks.evaluation.metrics import Floats, Ints, confusion_by_query
+
+Mask = npt.NDArray[np.bool_]
+HEAD = 0.2  # share of gold queries, most shown first, that count as head; the lower half is tail
+TAIL = 0.5
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Judged pairs of the frozen test set (A10), sorted by query.
+
+    ``frame`` has pair_id, query_id, product_id, grade; ``query`` (N,) indexes ``query_ids``.
+    ``slices`` maps a name to a mask (N,) over pairs.
+    """
+
+    frame: pl.DataFrame
+    query: Ints
+    grade: Ints
+    query_ids: tuple[str, ...]
+    slices: Mapping[str, Mask] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> int:
+        """Number of judged pairs."""
+        return self.frame.height
+
+    @property
+    def queries(self) -> int:
+        """Number of judged queries."""
+        return len(self.query_ids)
+
+    @property
+    def digest(self) -> str:
+        """Digest of pair ids and grades: which test set a figure was measured on (A10)."""
+        return json_digest([self.frame["pair_id"].to_list(), self.grade.tolist()])
+
+
+def gold_set(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Gold:
+    """Return the gold pairs of a snapshot (schemas PAIRS, QUERIES, PRODUCTS) with their slices."""
+    wanted = ["pair_id", "query_id", "product_id", "locale", "grade"]
+    frame = pairs.filter(pl.col("split") == "gold").select(wanted).sort("query_id", "pair_id")
+    ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
+    index = dict(zip(ids, range(len(ids)), strict=True))
+    query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
+    grade = frame["grade"].cast(pl.Int64).to_numpy()
+    return Gold(frame, query, grade, ids, _slices(frame, pairs, queries, products))
+
+
+def _slices(
+    gold: pl.DataFrame, pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame
+) -> dict[str, Mask]:
+    about_query = queries.select("query_id", "brand", "impressions").unique("query_id")
+    about_product = products.select("product_id", "locale", "category").unique(
+        ["product_id", "locale"]
+    )
+    trained = (
+        pairs.filter((pl.col("split") == "train") & pl.col("locale").is_in(gold["locale"].unique()))
+        .join(about_product, on=["product_id", "locale"])["category"]
+        .unique()
+    )
+    keys = ["product_id", "locale"]
+    known = gold.join(about_query, on="query_id", how="left", maintain_order="left")
+    known = known.join(about_product, on=keys, how="left", maintain_order="left")
+    brand = (known["brand"].fill_null("") != "").to_numpy()
+    seen = known["category"].is_in(trained.implode()).fill_null(False).to_numpy()
+    found = {"brand": brand, "no_brand": ~brand, "seen_category": seen, "unseen_category": ~seen}
+    found |= _traffic(known)
+    return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def _traffic(known: pl.DataFrame) -> dict[str, Mask]:
+    """Head, torso and tail by impressions of the query; nothing where no query was ever shown."""
+    shown = known.select("query_id", pl.col("impressions").fill_null(0)).unique("query_id")
+    if shown.is_empty() or shown["impressions"].max() == 0:
+        return {}
+    ranked = shown.sort("impressions", "query_id", descending=[True, False])
+    place = ranked.with_columns(share=pl.int_range(pl.len()) / pl.len())
+    share = known.join(place.select("query_id", "share"), on="query_id", maintain_order="left")
+    at = share["share"].to_numpy()
+    head, tail = at < HEAD, at >= TAIL
+    return {"head": head, "torso": ~head & ~tail, "tail": tail}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said about every gold pair, in the order of :class:`Gold`."""
+
+    name: str
+    kind: str  # llm | towers | baseline
+    source: str  # reference of the model that was scored
+    em: Mask  # (N,) decided exact
+    defect: Mask  # (N,) decided irrelevant
+    score: Floats  # (N,) what a search would rank by
+    predicted: Ints | None = None  # (N,) most probable grade; towers have none
+    probabilities: Floats | None = None  # (N, 3)
+
+
+def llm_answers(name: str, kind: str, source: str, scored: pl.DataFrame, gold: Gold) -> Answers:
+    """Align three-class probabilities (pair_id, p0, p1, p2) with the gold set."""
+    found = _align(name, scored, ["p0", "p1", "p2"], gold)
+    p = found.select(pl.col("p0", "p1", "p2").cast(pl.Float64)).to_numpy().reshape(-1, 3)
+    predicted = p.argmax(1)
+    expected = p @ np.array([0.0, 1.0, 2.0])
+    return Answers(name, kind, source, predicted == 2, predicted == 0, expected, predicted, p)
+
+
+def tower_answers(name: str, source: str, scored: pl.DataFrame, gold: Gold) -> Answers:
+    """Align tower decisions (pair_id, em, defect, em_pred, defect_pred) with the gold set.
+
+    Ranked as online: what the defect head filters comes last, the rest by the EM head.
+    """
+    found = _align(name, scored, ["em", "defect", "em_pred", "defect_pred"], gold)
+    defect = found["defect_pred"].to_numpy().astype(bool)
+    em = found["em"].cast(pl.Float64).to_numpy()
+    return Answers(
+        name, "towers", source, found["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect
+    )
+
+
+def _align(name: str, scored: pl.DataFrame, columns: list[str], gold: Gold) -> pl.DataFrame:
+    """Return ``columns`` for every gold pair in order; raises :class:`DataError` for any gap."""
+    missing = [c for c in ("pair_id", *columns) if c not in scored.columns]
+    if missing:
+        raise DataError(f"scores of {name!r} have no column {missing[0]!r}")
+    one = scored.select("pair_id", *columns).unique("pair_id")
+    found = gold.frame.join(one, on="pair_id", how="left", maintain_order="left").select(columns)
+    numbers = found.select(pl.all().cast(pl.Float64))
+    bad = numbers.select(n=pl.any_horizontal(~pl.all().is_finite().fill_null(False)))["n"]
+    if bad.any():
+        first = gold.frame["pair_id"][int(bad.arg_max() or 0)]
+        raise DataError(
+            f"{name!r} has no finite score for {bad.sum()} of {gold.pairs} gold pairs "
+            f"(first {first}); score the gold split of this snapshot with it again"
+        )
+    return found
+
+
+Counts = dict[str, Floats]  # measure family → confusion per query
+
+
+def counts(answers: Answers, gold: Gold, mask: Mask | None = None) -> Counts:
+    """Return confusions per query: em and defect (Q, 2, 2), relevance (Q, 3, 3) where known."""
+    keep = np.ones(gold.pairs, bool) if mask is None else mask
+    query, grade = gold.query[keep], gold.grade[keep]
+
+    def table(truth: Ints, said: Ints, k: int) -> Floats:
+        return confusion_by_query(truth, said, query, gold.queries, k)
+
+    found = {
+        "em": table((grade == 2).astype(np.int64), answers.em[keep].astype(np.int64), 2),
+        "defect": table((grade == 0).astype(np.int64), answers.defect[keep].astype(np.int64), 2),
+    }
+    if answers.predicted is not None:
+        found["relevance"] = table(grade, answers.predicted[keep], 3)
+    return found

@@ -1,0 +1,86 @@
+"""Bootstrap over queries: intervals of one model and paired differences of two (A45).
+
+Pairs of one query share its difficulty, so queries are what is resampled. A resample is a vector
+of query multiplicities; metrics are functions of summed counts (:mod:`.metrics`), so all resamples
+of a model are one matrix product (B, Q) @ (Q, cells). Both models of a comparison see the same
+resamples; that is what makes the difference paired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from csrm_tasks.evaluation.metrics import Floats, Metric
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with its percentile bootstrap interval; NaN where there is no data."""
+
+    value: float
+    lo: float
+    hi: float
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return the three numbers; JSON has no NaN, so an undefined one is null."""
+        return {k: float(v) if np.isfinite(v) else None for k, v in asdict(self).items()}
+
+
+@lru_cache(maxsize=2)  # every check of a gate resamples the same queries
+def resample(queries: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Draw query multiplicities, (resamples, queries), read-only; rows sum to ``queries``.
+
+    The same arguments give the same draws. Memory: 8 bytes × resamples × queries.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, max(queries, 1), (resamples, queries))
+    cells = drawn + np.arange(resamples)[:, None] * queries
+    weights = np.bincount(cells.ravel(), minlength=resamples * queries).astype(np.float64)
+    weights.setflags(write=False)
+    return weights.reshape(resamples, queries)
+
+
+def distribution(by_query: Floats, metric: Metric, weights: Floats) -> tuple[float, Floats]:
+    """Return the metric of all queries and of each resample.
+
+    ``by_query`` (Q, ...) additive counts; ``weights`` (B, Q). Returns (value, (B,)).
+    """
+    shape = by_query.shape[1:]
+    cells = by_query.reshape(len(by_query), int(np.prod(shape)))
+    value = metric(cells.sum(0).reshape(shape))
+    return float(value), np.asarray(metric((weights @ cells).reshape(-1, *shape)))
+
+
+def percentile(value: float, draws: Floats, alpha: float = 0.05) -> Interval:
+    """Two-sided percentile interval; a resample without a defined metric makes no claim."""
+    known = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or len(known) < len(draws) / 2:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    lo, hi = np.quantile(known, [alpha / 2, 1 - alpha / 2])
+    return Interval(value, float(lo), float(hi))
+
+
+def interval(by_query: Floats, metric: Metric, weights: Floats, alpha: float = 0.05) -> Interval:
+    """Return the metric of one model with its interval."""
+    return percentile(*distribution(by_query, metric, weights), alpha)
+
+
+def difference(
+    one: Floats, other: Floats, metric: Metric, weights: Floats, alpha: float = 0.05
+) -> Interval:
+    """Return metric(one) - metric(other) with its paired interval; row i is the same query."""
+    a, a_draws = distribution(one, metric, weights)
+    b, b_draws = distribution(other, metric, weights)
+    return percentile(a - b, a_draws - b_draws, alpha)
+
+
+def verdict(diff: Interval) -> str:
+    """Say what the interval decides: better, worse, or not decided (also when undefined)."""
+    if diff.lo > 0:
+        return "better"
+    return "worse" if diff.hi < 0 else "not decided"

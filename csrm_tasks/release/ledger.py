@@ -1,0 +1,179 @@
+"""The ledger: what was done to which release, append-only, each row hashing the one before.
+
+It is the truth about which release is live; MLflow aliases and routing documents are views of it.
+Rows are only ever inserted, inside one transaction that holds the market's write lock and re-reads
+the chain, so two promoters cannot both succeed. Appending is idempotent by what the row says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.artifacts import json_digest
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.settings import Settings
+from csrm_tasks.store import open_store, reading, writing
+from csrm_tasks.store.models import LedgerEntry
+
+Action = Literal["registered", "approved", "promoted", "rolled_back"]
+MOVES = ("promoted", "rolled_back")  # the actions that change what is live
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. For a rollback ``release_id`` is what became live and ``previous`` what was left."""
+
+    market: str
+    seq: int  # 1, 2, … per market
+    at: str  # ISO 8601, UTC
+    actor: str
+    action: str
+    release_id: str
+    previous: str | None  # the live release when the row was written
+    reason: str
+    payload: Mapping[str, str]  # bundle ref and digest, verdict digest, …
+    prev_hash: str
+    hash: str
+
+    def expected_hash(self) -> str:
+        """Return the digest of every field but ``hash``."""
+        return json_digest({k: v for k, v in asdict(self).items() if k != "hash"})
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The release that must be live for a row to be appended; None: nothing is live."""
+
+    live: str | None
+
+
+def history(settings: Settings, market: str) -> list[Entry]:
+    """Return the market's rows, oldest first."""
+    with reading(open_store(settings.db_url)) as connection:
+        return _entries(connection, market)
+
+
+def verified(settings: Settings, market: str) -> list[Entry]:
+    """Return the market's rows after checking the chain; raises :class:`RefusedError`."""
+    found = history(settings, market)
+    verify(found)
+    return found
+
+
+def verify(entries: Sequence[Entry]) -> None:
+    """Check sequence, links and hashes; raises :class:`RefusedError` naming the first bad row."""
+    last = GENESIS
+    for number, entry in enumerate(entries, start=1):
+        where = f"the ledger of {entry.market} does not verify: row {number}"
+        if entry.seq != number:
+            raise RefusedError(f"{where} is missing (found {entry.seq}); restore it from a backup")
+        if entry.prev_hash != last or entry.hash != entry.expected_hash():
+            raise RefusedError(f"{where} was changed after it was written; restore it")
+        last = entry.hash
+
+
+def lives(entries: Sequence[Entry]) -> list[str]:
+    """Return the releases that led to the live one, which is last; a rollback takes one off."""
+    stack: list[str] = []
+    for entry in entries:
+        if entry.action == "promoted":
+            stack.append(entry.release_id)
+        elif entry.action == "rolled_back":
+            while stack and stack[-1] != entry.release_id:
+                stack.pop()
+    return stack
+
+
+def live(entries: Sequence[Entry], at: str | None = None) -> str | None:
+    """Return the release that is live, or was at ``at`` (ISO 8601; a naive time is UTC)."""
+    limit = None if at is None else _utc(at)
+    stack = lives([e for e in entries if limit is None or _utc(e.at) <= limit])
+    return stack[-1] if stack else None
+
+
+def find(entries: Sequence[Entry], action: str, release_id: str, **payload: str) -> Entry | None:
+    """Return the first row that says ``action`` of ``release_id`` with these payload values."""
+    same = (e for e in entries if (e.action, e.release_id) == (action, release_id))
+    return next((e for e in same if payload.items() <= e.payload.items()), None)
+
+
+def last_move(entries: Sequence[Entry]) -> Entry | None:
+    """Return the row that made the live release live."""
+    return next((e for e in reversed(entries) if e.action in MOVES), None)
+
+
+def append(
+    settings: Settings,
+    market: str,
+    action: Action,
+    release_id: str,
+    *,
+    actor: str,
+    reason: str,
+    payload: Mapping[str, str],
+    expected: Expected | None = None,
+) -> Entry:
+    """Append one row, or return the row that already says the same.
+
+    Raises :class:`RefusedError` when the chain does not verify or another release than ``expected``
+    is live.
+    """
+    with writing(open_store(settings.db_url), market) as connection:
+        entries = _entries(connection, market)
+        verify(entries)
+        now_live = live(entries)
+        known = _already(entries, action, release_id, payload)
+        if known is not None:
+            return known
+        if expected is not None and expected.live != now_live:
+            raise RefusedError(
+                f"{action} {release_id}: expected {expected.live} to be live in {market}, "
+                f"but {now_live} is; somebody else was first, judge it again"
+            )
+        head = entries[-1].hash if entries else GENESIS
+        at = datetime.now(UTC).isoformat()
+        draft = Entry(
+            market, len(entries) + 1, at, actor, action, release_id, now_live, reason,
+            dict(payload), head, "",
+        )  # fmt: skip
+        row = asdict(draft) | {"hash": draft.expected_hash()}
+        connection.execute(sa.insert(LedgerEntry).values(**row))
+        return Entry(**row)
+
+
+def _already(
+    entries: Sequence[Entry], action: Action, release_id: str, payload: Mapping[str, str]
+) -> Entry | None:
+    """Find the row that says the same.
+
+    A release is promoted once, whatever was known then: one that was rolled back stays back. It is
+    registered and approved once per verdict, and can be rolled back *to* more than once.
+    """
+    if action == "promoted":
+        return find(entries, action, release_id)
+    if action != "rolled_back":
+        return find(entries, action, release_id, **payload)
+    move = last_move(entries)
+    same = move is not None and (move.action, move.release_id) == (action, release_id)
+    return move if same else None
+
+
+def _utc(at: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError as e:
+        raise RefusedError(f"{at!r} is not a time; write it as 2026-01-31T12:00:00+00:00") from e
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _entries(connection: Connection, market: str) -> list[Entry]:
+    table = LedgerEntry.__table__
+    query = sa.select(table).where(table.c.market == market).order_by(table.c.seq)
+    return [Entry(**row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,26 @@
+"""The gate's verdict as a sealed document: its digest covers everything else in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from csrm_tasks.artifacts import Artifact, json_digest
+from csrm_tasks.errors import RefusedError
+
+FILE = "verdict.json"
+
+
+def seal(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``body`` with its ``digest``."""
+    return {**body, "digest": json_digest(body)}
+
+
+def read(gate: Artifact) -> dict[str, Any]:
+    """Read the verdict of a gate artifact; raises :class:`RefusedError` when its seal is broken."""
+    found: dict[str, Any] = json.loads(gate.file(FILE).read_text(encoding="utf-8"))
+    body = {k: v for k, v in found.items() if k != "digest"}
+    if found.get("digest") != json_digest(body) or found["digest"] != gate.facts.get("digest"):
+        raise RefusedError(f"{gate.ref}: the verdict was changed after the gate wrote it")
+    return found

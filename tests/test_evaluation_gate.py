@@ -1,0 +1,180 @@
+"""The gate's truth table: what passes, what fails, and everything that must never pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from evaluation_fixtures import evidence_of
+
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.evaluation import gate
+from csrm_tasks.evaluation.gate import ColdStart, Evidence, decide, decide_cold_start
+from csrm_tasks.evaluation.paired import Interval
+from csrm_tasks.sections import Gate
+
+POLICY = Gate()
+STRICT = Gate(mode="superiority")
+GOOD = evidence_of("good", 0.9, seed=1)
+BAD = evidence_of("bad", 0.6, seed=2)
+
+
+def without(evidence: Evidence, family: str) -> Evidence:
+    return replace(evidence, counts={k: v for k, v in evidence.counts.items() if k != family})
+
+
+@pytest.mark.parametrize("policy", [POLICY, STRICT])
+def test_better_passes_and_swapped_fails(policy: Gate) -> None:
+    assert decide(GOOD, BAD, policy).outcome == "PASS"
+    assert decide(BAD, GOOD, policy).outcome == "FAIL"
+
+
+def test_identical_models_never_win_and_are_never_worse() -> None:
+    assert decide(GOOD, GOOD, STRICT).outcome == "INCONCLUSIVE"
+    assert decide(GOOD, GOOD, POLICY).outcome == "PASS"
+
+
+def test_a_pass_lists_every_reason_with_its_interval() -> None:
+    verdict = decide(GOOD, BAD, POLICY)
+    assert [c.name for c in verdict.checks] == ["micro_f1", "em_f1", "defect_f1"]
+    assert all("[" in r for r in verdict.reasons) and len(verdict.reasons) == 3
+    assert verdict.as_json()["outcome"] == "PASS"
+
+
+def test_no_policy_is_refused() -> None:
+    with pytest.raises(RefusedError, match="no gate policy"):
+        decide(GOOD, BAD, None)
+    with pytest.raises(RefusedError, match="no gate policy"):
+        decide_cold_start(ColdStart(1, 0.9), None, None)
+
+
+@pytest.mark.parametrize("family", ["relevance", "em", "defect"])
+@pytest.mark.parametrize("side", ["candidate", "champion"])
+def test_what_was_not_measured_is_inconclusive(family: str, side: str) -> None:
+    one, other = GOOD, BAD
+    if side == "candidate":
+        one = without(GOOD, family)
+    else:
+        other = without(BAD, family)
+    verdict = decide(one, other, POLICY)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert f"the {side} was not measured" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_figures_that_are_not_finite_never_pass(value: float) -> None:
+    broken = GOOD.counts["relevance"].copy()
+    broken[3, 1, 1] = value
+    bad = replace(GOOD, counts={**GOOD.counts, "relevance": broken})
+    assert decide(bad, BAD, POLICY).outcome == "INCONCLUSIVE"
+    assert decide(GOOD, replace(BAD, counts=bad.counts), POLICY).outcome == "INCONCLUSIVE"
+
+
+def test_empty_and_different_gold_never_pass() -> None:
+    empty = Evidence("e", (), {k: v[:0] for k, v in GOOD.counts.items()})
+    assert decide(empty, empty, POLICY).outcome == "INCONCLUSIVE"
+    other = replace(BAD, queries=tuple(f"x{i}" for i in range(200)))
+    assert "not judged on the same queries" in decide(GOOD, other, POLICY).reasons[0]
+    fewer = BAD.counts["relevance"].copy()
+    fewer[0] = 0
+    part = replace(BAD, counts={**BAD.counts, "relevance": fewer})
+    assert "different pairs" in decide(GOOD, part, POLICY).reasons[0]
+
+
+def test_too_few_pairs_say_how_many_queries_are_missing() -> None:
+    small = [evidence_of("s", right, queries=5, per_query=10) for right in (0.95, 0.3)]
+    verdict = decide(small[0], small[1], POLICY)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert verdict.needed["micro_f1"] == 5  # 50 more pairs at 10 a query
+
+
+def test_undecided_says_about_how_many_queries_would_settle_it() -> None:
+    near = [evidence_of("n", r, queries=60, seed=s) for r, s in ((0.8, 5), (0.8, 6))]
+    verdict = decide(near[0], near[1], POLICY)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert all(n > 0 for n in verdict.needed.values())
+    assert "more judged queries" in verdict.reasons[0]
+
+
+def test_needed_follows_the_square_root_law_and_is_capped() -> None:
+    # Half width 0.04 at 100 queries must shrink to 0.02: four times the queries.
+    assert gate.more_queries(Interval(0.01, -0.03, 0.05), -0.01, 100) == 300
+    assert gate.more_queries(Interval(-0.01, -0.05, 0.03), -0.01, 100) == 2400
+
+
+def test_worse_towers_stop_a_better_llm() -> None:
+    mixed = replace(GOOD, counts={**GOOD.counts, "defect": BAD.counts["defect"]})
+    champion = replace(BAD, counts={**BAD.counts, "defect": GOOD.counts["defect"]})
+    verdict = decide(mixed, champion, STRICT)
+    assert verdict.outcome == "FAIL" and verdict.reasons[0].startswith("defect_f1")
+
+
+def test_floors_fail_below_and_unknown_measures_are_inconclusive() -> None:
+    high = Gate(floors={"micro_f1": 0.99})
+    assert decide(GOOD, BAD, high).outcome == "FAIL"
+    assert decide(GOOD, BAD, Gate(floors={"micro_f1": 0.8})).outcome == "PASS"
+    unknown = decide(GOOD, BAD, Gate(floors={"f1": 0.1}))
+    assert unknown.outcome == "INCONCLUSIVE" and "no such measure" in unknown.reasons[0]
+
+
+def test_without_a_live_release_floors_decide() -> None:
+    assert decide(GOOD, None, Gate(floors={"micro_f1": 0.8, "em_f1": 0.5})).outcome == "PASS"
+    assert decide(BAD, None, Gate(floors={"micro_f1": 0.8})).outcome == "FAIL"
+    assert decide(GOOD, None, POLICY).outcome == "INCONCLUSIVE"
+    assert decide(without(GOOD, "em"), None, Gate(floors={"em_f1": 0.1})).outcome == "INCONCLUSIVE"
+
+
+def test_slices_are_checked_and_a_missing_one_never_passes() -> None:
+    policy = Gate(slices=("brand",))
+    good = evidence_of("g", 0.9, seed=1, slices={"brand": lambda said: said})
+    same = replace(BAD, slices=good.slices)
+    assert decide(good, same, policy).outcome == "PASS"
+    assert decide(GOOD, BAD, policy).outcome == "INCONCLUSIVE"
+    wrong = evidence_of("w", 0.9, seed=1, slices={"brand": lambda said: (said + 1) % 3})
+    verdict = decide(wrong, same, policy)
+    assert verdict.outcome == "FAIL" and verdict.reasons[0].startswith("micro_f1 in brand")
+
+
+def test_a_gate_that_lets_the_champion_beat_itself_voids_its_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # A47
+    def generous(*args: object) -> gate.Check:
+        return gate.Check("x", "PASS", "anything goes")
+
+    monkeypatch.setattr(gate, "compare", generous)
+    verdict = decide(GOOD, BAD, POLICY)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert any("won against itself" in r for r in verdict.reasons)
+    assert any("planted regression was not caught" in r for r in verdict.reasons)
+
+
+def test_a_planted_regression_keeps_the_pairs_and_loses_half_the_hits() -> None:
+    before = GOOD.counts["relevance"]
+    after = gate.planted_regression(before)
+    assert np.array_equal(after.sum(-1), before.sum(-1))
+    assert np.trace(after[::2].sum(0)) == 0
+    assert np.array_equal(after[1::2], before[1::2])
+
+
+def test_false_promotions_under_superiority_stay_below_alpha() -> None:
+    wins = 0
+    for seed in range(200):
+        a = evidence_of("a", 0.7, queries=60, seed=2 * seed)
+        b = evidence_of("b", 0.7, queries=60, seed=2 * seed + 1)
+        wins += decide(a, b, STRICT).outcome == "PASS"
+    assert wins / 200 <= STRICT.alpha
+
+
+def test_cold_start_has_a_floor_on_source_dev() -> None:
+    assert decide_cold_start(ColdStart(1, 0.41), None, POLICY).outcome == "PASS"
+    assert decide_cold_start(ColdStart(1, 0.39), None, POLICY).outcome == "FAIL"
+    for unknown in (None, float("nan")):
+        assert decide_cold_start(ColdStart(1, unknown), None, POLICY).outcome == "INCONCLUSIVE"
+
+
+def test_a_cold_start_follows_another_but_never_a_retrained_release() -> None:
+    assert decide_cold_start(ColdStart(1, 0.7), ColdStart(1, 0.7), POLICY).outcome == "PASS"
+    assert decide_cold_start(ColdStart(1, 0.6), ColdStart(1, 0.7), POLICY).outcome == "FAIL"
+    late = decide_cold_start(ColdStart(1, 0.9), ColdStart(2, 0.5), POLICY)
+    assert late.outcome == "INCONCLUSIVE" and "retrain instead" in late.reasons[0]

@@ -1,0 +1,117 @@
+"""Gold set, slices, alignment of scores, and the tables that the gate reads back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from evaluation_fixtures import gold, llm_frame, models, tables, tower_frame
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.evaluation import evidence
+from csrm_tasks.evaluation.gold import counts, gold_set, llm_answers, tower_answers
+from csrm_tasks.evaluation.metrics import accuracy
+
+
+def test_gold_holds_gold_pairs_only_sorted_by_query() -> None:
+    pairs, queries, products = tables()
+    found = gold_set(pairs, queries, products)
+    assert set(found.frame["pair_id"]) == set(pairs.filter(split="gold")["pair_id"])
+    assert found.frame["query_id"].is_sorted()
+    assert [found.query_ids[i] for i in found.query] == found.frame["query_id"].to_list()
+
+
+def test_slices_are_what_they_say() -> None:
+    pairs, queries, products = tables()
+    found = gold_set(pairs, queries, products)
+    brand = dict(queries.select("query_id", "brand").iter_rows())
+    category = dict(products.select("product_id", "category").iter_rows())
+    shown = dict(queries.select("query_id", "impressions").iter_rows())
+    for i, row in enumerate(found.frame.iter_rows(named=True)):
+        assert found.slices["brand"][i] == (brand[row["query_id"]] != "")
+        unseen = category[row["product_id"]] == "類別9"
+        assert found.slices["unseen_category"][i] == unseen
+    head = {q for q, m in zip(found.frame["query_id"], found.slices["head"], strict=True) if m}
+    ranked = sorted(found.query_ids, key=lambda q: -shown[q])
+    assert head == set(ranked[: len(ranked) // 5])
+    parts = [found.slices[s] for s in ("head", "torso", "tail")]
+    assert (np.sum(parts, axis=0) == 1).all()
+
+
+def test_without_traffic_there_is_no_head() -> None:
+    pairs, queries, products = tables()
+    quiet = queries.with_columns(impressions=pl.lit(0, pl.Int64))
+    assert "head" not in gold_set(pairs, quiet, products).slices
+
+
+def test_the_digest_changes_with_a_grade_and_not_with_row_order() -> None:
+    pairs, queries, products = tables()
+    first = gold_set(pairs, queries, products).digest
+    assert gold_set(pairs.reverse(), queries, products).digest == first
+    flipped = pairs.with_columns(grade=(2 - pl.col("grade")).cast(pl.Int8))
+    assert gold_set(flipped, queries, products).digest != first
+
+
+def test_scores_are_aligned_by_pair_whatever_their_order() -> None:
+    judged = gold()
+    frame = llm_frame(judged, 1.0)
+    answers = llm_answers("x", "llm", "ref", frame.sample(fraction=1, shuffle=True, seed=3), judged)
+    assert answers.predicted is not None
+    assert (answers.predicted == judged.grade).all()
+    assert accuracy(counts(answers, judged)["relevance"].sum(0)) == 1.0
+
+
+def test_a_missing_or_undefined_score_is_an_error_that_names_the_model() -> None:
+    judged = gold()
+    frame = llm_frame(judged, 1.0)
+    with pytest.raises(DataError, match="'x' has no finite score for 3 of"):
+        llm_answers("x", "llm", "ref", frame[3:], judged)
+    broken = frame.with_columns(p1=pl.when(pl.int_range(pl.len()) == 5).then(None).otherwise("p1"))
+    with pytest.raises(DataError, match="for 1 of"):
+        llm_answers("x", "llm", "ref", broken, judged)
+    nan = tower_frame(judged, 1.0).with_columns(em=pl.lit(float("nan")))
+    with pytest.raises(DataError, match="'t' has no finite"):
+        tower_answers("t", "ref", nan, judged)
+    with pytest.raises(DataError, match="no column 'p2'"):
+        llm_answers("x", "llm", "ref", frame.drop("p2"), judged)
+
+
+def test_towers_rank_filtered_products_last() -> None:
+    judged = gold()
+    answers = tower_answers("t", "ref", tower_frame(judged, 0.8), judged)
+    assert answers.score[answers.defect].max() < answers.score[~answers.defect].min()
+
+
+def test_evidence_read_back_equals_what_was_judged(tmp_path: Path) -> None:
+    judged = gold()
+    known = models(judged)
+    evidence.write(tmp_path, judged, known)
+    again, read = evidence.read(tmp_path)
+    assert again.query_ids == judged.query_ids
+    assert again.digest == judged.digest
+    assert set(again.slices) == set(judged.slices)
+    assert all((again.slices[s] == judged.slices[s]).all() for s in judged.slices)
+    for old, new in zip(known, read, strict=True):
+        assert (old.name, old.kind, old.source) == (new.name, new.kind, new.source)
+        for family, table in counts(old, judged).items():
+            assert np.array_equal(table, counts(new, again)[family])
+
+
+def test_evidence_is_found_by_what_was_scored_and_not_by_name(tmp_path: Path) -> None:
+    judged = gold()
+    evidence.write(tmp_path, judged, models(judged))
+    found = evidence.evidence(tmp_path, "r", ["m/select_llm/new"], "m/export_towers/new")
+    assert set(found.counts) == {"relevance", "em", "defect"}
+    assert set(found.slices) == set(judged.slices)
+    lost = evidence.evidence(tmp_path, "r", ["champion"], "champion_towers")
+    assert dict(lost.counts) == {}
+
+
+def test_an_empty_gold_set_is_judged_as_nothing(tmp_path: Path) -> None:
+    pairs, queries, products = tables()
+    none = gold_set(pairs.filter(pl.col("split") != "gold"), queries, products)
+    assert (none.pairs, none.queries) == (0, 0)
+    evidence.write(tmp_path, none, models(none))
+    assert evidence.evidence(tmp_path, "r", ["m/select_llm/new"], None).counts == {}
