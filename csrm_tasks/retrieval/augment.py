@@ -1,0 +1,83 @@
+"""RQA of a whole snapshot: every query's titles, thresholds from dev, accuracy (A24, A26)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from csrm_tasks.records import RQA
+from csrm_tasks.retrieval.quality import (
+    Accuracy,
+    Retrieved,
+    choose_threshold,
+    judged_titles,
+    rqa_accuracy,
+)
+from csrm_tasks.retrieval.rqa import RqaRetriever, Title
+
+KEEP_ALL = -1.0  # a cosine is never below
+
+
+@dataclass(frozen=True)
+class LocaleRqa:
+    """One locale's retrieved titles before the threshold, and what raters said of its products."""
+
+    locale: str
+    found: Retrieved
+    judged: dict[str, pl.DataFrame]  # split → JUDGED
+
+
+def retrieve_locale(
+    locale: str, retriever: RqaRetriever, tables: Mapping[str, pl.DataFrame], title_tokens: int
+) -> LocaleRqa:
+    """Retrieve for every query; ``tables`` are one locale's queries, products and pairs."""
+    queries = tables["queries"]
+    found = retriever.retrieve(queries["norm"].to_list())
+    judged = {
+        str(split): judged_titles(group, tables["products"], title_tokens)
+        for (split,), group in tables["pairs"].group_by(["split"], maintain_order=True)
+    }
+    return LocaleRqa(locale, dict(zip(queries["query_id"], found, strict=True)), judged)
+
+
+def thresholds(parts: list[LocaleRqa]) -> dict[str, float]:
+    """Choose each locale's cosine threshold on its own dev judgements (A24).
+
+    A locale whose dev judges too little (a new market) takes the mean of those that could choose:
+    one encoder embeds both languages. Where none could, everything is kept.
+    """
+    own = {p.locale: choose_threshold(p.found, p.judged["dev"]) for p in parts if "dev" in p.judged}
+    chosen = {locale: t for locale, t in own.items() if t is not None}
+    shared = sum(chosen.values()) / len(chosen) if chosen else KEEP_ALL
+    return {p.locale: chosen.get(p.locale, shared) for p in parts}
+
+
+def summarise(part: LocaleRqa, found: Retrieved) -> dict[str, Any]:
+    """Return the proxy accuracy over all judged pairs, and over dev and gold alone (A26)."""
+    held_out = [part.judged[s] for s in ("dev", "gold") if s in part.judged]
+    everything = _accuracy(found, list(part.judged.values()))
+    unseen = _accuracy(found, held_out)
+    return {
+        "rqa_accuracy": everything.value,
+        "judged": everything.judged,
+        "rqa_accuracy_dev_gold": unseen.value,
+        "judged_dev_gold": unseen.judged,
+        "titles": everything.retrieved,
+        "queries_without_title": sum(not titles for titles in found.values()),
+    }
+
+
+def _accuracy(found: Retrieved, judged: list[pl.DataFrame]) -> Accuracy:
+    return rqa_accuracy(found, pl.concat(judged)) if judged else Accuracy(None, 0, 0)
+
+
+def rqa_table(found: Mapping[str, list[Title]]) -> pl.DataFrame:
+    """Return the RQA frame, one row a query, sorted by query_id; empty lists where nothing is."""
+    rows = [
+        (q, [t.title for t in ts], [t.product_id for t in ts], [t.score for t in ts])
+        for q, ts in sorted(found.items())
+    ]
+    return pl.DataFrame(rows, RQA, orient="row")

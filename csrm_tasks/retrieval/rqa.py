@@ -1,0 +1,132 @@
+"""Retrieval-based query augmentation: the titles that tell the LLM what a query means (A24).
+
+The text is a function of the query alone. BM25 and the EBR each give a ranking of the locale's
+catalogue; the rankings are fused by reciprocal rank; going down the fused list, a title that is
+nearly a title already taken is skipped, until k are taken; those whose cosine is below the
+threshold are dropped; the rest is cut to a number of reading units. Training, the nightly job and
+the online path all go through :class:`RqaRetriever` and :func:`keep`, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from csrm_tasks.dataset.text import normalise
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.retrieval.analyser import cut, tokens
+from csrm_tasks.retrieval.bm25 import Bm25Index
+from csrm_tasks.retrieval.index import ProductIndex, Vectors
+from csrm_tasks.sections import RqaText
+
+if TYPE_CHECKING:  # a BM25-only build must not pay for torch and transformers
+    from csrm_tasks.retrieval.encoder import BiEncoder
+
+DEPTH = 50  # of each ranking that is fused
+RRF = 60.0  # the constant of reciprocal rank fusion (Cormack et al., 2009)
+NEAR = 0.8  # Jaccard similarity of token sets from which two titles say the same
+
+
+class Title(NamedTuple):
+    """One retrieved title."""
+
+    product_id: str
+    title: str  # already cut
+    score: float  # fused reciprocal rank
+    cosine: float  # NaN without an EBR
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The EBR's half; model and index must belong together."""
+
+    model: BiEncoder
+    index: ProductIndex
+
+    def nearest(self, vectors: Vectors, depth: int) -> list[list[str]]:
+        """Return the product ids nearest to each vector (Q, dim), best first."""
+        rows, _ = self.index.search(vectors, depth)
+        return [[self.index.ids[r] for r in row if r >= 0] for row in rows.tolist()]
+
+    def check(self, digest: str) -> None:
+        """Raise :class:`ArtifactError` when the index was built by another encoder."""
+        info = self.index.info
+        if info.encoder_digest != digest or info.dim != self.model.dim:
+            raise ArtifactError(
+                f"the {info.locale} index was built by encoder {info.encoder_digest[:12]} "
+                f"(dim {info.dim}), the EBR given is {digest[:12]} (dim {self.model.dim}); "
+                "run build_index with this EBR"
+            )
+
+
+class RqaRetriever:
+    """Titles for queries of one locale; without ``dense`` it is BM25 alone."""
+
+    def __init__(
+        self,
+        titles: Mapping[str, str],
+        bm25: Bm25Index,
+        dense: Dense | None,
+        config: RqaText,
+    ) -> None:
+        """``titles`` maps the live product ids to titles; others are never returned."""
+        self._titles, self._bm25, self._dense, self._config = titles, bm25, dense, config
+        self._row = {p: i for i, p in enumerate(dense.index.ids)} if dense else {}
+        self._terms = {p: frozenset(tokens(t)) for p, t in titles.items()}
+
+    def retrieve(self, queries: Sequence[str]) -> list[list[Title]]:
+        """Return at most k titles of each query, best first, before :func:`keep`.
+
+        A query without a token (empty, punctuation) means nothing and gets [].
+        """
+        texts = [normalise(q) for q in queries]
+        lexical = [[p for p, _ in hits] for hits in self._bm25.search(texts, DEPTH)]
+        if self._dense is None:
+            return [self._take(fuse([ranking]), None) for ranking in lexical]
+        vectors = self._dense.model.encode(texts)
+        semantic = self._dense.nearest(vectors, DEPTH)
+        return [
+            self._take(fuse([lexical[i], semantic[i]]), vectors[i]) if tokens(text) else []
+            for i, text in enumerate(texts)
+        ]
+
+    def _take(self, fused: list[tuple[str, float]], vector: Vectors | None) -> list[Title]:
+        taken: list[Title] = []
+        seen: list[frozenset[str]] = []
+        for product, score in fused:
+            if len(taken) == self._config.k:
+                break
+            terms = self._terms.get(product)  # None for a product that is gone
+            if not terms or any(_jaccard(terms, other) >= NEAR for other in seen):
+                continue
+            seen.append(terms)
+            text = cut(self._titles[product], self._config.title_tokens)
+            taken.append(Title(product, text, score, self._cosine(product, vector)))
+        return taken
+
+    def _cosine(self, product: str, vector: Vectors | None) -> float:
+        if self._dense is None or vector is None or product not in self._row:
+            return float("nan")
+        return float(self._dense.index.vectors[self._row[product]] @ vector)
+
+
+def keep(titles: Sequence[Title], threshold: float) -> list[Title]:
+    """Drop titles whose cosine is below ``threshold``; one without a cosine (NaN) stays."""
+    return [t for t in titles if not t.cosine < threshold]
+
+
+def fuse(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
+    """Fuse rankings of ids by reciprocal rank, ``sum 1 / (60 + rank)`` with ranks from 1.
+
+    Best first; ties by id, so that the order of the rankings cannot matter.
+    """
+    scores: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, identifier in enumerate(ranking, 1):
+            scores[identifier] = scores.get(identifier, 0.0) + 1.0 / (RRF + rank)
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / len(a | b)

@@ -1,0 +1,218 @@
+"""Steps of retrieval: BM25, pseudo pairs, the EBR, its index, and RQA."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.steps.registry import Context, Facts, step
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.retrieval.rqa import Dense, Title
+    from csrm_tasks.settings import Settings
+
+log = logging.getLogger("csrm")
+
+ROOMS = ("retrieval", "dataset.text")  # what these steps compute with
+
+
+def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
+    """The base encoder's files are an input of training, though no artifact."""
+    from csrm_tasks.llm.identity import base_digest
+
+    return base_digest(market.retrieval.ebr.encoder)
+
+
+def _table(ctx: Context, name: str) -> pl.DataFrame:
+    from csrm_tasks import records
+
+    schema: records.Schema = getattr(records, name.upper())
+    return records.read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
+
+
+def _by_locale(ctx: Context) -> dict[str, dict[str, pl.DataFrame]]:
+    """Split products, queries and pairs of the snapshot by the locales that have products."""
+    import polars as pl
+
+    tables = {name: _table(ctx, name) for name in ("products", "queries", "pairs")}
+    return {
+        locale: {k: t.filter(pl.col("locale") == locale) for k, t in tables.items()}
+        for locale in sorted(tables["products"]["locale"].unique())
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@step("build_bm25", inputs=["snapshot"], rooms=ROOMS)
+def build_bm25(ctx: Context) -> Facts:
+    """Index every locale's titles for lexical search, one folder per locale (A20)."""
+    from csrm_tasks.retrieval.bm25 import Bm25Index
+
+    facts: Facts = {"products": {}}
+    for locale, own in _by_locale(ctx).items():
+        documents = own["products"].sort("product_id").select("product_id", "title")
+        index = Bm25Index.build(ctx.out / locale, documents.iter_rows())
+        facts["products"][locale] = len(index)
+        log.info("bm25: %d titles of %s", len(index), locale)
+    return facts
+
+
+@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval"], rooms=ROOMS)
+def pseudo_pairs(ctx: Context) -> Facts:
+    """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21)."""
+    from csrm_tasks.records import write_table
+    from csrm_tasks.retrieval.bm25 import Bm25Index
+    from csrm_tasks.retrieval.pseudo import PSEUDO
+    from csrm_tasks.retrieval.pseudo import pseudo_pairs as pair_up
+
+    queries, products = _table(ctx, "queries"), _table(ctx, "products")
+    found = sorted(products["locale"].unique())
+    indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in found}
+    pairs = pair_up(queries, products, indexes, ctx.market.retrieval.bm25_k)
+    write_table(pairs, PSEUDO, ctx.out / "pairs.parquet")
+    unmatched = len(queries) - pairs["query_id"].n_unique()
+    log.info("pseudo pairs: %d; %d queries match no title", len(pairs), unmatched)
+    return {"pairs": len(pairs), "queries": len(queries), "queries_without_match": unmatched}
+
+
+@step(
+    "train_ebr",
+    inputs=["snapshot", "scored"],
+    optional=["warm"],
+    config=["retrieval", "seed"],
+    rooms=ROOMS,
+    extra=_encoder_identity,
+)
+def train_ebr(ctx: Context, *, local: bool) -> Facts:
+    """Train the retriever on pairs scored by the CVR ranker; ``local`` adds behaviour (A22, A23).
+
+    ``warm`` is an earlier EBR to start from instead of the base encoder.
+    """
+    import torch
+
+    from csrm_tasks import tracking
+    from csrm_tasks.records import SCORED, read_table
+    from csrm_tasks.retrieval.ebr import EbrTrainer
+    from csrm_tasks.retrieval.encoder import BiEncoder
+    from csrm_tasks.retrieval.pairs import training_pairs
+
+    torch.set_num_threads(ctx.settings.threads)
+    config, seed = ctx.market.retrieval.ebr, ctx.market.seed
+    scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
+    behaviour = _table(ctx, "behaviour") if local else None
+    data = training_pairs(_table(ctx, "queries"), _table(ctx, "products"), scored, behaviour)
+    warm = ctx.inputs.get("warm")
+    model = (
+        BiEncoder.load(warm.file("encoder"))
+        if warm
+        else BiEncoder.from_base(config.encoder, config.dim, config.max_length, seed)
+    )
+    trainer = EbrTrainer(model, data, config, seed, ctx.work)
+    trainer.run()
+    metrics = trainer.metrics() | {"pairs": data.count}
+    facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
+    about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
+    _write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref,
+        params=config.model_dump() | about, metrics=metrics, curves=trainer.curves(),
+    )  # fmt: skip
+    return facts
+
+
+@step("build_index", inputs=["snapshot", "ebr"], config=["retrieval", "seed"], rooms=ROOMS)
+def build_index(ctx: Context) -> Facts:
+    """Embed every locale's titles and index them, with recall measured (A25)."""
+    import torch
+
+    from csrm_tasks.retrieval.catalogue import index_locale
+    from csrm_tasks.retrieval.encoder import BiEncoder
+
+    torch.set_num_threads(ctx.settings.threads)
+    model = BiEncoder.load(ctx.input("ebr").file("encoder"))
+    digest = str(ctx.input("ebr").facts["encoder_digest"])
+    facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
+    for locale, own in _by_locale(ctx).items():
+        index, measured = index_locale(
+            locale, model, digest, own, ctx.market.retrieval, ctx.market.seed
+        )
+        index.save(ctx.out / locale)
+        facts["locales"][locale] = measured
+    return facts
+
+
+@step(
+    "build_rqa",
+    inputs=["snapshot", "bm25"],
+    optional=["ebr", "index"],
+    config=["retrieval"],
+    rooms=ROOMS,
+)
+def build_rqa(ctx: Context) -> Facts:
+    """Find the titles that augment every query, and measure how often they are right (A24, A26).
+
+    Without ``ebr`` and ``index`` it is BM25 alone. The snapshot may be newer than the EBR.
+    """
+    from csrm_tasks import tracking
+    from csrm_tasks.records import RQA, write_table
+    from csrm_tasks.retrieval import augment
+    from csrm_tasks.retrieval.bm25 import Bm25Index
+    from csrm_tasks.retrieval.rqa import RqaRetriever, keep
+
+    rqa, dense = ctx.market.retrieval.rqa, _dense(ctx)
+    parts: list[augment.LocaleRqa] = []
+    for locale, own in _by_locale(ctx).items():
+        titles = dict(own["products"].select("product_id", "title").iter_rows())
+        bm25 = Bm25Index(ctx.input("bm25").file(locale))
+        retriever = RqaRetriever(titles, bm25, dense(locale) if dense else None, rqa)
+        parts.append(augment.retrieve_locale(locale, retriever, own, rqa.title_tokens))
+    chosen = augment.thresholds(parts)
+    facts: Facts = {"locales": {}, "thresholds": chosen, "dense": "ebr" in ctx.inputs}
+    kept: dict[str, list[Title]] = {}
+    for part in parts:
+        found = {q: keep(titles, chosen[part.locale]) for q, titles in part.found.items()}
+        facts["locales"][part.locale] = augment.summarise(part, found)
+        kept |= found
+    write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
+    _write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
+    metrics = {
+        f"{locale}/{name}": float(value)
+        for locale, measured in facts["locales"].items()
+        for name, value in measured.items()
+        if value is not None
+    }
+    tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
+    return facts
+
+
+def _dense(ctx: Context) -> Callable[[str], Dense] | None:
+    """Load the EBR once and open its indexes by locale; without one torch stays unloaded."""
+    if ("ebr" in ctx.inputs) != ("index" in ctx.inputs):
+        raise ConfigError("build_rqa takes inputs 'ebr' and 'index' together, or neither")
+    if "ebr" not in ctx.inputs:
+        return None
+    import torch
+
+    from csrm_tasks.retrieval.encoder import BiEncoder
+    from csrm_tasks.retrieval.index import ProductIndex
+    from csrm_tasks.retrieval.rqa import Dense
+
+    torch.set_num_threads(ctx.settings.threads)
+    model = BiEncoder.load(ctx.input("ebr").file("encoder"))
+    digest = str(ctx.input("ebr").facts["encoder_digest"])
+
+    def opened(locale: str) -> Dense:
+        dense = Dense(model, ProductIndex.load(ctx.input("index").file(locale)))
+        dense.check(digest)
+        return dense
+
+    return opened
