@@ -5,7 +5,7 @@ Raw events are not here: they are Parquet files in the lake, listed by their ``f
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -21,13 +21,26 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Day = String(10)  # YYYY-MM-DD: sorts as text, the same on every engine
 Key = String(200)
-Moment = DateTime(timezone=True)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time; comes back in UTC also from SQLite, which keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Return ``value`` in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
@@ -145,6 +158,7 @@ class Aggregate(Base):
     purchases: Mapped[int] = mapped_column(BigInteger)
     position_sum: Mapped[int] = mapped_column(BigInteger)  # over impressions with a position
     positions: Mapped[int] = mapped_column(BigInteger)  # how many of those
+    skips: Mapped[int] = mapped_column(BigInteger)  # searches in which it stood above the sale
 
 
 class PublishedDay(Base):

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("purchases", sa.BigInteger(), nullable=False),
         sa.Column("position_sum", sa.BigInteger(), nullable=False),
         sa.Column("positions", sa.BigInteger(), nullable=False),
+        sa.Column("skips", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint(
             "market", "day", "locale", "query_id", "product_id", name=op.f("pk_aggregates")
         ),

@@ -1,0 +1,113 @@
+"""Days: summed up after their files are stored, and published when they may be built upon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.artifacts import json_digest
+from csrm_tasks.errors import DataError
+from csrm_tasks.store.lake import Stored
+from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, QUARANTINE, insert
+
+COUNTED = ("name", "locale", "kind", "digest", "rows_in", "stored", "quarantined", "known", "fault")
+
+
+@dataclass(frozen=True)
+class DayState:
+    """What the store holds of one day; the digest changes when a file is added."""
+
+    day: str
+    digest: str
+    rows_in: int
+    quarantined: int
+    faults: tuple[str, ...]  # "file: reason" of files that are wrong as a whole
+
+    @property
+    def share(self) -> float:
+        """Share of the rows that are in quarantine."""
+        return self.quarantined / self.rows_in if self.rows_in else 0.0
+
+
+def day_state(connection: Connection, market: str, day: str) -> DayState:
+    """Read what the store holds of a day."""
+    statement = (
+        sa.select(*(FILES.c[c] for c in COUNTED))
+        .where(FILES.c.market == market, FILES.c.day == day)
+        .order_by(FILES.c.kind, FILES.c.locale, FILES.c.name, FILES.c.digest)
+    )
+    rows = [dict(r) for r in connection.execute(statement).mappings()]
+    return DayState(
+        day,
+        json_digest(rows),
+        sum(r["rows_in"] for r in rows),
+        sum(r["quarantined"] for r in rows),
+        tuple(f"{r['name']}: {r['fault']}" for r in rows if r["fault"]),
+    )
+
+
+def event_files(connection: Connection, market: str, day: str) -> list[Stored]:
+    """List the lake files of a day's events."""
+    statement = (
+        sa.select(FILES.c.locale, FILES.c.digest)
+        .where(FILES.c.market == market, FILES.c.day == day, FILES.c.kind == "ubi_events")
+        .order_by(FILES.c.locale, FILES.c.digest)
+    )
+    return [Stored("ubi_events", day, locale, d) for locale, d in connection.execute(statement)]
+
+
+def replace_aggregates(connection: Connection, market: str, day: str, frame: pl.DataFrame) -> None:
+    """Make ``frame`` the aggregates of a day."""
+    connection.execute(
+        sa.delete(AGGREGATES).where(AGGREGATES.c.market == market, AGGREGATES.c.day == day)
+    )
+    here = (pl.lit(market).alias("market"), pl.lit(day).alias("day"))
+    insert(connection, AGGREGATES, frame.with_columns(here))
+
+
+def publish(connection: Connection, market: str, day: str, tolerance: float) -> DayState:
+    """Let snapshots use a day.
+
+    Raises :class:`DataError` when it has no files, a file that is wrong as a whole, or more rows
+    in quarantine than the market tolerates; all rows stay where they are.
+    """
+    state = day_state(connection, market, day)
+    if state.rows_in == 0:
+        raise DataError(f"{market} {day}: nothing is stored for this day; ingest it first")
+    if state.faults:
+        raise DataError(f"{market} {day}: {state.faults[0]}; deliver the file again, mended")
+    if state.share > tolerance:
+        raise DataError(
+            f"{market} {day}: {state.quarantined} of {state.rows_in} rows are in quarantine "
+            f"({state.share:.1%}; ingest.tolerance is {tolerance:.1%}): "
+            f"{_reasons(connection, market, day)}; mend the files or raise the tolerance"
+        )
+    connection.execute(sa.delete(DAYS).where(DAYS.c.market == market, DAYS.c.day == day))
+    connection.execute(
+        sa.insert(DAYS).values(
+            market=market, day=day, digest=state.digest, rows_in=state.rows_in,
+            quarantined=state.quarantined, share=state.share,
+        )
+    )  # fmt: skip
+    return state
+
+
+def quarantine_counts(connection: Connection, market: str, day: str) -> list[tuple[str, str, int]]:
+    """Return (reason, kind, rows) of a day's quarantine, most rows first."""
+    n = sa.func.count().label("n")
+    statement = (
+        sa.select(QUARANTINE.c.reason, FILES.c.kind, n)
+        .join(FILES, FILES.c.id == QUARANTINE.c.file_id)
+        .where(FILES.c.market == market, FILES.c.day == day)
+        .group_by(QUARANTINE.c.reason, FILES.c.kind)
+        .order_by(n.desc(), QUARANTINE.c.reason, FILES.c.kind)
+    )
+    return [(reason, kind, count) for reason, kind, count in connection.execute(statement)]
+
+
+def _reasons(connection: Connection, market: str, day: str) -> str:
+    counts = quarantine_counts(connection, market, day)
+    return ", ".join(f"{n} {reason} in {kind}" for reason, kind, n in counts[:3])

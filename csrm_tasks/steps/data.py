@@ -1,0 +1,173 @@
+"""Data steps: a day's files go in once, and published days become a frozen snapshot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from csrm_tasks.artifacts import file_digest
+from csrm_tasks.errors import DataError
+from csrm_tasks.ingest.contracts import CONTRACTS
+from csrm_tasks.ingest.days import (
+    event_files,
+    publish,
+    quarantine_counts,
+    replace_aggregates,
+)
+from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
+from csrm_tasks.ingest.load import Receipt, Window, load_file
+from csrm_tasks.ingest.readers import read_records
+from csrm_tasks.ingest.records import RawOf, Records, UnreadableError
+from csrm_tasks.ingest.validate import REJECTED, Judged, judge, unreadable
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.store.engine import open_store, writing
+from csrm_tasks.store.lake import Lake
+
+HEAD_BYTES = 4096  # of a file that cannot be read, kept as its "row"
+
+
+def _landed(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    """What lies in the landing folder is what ``land`` depends on."""
+    return [d.as_json() for d in _list(market, settings, params["day"])]
+
+
+def _list(market: MarketConfig, settings: Settings, day: str) -> list[Delivery]:
+    locales = (market.source_locale, market.target_locale)
+    return list_landing(settings.landing, market.market, day, locales)
+
+
+@step("land", rooms=("ingest",), extra=_landed)
+def land(ctx: Context, *, day: str) -> Facts:
+    """List the day's delivered files, with their digests."""
+    files = _list(ctx.market, ctx.settings, day)
+    if not files:
+        raise DataError(f"{ctx.settings.landing}/{ctx.market.market}/{day}: no file was delivered")
+    _write_json(ctx.out / "files.json", {"day": day, "files": [f.as_json() for f in files]})
+    return {"day": day, "files": len(files), "bytes": sum(f.size for f in files)}
+
+
+@step("validate", inputs=("land",), rooms=("ingest",))
+def validate(ctx: Context) -> Facts:
+    """Split every file's rows into those that keep the contract and those that do not."""
+    day, files = _files(ctx.input("land").file("files.json"))
+    rejected: list[pl.DataFrame] = []
+    counts: list[dict[str, Any]] = []
+    for number, file in enumerate(files):
+        judged = _judge(ctx.settings, file, day)
+        name = f"clean/{number:03d}.parquet"
+        (ctx.out / "clean").mkdir(exist_ok=True)
+        judged.clean.write_parquet(ctx.out / name)
+        rejected.append(judged.rejected.with_columns(pl.lit(file.name).alias("file")))
+        counts.append({
+            "file": file.as_json(), "clean": name, "rows": judged.clean.height,
+            "rejected": judged.rejected.height, "fault": judged.fault,
+        })  # fmt: skip
+    quarantine = pl.concat(rejected)
+    quarantine.write_parquet(ctx.out / "quarantine.parquet")
+    _write_json(ctx.out / "counts.json", {"day": day, "files": counts})
+    rows = sum(c["rows"] + c["rejected"] for c in counts)
+    return {"day": day, "rows": rows, "rejected": quarantine.height}
+
+
+@step("store", inputs=("validate",), rooms=("ingest", "store"), effect=True)
+def store(ctx: Context) -> Facts:
+    """Store each file in one transaction, once; what refers to nothing known is quarantined."""
+    counts = json.loads(ctx.input("validate").file("counts.json").read_text())
+    rejected = pl.read_parquet(ctx.input("validate").file("quarantine.parquet"))
+    window = Window(
+        open_store(ctx.settings.db_url),
+        Lake(ctx.settings.lake, ctx.market.market),
+        ctx.market.market,
+        counts["day"],
+    )
+    receipts: list[Receipt] = []
+    for entry in counts["files"]:
+        file = Delivery(**entry["file"])
+        clean = pl.read_parquet(ctx.input("validate").file(entry["clean"]))
+        bad = rejected.filter(pl.col("file") == file.name).select(list(REJECTED))
+        judged = Judged(clean, bad, entry["fault"])
+        receipts.append(load_file(window, file, judged, _raw_of(ctx.settings, file)))
+    _write_json(
+        ctx.out / "receipt.json",
+        {"day": counts["day"], "files": [r.as_json() for r in receipts]},
+    )
+    totals = {
+        c: sum(getattr(r, c) for r in receipts)
+        for c in ("rows_in", "stored", "quarantined", "known")
+    }
+    return {"day": counts["day"], **totals}
+
+
+@step("aggregate", inputs=("store",), rooms=("ingest", "store"), effect=True)
+def aggregate(ctx: Context, *, day: str) -> Facts:
+    """Sum the day's events up per query and product."""
+    from csrm_tasks.ingest.aggregate import aggregate_events, duckdb_backend
+
+    engine = open_store(ctx.settings.db_url)
+    lake = Lake(ctx.settings.lake, ctx.market.market)
+    with writing(engine, ctx.market.market) as connection:
+        files = event_files(connection, ctx.market.market, check_day(day))
+        paths = lake.paths(files, ctx.work / "lake")
+        scratch = ctx.work / "scratch"
+        backend = duckdb_backend(scratch, ctx.settings.threads)
+        frame = aggregate_events(backend, paths, scratch)
+        backend.disconnect()
+        replace_aggregates(connection, ctx.market.market, day, frame)
+    return {"day": day, "pairs": frame.height, "events": _events(frame)}
+
+
+@step(
+    "publish_day", inputs=("aggregate",), config=("ingest",), rooms=("ingest", "store"), effect=True
+)
+def publish_day(ctx: Context, *, day: str) -> Facts:
+    """Let snapshots use the day, unless more of it is in quarantine than the market tolerates."""
+    engine = open_store(ctx.settings.db_url)
+    with writing(engine, ctx.market.market) as connection:
+        state = publish(connection, ctx.market.market, check_day(day), ctx.market.ingest.tolerance)
+        reasons = quarantine_counts(connection, ctx.market.market, day)
+    return {
+        "day": day, "digest": state.digest, "rows_in": state.rows_in,
+        "quarantined": state.quarantined,
+        "reasons": [{"reason": r, "kind": k, "rows": n} for r, k, n in reasons],
+    }  # fmt: skip
+
+
+def _files(path: Path) -> tuple[str, list[Delivery]]:
+    landed = json.loads(path.read_text())
+    return landed["day"], [Delivery(**f) for f in landed["files"]]
+
+
+def _judge(settings: Settings, file: Delivery, day: str) -> Judged:
+    contract = CONTRACTS[file.kind]
+    try:
+        return judge(_records(settings, file), contract, day)
+    except UnreadableError as e:
+        with (settings.landing / file.path).open("rb") as f:
+            return unreadable(contract, str(e), f.read(HEAD_BYTES))
+
+
+def _records(settings: Settings, file: Delivery) -> Records:
+    path = settings.landing / file.path
+    if not path.exists() or file_digest(path) != file.digest:
+        raise DataError(f"{path}: changed or gone since it was listed; run land again")
+    return read_records(path, file.format, file.compression, CONTRACTS[file.kind])
+
+
+def _raw_of(settings: Settings, file: Delivery) -> RawOf:
+    """Read the file again for the bytes of rows that only the store could refuse; rarely needed."""
+    return lambda rows: _records(settings, file).raw_of(rows) if rows else []
+
+
+def _events(frame: pl.DataFrame) -> int:
+    return int(sum(frame[c].sum() for c in ("impressions", "clicks", "carts", "purchases")))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,92 @@
+"""The event lake: one Parquet file per delivered file, ``{market}/{table}/day={day}/{digest}``.
+
+A lake file counts only where the ``files`` table lists it: it is written before its transaction
+commits, and a killed attempt's file is overwritten by the next or never read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from csrm_tasks.blobs import open_blobs
+
+# query_id is the digest of locale and normalised text; search_id is UBI's query_id, one search.
+EVENTS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "locale": pl.String,
+    "query_id": pl.String,
+    "query": pl.String,
+    "search_id": pl.String,
+    "product_id": pl.String,
+    "action": pl.String,
+    "position": pl.Int64,
+    "client_id": pl.String,
+    "session_id": pl.String,
+    "at": pl.Datetime("us", "UTC"),
+    "bucket": pl.String,
+    "release": pl.String,
+}
+SEARCHES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "locale": pl.String,
+    "search_id": pl.String,
+    "query": pl.String,
+    "client_id": pl.String,
+    "session_id": pl.String,
+    "at": pl.Datetime("us", "UTC"),
+}
+TABLES = {"ubi_events": ("events", EVENTS), "ubi_queries": ("searches", SEARCHES)}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Which lake file a ``files`` row means."""
+
+    kind: str  # ubi_events or ubi_queries
+    day: str
+    locale: str
+    digest: str
+
+
+class Lake:
+    """The Parquet files of one market under a path or ``s3://``."""
+
+    def __init__(self, root: str, market: str) -> None:
+        self._blobs = open_blobs(root)
+        self._market = market
+
+    def _key(self, file: Stored) -> str:
+        table = TABLES[file.kind][0]
+        # The locale is part of it: the same bytes may be delivered for two locales.
+        return f"{self._market}/{table}/day={file.day}/{file.locale}-{file.digest}.parquet"
+
+    def write(self, file: Stored, frame: pl.DataFrame) -> None:
+        """Write the rows of one delivered file, replacing what a killed attempt left."""
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part.parquet"
+            frame.select(list(TABLES[file.kind][1])).write_parquet(part)
+            self._blobs.upload(self._key(file), part)
+
+    def paths(self, files: Sequence[Stored], scratch: Path) -> list[Path]:
+        """Return local files; a remote one is fetched below ``scratch`` first."""
+        found = []
+        for file in files:
+            key = self._key(file)
+            path = self._blobs.local_path(key)
+            if path is None:
+                path = scratch / key
+                self._blobs.download(key, path)
+            found.append(path)
+        return found
+
+    def read(self, kind: str, files: Sequence[Stored], columns: Sequence[str]) -> pl.DataFrame:
+        """Return some columns of some files as one frame (empty when there are no files)."""
+        schema = TABLES[kind][1]
+        with tempfile.TemporaryDirectory() as folder:
+            frames = [
+                pl.read_parquet(p, columns=list(columns)) for p in self.paths(files, Path(folder))
+            ]
+        return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])
