@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from csrm_tasks.blobs import text_digest
 from csrm_tasks.demo import compose
 from csrm_tasks.demo.compose import CHOICES, Spec, pick
 from csrm_tasks.demo.lexicon import LANG_OF, Lexicon, Nickname
@@ -78,8 +79,7 @@ def make_world(lexicon: Lexicon, products: int, seed: int) -> World:
 
 def stream(seed: int, *names: str) -> np.random.Generator:
     """Return a generator of its own for one part of the world, so that parts do not shift."""
-    words = [int.from_bytes(name.encode()[:8].ljust(8), "big") for name in names]
-    return np.random.default_rng([seed, *words])
+    return np.random.default_rng([seed, int(text_digest(*names), 16)])
 
 
 def make_catalogue(lexicon: Lexicon, locale: str, n: int, seed: int) -> Catalogue:
