@@ -18,7 +18,7 @@ LOCALE = "zh-TW"
 def tables(
     queries: int = 40, per_query: int = 8, seed: int = 0
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Return pairs, queries and products: half the queries gold, the rest train, one category new."""
+    """Return pairs, queries and products: half the queries gold, one category never trained on."""
     rng = np.random.default_rng(seed)
     products = pl.DataFrame(
         {

@@ -79,7 +79,7 @@ def test_em_at_1_and_defect_at_5_equal_a_loop() -> None:  # A43
     score = RNG.random(500)
     em, defect = metrics.top_hits(QUERY, score, TRUTH, 42)
     for q in range(42):
-        rows = sorted(np.flatnonzero(QUERY == q), key=lambda i: -score[i])
+        rows = sorted(np.flatnonzero(q == QUERY), key=lambda i: -score[i])
         grades = [TRUTH[i] for i in rows]
         assert em[q] == (grades[0] == 2 if grades else 0)
         assert defect[q] == (0 in grades[:5] if grades else 1)

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import pytest
+from evaluation_fixtures import noisy_grades
 
 from csrm_tasks.evaluation import paired
 from csrm_tasks.evaluation.metrics import confusion_by_query, macro_f1, micro_f1
-from evaluation_fixtures import noisy_grades
 
 
 def judged(queries: int = 60, right: float = 0.7, seed: int = 0):

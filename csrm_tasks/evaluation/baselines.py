@@ -1,9 +1,10 @@
 """What any model must beat: the majority class, and a linear model on characters.
 
-The linear model is meant to be strong: TF-IDF of character n-grams of the query and of the product
-(title, brand, category), and what a linear model cannot see in them by itself: how much of the query
-occurs in the product (token and n-gram coverage, cosine, brand and category match). Trained on the
-same train pairs of both markets; its regularisation is chosen on dev.
+The linear model is meant to be strong: TF-IDF of character n-grams of the query and of the
+product (title, brand, category), and what a linear model cannot see in them by itself: how much of
+the query occurs in the product (words, letters, bigrams, cosine, contained n-gram weight), against
+the title and against brand and category. Trained on the same train pairs of both markets; its
+regularisation is chosen on dev.
 """
 
 from __future__ import annotations

@@ -51,12 +51,19 @@ class Gold:
 def gold_set(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Gold:
     """Return the gold pairs of a snapshot (schemas PAIRS, QUERIES, PRODUCTS) with their slices."""
     wanted = ["pair_id", "query_id", "product_id", "locale", "grade"]
-    frame = pairs.filter(pl.col("split") == "gold").select(wanted).sort("query_id", "pair_id")
+    judged = judgeable(pairs, queries, products).filter(pl.col("split") == "gold")
+    frame = judged.select(wanted).sort("query_id", "pair_id")
     ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
     index = dict(zip(ids, range(len(ids)), strict=True))
     query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
     grade = frame["grade"].cast(pl.Int64).to_numpy()
     return Gold(frame, query, grade, ids, _slices(frame, pairs, queries, products))
+
+
+def judgeable(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+    """Return the pairs whose query and product the snapshot knows; no model can read the others."""
+    known = pairs.join(queries, on="query_id", how="semi", maintain_order="left")
+    return known.join(products, on=["product_id", "locale"], how="semi", maintain_order="left")
 
 
 def _slices(

@@ -1,0 +1,196 @@
+"""One self-contained HTML page per run, made from ``metrics.json`` and, if known, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from csrm_tasks.evaluation import report_parts as parts
+
+Json = Mapping[str, Any]
+TEMPLATE = Path(__file__).with_name("report_template.html")
+TONE = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "open"}
+MEANING = {
+    "PASS": "The candidate may replace the live release.",
+    "FAIL": "The candidate is refused.",
+    "INCONCLUSIVE": "The evidence does not decide; nothing is promoted.",
+}
+TITLES = {
+    "micro_f1": "Micro-F1",
+    "macro_f1": "Macro-F1",
+    "kappa": "κ (quadratic)",
+    "ece": "ECE",
+    "em_accuracy": "EM accuracy",
+    "em_f1": "EM F1",
+    "defect_accuracy": "Defect accuracy",
+    "defect_f1": "Defect F1",
+    "em_at_1": "EM@1",
+    "defect_at_5": "Defect@5 ↓",
+}
+GRADED = ("micro_f1", "macro_f1", "kappa", "ece")
+BINARY = ("em_accuracy", "em_f1", "defect_accuracy", "defect_f1", "em_at_1", "defect_at_5")
+
+
+def render(summary: Json, verdict: Json | None = None) -> str:
+    """Return the page. It loads nothing from anywhere and follows the reader's light or dark."""
+    body = "\n".join(
+        [
+            _head(summary),
+            _verdict(verdict),
+            _cards(summary),
+            _graded(summary),
+            _binary(summary),
+            _confusions(summary),
+            _slices(summary),
+            _rqa(summary),
+            _method(summary),
+        ]
+    )
+    title = f"CSRM evaluation, {summary['market']}"
+    template = Template(TEMPLATE.read_text(encoding="utf-8"))
+    return template.substitute(title=escape(title), body=body)
+
+
+def _head(summary: Json) -> str:
+    champion = summary["champion"] or "none"
+    return (
+        f"<h1>Evaluation of {escape(summary['market'])}</h1>"
+        f'<p class="soft">Snapshot <code>{escape(summary["snapshot"])}</code> · '
+        f"live release when judged: <code>{escape(champion)}</code></p>"
+    )
+
+
+def _verdict(verdict: Json | None) -> str:
+    if verdict is None:
+        return ""
+    outcome = verdict["outcome"]
+    reasons = "".join(f"<li>{escape(r)}</li>" for r in verdict["reasons"])
+    return (
+        f'<section class="banner {TONE[outcome]}" aria-label="Gate verdict">'
+        f"<strong>Gate: {outcome}.</strong> {MEANING[outcome]}<ul>{reasons}</ul></section>"
+    )
+
+
+def _cards(summary: Json) -> str:
+    gold, grades = summary["gold"], summary["grades"]
+    shares = [n / max(sum(grades), 1) for n in grades]
+    labels = zip(parts.LABELS, shares, strict=True)
+    cards = [("gold pairs", f"{gold['pairs']:,}"), ("gold queries", f"{gold['queries']:,}")]
+    cards += [(f"judged {label[2:]}", f"{share:.0%}") for label, share in labels]
+    inner = "".join(
+        f'<div class="card"><div class="label">{escape(k)}</div><div class="figure">{v}</div></div>'
+        for k, v in cards
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _graded(summary: Json) -> str:
+    models = [m for m in summary["models"] if "micro_f1" in m["figures"]]
+    return (
+        "<h2>Three grades: exact, substitute, irrelevant</h2>"
+        '<p class="note">Grey: baselines and the live release. Bars are 95 % intervals.</p>'
+        + parts.forest("Micro-F1 on the gold set", models, "micro_f1")
+        + _figures("Higher is better, but for ECE", models, GRADED)
+        + _differences(summary, "micro_f1", [m["name"] for m in models])
+    )
+
+
+def _binary(summary: Json) -> str:
+    models = summary["models"]
+    names = [m["name"] for m in models if m["kind"] != "baseline"]
+    return (
+        "<h2>Two decisions: exact match, defect</h2>"
+        '<p class="note">What the online towers decide, and the LLM’s most probable grade read '
+        "the same way. EM@1 and Defect@5 rank the judged products of each query.</p>"
+        + parts.forest("EM F1", models, "em_f1")
+        + parts.forest("Defect F1", models, "defect_f1")
+        + _figures("Higher is better, but for Defect@5", models, BINARY)
+        + _differences(summary, "em_f1", names)
+        + _differences(summary, "defect_f1", names)
+    )
+
+
+def _figures(caption: str, models: list[Any], figures: tuple[str, ...]) -> str:
+    rows = [
+        [escape(m["name"]), *(parts.estimate(m["figures"].get(f)) for f in figures)] for m in models
+    ]
+    return parts.table(caption, ["model", *(TITLES[f] for f in figures)], rows)
+
+
+def _differences(summary: Json, measure: str, names: list[str]) -> str:
+    """Return the paired differences as a triangle: row minus column."""
+    found = {(c["a"], c["b"]): c for c in summary["comparisons"] if c["measure"] == measure}
+    rows = [
+        [
+            escape(a),
+            *(parts.chip(found[a, b]) if (a, b) in found else "" for b in names[:-1]),
+        ]
+        for a in names[1:]
+    ]
+    if not rows:
+        return ""
+    caption = (
+        f"{TITLES[measure]}: row minus column, paired by query (▲ better, ▼ worse, ? not decided)"
+    )
+    return parts.table(caption, ["", *names[:-1]], rows)
+
+
+def _confusions(summary: Json) -> str:
+    found = [
+        parts.matrix(m["name"], m["confusion"]["relevance"], parts.LABELS)
+        for m in summary["models"]
+        if "relevance" in m["confusion"] and m["name"] != "majority"
+    ]
+    for m in summary["models"]:
+        if m["kind"] == "towers":
+            found.append(parts.matrix(f"{m['name']}: EM", m["confusion"]["em"], ["no", "yes"]))
+            found.append(
+                parts.matrix(f"{m['name']}: defect", m["confusion"]["defect"], ["no", "yes"])
+            )
+    return f'<h2>Confusion matrices</h2><div class="grid">{"".join(found)}</div>'
+
+
+def _slices(summary: Json) -> str:
+    if not summary["slices"]:
+        return ""
+    names = [m["name"] for m in summary["models"] if m["name"] != "majority"]
+    rows = [
+        [
+            f"{escape(s['name'].replace('_', ' '))}",
+            f"{s['pairs']:,}<small>{s['queries']:,} queries</small>",
+            *(parts.estimate(s["figures"][n]) for n in names),
+        ]
+        for s in summary["slices"]
+    ]
+    caption = "Micro-F1 of LLMs and baselines, EM F1 of towers"
+    return "<h2>Slices</h2>" + parts.table(caption, ["slice", "pairs", *names], rows)
+
+
+def _rqa(summary: Json) -> str:
+    if not summary["rqa"]:
+        return ""
+    rows = [
+        [f"<code>{escape(ref)}</code>", f'<span class="text">{escape(_facts(facts))}</span>']
+        for ref, facts in summary["rqa"].items()
+    ]
+    return "<h2>Retrieved titles (RQA)</h2>" + parts.table(
+        "Measured when the titles were retrieved", ["artifact", "facts"], rows
+    )
+
+
+def _facts(facts: Json) -> str:
+    shown = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in facts.items()}
+    return ", ".join(f"{k} {v}" for k, v in shown.items())
+
+
+def _method(summary: Json) -> str:
+    return (
+        '<footer class="note"><p>Intervals are 95 % percentile bootstrap intervals over 2,000 '
+        "resamples of queries, the same resamples for both sides of a difference. “Not decided” "
+        "means that the interval holds zero. No correction for the number of comparisons is made."
+        f"</p><p>Gold set <code>{escape(summary['gold']['digest'])}</code>: pairs that enough "
+        "raters judged alike, never trained on.</p></footer>"
+    )

@@ -1,0 +1,152 @@
+"""Judging what was trained: baselines, the live release, and everything on the same gold set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from csrm_tasks import tracking
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, read_table
+from csrm_tasks.release import ledger
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps.registry import Context, Facts, step
+
+BASELINES = ("majority", "tfidf")
+PARTS = ("llm", "ebr", "rqa", "export", "snapshot")
+
+
+@step("baselines", inputs=["snapshot"], rooms=["evaluation", "records"])
+def baselines(ctx: Context) -> Facts:
+    """Train the majority class and the character n-gram baseline; score the gold set with both."""
+    from csrm_tasks.evaluation.baselines import baseline_scores
+    from csrm_tasks.evaluation.gold import judgeable
+
+    pairs, queries, products = _tables(ctx.input("snapshot"))
+    pairs = judgeable(pairs, queries, products)
+    gold = pairs.filter(pl.col("split") == "gold").sort("pair_id")
+    for name, frame in baseline_scores(pairs, queries, products, gold).items():
+        frame.write_parquet(ctx.out / f"{name}.parquet")
+    train = pairs.filter(pl.col("split") == "train")
+    return {"train_pairs": train.height, "gold_pairs": gold.height}
+
+
+def _tables(snapshot: Artifact) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    return (
+        read_table(snapshot.file("pairs.parquet"), PAIRS),
+        read_table(snapshot.file("queries.parquet"), QUERIES),
+        read_table(snapshot.file("products.parquet"), PRODUCTS),
+    )
+
+
+def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str | None:
+    """What the champion depends on: the ledger row that made the live release live."""
+    move = ledger.last_move(ledger.history(settings, market.market))
+    return move.hash if move else None
+
+
+@step("champion", extra=_head, effect=True)
+def champion(ctx: Context) -> Facts:
+    """Find the live release in the ledger and the artifacts it was made of (null: none is live)."""
+    entries = ledger.verified(ctx.settings, ctx.market.market)
+    release = ledger.live(entries)
+    promoted = ledger.find(entries, "promoted", release) if release else None
+    facts: Facts = {"release": release, "bundle": None, "towers": None}
+    facts |= dict.fromkeys(PARTS)
+    if promoted is not None:
+        bundle = ctx.store.open(promoted.payload["bundle"])
+        facts["bundle"] = bundle.ref
+        facts |= {part: bundle.inputs[part] for part in PARTS}
+        facts["towers"] = ctx.store.open(facts["export"]).inputs["towers"]
+    (ctx.out / "champion.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    return facts
+
+
+@step(
+    "evaluate",
+    inputs=["snapshot", "baselines", "champion"],
+    many=["llm_scores", "tower_scores"],
+    rooms=["evaluation", "records"],
+)
+def evaluate(ctx: Context, *, names: str) -> Facts:
+    """Judge all models on the frozen gold set, pairwise and by slice; write figures and report.
+
+    ``names``: comma-separated, one per score artifact, those of LLMs first.
+    """
+    from csrm_tasks.evaluation import evidence, report
+    from csrm_tasks.evaluation.gold import gold_set
+    from csrm_tasks.evaluation.summary import against, headline, summarise
+
+    gold = gold_set(*_tables(ctx.input("snapshot")))
+    models = _answers(ctx, _names(ctx, names), gold)
+    evidence.write(ctx.out, gold, models)
+    summary = {
+        "market": ctx.market.market,
+        "snapshot": ctx.input("snapshot").ref,
+        "champion": ctx.input("champion").facts["release"],
+        **summarise(models, gold),
+        "rqa": _rqa(ctx),
+    }
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    (ctx.out / "metrics.json").write_text(text, encoding="utf-8")
+    page = ctx.out / "report.html"
+    page.write_text(report.render(summary), encoding="utf-8")
+    metrics = headline(summary)
+    tracking.log_run(
+        ctx.settings,
+        ctx.market.market,
+        ctx.ref,
+        params={"names": names, "gold": summary["gold"]["digest"]},
+        metrics=metrics,
+        files=[page, ctx.out / "metrics.json"],
+    )
+    return {
+        "gold_pairs": gold.pairs,
+        "gold_queries": gold.queries,
+        "metrics": metrics,
+        "micro_f1": against(summary, "micro_f1"),
+        "em_f1": against(summary, "em_f1"),
+        "defect_f1": against(summary, "defect_f1"),
+    }
+
+
+def _names(ctx: Context, names: str) -> list[str]:
+    wanted = [n.strip() for n in names.split(",")]
+    given = len(ctx.lists["llm_scores"]) + len(ctx.lists["tower_scores"])
+    taken = {*wanted, *BASELINES}
+    if len(wanted) != given or len(taken) != given + len(BASELINES) or not all(wanted):
+        raise ConfigError(
+            f"evaluate: {given} score artifacts need {given} different names (and none of "
+            f"{', '.join(BASELINES)}), not {names!r}"
+        )
+    return wanted
+
+
+def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
+    """Read every score file; baselines come first, so that differences read "ours minus theirs"."""
+    from csrm_tasks.evaluation.gold import llm_answers, tower_answers
+
+    peers = ctx.input("baselines")
+    found = [
+        llm_answers(n, "baseline", peers.ref, pl.read_parquet(peers.file(f"{n}.parquet")), gold)
+        for n in BASELINES
+    ]
+    llms, towers = ctx.lists["llm_scores"], ctx.lists["tower_scores"]
+    for name, artifact in zip(names[: len(llms)], llms, strict=True):
+        scored = pl.read_parquet(artifact.file("scored.parquet"))
+        found.append(llm_answers(name, "llm", artifact.inputs["llm"], scored, gold))
+    for name, artifact in zip(names[len(llms) :], towers, strict=True):
+        scored = pl.read_parquet(artifact.file("scored.parquet"))
+        found.append(tower_answers(name, artifact.inputs["export"], scored, gold))
+    return found
+
+
+def _rqa(ctx: Context) -> dict[str, Any]:
+    """Facts of the RQA that each LLM read, by its reference (A26)."""
+    refs = {a.inputs["rqa"] for a in ctx.lists["llm_scores"] if a.inputs.get("rqa")}
+    return {ref: dict(ctx.store.open(ref).facts) for ref in sorted(refs)}

@@ -1,0 +1,184 @@
+"""From trained parts to a live release: bundle, gate, register, promote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from csrm_tasks import tracking
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.release import ledger, verdicts
+from csrm_tasks.release import promote as promotion
+from csrm_tasks.release.bundle import assemble, release_id
+from csrm_tasks.steps.registry import Context, Facts, step
+
+
+@step(
+    "bundle",
+    inputs=["snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings"],
+    rooms=["release.bundle"],
+)
+def bundle(ctx: Context) -> Facts:
+    """Put together what is released as one thing; parts that do not fit together are refused."""
+    llm = ctx.input("llm")
+    about: dict[str, Any] = {
+        "market": ctx.market.market,
+        "locale": ctx.market.target_locale,
+        "stage": _stage(ctx, ctx.input("snapshot")),
+        "source_dev_micro_f1": _fact(ctx, llm, "source_dev_micro_f1"),
+        "dev_micro_f1": _fact(ctx, llm, "dev_micro_f1"),
+    }
+    assemble(ctx.inputs, ctx.out, about)
+    return about
+
+
+def _stage(ctx: Context, snapshot: Artifact) -> int:
+    """Return the stage that the snapshot was made for, from its step's parameters."""
+    manifest = ctx.store.manifest(snapshot.ref) or {}
+    return int(manifest["about"]["params"]["stage"])
+
+
+def _same_weights(ctx: Context, llm: str) -> list[str]:
+    """The LLM and the trained one it was chosen from: they differ by a temperature only (A30)."""
+    chosen = ctx.store.open(llm).facts.get("chosen_ref")
+    return [llm, chosen] if chosen else [llm]
+
+
+def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
+    facts = [ctx.store.open(ref).facts for ref in _same_weights(ctx, llm.ref)]
+    return next((f[name] for f in facts if f.get(name) is not None), None)
+
+
+@step(
+    "gate",
+    inputs=["bundle", "champion"],
+    optional=["evaluation"],
+    config=["gate"],
+    rooms=["evaluation", "release.verdicts"],
+)
+def gate(ctx: Context, *, stage: int) -> Facts:
+    """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
+
+    ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
+    """
+    if stage not in (1, 2):
+        raise ConfigError(f"gate: stage is 1 or 2, not {stage}")
+    verdict = _cold_start(ctx) if stage == 1 else _judge(ctx)
+    candidate, evaluation = ctx.input("bundle"), ctx.inputs.get("evaluation")
+    policy = ctx.market.gate
+    sealed = verdicts.seal(
+        {
+            "stage": stage,
+            "release": release_id(candidate),
+            "bundle": candidate.ref,
+            "bundle_digest": candidate.digest,
+            "champion": ctx.input("champion").facts["release"],
+            "evaluation": evaluation.ref if evaluation else None,
+            "evaluation_digest": evaluation.digest if evaluation else None,
+            "policy": policy.model_dump(mode="json") if policy else None,
+            **verdict.as_json(),
+        }
+    )
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
+    (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
+    if evaluation:
+        _report(ctx, evaluation, sealed)
+    kept = ("release", "champion", "digest", "reasons", "needed")
+    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
+
+
+def _cold_start(ctx: Context) -> Any:
+    from csrm_tasks.evaluation.gate import ColdStart, decide_cold_start
+
+    live = ctx.input("champion").facts["bundle"]
+    found = [ctx.input("bundle"), *([ctx.store.open(live)] if live else [])]
+    sides = [ColdStart(a.facts["stage"], a.facts["source_dev_micro_f1"]) for a in found]
+    return decide_cold_start(sides[0], sides[1] if live else None, ctx.market.gate)
+
+
+def _judge(ctx: Context) -> Any:
+    """Gather both sides' evidence: the champion was scored again in the same evaluation."""
+    from csrm_tasks.evaluation.evidence import evidence
+    from csrm_tasks.evaluation.gate import decide
+
+    evaluation = ctx.inputs.get("evaluation")
+    if evaluation is None:
+        raise ConfigError("gate: stage 2 needs input 'evaluation'")
+    candidate, champion = ctx.input("bundle"), ctx.input("champion")
+    if evaluation.inputs["snapshot"] != candidate.inputs["snapshot"]:
+        raise ConfigError(f"gate: {evaluation.ref} judged another snapshot than the bundle's")
+    sides = [(release_id(candidate), candidate.inputs["llm"], candidate.inputs["export"])]
+    live = champion.facts
+    if live["release"] is not None:
+        sides.append((live["release"], live["llm"], live["export"]))
+    found = [evidence(evaluation.path, r, _same_weights(ctx, llm), e) for r, llm, e in sides]
+    return decide(found[0], found[1] if len(found) > 1 else None, ctx.market.gate)
+
+
+def _report(ctx: Context, evaluation: Artifact, verdict: dict[str, Any]) -> None:
+    """Write the evaluation's report once more, now with the verdict."""
+    from csrm_tasks.evaluation import report
+
+    summary = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
+    (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
+
+
+@step("register", inputs=["bundle", "gate"], optional=["evaluation"], effect=True)
+def register(ctx: Context) -> Facts:
+    """Record the release in MLflow as one model version and in the ledger as registered."""
+    from csrm_tasks.release import model, registry
+
+    candidate = ctx.input("bundle")
+    verdict = verdicts.read(ctx.input("gate"))
+    release = release_id(candidate)
+    outcome = verdict["outcome"]
+    api = tracking.client(ctx.settings)
+    page = ctx.input("gate").path / "report.html"
+    figures = {k: v for k, v in candidate.facts.items() if k.endswith("micro_f1") and v is not None}
+    run_id = tracking.log_run(
+        ctx.settings,
+        ctx.market.market,
+        ctx.ref,
+        params={"release": release, "bundle": candidate.ref, "verdict": outcome},
+        metrics=figures,
+        tags={"csrm.release": release, "csrm.verdict": outcome},
+        files=[p for p in (page,) if p.exists()],
+    )
+    source = model.upload(api, run_id, candidate, ctx.work / "model")
+    tags = {"csrm.bundle": candidate.ref, "csrm.verdict": outcome}
+    if "evaluation" in ctx.inputs:
+        tags["csrm.evaluation"] = ctx.input("evaluation").ref
+    version = registry.ensure_version(
+        api, ctx.market.model_name, release, source=source, run_id=run_id, tags=tags
+    )
+    row = ledger.append(
+        ctx.settings,
+        ctx.market.market,
+        "registered",
+        release,
+        actor="csrm register",
+        reason="; ".join(verdict["reasons"]),
+        payload={
+            "bundle": candidate.ref,
+            "digest": candidate.digest,
+            "verdict": verdict["digest"],
+            "outcome": outcome,
+        },
+    )
+    entries = ledger.verified(ctx.settings, ctx.market.market)
+    registry.reconcile(api, ctx.market.model_name, entries)
+    return {"release": release, "version": version, "run": run_id, "seq": row.seq}
+
+
+@step("promote", inputs=["bundle", "gate", "register"], effect=True)
+def promote(ctx: Context) -> Facts:
+    """Make the registered release live, if verdict and approval allow it; exactly once."""
+    row = promotion.promote(
+        ctx.settings,
+        ctx.market,
+        ctx.input("bundle"),
+        ctx.input("gate"),
+        tracking.client(ctx.settings),
+    )
+    return {"release": row.release_id, "previous": row.previous, "seq": row.seq}
