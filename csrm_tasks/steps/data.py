@@ -9,8 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from csrm_tasks.artifacts import file_digest
-from csrm_tasks.errors import DataError
+from csrm_tasks.artifacts import file_digest, json_digest
+from csrm_tasks.dataset.snapshot import Tables, build
+from csrm_tasks.dataset.source import published_days
+from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.days import (
     event_files,
@@ -24,11 +26,25 @@ from csrm_tasks.ingest.readers import read_records
 from csrm_tasks.ingest.records import RawOf, Records, UnreadableError
 from csrm_tasks.ingest.validate import REJECTED, Judged, judge, unreadable
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.records import (
+    BEHAVIOUR,
+    CONVERSIONS,
+    PAIRS,
+    PRODUCTS,
+    QUERIES,
+    TRANSLATIONS,
+    Schema,
+    write_table,
+)
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
-from csrm_tasks.store.engine import open_store, writing
+from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
 
+SNAPSHOT: dict[str, Schema] = {
+    "products": PRODUCTS, "queries": QUERIES, "pairs": PAIRS, "translations": TRANSLATIONS,
+    "conversions": CONVERSIONS, "behaviour": BEHAVIOUR,
+}  # fmt: skip
 HEAD_BYTES = 4096  # of a file that cannot be read, kept as its "row"
 
 
@@ -136,6 +152,43 @@ def publish_day(ctx: Context, *, day: str) -> Facts:
         "quarantined": state.quarantined,
         "reasons": [{"reason": r, "kind": k, "rows": n} for r, k, n in reasons],
     }  # fmt: skip
+
+
+def _published(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    """What the store has published up to the window's end is what a snapshot depends on."""
+    with reading(open_store(settings.db_url)) as connection:
+        return published_days(connection, market.market, check_day(params["until"]))
+
+
+@step(
+    "snapshot",
+    config=("seed", "snapshot"),
+    rooms=("dataset", "store", "ingest.days", "records"),
+    extra=_published,
+)
+def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
+    """Freeze the days published up to ``until`` into the training tables of stage 1 or 2."""
+    if stage not in (1, 2):
+        raise ConfigError(f"step snapshot: parameter 'stage' is 1 or 2, not {stage}")
+    with reading(open_store(ctx.settings.db_url)) as connection:
+        tables = build(connection, ctx.market, stage, until)
+        days = published_days(connection, ctx.market.market, until)
+    for name, schema in SNAPSHOT.items():
+        write_table(getattr(tables, name), schema, ctx.out / f"{name}.parquet")
+    return {"stage": stage, "until": until, "days": list(days), **_facts(tables)}
+
+
+def _facts(tables: Tables) -> Facts:
+    gold = tables.pairs.filter(pl.col("split") == "gold").select("pair_id", "grade")
+    by_split = tables.pairs.group_by("locale", "split").len().sort("locale", "split")
+    by_origin = tables.queries.group_by("locale", "origin").len().sort("locale", "origin")
+    return {
+        "rows": {name: getattr(tables, name).height for name in SNAPSHOT},
+        "pairs": {f"{locale} {split}": n for locale, split, n in by_split.iter_rows()},
+        "queries": {f"{locale} {origin}": n for locale, origin, n in by_origin.iter_rows()},
+        "dropped_pairs": tables.dropped_pairs,
+        "gold_digest": json_digest(gold.sort("pair_id").rows()),  # A10
+    }
 
 
 def _files(path: Path) -> tuple[str, list[Delivery]]:

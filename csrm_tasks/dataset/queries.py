@@ -1,0 +1,73 @@
+"""The queries of a snapshot: judged, logged, translated, or derived from titles (A21)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from csrm_tasks.dataset.brands import BrandDictionary
+from csrm_tasks.dataset.text import normalise, normalised, query_ids
+
+ORIGINS = ("label", "log", "translated", "derived")  # the first that a query has counts
+TYPED = {"locale": pl.String, "query": pl.String, "n": pl.Int64, "origin": pl.String}
+BRACKETS = re.compile(r"[\[(【（「〔][^\])】）」〕]*[\])】）」〕]")
+SEPARATORS = re.compile(r"[\s,，、;；/|·•~～]+")
+QUANTITY = re.compile(r"\d")
+LONGEST = 24  # characters; shoppers do not type more
+
+
+def build_queries(
+    typed: pl.DataFrame, impressions: pl.DataFrame, brands: Mapping[str, BrandDictionary]
+) -> pl.DataFrame:
+    """Return the QUERIES table, one row per normalised query and locale, sorted by query_id.
+
+    ``typed``: locale, query as typed, n (how often), origin. ``impressions``: query_id and sum.
+    """
+    frame = typed.with_columns(normalised(typed["query"]).alias("norm")).filter(
+        pl.col("norm") != ""
+    )
+    rank = pl.col("origin").replace_strict(ORIGINS, list(range(len(ORIGINS))), return_dtype=pl.Int8)
+    key = ["locale", "norm"]
+    spelt = frame.group_by(*key, "query").agg(pl.col("n").sum(), rank.min().alias("rank"))
+    spelt = spelt.with_columns(pl.col("rank").min().over(key))
+    best = spelt.sort(*key, "n", "query", descending=[False, False, True, False])
+    best = best.unique(key, keep="first", maintain_order=True).with_columns(
+        pl.col("rank").replace_strict(list(range(len(ORIGINS))), ORIGINS).alias("origin")
+    )
+    matched = [brands[locale].match(norm) for locale, norm in best.select(key).iter_rows()]
+    ids = [
+        part.with_columns(query_ids(part["locale"][0], part["norm"]).alias("query_id"))
+        for part in best.with_columns(pl.Series("brand", matched, dtype=pl.String)).partition_by(
+            "locale", maintain_order=True
+        )
+    ]
+    empty = best.clear().with_columns(pl.lit("").alias("brand"), pl.lit("").alias("query_id"))
+    joined = pl.concat([empty, *ids]).join(impressions, on="query_id", how="left")
+    return joined.with_columns(pl.col("impressions").fill_null(0)).sort("query_id")
+
+
+def derived_queries(
+    titles: Iterable[str], brands: BrandDictionary, most: int
+) -> list[tuple[str, int]]:
+    """Return at most ``most`` (query, titles that give it) from titles, commonest first.
+
+    A title gives its first word after brackets, brand and quantities, that word after the brand,
+    and its last word: what merchants put first and last is what the thing is.
+    """
+    counts: Counter[str] = Counter()
+    for title in titles:
+        counts.update(set(_parts(title, brands)))
+    usable = [(q, n) for q, n in counts.items() if 2 <= len(q) <= LONGEST]
+    return sorted(usable, key=lambda found: (-found[1], found[0]))[:most]
+
+
+def _parts(title: str, brands: BrandDictionary) -> list[str]:
+    words = [w for w in SEPARATORS.split(normalise(BRACKETS.sub(" ", title))) if w]
+    named = [w for w in words if brands.match(w)]
+    rest = [w for w in words if w not in named and not QUANTITY.search(w)]
+    if not rest:
+        return []
+    return [rest[0], rest[-1], *(f"{brand} {rest[0]}" for brand in named[:1])]

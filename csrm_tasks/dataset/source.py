@@ -1,0 +1,89 @@
+"""Reading what published days hold; each function reads only the locales it is asked for (A9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.ingest.days import day_state
+from csrm_tasks.store.tables import AGGREGATES, DAYS, LABELS, PRODUCTS, TRANSLATIONS, fetch
+
+COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
+
+
+def published_days(connection: Connection, market: str, until: str) -> dict[str, str]:
+    """Return day → digest of the published days up to ``until``, in order."""
+    statement = (
+        sa.select(DAYS.c.day, DAYS.c.digest)
+        .where(DAYS.c.market == market, DAYS.c.day <= until)
+        .order_by(DAYS.c.day)
+    )
+    return {day: digest for day, digest in connection.execute(statement)}
+
+
+def check_days(connection: Connection, market: str, days: dict[str, str]) -> None:
+    """Raise :class:`DataError` when a day holds more than was published, or none is there."""
+    if not days:
+        raise DataError(f"market {market} has no published day in the window: run ingest first")
+    for day, digest in days.items():
+        if day_state(connection, market, day).digest != digest:
+            raise DataError(f"{market} {day}: files were added since; run publish_day for it again")
+
+
+def products(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
+    """Return the latest version of every product, both locales; the PRODUCTS columns."""
+    names = ("product_id", "locale", "title", "brand", "category", "description", "day")
+    statement = sa.select(*(PRODUCTS.c[c] for c in names)).where(
+        PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days)
+    )
+    versions = fetch(connection, statement, dict.fromkeys(names, pl.String))
+    latest = versions.sort("locale", "product_id", "day").unique(
+        ["locale", "product_id"], keep="last", maintain_order=True
+    )
+    return latest.drop("day")
+
+
+def ratings(
+    connection: Connection, market: str, days: Sequence[str], locales: Sequence[str]
+) -> pl.DataFrame:
+    """Return the labels of some locales: one row per rating."""
+    schema: dict[str, Any] = {
+        "label_id": pl.String, "locale": pl.String, "query": pl.String, "product_id": pl.String,
+        "grade": pl.Int8, "rater_id": pl.String, "rated_at": pl.Datetime("us", "UTC"),
+    }  # fmt: skip
+    statement = (
+        sa.select(*(LABELS.c[c] for c in schema))
+        .where(LABELS.c.market == market, LABELS.c.locale.in_(locales), LABELS.c.day.in_(days))
+        .order_by(LABELS.c.label_id)
+    )
+    return fetch(connection, statement, schema)
+
+
+def translations(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
+    """Return the distinct pairs of texts: kind, source_text, target_text."""
+    names = ("kind", "source_text", "target_text")
+    statement = (
+        sa.select(*(TRANSLATIONS.c[c] for c in names))
+        .where(TRANSLATIONS.c.market == market, TRANSLATIONS.c.day.in_(days))
+        .distinct()
+    )
+    return fetch(connection, statement, dict.fromkeys(names, pl.String)).sort(names)
+
+
+def aggregates(
+    connection: Connection, market: str, days: Sequence[str], locale: str
+) -> pl.DataFrame:
+    """Return the daily sums of one locale: one row per day, query and product."""
+    texts = ("locale", "day", "query_id", "query", "product_id")
+    schema: dict[str, Any] = dict.fromkeys(texts, pl.String) | dict.fromkeys(COUNTS, pl.Int64)
+    statement = sa.select(*(AGGREGATES.c[c] for c in schema)).where(
+        AGGREGATES.c.market == market,
+        AGGREGATES.c.locale == locale,
+        AGGREGATES.c.day.in_(days),
+    )
+    return fetch(connection, statement, schema).sort(texts)

@@ -1,0 +1,69 @@
+"""The query-brand dictionary: longest form, word boundaries, scripts that run words together."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from csrm_tasks.dataset.brands import BrandDictionary, build_brands
+
+BRANDS = build_brands(
+    ["LG", "Mi", "小米", "小米生活", "農心", "Nike Golf", "NIKE", "삼성", "X"],
+    [("三星", "삼성"), ("nongshim", "農心"), ("화웨이", "Huawei"), ("", "NIKE")],
+)
+
+
+@pytest.mark.parametrize(
+    ("norm", "brand"),
+    [
+        ("lg 冰箱", "LG"),
+        ("lg冰箱", "LG"),  # from Latin to Han is a boundary
+        ("algae", ""),
+        ("mini 手機", ""),
+        ("mi手機", "Mi"),
+        ("便宜小米生活電鍋", "小米生活"),  # longest
+        ("買小米手機", "小米"),
+        ("nike golf shoes", "Nike Golf"),
+        ("nike golfer", "NIKE"),
+        ("三星手機", "삼성"),  # an alias leads to the catalogue's spelling
+        ("nongshim 辛拉麵", "農心"),
+        ("화웨이 폰", "Huawei"),  # whose partner the catalogue does not have
+        ("삼성전자", ""),  # Hangul words end at spaces
+        ("삼성 티비", "삼성"),
+        ("x 手機", "X"),
+        ("x手機", ""),  # one character: only as a whole word
+        ("", ""),
+    ],
+)
+def test_match(norm: str, brand: str) -> None:
+    assert BRANDS.match(norm) == brand
+
+
+def test_order_of_deliveries_does_not_matter() -> None:
+    names, aliases = ["ACME", "Acme", "acme "], [("b", "ACME"), ("b", "Zeta")]
+    one = build_brands(names, aliases)
+    two = build_brands(reversed(names), reversed(aliases))
+    assert one.match("acme") == two.match("acme")
+    assert one.match("b") == two.match("b")
+
+
+@given(
+    st.sets(st.text("ab小米", min_size=2, max_size=4), max_size=6), st.text("ab 小米", max_size=12)
+)
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_equals_a_slow_search_over_all_forms(forms: set[str], text: str) -> None:
+    def alone(start: int, end: int) -> bool:
+        left, right = text[start - 1 : start], text[end : end + 1]
+        before = not left.strip() or left in "小米" or text[start] in "小米"
+        return before and (not right.strip() or right in "小米" or text[end - 1] in "小米")
+
+    found = [
+        (-len(f), i, f)
+        for f in forms
+        for i in range(len(text))
+        if text.startswith(f, i) and alone(i, i + len(f))
+    ]
+    expected = min(found)[2] if found else ""
+    assert BrandDictionary({f: f for f in forms}).match(text) == expected
