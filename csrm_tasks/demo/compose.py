@@ -108,12 +108,15 @@ def description(lexicon: Lexicon, spec: Spec, lang: Lang, u: Sequence[float]) ->
     kind = lexicon.types[spec.type]
     group = lexicon.groups[kind.group].words.of(lang)
     brand = lexicon.brands[spec.brand].words.of(lang)
-    values = [lexicon.values[v].words.of(lang) for v in spec.values]
+    stated = [lexicon.values[v] for v in spec.values]
+    values = [v.words.of(lang) for v in stated]
     name = kind.words.of(lang)
     if lang == "ko":
         phrase = " ".join([*values, name])
-        forms = (f"{brand} {phrase}", f"{phrase}, {group} 추천", f"매일 쓰기 좋은 {phrase}")
+        facts = ", ".join(f"{v.attribute.ko}: {v.words.ko}" for v in stated)
+        forms = (f"{brand} {phrase}", f"{phrase}, {group} 추천", f"매일 쓰기 좋은 {phrase}", facts)
     else:
         phrase = "".join([*values, name])
-        forms = (f"{brand}的{phrase}", f"{phrase}，{group}推薦", f"每天都需要的{phrase}")
-    return pick(forms, u[12])
+        facts = "，".join(f"{v.attribute.zh}：{v.words.zh}" for v in stated)
+        forms = (f"{brand}的{phrase}", f"{phrase}，{group}推薦", f"每天都需要的{phrase}", facts)
+    return pick(forms, u[12]) or phrase

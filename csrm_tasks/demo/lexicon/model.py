@@ -50,7 +50,7 @@ class ProductType:
 class Value:
     """One value of one attribute (red of colour)."""
 
-    attribute: str
+    attribute: Words
     words: Words
 
 

@@ -6,6 +6,7 @@ groups     leaf categories = substitute groups; ``attributes`` is a list of attr
            optionally narrowed to some of its values (``material:glass/steel``); ``unit`` names
            the list of pack sizes
 types      product types with synonyms (``|`` between several)
+attributes what values are values of
 values     attribute values
 brands     local and Latin spelling, and the top categories a brand may sell in
 nicknames  opaque names of one language: seen in some titles, or in behaviour only
@@ -50,6 +51,7 @@ def load_lexicon() -> Lexicon:
     """Return the demo market's lexicon."""
     tops = {row["key"]: row for row in read_rows("tops")}
     group_rows, type_rows, brand_rows = (read_rows(t) for t in ("groups", "types", "brands"))
+    known = {row["key"]: row for row in read_rows("attributes")}
     group_at = {row["key"]: i for i, row in enumerate(group_rows)}
     type_at = {row["key"]: i for i, row in enumerate(type_rows)}
     brand_at = {row["key"]: i for i, row in enumerate(brand_rows)}
@@ -58,7 +60,7 @@ def load_lexicon() -> Lexicon:
     return Lexicon(
         types=types,
         groups=_groups(group_rows, tops),
-        values=tuple(Value(r["attribute"], _words(r)) for r in read_rows("values")),
+        values=tuple(Value(_words(known[r["attribute"]]), _words(r)) for r in read_rows("values")),
         brands=_brands(brand_rows, group_rows, types, nicknames),
         nicknames=nicknames,
         fillers=tuple(Words(r["ko"], r["zh"], "") for r in read_rows("fillers")),
