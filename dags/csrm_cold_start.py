@@ -7,13 +7,13 @@ queries (RQA) → LLM again, with RQA → distilled into the online towers → b
 
 **Window**: everything published up to the day in parameter `until`. Started by hand.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
-its checkpoint. **Nothing was promoted?** Read the reasons in the `judge` task's artifact
-(`csrm show REF`); a verdict other than PASS ends the run without a release, and that is no error.
+its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
+it: `csrm release history` says which and why; that is no error. Approved since? Clear `is_approved`.
 """
 
 from __future__ import annotations
 
-from csrm_wiring import UNTIL, is_passed, market_dag, markets, tasks_of
+from csrm_wiring import UNTIL, is_approved, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -43,14 +43,14 @@ def cold_start(market: MarketConfig) -> None:
     export = task("export_towers", towers=towers, snapshot=snap)
     vectors = task("embed_products", snapshot=snap, export=export)
 
-    # Judge, then register and promote: the last and only risky step guards itself as well.
+    # Judge, then record, and promote: the last and only risky step guards itself as well.
     parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     live = task("champion", "find_champion")
     verdict = task("gate", "judge", stage=1, bundle=bundle, champion=live)
     registered = task("register", bundle=bundle, gate=verdict)
-    is_passed(verdict) >> registered
-    task("promote", bundle=bundle, gate=verdict, register=registered)
+    promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
+    registered >> is_approved(verdict) >> promoted
 
 
 for m in markets():  # Airflow finds the DAGs among the names of this module

@@ -3,18 +3,18 @@
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
 markets → self-distillation rounds → towers → everything, the live release included, scored on the
-same frozen gold set → gate → registered and promoted, or not, with reasons.
+same frozen gold set → gate → recorded with its verdict, and promoted or not.
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
-its checkpoint. **Nothing was promoted?** The verdict was FAIL or INCONCLUSIVE: the reasons are in
-the `judge` task's artifact (`csrm show REF`) and in the report of `evaluate`; that is no error.
+its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
+it: `csrm release history` says which and why; that is no error. Approved since? Clear `is_approved`.
 """
 
 from __future__ import annotations
 
-from csrm_wiring import WEEK, fact, is_passed, market_dag, markets, tasks_of
+from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -55,17 +55,19 @@ def retrain(market: MarketConfig) -> None:
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)
     vectors = task("embed_products", snapshot=snap, export=export)
-    exports = {"towers": export, "champion_towers": live_towers}
+    exports = {"champion_towers": live_towers}
     if market.towers.hard_baseline:
         hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
         exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
+    exports["towers"] = export
 
     # All on the same frozen gold pairs; each LLM reads the titles that it was trained with.
-    readers = {"champion": (live_llm, rqa0), "final": (llm, rqa)}
-    readers |= {name: (one, rqa) for name, one in llms.items()}
+    # What is later in this order is compared with what is before it.
+    readers = {"champion": (live_llm, rqa0)}
     if market.controls.rqa_cold:
         cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", snapshot=snap, rqa=rqa0)
         readers["rqa_cold"] = (cold, rqa0)
+    readers |= {name: (one, rqa) for name, one in llms.items()} | {"final": (llm, rqa)}
     scores = [
         task("score_pairs", f"score_{name}", split="gold", snapshot=snap, llm=one, rqa=titles)
         for name, (one, titles) in readers.items()
@@ -79,13 +81,13 @@ def retrain(market: MarketConfig) -> None:
     given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
     evaluation = task("evaluate", names=names, **given, **peers)
 
-    # Judge, then register and promote: the last and only risky step guards itself as well.
+    # Judge, then record, and promote: the last and only risky step guards itself as well.
     parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     verdict = task("gate", "judge", stage=2, bundle=bundle, evaluation=evaluation, champion=live)
     registered = task("register", bundle=bundle, gate=verdict, evaluation=evaluation)
-    is_passed(verdict) >> registered
-    task("promote", bundle=bundle, gate=verdict, register=registered)
+    promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
+    registered >> is_approved(verdict) >> promoted
 
 
 for m in markets():  # Airflow finds the DAGs among the names of this module

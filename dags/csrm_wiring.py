@@ -15,7 +15,7 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.markets import MarketConfig, load_markets
+from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
 
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
@@ -117,13 +117,25 @@ def reference(value: Any) -> Any:
 
 
 @task.short_circuit(do_xcom_push=False)
-def is_passed(gate: str) -> bool:
-    """Whether the gate's verdict is PASS; otherwise nothing after it runs and the run ends well."""
+def is_approved(gate: str) -> bool:
+    """Whether a registered release may go live: verdict PASS and, where a market asks, approval.
+
+    Otherwise nothing after it runs and the run ends well: a verdict is data, not an error. Once
+    somebody has approved (``csrm release approve``), clear this task.
+    """
     from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.release import ledger
 
     settings = load_settings()
-    facts = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
-    return bool(facts["verdict"] == "PASS")
+    verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
+    if verdict["verdict"] != "PASS":
+        return False
+    market = load_market(gate.split("/")[0], settings.markets)
+    if market.release.approval == "auto":
+        return True
+    entries = ledger.verified(settings, market.market)
+    found = ledger.find(entries, "approved", verdict["release"], verdict=verdict["digest"])
+    return found is not None
 
 
 def day_of(params: Mapping[str, Any], dag_run: Any) -> str:

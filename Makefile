@@ -1,0 +1,45 @@
+# One command each; `demo` and `test` set up what they need first.
+#   make demo [MARKET=names DATA=../shared/data] [PORT=8080] [MLFLOW_PORT=5000]
+.PHONY: setup demo ui stop test bench lint
+SHELL := /bin/bash
+MARKET ?= demo
+PORT ?= 8080
+MLFLOW_PORT ?= 5000
+PY := .venv/bin/python
+STAMP := .venv/.installed-from-lock
+
+# An offline folder of wheels named for pip serves uv too. Bytecode is compiled at once: some fifty
+# task processes import the same thousands of files.
+ifneq ($(PIP_FIND_LINKS),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+unexport PYTHONDONTWRITEBYTECODE
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock.txt pyproject.toml
+	test -x $(PY) || python3 -m venv .venv
+	$(PY) -m pip install -q "$$(grep '^uv==' requirements.lock.txt)"
+	.venv/bin/uv pip install --python $(PY) --compile-bytecode -r requirements.lock.txt
+	.venv/bin/uv pip install --python $(PY) --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(PY) -m csrm_tasks demo run --market $(MARKET) --port $(PORT) --mlflow-port $(MLFLOW_PORT) $(if $(DATA),--data $(DATA))
+
+ui: setup
+	$(PY) -m csrm_tasks demo ui --market $(MARKET) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
+
+stop: setup
+	$(PY) -m csrm_tasks demo stop --market $(MARKET)
+
+test: setup
+	$(PY) -m pytest -n 2
+
+bench: setup
+	$(PY) -m benchmarks
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy

@@ -1,0 +1,7 @@
+"""``python -m csrm_tasks`` is ``csrm``."""
+
+import sys
+
+from csrm_tasks.cli import main
+
+sys.exit(main())

@@ -1,0 +1,167 @@
+"""``make demo``: the whole product on a real Airflow, on one machine, from nothing to a release.
+
+Generates the market, starts scheduler, dag-processor and API server on SQLite in a project-local
+home, triggers the DAGs over REST, follows them, and reports what MLflow and the ledger say then.
+Nothing here imports Airflow. Killed at any moment and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from csrm_tasks.demo.runner_api import ENDED, AirflowApi
+from csrm_tasks.demo.runner_home import USER, Home, check_disk, check_port
+from csrm_tasks.demo.runner_plan import Stage, finished, plan
+from csrm_tasks.demo.runner_processes import (
+    Processes,
+    only_one,
+    stop_leftovers,
+    terminate_as_interrupt,
+)
+from csrm_tasks.demo.runner_summary import print_summary
+from csrm_tasks.demo.runner_view import Progress
+from csrm_tasks.errors import CsrmError
+from csrm_tasks.markets import load_market
+from csrm_tasks.settings import Settings
+
+COMPONENTS = {
+    "api-server": ["airflow", "api-server"],
+    "dag-processor": ["airflow", "dag-processor"],
+    # Logs are read from the shared folder: no log server, hence no second port.
+    "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
+}
+READY_SECONDS = 180.0
+POLL_SECONDS = 1.5  # listing forty tasks takes the API server some 50 ms
+
+
+def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> int:
+    """Run everything once and return the exit code; raises :class:`CsrmError` on bad input."""
+    begun = time.monotonic()
+    home = Home.of(market, port, mlflow_port)
+    console = Console()
+    load_market(market, home.settings.markets)
+    check_disk(home.root)
+    with only_one(home.root / "lock"):
+        console.print(generate_market(market, home.settings, data), soft_wrap=True)
+        stages = plan(market, home.settings)
+        if finished(stages, home.airflow / "airflow.db"):
+            console.print("Every run of this demo has finished already: nothing to do.")
+        else:
+            with airflow_at(home, console) as (api, processes):
+                run_stages(api, processes, stages, console)
+        print_summary(console, home)
+    console.print(f"{time.monotonic() - begun:.0f} s. Look around: make ui MARKET={market}")
+    return 0
+
+
+def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
+    """Serve Airflow and MLflow until interrupted; raises :class:`CsrmError`."""
+    home = Home.of(market, port, mlflow_port)
+    console = Console()
+    load_market(market, home.settings.markets)
+    check_port(mlflow_port, "MLflow", "MLFLOW_PORT=…")
+    command = [
+        "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+        "--backend-store-uri", home.settings.mlflow_uri,
+        "--default-artifact-root", (home.root / "mlartifacts").as_uri(),
+    ]  # fmt: skip
+    with only_one(home.root / "lock"), airflow_at(home, console) as (_, processes):
+        processes.start("mlflow", command)
+        processes.wait_until(lambda: answers(home.mlflow_url), "MLflow", READY_SECONDS)
+        console.print(f"Airflow  {home.url}  user {USER}, password {home.password()}")
+        console.print(f"MLflow   {home.mlflow_url}")
+        console.print("Ctrl-C ends both.")
+        try:
+            processes.wait_until(lambda: False, "", float("inf"))
+        except KeyboardInterrupt:
+            console.print("ending …")
+    return 0
+
+
+def generate_market(market: str, settings: Settings, data: Path | None) -> str:
+    """Write the market's files into its landing zone unless they are there; say which."""
+    if market == "names":
+        from csrm_tasks.demo.names import generate_names
+
+        new = generate_names(settings.landing, market, data)
+    else:
+        from csrm_tasks.demo.generate import generate_demo
+
+        new = generate_demo(settings.landing, market)
+    return f"{settings.landing / market}: {'generated' if new else 'generated already'}"
+
+
+@contextmanager
+def airflow_at(home: Home, console: Console) -> Iterator[tuple[AirflowApi, Processes]]:
+    """Run Airflow's components for the block; raises :class:`CsrmError` where they cannot start."""
+    left = stop_leftovers(home.processes)
+    if left:
+        console.print(f"ended what an earlier run had left: {', '.join(left)}")
+    check_port(home.port, "Airflow", "PORT=…")
+    home.prepare()
+    terminate_as_interrupt()
+    api = AirflowApi(home.url, USER, home.password())
+    console.print(f"starting Airflow in {home.root} (logs: {home.logs})")
+    with Processes(home.processes, home.logs, home.environment()) as processes:
+        migrate(home, processes)
+        for name, command in COMPONENTS.items():
+            processes.start(name, command)
+        processes.wait_until(api.healthy, "Airflow", READY_SECONDS)
+        yield api, processes
+
+
+def migrate(home: Home, processes: Processes) -> None:
+    """Create or upgrade Airflow's database, once per version of Airflow."""
+    stamp = home.airflow / "migrated"
+    version = importlib.metadata.version("apache-airflow-core")
+    if not stamp.exists() or stamp.read_text() != version:
+        processes.run("migrate", ["airflow", "db", "migrate"])
+        stamp.write_text(version)
+
+
+def run_stages(
+    api: AirflowApi, processes: Processes, stages: list[Stage], console: Console
+) -> None:
+    """Trigger the stages one after another and follow each; raises where one fails."""
+    with Progress(console, stages) as progress:
+        for stage in stages:
+            processes.wait_until(lambda s=stage: api.has_dag(s.dag_id), stage.dag_id, READY_SECONDS)  # type: ignore[misc]
+            api.unpause(stage.dag_id)
+            how = api.trigger(stage.dag_id, stage.run_id, stage.conf)
+            if how != "new":
+                progress.say(f"{stage.title}: {how} {stage.run_id}")
+            follow(api, processes, stage, progress)
+
+
+def follow(api: AirflowApi, processes: Processes, stage: Stage, progress: Progress) -> None:
+    """Show a run until it has ended; raises :class:`CsrmError` with a failed task's log."""
+    while True:
+        state = api.state(stage.dag_id, stage.run_id)
+        progress.update(stage, state)
+        if state.state in ENDED:
+            break
+        processes.require_alive()
+        time.sleep(POLL_SECONDS)
+    if state.state == "failed":
+        task = next((t for t in state.tasks if t["state"] == "failed"), state.tasks[-1])
+        for line in api.log_tail(stage.dag_id, stage.run_id, task):
+            progress.say(f"    {line}")
+        raise CsrmError(f"{stage.title}: task {task['task_id']} failed; its log ends as above")
+
+
+def answers(url: str) -> bool:
+    """Whether an HTTP server answers at ``url``."""
+    from urllib.error import URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        with build_opener(ProxyHandler({})).open(f"{url}/health", timeout=2):
+            return True
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,178 @@
+"""The project-local home of one market's demo: folders, environment of its processes, checks.
+
+Everything is below ``.csrm/{market}`` (or ``CSRM_HOME``): Airflow's home and database, the store,
+artifacts, MLflow, logs. What the caller's environment says about Airflow, CSRM or MLflow is left
+out, so that a demo never writes into somebody's real installation.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from csrm_tasks.errors import CsrmError
+from csrm_tasks.settings import PROJECT_ROOT, Settings, load_settings
+
+NEEDED_BYTES = 3 * 1024**3
+HOST = "127.0.0.1"
+USER = "admin"
+OTHERS = ("AIRFLOW_", "CSRM_", "MLFLOW_")  # prefixes that are not inherited
+PRELOAD = """\
+# Written by `csrm demo run`: see csrm_tasks/preload.py.
+import sys
+
+from csrm_tasks.preload import preload
+
+preload(sys.argv)
+"""
+
+
+def default_home(market: str) -> Path:
+    """Return ``CSRM_HOME``, else the project's ``.csrm/{market}``."""
+    return Path(os.environ.get("CSRM_HOME") or PROJECT_ROOT / ".csrm" / market).resolve()
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where one market's demo lives, and at which ports."""
+
+    market: str
+    root: Path
+    port: int = 8080
+    mlflow_port: int = 5000
+
+    @classmethod
+    def of(cls, market: str, port: int = 8080, mlflow_port: int = 5000) -> Home:
+        """Return the home of ``market``."""
+        return cls(market, default_home(market), port, mlflow_port)
+
+    @property
+    def airflow(self) -> Path:
+        """AIRFLOW_HOME."""
+        return self.root / "airflow"
+
+    @property
+    def logs(self) -> Path:
+        """Output of the Airflow and MLflow processes."""
+        return self.root / "logs"
+
+    @property
+    def processes(self) -> Path:
+        """Record of what was started and not yet ended."""
+        return self.root / "processes.json"
+
+    @property
+    def url(self) -> str:
+        """Airflow's address."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's address under ``make ui``."""
+        return f"http://{HOST}:{self.mlflow_port}"
+
+    @property
+    def settings(self) -> Settings:
+        """Where the steps of this home keep things."""
+        own = {"CSRM_HOME": str(self.root)}
+        if "CSRM_MARKETS" in os.environ:
+            own["CSRM_MARKETS"] = os.environ["CSRM_MARKETS"]
+        return load_settings(own)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the processes of this home."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
+        local = f"{HOST},localhost"
+        return kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "NO_PROXY": local,
+            "no_proxy": local,
+            "OMP_NUM_THREADS": "1",  # one process per core beats two threads
+            "TOKENIZERS_PARALLELISM": "false",
+            "CSRM_HOME": str(self.root),
+            "CSRM_MARKETS": str(self.settings.markets),
+            "CSRM_MLFLOW_UI": self.mlflow_url,
+            "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.7 GB less
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **self._airflow_environment(),
+        }
+
+    def _airflow_environment(self) -> dict[str, str]:
+        core = {
+            "DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
+            "PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
+            "EXECUTOR": "LocalExecutor",
+            "PARALLELISM": str(min(4, max(2, os.cpu_count() or 2))),  # SQLite bears four
+            "LOAD_EXAMPLES": "false",
+            "EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+            "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.password_file),
+        }
+        scheduler = {
+            "SCHEDULER_IDLE_SLEEP_TIME": "0.1",  # a hop of 0.3 s instead of 1.1
+            # After a kill, what was running is found within half a minute instead of five.
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+            "ORPHANED_TASKS_CHECK_INTERVAL": "20",
+            "SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+        }
+        api = {"HOST": HOST, "PORT": str(self.port), "WORKERS": "1", "BASE_URL": self.url}
+        # A task's supervisor may miss the moment of its exit and then looks again only when the next
+        # heartbeat is due; on two busy cores that is the rule (5 s a task by default).
+        workers = {"MIN_HEARTBEAT_INTERVAL": "1"}
+        sections = {"CORE": core, "SCHEDULER": scheduler, "API": api, "WORKERS": workers}
+        return {"AIRFLOW_HOME": str(self.airflow)} | {
+            f"AIRFLOW__{section}__{key}": value
+            for section, values in sections.items()
+            for key, value in values.items()
+        }
+
+    @property
+    def password_file(self) -> Path:
+        """Where the generated password of :data:`USER` is kept."""
+        return self.airflow / "passwords.json"
+
+    def password(self) -> str:
+        """Return the generated password of :data:`USER`."""
+        import json
+
+        return str(json.loads(self.password_file.read_text(encoding="utf-8"))[USER])
+
+    def prepare(self) -> None:
+        """Make the folders, the password and the scheduler's preload file; keep what is there."""
+        for folder in (self.root, self.logs, self.airflow / "config"):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not self.password_file.exists():
+            self.password_file.touch(mode=0o600)
+            self.password_file.write_text(f'{{"{USER}": "{secrets.token_urlsafe(12)}"}}')
+        (self.airflow / "config" / "airflow_local_settings.py").write_text(PRELOAD)
+
+
+def check_disk(folder: Path, needed: int = NEEDED_BYTES) -> None:
+    """Raise :class:`CsrmError` when less than ``needed`` bytes are free where ``folder`` will be."""
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise CsrmError(
+            f"{place} has {free / 1024**3:.1f} GB free and the run needs {needed / 1024**3:.0f}: "
+            "free some space, or set CSRM_HOME to a folder on another disk"
+        )
+
+
+def check_port(port: int, what: str, option: str) -> None:
+    """Raise :class:`CsrmError` when ``port`` of this machine is taken."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((HOST, port))
+        except OSError as e:
+            raise CsrmError(
+                f"port {port}, wanted for {what}, is taken: end what uses it "
+                f"(csrm demo stop ends an earlier run), or choose another with {option}"
+            ) from e

@@ -1,0 +1,76 @@
+"""What a demo runs, in order: the first day, the cold start, the nights after it, the retraining.
+
+Read off the landing zone: its first day is what a market brings to its cold start, each later day
+is a night, and the last day's ISO week is the week to retrain. A run's id is made from its window
+and from the code and configuration that it runs, so the same demo finds its finished runs, and a
+changed one runs anew (steps that the change does not touch are found by their fingerprint).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from csrm_tasks.errors import CsrmError
+from csrm_tasks.settings import PROJECT_ROOT, Settings
+
+SOURCES = ("csrm_tasks/**/*.py", "dags/*.py")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One DAG run."""
+
+    title: str
+    dag_id: str
+    run_id: str
+    conf: Mapping[str, str]
+
+
+def plan(market: str, settings: Settings) -> list[Stage]:
+    """Return the DAG runs of a demo on what has been landed; raises :class:`CsrmError`."""
+    folder = settings.landing / market
+    days = sorted(p.name for p in folder.glob("*-*-*") if p.is_dir())
+    if not days:
+        raise CsrmError(f"{folder} has no day folder (YYYY-MM-DD): generate or land data first")
+    year, week, _ = date.fromisoformat(days[-1]).isocalendar()
+    version = code_version(settings.markets / f"{market}.yaml")
+    ingest = [
+        _stage("csrm_ingest", market, f"ingest {d}", f"ingest-{d}-{version}", day=d) for d in days
+    ]
+    iso = f"{year}-W{week:02d}"
+    cold = _stage(
+        "csrm_cold_start", market, f"cold start {days[0]}", f"cold-start-{days[0]}-{version}",
+        until=days[0],
+    )  # fmt: skip
+    retrain = _stage("csrm_retrain", market, f"retrain {iso}", f"retrain-{iso}-{version}", week=iso)
+    return [ingest[0], cold, *ingest[1:], retrain]
+
+
+def _stage(dag: str, market: str, title: str, run: str, **conf: str) -> Stage:
+    return Stage(title, f"{dag}__{market}", f"demo-{run}", conf)
+
+
+def code_version(market_file: Path) -> str:
+    """Return eight hex digits of the digest of the source files and the market's file."""
+    digest = hashlib.sha256()
+    files = [p for pattern in SOURCES for p in PROJECT_ROOT.glob(pattern)]
+    for p in [*sorted(files), market_file]:
+        digest.update(p.name.encode() + b"\0" + p.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def finished(stages: list[Stage], airflow_db: Path) -> bool:
+    """Whether Airflow's own database says that every run has ended well.
+
+    Read directly so that a second ``make demo`` need not start Airflow to learn that.
+    """
+    if not airflow_db.exists():
+        return False
+    with sqlite3.connect(f"file:{airflow_db}?mode=ro", uri=True) as db:
+        rows = db.execute("SELECT dag_id, run_id FROM dag_run WHERE state = 'success'").fetchall()
+    return {(s.dag_id, s.run_id) for s in stages} <= set(rows)

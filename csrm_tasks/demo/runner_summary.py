@@ -1,0 +1,140 @@
+"""What a demo's run has come to, read back from MLflow and the ledger; nothing is remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from csrm_tasks import tracking
+from csrm_tasks.demo.runner_home import Home
+from csrm_tasks.release import ledger
+
+TITLES = {
+    "majority": "majority class",
+    "tfidf": "TF-IDF + logistic regression",
+    "champion": "LLM that was live",
+    "rqa_cold": "LLM stage 2, RQA of the cold start",
+    "stage2": "LLM stage 2, RQA*",
+    "final": "LLM chosen on dev",
+    "champion_towers": "towers that were live",
+    "towers_hard": "towers, hard labels",
+    "towers": "towers, distilled",
+}
+FIGURES = {"micro_f1": "micro-F1", "em_f1": "EM F1", "defect_f1": "defect F1"}
+CLAIMS = (  # (a, b, measure): a is expected to be above b, or (towers) to come close
+    ("final", "majority", "micro_f1"),
+    ("final", "tfidf", "micro_f1"),
+    ("stage2", "champion", "micro_f1"),
+    ("stage2", "rqa_cold", "micro_f1"),
+    ("round1", "stage2", "micro_f1"),
+    ("round2", "round1", "micro_f1"),
+    ("final", "champion", "micro_f1"),
+    ("towers", "towers_hard", "em_f1"),
+    ("towers", "towers_hard", "defect_f1"),
+    ("towers", "final", "em_f1"),
+    ("towers", "final", "defect_f1"),
+)
+
+
+def print_summary(console: Console, home: Home) -> None:
+    """Print the newest evaluation's figures, the verdict, the live release, and where to look."""
+    evaluation = newest_evaluation(home)
+    if evaluation:
+        console.print(models_table(evaluation))
+        console.print(claims_table(evaluation))
+        for line in rqa_lines(evaluation):
+            console.print(line, highlight=False)
+    for line in release_lines(ledger.verified(home.settings, home.market)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if evaluation:
+        console.print(f"report    {evaluation['report']}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Airflow   {home.url} and MLflow {home.mlflow_url} after: make ui MARKET={home.market}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def newest_evaluation(home: Home) -> dict[str, Any] | None:
+    """Return the newest ``evaluate`` run's metrics.json, and its report's path, from MLflow."""
+    api = tracking.client(home.settings)
+    runs = api.search_runs(
+        [tracking.experiment_id(api, home.market, home.settings)],
+        "tags.`csrm.step` = 'evaluate' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if not runs:
+        return None
+    where = home.root / "summary"
+    where.mkdir(parents=True, exist_ok=True)
+    run = runs[0].info.run_id
+    text = Path(api.download_artifacts(run, "metrics.json", str(where))).read_text(encoding="utf-8")
+    report = api.download_artifacts(run, "report.html", str(where))
+    found: dict[str, Any] = json.loads(text)
+    return found | {"report": report}
+
+
+def models_table(evaluation: Mapping[str, Any]) -> Table:
+    """Return every model's figures on the gold set with their 95 % intervals."""
+    gold = evaluation["gold"]
+    table = Table(title=f"Gold set: {gold['pairs']} pairs, {gold['queries']} queries", box=None)
+    table.add_column("model")
+    for title in FIGURES.values():
+        table.add_column(f"{title} [95 %]")
+    for model in evaluation["models"]:
+        name = TITLES.get(model["name"], f"LLM {model['name']}")
+        table.add_row(name, *(figure(model["figures"].get(f)) for f in FIGURES))
+    return table
+
+
+def claims_table(evaluation: Mapping[str, Any]) -> Table:
+    """Return the paired differences that the demo is about; what is open is said to be open."""
+    found = {(c["a"], c["b"], c["measure"]): c for c in evaluation["comparisons"]}
+    table = Table(title="Differences, paired by query", box=None)
+    for title in ("", "against", "in", "difference [95 %]", ""):
+        table.add_column(title)
+    for a, b, measure in CLAIMS:
+        c = found.get((a, b, measure))
+        if c is not None:
+            names = [TITLES.get(n, f"LLM {n}") for n in (a, b)]
+            table.add_row(*names, FIGURES[measure], figure(c, signed=True), c["verdict"])
+    return table
+
+
+def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    """Format an interval in points; "" where it is undefined."""
+    if value is None or value["value"] is None:
+        return ""
+    sign = "+" if signed else ""
+    return f"{100 * value['value']:{sign}.1f} \\[{100 * value['lo']:.1f}, {100 * value['hi']:.1f}]"
+
+
+def rqa_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Say how often the retrieved titles were right, by the RQA that each LLM read."""
+    lines = []
+    for ref, facts in evaluation["rqa"].items():
+        for locale, measured in facts["locales"].items():
+            value = measured["rqa_accuracy"]
+            if value is not None:
+                lines.append(f"RQA accuracy {locale}: {100 * value:.1f} % of titles  ({ref})")
+    return lines
+
+
+def release_lines(entries: Sequence[ledger.Entry]) -> list[str]:
+    """Say what the gate said of the newest candidate, why, and what is live now."""
+    registered = [e for e in entries if e.action == "registered"]
+    lines = []
+    if registered:
+        last = registered[-1]
+        lines.append(f"gate      {last.payload['outcome']} for {last.release_id}")
+        lines += [f"          {reason}" for reason in last.reason.split("; ")]
+    stack = ledger.lives(entries)
+    lines.append(f"live      {stack[-1] if stack else 'nothing'}")
+    if len(stack) > 1:
+        lines.append(f"previous  {stack[-2]}")
+    return lines
