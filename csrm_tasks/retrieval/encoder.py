@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.dataset.text import normalise
@@ -53,7 +53,7 @@ class BiEncoder(nn.Module):
         """
         found = resolve_model(name)
         try:
-            encoder = AutoModel.from_pretrained(found, dtype=torch.float32)
+            encoder = _load_encoder(found)
             tokenizer = AutoTokenizer.from_pretrained(found)
         except (OSError, ValueError) as e:
             reason = str(e).split("\n")[0]
@@ -70,7 +70,7 @@ class BiEncoder(nn.Module):
         if not about.exists():
             raise ArtifactError(f"{folder} holds no bi-encoder: biencoder.json is missing")
         config = json.loads(about.read_text(encoding="utf-8"))
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        encoder = _load_encoder(str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = cls(encoder, tokenizer, config["dim"], config["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
@@ -80,6 +80,9 @@ class BiEncoder(nn.Module):
         """Write encoder, tokenizer and head; returns the digest that an index is bound to."""
         folder.mkdir(parents=True, exist_ok=True)
         self.encoder.save_pretrained(folder)
+        if isinstance(self.tokenizer, PreTrainedTokenizerFast):
+            # It remembers the last call's truncation, which must not depend on what was encoded.
+            self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
         save_file(self.head.state_dict(), folder / "head.safetensors")
         config = {"dim": self.dim, "max_length": self.max_length, "pool": "mean"}
@@ -112,6 +115,16 @@ class BiEncoder(nn.Module):
             found[rows] = self(ids, mask).float().numpy()
         self.train(training)
         return found
+
+
+def _load_encoder(name: str) -> Any:
+    """Load in fp32 without a pooler: it is not used here, and a checkpoint without one would get
+    random weights that make every training run another model.
+    """
+    try:
+        return AutoModel.from_pretrained(name, dtype=torch.float32, add_pooling_layer=False)
+    except TypeError:  # an architecture that has none to leave out
+        return AutoModel.from_pretrained(name, dtype=torch.float32)
 
 
 def encoder_digest(folder: Path) -> str:

@@ -1,0 +1,193 @@
+"""Training pairs, batches, and a trainer that learns, is seeded, and survives being killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from retrieval_fixtures import KINDS, behaviour, products, queries, scored, tiny_encoder
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.records import SCORED
+from csrm_tasks.retrieval import ebr
+from csrm_tasks.retrieval.ebr import EbrTrainer, draw, schedule
+from csrm_tasks.retrieval.encoder import BiEncoder
+from csrm_tasks.retrieval.losses import contrastive_loss, mse_loss
+from csrm_tasks.retrieval.pairs import TrainingPairs, training_pairs
+from csrm_tasks.sections import Ebr
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts = [*products()["title"], *queries()["norm"]]
+    return tiny_encoder(tmp_path_factory.mktemp("base"), texts)
+
+
+def _config(steps: int) -> Ebr:
+    return Ebr(encoder="-", dim=16, steps=steps, batch=24, pool=12, lr=3e-3)
+
+
+def _data(local: bool = False) -> TrainingPairs:
+    return training_pairs(queries(), products(), scored(), behaviour() if local else None)
+
+
+def _trainer(base: Path, work: Path, steps: int) -> EbrTrainer:
+    model = BiEncoder.from_base(str(base), 16, 24, seed=0)
+    return EbrTrainer(model, _data(), _config(steps), 7, work)
+
+
+def test_pairs_are_by_text_so_that_copies_are_one() -> None:
+    goods = products()
+    copy = goods.head(1).with_columns(
+        product_id=pl.lit("copy"), title=pl.col("title").str.to_uppercase()
+    )
+    extra = scored().head(1).with_columns(product_id=pl.lit("copy"), p1=pl.lit(0.97, pl.Float32))
+    first = scored().head(1)["product_id"][0]
+    assert first == goods["product_id"][0]
+    data = training_pairs(queries(), pl.concat([goods, copy]), pl.concat([scored(), extra]), None)
+    assert data.count == len(scored())
+    assert len(data.titles) == len(goods)
+    part = data.locales[0]
+    assert part.weight.max() == pytest.approx(0.97)
+
+
+def test_behaviour_joins_with_the_larger_weight_and_only_where_somebody_acted() -> None:
+    plain, local = _data(), _data(local=True)
+    assert plain.count == local.count
+    changed = np.flatnonzero(plain.locales[0].weight != local.locales[0].weight)
+    assert len(changed) == behaviour().filter(pl.col("clicks") > 0).height == 20
+    assert (local.locales[0].weight[changed] == np.float32(0.95)).all()
+
+
+def test_pairs_outside_the_snapshot_are_left_out_or_refused() -> None:
+    foreign = scored().with_columns(query_id=pl.lit("unknown"))
+    data = training_pairs(queries(), products(), pl.concat([scored(), foreign]), None)
+    assert data.count == len(scored())
+    with pytest.raises(DataError, match="no scored pair"):
+        training_pairs(queries(), products(), foreign, None)
+
+
+def test_a_batch_holds_one_locale_and_masks_every_known_pair() -> None:
+    data = _data()
+    locales = set()
+    for seed in range(12):
+        batch = draw(data, 20, 15, np.random.default_rng(seed))
+        pairs = {
+            (q, t): (part.locale, w)
+            for part in data.locales
+            for q, t, w in zip(part.query, part.title, part.weight, strict=True)
+        }
+        found = [
+            pairs[batch.queries[q], batch.titles[t]]
+            for q, t in zip(batch.query_of, batch.title_of, strict=True)
+        ]
+        assert [w for _, w in found] == batch.weight.tolist()
+        assert len({locale for locale, _ in found}) == 1
+        locales.add(found[0][0])
+        for b, q in enumerate(batch.query_of):
+            for p, title in enumerate(batch.titles):
+                assert batch.allowed[b, p] == ((batch.queries[q], title) not in pairs)
+        part = next(p for p in data.locales if p.locale == found[0][0])
+        assert set(batch.titles) <= set(part.catalogue)
+        assert len(set(batch.titles)) == len(batch.titles)
+    assert locales == {"ko-KR", "zh-TW"}
+
+
+def test_batch_losses_equal_pair_by_pair_encoding(base: Path, tmp_path: Path) -> None:
+    trainer = _trainer(base, tmp_path, 1)
+    trainer.model.eval()
+    data = trainer.data
+    batch = draw(data, 10, 8, np.random.default_rng(3))
+    with torch.no_grad():
+        contrastive, mse = trainer.batch_losses(batch)
+    q = torch.from_numpy(trainer.model.encode([data.queries[i] for i in batch.queries]))
+    t = torch.from_numpy(trainer.model.encode([data.titles[i] for i in batch.titles]))
+    cosine = torch.stack([q[i] for i in batch.query_of]) @ t.T
+    weight, own = torch.from_numpy(batch.weight), torch.from_numpy(batch.title_of)
+    allowed = torch.from_numpy(batch.allowed)
+    expected = contrastive_loss(cosine, own, allowed, weight, trainer.config.temperature)
+    assert contrastive.item() == pytest.approx(expected.item(), rel=1e-4)
+    picked = torch.stack([cosine[i, j] for i, j in enumerate(own)])
+    assert mse.item() == pytest.approx(mse_loss(picked, weight).item(), rel=1e-4)
+
+
+def test_training_follows_the_cvr_against_the_words(base: Path, tmp_path: Path) -> None:
+    """Who searches a kind buys the next one: only the teacher knows, no title says so."""
+    model = BiEncoder.from_base(str(base), 16, 24, seed=0)
+    assert _share_of_next_kind(model) < 0.2
+    data = training_pairs(queries(), products(), _next_kind(), None)
+    trainer = EbrTrainer(model, data, _config(150), 7, tmp_path)
+    trainer.run()
+    assert _share_of_next_kind(model) > 0.8
+    curve = trainer.curves()["contrastive"]
+    assert curve[-1][0] == 150
+    assert curve[-1][1] < 0.7 * curve[0][1]
+    assert not model.training
+
+
+def _kinds() -> pl.DataFrame:
+    """Queries that are a kind, with that kind's number and the next one's."""
+    asked = [(k, i, (i + 1) % 8) for kinds in KINDS.values() for i, k in enumerate(kinds)]
+    names = ["norm", "own", "next"]
+    return queries().join(pl.DataFrame(asked, names, orient="row"), on="norm")
+
+
+def _next_kind() -> pl.DataFrame:
+    numbers = {k: i for kinds in KINDS.values() for i, k in enumerate(kinds)}
+    goods = products().with_columns(kind=pl.col("category").replace_strict(numbers))
+    frame = _kinds().join(goods.select("product_id", "locale", "kind"), on="locale")
+    p1 = pl.when(pl.col("kind") == pl.col("next")).then(0.9).otherwise(0.02)
+    frame = frame.filter((pl.col("kind") == pl.col("own")) | (pl.col("kind") == pl.col("next")))
+    frame = frame.with_columns(p0=1 - p1, p1=p1, p2=pl.lit(0.0))
+    return frame.select([pl.col(c).cast(t) for c, t in SCORED.items()])
+
+
+def _share_of_next_kind(model: BiEncoder) -> float:
+    """Share of kinds whose nearest title in the locale is of the next kind."""
+    right = []
+    for query in _kinds().to_dicts():
+        goods = products().filter(pl.col("locale") == query["locale"])
+        cosine = model.encode(goods["title"].to_list()) @ model.encode([query["norm"]])[0]
+        wanted = KINDS[query["locale"]][query["next"]]
+        right.append(goods["category"][int(cosine.argmax())] == wanted)
+    return float(np.mean(right))
+
+
+def test_a_killed_run_ends_at_the_same_weights(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _trainer(base, tmp_path / "whole", 9)
+    whole.run()
+
+    monkeypatch.setattr(ebr, "CHECKPOINT_SECONDS", 0.0)
+    killed = _trainer(base, tmp_path / "killed", 9)
+    steps = iter(range(5))
+    update = killed._update
+
+    def dying() -> torch.Tensor:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return update()
+
+    monkeypatch.setattr(killed, "_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    resumed = _trainer(base, tmp_path / "killed", 9)
+    resumed.run()
+    assert resumed.curves() == whole.curves()
+    for (name, a), b in zip(
+        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_schedule_warms_up_and_ends_near_zero() -> None:
+    shares = [schedule(step, 200) for step in range(200)]
+    assert shares[0] == pytest.approx(1 / 12)
+    assert max(shares) == 1.0
+    assert shares.index(1.0) == 11
+    assert 0 < shares[-1] < 0.01
+    assert schedule(0, 1) == 1.0

@@ -1,0 +1,234 @@
+"""The five steps of retrieval over a small snapshot, through the step engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from retrieval_fixtures import (
+    pairs,
+    products,
+    queries,
+    scored,
+    tiny_encoder,
+    write_snapshot,
+)
+
+from csrm_tasks import records, tracking
+from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.dataset.text import query_id
+from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.records import RQA, read_table, write_table
+from csrm_tasks.retrieval.index import ProductIndex
+from csrm_tasks.sections import Ebr, Llm, Retrieval, Towers
+from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps.registry import run_step
+
+CHEAP = """
+import sys
+from csrm_tasks.settings import load_settings
+from csrm_tasks.markets import load_market
+from csrm_tasks.steps.registry import run_step
+settings = load_settings({"CSRM_HOME": sys.argv[1], "CSRM_MARKETS": sys.argv[2]})
+bm25 = run_step("build_bm25", "small", {"snapshot": "small/snapshot/1"}, settings=settings)
+both = {"snapshot": "small/snapshot/1", "bm25": bm25}
+run_step("pseudo_pairs", "small", both, settings=settings)
+heavy = {"torch", "transformers", "faiss", "pandas"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+class Chain:
+    """An installation with one small market, and the references of what has been run."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings: Settings = load_settings({"CSRM_HOME": str(home)})
+        self.store = ArtifactStore(self.settings.artifacts, self.settings.cache)
+        texts = [*products()["title"], *queries()["norm"]]
+        base = str(tiny_encoder(home / "base", texts))
+        ebr = Ebr(encoder=base, dim=16, steps=30, batch=24, pool=12, lr=3e-3, max_length=24)
+        self.market = MarketConfig(
+            market="small", source_locale="ko-KR", target_locale="zh-TW", llm=Llm(base="-"),
+            retrieval=Retrieval(ebr=ebr, bm25_k=8), towers=Towers(encoder="-"),
+        )  # fmt: skip
+        write_snapshot(home / "snapshot")
+        self.publish("snapshot", home / "snapshot")
+        write_table(scored(), records.SCORED, home / "scored" / "scored.parquet")
+        self.publish("scored", home / "scored")
+
+    def publish(self, step: str, folder: Path, number: int = 1) -> str:
+        ref = f"small/{step}/{number}"
+        self.store.publish(ref, folder, facts={}, inputs={}, about={})
+        return ref
+
+    def run(self, step: str, inputs: dict[str, str], **params: Any) -> str:
+        return run_step(step, self.market, inputs, params, self.settings)
+
+    def open(self, ref: str) -> Artifact:
+        return self.store.open(ref)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def built(chain: Chain) -> dict[str, str]:
+    """Run cold start's retrieval once: bm25, pseudo, ebr, index, rqa."""
+    snapshot = {"snapshot": "small/snapshot/1"}
+    bm25 = chain.run("build_bm25", snapshot)
+    pseudo = chain.run("pseudo_pairs", snapshot | {"bm25": bm25})
+    ebr = chain.run("train_ebr", snapshot | {"scored": "small/scored/1"}, local=False)
+    index = chain.run("build_index", snapshot | {"ebr": ebr})
+    rqa = chain.run("build_rqa", snapshot | {"bm25": bm25, "ebr": ebr, "index": index})
+    return {"bm25": bm25, "pseudo": pseudo, "ebr": ebr, "index": index, "rqa": rqa}
+
+
+def test_pseudo_pairs_cover_the_queries(chain: Chain, built: dict[str, str]) -> None:
+    artifact = chain.open(built["pseudo"])
+    frame = pl.read_parquet(artifact.file("pairs.parquet"))
+    assert frame.columns == ["query_id", "product_id", "locale", "rank", "bm25"]
+    assert artifact.facts["pairs"] == len(frame)
+    assert artifact.facts["queries_without_match"] == 0
+    assert frame["query_id"].n_unique() == len(queries())
+    assert chain.open(built["bm25"]).facts["products"] == {"ko-KR": 32, "zh-TW": 32}
+
+
+def test_ebr_is_saved_whole_and_logged(chain: Chain, built: dict[str, str]) -> None:
+    artifact = chain.open(built["ebr"])
+    about = json.loads(artifact.file("ebr.json").read_text())
+    assert about["encoder_digest"] == artifact.facts["encoder_digest"]
+    assert about["dim"] == 16
+    assert artifact.facts["contrastive"] < np.log(24)
+    api = tracking.client(chain.settings)
+    experiment = tracking.experiment_id(api, "small", chain.settings)
+    (run,) = api.search_runs([experiment], f"tags.`csrm.ref` = '{built['ebr']}'")
+    assert len(api.get_metric_history(run.info.run_id, "contrastive")) > 10
+
+
+def test_index_files_are_the_contract(chain: Chain, built: dict[str, str]) -> None:
+    artifact = chain.open(built["index"])
+    for locale in ("ko-KR", "zh-TW"):
+        vectors = np.load(artifact.file(f"{locale}/embeddings.npy"))
+        ids = pl.read_parquet(artifact.file(f"{locale}/product_ids.parquet"))["product_id"]
+        assert vectors.shape == (32, 16)
+        assert vectors.dtype == np.float32
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
+        assert set(ids) == set(products().filter(pl.col("locale") == locale)["product_id"])
+        measured = artifact.facts["locales"][locale]
+        assert measured["recall_at_100"] == 1.0
+        assert 0 < measured["dev_recall_at_20"] <= 1
+
+
+def test_rqa_has_a_row_for_every_query_and_its_accuracy_is_recomputable(
+    chain: Chain, built: dict[str, str]
+) -> None:
+    artifact = chain.open(built["rqa"])
+    table = read_table(artifact.file("rqa.parquet"), RQA)
+    assert sorted(table["query_id"]) == sorted(queries()["query_id"])
+    assert table["titles"].list.len().max() == 3
+    exploded = table.explode("titles", "product_ids", "scores").drop_nulls()
+    joined = exploded.join(
+        pairs(), left_on=["query_id", "product_ids"], right_on=["query_id", "product_id"]
+    )
+    for locale, measured in artifact.facts["locales"].items():
+        own = joined.filter(pl.col("locale") == locale)
+        assert measured["judged"] == len(own)
+        assert measured["rqa_accuracy"] == pytest.approx((own["grade"] >= 1).mean())
+        dev = own.filter(pl.col("split") == "dev")
+        assert measured["judged_dev_gold"] == len(dev)
+    assert artifact.facts["dense"]
+
+
+def test_the_same_again_is_a_no_op(chain: Chain, built: dict[str, str]) -> None:
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    before = chain.store.manifest(built["ebr"])
+    assert chain.run("train_ebr", inputs, local=False) == built["ebr"]
+    assert chain.store.manifest(built["ebr"]) == before
+
+
+def test_local_behaviour_and_a_warm_start_change_the_model(
+    chain: Chain, built: dict[str, str]
+) -> None:
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    local = chain.open(chain.run("train_ebr", inputs, local=True))
+    warm = chain.open(chain.run("train_ebr", inputs | {"warm": built["ebr"]}, local=True))
+    cold = chain.open(built["ebr"])
+    assert len({a.facts["encoder_digest"] for a in (cold, local, warm)}) == 3
+    assert warm.facts["contrastive"] < local.facts["contrastive"]
+    assert json.loads(warm.file("ebr.json").read_text())["warm"] == built["ebr"]
+
+
+def test_a_newer_snapshot_is_served_by_the_older_ebr(
+    chain: Chain, built: dict[str, str], tmp_path: Path
+) -> None:
+    """New queries and products get titles; a deleted product is in nobody's."""
+    write_snapshot(tmp_path)
+    asked = "acme 湯麵新品"
+    key = query_id("zh-TW", asked)
+    row = pl.DataFrame(
+        [(key, "zh-TW", asked, asked, "", "log", 1)],
+        records.QUERIES, orient="row",
+    )  # fmt: skip
+    write_table(pl.concat([queries(), row]), records.QUERIES, tmp_path / "queries.parquet")
+    product = ("zhnew", "zh-TW", "Acme 湯麵新品", "acme", "湯麵", "")
+    new = pl.DataFrame([product], records.PRODUCTS, orient="row")
+    left = products().filter(pl.col("product_id") != "zh00")
+    write_table(pl.concat([left, new]), records.PRODUCTS, tmp_path / "products.parquet")
+    snapshot = chain.publish("snapshot", tmp_path, 2)
+    bm25 = chain.run("build_bm25", {"snapshot": snapshot})
+    given = {"snapshot": snapshot, "bm25": bm25, "ebr": built["ebr"]}
+    # An index of the old snapshot still has zh00 and lacks zhnew; one built anew has both right.
+    anew = chain.run("build_index", {"snapshot": snapshot, "ebr": built["ebr"]})
+    for index in (built["index"], anew):
+        ref = chain.run("build_rqa", given | {"index": index})
+        table = read_table(chain.open(ref).file("rqa.parquet"), RQA)
+        titles = dict(table.select("query_id", "product_ids").iter_rows())
+        assert len(titles[key]) == 3
+        assert index != anew or "zhnew" in titles[key]
+        assert "zh00" not in table.explode("product_ids")["product_ids"]
+
+
+def test_bm25_alone_and_wrong_inputs(chain: Chain, built: dict[str, str]) -> None:
+    plain = {"snapshot": "small/snapshot/1", "bm25": built["bm25"]}
+    artifact = chain.open(chain.run("build_rqa", plain))
+    assert not artifact.facts["dense"]
+    assert artifact.facts["thresholds"] == {"ko-KR": -1.0, "zh-TW": -1.0}
+    with pytest.raises(ConfigError, match="together, or neither"):
+        chain.run("build_rqa", plain | {"ebr": built["ebr"]})
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    other = chain.run("train_ebr", inputs, local=True)
+    with pytest.raises(ArtifactError, match="run build_index with this EBR"):
+        chain.run("build_rqa", plain | {"ebr": other, "index": built["index"]})
+
+
+def test_a_large_catalogue_goes_to_ivf(chain: Chain, built: dict[str, str]) -> None:
+    retrieval = chain.market.retrieval.model_copy(update={"exact_below": 20})
+    market = chain.market.model_copy(update={"retrieval": retrieval})
+    inputs = {"snapshot": "small/snapshot/1", "ebr": built["ebr"]}
+    ref = run_step("build_index", market, inputs, {}, chain.settings)
+    index = ProductIndex.load(chain.open(ref).file("zh-TW"))
+    assert index.info.kind == "ivf_sq8"
+    assert chain.open(ref).facts["locales"]["zh-TW"]["recall_at_100"] >= 0.97
+
+
+def test_lexical_steps_load_nothing_heavy(chain: Chain, tmp_path: Path) -> None:
+    """In a fresh process on fresh output: they start in a second and not in ten."""
+    home = tmp_path / "home"
+    store = ArtifactStore(str(home / "artifacts"), home / "cache")
+    write_snapshot(tmp_path / "snapshot")
+    store.publish("small/snapshot/1", tmp_path / "snapshot", facts={}, inputs={}, about={})
+    text = json.dumps(chain.market.model_dump(mode="json", exclude_defaults=True))
+    (tmp_path / "small.yaml").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", CHEAP, str(home), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
