@@ -72,8 +72,9 @@ class AirflowApi:
             return "new"
         if found["state"] != "failed":
             return "found"
-        body = {"dry_run": False, "only_failed": True, "reset_dag_runs": True, "dag_run_id": run_id}
-        self.request("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+        how = {"dry_run": False, "only_failed": True, "reset_dag_runs": True}
+        path = f"/dags/{dag_id}/clearTaskInstances"
+        self.request("POST", path, {"dag_run_id": run_id, **how})
         return "retried"
 
     def _retire(self, dag_id: str) -> None:
@@ -100,7 +101,9 @@ class AirflowApi:
 
         A busy server (5xx on SQLite under load) is asked again. Raises :class:`CsrmError`.
         """
-        for left in reversed(range(TRIES)):
+        left = TRIES
+        while True:
+            left -= 1
             try:
                 if not self._token:
                     login = self._call("POST", "/auth/token", self._login, token=False)

@@ -123,8 +123,8 @@ class Home:
             "SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
         }
         api = {"HOST": HOST, "PORT": str(self.port), "WORKERS": "1", "BASE_URL": self.url}
-        # A task's supervisor may miss the moment of its exit and then looks again only when the next
-        # heartbeat is due; on two busy cores that is the rule (5 s a task by default).
+        # A task's supervisor may miss the moment of its exit and then looks again only when the
+        # next heartbeat is due; on two busy cores that is the rule (5 s a task by default).
         workers = {"MIN_HEARTBEAT_INTERVAL": "1"}
         sections = {"CORE": core, "SCHEDULER": scheduler, "API": api, "WORKERS": workers}
         return {"AIRFLOW_HOME": str(self.airflow)} | {
@@ -155,7 +155,7 @@ class Home:
 
 
 def check_disk(folder: Path, needed: int = NEEDED_BYTES) -> None:
-    """Raise :class:`CsrmError` when less than ``needed`` bytes are free where ``folder`` will be."""
+    """Raise :class:`CsrmError` when fewer than ``needed`` bytes are free for ``folder``."""
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
