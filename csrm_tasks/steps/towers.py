@@ -1,0 +1,273 @@
+"""Steps of the online towers: pairs, training, export, product embeddings, scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csrm_tasks import tracking
+from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.steps.registry import Context, Facts, step
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.settings import Settings
+    from csrm_tasks.towers.examples import Examples
+    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.model import TwinTowers
+
+log = logging.getLogger("csrm")
+
+ROOMS = ("towers", "dataset.text")
+
+
+def _table(ctx: Context, name: str) -> pl.DataFrame:
+    from csrm_tasks import records
+
+    schema: records.Schema = getattr(records, name.upper())
+    return records.read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
+
+
+@step("tower_pairs", inputs=["snapshot", "ebr", "index"], config=["towers", "seed"],
+      rooms=(*ROOMS, "retrieval"))  # fmt: skip
+def tower_pairs(ctx: Context) -> Facts:
+    """Choose the target-locale pairs that the teacher scores for the towers (A31)."""
+    import polars as pl
+
+    from csrm_tasks.towers import pairs
+
+    locale, config = ctx.market.target_locale, ctx.market.towers
+    chosen = pairs.distillation_queries(
+        _table(ctx, "queries"), _table(ctx, "pairs"), locale, config.queries
+    )
+    if chosen.is_empty():
+        raise DataError(f"the snapshot has no {locale} query outside dev and gold to distil on")
+    ids, retrieve = _retriever(ctx, chosen["norm"].to_list())
+    found = pairs.tower_pairs(
+        chosen["query_id"].to_list(),
+        ids,
+        _table(ctx, "behaviour").filter(pl.col("locale") == locale),
+        retrieve,
+        pairs.PairPlan(config.impressed, config.retrieved, config.random),
+        ctx.market.seed,
+    ).with_columns(locale=pl.lit(locale))
+    found.select("query_id", "product_id", "locale", "source").write_parquet(
+        ctx.out / "pairs.parquet"
+    )
+    counts = {str(k): int(n) for k, n in sorted(found["source"].value_counts().iter_rows())}
+    log.info("tower pairs: %d of %d queries, %s", len(found), len(chosen), counts)
+    return {"pairs": len(found), "queries": len(chosen), "sources": counts}
+
+
+def _retriever(ctx: Context, queries: list[str]) -> tuple[list[str], Any]:
+    """Return the target locale's product ids and a search by rows of ``queries``."""
+    import torch
+
+    from csrm_tasks.retrieval.encoder import BiEncoder
+    from csrm_tasks.retrieval.index import ProductIndex
+    from csrm_tasks.retrieval.rqa import Dense
+
+    torch.set_num_threads(ctx.settings.threads)
+    model = BiEncoder.load(ctx.input("ebr").file("encoder"))
+    index = ProductIndex.load(ctx.input("index").file(ctx.market.target_locale))
+    Dense(model, index).check(str(ctx.input("ebr").facts["encoder_digest"]))
+    vectors = model.encode(queries)
+    return index.ids, lambda rows, k: index.search(vectors[rows], k)[0]
+
+
+def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
+    """The base encoder's files are an input of training, though no artifact."""
+    from csrm_tasks.llm.identity import base_digest
+
+    return base_digest(market.towers.encoder)
+
+
+@step(
+    "train_towers",
+    inputs=["snapshot"],
+    optional=["scored"],
+    config=["towers", "seed"],
+    rooms=ROOMS,
+    extra=_encoder_identity,
+)
+def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
+    """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
+
+    ``target``: soft needs input ``scored`` (the teacher's probabilities of the tower pairs; A29);
+    hard learns the snapshot's train pairs of both locales in equally many steps (A32).
+    """
+    import torch
+
+    from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+    from csrm_tasks.towers.train import TrainPlan, train
+
+    torch.set_num_threads(ctx.settings.threads)
+    config, seed = ctx.market.towers, ctx.market.seed
+    examples = _examples(ctx, target)
+    tokenizer = load_tokenizer(config.encoder)
+    reader = _reader(tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token_id, ctx.market)
+    model = TwinTowers.from_base(
+        config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
+        seed=seed,
+    ).to("cuda" if torch.cuda.is_available() else "cpu")  # fmt: skip
+    plan = TrainPlan(
+        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
+    )
+    done = train(
+        model, examples, reader.queries(examples.queries), reader.products(examples.products),
+        plan, ctx.work / "checkpoint.safetensors",
+    )  # fmt: skip
+    facts = _publish_towers(ctx, model.cpu(), reader) | {
+        "target": target, "pairs": len(examples), "queries": len(examples.queries),
+        "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
+    }  # fmt: skip
+    numbers = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref,
+        params=config.model_dump() | {"target": target},
+        metrics=numbers | {"seconds": done.seconds, "pairs_per_second": done.pairs / done.seconds},
+        curves={"kd_loss": done.curve},
+    )  # fmt: skip
+    return facts
+
+
+def _examples(ctx: Context, target: str) -> Examples:
+    from csrm_tasks.records import SCORED, read_table
+    from csrm_tasks.towers.examples import hard_examples, soft_examples
+
+    queries, products, pairs = (_table(ctx, n) for n in ("queries", "products", "pairs"))
+    if target == "hard":
+        return hard_examples(pairs, queries, products)
+    if target != "soft":
+        raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
+    if "scored" not in ctx.inputs:
+        raise ConfigError("train_towers: target soft needs input 'scored', of score_pairs")
+    scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
+    return soft_examples(scored, queries, products, pairs)
+
+
+def _reader(definition: str, pad_id: int, market: MarketConfig) -> Reader:
+    from csrm_tasks.towers.measure import Reader
+
+    return Reader(definition, market.towers.query_tokens, market.towers.title_tokens, pad_id)
+
+
+def _publish_towers(ctx: Context, model: TwinTowers, reader: Reader) -> Facts:
+    """Score dev, choose thresholds there, write the towers; returns the figures on dev."""
+    import polars as pl
+
+    from csrm_tasks.towers import measure
+
+    dev = _dev(ctx, ctx.market.target_locale)
+    scores = measure.probabilities(model, measure.reference(model, reader, dev))
+    chosen = measure.dev_thresholds(dev, scores, ctx.market.towers.precision_floor)
+    model.save(ctx.out / "towers")
+    (ctx.out / "towers" / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
+    _write_json(ctx.out / "towers.json", measure.describe(model, reader, chosen))
+    dev.select("pair_id", "grade").with_columns(
+        em=pl.Series(scores[:, 0]), defect=pl.Series(scores[:, 1])
+    ).write_parquet(ctx.out / "dev_scores.parquet")
+    log.info("towers: dev of %s, %d pairs: %s", dev["locale"][0], len(dev), chosen)
+    return {"dev_pairs": len(dev), "dev_locale": str(dev["locale"][0])} | {
+        f"dev_{head}_{name}": getattr(threshold, name)
+        for head, threshold in chosen.items()
+        for name in ("f1", "precision", "recall")
+    }
+
+
+def _dev(ctx: Context, locale: str | None) -> pl.DataFrame:
+    """Return judged dev pairs with their texts: of ``locale`` (A33), or all of them."""
+    import polars as pl
+
+    from csrm_tasks.towers.examples import dev_pairs, with_texts
+
+    pairs = _table(ctx, "pairs")
+    chosen = dev_pairs(pairs, locale) if locale else pairs.filter(pl.col("split") == "dev")
+    return with_texts(chosen, _table(ctx, "queries"), _table(ctx, "products"))
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+@step("export_towers", inputs=["towers", "snapshot"], rooms=ROOMS)
+def export_towers(ctx: Context) -> Facts:
+    """Export both towers to ONNX, fp32 and int8; what is outside the bounds is refused (A34)."""
+    import torch
+
+    from csrm_tasks.towers import measure
+    from csrm_tasks.towers.export import export_towers as export
+    from csrm_tasks.towers.model import TwinTowers
+
+    torch.set_num_threads(ctx.settings.threads)
+    folder = ctx.input("towers").file("towers")
+    about = json.loads(ctx.input("towers").file("towers.json").read_text(encoding="utf-8"))
+    shutil.copyfile(folder / "tokenizer.json", ctx.out / "tokenizer.json")
+    definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    lengths = (about[k] for k in ("query_tokens", "title_tokens", "pad_id"))
+    reader = measure.Reader(definition, *lengths)
+    model = TwinTowers.load(folder, dim=about["dim"])
+    # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
+    found = export(model, ctx.out, about, measure.reference(model, reader, _dev(ctx, None)))
+    facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
+    metrics = {k: float(v) for k, v in facts.items()}
+    tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
+    return facts
+
+
+@step("embed_products", inputs=["snapshot", "export"], rooms=ROOMS)
+def embed_products(ctx: Context) -> Facts:
+    """Embed the target locale's products with the exported tower, each with its content hash."""
+    import numpy as np
+    import polars as pl
+
+    from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.texts import product_digest
+
+    locale = ctx.market.target_locale
+    products = _table(ctx, "products").filter(pl.col("locale") == locale).sort("product_id")
+    if products.is_empty():
+        raise DataError(f"the snapshot has no product of {locale} to embed")
+    runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
+    titles = products["title"].to_list()
+    np.save(ctx.out / "embeddings.npy", runtime.encode_products(titles))  # (N, 2, dim)
+    products.select("product_id").with_columns(
+        digest=pl.Series([product_digest(t) for t in titles], dtype=pl.String)
+    ).write_parquet(ctx.out / "product_ids.parquet")
+    log.info("embedded %d products of %s", len(titles), locale)
+    return {"products": len(titles), "locale": locale, "dim": runtime.dim}
+
+
+@step("score_towers", inputs=["snapshot", "export"], rooms=ROOMS)
+def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
+    """Score the target locale's judged pairs of ``split`` as serving would."""
+    import polars as pl
+
+    from csrm_tasks.towers.examples import distinct, with_texts
+    from csrm_tasks.towers.runtime import TowerRuntime
+
+    locale = ctx.market.target_locale
+    judged = _table(ctx, "pairs").filter(
+        (pl.col("split") == split) & (pl.col("locale") == locale)
+    ).sort("pair_id")  # fmt: skip
+    if judged.is_empty():
+        raise DataError(f"the snapshot has no {locale} pair of split {split!r} to score")
+    rows = with_texts(judged, _table(ctx, "queries"), _table(ctx, "products"))
+    runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
+    queries, query = distinct(rows["query"])
+    titles, title = distinct(rows["title"])
+    vectors = runtime.encode_queries(queries)[query], runtime.encode_products(titles)[title]
+    scores = runtime.score(*vectors)
+    decided = runtime.decide(scores)
+    rows.select("pair_id", "grade", "query_id", "product_id", "locale").with_columns(
+        em=pl.Series(scores.em), defect=pl.Series(scores.defect),
+        em_pred=pl.Series(decided.em), defect_pred=pl.Series(decided.defect),
+    ).write_parquet(ctx.out / "scored.parquet")  # fmt: skip
+    return {"pairs": len(rows), "dropped": len(judged) - len(rows), "split": split}

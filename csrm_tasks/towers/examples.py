@@ -1,0 +1,112 @@
+"""Training examples of the towers, soft or hard, and the judged dev pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.records import Grade
+from csrm_tasks.towers.pairs import held_out_queries
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pairs as rows into two lists of distinct texts, sorted by query."""
+
+    queries: list[str]
+    products: list[str]
+    query: Rows  # (P,)
+    product: Rows  # (P,)
+    exact: Floats  # (P,) target p_e
+    irrelevant: Floats  # (P,) target p_i
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.query)
+
+
+def soft_examples(
+    scored: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, pairs: pl.DataFrame
+) -> Examples:
+    """Teacher probabilities as targets; pairs of dev and gold queries are left out (A10)."""
+    kept = scored.join(held_out_queries(pairs), on="query_id", how="anti")
+    return _examples(kept.rename({"p2": "exact", "p0": "irrelevant"}), queries, products)
+
+
+def hard_examples(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Examples:
+    """Human grades of the train split, both locales, as targets of 0 and 1 (A32)."""
+    train = pairs.filter(pl.col("split") == "train").with_columns(
+        exact=(pl.col("grade") == Grade.EXACT).cast(pl.Float32),
+        irrelevant=(pl.col("grade") == Grade.IRRELEVANT).cast(pl.Float32),
+    )
+    return _examples(train, queries, products)
+
+
+def dev_pairs(pairs: pl.DataFrame, locale: str) -> pl.DataFrame:
+    """Return the dev pairs of ``locale``, or of the source where it has none (stage 1; A33)."""
+    dev = pairs.filter(pl.col("split") == "dev")
+    local = dev.filter(pl.col("locale") == locale)
+    chosen = local if len(local) else dev
+    if chosen.is_empty():
+        raise DataError("the snapshot has no dev pairs: thresholds of the towers need some")
+    return chosen.sort("pair_id")
+
+
+def with_texts(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+    """Add ``query`` (normalised) and ``title``; a pair whose product is gone is left out."""
+    return frame.join(
+        queries.select("query_id", query="norm"), on="query_id", maintain_order="left"
+    ).join(
+        products.select("product_id", "locale", "title"), on=["product_id", "locale"],
+        maintain_order="left",
+    )  # fmt: skip
+
+
+def _examples(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Examples:
+    rows = with_texts(frame, queries, products).sort(["query", "title", "query_id", "product_id"])
+    if rows.is_empty():
+        raise DataError("no pair is left to train the towers on; check the scored pairs")
+    queries_found, query = distinct(rows["query"])
+    titles_found, product = distinct(rows["title"])
+    exact, irrelevant = (rows[c].to_numpy() for c in ("exact", "irrelevant"))
+    return Examples(queries_found, titles_found, query, product, exact, irrelevant)
+
+
+def distinct(texts: pl.Series) -> tuple[list[str], Rows]:
+    """Return the distinct texts, sorted, and where each of ``texts`` stands among them (N,)."""
+    found = texts.unique().sort()
+    return found.to_list(), found.search_sorted(texts).to_numpy().astype(np.int64)
+
+
+def visits(query: Rows, size: int, rng: np.random.Generator) -> list[Rows]:
+    """Cut the pairs of each query into random groups of at most ``size``; groups in random order.
+
+    ``query`` (P,) is sorted. Every pair stands in exactly one group: one epoch.
+    """
+    shuffled = np.lexsort((rng.random(len(query)), query))  # within a query at random
+    starts = np.flatnonzero(np.append(True, query[1:] != query[:-1]))
+    ends = np.append(starts[1:], len(query))
+    cuts = [np.arange(a, b, size) for a, b in zip(starts, ends, strict=True)]
+    groups = np.split(shuffled, np.concatenate(cuts)[1:])
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def batches(query: Rows, queries: int, products: int, seed: int) -> Iterator[Rows]:
+    """Yield rows of pairs forever: ``queries`` groups of at most ``products`` pairs each (A31).
+
+    A pure function of its arguments, so that a resumed run skips to the same batch.
+    """
+    epoch = 0
+    while True:
+        groups = visits(query, products, np.random.default_rng([seed, epoch]))
+        for start in range(0, len(groups), queries):
+            yield np.concatenate(groups[start : start + queries])
+        epoch += 1

@@ -1,0 +1,160 @@
+"""Whole towers to ONNX, fp32 and int8, each judged before it may serve (A34).
+
+The graph is traced by torch's TorchScript exporter: it needs no package beside torch and onnx. It
+covers everything after tokenisation: encoder, mask-aware pooling, projections, normalisation.
+
+Int8 is dynamic with 7-bit weights (``reduce_range``): 8-bit weights overflow the 16-bit
+accumulators of CPUs without VNNI (cosine 0.977 instead of 0.9999 measured on AVX2), and an export
+must mean the same on every serving machine.
+
+Judged are the pairs as they would be served: int8 queries against fp32 products, since queries
+are embedded within the request's budget and products offline, where fp32 gives a product the same
+vector whatever stands beside it in a batch. The int8 product tower, for catalogues too large for
+that, is judged against fp32 queries. A refused int8 variant is deleted and recorded as refused; a
+refused fp32 fails the export, since a release needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.runtime import ONNX, TowerRuntime, Vectors
+
+log = logging.getLogger("csrm")
+
+LEAST_COSINE = 0.998
+MOST_FLIPS = 0.005
+OPSET = 18
+VARIANTS = {  # name → (query tower, product tower) that its pairs are judged with
+    "fp32": ("fp32", "fp32"),
+    "int8_query": ("int8", "fp32"),
+    "int8_product": ("fp32", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a variant is from the trained model on dev pairs."""
+
+    admitted: bool
+    cosine: float  # least over texts and heads, between its vector and the trained model's
+    flips: float  # share of pairs decided otherwise by at least one head
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Dev texts, which of them are pairs, and their vectors by the trained model."""
+
+    queries: Sequence[str]
+    products: Sequence[str]
+    query: Any  # (P,) rows of queries
+    product: Any  # (P,) rows of products
+    query_vectors: Vectors  # (Q, 2, dim)
+    product_vectors: Vectors
+
+
+def export_towers(
+    model: TwinTowers, out: Path, about: Mapping[str, Any], reference: Reference
+) -> dict[str, Parity]:
+    """Write ONNX files and ``serving.json`` into ``out``, where ``tokenizer.json`` already lies.
+
+    ``about`` is what :class:`TowerRuntime` reads, without ``serve`` and ``variants``. Raises
+    :class:`RefusedError` when fp32 is outside the bounds.
+    """
+    for name, side in (("query", model.query), ("product", model.product)):
+        write_onnx(side, out / ONNX[name, "fp32"])
+        quantise(out / ONNX[name, "fp32"], out / ONNX[name, "int8"])
+    about = {**about, "serve": {"query": "fp32", "product": "fp32"}}
+    _write(out, about)
+    found = {name: _judge(out, name, reference) for name in VARIANTS}
+    if not found["fp32"].admitted:
+        raise RefusedError(f"export of the towers refused: {_reason('fp32', found['fp32'])}")
+    for tower in ("query", "product"):
+        if not found[f"int8_{tower}"].admitted:
+            (out / ONNX[tower, "int8"]).unlink()
+    serve = {"query": "int8" if found["int8_query"].admitted else "fp32", "product": "fp32"}
+    variants = {name: asdict(parity) for name, parity in found.items()}
+    _write(out, {**about, "serve": serve, "variants": variants})
+    return found
+
+
+def write_onnx(tower: torch.nn.Module, path: Path) -> None:
+    """Trace one tower: input_ids, attention_mask (B, T) int64 → vectors (B, 2, dim) float32."""
+    tower.eval()
+    ids = torch.arange(2, 16).view(2, 7) % 4  # any ids do; two texts, one of them shorter
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    text_axes = {0: "batch", 1: "tokens"}
+    with warnings.catch_warnings():  # the tracer's notes on constants; parity is what decides
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tower, (ids, mask), str(path), dynamo=False, opset_version=OPSET,
+            input_names=["input_ids", "attention_mask"], output_names=["vectors"],
+            dynamic_axes={
+                "input_ids": text_axes, "attention_mask": text_axes, "vectors": {0: "batch"},
+            },
+        )  # fmt: skip
+    onnx.checker.check_model(str(path))
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write the int8 variant of an fp32 graph: dynamic, 7-bit weights, embeddings too."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a pre-processing that dynamic graphs do not need
+    try:
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, reduce_range=True)
+    finally:
+        root.setLevel(level)
+
+
+def parity(runtime: TowerRuntime, reference: Reference) -> Parity:
+    """Compare a runtime with the trained model's vectors on the dev pairs."""
+    q = runtime.encode_queries(reference.queries)
+    p = runtime.encode_products(reference.products)
+    cosine = min(
+        float(np.einsum("nhd,nhd->nh", ours, theirs).min())
+        for ours, theirs in ((q, reference.query_vectors), (p, reference.product_vectors))
+    )
+    rows = reference.query, reference.product
+    ours = runtime.decide(runtime.score(q[rows[0]], p[rows[1]]))
+    truth = runtime.decide(
+        runtime.score(reference.query_vectors[rows[0]], reference.product_vectors[rows[1]])
+    )
+    flips = float(((ours.em != truth.em) | (ours.defect != truth.defect)).mean())
+    # NaN compares as False, so a broken graph is never admitted.
+    return Parity(cosine >= LEAST_COSINE and flips <= MOST_FLIPS, cosine, flips, len(rows[0]))
+
+
+def _judge(out: Path, name: str, reference: Reference) -> Parity:
+    query, product = VARIANTS[name]
+    found = parity(TowerRuntime(out, query=query, product=product), reference)
+    if not found.admitted:
+        log.warning("towers: %s", _reason(name, found))
+    return found
+
+
+def _reason(name: str, found: Parity) -> str:
+    return (
+        f"{name} is refused on {found.pairs} dev pairs: cosine {found.cosine:.4f} (at least "
+        f"{LEAST_COSINE}), decision flips {found.flips:.2%} (at most {MOST_FLIPS:.1%})"
+    )
+
+
+def _write(out: Path, about: Mapping[str, Any]) -> None:
+    text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
+    (out / "serving.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,109 @@
+"""What trained towers say of judged pairs: vectors, probabilities, thresholds and F1 on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from csrm_tasks.records import Grade
+from csrm_tasks.towers.examples import distinct
+from csrm_tasks.towers.export import Reference
+from csrm_tasks.towers.losses import head_logits
+from csrm_tasks.towers.model import HEADS, Tower, TwinTowers
+from csrm_tasks.towers.texts import TEXT_VERSION
+from csrm_tasks.towers.thresholds import Threshold, choose_threshold
+from csrm_tasks.towers.tokens import TokenTable, tower_tokenizer
+
+Vectors = npt.NDArray[np.float32]
+
+BATCH_TOKENS = 4096  # padded tokens of one inference batch
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How texts become tokens: the text of ``tokenizer.json`` and both towers' lengths."""
+
+    definition: str
+    query_tokens: int
+    title_tokens: int
+    pad_id: int
+
+    def queries(self, texts: list[str]) -> TokenTable:
+        """Tokenise queries."""
+        return TokenTable(tower_tokenizer(self.definition, self.query_tokens), texts, self.pad_id)
+
+    def products(self, texts: list[str]) -> TokenTable:
+        """Tokenise product titles."""
+        return TokenTable(tower_tokenizer(self.definition, self.title_tokens), texts, self.pad_id)
+
+
+@torch.inference_mode()
+def embed(tower: Tower, table: TokenTable) -> Vectors:
+    """Return the vectors (N, 2, dim) of every text of ``table``."""
+    device = tower.projection.weight.device
+    found: Vectors = np.zeros((len(table), len(HEADS), tower.dim), np.float32)
+    for rows in table.chunks(np.arange(len(table)), BATCH_TOKENS):
+        ids, mask = (torch.from_numpy(x).to(device) for x in table.batch(rows))
+        found[rows] = tower(ids, mask).cpu().numpy()
+    return found
+
+
+def reference(model: TwinTowers, reader: Reader, frame: pl.DataFrame) -> Reference:
+    """Embed the distinct texts of a frame of pairs with ``query`` and ``title``."""
+    queries, query = distinct(frame["query"])
+    products, product = distinct(frame["title"])
+    return Reference(
+        queries, products, query, product,
+        embed(model.query, reader.queries(queries)),
+        embed(model.product, reader.products(products)),
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def probabilities(model: TwinTowers, found: Reference) -> Vectors:
+    """Return (P, 2): probability of exact match and of defect."""
+    cosine = np.einsum(
+        "phd,phd->ph", found.query_vectors[found.query], found.product_vectors[found.product]
+    )
+    logits = head_logits(torch.from_numpy(cosine), model.scale.cpu(), model.bias.cpu())
+    good = torch.sigmoid(logits).numpy()
+    return np.stack([good[:, 0], 1.0 - good[:, 1]], axis=1)
+
+
+def dev_thresholds(dev: pl.DataFrame, scores: Vectors, floor: float | None) -> dict[str, Threshold]:
+    """Choose both heads' thresholds from probabilities (P, 2) of the judged pairs ``dev`` (A33)."""
+    grade = dev["grade"].to_numpy()
+    truth = {"em": grade == Grade.EXACT, "defect": grade == Grade.IRRELEVANT}
+    return {
+        name: choose_threshold(name, scores[:, i], truth[name], floor)
+        for i, name in enumerate(HEADS)
+    }
+
+
+def describe(
+    model: TwinTowers, reader: Reader, thresholds: Mapping[str, Threshold]
+) -> dict[str, Any]:
+    """Return ``towers.json``: what scoring needs beside the weights."""
+    heads = {
+        name: {
+            "scale": model.scale[i].item(),
+            "bias": model.bias[i].item(),
+            "threshold": thresholds[name].value,
+            "dev": asdict(thresholds[name]),
+        }
+        for i, name in enumerate(HEADS)
+    }
+    return {
+        "text_version": TEXT_VERSION,
+        "dim": model.query.dim,
+        "heads": heads,
+        "query_tokens": reader.query_tokens,
+        "title_tokens": reader.title_tokens,
+        "pad_id": reader.pad_id,
+    }

@@ -1,0 +1,64 @@
+"""Decision thresholds chosen on dev (A33), and the figures they give there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from csrm_tasks.errors import DataError
+
+Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A head's positive decision is ``probability >= value``; the figures are those on dev."""
+
+    value: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def choose_threshold(name: str, scores: Floats, truth: Bools, floor: float | None) -> Threshold:
+    """Choose by greatest F1, or by greatest recall among the cuts of precision ≥ ``floor``.
+
+    ``scores`` and ``truth`` (N,). A cut lies midway between two neighbouring scores: on a score, a
+    rounding error of the export would flip that pair. Where no cut reaches ``floor`` the one of
+    highest precision is taken. Raises :class:`DataError` when dev has no positive of this head.
+    """
+    if not truth.any():
+        raise DataError(f"dev has no positive pair for head {name!r}: no threshold can be chosen")
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order].astype(np.float64)
+    hits = np.cumsum(truth[order])
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # ends of runs of ties
+    precision = hits[last] / (last + 1.0)
+    recall = hits[last] / hits[-1]
+    f1 = 2.0 * hits[last] / (last + 1.0 + hits[-1])
+    best = int(np.argmax(f1)) if floor is None else _widest(precision, floor)
+    return Threshold(
+        _midway(ranked, int(last[best])),
+        float(precision[best]), float(recall[best]), float(f1[best]),
+    )  # fmt: skip
+
+
+def _widest(precision: npt.NDArray[np.float64], floor: float) -> int:
+    """Return the last cut of precision ≥ ``floor`` (recall only grows), else the most precise."""
+    held = np.flatnonzero(precision >= floor)
+    return int(held[-1]) if len(held) else int(np.argmax(precision))
+
+
+def _midway(ranked: npt.NDArray[np.float64], last: int) -> float:
+    below = ranked[last + 1] if last + 1 < len(ranked) else 0.0
+    return float((ranked[last] + below) / 2.0)
+
+
+def binary_f1(predicted: Bools, truth: Bools) -> float:
+    """Return F1 of the positive class; 0 where nothing is positive on either side."""
+    hits = int((predicted & truth).sum())
+    total = int(predicted.sum()) + int(truth.sum())
+    return 2.0 * hits / total if total else 0.0

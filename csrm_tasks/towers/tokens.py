@@ -1,0 +1,65 @@
+"""Texts tokenised once, kept ragged, and padded batch by batch (numpy and tokenizers only)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from csrm_tasks.towers.texts import tower_text
+
+Rows = npt.NDArray[np.int64]
+
+
+def tower_tokenizer(definition: str, limit: int) -> Tokenizer:
+    """Build a tokenizer of its own for one tower from the text of a ``tokenizer.json``.
+
+    Texts are cut to ``limit`` tokens, special tokens included. The setting lives in the tokenizer
+    object, which is why the two towers of a server never share one.
+    """
+    tokenizer = Tokenizer.from_str(definition)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length=limit)
+    return tokenizer
+
+
+class TokenTable:
+    """Token ids of N texts: one flat int32 array and N + 1 offsets."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], pad_id: int) -> None:
+        """Tokenise ``texts`` with a tokenizer made by :func:`tower_tokenizer`."""
+        encodings = tokenizer.encode_batch_fast([tower_text(t) for t in texts]) if texts else []
+        self.lengths: Rows = np.array([len(e.ids) for e in encodings], np.int64)
+        self._offsets: Rows = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        self._flat = np.fromiter((i for e in encodings for i in e.ids), np.int32)
+        self._pad_id = pad_id
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.lengths)
+
+    def batch(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Return token ids and attention mask of ``rows``, both (len(rows), longest), int64."""
+        lengths = self.lengths[rows]
+        columns = np.arange(max(int(lengths.max(initial=0)), 1))
+        mask = columns[None, :] < lengths[:, None]  # (B, T)
+        ids = np.full(mask.shape, self._pad_id, np.int64)
+        ids[mask] = self._flat[(self._offsets[rows][:, None] + columns)[mask]]
+        return ids, mask.astype(np.int64)
+
+    def chunks(self, rows: Rows, most_tokens: int) -> Iterator[Rows]:
+        """Yield positions in ``rows``, shortest texts first, ≤ ``most_tokens`` padded per chunk.
+
+        Texts of like length share a chunk, so that little is padded.
+        """
+        order = np.argsort(self.lengths[rows], kind="stable")
+        lengths = self.lengths[rows][order]
+        start = 0
+        while start < len(order):
+            near = np.maximum(lengths[start : start + most_tokens], 1)
+            width = np.arange(1, len(near) + 1) * near
+            take = max(int(np.searchsorted(width, most_tokens, side="right")), 1)
+            yield order[start : start + take]
+            start += take

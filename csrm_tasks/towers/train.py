@@ -1,0 +1,159 @@
+"""Training the towers: batches grouped by query, every distinct text of a batch encoded once.
+
+A batch of 64 queries × 16 products (A31) is 1024 pairs, but at most 64 query texts and far fewer
+than 1024 different titles where queries share products. Encoding is what costs, so texts are
+deduplicated within the batch, sorted by length, encoded in few chunks of like length, and the
+pairs are gathered from the vectors. Texts are tokenised once for the whole run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from csrm_tasks.towers.checkpoint import Checkpoints
+from csrm_tasks.towers.examples import Examples, batches
+from csrm_tasks.towers.losses import head_logits, towers_loss
+from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.tokens import TokenTable
+
+log = logging.getLogger("csrm")
+
+Rows = npt.NDArray[np.int64]
+
+WEIGHT_DECAY = 0.01
+CLIP = 1.0  # gradient norm
+HEAD_LR = 100.0  # scale and bias are four numbers that must travel far: their share of the rate
+CHUNKS = 4  # chunks of like length that a batch's texts are encoded in …
+LEAST_TOKENS = 1024  # … unless they would be smaller than what a forward pass costs anyway
+REPORTS = 20  # progress lines and curve points of one training
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How long and how fast; see the ``towers`` section of a market."""
+
+    steps: int
+    batch_queries: int
+    batch_products: int
+    lr: float
+    lr_end: float
+    seed: int
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers besides tensors."""
+
+    step: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0  # mean since the last report
+    since: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+def learning_rate(plan: TrainPlan, step: int) -> float:
+    """Return the rate of ``step`` (0 … steps - 1): linear from lr to lr_end (A31)."""
+    done = step / max(plan.steps - 1, 1)
+    return plan.lr + (plan.lr_end - plan.lr) * done
+
+
+def train(
+    model: TwinTowers,
+    examples: Examples,
+    queries: TokenTable,
+    products: TokenTable,
+    plan: TrainPlan,
+    checkpoint: Path,
+) -> Progress:
+    """Train ``model`` in place on the device it lies on and return what happened.
+
+    ``queries`` and ``products`` hold the texts of ``examples``. Killed and started again with the
+    same arguments it ends in the same weights: the batch and the dropout of a step depend on the
+    seed and the step's number alone, the rest is in ``checkpoint``.
+    """
+    optimizer = _optimizer(model, plan)
+    checkpoints = Checkpoints(checkpoint)
+    progress = Progress(**(checkpoints.restore(model, optimizer) or {}))
+    if progress.step:
+        log.info("towers: resumed at step %d of %d", progress.step, plan.steps)
+    stream = batches(examples.query, plan.batch_queries, plan.batch_products, plan.seed)
+    targets = torch.from_numpy(np.stack([examples.exact, examples.irrelevant], 1))  # (P, 2)
+    model.train()
+    began = time.monotonic() - progress.seconds
+    for rows in islice(stream, progress.step, plan.steps):
+        torch.manual_seed(plan.seed * 1_000_003 + progress.step)  # dropout
+        logits = pair_logits(model, queries, products, examples.query[rows], examples.product[rows])
+        target = targets[torch.from_numpy(rows)].to(logits.device)
+        loss = towers_loss(logits, target[:, 0], target[:, 1])
+        _step(model, optimizer, loss, learning_rate(plan, progress.step))
+        progress.seconds = time.monotonic() - began
+        _note(progress, float(loss.detach()), len(rows), plan.steps)
+        if checkpoints.due():
+            checkpoints.save(model, optimizer, progress.__dict__)
+    model.eval()
+    return progress
+
+
+def pair_logits(
+    model: TwinTowers, queries: TokenTable, products: TokenTable, query: Rows, product: Rows
+) -> Tensor:
+    """Return logits (P, 2) of pairs of text rows; each distinct text is encoded once."""
+    q, q_at = np.unique(query, return_inverse=True)
+    p, p_at = np.unique(product, return_inverse=True)
+    q_vectors = encode_rows(model.query, queries, q)[torch.from_numpy(q_at)]  # (P, 2, dim)
+    p_vectors = encode_rows(model.product, products, p)[torch.from_numpy(p_at)]
+    return head_logits((q_vectors * p_vectors).sum(-1), model.scale, model.bias)
+
+
+def encode_rows(tower: nn.Module, table: TokenTable, rows: Rows) -> Tensor:
+    """Encode texts (len(rows), 2, dim), in the order given, in chunks of like length."""
+    device = next(tower.parameters()).device
+    budget = -(-int(table.lengths[rows].sum()) // CHUNKS)
+    parts, order = [], []
+    for at in table.chunks(rows, max(budget, LEAST_TOKENS)):
+        ids, mask = table.batch(rows[at])
+        parts.append(tower(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
+        order.append(at)
+    back = np.argsort(np.concatenate(order))
+    return torch.cat(parts)[torch.from_numpy(back).to(device)]
+
+
+def _optimizer(model: TwinTowers, plan: TrainPlan) -> torch.optim.Optimizer:
+    heads = [p for p in (model.scale, model.bias) if p.requires_grad]
+    rest = [p for p in model.parameters() if all(p is not h for h in (model.scale, model.bias))]
+    groups = [{"params": rest, "weight_decay": WEIGHT_DECAY, "share": 1.0}]
+    if heads:
+        groups.append({"params": heads, "weight_decay": 0.0, "share": HEAD_LR})
+    return torch.optim.AdamW(groups, lr=plan.lr)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    optimizer.step()
+
+
+def _note(progress: Progress, loss: float, pairs: int, steps: int) -> None:
+    progress.step += 1
+    progress.pairs += pairs
+    progress.loss += (loss - progress.loss) / (progress.step - progress.since)
+    if progress.step % max(steps // REPORTS, 1) == 0 or progress.step == steps:
+        progress.curve.append((progress.step, progress.loss))
+        log.info(
+            "towers: step %d of %d, loss %.4f, %.0f pairs/s", progress.step, steps, progress.loss,
+            progress.pairs / max(progress.seconds, 1e-9),
+        )  # fmt: skip
+        progress.loss, progress.since = 0.0, progress.step

@@ -1,0 +1,217 @@
+"""The five steps of the towers, run as the command line runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import f1_score
+
+from csrm_tasks import records
+from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.retrieval.encoder import BiEncoder
+from csrm_tasks.retrieval.index import ProductIndex
+from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps.registry import run_step
+from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.texts import product_digest
+from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot_tables
+
+
+class World:
+    """An installation with a snapshot, an untrained EBR and its index, all published."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings: Settings = load_settings({"CSRM_HOME": str(folder / "home")})
+        self.store = ArtifactStore(self.settings.artifacts, self.settings.cache)
+        self.base = make_encoder(folder / "base", layers=1)
+        self.folder = folder
+        self.tables = snapshot_tables()
+        towers = {
+            "encoder": str(self.base), "dim": 16, "impressed": 8, "retrieved": 16, "random": 4,
+            "steps": 90, "batch_queries": 8, "batch_products": 24, "lr": 5e-3, "lr_end": 1e-4,
+            "query_tokens": 16, "title_tokens": 24,
+        }  # fmt: skip
+        self.market = MarketConfig.model_validate(
+            {
+                "market": "toy",
+                "source_locale": SOURCE,
+                "target_locale": TARGET,
+                "llm": {"base": str(self.base)},
+                "retrieval": {"ebr": {"encoder": str(self.base)}},
+                "towers": towers,
+            }
+        )
+
+    def publish(self, step: str, name: str, facts: dict[str, Any] | None = None) -> str:
+        """Publish the files of ``folder/name``."""
+        ref = f"toy/{step}/{name}"
+        self.store.publish(ref, self.folder / name, facts=facts or {}, inputs={}, about={})
+        return ref
+
+    def snapshot(self, name: str = "snapshot", **changed: pl.DataFrame) -> str:
+        """Publish the snapshot's tables, some of them changed."""
+        for table, frame in (self.tables | changed).items():
+            schema = getattr(records, table.upper())
+            records.write_table(frame, schema, self.folder / name / f"{table}.parquet")
+        return self.publish("snapshot", name)
+
+    def retriever(self) -> tuple[str, str]:
+        """Publish an EBR and its index."""
+        model = BiEncoder.from_base(str(self.base), 16, 32, seed=0).eval()
+        digest = model.save(self.folder / "ebr" / "encoder")
+        products = self.tables["products"].sort("product_id")
+        vectors = model.encode(products["title"].to_list())
+        index = ProductIndex.build(
+            TARGET, products["product_id"].to_list(), vectors, digest,
+            sample=vectors[:10], exact_below=1000, seed=0,
+        )  # fmt: skip
+        index.save(self.folder / "index" / TARGET)
+        return self.publish("train_ebr", "ebr", {"encoder_digest": digest}), self.publish(
+            "build_index", "index"
+        )
+
+    def teacher(self, pairs: str) -> str:
+        """Publish the oracle's scores of a tower_pairs artifact."""
+        found = pl.read_parquet(self.store.open(pairs).file("pairs.parquet"))
+        path = self.folder / "scored" / "scored.parquet"
+        records.write_table(oracle(found, self.tables), records.SCORED, path)
+        return self.publish("score_pairs", "scored")
+
+    def run(self, name: str, inputs: dict[str, Any], **params: Any) -> Any:
+        """Run a step and open what it made."""
+        return self.store.open(run_step(name, self.market, inputs, params, self.settings))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def chain(world: World) -> dict[str, Any]:
+    """The whole chain once: pairs, soft towers, export, embeddings, gold scores."""
+    snapshot = world.snapshot()
+    ebr, index = world.retriever()
+    made = {"pairs": world.run("tower_pairs", {"snapshot": snapshot, "ebr": ebr, "index": index})}
+    scored = world.teacher(made["pairs"].ref)
+    made["towers"] = world.run(
+        "train_towers", {"snapshot": snapshot, "scored": scored}, target="soft"
+    )
+    given = {"snapshot": snapshot, "towers": made["towers"].ref}
+    made["export"] = world.run("export_towers", given)
+    given = {"snapshot": snapshot, "export": made["export"].ref}
+    made["embeddings"] = world.run("embed_products", given)
+    made["gold"] = world.run("score_towers", given, split="gold")
+    return made
+
+
+def test_tower_pairs(world: World, chain: dict[str, Any]) -> None:
+    found = pl.read_parquet(chain["pairs"].file("pairs.parquet"))
+    assert found.columns == ["query_id", "product_id", "locale", "source"]
+    assert set(found["locale"]) == {TARGET}
+    assert set(found["source"]) == {"impressed", "retrieved", "random"}
+    train = set(world.tables["pairs"].filter(split="train")["query_id"])
+    assert set(found["query_id"]) == train
+    assert found.group_by("query_id").len()["len"].unique().to_list() == [28]
+    assert chain["pairs"].facts["pairs"] == len(found)
+
+
+def test_train_towers_soft(chain: dict[str, Any]) -> None:
+    artifact = chain["towers"]
+    dev = pl.read_parquet(artifact.file("dev_scores.parquet"))
+    assert dev.columns == ["pair_id", "grade", "em", "defect"]
+    assert artifact.facts["dev_locale"] == TARGET
+    for head, positive in (("em", 2), ("defect", 0)):
+        truth = dev["grade"].to_numpy() == positive
+        majority = f1_score(truth, np.ones(len(truth), bool))
+        assert artifact.facts[f"dev_{head}_f1"] > majority + 0.1
+    assert artifact.facts["loss"] < 1.0
+
+
+def test_train_towers_hard_is_the_same_towers_in_equal_steps(
+    world: World, chain: dict[str, Any]
+) -> None:
+    hard = world.run("train_towers", {"snapshot": "toy/snapshot/snapshot"}, target="hard")
+    assert hard.facts["steps"] == chain["towers"].facts["steps"]
+    assert hard.facts["pairs"] == len(world.tables["pairs"].filter(split="train"))
+    files = [sorted(p.name for p in a.path.rglob("*")) for a in (hard, chain["towers"])]
+    assert files[0] == files[1]
+
+
+def test_export_towers(chain: dict[str, Any]) -> None:
+    facts = chain["export"].facts
+    assert facts["fp32_admitted"]
+    assert facts["fp32_pairs"] > 0
+    TowerRuntime(chain["export"].path).encode_queries(["茶壺"])
+
+
+def test_embed_products(world: World, chain: dict[str, Any]) -> None:
+    vectors = np.load(chain["embeddings"].file("embeddings.npy"))
+    ids = pl.read_parquet(chain["embeddings"].file("product_ids.parquet"))
+    title = dict(world.tables["products"].select("product_id", "title").iter_rows())
+    assert vectors.shape == (len(title), 2, 16)
+    assert ids["product_id"].is_sorted()
+    assert ids["digest"].to_list() == [product_digest(title[p]) for p in ids["product_id"]]
+    one = TowerRuntime(chain["export"].path).encode_products([title[ids["product_id"][7]]])
+    np.testing.assert_allclose(one[0], vectors[7], atol=1e-5)
+
+
+def test_score_towers(world: World, chain: dict[str, Any]) -> None:
+    found = pl.read_parquet(chain["gold"].file("scored.parquet"))
+    gold = world.tables["pairs"].filter(split="gold").sort("pair_id")
+    assert found.columns == [
+        "pair_id", "grade", "query_id", "product_id", "locale", "em", "defect",
+        "em_pred", "defect_pred",
+    ]  # fmt: skip
+    assert found["pair_id"].to_list() == gold["pair_id"].to_list()
+    assert found["grade"].to_list() == gold["grade"].to_list()
+    heads = TowerRuntime(chain["export"].path).about["heads"]
+    for head in ("em", "defect"):
+        wanted = (found[head] >= heads[head]["threshold"]).to_list()
+        assert found[f"{head}_pred"].to_list() == wanted
+
+
+def test_embedding_and_training_again_is_a_no_op(world: World, chain: dict[str, Any]) -> None:
+    given = {"snapshot": "toy/snapshot/snapshot", "export": chain["export"].ref}
+    assert world.run("embed_products", given).ref == chain["embeddings"].ref
+
+
+def test_cold_start_takes_thresholds_from_source_dev(world: World) -> None:
+    pairs = world.tables["pairs"]
+    source = pairs.filter(split="dev").with_columns(locale=pl.lit(SOURCE))
+    queries = world.tables["queries"].with_columns(
+        locale=pl.when(pl.col("query_id").is_in(source["query_id"].to_list()))
+        .then(pl.lit(SOURCE)).otherwise(pl.lit(TARGET))
+    )  # fmt: skip
+    goods = world.tables["products"]
+    products = pl.concat([goods, goods.with_columns(locale=pl.lit(SOURCE))])
+    snapshot = world.snapshot(
+        "cold", pairs=source, queries=queries, products=products,
+        behaviour=world.tables["behaviour"].clear(),
+    )  # fmt: skip
+    ebr, index = "toy/train_ebr/ebr", "toy/build_index/index"
+    found = world.run("tower_pairs", {"snapshot": snapshot, "ebr": ebr, "index": index})
+    assert set(found.facts["sources"]) == {"retrieved", "random"}
+    scored = oracle(pl.read_parquet(found.file("pairs.parquet")), world.tables)
+    records.write_table(scored, records.SCORED, world.folder / "cold_scored" / "scored.parquet")
+    teacher = world.publish("score_pairs", "cold_scored")
+    towers = world.run("train_towers", {"snapshot": snapshot, "scored": teacher})
+    assert towers.facts["dev_locale"] == SOURCE
+    given = {"snapshot": snapshot, "export": "missing"}
+    given["export"] = world.run("export_towers", {"snapshot": snapshot, "towers": towers.ref}).ref
+    with pytest.raises(DataError, match="no zh-TW pair of split 'gold'"):
+        world.run("score_towers", given)
+
+
+def test_wrong_target_and_missing_teacher(world: World, chain: dict[str, Any]) -> None:
+    given = {"snapshot": "toy/snapshot/snapshot"}
+    with pytest.raises(ConfigError, match="soft or hard"):
+        world.run("train_towers", given, target="medium")
+    with pytest.raises(ConfigError, match="needs input 'scored'"):
+        world.run("train_towers", given)

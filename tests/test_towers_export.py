@@ -1,0 +1,199 @@
+"""ONNX export: parity, refusal, and a runtime that needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csrm_tasks.errors import ArtifactError, RefusedError
+from csrm_tasks.towers import export, measure
+from csrm_tasks.towers.export import export_towers, parity, quantise, write_onnx
+from csrm_tasks.towers.model import HEADS, TwinTowers, load_tokenizer
+from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.texts import product_digest
+from csrm_tasks.towers.thresholds import Threshold
+from tests.towers_fixtures import COLOURS, TYPES, make_encoder, snapshot_tables
+
+TEXTS = [f"{c} {t}" for c in COLOURS for t in TYPES] + ["", "品牌 " * 40]
+THRESHOLDS = {name: Threshold(0.5, 1.0, 1.0, 1.0) for name in HEADS}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TwinTowers:
+    base = make_encoder(tmp_path_factory.mktemp("encoder"), dim=64)
+    made = TwinTowers.from_base(str(base), dim=16, scale=8.0, learn_scale=True, seed=0)
+    with torch.no_grad():  # towers that differ, and heads of other scale and bias
+        made.product.projection.weight.add_(0.02 * torch.randn_like(made.product.projection.weight))
+        made.bias.copy_(torch.tensor([-5.0, -6.5]))
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> measure.Reader:
+    base = make_encoder(tmp_path_factory.mktemp("tokenizer"), dim=64)
+    return measure.Reader(load_tokenizer(str(base)).backend_tokenizer.to_str(), 16, 24, 1)
+
+
+@pytest.fixture(scope="module")
+def reference(model: TwinTowers, reader: measure.Reader) -> export.Reference:
+    from csrm_tasks.towers.examples import with_texts
+
+    t = snapshot_tables()
+    return measure.reference(model, reader, with_texts(t["pairs"], t["queries"], t["products"]))
+
+
+@pytest.fixture(scope="module")
+def folder(
+    model: TwinTowers,
+    reader: measure.Reader,
+    reference: export.Reference,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("export")
+    (out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
+    export_towers(model, out, measure.describe(model, reader, THRESHOLDS), reference)
+    return out
+
+
+def test_runtime_equals_the_trained_model(
+    model: TwinTowers, reader: measure.Reader, folder: Path
+) -> None:
+    runtime = TowerRuntime(folder, query="fp32", product="fp32")
+    for tower, table, ours in (
+        (model.query, reader.queries(TEXTS), runtime.encode_queries(TEXTS)),
+        (model.product, reader.products(TEXTS), runtime.encode_products(TEXTS)),
+    ):
+        np.testing.assert_allclose(ours, measure.embed(tower, table), atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(ours, axis=-1), 1.0, atol=1e-5)
+
+
+def test_scores_and_decisions(model: TwinTowers, folder: Path) -> None:
+    runtime = TowerRuntime(folder, query="fp32", product="fp32")
+    queries, products = runtime.encode_queries(TEXTS[:3]), runtime.encode_products(TEXTS)
+    for n, query in enumerate(queries):  # one query against all products broadcasts
+        scores = runtime.score(query, products)
+        for i in range(len(TEXTS)):
+            cosine = [float(query[h] @ products[i][h]) for h in range(2)]
+            z = [model.scale[h].item() * cosine[h] + model.bias[h].item() for h in range(2)]
+            em, ok = (1.0 / (1.0 + np.exp(-x)) for x in z)
+            assert scores.em[i] == pytest.approx(em, abs=1e-5)
+            assert scores.defect[i] == pytest.approx(1.0 - ok, abs=1e-5), n
+        decided = runtime.decide(scores)
+        np.testing.assert_array_equal(decided.em, scores.em >= 0.5)
+        np.testing.assert_array_equal(decided.defect, scores.defect >= 0.5)
+
+
+def test_recorded_parity_is_what_the_files_give(folder: Path, reference: export.Reference) -> None:
+    about = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+    assert about["variants"]["fp32"]["admitted"]
+    assert about["variants"]["fp32"]["cosine"] > 0.99999
+    assert about["variants"]["fp32"]["flips"] == 0.0
+    int8 = about["variants"]["int8_query"]
+    assert int8["cosine"] >= export.LEAST_COSINE
+    assert about["serve"]["query"] == ("int8" if int8["admitted"] else "fp32")
+    if int8["admitted"]:
+        again = parity(TowerRuntime(folder, query="int8", product="fp32"), reference)
+        assert (again.cosine, again.flips) == (int8["cosine"], int8["flips"])
+    assert (folder / "query.int8.onnx").exists() == int8["admitted"]
+
+
+def test_flips_are_counted_pair_by_pair(folder: Path, reference: export.Reference) -> None:
+    turned = export.Reference(
+        reference.queries, reference.products, reference.query, reference.product,
+        -reference.query_vectors, reference.product_vectors,
+    )  # fmt: skip
+    runtime = TowerRuntime(folder, query="fp32", product="fp32")
+    q, p = reference.query_vectors, reference.product_vectors
+    flips = 0
+    for i, j in zip(reference.query, reference.product, strict=True):
+        sides = [runtime.decide(runtime.score(v[i], p[j])) for v in (q, -q)]
+        flips += bool(sides[0].em != sides[1].em or sides[0].defect != sides[1].defect)
+    found = parity(runtime, turned)
+    assert 0 < flips
+    assert found.flips == pytest.approx(flips / len(reference.query))
+    assert not found.admitted
+
+
+def test_fp32_outside_the_bounds_is_refused(
+    model: TwinTowers, reader: measure.Reader, reference: export.Reference, tmp_path: Path
+) -> None:
+    broken = export.Reference(
+        reference.queries, reference.products, reference.query, reference.product,
+        reference.query_vectors, reference.product_vectors[::-1].copy(),
+    )  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
+    with pytest.raises(RefusedError, match=r"refused: fp32 .* cosine .*at least 0\.998"):
+        export_towers(model, tmp_path, measure.describe(model, reader, THRESHOLDS), broken)
+
+
+def test_int8_outside_the_bounds_leaves_fp32(
+    model: TwinTowers, reader: measure.Reader, reference: export.Reference, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def bad(source: Path, target: Path) -> None:
+        other = TwinTowers.from_base(
+            str(make_encoder(tmp_path / "base", dim=64)),
+            dim=16,
+            scale=8.0,
+            learn_scale=True,
+            seed=9,
+        )
+        write_onnx(other.query, target)
+
+    monkeypatch.setattr(export, "quantise", bad)
+    (tmp_path / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
+    about = measure.describe(model, reader, THRESHOLDS)
+    found = export_towers(model, tmp_path, about, reference)
+    assert {k: v.admitted for k, v in found.items()} == {
+        "fp32": True, "int8_query": False, "int8_product": False,
+    }  # fmt: skip
+    written = json.loads((tmp_path / "serving.json").read_text(encoding="utf-8"))
+    assert written["serve"] == {"query": "fp32", "product": "fp32"}
+    assert not written["variants"]["int8_query"]["admitted"]
+    assert not list(tmp_path.glob("*.int8.onnx"))
+    TowerRuntime(tmp_path).encode_queries(["茶壺"])
+    with pytest.raises(ArtifactError, match="refused at export"):
+        TowerRuntime(tmp_path, query="int8")
+
+
+def test_int8_is_smaller_and_near(folder: Path, tmp_path: Path) -> None:
+    quantise(folder / "product.onnx", tmp_path / "small.onnx")
+    assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (folder / "product.onnx").stat().st_size
+
+
+def test_runtime_imports_neither_torch_nor_transformers(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from csrm_tasks.towers.runtime import TowerRuntime;"
+        f"r = TowerRuntime(Path({str(folder)!r})); v = r.encode_queries(['茶壺']);"
+        "assert v.shape == (1, 2, r.dim);"
+        "print([m for m in ('torch', 'transformers', 'onnx', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_folder_that_is_no_export_and_other_text_version(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"serving\.json is missing"):
+        TowerRuntime(tmp_path)
+    shutil.copytree(folder, tmp_path / "old")
+    about = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+    text = json.dumps(about | {"text_version": "0"})
+    (tmp_path / "old" / "serving.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ArtifactError, match="text version 0"):
+        TowerRuntime(tmp_path / "old")
+
+
+def test_no_text_gives_no_vector(folder: Path) -> None:
+    assert TowerRuntime(folder).encode_queries([]).shape == (0, 2, 16)
+
+
+def test_content_hash_follows_what_the_tower_reads() -> None:
+    assert product_digest("Acme  Tea") == product_digest("ＡＣＭＥ tea ")
+    assert product_digest("acme tea") != product_digest("acme teas")

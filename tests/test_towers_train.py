@@ -1,0 +1,175 @@
+"""Model, batches and training: sharing, encode-once, exact resumption."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.towers import train as training
+from csrm_tasks.towers.checkpoint import Checkpoints
+from csrm_tasks.towers.examples import Examples, batches, hard_examples, soft_examples, visits
+from csrm_tasks.towers.measure import Reader
+from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
+from tests.towers_fixtures import make_encoder, oracle, snapshot_tables
+
+PLAN = TrainPlan(steps=12, batch_queries=4, batch_products=6, lr=2e-3, lr_end=1e-5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def model(base: Path) -> TwinTowers:
+    return towers(base)
+
+
+def towers(base: Path, learn_scale: bool = True) -> TwinTowers:
+    return TwinTowers.from_base(str(base), dim=16, scale=8.0, learn_scale=learn_scale, seed=0)
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    t = snapshot_tables()
+    return soft_examples(oracle(t["pairs"], t), t["queries"], t["products"], t["pairs"])
+
+
+@pytest.fixture
+def reader(base: Path) -> Reader:
+    return Reader(load_tokenizer(str(base)).backend_tokenizer.to_str(), 16, 16, 1)
+
+
+def run(model: TwinTowers, examples: Examples, reader: Reader, path: Path) -> training.Progress:
+    q, p = reader.queries(examples.queries), reader.products(examples.products)
+    return train(model, examples, q, p, PLAN, path)
+
+
+def test_towers_share_embeddings_and_nothing_else(model: TwinTowers) -> None:
+    shared = model.query.encoder.embeddings
+    assert model.product.encoder.embeddings is shared
+    own = {id(p) for p in model.query.parameters()} & {id(p) for p in model.product.parameters()}
+    assert own == {id(p) for p in shared.parameters()}
+
+
+def test_padding_does_not_matter(model: TwinTowers, reader: Reader) -> None:
+    table = reader.products(["紅色 茶壺", "藍色 雨傘 品牌 紅色 茶壺 白色", "毛巾"])
+    model.eval()
+    together = encode_rows(model.product, table, np.arange(3))
+    for row in range(3):
+        ids, mask = (torch.from_numpy(x) for x in table.batch(np.array([row])))
+        torch.testing.assert_close(model.product(ids, mask)[0], together[row])
+    torch.testing.assert_close(together.norm(dim=-1), torch.ones(3, 2))
+
+
+def test_save_and_load(model: TwinTowers, reader: Reader, tmp_path: Path) -> None:
+    model.eval().save(tmp_path)
+    again = TwinTowers.load(tmp_path, dim=16)
+    assert again.product.encoder.embeddings is again.query.encoder.embeddings
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value)
+
+
+def test_unknown_encoder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"towers\.encoder .* cannot be loaded"):
+        towers(tmp_path / "empty")
+
+
+def test_visits_are_an_epoch_in_groups_of_one_query(examples: Examples) -> None:
+    groups = visits(examples.query, 5, np.random.default_rng(0))
+    assert Counter(np.concatenate(groups).tolist()) == Counter(range(len(examples)))
+    assert all(len(np.unique(examples.query[g])) == 1 and len(g) <= 5 for g in groups)
+
+
+def test_batches_depend_on_the_seed_alone(examples: Examples) -> None:
+    def take(seed: int) -> list[list[int]]:
+        return [b.tolist() for b in islice(batches(examples.query, 4, 6, seed), 40)]
+
+    assert take(1) == take(1)
+    assert take(1) != take(2)
+
+
+def test_each_distinct_text_of_a_batch_is_encoded_once(
+    model: TwinTowers, examples: Examples, reader: Reader
+) -> None:
+    rows = next(batches(examples.query, 16, 12, 0))
+    encoded: Counter[str] = Counter()
+    for name in ("query", "product"):
+        tower = getattr(model, name)
+        tower.register_forward_hook(
+            lambda _m, args, _o, name=name: encoded.update({name: len(args[0])})
+        )
+    tables = reader.queries(examples.queries), reader.products(examples.products)
+    model.eval()
+    found = pair_logits(model, *tables, examples.query[rows], examples.product[rows])
+    distinct = {k: len(np.unique(getattr(examples, k)[rows])) for k in ("query", "product")}
+    assert encoded == distinct
+    assert sum(distinct.values()) < len(rows)
+    for at in (0, len(rows) // 2, len(rows) - 1):  # pair by pair, anew
+        q, p = (getattr(examples, k)[rows[at]] for k in ("query", "product"))
+        one = pair_logits(model, *tables, np.array([q]), np.array([p]))
+        torch.testing.assert_close(one[0], found[at])
+
+
+def test_learning_rate_is_linear_to_its_end() -> None:
+    rates = [learning_rate(PLAN, s) for s in range(PLAN.steps)]
+    np.testing.assert_allclose(rates, np.linspace(PLAN.lr, PLAN.lr_end, PLAN.steps))
+
+
+def test_killed_and_resumed_ends_in_the_same_weights(
+    base: Path, examples: Examples, reader: Reader, tmp_path: Path, monkeypatch: Any
+) -> None:
+    whole = towers(base)
+    curve = run(whole, examples, reader, tmp_path / "whole.safetensors").curve
+
+    monkeypatch.setattr(Checkpoints, "due", lambda self: True)
+    step = training._step
+    calls = []
+
+    def die(*args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        step(*args)
+
+    monkeypatch.setattr(training, "_step", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(towers(base), examples, reader, tmp_path / "killed.safetensors")
+    again = towers(base)
+    progress = run(again, examples, reader, tmp_path / "killed.safetensors")
+    assert len(calls) == 6 + PLAN.steps - 5
+    assert [tuple(point) for point in progress.curve] == curve
+    for name, value in whole.named_parameters():
+        assert torch.equal(dict(again.named_parameters())[name], value), name
+
+
+def test_frozen_scale_stays(base: Path, examples: Examples, reader: Reader, tmp_path: Path) -> None:
+    frozen, learnt = towers(base, learn_scale=False), towers(base)
+    for one in (frozen, learnt):
+        run(one, examples, reader, tmp_path / f"{id(one)}.safetensors")
+    assert frozen.scale.tolist() == [8.0, 8.0]
+    assert frozen.bias.tolist() == [0.0, 0.0]
+    assert learnt.bias.abs().min() > 0
+
+
+def test_no_pair_of_dev_or_gold_queries_is_learnt() -> None:
+    t = snapshot_tables()
+    held = set(
+        t["queries"].join(t["pairs"].filter(split="train"), on="query_id", how="anti")["norm"]
+    )
+    soft = soft_examples(oracle(t["pairs"], t), t["queries"], t["products"], t["pairs"])
+    hard = hard_examples(t["pairs"], t["queries"], t["products"])
+    assert held
+    for found in (soft, hard):
+        assert not held & set(found.queries)
+        assert len(found) == len(t["pairs"].filter(split="train"))
+    assert set(hard.exact.tolist()) == {0.0, 1.0}
