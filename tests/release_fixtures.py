@@ -1,4 +1,4 @@
-"""A market whose training is made up: artifacts as the rooms would publish them, tiny real towers."""
+"""A market whose training is made up: artifacts as the rooms publish them, tiny real towers."""
 
 from __future__ import annotations
 

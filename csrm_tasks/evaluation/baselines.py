@@ -76,8 +76,8 @@ class CharacterModel:
 
     def fit(self, texts: Texts, grades: Ints, dev: Texts, dev_grades: Ints) -> CharacterModel:
         """Fit on train pairs, choosing the regularisation by micro-F1 on dev."""
-        self.query.fit(texts.query)
-        self.product.fit(texts.product)
+        self.query.fit(sorted({*texts.query}))
+        self.product.fit(sorted({*texts.product}))
         x, dev_x = self._features(texts), self._features(dev)
         best = -1.0
         for c in STRENGTHS:
@@ -100,8 +100,8 @@ class CharacterModel:
 
     def _features(self, texts: Texts) -> sp.csr_matrix:
         parts = [
-            self.query.transform(texts.query),
-            self.product.transform(texts.product),
+            _transform(self.query, texts.query),
+            _transform(self.product, texts.product),
             sp.csr_matrix(self._overlap(texts)),
         ]
         return sp.hstack(parts).tocsr()
@@ -111,10 +111,10 @@ class CharacterModel:
         words = np.array(
             [_coverage(q, p) for q, p in zip(texts.query, texts.product, strict=True)]
         ).reshape(-1, 4)
-        query = self.product.transform(texts.query)
+        query = _transform(self.product, texts.query)
         columns = [*words.T]
         for side in (texts.title, texts.context):
-            product = self.product.transform(side)
+            product = _transform(self.product, side)
             columns += [_cosine(query, product), _contained(query, product)]
         dense = np.stack(columns, 1)
         steps = [dense >= edge for edge in (0.25, 0.5, 0.75, 0.999)]
@@ -126,6 +126,14 @@ def _vectorizer() -> TfidfVectorizer:
         analyzer="char_wb", ngram_range=(1, 3), max_features=30_000, sublinear_tf=True,
         dtype=np.float64,
     )  # fmt: skip
+
+
+def _transform(vectorizer: TfidfVectorizer, texts: list[str]) -> sp.csr_matrix:
+    """Transform every distinct text once: pairs repeat their queries and products many times."""
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    if not row:
+        return sp.csr_matrix((0, len(vectorizer.vocabulary_)))
+    return vectorizer.transform(list(row))[[row[text] for text in texts]]
 
 
 def _coverage(query: str, product: str) -> tuple[float, float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,16 @@ def save(bundle: Path, work: Path) -> Path:
     outputs = [ColSpec(DataType.float, name) for name in ("em", "defect", "promotion")]
     outputs.insert(2, ColSpec(DataType.boolean, "is_defect"))
     target = work / "pyfunc"
-    mlflow.pyfunc.save_model(
-        str(target),
-        python_model=str(PACKAGE / "release" / "pyfunc.py"),
-        artifacts={"bundle": str(bundle)},
-        code_paths=[str(_code(work / "code" / PACKAGE.name))],
-        signature=ModelSignature(Schema(inputs), Schema(outputs)),
-        pip_requirements=[f"{name}=={version(name)}" for name in NEEDS],
-    )
+    with warnings.catch_warnings():  # it asks for type hints and an example; we give a signature
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(target),
+            python_model=str(PACKAGE / "release" / "pyfunc.py"),
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(_code(work / "code" / PACKAGE.name))],
+            signature=ModelSignature(Schema(inputs), Schema(outputs)),
+            pip_requirements=[f"{name}=={version(name)}" for name in NEEDS],
+        )
     return target
 
 

@@ -1,0 +1,143 @@
+"""The report: self-contained, well-formed, complete, and honest about what is not decided."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation_fixtures import gold, models, tables
+from sklearn.metrics import accuracy_score, f1_score
+
+from csrm_tasks.evaluation import report
+from csrm_tasks.evaluation.gold import gold_set
+from csrm_tasks.evaluation.summary import against, headline, summarise
+
+VOID = {"meta", "line", "circle", "br"}
+
+
+class Strict(HTMLParser):
+    """Checks nesting and collects links to anything outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [f"{k}={v}" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Accept <line …/>: it opens nothing."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict[str, Any]:
+    judged = gold(120)
+    return {
+        "market": "demo", "snapshot": "demo/snapshot/1", "champion": "demo-<script>",
+        **summarise(models(judged), judged), "rqa": {"demo/build_rqa/1": {"rqa_accuracy": 0.81}},
+    }  # fmt: skip
+
+
+def test_figures_are_those_of_the_answers(summary: dict[str, Any]) -> None:
+    judged = gold(120)
+    for answers, found in zip(models(judged), summary["models"], strict=True):
+        figures = {k: v["value"] for k, v in found["figures"].items()}
+        assert figures["em_f1"] == pytest.approx(f1_score(judged.grade == 2, answers.em))
+        defect = accuracy_score(judged.grade == 0, answers.defect)
+        assert figures["defect_accuracy"] == pytest.approx(defect)
+        if answers.predicted is not None:
+            exact = accuracy_score(judged.grade, answers.predicted)
+            assert figures["micro_f1"] == pytest.approx(exact)
+        for figure in found["figures"].values():
+            assert figure["lo"] <= figure["value"] <= figure["hi"]
+
+
+def test_comparisons_are_later_minus_earlier_and_say_what_is_decided(
+    summary: dict[str, Any],
+) -> None:
+    found = against(summary, "micro_f1")
+    assert set(found) == {"champion vs tfidf", "final vs tfidf", "final vs champion"}
+    assert found["final vs champion"]["verdict"] == "better"
+    values = {m["name"]: m["figures"]["micro_f1"]["value"] for m in summary["models"][:3]}
+    expected = values["final"] - values["tfidf"]
+    assert found["final vs tfidf"]["value"] == pytest.approx(expected)
+    assert "towers vs final" in against(summary, "em_f1")
+
+
+def test_slice_figures_are_those_of_the_slice(summary: dict[str, Any]) -> None:
+    judged = gold(120)
+    final = models(judged)[2]
+    assert {s["name"] for s in summary["slices"]} == set(judged.slices)
+    for found in summary["slices"]:
+        mask = judged.slices[found["name"]]
+        exact = accuracy_score(judged.grade[mask], final.predicted[mask])  # type: ignore[attr-defined]
+        assert found["figures"]["final"]["value"] == pytest.approx(exact)
+        assert found["pairs"] == mask.sum()
+
+
+def test_headline_holds_finite_numbers_only(summary: dict[str, Any]) -> None:
+    found = headline(summary)
+    assert np.isfinite(list(found.values())).all()
+    assert {"final.micro_f1", "final.micro_f1_lo", "final.micro_f1_hi"} <= set(found)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_page_is_well_formed_and_loads_nothing(summary: dict[str, Any]) -> None:
+    page = report.render(summary, {"outcome": "FAIL", "reasons": ["worse <b>by far</b>"]})
+    parser = Strict()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.outside == []
+    assert "@import" not in page and "url(" not in page
+
+
+def test_what_comes_from_outside_is_escaped(summary: dict[str, Any]) -> None:
+    page = report.render(summary, {"outcome": "FAIL", "reasons": ["worse <b>by far</b>"]})
+    assert "<script" not in page and "<b>" not in page
+    assert "demo-&lt;script&gt;" in page
+
+
+def test_models_slices_matrices_and_retrieval_are_all_shown(summary: dict[str, Any]) -> None:
+    page = report.render(summary)
+    for name in ("tfidf", "champion", "final", "towers", "champion_towers"):
+        assert f'<th scope="row">{name}</th>' in page
+    for name in ("no brand", "unseen category", "head"):
+        assert f'<th scope="row">{name}</th>' in page
+    assert page.count('class="matrix"') == 3 + 2 * 2  # three graded models, two heads of two towers
+    assert "rqa_accuracy 0.810" in page
+    assert re.search(r'aria-label="better">▲</span> \+0\.\d{3}', page)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tone"), [("PASS", "good"), ("FAIL", "bad"), ("INCONCLUSIVE", "open")]
+)
+def test_the_verdict_is_in_words_and_absent_before_the_gate(
+    summary: dict[str, Any], outcome: str, tone: str
+) -> None:
+    page = report.render(summary, {"outcome": outcome, "reasons": ["because of this"]})
+    assert f'class="banner {tone}"' in page and f"Gate: {outcome}." in page
+    assert "because of this" in page
+    assert "Gate:" not in report.render(summary)
+
+
+def test_an_empty_gold_set_makes_a_page_of_dashes() -> None:
+    pairs, queries, products = tables()
+    none = gold_set(pairs.filter(pairs["split"] != "gold"), queries, products)
+    empty = {
+        "market": "demo", "snapshot": "s", "champion": None, **summarise(models(none), none),
+        "rqa": {},
+    }  # fmt: skip
+    json.dumps(empty, allow_nan=False)
+    assert headline(empty) == {}
+    assert {c["verdict"] for c in empty["comparisons"]} == {"not decided"}
+    assert "–" in report.render(empty)

@@ -1,0 +1,103 @@
+"""The bundle holds what serving needs, refuses mixed parts, and scores as the towers do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from release_fixtures import DIM, market, parts, store_of
+
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.errors import ArtifactError, DataError
+from csrm_tasks.release import model
+from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.scorer import ReleaseScorer
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps import run_step
+from csrm_tasks.towers.runtime import TowerRuntime
+
+
+def bundle_of(settings: Settings, key: str = "a", **other: str) -> Artifact:
+    given = {**parts(settings, key, stage=1), **other}
+    return store_of(settings).open(run_step("bundle", market(), given, {}, settings))
+
+
+def test_the_manifest_names_every_part_by_digest(settings: Settings) -> None:
+    found = bundle_of(settings)
+    manifest = json.loads(found.file("release.json").read_text())
+    store = store_of(settings)
+    for name, part in manifest["parts"].items():
+        assert part == {"ref": found.inputs[name], "digest": store.open(part["ref"]).digest}
+    assert (manifest["market"], manifest["stage"]) == ("tiny", 1)
+    assert found.facts["source_dev_micro_f1"] == 0.7
+    assert release_id(found) == f"tiny-{found.digest[:12]}"
+
+
+def test_the_same_parts_are_the_same_release_and_others_another(settings: Settings) -> None:
+    assert release_id(bundle_of(settings)) == release_id(bundle_of(settings))
+    assert release_id(bundle_of(settings)) != release_id(bundle_of(settings, "b"))
+
+
+@pytest.mark.parametrize("name", ["embeddings", "index", "rqa", "snapshot"])
+def test_parts_that_do_not_belong_together_are_refused(settings: Settings, name: str) -> None:
+    other = parts(settings, "b", stage=1)[name]
+    with pytest.raises(ArtifactError, match=r"was made from .* not from"):
+        bundle_of(settings, **{name: other})
+
+
+def test_stored_vectors_are_used_for_known_products_and_titles_for_others(
+    settings: Settings,
+) -> None:
+    folder = bundle_of(settings).path
+    towers = TowerRuntime(folder / "towers")
+    queries = ["物品", "紅色 1", "物品", "物品"]
+    products, titles = ["p1", "p0", "new", None], [None, "ignored", "紅色 物品", "2 3"]
+    found = ReleaseScorer(folder).score(queries, products, titles)
+    stored = np.load(folder / "embeddings.npy")
+    vectors = np.stack([stored[1], stored[0], *towers.encode_products(["紅色 物品", "2 3"])])
+    alone = [towers.encode_queries([q])[0] for q in queries]
+    slow = [towers.score(q, v) for q, v in zip(alone, vectors, strict=True)]
+    assert np.allclose(found.em, [s.em for s in slow], atol=1e-6)
+    assert np.allclose(found.defect, [s.defect for s in slow], atol=1e-6)
+    assert (found.promotion == np.where(found.is_defect, 0, found.em)).all()
+    assert vectors.shape == (4, 2, DIM)
+
+
+def test_a_pair_without_product_or_title_is_an_error_with_its_row(settings: Settings) -> None:
+    scorer = ReleaseScorer(bundle_of(settings).path)
+    with pytest.raises(DataError, match="row 1: product 'new' is not in this release"):
+        scorer.score(["物品", "物品"], ["p0", "new"], [None, None])
+
+
+@pytest.mark.slow
+def test_the_saved_model_scores_in_a_process_without_this_project(
+    settings: Settings, tmp_path: Path
+) -> None:  # A48, in small
+    folder = bundle_of(settings).path
+    saved = model.save(folder, tmp_path / "work")
+    assert not list(saved.rglob("*.pkl"))
+    code = (
+        "import sys, pandas as pd, mlflow, json\n"
+        "m = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "rows = pd.DataFrame({'query': ['物品', '紅色'], 'product_id': ['p0', None],\n"
+        "                     'title': [None, '紅色 3']})\n"
+        "out = m.predict(rows)\n"
+        "import csrm_tasks\n"
+        "print(json.dumps({'code': csrm_tasks.__file__, 'torch': 'torch' in sys.modules,\n"
+        "                  'rows': out.to_dict('list')}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["code"].startswith(str(saved)) and not said["torch"]
+    direct = ReleaseScorer(folder).score(["物品", "紅色"], ["p0", None], [None, "紅色 3"])
+    assert said["rows"]["em"] == pytest.approx(direct.em.tolist(), abs=1e-6)
+    assert said["rows"]["is_defect"] == direct.is_defect.tolist()
+    assert pl.DataFrame(said["rows"]).columns == ["em", "defect", "is_defect", "promotion"]

@@ -1,0 +1,369 @@
+"""Promotion and rollback: every guard, and every place where a process can be killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from release_fixtures import MARKET, market, publish, store_of
+
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.blobs import LocalBlobs
+from csrm_tasks.errors import CsrmError, RefusedError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, manage, promote, registry, routing, verdicts
+from csrm_tasks.release.bundle import release_id
+from csrm_tasks.settings import Settings
+from csrm_tasks.store import open_store, writing
+from csrm_tasks.store.models import LedgerEntry
+
+AUTO, MANUAL = market(), market(approval="manual")
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+class Registry:
+    """What MlflowClient does for us, in memory; two versions a page."""
+
+    def __init__(self) -> None:
+        self.versions: list[Any] = []
+        self.aliases: dict[str, int] = {}
+
+    def create_registered_model(self, name: str) -> None:
+        """Accept any model."""
+
+    def create_model_version(
+        self, name: str, source: str, run_id: str, tags: dict[str, str]
+    ) -> None:
+        self.versions.append(SimpleNamespace(version=len(self.versions) + 1, tags=tags))
+
+    def search_model_versions(self, query: str, page_token: str | None = None) -> Any:
+        start = int(page_token or 0)
+
+        class Page(list[Any]):
+            token = str(start + 2) if start + 2 < len(self.versions) else None
+
+        return Page(self.versions[start : start + 2])
+
+    def get_registered_model(self, name: str) -> Any:
+        return SimpleNamespace(aliases=dict(self.aliases))
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.aliases[alias] = int(version)
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        del self.aliases[alias]
+
+    def live(self) -> dict[str, str]:
+        """Return alias → release id."""
+        return {a: self.versions[v - 1].tags[registry.RELEASE_TAG] for a, v in self.aliases.items()}
+
+
+class World:
+    """One installation with any number of gated and registered releases."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.api = Registry()
+
+    def release(self, key: str, outcome: str = "PASS", registered: bool = True) -> Any:
+        """Publish a bundle and its verdict against what is live now."""
+        bundle = publish(
+            self.settings, "bundle", key, lambda f: (f / "note").write_text(key),
+            inputs={"embeddings": f"{MARKET}/embed_products/{key}"},
+        )  # fmt: skip
+        body = {
+            "bundle_digest": bundle.digest, "champion": self.live(), "outcome": outcome,
+            "reasons": ["because"],
+        }  # fmt: skip
+        sealed = verdicts.seal(body)
+        gate = publish(
+            self.settings, "gate", key,
+            lambda f: (f / verdicts.FILE).write_text(json.dumps(sealed)),
+            facts={"digest": sealed["digest"]},
+        )  # fmt: skip
+        if registered:
+            self.register(bundle, sealed)
+        return SimpleNamespace(bundle=bundle, gate=gate, id=release_id(bundle), verdict=sealed)
+
+    def register(self, bundle: Artifact, sealed: dict[str, Any]) -> None:
+        release = release_id(bundle)
+        registry.ensure_version(self.api, "m", release, source="s", run_id="r", tags={})
+        payload = {
+            "bundle": bundle.ref, "digest": bundle.digest, "verdict": sealed["digest"],
+            "outcome": sealed["outcome"],
+        }  # fmt: skip
+        ledger.append(
+            self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
+        )
+
+    def promote(self, made: Any, config: MarketConfig = AUTO) -> ledger.Entry:
+        return promote.promote(self.settings, config, made.bundle, made.gate, self.api)
+
+    def roll_back(self, leaving: str | None = None) -> ledger.Entry:
+        given = {"actor": "t", "reason": "drill", "leaving": leaving}
+        return promote.roll_back(self.settings, AUTO, self.api, **given)
+
+    def live(self) -> str | None:
+        return ledger.live(ledger.verified(self.settings, MARKET))
+
+    def moves(self) -> list[tuple[str, str]]:
+        rows = ledger.verified(self.settings, MARKET)
+        return [(e.action, e.release_id) for e in rows if e.action in ledger.MOVES]
+
+    def agrees(self) -> None:
+        """Assert that aliases and routing say what the ledger says."""
+        rows = ledger.verified(self.settings, MARKET)
+        wanted = {a: r for a, r in registry.desired(rows).items() if r is not None}
+        assert self.api.live() == wanted
+        assert routing.read(self.settings, MARKET) == routing.document(MARKET, rows)
+
+
+@pytest.fixture
+def world(settings: Settings) -> World:
+    return World(settings)
+
+
+def test_a_passed_release_goes_live_everywhere(world: World) -> None:
+    one = world.release("one")
+    assert world.api.live() == {}
+    world.promote(one)
+    two = world.release("two")
+    row = world.promote(two)
+    assert (row.release_id, row.previous, row.reason) == (two.id, one.id, "because")
+    assert world.api.live() == {"champion": two.id, "previous": one.id}
+    world.agrees()
+
+
+def test_promoting_again_changes_nothing(world: World) -> None:
+    one = world.release("one")
+    first = world.promote(one)
+    assert world.promote(one) == first
+    assert world.moves() == [("promoted", one.id)]
+
+
+@pytest.mark.parametrize("outcome", ["FAIL", "INCONCLUSIVE"])
+def test_any_other_verdict_is_refused(world: World, outcome: str) -> None:
+    with pytest.raises(RefusedError, match=f"the gate said {outcome}"):
+        world.promote(world.release("one", outcome))
+    assert world.live() is None
+
+
+def test_no_policy_is_refused(world: World) -> None:
+    with pytest.raises(RefusedError, match="no gate policy"):
+        world.promote(world.release("one"), AUTO.model_copy(update={"gate": None}))
+
+
+def test_another_bundles_verdict_is_refused(world: World) -> None:
+    one, two = world.release("one"), world.release("two")
+    with pytest.raises(RefusedError, match="judged another bundle"):
+        world.promote(SimpleNamespace(bundle=one.bundle, gate=two.gate))
+
+
+def test_an_unregistered_release_is_refused(world: World) -> None:
+    with pytest.raises(RefusedError, match="not registered with this verdict"):
+        world.promote(world.release("one", registered=False))
+
+
+def test_a_tampered_verdict_is_refused(world: World) -> None:
+    made = world.release("one", "FAIL")
+    path = made.gate.file(verdicts.FILE)
+    forged = {**json.loads(path.read_text()), "outcome": "PASS"}
+    path.write_text(json.dumps(forged))
+    with pytest.raises(RefusedError, match="changed after the gate wrote it"):
+        world.promote(made)
+    resealed = verdicts.seal({k: v for k, v in forged.items() if k != "digest"})
+    path.write_text(json.dumps(resealed))
+    with pytest.raises(RefusedError, match="changed after the gate wrote it"):
+        world.promote(made)  # its digest is not the one that the gate published
+    both = replace(made.gate, facts={"digest": resealed["digest"]})
+    with pytest.raises(RefusedError, match="not registered with this verdict"):
+        world.promote(SimpleNamespace(bundle=made.bundle, gate=both))
+    assert world.live() is None
+
+
+def test_a_tampered_ledger_row_stops_promotion(world: World) -> None:
+    made = world.release("one")
+    with writing(open_store(world.settings.db_url), MARKET) as connection:
+        connection.execute(sa.update(LedgerEntry).values(actor="somebody"))
+    with pytest.raises(RefusedError, match="does not verify"):
+        world.promote(made)
+
+
+def test_a_verdict_against_another_champion_is_refused(world: World) -> None:
+    one, two = world.release("one"), world.release("two")  # both judged while nothing was live
+    world.promote(one)
+    with pytest.raises(RefusedError, match=f"expected None to be live in tiny, but {one.id} is"):
+        world.promote(two)
+
+
+def test_manual_approval_is_waited_for_and_belongs_to_one_verdict(world: World) -> None:
+    made = world.release("one")
+    with pytest.raises(RefusedError, match=f"csrm release approve tiny {made.id}"):
+        world.promote(made, MANUAL)
+    old = made.verdict
+    sealed = verdicts.seal({**{k: v for k, v in old.items() if k != "digest"}, "reasons": ["x"]})
+    manage.approve(world.settings, MARKET, made.id, "ann", "looks right")
+    world.register(made.bundle, sealed)  # judged anew after the approval
+    gate = publish(
+        world.settings, "gate", "again",
+        lambda f: (f / verdicts.FILE).write_text(json.dumps(sealed)),
+        facts={"digest": sealed["digest"]},
+    )  # fmt: skip
+    with pytest.raises(RefusedError, match="waits for approval"):
+        world.promote(SimpleNamespace(bundle=made.bundle, gate=gate), MANUAL)
+    row = manage.approve(world.settings, MARKET, made.id, "ann", "still right")
+    assert (row.actor, row.reason) == ("ann", "still right")
+    world.promote(SimpleNamespace(bundle=made.bundle, gate=gate), MANUAL)
+    assert manage.live(world.settings, MARKET) == made.id
+
+
+def test_only_a_registered_pass_can_be_approved(world: World) -> None:
+    with pytest.raises(RefusedError, match="no registered release tiny-none"):
+        manage.approve(world.settings, MARKET, "tiny-none", "ann", "")
+    failed = world.release("one", "FAIL")
+    with pytest.raises(RefusedError, match="the gate said FAIL"):
+        manage.approve(world.settings, MARKET, failed.id, "ann", "")
+
+
+def test_rollback_goes_back_one_release_and_then_no_further(world: World) -> None:
+    made = []
+    for key in ("one", "two", "three"):
+        made.append(world.release(key))
+        world.promote(made[-1])
+    one, two, three = (m.id for m in made)
+    row = world.roll_back()
+    assert (row.release_id, row.previous, row.reason) == (two, three, "drill")
+    world.agrees()
+    assert world.roll_back().release_id == one
+    assert world.api.live() == {"champion": one}
+    with pytest.raises(RefusedError, match="no earlier release"):
+        world.roll_back()
+    assert manage.verify(world.settings, MARKET) == 8
+
+
+def test_rollback_names_what_it_leaves_and_needs_sound_artifacts(world: World) -> None:
+    one = world.release("one")
+    world.promote(one)
+    two = world.release("two")
+    world.promote(two)
+    with pytest.raises(RefusedError, match=f"{one.id} is not live in tiny: {two.id} is"):
+        world.roll_back(leaving=one.id)
+    (one.bundle.path / "note").write_text("something else")
+    with pytest.raises(CsrmError, match="changed after it was published"):
+        world.roll_back(leaving=two.id)
+    assert world.live() == two.id
+
+
+def test_aliases_moved_by_hand_are_put_back(world: World) -> None:
+    one = world.release("one")
+    world.promote(one)
+    two = world.release("two")
+    world.promote(two)
+    world.api.aliases = {"champion": 1, "challenger": 2}
+    repairs = promote.refresh_views(world.settings, AUTO, world.api)
+    assert repairs == ["champion: 1 → 2", "previous: None → 1", "challenger: 2 → None"]
+    world.agrees()
+    assert promote.refresh_views(world.settings, AUTO, world.api) == []
+
+
+def test_the_challenger_is_the_newest_pass_that_never_was_live(world: World) -> None:
+    one = world.release("one")
+    world.promote(one)
+    two = world.release("two")
+    world.release("three", "FAIL")
+    promote.refresh_views(world.settings, AUTO, world.api)
+    assert world.api.live() == {"champion": one.id, "challenger": two.id}
+
+
+def test_a_release_that_mlflow_lost_is_named(world: World) -> None:
+    one = world.release("one")
+    world.api.versions.clear()
+    with pytest.raises(RefusedError, match=f"has no version of {one.id}; register it again"):
+        world.promote(one)
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, nth: int) -> Callable[[], int]:
+    """Die after the nth durable write; returns how many there were."""
+    done = 0
+
+    def deadly(owner: Any, name: str) -> None:
+        true = getattr(owner, name)
+
+        def write(*args: Any, **given: Any) -> Any:
+            nonlocal done
+            result = true(*args, **given)
+            done += 1
+            if done == nth:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, name, write)
+
+    deadly(ledger, "append")
+    deadly(Registry, "set_registered_model_alias")
+    deadly(Registry, "delete_registered_model_alias")
+    deadly(LocalBlobs, "replace")
+    return lambda: done
+
+
+PROMOTION = ("ledger", "champion", "previous", "challenger", "routing")  # its durable writes
+
+
+def second_release(world: World) -> Any:
+    """Return a registered candidate while another release is live."""
+    world.promote(world.release("one"))
+    made = world.release("two")
+    promote.refresh_views(world.settings, AUTO, world.api)  # the challenger, as register leaves it
+    return made
+
+
+def test_a_promotion_is_five_durable_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = second_release(world)
+    done = kill_after(monkeypatch, 0)
+    world.promote(made)
+    assert done() == len(PROMOTION)
+
+
+@pytest.mark.parametrize("kill", range(1, len(PROMOTION) + 1))
+def test_promotion_killed_after_any_write_happens_exactly_once(world: World, kill: int) -> None:
+    made = second_release(world)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, kill)
+        with pytest.raises(Killed):
+            world.promote(made)
+    world.promote(made)
+    assert [m for m in world.moves() if m[1] == made.id] == [("promoted", made.id)]
+    world.agrees()
+
+
+@pytest.mark.parametrize("kill", [1, 2, 3, 4])  # ledger, champion, previous, routing
+def test_rollback_killed_after_any_write_goes_back_exactly_one(world: World, kill: int) -> None:
+    made = []
+    for key in ("one", "two", "three"):
+        made.append(world.release(key))
+        world.promote(made[-1])
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, kill)
+        with pytest.raises(Killed):
+            world.roll_back()
+    if kill < 4:  # after the last write it was done, and the next rollback would be a new one
+        world.roll_back()
+    world.roll_back(leaving=made[2].id)
+    assert world.live() == made[1].id
+    assert world.moves()[3:] == [("rolled_back", made[1].id)]
+    world.agrees()
+
+
+def test_history_lists_every_row(world: World) -> None:
+    made = world.release("one")
+    world.promote(made)
+    assert [e.action for e in manage.history(world.settings, MARKET)] == ["registered", "promoted"]
+    assert store_of(world.settings).open(made.bundle.ref).digest == made.bundle.digest
