@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,9 +15,10 @@ import sqlalchemy as sa
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.sections import Ingest
-from csrm_tasks.settings import Settings
+from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.store.engine import open_store, reading
+from csrm_tasks.store.lake import Lake
 from csrm_tasks.store.tables import AGGREGATES, FILES, LABELS, PRODUCTS, QUARANTINE, fetch
 from tests.data_fixtures import (
     DAY0,
@@ -210,3 +215,62 @@ def test_the_flat_sample_layout_goes_in_as_it_is(settings: Settings) -> None:
         {"reason": "unknown_value", "kind": "ubi_events", "rows": 1},
     ]
     assert [(r[5], r[6]) for r in rows(settings, AGGREGATES)] == [("futon", 1)]
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+def test_killed_at_every_write_in_turn_the_day_ends_the_same(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from csrm_tasks.ingest import days, load
+
+    land_first_day(settings)
+    ingest(settings, DAY0)
+    expected = everything(settings)
+    other = load_settings({"CSRM_HOME": str(tmp_path / "other")})
+    land_first_day(other)
+    writes, deadly = 0, 1
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*args: Any) -> Any:
+            nonlocal writes, deadly
+            writes += 1
+            if writes == deadly:
+                writes, deadly = 0, deadly % 3 + 1
+                raise Killed
+            return original(*args)
+
+        return write
+
+    monkeypatch.setattr(load, "insert", counted(load.insert))
+    monkeypatch.setattr(days, "insert", counted(days.insert))
+    monkeypatch.setattr(Lake, "write", counted(Lake.write))
+    deaths = 0
+    while True:
+        try:
+            ingest(other, DAY0)
+            break
+        except Killed:
+            deaths += 1
+    assert deaths > 8
+    assert everything(other) == expected
+
+
+def shared(home: Path, worker: str) -> Settings:
+    """A machine of its own, with database, lake, landing zone and artifacts in common."""
+    common = load_settings({"CSRM_HOME": str(home)})
+    return replace(common, home=home / worker)
+
+
+def test_two_machines_with_one_day_end_as_one(settings: Settings, tmp_path: Path) -> None:
+    land_first_day(settings)
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(ingest, shared(settings.home, name), DAY0) for name in "ab"]
+        receipts = [r.result()["store"].facts for r in running]
+    assert receipts[0] == receipts[1]
+    other = load_settings({"CSRM_HOME": str(tmp_path / "other")})
+    land_first_day(other)
+    ingest(other, DAY0)
+    assert everything(settings) == everything(other)

@@ -1,0 +1,167 @@
+"""Consensus, splits, CVR examples, position bias and derived queries, each on its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from csrm_tasks.dataset.brands import build_brands
+from csrm_tasks.dataset.consensus import consensus
+from csrm_tasks.dataset.conversions import cvr_examples
+from csrm_tasks.dataset.propensity import LEAST, behaviour_weights, examination
+from csrm_tasks.dataset.queries import derived_queries
+from csrm_tasks.dataset.splits import assign_splits
+from csrm_tasks.sections import Snapshot
+
+SEED = 3
+
+
+def ratings(*grades: tuple[int, str]) -> pl.DataFrame:
+    rows = [
+        ("zh-TW", "q", "p", grade, rater, datetime(2026, 1, 1 + i, tzinfo=UTC), f"l{i}")
+        for i, (grade, rater) in enumerate(grades)
+    ]
+    names = ["locale", "query_id", "product_id", "grade", "rater_id", "rated_at", "label_id"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+@pytest.mark.parametrize(
+    ("grades", "expected"),
+    [
+        ([(2, "a")], (2, 1, 1)),
+        ([(2, "a"), (1, "b"), (2, "c")], (2, 3, 2)),
+        ([(2, "a"), (0, "a")], (0, 1, 1)),  # the last of one rater
+        ([(2, ""), (2, ""), (0, "")], (2, 3, 2)),  # nameless raters are different people
+        ([(0, "a"), (1, "b")], (0, 2, 1)),  # a tie at equal distance: the lower
+        ([(0, "a"), (0, "b"), (2, "c"), (2, "d"), (1, "e"), (2, "f"), (0, "g")], (0, 7, 3)),
+        ([(0, "a"), (0, "b"), (2, "c"), (2, "d"), (1, "e")], (0, 5, 2)),
+        ([(0, "a"), (2, "c"), (2, "d"), (0, "e"), (1, "f"), (1, "g")], (1, 6, 2)),  # nearest mean
+    ],
+)
+def test_consensus(grades: list[tuple[int, str]], expected: tuple[int, int, int]) -> None:
+    made = consensus(ratings(*grades))
+    assert made.select("grade", "raters", "agree").row(0) == expected
+
+
+def judged(n: int, rng: np.random.Generator) -> pl.DataFrame:
+    rows: list[tuple[Any, ...]] = []
+    for i in range(n):
+        locale = "ko-KR" if i % 2 else "zh-TW"
+        raters = 8 if rng.random() < 0.1 else 1
+        rows += [
+            (f"q{i // 3}", locale, f"{locale}{i}", f"p{j}", int(rng.integers(3)), raters, raters)
+            for j in range(3)
+        ]
+    names = ["norm", "locale", "query_id", "product_id", "grade", "raters", "agree"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def test_splits_keep_queries_apart_hold_their_share_and_ignore_row_order() -> None:
+    pairs = judged(900, np.random.default_rng(0))
+    split = assign_splits(pairs, Snapshot(dev_share=0.2), "zh-TW", SEED)
+    assert split.group_by("norm").agg(pl.col("split").n_unique())["split"].max() == 1
+    gold = split.filter(split="gold")
+    assert set(gold["locale"]) == {"zh-TW"}
+    assert gold["raters"].min() == 8
+    assert gold.height == pairs.filter(locale="zh-TW", raters=8).height
+    rest = split.filter(pl.col("split") != "gold")
+    for locale in ("ko-KR", "zh-TW"):
+        here = rest.filter(locale=locale)
+        share = here.filter(split="dev")["norm"].n_unique() / here["norm"].n_unique()
+        assert 0.15 < share < 0.27
+    key = ["locale", "query_id", "product_id"]
+    again = assign_splits(pairs.reverse(), Snapshot(dev_share=0.2), "zh-TW", SEED)
+    assert again.sort(key).equals(split.sort(key))
+    other = assign_splits(pairs, Snapshot(dev_share=0.2), "zh-TW", SEED + 1)
+    assert not other.sort(key).equals(split.sort(key))
+
+
+def sums(**rows: tuple[int, int, int, int]) -> pl.DataFrame:
+    names = ["clicks", "carts", "purchases", "skips"]
+    made = [("ko-KR", name[:2], name[2:], *counts) for name, counts in rows.items()]
+    return pl.DataFrame(made, schema=["locale", "query_id", "product_id", *names], orient="row")
+
+
+def test_cvr_examples() -> None:  # A8
+    catalogue = {"ko-KR": [f"p{i}" for i in range(40)]}
+    frame = sums(
+        q1p1=(1, 1, 1, 0), q1p2=(0, 0, 0, 3), q1p3=(0, 0, 0, 9), q1p4=(0, 0, 0, 1),
+        q1p5=(1, 0, 0, 5), q1p6=(0, 0, 0, 0), q2p1=(4, 0, 0, 0), q3p7=(1, 0, 2, 0),
+    )  # fmt: skip
+    made = cvr_examples(frame, catalogue, 4, SEED)
+    assert made.filter(label=1).select("query_id", "product_id").rows() == [
+        ("q1", "p1"),
+        ("q3", "p7"),
+    ]
+    negatives = made.filter(label=0, query_id="q1")["product_id"].to_list()
+    assert len(negatives) == len(set(negatives)) == 4
+    assert {"p3", "p2"} <= set(negatives)  # most often passed over; p4 gives way to random ones
+    assert not {"p1", "p5"} & set(negatives)  # acted on: never a negative
+    assert made.filter(label=0, query_id="q3").height == 4
+    assert made.equals(cvr_examples(frame.reverse(), catalogue, 4, SEED))
+    few = cvr_examples(frame, {"ko-KR": ["p1", "p7"]}, 4, SEED)
+    assert few.filter(label=0, query_id="q3")["product_id"].to_list() == ["p1"]
+
+
+def clicks_of(theta: np.ndarray, gamma: np.ndarray, shown: int) -> list[np.ndarray]:
+    """Every pair at every position: examination and attraction can be told apart."""
+    rng = np.random.default_rng(1)
+    position, pair = np.meshgrid(np.arange(len(theta)), np.arange(len(gamma)), indexing="ij")
+    n = np.full(position.size, float(shown))
+    c = rng.binomial(shown, theta[position.ravel()] * gamma[pair.ravel()]).astype(float)
+    return [n, c, position.ravel(), pair.ravel()]
+
+
+def test_examination_is_recovered_where_the_ranking_follows_relevance() -> None:
+    theta = np.arange(1.0, 7.0) ** -0.8
+    n, c, position, pair = clicks_of(theta, np.linspace(0.7, 0.1, 30), 400)
+    near = np.abs(position * 5 - pair) <= 10  # good pairs stand high, and move only a little
+    n, c, position, pair = (x[near] for x in (n, c, position, pair))
+    found = examination(n, c, position, pair)
+    rate = np.bincount(position, c) / np.bincount(position, n)
+    error, plain = np.abs(found - theta).max(), np.abs(rate / rate.max() - theta).max()
+    assert error < 0.05
+    assert error < plain / 2
+
+
+def test_behaviour_weights() -> None:
+    columns = ["locale", "query_id", "product_id", "impressions", "clicks", "carts", "purchases",
+               "position_sum", "positions"]  # fmt: skip
+    top = [("zh-TW", "q", f"t{i}", 50, 20, 0, 0, 0, 50) for i in range(20)]
+    deep = [("zh-TW", "q", f"d{i}", 50, 4, 0, 0, 500, 50) for i in range(20)]
+    seldom = [
+        ("zh-TW", "q", "once", 1, 1, 0, 0, 10, 1),
+        ("zh-TW", "q", "never", 50, 0, 0, 0, 0, 50),
+    ]
+    split = [("zh-TW", "q", "t0", 50, 20, 0, 0, 0, 50), ("zh-TW", "q", "nowhere", 9, 3, 1, 1, 0, 0)]
+    made = behaviour_weights(
+        pl.DataFrame([*top, *deep, *seldom, *split], schema=columns, orient="row")
+    )
+    row = {r["product_id"]: r for r in made.to_dicts()}
+    assert row["t0"]["impressions"] == 100
+    assert row["t0"]["weight"] == pytest.approx(40 / 103)
+    assert row["d0"]["weight"] > 2 * 4 / 53  # fewer people looked there
+    assert row["once"]["weight"] < row["t0"]["weight"]
+    assert row["never"]["weight"] == LEAST
+    assert 0 < row["nowhere"]["weight"] <= 1
+    assert behaviour_weights(pl.DataFrame(schema=made.schema)).is_empty()
+
+
+def test_derived_queries() -> None:
+    brands = build_brands(["LG", "農心"], [])
+    titles = [
+        "【特價】LG 雙門冰箱 500L 銀色",
+        "LG 雙門冰箱 銀色 (福利品)",
+        "農心辛拉麵",
+        "500ml",
+        "A",
+    ]
+    found = derived_queries(titles, brands, 10)
+    assert Counter(dict(found)) == Counter({"雙門冰箱": 2, "銀色": 2, "lg 雙門冰箱": 2})
+    assert derived_queries(titles, brands, 1) == [("lg 雙門冰箱", 2)]
+    assert derived_queries(reversed(titles), brands, 10) == found
