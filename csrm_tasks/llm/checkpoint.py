@@ -88,6 +88,7 @@ def _load(
     state = load_file(str(path / "state.safetensors"))
     progress = Progress(**saved["progress"])
     progress.best = None if progress.best is None else (progress.best[0], progress.best[1])
+    progress.curves = {k: [(s, v) for s, v in curve] for k, curve in progress.curves.items()}
     set_adapter_state(model, adapter)
     _load_optimizer(optimizer, state)
     mixture.load_state(saved["data"])

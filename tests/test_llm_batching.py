@@ -1,0 +1,158 @@
+"""Length buckets, epochs, the task mixture: seeded, complete, resumable (A6, A7, A11, A24)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from llm_fixtures import make_base, make_rqa, make_snapshot
+
+from csrm_tasks.llm.batching import BatchStream, Epoch, bucket, pad, useful_share
+from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows, translation_rows
+from csrm_tasks.llm.encoding import PromptEncoder
+from csrm_tasks.llm.mixture import Mixture, Part
+from csrm_tasks.llm.model import Model, load_base
+from csrm_tasks.llm.prompts import QueryFields
+from csrm_tasks.llm.tasks import LabelTask, TranslationTask, draw_by_kind, without_title
+
+
+class Lengths:
+    """An epoch source of 130 samples."""
+
+    def start_epoch(self, epoch: int) -> Epoch:
+        rng = np.random.default_rng(epoch)
+        return Epoch(rng.permutation(130), rng.integers(20, 90, 130), np.zeros(130, np.int8))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_base(str(make_base(tmp_path_factory.mktemp("base"))))
+
+
+def test_useful_share_at_the_lengths_of_a_real_market() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(rng.lognormal(5.035, 0.27, 50_000).astype(np.int64), 766)  # A11
+    assert abs(lengths.mean() - 160) < 3
+    assert abs(np.quantile(lengths, 0.95) - 240) < 8
+    assert useful_share(lengths, bucket(lengths, 64, rng)) >= 0.95
+    plain = np.array_split(np.arange(len(lengths)), len(lengths) // 64)
+    assert useful_share(lengths, plain) < 0.7
+
+
+@pytest.mark.parametrize(("n", "batch"), [(130, 64), (1, 64), (63, 64), (12_801, 64), (5, 1)])
+def test_every_sample_is_in_exactly_one_batch(n: int, batch: int) -> None:
+    rng = np.random.default_rng(n)
+    batches = bucket(rng.integers(1, 300, n), batch, rng)
+    assert sorted(np.concatenate(batches)) == list(range(n))
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert n < batch or min(map(len, batches)) >= batch
+
+
+def test_a_stream_continues_from_epoch_and_position() -> None:
+    whole = BatchStream(Lengths(), 20, seed=5)
+    taken = [next(whole)[1].tolist() for _ in range(17)]
+    assert whole.epoch == 2
+    for start in (0, 4, 6, 7, 12, 16):
+        first = BatchStream(Lengths(), 20, seed=5)
+        for _ in range(start):
+            next(first)
+        again = BatchStream(Lengths(), 20, seed=5)
+        again.seek(first.epoch, first.position)
+        assert [next(again)[1].tolist() for _ in range(17 - start)] == taken[start:]
+    other = BatchStream(Lengths(), 20, seed=6)
+    assert [next(other)[1].tolist() for _ in range(17)] != taken
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    rows = [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
+    ids, lengths = pad(rows, torch.device("cpu"))
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert lengths.tolist() == [3, 1]
+
+
+def test_translation_kinds_are_drawn_by_the_square_root_of_their_number() -> None:
+    kinds = np.repeat(["title", "query", "brand"], [6400, 100, 400])
+    order = draw_by_kind(kinds, np.random.default_rng(0))
+    names, counts = np.unique(kinds[order], return_counts=True)
+    found = dict(zip(names.tolist(), counts / len(order), strict=True))
+    assert found == pytest.approx(
+        {"title": 80 / 110, "query": 10 / 110, "brand": 20 / 110}, abs=1e-3
+    )
+    times = np.bincount(order, minlength=len(kinds))
+    for kind in names:
+        assert np.ptp(times[kinds == kind]) <= 1  # nothing a second time before all came once
+
+
+def test_a_title_that_is_the_candidate_is_dropped_even_when_it_was_cut() -> None:
+    query = QueryFields("q", titles=("拉麵 辣", "牛奶", "拉麵  辣味 五入"))
+    assert without_title(query, "拉麵 辣味 五入").titles == ("牛奶",)
+    assert without_title(query, "尿布") is query
+
+
+def _parts(model: Model, tmp_path: Path, repeat: int = 1) -> list[Part]:
+    snapshot = make_snapshot(tmp_path / "snapshot")
+    fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
+    encoder = PromptEncoder(model.tokenizer, 96)
+    rows = relevance_rows(fields, load_pairs(snapshot, "train"))
+    mt = translation_rows(snapshot, "ko-KR", "zh-TW")
+    mt = replace(mt, targets=[t * repeat for t in mt.targets])
+    return [
+        Part(LabelTask(model, rows, encoder, 0.1, seed=0), 1.0),
+        Part(TranslationTask(model, mt, encoder, seed=1), 0.1, 2.0),
+    ]
+
+
+def test_shares_are_those_of_the_mixture_and_losses_are_weighted(
+    model: Model, tmp_path: Path
+) -> None:
+    draws = Mixture(_parts(model, tmp_path), batch=22, seed=0).next_step()
+    assert [d.task.name for d in draws] == ["relevance", "mt"]
+    assert [len(d.at) for d in draws] == [36, 2]  # 20 : 2; 36 rows make one batch, not 1.8
+    assert [d.scale for d in draws] == pytest.approx([1 / 1.1, 0.2 / 1.1])
+
+
+def test_twice_as_long_translations_leave_the_relevance_loss_alone(
+    model: Model, tmp_path: Path
+) -> None:
+    short = Mixture(_parts(model, tmp_path), batch=16, seed=0)
+    long = Mixture(_parts(model, tmp_path, repeat=2), batch=16, seed=0)
+    for _ in range(5):
+        (rel_a, mt_a), (rel_b, mt_b) = short.next_step(), long.next_step()
+        assert rel_a.scale == rel_b.scale
+        assert rel_a.sample_names() == rel_b.sample_names()
+        assert torch.equal(rel_a.loss()[0], rel_b.loss()[0])
+        assert mt_b.loss()[1] > mt_a.loss()[1]  # tokens
+
+
+def test_titles_are_dropped_at_the_configured_rate_and_drawn_anew_each_epoch(
+    model: Model, tmp_path: Path
+) -> None:
+    snapshot = make_snapshot(tmp_path / "snapshot", n=1200)
+    fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
+    encoder = PromptEncoder(model.tokenizer, 96)
+    rows = relevance_rows(fields, load_pairs(snapshot, "train"))
+    task = LabelTask(model, rows, encoder, 0.25, seed=0)
+    bare = [min(encoder.length(rows.space, replace(q, titles=()), p), 96)
+            for q, p in zip(rows.queries, rows.products, strict=True)]  # fmt: skip
+    first, second = task.start_epoch(0), task.start_epoch(1)
+    short = [n <= bare[i] for i, n in zip(first.order, first.lengths, strict=True)]
+    assert 0.2 < np.mean(short) < 0.3
+    by_row = [e.variants[np.argsort(e.order)] for e in (first, second)]
+    assert (by_row[0] != by_row[1]).any()
+    again = task.start_epoch(0)
+    assert np.array_equal(again.lengths, first.lengths)
+
+
+def test_a_mixture_continues_from_its_state(model: Model, tmp_path: Path) -> None:
+    whole = Mixture(_parts(model, tmp_path), batch=16, seed=3)
+    names = []
+    for i in range(9):
+        if i == 4:
+            state = whole.state()
+        names.append([d.sample_names() for d in whole.next_step()])
+    again = Mixture(_parts(model, tmp_path), batch=16, seed=3)
+    again.load_state(state)
+    assert [[d.sample_names() for d in again.next_step()] for _ in range(5)] == names[4:]
