@@ -44,7 +44,7 @@ def summary() -> dict[str, Any]:
     judged = gold(120)
     return {
         "market": "demo", "snapshot": "demo/snapshot/1", "champion": "demo-<script>",
-        **summarise(models(judged), judged), "rqa": {"demo/build_rqa/1": {"rqa_accuracy": 0.81}},
+        **summarise(models(judged), judged), "rqa": {"demo/build_rqa/1": {"k": 3, "locales": {"zh-TW": {"rqa_accuracy": 0.81}}}},
     }  # fmt: skip
 
 
@@ -62,12 +62,14 @@ def test_figures_are_those_of_the_answers(summary: dict[str, Any]) -> None:
             assert figure["lo"] <= figure["value"] <= figure["hi"]
 
 
-def test_comparisons_are_later_minus_earlier_and_say_what_is_decided(
+def test_comparisons_go_both_ways_and_say_what_is_decided(
     summary: dict[str, Any],
 ) -> None:
     found = against(summary, "micro_f1")
-    assert set(found) == {"champion vs tfidf", "final vs tfidf", "final vs champion"}
+    assert len(found) == 6
     assert found["final vs champion"]["verdict"] == "better"
+    assert found["champion vs final"]["verdict"] == "worse"
+    assert found["champion vs final"]["lo"] == pytest.approx(-found["final vs champion"]["hi"])
     values = {m["name"]: m["figures"]["micro_f1"]["value"] for m in summary["models"][:3]}
     expected = values["final"] - values["tfidf"]
     assert found["final vs tfidf"]["value"] == pytest.approx(expected)
@@ -114,7 +116,7 @@ def test_models_slices_matrices_and_retrieval_are_all_shown(summary: dict[str, A
     for name in ("no brand", "unseen category", "head"):
         assert f'<th scope="row">{name}</th>' in page
     assert page.count('class="matrix"') == 3 + 2 * 2  # three graded models, two heads of two towers
-    assert "rqa_accuracy 0.810" in page
+    assert "k 3, zh-TW rqa_accuracy 0.810" in page
     assert re.search(r'aria-label="better">▲</span> \+0\.\d{3}', page)
 
 

@@ -182,8 +182,15 @@ def _rqa(summary: Json) -> str:
 
 
 def _facts(facts: Json) -> str:
-    shown = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in facts.items()}
-    return ", ".join(f"{k} {v}" for k, v in shown.items())
+    """Return facts on one line; those of a locale are named with it."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if key == "locales" and isinstance(value, Mapping):
+            flat |= {f"{locale} {k}": v for locale, of in value.items() for k, v in of.items()}
+        else:
+            flat[key] = value
+    shown = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in flat.items()}
+    return ", ".join(f"{k} {v}" for k, v in shown.items() if v is not None)
 
 
 def _method(summary: Json) -> str:

@@ -106,7 +106,8 @@ def _row(model: Json, figure: Json, y: int, x: Any) -> str:
 
 def matrix(title: str, confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     """Return a confusion matrix; a cell's shade is its share of its row (of the true grade)."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in labels)
+    short = [name.split()[0] for name in labels]  # "2 exact" heads its column as "2"
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in short)
     body = []
     for name, row in zip(labels, confusion, strict=True):
         total = sum(row) or 1
@@ -117,7 +118,8 @@ def matrix(title: str, confusion: Sequence[Sequence[int]], labels: Sequence[str]
         )
         body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
-        f'<div class="scroll"><table class="matrix"><caption>{escape(title)}</caption>'
-        f'<thead><tr><th scope="col">judged ↓ said →</th>{head}</tr></thead>'
+        f'<div class="scroll"><table class="matrix">'
+        f"<caption><b>{escape(title)}</b> · judged ↓ said →</caption>"
+        f'<thead><tr><th scope="col"><span class="soft">judged</span></th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )

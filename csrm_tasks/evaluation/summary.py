@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ SLICE_MEASURES = {"llm": "micro_f1", "baseline": "micro_f1", "towers": "em_f1"}
 def summarise(models: Sequence[Answers], gold: Gold) -> Json:
     """Return gold set, models with intervals, all paired comparisons and slices (A42, A43, A45).
 
-    Of a comparison {"a", "b"}, "a" is listed after "b" among ``models``; the difference is a - b.
-    An undefined figure is null.
+    A comparison {"a", "b"} is the difference a - b; every pair is there in both directions, so that
+    a reader looks up the claim it is after. An undefined figure is null.
     """
     weights = resample(gold.queries)
     tables = {m.name: counts(m, gold) for m in models}
@@ -75,7 +75,7 @@ def _comparisons(tables: Mapping[str, Counts], weights: Floats) -> list[Json]:
             for name, t in tables.items()
             if family in t
         }
-        for b, a in combinations(drawn, 2):
+        for a, b in permutations(drawn, 2):
             (one, one_draws), (other, other_draws) = drawn[a], drawn[b]
             diff = percentile(one - other, one_draws - other_draws)
             found.append(
