@@ -44,7 +44,8 @@ def summary() -> dict[str, Any]:
     judged = gold(120)
     return {
         "market": "demo", "snapshot": "demo/snapshot/1", "champion": "demo-<script>",
-        **summarise(models(judged), judged), "rqa": {"demo/build_rqa/1": {"k": 3, "locales": {"zh-TW": {"rqa_accuracy": 0.81}}}},
+        **summarise(models(judged), judged),
+        "rqa": {"demo/build_rqa/1": {"k": 3, "locales": {"zh-TW": {"rqa_accuracy": 0.81}}}},
     }  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def matrix(title: str, confusion: Sequence[Sequence[int]], labels: Sequence[str]
         body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f'<div class="scroll"><table class="matrix">'
-        f"<caption><b>{escape(title)}</b> · judged ↓ said →</caption>"
+        f"<caption><strong>{escape(title)}</strong> · judged ↓ said →</caption>"
         f'<thead><tr><th scope="col"><span class="soft">judged</span></th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
