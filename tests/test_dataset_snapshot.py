@@ -42,8 +42,8 @@ def translation(n: int, kind: str, source: str, target: str) -> dict[str, Any]:
 def land_market(settings: Settings) -> None:
     ko = [product(i, f"[특가] 삼성 상품{i} 500ml", "삼성") for i in range(8)]
     zh = [
-        product(i, f"【特價】三星 {'辣湯麵' if i % 2 else '果汁'} 500毫升 新品", "三星")
-        for i in range(8)
+        product(i, f"【特價】三星 {kind} 500毫升 新品", "三星", f"食品 > {kind}")
+        for i, kind in enumerate(["果汁", "辣湯麵"] * 4)
     ]
     land_lines(settings, DAY0, f"{KO}/catalogue.jsonl", ko)
     land_lines(settings, DAY0, f"{ZH}/catalogue.jsonl", zh)
@@ -110,9 +110,9 @@ def test_stage_1_never_sees_a_target_label_or_log(landed: Settings) -> None:  # 
 def test_stage_1_target_queries_are_translated_and_derived(landed: Settings) -> None:  # A21
     queries = table(snapshot(landed, 1, DAY1), "queries").filter(locale=ZH).sort("query")
     assert queries.select("query", "origin", "brand").rows() == [
+        ("三星", "derived", "三星"),
         ("三星 果汁", "derived", "三星"),
         ("三星 辣湯麵", "derived", "三星"),
-        ("新品", "derived", ""),
         ("果汁", "derived", ""),
         ("泡麵", "translated", ""),
         ("牛奶", "translated", ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import polars as pl
@@ -16,6 +16,8 @@ TYPED = {"locale": pl.String, "query": pl.String, "n": pl.Int64, "origin": pl.St
 BRACKETS = re.compile(r"[\[(【（「〔][^\])】）」〕]*[\])】）」〕]")
 SEPARATORS = re.compile(r"[\s,，、;；/|·•~～]+")
 QUANTITY = re.compile(r"\d")
+KINDS = {"word": 0.6, "both": 0.3, "brand": 0.1}  # of derived queries, about as shoppers ask
+SHARED = 0.5  # of a word's titles must lie in one category, and more
 LONGEST = 24  # characters; shoppers do not type more
 
 
@@ -50,24 +52,39 @@ def build_queries(
 
 
 def derived_queries(
-    titles: Iterable[str], brands: BrandDictionary, most: int
+    titles: Iterable[tuple[str, str]], brands: BrandDictionary, most: int
 ) -> list[tuple[str, int]]:
-    """Return at most ``most`` (query, titles that give it) from titles, commonest first.
+    """Return at most ``most`` (query, titles that give it) of three kinds in :data:`KINDS` shares.
 
-    A title gives its first word after brackets, brand and quantities, that word after the brand,
-    and its last word: what merchants put first and last is what the thing is.
+    ``titles``: title and category path. A title gives its first word after brackets, brand and
+    quantities, its last word, its brand, and brand and first word together: what merchants put
+    first and last is what the thing is. Of each kind the commonest are taken. A word that several
+    categories share (new, gift, black) is no query: most of its titles must be in one category.
     """
-    counts: Counter[str] = Counter()
-    for title in titles:
-        counts.update(set(_parts(title, brands)))
-    usable = [(q, n) for q, n in counts.items() if 2 <= len(q) <= LONGEST]
-    return sorted(usable, key=lambda found: (-found[1], found[0]))[:most]
+    found: dict[str, dict[str, Counter[str]]] = {kind: defaultdict(Counter) for kind in KINDS}
+    for title, category in titles:
+        for kind, query in _parts(title, brands):
+            found[kind][query][category] += 1
+    ranked: list[tuple[float, str, int]] = []
+    for kind, share in KINDS.items():
+        counts = [
+            (-c.total(), query)
+            for query, c in found[kind].items()
+            if 2 <= len(query) <= LONGEST
+            and (kind == "brand" or max(c.values()) > SHARED * c.total())
+        ]
+        ranked += [(i / share, q, -n) for i, (n, q) in enumerate(sorted(counts), start=1)]
+    return [(query, n) for _, query, n in sorted(ranked)[:most]]
 
 
-def _parts(title: str, brands: BrandDictionary) -> list[str]:
+def _parts(title: str, brands: BrandDictionary) -> set[tuple[str, str]]:
+    """Return (kind, query) of a title."""
     words = [w for w in SEPARATORS.split(normalise(BRACKETS.sub(" ", title))) if w]
     named = [w for w in words if brands.match(w)]
     rest = [w for w in words if w not in named and not QUANTITY.search(w)]
-    if not rest:
-        return []
-    return [rest[0], rest[-1], *(f"{brand} {rest[0]}" for brand in named[:1])]
+    made = {("brand", named[0])} if named else set()
+    if rest:
+        made |= {("word", rest[0]), ("word", rest[-1])}
+    if named and rest:
+        made.add(("both", f"{named[0]} {rest[0]}"))
+    return made

@@ -137,8 +137,8 @@ def _typed(
 ) -> pl.DataFrame:
     """Every query as typed, with how often and where from."""
     target = market.target_locale
-    titles = products.filter(pl.col("locale") == target)["title"]
-    derived = derived_queries(titles, brands[target], market.snapshot.derived_queries)
+    titles = products.filter(pl.col("locale") == target).select("title", "category")
+    derived = derived_queries(titles.iter_rows(), brands[target], market.snapshot.derived_queries)
     made = pl.DataFrame(derived, schema={"query": pl.String, "n": pl.Int64}, orient="row")
     translated = translations.filter(pl.col("kind") == "query").select(
         pl.col("target_text").alias("query"), pl.lit(1).alias("n")
