@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from csrm_tasks.demo.grades import true_grade
 from csrm_tasks.demo.queries import Query, QuerySet
 from csrm_tasks.demo.raters import EXPERTS, SOURCE_CROWD, TARGET_CROWD, Crowd, rate
 from csrm_tasks.demo.search import LexicalIndex, Rows, Shelves
@@ -103,7 +102,8 @@ def _judge(
     for q in chosen:
         query: Query = queries.queries[q]
         page = draw_page(shelves.pools(query, index), n, len(shop.products), rng)
-        pairs += [(q, r, true_grade(world.lexicon, query, shelves.spec(r))) for r in page]
+        truth = shelves.grades(query, np.array(page, dtype=np.int64))
+        pairs += zip([q] * len(page), page, truth.tolist(), strict=True)
     table = np.array(pairs, dtype=np.int64).reshape(-1, 3)
     gold = crowd is EXPERTS
     if gold:

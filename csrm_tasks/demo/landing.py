@@ -10,8 +10,8 @@
 
 Each night has a few broken rows, as nights do (about 2 in 1,000 of the labels, fewer of the rest):
 labels with a grade that no guideline knows, for a product that no catalogue has, and without a
-query; a listing without a title; events cut off in the middle, with an unknown action, and for an
-unknown product.
+query; a listing without an identifier; events cut off in the middle, with an unknown action, and
+for an unknown product.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from csrm_tasks.dataset.text import normalise
 from csrm_tasks.demo.compose import Spec
-from csrm_tasks.demo.grades import true_grade
 from csrm_tasks.demo.lexicon import Lexicon
 from csrm_tasks.demo.queries import Query
 from csrm_tasks.demo.world import Catalogue
@@ -69,8 +68,24 @@ class Shelves:
         rows = self._group(query)
         if query.type is None:
             rows = np.union1d(rows, self._brand(query))
-        grades = np.array([true_grade(self.lexicon, query, self.spec(r)) for r in rows.tolist()])
+        grades = self.grades(query, rows)
         return {g: rows[grades == g] for g in (Grade.EXACT, Grade.SUBSTITUTE)}
+
+    def grades(self, query: Query, rows: Rows) -> Rows:
+        """Return :func:`~csrm_tasks.demo.grades.true_grade` of each of ``rows``, all at once."""
+        shop, lexicon = self.catalogue, self.lexicon
+        if query.type is None:
+            exact = shop.brands[rows] == query.brand
+            group = lexicon.brands[query.brand or 0].groups[0]
+        else:
+            exact = shop.types[rows] == query.type
+            if query.brand is not None:
+                exact &= shop.brands[rows] == query.brand
+            for value in query.values:
+                exact &= (shop.values[rows] == value).any(axis=1)
+            group = lexicon.types[query.type].group
+        near = self.groups[rows] == group
+        return np.where(exact, Grade.EXACT, np.where(near, Grade.SUBSTITUTE, Grade.IRRELEVANT))
 
     def _group(self, query: Query) -> Rows:
         if query.type is not None:

@@ -44,11 +44,14 @@ class Catalogue:
     popularity: NDArray[np.float64]  # (N,), mean about 1, heavy-tailed
     types: NDArray[np.int64] = field(init=False)  # (N,)
     brands: NDArray[np.int64] = field(init=False)  # (N,)
+    values: NDArray[np.int64] = field(init=False)  # (N, 2), -1 where there is none
 
     def __post_init__(self) -> None:
         specs = [p.spec for p in self.products]
         object.__setattr__(self, "types", np.array([s.type for s in specs], dtype=np.int64))
         object.__setattr__(self, "brands", np.array([s.brand for s in specs], dtype=np.int64))
+        two = [(*s.values, -1, -1)[:2] for s in specs]
+        object.__setattr__(self, "values", np.array(two, dtype=np.int64))
 
 
 @dataclass(frozen=True)
