@@ -272,14 +272,14 @@ data_option = click.option(
 )
 
 
-@demo.command()
+@demo.command("generate")
 @click.option("--market", default="demo", show_default=True, help="Market name.")
 @data_option
-def generate(market: str, data: Path | None) -> None:
+def generate_files(market: str, data: Path | None) -> None:
     """Write the market's files into its landing zone."""
-    from csrm_tasks.demo.runner import generate_market
+    from csrm_tasks.demo.generate import generate
 
-    click.echo(generate_market(market, home_settings(market), data))
+    click.echo(generate(market, home_settings(market), data))
 
 
 @demo.command()

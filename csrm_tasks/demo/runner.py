@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from csrm_tasks.demo.generate import generate
 from csrm_tasks.demo.runner_api import ENDED, AirflowApi
 from csrm_tasks.demo.runner_home import USER, Home, check_disk, check_port
 from csrm_tasks.demo.runner_plan import Stage, finished, plan
@@ -28,7 +29,6 @@ from csrm_tasks.demo.runner_summary import print_summary
 from csrm_tasks.demo.runner_view import Progress
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import load_market
-from csrm_tasks.settings import Settings
 
 COMPONENTS = {
     "api-server": ["airflow", "api-server"],
@@ -48,7 +48,7 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
     load_market(market, home.settings.markets)
     check_disk(home.root)
     with only_one(home.root / "lock"):
-        console.print(generate_market(market, home.settings, data), soft_wrap=True)
+        console.print(generate(market, home.settings, data), soft_wrap=True)
         stages = plan(market, home.settings)
         if finished(stages, home.airflow / "airflow.db"):
             console.print("Every run of this demo has finished already: nothing to do.")
@@ -82,19 +82,6 @@ def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
         except KeyboardInterrupt:
             console.print("ending …")
     return 0
-
-
-def generate_market(market: str, settings: Settings, data: Path | None) -> str:
-    """Write the market's files into its landing zone unless they are there; say which."""
-    if market == "names":
-        from csrm_tasks.demo.names import generate_names
-
-        new = generate_names(settings.landing, market, data)
-    else:
-        from csrm_tasks.demo.generate import generate_demo
-
-        new = generate_demo(settings.landing, market)
-    return f"{settings.landing / market}: {'generated' if new else 'generated already'}"
 
 
 @contextmanager

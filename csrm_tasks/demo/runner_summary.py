@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 from csrm_tasks import tracking
+from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.demo.runner_home import Home
 from csrm_tasks.release import ledger
+from csrm_tasks.settings import Settings
 
 TITLES = {
     "majority": "majority class",
     "tfidf": "TF-IDF + logistic regression",
-    "champion": "LLM that was live",
+    "champion": "LLM that was live{stage}",
     "rqa_cold": "LLM stage 2, RQA of the cold start",
     "stage2": "LLM stage 2, RQA*",
     "final": "LLM chosen on dev",
-    "champion_towers": "towers that were live",
+    "champion_towers": "towers that were live{stage}",
     "towers_hard": "towers, hard labels",
     "towers": "towers, distilled",
 }
@@ -43,13 +46,18 @@ CLAIMS = (  # (a, b, measure): a is expected to be above b, or (towers) to come 
 
 def print_summary(console: Console, home: Home) -> None:
     """Print the newest evaluation's figures, the verdict, the live release, and where to look."""
+    entries = ledger.verified(home.settings, home.market)
     evaluation = newest_evaluation(home)
     if evaluation:
-        console.print(models_table(evaluation))
-        console.print(claims_table(evaluation))
-        for line in rqa_lines(evaluation):
-            console.print(line, highlight=False)
-    for line in release_lines(ledger.verified(home.settings, home.market)):
+        judged_against = ledger.find(entries, "promoted", str(evaluation["champion"]))
+        titles = titles_of(evaluation, bundle_of(judged_against, home.settings))
+        newest = next((e for e in reversed(entries) if e.action == "registered"), None)
+        candidate = bundle_of(newest, home.settings)
+        console.print(models_table(evaluation, titles))
+        console.print(claims_table(evaluation, titles))
+        for line in rqa_lines(evaluation, candidate.inputs["rqa"] if candidate else None):
+            console.print(line, highlight=False, soft_wrap=True)
+    for line in release_lines(entries):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if evaluation:
         console.print(f"report    {evaluation['report']}", highlight=False, soft_wrap=True)
@@ -61,6 +69,7 @@ def print_summary(console: Console, home: Home) -> None:
 
 def newest_evaluation(home: Home) -> dict[str, Any] | None:
     """Return the newest ``evaluate`` run's metrics.json, and its report's path, from MLflow."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     api = tracking.client(home.settings)
     runs = api.search_runs(
         [tracking.experiment_id(api, home.market, home.settings)],
@@ -79,7 +88,21 @@ def newest_evaluation(home: Home) -> dict[str, Any] | None:
     return found | {"report": report}
 
 
-def models_table(evaluation: Mapping[str, Any]) -> Table:
+def bundle_of(entry: ledger.Entry | None, settings: Settings) -> Artifact | None:
+    """Open the bundle that a ledger row is about."""
+    if entry is None:
+        return None
+    return ArtifactStore(settings.artifacts, settings.cache).open(entry.payload["bundle"])
+
+
+def titles_of(evaluation: Mapping[str, Any], live: Artifact | None) -> dict[str, str]:
+    """Return model name → what it is called here; what was live is called by its stage."""
+    stage = f" (stage {live.facts['stage']})" if live else ""
+    names = [m["name"] for m in evaluation["models"]]
+    return {n: TITLES.get(n, f"LLM {n}").format(stage=stage) for n in names}
+
+
+def models_table(evaluation: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     """Return every model's figures on the gold set with their 95 % intervals."""
     gold = evaluation["gold"]
     table = Table(title=f"Gold set: {gold['pairs']} pairs, {gold['queries']} queries", box=None)
@@ -87,12 +110,12 @@ def models_table(evaluation: Mapping[str, Any]) -> Table:
     for title in FIGURES.values():
         table.add_column(f"{title} [95 %]")
     for model in evaluation["models"]:
-        name = TITLES.get(model["name"], f"LLM {model['name']}")
-        table.add_row(name, *(figure(model["figures"].get(f)) for f in FIGURES))
+        figures = (figure(model["figures"].get(f)) for f in FIGURES)
+        table.add_row(titles[model["name"]], *figures)
     return table
 
 
-def claims_table(evaluation: Mapping[str, Any]) -> Table:
+def claims_table(evaluation: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     """Return the paired differences that the demo is about; what is open is said to be open."""
     found = {(c["a"], c["b"], c["measure"]): c for c in evaluation["comparisons"]}
     table = Table(title="Differences, paired by query", box=None)
@@ -101,8 +124,8 @@ def claims_table(evaluation: Mapping[str, Any]) -> Table:
     for a, b, measure in CLAIMS:
         c = found.get((a, b, measure))
         if c is not None:
-            names = [TITLES.get(n, f"LLM {n}") for n in (a, b)]
-            table.add_row(*names, FIGURES[measure], figure(c, signed=True), c["verdict"])
+            difference = figure(c, signed=True)
+            table.add_row(titles[a], titles[b], FIGURES[measure], difference, c["verdict"])
     return table
 
 
@@ -114,14 +137,17 @@ def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     return f"{100 * value['value']:{sign}.1f} \\[{100 * value['lo']:.1f}, {100 * value['hi']:.1f}]"
 
 
-def rqa_lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """Say how often the retrieved titles were right, by the RQA that each LLM read."""
+def rqa_lines(evaluation: Mapping[str, Any], candidate: str | None) -> list[str]:
+    """Say how often retrieved titles were right (A26); ``candidate`` is the new release's RQA."""
     lines = []
     for ref, facts in evaluation["rqa"].items():
-        for locale, measured in facts["locales"].items():
-            value = measured["rqa_accuracy"]
-            if value is not None:
-                lines.append(f"RQA accuracy {locale}: {100 * value:.1f} % of titles  ({ref})")
+        shares = [
+            f"{locale} {100 * measured['rqa_accuracy']:.1f} %"
+            for locale, measured in facts["locales"].items()
+            if measured["rqa_accuracy"] is not None
+        ]
+        which = "RQA*" if ref == candidate else "RQA of the live retriever"
+        lines.append(f"titles that are right, {which}: {', '.join(shares)}")
     return lines
 
 

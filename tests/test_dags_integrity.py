@@ -1,0 +1,172 @@
+"""The DAGs as Airflow loads them: exact ids, what stands before promote, the contract of steps."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from csrm_tasks.steps.registry import all_steps
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKETS = ROOT / "tests" / "markets"
+HEAVY = ("torch", "transformers", "peft", "mlflow", "faiss", "pandas", "polars", "sklearn", "ibis")
+LOAD = """
+import json, sys
+from airflow.dag_processing.dagbag import BundleDagBag
+folder = sys.argv[1]
+bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags")
+def inputs(task):
+    given = task.op_kwargs.get("inputs") or {}
+    return {k: isinstance(v, list) for k, v in given.items()}
+print("LOADED" + json.dumps({
+    "errors": bag.import_errors,
+    "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
+    "dags": {d.dag_id: {
+        "runs": d.max_active_runs, "doc": d.doc_md, "catchup": d.catchup,
+        "ancestors": sorted(d.get_task("promote").get_flat_relative_ids(upstream=True))
+            if d.has_task("promote") else [],
+        "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
+        "tasks": {t.task_id: {
+            "step": t.op_kwargs.get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
+            "params": t.op_kwargs.get("params") or {}, "retries": t.retries,
+        } for t in d.tasks},
+    } for d in bag.dags.values()},
+}))
+"""
+INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
+COLD_START = [
+    "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo", "train_ebr",
+    "build_index", "build_rqa", "train_llm_stage1", "select_llm", "tower_pairs",
+    "score_tower_pairs", "train_towers", "export_towers", "embed_products", "bundle",
+    "find_champion", "judge", "register", "is_approved", "promote",
+]  # fmt: skip
+RETRAIN = [
+    "find_champion", "snapshot", "build_bm25", "build_index_live", "build_rqa_live",
+    "pseudo_pairs", "score_pseudo", "train_ebr", "build_index", "build_rqa",
+    "train_llm_stage2", "relabel_1", "train_llm_round1", "relabel_2", "train_llm_round2",
+    "select_llm", "tower_pairs", "score_tower_pairs", "train_towers", "export_towers",
+    "embed_products", "train_towers_hard", "export_hard",
+    "score_champion", "score_stage2", "score_round1", "score_round2", "score_final",
+    "score_champion_towers", "score_towers_hard", "score_towers",
+    "baselines", "evaluate", "bundle", "judge", "register", "is_approved", "promote",
+]  # fmt: skip
+
+
+def load(home: Path, markets: Path, dags: Path = ROOT / "dags") -> dict:
+    """Load the DAG folder in a fresh process, as the dag-processor does."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
+        "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "false", "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "CSRM_MARKETS": str(markets), "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(dags), ",".join(HEAVY)],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("LOADED")]
+    assert lines, done.stderr[-3000:]
+    return json.loads(lines[0].removeprefix("LOADED"))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return load(tmp_path_factory.mktemp("airflow"), MARKETS)
+
+
+@pytest.mark.airflow
+def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
+    assert loaded["errors"] == {}
+    names = ["csrm_cold_start", "csrm_ingest", "csrm_retrain"]
+    assert sorted(loaded["dags"]) == [f"{n}__mini" for n in names]
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(
+    ("dag", "tasks"),
+    [("csrm_ingest", INGEST), ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)],
+)
+def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:
+    assert sorted(loaded["dags"][f"{dag}__mini"]["tasks"]) == sorted(tasks)
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(
+    ("dag", "tasks"), [("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)]
+)
+def test_everything_stands_before_promote_and_nothing_after(
+    loaded: dict, dag: str, tasks: list[str]
+) -> None:
+    found = loaded["dags"][f"{dag}__mini"]
+    assert found["ancestors"] == sorted(set(tasks) - {"promote"})
+    assert found["after"] == []
+    assert {t["rule"] for t in found["tasks"].values()} == {"all_success"}
+
+
+@pytest.mark.airflow
+def test_dags_say_what_they_are_and_run_one_at_a_time(loaded: dict) -> None:
+    for dag in loaded["dags"].values():
+        assert (dag["runs"], dag["catchup"]) == (1, False)
+        assert "**Window**" in dag["doc"]
+        assert {t["retries"] for t in dag["tasks"].values()} == {2}
+
+
+@pytest.mark.airflow
+def test_loading_dags_imports_nothing_heavy(loaded: dict) -> None:
+    """What a file imports, the dag-processor imports again and again, and so does every task."""
+    assert loaded["heavy"] == []
+
+
+@pytest.mark.airflow
+def test_every_task_gives_its_step_what_it_declares(loaded: dict) -> None:
+    steps = all_steps()
+    for dag in loaded["dags"].values():
+        for task_id, task in dag["tasks"].items():
+            if task_id == "is_approved":
+                continue
+            spec = steps[task["step"]]
+            lists = {name for name, is_list in task["inputs"].items() if is_list}
+            assert lists == set(spec.many) & set(task["inputs"]), task_id
+            known = {*spec.inputs, *spec.optional, *spec.many}
+            assert {*spec.inputs, *spec.many} <= set(task["inputs"]) <= known, task_id
+            required = {n for n, p in spec.params.items() if p.default is inspect.Parameter.empty}
+            assert required <= set(task["params"]) <= set(spec.params), task_id
+
+
+@pytest.mark.airflow
+def test_evaluation_names_match_its_scores_in_order(loaded: dict) -> None:
+    tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
+    names = tasks["evaluate"]["params"]["names"].split(",")
+    assert [f"score_{n}" for n in names] == [t for t in tasks if t in {f"score_{n}" for n in names}]
+    assert names.index("champion") < names.index("stage2") < names.index("final")
+
+
+@pytest.mark.airflow
+def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
+    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 6
+    (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
+    errors = load(tmp_path / "home", tmp_path)["errors"]
+    assert len(errors) == 3
+    assert all("two.yaml: colour:" in e for e in errors.values())
+
+
+def test_no_heavy_import_at_module_top_of_the_command_line(tmp_path: Path) -> None:
+    script = (
+        "import sys; from csrm_tasks.cli import main; code = main(['--help']);"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules) - {{'polars'}})); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "train-llm" in done.stdout
