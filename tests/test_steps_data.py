@@ -31,6 +31,7 @@ from tests.data_fixtures import (
     land_sessions,
     market,
     product,
+    server,  # noqa: F401  a fixture
     session,
 )
 
@@ -274,3 +275,24 @@ def test_two_machines_with_one_day_end_as_one(settings: Settings, tmp_path: Path
     land_first_day(other)
     ingest(other, DAY0)
     assert everything(settings) == everything(other)
+
+
+@pytest.mark.postgres
+def test_postgresql_holds_the_same_as_sqlite(
+    settings: Settings,
+    server: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    land_first_day(settings)
+    ingest(settings, DAY0)
+    url = sa.make_url(server)
+    with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sa.text("CREATE DATABASE tiny"))
+    there = load_settings({
+        "CSRM_HOME": str(tmp_path / "there"),
+        "CSRM_DB_URL": url.set(database="tiny").render_as_string(hide_password=False),
+    })  # fmt: skip
+    land_first_day(there)
+    for _ in range(2):
+        ingest(there, DAY0)
+    assert everything(there) == everything(settings)

