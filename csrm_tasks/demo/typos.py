@@ -1,4 +1,4 @@
-"""Slips of the finger: a character dropped, doubled or swapped; in Korean also a wrong jamo."""
+"""Slips of the finger: a character dropped or swapped; in Korean also a wrong jamo."""
 
 from __future__ import annotations
 
