@@ -142,6 +142,52 @@ def test_facts_must_be_finite(calls: list[str], settings: Settings) -> None:
         run_step("t_nan", market(), settings=settings)
 
 
+def test_two_attempts_of_one_fingerprint_take_turns(
+    calls: list[str], settings: Settings, tmp_path: Path
+) -> None:
+    import threading
+
+    inside: list[int] = []
+    most: list[int] = []
+
+    @step("t_slow")
+    def slow(ctx: Context) -> Facts:
+        inside.append(1)
+        most.append(len(inside))
+        (ctx.out / "x").write_text("x")
+        gate.wait(5)
+        inside.pop()
+        return {}
+
+    gate = threading.Event()
+    refs: list[str] = []
+    run = lambda: refs.append(run_step("t_slow", market(), settings=settings))  # noqa: E731
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(refs) == 2
+    assert len(set(refs)) == 1
+    assert most == [1]  # the second attempt found the first one's output
+
+
+def test_what_changes_under_a_running_step_is_not_published(
+    calls: list[str], settings: Settings
+) -> None:
+    seen = iter(["before", "after", "later", "later"])
+
+    @step("t_moving", extra=lambda m, s, p: next(seen))
+    def moving(ctx: Context) -> Facts:
+        return {}
+
+    with pytest.raises(registry.ChangedInputError, match="run it again"):
+        run_step("t_moving", market(), settings=settings)
+    assert not list(Path(settings.artifacts).rglob("manifest.json"))
+    run_step("t_moving", market(), settings=settings)
+
+
 def test_code_digest_follows_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "room").mkdir()
     (tmp_path / "room" / "a.py").write_text("x = 1")

@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from filelock import FileLock
+
 from csrm_tasks.artifacts import Artifact, ArtifactStore, file_digest, json_digest
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market
@@ -30,6 +32,10 @@ log = logging.getLogger("csrm")
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MODULES = ("data", "llm", "retrieval", "towers", "evaluation", "release")  # under csrm_tasks.steps
+
+
+class ChangedInputError(Exception):
+    """What a step reads outside its artifacts changed while it ran; a retry reads it anew."""
 
 
 @dataclass(frozen=True)
@@ -163,20 +169,28 @@ def run_step(
     values = _check_params(spec, params or {})
     about = _identity(spec, config, settings, single, lists, values)
     ref = f"{config.market}/{spec.name}/{json_digest(about)[:20]}"
-    if not spec.effect and store.manifest(ref) is not None:
-        store.open(ref)  # its digests are checked before it is trusted again
-        log.info("step %s: already done, %s", name, ref)
-        return ref
     work = settings.work / ref
-    out = work / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    log.info("step %s: running for %s", name, ref)
-    ctx = Context(config, settings, single, lists, out, work, ref, store)
-    facts = spec.function(ctx, **values)
-    _require_json(name, facts)
-    artifact = store.publish(ref, out, facts=facts, inputs=_references(single, lists), about=about)
-    shutil.rmtree(work, ignore_errors=True)
+    work.parent.mkdir(parents=True, exist_ok=True)
+    # Two attempts of one fingerprint (a task that Airflow believed dead) take turns; the kernel
+    # lets go of the lock when its holder dies.
+    with FileLock(work.with_name(f"{work.name}.lock")):
+        if not spec.effect and store.manifest(ref) is not None:
+            store.open(ref)  # its digests are checked before it is trusted again
+            log.info("step %s: already done, %s", name, ref)
+            return ref
+        out = work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        log.info("step %s: running for %s", name, ref)
+        facts = spec.function(
+            Context(config, settings, single, lists, out, work, ref, store), **values
+        )
+        _require_json(name, facts)
+        if spec.extra and spec.extra(config, settings, values) != about["extra"]:
+            raise ChangedInputError(f"what step {name} reads changed while it ran; run it again")
+        references = _references(single, lists)
+        artifact = store.publish(ref, out, facts=facts, inputs=references, about=about)
+        shutil.rmtree(work, ignore_errors=True)
     log.info("step %s: done, %s", name, artifact.ref)
     return artifact.ref
 
