@@ -26,6 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 well, 1 aborted, 2 wrong or refused."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("csrm").setLevel(logging.INFO)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     try:
         code: Any = cli.main(args=args, prog_name="csrm", standalone_mode=False)
     except CsrmError as e:

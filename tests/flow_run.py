@@ -31,7 +31,9 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
             instances = session.scalars(
                 select(TaskInstance).where(TaskInstance.run_id == run.run_id)
             ).all()
-            returned = {r.task_id: XComModel.deserialize_value(r) for r in rows if r.key == "return_value"}
+            returned = {
+                r.task_id: XComModel.deserialize_value(r) for r in rows if r.key == "return_value"
+            }
         tasks = {t.task_id: [str(t.state), returned.get(t.task_id)] for t in instances}
         found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks})
         if str(run.state) != "success":
