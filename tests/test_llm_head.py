@@ -10,13 +10,13 @@ import torch
 from llm_fixtures import make_base
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.head import (
     check_read_out,
     label_logits,
-    last_hidden,
+    run_to_last,
     run_trunk,
     soft_cross_entropy,
     translation_loss,
@@ -52,7 +52,7 @@ def batch(vocabulary: int = 280) -> tuple[Tensor, Tensor]:
 
 
 def our_logits(causal: Any, ids: Tensor, lengths: Tensor) -> Tensor:
-    return label_logits(causal, last_hidden(run_trunk(causal, ids), lengths), LABELS)
+    return label_logits(causal, run_to_last(causal, ids, lengths), LABELS)
 
 
 def gradients(model: Model, loss: Tensor) -> list[Tensor]:
@@ -150,6 +150,12 @@ def test_a_model_that_changes_its_logits_is_refused(base: Path) -> None:
     causal = ScaledLlama.from_pretrained(base)
     with pytest.raises(ConfigError, match="does not give plain lm_head logits"):
         check_read_out(causal, torch.tensor([[1, 5, 9]]), LABELS)
+
+
+def test_a_model_of_another_build_is_refused() -> None:
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=4, n_positions=32)
+    with pytest.raises(ConfigError, match="gpt2"):
+        check_read_out(GPT2LMHeadModel(config), torch.tensor([[1, 5, 9]]), LABELS)
 
 
 def test_lora_on_layers_that_are_not_there_is_refused(base: Path) -> None:

@@ -92,12 +92,18 @@ class PromptEncoder:
         whole = len(self.prefix(space, query)) + len(self.product(product)) + len(self.slot)
         return min(whole, self.max_length)
 
-    def prompt(self, space: LabelSpace, query: QueryFields, product: ProductFields) -> Ids:
-        """Return the whole prompt, label slot last, cut to ``max_length``."""
+    def parts(
+        self, space: LabelSpace, query: QueryFields, product: ProductFields
+    ) -> tuple[Ids, Ids]:
+        """Return the query's part and the rest with the label slot last, cut to ``max_length``."""
         prefix, tail = self.prefix(space, query), self.product(product)
         room = self.max_length - len(self.slot)
         if len(prefix) + len(tail) > room:
             self.truncated += 1
             prefix = prefix[:room]
             tail = tail[: room - len(prefix)]
-        return np.concatenate([prefix, tail, self.slot])
+        return prefix, np.concatenate([tail, self.slot])
+
+    def prompt(self, space: LabelSpace, query: QueryFields, product: ProductFields) -> Ids:
+        """Return the whole prompt: both :meth:`parts`, joined."""
+        return np.concatenate(self.parts(space, query, product))

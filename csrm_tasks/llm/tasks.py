@@ -19,7 +19,7 @@ from csrm_tasks.llm.batching import Epoch, Indices, pad
 from csrm_tasks.llm.encoding import Ids, PromptEncoder
 from csrm_tasks.llm.head import (
     label_logits,
-    last_hidden,
+    run_to_last,
     run_trunk,
     soft_cross_entropy,
     translation_loss,
@@ -117,7 +117,7 @@ class LabelTask:
             for i, v in samples
         ]
         ids, lengths = pad(prompts, self._model.device)
-        hidden = last_hidden(run_trunk(self._model.causal, ids), lengths)
+        hidden = run_to_last(self._model.causal, ids, lengths)
         logits = label_logits(self._model.causal, hidden, self._model.labels[self.name])
         target = self._targets[torch.from_numpy(epoch.order[at])]
         return soft_cross_entropy(logits, target), int(epoch.lengths[at].sum())
