@@ -16,7 +16,13 @@ from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.mixture import Mixture, Part
 from csrm_tasks.llm.model import Model, load_base
 from csrm_tasks.llm.prompts import QueryFields
-from csrm_tasks.llm.tasks import LabelTask, TranslationTask, draw_by_kind, without_title
+from csrm_tasks.llm.tasks import (
+    LabelTask,
+    TranslationRows,
+    TranslationTask,
+    draw_by_kind,
+    without_title,
+)
 
 
 class Lengths:
@@ -125,6 +131,17 @@ def test_twice_as_long_translations_leave_the_relevance_loss_alone(
         assert rel_a.sample_names() == rel_b.sample_names()
         assert torch.equal(rel_a.loss()[0], rel_b.loss()[0])
         assert mt_b.loss()[1] > mt_a.loss()[1]  # tokens
+
+
+def test_too_long_a_translation_loses_source_text_and_never_the_slot(model: Model) -> None:
+    rows = TranslationRows(["title"], ["우유 " * 40], ["牛奶"], "ko-KR", "zh-TW")
+    encoder = PromptEncoder(model.tokenizer, 60)
+    task = TranslationTask(model, rows, encoder, seed=0)
+    assert encoder.truncated == 1
+    assert task.start_epoch(0).lengths.tolist() == [60]
+    text = model.tokenizer.decode(task._prompts[0])
+    assert text.startswith("translate title ko-KR>zh-TW\nS:우유 우유")
+    assert text.endswith("\nO:牛奶<eos>")
 
 
 def test_titles_are_dropped_at_the_configured_rate_and_drawn_anew_each_epoch(

@@ -53,13 +53,23 @@ class PromptEncoder:
 
     def tokenize(self, segments: Iterable[str]) -> None:
         """Tokenise what is not known yet, many texts per call (much faster than one by one)."""
-        new = list(dict.fromkeys(s for s in segments if s not in self._segments))
+        new = sorted({s for s in segments if s not in self._segments})
         for start in range(0, len(new), TOKENIZE_AT_ONCE):
             chunk = new[start : start + TOKENIZE_AT_ONCE]
             found = self.tokenizer(chunk, add_special_tokens=False)["input_ids"]
             self._segments.update(
                 (text, np.asarray(ids, np.int32)) for text, ids in zip(chunk, found, strict=True)
             )
+
+    def prepare(
+        self,
+        space: LabelSpace,
+        queries: Iterable[QueryFields],
+        products: Iterable[ProductFields],
+    ) -> None:
+        """Tokenise every segment of these queries and products at once."""
+        self.tokenize(s for q in set(queries) for s in query_segments(space, q))
+        self.tokenize(s for p in set(products) for s in product_segments(p))
 
     def segment(self, text: str) -> Ids:
         """Return the token ids of one segment, without special tokens."""

@@ -41,6 +41,7 @@ def predict(
     """Return (N, K) probabilities at temperature 1, dropout off (A16); pairs are aligned."""
     training = model.causal.training
     model.causal.eval()
+    encoder.prepare(space, queries, products)
     parts = [encoder.parts(space, q, p) for q, p in zip(queries, products, strict=True)]
     found = np.empty((len(parts), len(space.tokens)), np.float32)
     batches = _shared if len(parts) >= SHARE_FROM * len(set(queries)) else _whole

@@ -86,6 +86,7 @@ class LabelTask:
         self.name = rows.space.name
         self._model, self._rows, self._encoder = model, rows, encoder
         self._rqa_dropout, self._seed = rqa_dropout, seed
+        encoder.prepare(rows.space, rows.queries, rows.products)
         self._targets = torch.from_numpy(rows.targets).to(model.device)
 
     def start_epoch(self, epoch: int) -> Epoch:
@@ -137,16 +138,9 @@ class TranslationTask:
     ) -> None:
         self._model, self._rows, self._seed = model, rows, seed
         self._kinds = np.asarray(rows.kinds)
-        end = model.tokenizer.eos_token_id
-        stop = np.asarray([] if end is None else [end], np.int32)
-        prompts = [_translation_prompt(rows, encoder, i) for i in range(len(rows))]
-        targets = [np.concatenate([encoder.segment(t), stop]) for t in rows.targets]
-        limit = encoder.max_length
-        self._starts = np.minimum(_lengths(prompts), limit - 1)
-        self._prompts = [
-            np.concatenate([p[:start], t])[:limit]
-            for p, t, start in zip(prompts, targets, self._starts, strict=True)
-        ]
+        prompts = _translation_prompts(rows, encoder)
+        self._starts = np.asarray([len(before) for before, _ in prompts], np.int64)
+        self._prompts = [np.concatenate(both) for both in prompts]
         self._lengths = _lengths(self._prompts)
 
     def start_epoch(self, epoch: int) -> Epoch:
@@ -198,7 +192,24 @@ def _lengths(prompts: Sequence[Ids]) -> Indices:
     return np.fromiter((len(p) for p in prompts), np.int64, len(prompts))
 
 
-def _translation_prompt(rows: TranslationRows, encoder: PromptEncoder, i: int) -> Ids:
-    return encoder.join(
-        translation_segments(rows.kinds[i], rows.source_locale, rows.target_locale, rows.sources[i])
-    )
+def _translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[tuple[Ids, Ids]]:
+    """Return prompt and target of every translation; too long a source is cut, and counted."""
+    end = encoder.tokenizer.eos_token_id
+    stop = np.asarray([] if end is None else [end], np.int32)
+    texts = [
+        translation_segments(kind, rows.source_locale, rows.target_locale, source)
+        for kind, source in zip(rows.kinds, rows.sources, strict=True)
+    ]
+    encoder.tokenize([*(s for segments in texts for s in segments), *rows.targets])
+    found = []
+    for (head_text, source_text, slot_text), target_text in zip(texts, rows.targets, strict=True):
+        head, source, slot = (
+            encoder.join([head_text]), encoder.segment(source_text), encoder.segment(slot_text)
+        )  # fmt: skip
+        target = np.concatenate([encoder.segment(target_text), stop])
+        room = encoder.max_length - len(head) - len(slot)
+        encoder.truncated += len(source) + len(target) > room
+        target = target[: max(1, room)]
+        source = source[: max(0, room - len(target))]
+        found.append((np.concatenate([head, source, slot]), target))
+    return found
