@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ def run(model: TwinTowers, examples: Examples, reader: Reader, path: Path) -> tr
     return train(model, examples, q, p, PLAN, path)
 
 
+def stream(examples: Examples, queries: int, products: int, seed: int) -> Iterator[np.ndarray]:
+    return batches(examples.query, examples.product, queries, products, seed)
+
+
 def test_towers_share_embeddings_and_nothing_else(model: TwinTowers) -> None:
     shared = model.query.encoder.embeddings
     assert model.product.encoder.embeddings is shared
@@ -85,14 +90,24 @@ def test_unknown_encoder_is_one_line(tmp_path: Path) -> None:
 
 
 def test_visits_are_an_epoch_in_groups_of_one_query(examples: Examples) -> None:
-    groups = visits(examples.query, 5, np.random.default_rng(0))
+    groups = visits(examples.query, examples.product, 5, np.random.default_rng(0))
     assert Counter(np.concatenate(groups).tolist()) == Counter(range(len(examples)))
     assert all(len(np.unique(examples.query[g])) == 1 and len(g) <= 5 for g in groups)
 
 
+def test_batches_share_products(examples: Examples) -> None:
+    def titles(groups: list[np.ndarray]) -> float:
+        cut = [np.concatenate(groups[i : i + 12]) for i in range(0, len(groups) - 11, 12)]
+        return float(np.mean([len(np.unique(examples.product[b])) / len(b) for b in cut]))
+
+    groups = visits(examples.query, examples.product, 3, np.random.default_rng(0))
+    mixed = [groups[i] for i in np.random.default_rng(1).permutation(len(groups))]
+    assert titles(groups) < 0.7 * titles(mixed)
+
+
 def test_batches_depend_on_the_seed_alone(examples: Examples) -> None:
     def take(seed: int) -> list[list[int]]:
-        return [b.tolist() for b in islice(batches(examples.query, 4, 6, seed), 40)]
+        return [b.tolist() for b in islice(stream(examples, 4, 6, seed), 40)]
 
     assert take(1) == take(1)
     assert take(1) != take(2)
@@ -101,7 +116,7 @@ def test_batches_depend_on_the_seed_alone(examples: Examples) -> None:
 def test_each_distinct_text_of_a_batch_is_encoded_once(
     model: TwinTowers, examples: Examples, reader: Reader
 ) -> None:
-    rows = next(batches(examples.query, 16, 12, 0))
+    rows = next(stream(examples, 16, 12, 0))
     encoded: Counter[str] = Counter()
     for name in ("query", "product"):
         tower = getattr(model, name)

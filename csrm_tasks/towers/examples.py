@@ -86,27 +86,38 @@ def distinct(texts: pl.Series) -> tuple[list[str], Rows]:
     return found.to_list(), found.search_sorted(texts).to_numpy().astype(np.int64)
 
 
-def visits(query: Rows, size: int, rng: np.random.Generator) -> list[Rows]:
-    """Cut the pairs of each query into random groups of at most ``size``; groups in random order.
+def visits(query: Rows, product: Rows, size: int, rng: np.random.Generator) -> list[Rows]:
+    """Cut the pairs of each query into groups of at most ``size``, neighbours sharing products.
 
-    ``query`` (P,) is sorted. Every pair stands in exactly one group: one epoch.
+    ``query`` and ``product`` (P,) are sorted by query. All queries walk through their products in
+    one random order of the catalogue, drawn anew each epoch, and groups stand in the order in
+    which they get there. So neighbouring groups hold much the same products, and a batch of them
+    has far fewer titles to encode than pairs. Every pair stands in exactly one group: one epoch.
     """
-    shuffled = np.lexsort((rng.random(len(query)), query))  # within a query at random
+    place = rng.permutation(int(product.max()) + 1)[product]  # (P,) in the epoch's order
+    order = np.lexsort((place, query))
     starts = np.flatnonzero(np.append(True, query[1:] != query[:-1]))
     ends = np.append(starts[1:], len(query))
-    cuts = [np.arange(a, b, size) for a, b in zip(starts, ends, strict=True)]
-    groups = np.split(shuffled, np.concatenate(cuts)[1:])
-    return [groups[i] for i in rng.permutation(len(groups))]
+    # Where a query's first group ends is random, or every epoch would start with the short rests.
+    first = starts + rng.integers(1, size + 1, len(starts))
+    cuts = [
+        np.append(a, np.arange(f, b, size)) for a, f, b in zip(starts, first, ends, strict=True)
+    ]
+    groups = np.split(order, np.concatenate(cuts)[1:])
+    reached = [place[g].mean() for g in groups]
+    return [groups[i] for i in np.argsort(reached, kind="stable")]
 
 
-def batches(query: Rows, queries: int, products: int, seed: int) -> Iterator[Rows]:
+def batches(query: Rows, product: Rows, queries: int, products: int, seed: int) -> Iterator[Rows]:
     """Yield rows of pairs forever: ``queries`` groups of at most ``products`` pairs each (A31).
 
     A pure function of its arguments, so that a resumed run skips to the same batch.
     """
     epoch = 0
     while True:
-        groups = visits(query, products, np.random.default_rng([seed, epoch]))
-        for start in range(0, len(groups), queries):
-            yield np.concatenate(groups[start : start + queries])
+        rng = np.random.default_rng([seed, epoch])
+        groups = visits(query, product, products, rng)
+        cut = [groups[i : i + queries] for i in range(0, len(groups), queries)]
+        for i in rng.permutation(len(cut)):
+            yield np.concatenate(cut[i])
         epoch += 1

@@ -31,9 +31,12 @@ class TokenTable:
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], pad_id: int) -> None:
         """Tokenise ``texts`` with a tokenizer made by :func:`tower_tokenizer`."""
         encodings = tokenizer.encode_batch_fast([tower_text(t) for t in texts]) if texts else []
-        self.lengths: Rows = np.array([len(e.ids) for e in encodings], np.int64)
+        # A tokenizer without special tokens makes nothing of an empty text; attention over nothing
+        # is NaN, so such a text is one padding token that is attended to.
+        ids = [e.ids or [pad_id] for e in encodings]
+        self.lengths: Rows = np.array([len(x) for x in ids], np.int64)
         self._offsets: Rows = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
-        self._flat = np.fromiter((i for e in encodings for i in e.ids), np.int32)
+        self._flat = np.fromiter((i for x in ids for i in x), np.int32)
         self._pad_id = pad_id
 
     def __len__(self) -> int:

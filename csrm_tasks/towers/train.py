@@ -86,7 +86,9 @@ def train(
     progress = Progress(**(checkpoints.restore(model, optimizer) or {}))
     if progress.step:
         log.info("towers: resumed at step %d of %d", progress.step, plan.steps)
-    stream = batches(examples.query, plan.batch_queries, plan.batch_products, plan.seed)
+    stream = batches(
+        examples.query, examples.product, plan.batch_queries, plan.batch_products, plan.seed
+    )
     targets = torch.from_numpy(np.stack([examples.exact, examples.irrelevant], 1))  # (P, 2)
     model.train()
     began = time.monotonic() - progress.seconds
