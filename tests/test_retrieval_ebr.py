@@ -73,6 +73,7 @@ def test_pairs_outside_the_snapshot_are_left_out_or_refused() -> None:
 def test_a_batch_holds_one_locale_and_masks_every_known_pair() -> None:
     data = _data()
     locales = set()
+    assert len(draw(data, 20, 15, np.random.default_rng(0)).weight) == 20
     for seed in range(12):
         batch = draw(data, 20, 15, np.random.default_rng(seed))
         pairs = {

@@ -23,7 +23,7 @@ KEEP_ALL = -1.0  # a cosine is never below
 
 @dataclass(frozen=True)
 class LocaleRqa:
-    """One locale's retrieved titles before the threshold, and what raters said of its products."""
+    """One locale's candidates before the threshold, and what raters said of its products."""
 
     locale: str
     found: Retrieved
@@ -43,13 +43,15 @@ def retrieve_locale(
     return LocaleRqa(locale, dict(zip(queries["query_id"], found, strict=True)), judged)
 
 
-def thresholds(parts: list[LocaleRqa]) -> dict[str, float]:
+def thresholds(parts: list[LocaleRqa], k: int) -> dict[str, float]:
     """Choose each locale's cosine threshold on its own dev judgements (A24).
 
     A locale whose dev judges too little (a new market) takes the mean of those that could choose:
     one encoder embeds both languages. Where none could, everything is kept.
     """
-    own = {p.locale: choose_threshold(p.found, p.judged["dev"]) for p in parts if "dev" in p.judged}
+    own = {
+        p.locale: choose_threshold(p.found, p.judged["dev"], k) for p in parts if "dev" in p.judged
+    }
     chosen = {locale: t for locale, t in own.items() if t is not None}
     shared = sum(chosen.values()) / len(chosen) if chosen else KEEP_ALL
     return {p.locale: chosen.get(p.locale, shared) for p in parts}

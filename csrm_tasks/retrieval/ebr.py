@@ -1,8 +1,10 @@
 """Training the embedding-based retriever (A22, A23): one trainer for RQA and RQA*.
 
 A step draws one locale (in proportion to its pairs), B pairs of it, and a pool of random titles of
-the same locale. Every distinct text of the step is encoded once; the B positives and the pool are
-everybody's candidates, minus the pairs known of the same query. The batch of a step depends on
+the same locale. A title costs several times what a query costs, so pairs are drawn in groups that
+share one: B/4 at random, then at most four pairs of each one's title. Every distinct text of the
+step is encoded once, in chunks of like length; all titles of the step are everybody's candidates,
+minus the pairs known of the same query. The batch of a step depends on
 (seed, step) alone and dropout is seeded per step, so a run that was killed goes on from its last
 checkpoint to the very same weights.
 """
@@ -25,6 +27,7 @@ from torch import Tensor
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.losses import contrastive_loss, mse_loss
 from csrm_tasks.retrieval.pairs import LocalePairs, Mask, Rows, TrainingPairs
+from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.sections import Ebr
 
 log = logging.getLogger("csrm")
@@ -34,6 +37,8 @@ WARMUP = 0.06  # share of the steps
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
 LINES = 10  # progress lines of a run
+PER_TITLE = 4  # pairs of a title in one step, at most
+CHUNK = 64  # texts encoded together
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def draw(data: TrainingPairs, size: int, pool: int, rng: np.random.Generator) ->
     """Draw one batch of at most ``size`` pairs and ``pool`` random titles of one locale."""
     share = np.array([len(part.query) for part in data.locales], float)
     part: LocalePairs = data.locales[rng.choice(len(share), p=share / share.sum())]
-    pairs = rng.choice(len(part.query), min(size, len(part.query)), replace=False)
+    seeds = rng.choice(len(part.query), min(-(-size // PER_TITLE), len(part.query)), replace=False)
+    pairs = part.around(seeds, PER_TITLE, rng)
     random = rng.choice(part.catalogue, min(pool, len(part.catalogue)), replace=False)
     titles, title_of = np.unique(np.concatenate([part.title[pairs], random]), return_inverse=True)
     queries, query_of = np.unique(part.query[pairs], return_inverse=True)
@@ -115,8 +121,8 @@ class EbrTrainer:
 
     def batch_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the batch's contrastive and MSE losses (A22)."""
-        queries = self.model(*self._queries.batch(batch.queries))  # (Q, dim)
-        titles = self.model(*self._titles.batch(batch.titles))  # (P, dim)
+        queries = self._encode(self._queries, batch.queries)  # (Q, dim)
+        titles = self._encode(self._titles, batch.titles)  # (P, dim)
         cosine = (queries @ titles.T)[torch.from_numpy(batch.query_of)]  # (B, P)
         positive = torch.from_numpy(batch.title_of)
         weight = torch.from_numpy(batch.weight)
@@ -124,6 +130,13 @@ class EbrTrainer:
             cosine, positive, torch.from_numpy(batch.allowed), weight, self.config.temperature
         )
         return contrastive, mse_loss(cosine.gather(1, positive[:, None]).squeeze(1), weight)
+
+    def _encode(self, texts: TokenisedTexts, rows: Rows) -> Tensor:
+        """Embed ``rows`` with gradient, (len(rows), dim), in chunks of like length."""
+        order = np.argsort(texts.lengths[rows], kind="stable")
+        chunks = np.array_split(rows[order], -(-len(rows) // CHUNK))
+        encoded = torch.cat([self.model(*texts.batch(chunk)) for chunk in chunks])
+        return encoded[torch.from_numpy(np.argsort(order))]
 
     def save(self) -> None:
         """Write the checkpoint atomically: weights, optimizer moments, losses, step."""

@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LocalePairs:
-    """The pairs of one locale; rows point into :class:`TrainingPairs`' texts."""
+    """The pairs of one locale, sorted by title; rows point into :class:`TrainingPairs`' texts."""
 
     locale: str
     query: Rows  # (n,)
@@ -29,6 +29,18 @@ class LocalePairs:
     weight: npt.NDArray[np.float32]  # (n,) CVR or behaviour weight, in [0, 1]
     catalogue: Rows  # every distinct title row of the locale, sorted: the pool's source
     known: Rows  # sorted keys query · titles + title of all pairs
+
+    def around(self, pairs: Rows, most: int, rng: np.random.Generator) -> Rows:
+        """Return all pairs that share a title with ``pairs``, at random ``most`` of each title."""
+        titles = np.unique(self.title[pairs])
+        start = np.searchsorted(self.title, titles, "left")
+        count = np.searchsorted(self.title, titles, "right") - start
+        before = np.repeat(np.cumsum(count) - count, count)  # pairs of earlier titles
+        place = np.arange(count.sum()) - before  # 0.. within its title
+        found = np.repeat(start, count) + place
+        shuffled = found[np.lexsort((rng.random(len(found)), self.title[found]))]
+        kept: Rows = shuffled[place < most]
+        return kept
 
     def is_pair(self, query: Rows, title: Rows, titles: int) -> Mask:
         """Return (B, P) bool: is title column p a known pair of query row b?"""
@@ -76,7 +88,7 @@ def training_pairs(
         .join(title_rows.select("product_id", "locale", title="row"), on=["product_id", "locale"])
         .group_by("locale", "query", "title")
         .agg(pl.col("weight").max())
-        .sort("locale", "query", "title")
+        .sort("locale", "title", "query")
     )
     if joined.is_empty():
         raise DataError("no scored pair belongs to this snapshot's queries and products")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,11 @@ import polars as pl
 
 from csrm_tasks.records import Schema
 from csrm_tasks.retrieval.analyser import cut
-from csrm_tasks.retrieval.rqa import Title
+from csrm_tasks.retrieval.rqa import Title, keep
 
 JUDGED: Schema = {"query_id": pl.String, "title": pl.String, "correct": pl.Boolean}
-MIN_JUDGED = 30  # retrieved dev titles below which no threshold is chosen
-COVERAGE = 0.9  # share of the queries with titles that must keep one
+MIN_JUDGED = 30  # candidates on dev below which no threshold is chosen
+TRIED = 100  # thresholds that are tried
 
 Retrieved = Mapping[str, Sequence[Title]]  # query_id → titles
 
@@ -57,34 +58,29 @@ def rqa_accuracy(retrieved: Retrieved, judged: pl.DataFrame) -> Accuracy:
     return Accuracy(value, len(marks), len(titles))
 
 
-def choose_threshold(retrieved: Retrieved, judged: pl.DataFrame) -> float | None:
-    """Return the cosine below which titles are dropped: the best accuracy on dev (A24).
+def choose_threshold(candidates: Retrieved, judged: pl.DataFrame, k: int) -> float | None:
+    """Return the cosine below which a title is more likely wrong than right, on dev (A24).
 
-    Candidates are the cosines of judged titles. A threshold counts only if :data:`COVERAGE` of the
-    queries that have titles keep one and :data:`MIN_JUDGED` judged titles stay; the lowest of equal
-    ones wins. None where dev judges too few titles to choose.
+    It maximises right minus wrong among the judged titles that :func:`keep` would keep. The plain
+    share of right ones would be maximised by dropping all but the surest, and with them what the
+    LLM needs RQA for: queries whose meaning nobody is sure of. The lowest of equal thresholds wins.
+    None where fewer than :data:`MIN_JUDGED` candidates are judged or have a cosine.
     """
     known = _lookup(judged)
-    placed = [(q, t) for q, found in retrieved.items() for t in found if t.cosine == t.cosine]
-    marked = [(t.cosine, known[q, t.title]) for q, t in placed if (q, t.title) in known]
-    if len(marked) < MIN_JUDGED:
+    cosines = [t.cosine for q, ts in candidates.items() for t in ts if (q, t.title) in known]
+    tried = np.unique([c for c in cosines if not math.isnan(c)])
+    if len(tried) < MIN_JUDGED:
         return None
-    cosine, correct = (np.array(x) for x in zip(*sorted(marked, reverse=True), strict=True))
-    accuracy = np.cumsum(correct) / np.arange(1, len(correct) + 1)  # of keeping down to here
-    usable = cosine <= _ceiling(placed)
-    usable[: MIN_JUDGED - 1] = False
-    usable[:-1] &= cosine[:-1] > cosine[1:]  # a threshold keeps all of equal cosine
-    if not usable.any() or accuracy[usable].max() <= accuracy[-1]:
-        return -1.0
-    return float(cosine[usable & (accuracy == accuracy[usable].max())][-1])
+    tried = np.unique(np.quantile(tried, np.linspace(0, 1, TRIED), method="lower"))
+    gains = [_gain(candidates, known, float(t), k) for t in tried]
+    return float(tried[int(np.argmax(gains))])
 
 
-def _ceiling(placed: Sequence[tuple[str, Title]]) -> float:
-    """Return the highest threshold that leaves :data:`COVERAGE` of the queries with a title."""
-    best: dict[str, float] = {}
-    for query, title in placed:
-        best[query] = max(title.cosine, best.get(query, -1.0))
-    return sorted(best.values())[int((1.0 - COVERAGE) * len(best))]
+def _gain(
+    candidates: Retrieved, known: Mapping[tuple[str, str], bool], threshold: float, k: int
+) -> int:
+    kept = ((q, t.title) for q, ts in candidates.items() for t in keep(ts, threshold, k))
+    return sum(1 if known[pair] else -1 for pair in kept if pair in known)
 
 
 def _lookup(judged: pl.DataFrame) -> dict[tuple[str, str], bool]:

@@ -2,9 +2,10 @@
 
 The text is a function of the query alone. BM25 and the EBR each give a ranking of the locale's
 catalogue; the rankings are fused by reciprocal rank; going down the fused list, a title that is
-nearly a title already taken is skipped, until k are taken; those whose cosine is below the
-threshold are dropped; the rest is cut to a number of reading units. Training, the nightly job and
-the online path all go through :class:`RqaRetriever` and :func:`keep`, so they cannot differ.
+nearly a title already taken is skipped, until ten candidates are taken; those whose cosine is below
+the threshold are dropped; the first k of the rest are kept, cut to a number of reading units.
+Training, the nightly job and the online path all go through :class:`RqaRetriever` and :func:`keep`,
+so they cannot differ.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval.analyser import cut, tokens
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.index import ProductIndex, Vectors
-from csrm_tasks.sections import RqaText
 
 if TYPE_CHECKING:  # a BM25-only build must not pay for torch and transformers
     from csrm_tasks.retrieval.encoder import BiEncoder
 
 DEPTH = 50  # of each ranking that is fused
+CANDIDATES = 10  # distinct titles that the threshold chooses from
 RRF = 60.0  # the constant of reciprocal rank fusion (Cormack et al., 2009)
 NEAR = 0.8  # Jaccard similarity of token sets from which two titles say the same
 
@@ -68,15 +69,16 @@ class RqaRetriever:
         titles: Mapping[str, str],
         bm25: Bm25Index,
         dense: Dense | None,
-        config: RqaText,
+        title_tokens: int,
     ) -> None:
         """``titles`` maps the live product ids to titles; others are never returned."""
-        self._titles, self._bm25, self._dense, self._config = titles, bm25, dense, config
+        self._titles, self._bm25, self._dense = titles, bm25, dense
+        self._title_tokens = title_tokens
         self._row = {p: i for i, p in enumerate(dense.index.ids)} if dense else {}
         self._terms = {p: frozenset(tokens(t)) for p, t in titles.items()}
 
     def retrieve(self, queries: Sequence[str]) -> list[list[Title]]:
-        """Return at most k titles of each query, best first, before :func:`keep`.
+        """Return at most :data:`CANDIDATES` of each query, best first; :func:`keep` comes next.
 
         A query without a token (empty, punctuation) means nothing and gets [].
         """
@@ -95,13 +97,13 @@ class RqaRetriever:
         taken: list[Title] = []
         seen: list[frozenset[str]] = []
         for product, score in fused:
-            if len(taken) == self._config.k:
+            if len(taken) == CANDIDATES:
                 break
             terms = self._terms.get(product)  # None for a product that is gone
             if not terms or any(_jaccard(terms, other) >= NEAR for other in seen):
                 continue
             seen.append(terms)
-            text = cut(self._titles[product], self._config.title_tokens)
+            text = cut(self._titles[product], self._title_tokens)
             taken.append(Title(product, text, score, self._cosine(product, vector)))
         return taken
 
@@ -111,9 +113,9 @@ class RqaRetriever:
         return float(self._dense.index.vectors[self._row[product]] @ vector)
 
 
-def keep(titles: Sequence[Title], threshold: float) -> list[Title]:
-    """Drop titles whose cosine is below ``threshold``; one without a cosine (NaN) stays."""
-    return [t for t in titles if not t.cosine < threshold]
+def keep(candidates: Sequence[Title], threshold: float, k: int) -> list[Title]:
+    """Return the first ``k`` whose cosine is not below ``threshold``; NaN (no cosine) passes."""
+    return [t for t in candidates if not t.cosine < threshold][:k]
 
 
 def fuse(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:

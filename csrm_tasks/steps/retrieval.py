@@ -173,13 +173,13 @@ def build_rqa(ctx: Context) -> Facts:
     for locale, own in _by_locale(ctx).items():
         titles = dict(own["products"].select("product_id", "title").iter_rows())
         bm25 = Bm25Index(ctx.input("bm25").file(locale))
-        retriever = RqaRetriever(titles, bm25, dense(locale) if dense else None, rqa)
+        retriever = RqaRetriever(titles, bm25, dense(locale) if dense else None, rqa.title_tokens)
         parts.append(augment.retrieve_locale(locale, retriever, own, rqa.title_tokens))
-    chosen = augment.thresholds(parts)
+    chosen = augment.thresholds(parts, rqa.k)
     facts: Facts = {"locales": {}, "thresholds": chosen, "dense": "ebr" in ctx.inputs}
     kept: dict[str, list[Title]] = {}
     for part in parts:
-        found = {q: keep(titles, chosen[part.locale]) for q, titles in part.found.items()}
+        found = {q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.found.items()}
         facts["locales"][part.locale] = augment.summarise(part, found)
         kept |= found
     write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
