@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
+from csrm_tasks.cli_demo import demo
+from csrm_tasks.cli_options import home_settings, market_option
+from csrm_tasks.cli_release import quarantine, release
 from csrm_tasks.errors import ArtifactError, CsrmError
-from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import Step, all_steps, run_step
 
 
@@ -38,13 +38,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 1
     return code if isinstance(code, int) else 0
-
-
-def home_settings(market: str) -> Settings:
-    """Return the settings for work on ``market``: ``CSRM_HOME``, else ``.csrm/{market}``."""
-    from csrm_tasks.demo.runner_home import default_home
-
-    return load_settings({"CSRM_HOME": str(default_home(market)), **os.environ})
 
 
 class Commands(click.Group):
@@ -77,9 +70,6 @@ class Commands(click.Group):
 def command_name(step: str) -> str:
     """Return the command of a step: ``train_llm`` is ``csrm train-llm``."""
     return step.replace("_", "-")
-
-
-market_option = click.option("--market", required=True, envvar="CSRM_MARKET", help="Market name.")
 
 
 def step_command(spec: Step) -> click.Command:
@@ -164,154 +154,5 @@ def ingest(market: str, day: str) -> None:
     click.echo(run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings))
 
 
-@cli.group()
-def quarantine() -> None:
-    """Rows that broke their contract and were set aside."""
-
-
-@quarantine.command("list")
-@market_option
-@click.option("--day", required=True, help="Day, YYYY-MM-DD.")
-def quarantine_list(market: str, day: str) -> None:
-    """Count a day's quarantined rows by reason and kind of file."""
-    from csrm_tasks.ingest.days import quarantine_counts
-    from csrm_tasks.store import open_store, reading
-
-    with reading(open_store(home_settings(market).db_url)) as connection:
-        for reason, kind, rows in quarantine_counts(connection, market, day):
-            click.echo(f"{rows:>10,}  {kind:<13} {reason}")
-
-
-@cli.group()
-def release() -> None:
-    """Releases: who was live when, and why; approve, go back."""
-
-
-@release.command()
-@market_option
-def history(market: str) -> None:
-    """Print the ledger, oldest first."""
-    from csrm_tasks.release import manage
-
-    for e in manage.history(home_settings(market), market):
-        click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {e.reason}")
-
-
-@release.command()
-@market_option
-@click.option("--at", help="ISO 8601 time; default now.")
-def live(market: str, at: str | None) -> None:
-    """Print the release that is live, or was at a time; nothing where none is."""
-    from csrm_tasks.release import manage
-
-    found = manage.live(home_settings(market), market, at)
-    if found:
-        click.echo(found)
-
-
-@release.command()
-@market_option
-def verify(market: str) -> None:
-    """Check the ledger's hash chain, and repair aliases and routing from it."""
-    from csrm_tasks.release import manage
-
-    settings = home_settings(market)
-    rows = manage.verify(settings, market)
-    repaired = manage.reconcile(settings, market)
-    click.echo(f"{rows} rows verified; repaired: {', '.join(repaired) or 'nothing'}")
-
-
-def decision_options(command: Any) -> Any:
-    """Add who decides, and why."""
-    why = click.option("--reason", required=True, help="Why, for the ledger.")
-    who = click.option("--actor", required=True, envvar="USER", help="Who decides; default $USER.")
-    return market_option(who(why(command)))
-
-
-@release.command()
-@decision_options
-@click.argument("release_id")
-def approve(market: str, release_id: str, actor: str, reason: str) -> None:
-    """Approve a registered release whose verdict is PASS."""
-    from csrm_tasks.release import manage
-
-    entry = manage.approve(home_settings(market), market, release_id, actor, reason)
-    click.echo(f"{entry.release_id} approved, row {entry.seq}")
-
-
-@release.command()
-@decision_options
-@click.option("--leaving", help="Release to leave; refused when another one is live.")
-def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
-    """Make the release before the live one live again."""
-    from csrm_tasks.release import manage
-
-    entry = manage.rollback(home_settings(market), market, actor, reason, leaving)
-    click.echo(f"{entry.release_id} is live again, row {entry.seq}")
-
-
-@cli.group()
-def demo() -> None:
-    """The generated market: generate it, run everything on it, look at it."""
-
-
-def demo_options(command: Any) -> Any:
-    """Add the options that ``run`` and ``ui`` share."""
-    for option in (
-        click.option("--market", default="demo", show_default=True, help="Market name."),
-        click.option("--port", default=8080, show_default=True, help="Port of Airflow."),
-        click.option("--mlflow-port", default=5000, show_default=True, help="Port of MLflow."),
-    ):
-        command = option(command)
-    return command
-
-
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Folder of the real category and attribute names (market 'names').",
-)
-
-
-@demo.command("generate")
-@click.option("--market", default="demo", show_default=True, help="Market name.")
-@data_option
-def generate_files(market: str, data: Path | None) -> None:
-    """Write the market's files into its landing zone."""
-    from csrm_tasks.demo.generate import generate
-
-    click.echo(generate(market, home_settings(market), data))
-
-
-@demo.command()
-@demo_options
-@data_option
-def run(market: str, port: int, mlflow_port: int, data: Path | None) -> int:
-    """Run everything on a real Airflow: ingest, cold start, nights, retraining."""
-    from csrm_tasks.demo.runner import run_demo
-
-    return run_demo(market, port=port, mlflow_port=mlflow_port, data=data)
-
-
-@demo.command()
-@demo_options
-def ui(market: str, port: int, mlflow_port: int) -> int:
-    """Start Airflow and MLflow for looking around; Ctrl-C ends them."""
-    from csrm_tasks.demo.runner import serve_ui
-
-    return serve_ui(market, port=port, mlflow_port=mlflow_port)
-
-
-@demo.command()
-@click.option("--market", default="demo", show_default=True, help="Market name.")
-def stop(market: str) -> None:
-    """End what a killed run or ui has left running."""
-    from csrm_tasks.demo.runner_home import Home
-    from csrm_tasks.demo.runner_processes import stop_leftovers
-
-    ended = stop_leftovers(Home.of(market).processes)
-    click.echo(f"ended: {', '.join(ended)}" if ended else "nothing was running")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+for group in (quarantine, release, demo):
+    cli.add_command(group)

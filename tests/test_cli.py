@@ -93,7 +93,7 @@ def test_a_list_input_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
         (["show", "mini/snapshot/0"], "does not exist"),
         (["build-bm25", "--market", "mini", "--snapshot", "mini/snapshot/0"], "does not exist"),
         (["ingest", "--market", "mini", "--day", "2026-01-04"], "2026-01-04"),
-        (["release", "approve", "r", "--market", "mini", "--actor", "a", "--reason", "b"], "no registered"),
+        (["release", "approve", "r", "--market=mini", "--actor=a", "--reason=b"], "no registered"),
         (["demo", "run", "--market", "nowhere"], "nowhere"),
         (["demo", "generate", "--market", "mini"], "mini"),
     ],

@@ -1,0 +1,73 @@
+"""``csrm demo``: the generated market on a real Airflow, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from csrm_tasks.cli_options import home_settings
+
+
+@click.group()
+def demo() -> None:
+    """The generated market: generate it, run everything on it, look at it."""
+
+
+def demo_options(command: Any) -> Any:
+    """Add the options that ``run`` and ``ui`` share."""
+    for option in (
+        click.option("--market", default="demo", show_default=True, help="Market name."),
+        click.option("--port", default=8080, show_default=True, help="Port of Airflow."),
+        click.option("--mlflow-port", default=5000, show_default=True, help="Port of MLflow."),
+    ):
+        command = option(command)
+    return command
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of the real category and attribute names (market 'names').",
+)
+
+
+@demo.command("generate")
+@click.option("--market", default="demo", show_default=True, help="Market name.")
+@data_option
+def generate_files(market: str, data: Path | None) -> None:
+    """Write the market's files into its landing zone."""
+    from csrm_tasks.demo.generate import generate
+
+    click.echo(generate(market, home_settings(market), data))
+
+
+@demo.command()
+@demo_options
+@data_option
+def run(market: str, port: int, mlflow_port: int, data: Path | None) -> int:
+    """Run everything on a real Airflow: ingest, cold start, nights, retraining."""
+    from csrm_tasks.demo.runner import run_demo
+
+    return run_demo(market, port=port, mlflow_port=mlflow_port, data=data)
+
+
+@demo.command()
+@demo_options
+def ui(market: str, port: int, mlflow_port: int) -> int:
+    """Start Airflow and MLflow for looking around; Ctrl-C ends them."""
+    from csrm_tasks.demo.runner import serve_ui
+
+    return serve_ui(market, port=port, mlflow_port=mlflow_port)
+
+
+@demo.command()
+@click.option("--market", default="demo", show_default=True, help="Market name.")
+def stop(market: str) -> None:
+    """End what a killed run or ui has left running."""
+    from csrm_tasks.demo.runner_home import Home
+    from csrm_tasks.demo.runner_processes import stop_leftovers
+
+    ended = stop_leftovers(Home.of(market).processes)
+    click.echo(f"ended: {', '.join(ended)}" if ended else "nothing was running")

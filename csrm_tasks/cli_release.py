@@ -1,0 +1,95 @@
+"""``csrm release`` and ``csrm quarantine``: what an operator decides and looks up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from csrm_tasks.cli_options import home_settings, market_option
+
+
+@click.group()
+def quarantine() -> None:
+    """Rows that broke their contract and were set aside."""
+
+
+@quarantine.command("list")
+@market_option
+@click.option("--day", required=True, help="Day, YYYY-MM-DD.")
+def quarantine_list(market: str, day: str) -> None:
+    """Count a day's quarantined rows by reason and kind of file."""
+    from csrm_tasks.ingest.days import quarantine_counts
+    from csrm_tasks.store import open_store, reading
+
+    with reading(open_store(home_settings(market).db_url)) as connection:
+        for reason, kind, rows in quarantine_counts(connection, market, day):
+            click.echo(f"{rows:>10,}  {kind:<13} {reason}")
+
+
+@click.group()
+def release() -> None:
+    """Releases: who was live when, and why; approve, go back."""
+
+
+@release.command()
+@market_option
+def history(market: str) -> None:
+    """Print the ledger, oldest first."""
+    from csrm_tasks.release import manage
+
+    for e in manage.history(home_settings(market), market):
+        click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {e.reason}")
+
+
+@release.command()
+@market_option
+@click.option("--at", help="ISO 8601 time; default now.")
+def live(market: str, at: str | None) -> None:
+    """Print the release that is live, or was at a time; nothing where none is."""
+    from csrm_tasks.release import manage
+
+    found = manage.live(home_settings(market), market, at)
+    if found:
+        click.echo(found)
+
+
+@release.command()
+@market_option
+def verify(market: str) -> None:
+    """Check the ledger's hash chain, and repair aliases and routing from it."""
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    rows = manage.verify(settings, market)
+    repaired = manage.reconcile(settings, market)
+    click.echo(f"{rows} rows verified; repaired: {', '.join(repaired) or 'nothing'}")
+
+
+def decision_options(command: Any) -> Any:
+    """Add who decides, and why."""
+    why = click.option("--reason", required=True, help="Why, for the ledger.")
+    who = click.option("--actor", required=True, envvar="USER", help="Who decides; default $USER.")
+    return market_option(who(why(command)))
+
+
+@release.command()
+@decision_options
+@click.argument("release_id")
+def approve(market: str, release_id: str, actor: str, reason: str) -> None:
+    """Approve a registered release whose verdict is PASS."""
+    from csrm_tasks.release import manage
+
+    entry = manage.approve(home_settings(market), market, release_id, actor, reason)
+    click.echo(f"{entry.release_id} approved, row {entry.seq}")
+
+
+@release.command()
+@decision_options
+@click.option("--leaving", help="Release to leave; refused when another one is live.")
+def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
+    """Make the release before the live one live again."""
+    from csrm_tasks.release import manage
+
+    entry = manage.rollback(home_settings(market), market, actor, reason, leaving)
+    click.echo(f"{entry.release_id} is live again, row {entry.seq}")

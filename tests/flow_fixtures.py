@@ -1,0 +1,80 @@
+"""A market small enough to go through every step in a test: thinned files, random base models."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+from llm_fixtures import make_base
+from towers_fixtures import make_encoder
+
+from csrm_tasks.demo.generate import generate_demo
+
+MARKET = "mini"
+ROOT = Path(__file__).resolve().parent
+KEEP = 5  # one query in so many
+
+
+def make_flow_market(folder: Path) -> None:
+    """Write ``folder/home/landing`` and ``folder/markets/mini.yaml``, and the models it names."""
+    landing = folder / "home" / "landing"
+    generate_demo(landing, MARKET, products=500)
+    for day in sorted((landing / MARKET).glob("*-*-*")):
+        thin_day(day)
+    make_base(folder / "llm")
+    make_encoder(folder / "encoder")
+    text = (ROOT / "markets" / "mini.yaml").read_text(encoding="utf-8")
+    for name in ("llm", "encoder"):
+        text = text.replace(f"csrm_tasks/demo/base/{name}", str(folder / name))
+    (folder / "markets").mkdir()
+    (folder / "markets" / "mini.yaml").write_text(text, encoding="utf-8")
+
+
+def kept(query: str) -> bool:
+    """Whether a query stays: by its text, so that labels and logs agree; broken rows stay."""
+    return query == "" or crc32(query.encode()) % KEEP == 0
+
+
+def thin_day(day: Path) -> None:
+    """Keep some of the queries in the day's labels and logs, with all that belongs to them."""
+    for path in day.glob("*/labels*.csv"):
+        with path.open(encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+        with path.open("w", encoding="utf-8", newline="") as f:
+            writer = csv.DictWriter(f, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(r for r in rows if kept(r["query"]))
+    for path in day.glob("*/labels*.jsonl"):
+        with path.open(encoding="utf-8") as f:  # by "\n" alone: texts may hold other separators
+            lines = [x for x in f if kept(field(x, "query"))]
+        path.write_text("".join(lines), encoding="utf-8")
+    for path in day.glob("*/ubi_queries.jsonl.gz"):
+        searches = [x for x in gzipped(path) if kept(field(x, "user_query"))]
+        stay = {field(x, "query_id") for x in searches}
+        rewrite(path, searches)
+        events = path.with_name("ubi_events.jsonl.gz")
+        rewrite(events, [x for x in gzipped(events) if field(x, "query_id") in stay])
+
+
+def field(line: str, name: str) -> str:
+    """Return a field of a JSON line; "" where the line is broken on purpose."""
+    try:
+        return str(json.loads(line).get(name, ""))
+    except ValueError:
+        return ""
+
+
+def gzipped(path: Path) -> Iterator[str]:
+    """Yield the lines of a gzip file."""
+    with gzip.open(path, "rt", encoding="utf-8") as f:
+        yield from f
+
+
+def rewrite(path: Path, lines: list[str]) -> None:
+    """Write a gzip file anew."""
+    with gzip.open(path, "wt", encoding="utf-8") as f:
+        f.writelines(lines)

@@ -1,0 +1,153 @@
+"""The three DAGs, through Airflow, on a miniature market: from files to a second release."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from flow_fixtures import MARKET, make_flow_market
+
+from csrm_tasks import tracking
+from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.markets import load_market
+from csrm_tasks.release import ledger, routing
+from csrm_tasks.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DAYS = ("2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07")
+FIRST_DAY: tuple[str, dict[str, str]] = (f"csrm_ingest__{MARKET}", {"day": DAYS[0]})
+COLD_START = (f"csrm_cold_start__{MARKET}", {"until": DAYS[0]})
+NIGHTS = [(f"csrm_ingest__{MARKET}", {"day": day}) for day in DAYS[1:]]
+RETRAIN = (f"csrm_retrain__{MARKET}", {"week": "2026-W02"})
+# Once more, after the release: the first day, and the cold start.
+RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START]
+
+pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+Run = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flow")
+    make_flow_market(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> Settings:
+    markets = str(folder / "markets")
+    return load_settings({"CSRM_HOME": str(folder / "home"), "CSRM_MARKETS": markets})
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path, settings: Settings) -> list[Run]:
+    """Run everything once, in a process of its own: Airflow reads its home when imported."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
+        "AIRFLOW_HOME": str(folder / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "PYTHONPATH": str(ROOT),
+        "CSRM_HOME": str(settings.home), "CSRM_MARKETS": str(settings.markets),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "flow_run.py"), str(ROOT / "dags"), json.dumps(RUNS)],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FLOW")]
+    assert lines, done.stderr[-3000:]
+    found: list[Run] = json.loads(lines[0].removeprefix("FLOW"))
+    assert [r["state"] for r in found] == ["success"] * len(RUNS), done.stdout[-5000:]
+    return found
+
+
+def refs(run: Run) -> dict[str, str]:
+    return {task: ref for task, (_, ref) in run["tasks"].items() if ref is not None}
+
+
+def states(run: Run) -> set[str]:
+    return {state for state, _ in run["tasks"].values()}
+
+
+def test_every_task_of_the_first_pass_succeeds(runs: list[Run]) -> None:
+    for run in runs[:6]:
+        assert states(run) == {"success"}, run
+
+
+def test_what_travels_between_tasks_are_references_to_what_exists(
+    runs: list[Run], settings: Settings
+) -> None:
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    for run in runs:
+        for ref in refs(run).values():
+            assert store.manifest(ref) is not None, ref
+
+
+def test_two_releases_are_registered_and_the_second_is_live(
+    runs: list[Run], settings: Settings
+) -> None:
+    entries = ledger.verified(settings, MARKET)
+    promoted = [e.release_id for e in entries if e.action == "promoted"]
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    assert promoted == [store.open(refs(r)["promote"]).facts["release"] for r in (runs[1], runs[5])]
+    assert ledger.live(entries) == promoted[1]
+    document = routing.read(settings, MARKET)
+    assert document is not None
+    assert promoted[1] in json.dumps(document)
+    api = tracking.client(settings)
+    model = load_market(MARKET, settings.markets).model_name
+    tags = {a: api.get_model_version_by_alias(model, a).tags for a in ("champion", "previous")}
+    assert [tags[a]["csrm.release"] for a in ("previous", "champion")] == promoted
+
+
+def test_the_gold_set_judged_everyone(runs: list[Run], settings: Settings) -> None:
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    evaluation = store.open(refs(runs[5])["evaluate"])
+    metrics = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
+    assert [m["name"] for m in metrics["models"]] == [
+        "majority", "tfidf", "champion", "stage2", "round1", "round2", "final",
+        "champion_towers", "towers_hard", "towers",
+    ]  # fmt: skip
+    snapshot = store.open(refs(runs[5])["snapshot"])
+    pairs = pl.read_parquet(snapshot.file("pairs.parquet"))
+    gold = pairs.filter(pl.col("split") == "gold")
+    assert metrics["gold"]["pairs"] == gold.height > 0
+    others = pairs.filter(pl.col("split") != "gold")
+    assert set(gold["query_id"]).isdisjoint(others["query_id"])
+
+
+def test_the_cold_start_read_nothing_of_the_target_but_its_catalogue(
+    runs: list[Run], settings: Settings
+) -> None:
+    snapshot = ArtifactStore(settings.artifacts, settings.cache).open(refs(runs[1])["snapshot"])
+    pairs = pl.read_parquet(snapshot.file("pairs.parquet"))
+    assert set(pairs["locale"]) == {"ko-KR"}
+    assert (
+        pl.read_parquet(snapshot.file("behaviour.parquet"))
+        .filter(pl.col("locale") == "zh-TW")
+        .is_empty()
+    )
+
+
+def test_a_day_again_stores_nothing_twice(runs: list[Run], settings: Settings) -> None:
+    first, again = runs[0], runs[6]
+    assert refs(first) == refs(again)
+    receipt = ArtifactStore(settings.artifacts, settings.cache).open(refs(first)["store"]).facts
+    assert receipt["rows_in"] == receipt["stored"] + receipt["quarantined"] + receipt["known"]
+    assert receipt["stored"] > 0
+
+
+def test_a_cold_start_again_trains_nothing_and_displaces_no_better_release(
+    runs: list[Run], settings: Settings
+) -> None:
+    first, again = refs(runs[1]), refs(runs[7])
+    judged = {"find_champion", "judge", "register", "promote"}  # what is live now differs
+    assert {k: v for k, v in first.items() if k not in judged} == {
+        k: v for k, v in again.items() if k not in judged
+    }
+    assert runs[7]["tasks"]["promote"][0] == "skipped"
+    entries = ledger.verified(settings, MARKET)
+    assert sum(e.action == "promoted" for e in entries) == 2
