@@ -82,6 +82,9 @@ class Llm(Section):
     warmup: Share = 0.03
     batch: Positive = 64
     steps: Positive = 500_000  # optimizer steps at most
+    ranker_steps: Positive | None = (
+        None  # of the first cold-start run, a mere CVR ranker; null: steps
+    )
     evaluate_every: Positive = 1000  # steps between dev evaluations; best on dev is kept
     patience: Positive = 10  # evaluations without improvement before it stops
     max_length: Positive = 2048  # tokens

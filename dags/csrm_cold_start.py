@@ -26,7 +26,7 @@ def cold_start(market: MarketConfig) -> None:
 
     # Retrieval: the plain LLM ranks what BM25 finds; the retriever learns from that (A21, A22).
     pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
-    plain = task("train_llm", "train_llm_plain", arm="plain", snapshot=snap)
+    plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, snapshot=snap)
     cvr = task("score_pairs", "score_pseudo", space="cvr", snapshot=snap, llm=plain, pairs=pseudo)
     ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr)
     index = task("build_index", snapshot=snap, ebr=ebr)

@@ -48,11 +48,12 @@ def _use_threads(ctx: Context) -> None:
     rooms=["llm"],
     extra=_base_identity,
 )
-def train_llm(ctx: Context, *, arm: str, round: int = 0) -> Facts:
+def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -> Facts:
     """Fine-tune LoRA on relevance, translation and conversion; keep the best on dev (A5-A7).
 
     Every round starts from the base with a fresh adapter (A17); ``soft`` mixes the teacher's soft
-    labels into the targets (A15).
+    labels into the targets (A15). ``ranker``: this run only ranks pseudo pairs (A21) and takes
+    ``llm.ranker_steps``.
     """
     _use_threads(ctx)
     from csrm_tasks import tracking
@@ -61,7 +62,11 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0) -> Facts:
     given = FinetuneInputs(
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round
     )
-    result = finetune(ctx.market, given, ctx.out, ctx.work)
+    llm = ctx.market.llm
+    if ranker and llm.ranker_steps:
+        llm = llm.model_copy(update={"steps": llm.ranker_steps})
+    market = ctx.market.model_copy(update={"llm": llm})
+    result = finetune(market, given, ctx.out, ctx.work)
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
         params=result.params | {"arm": arm, "round": round, "snapshot": ctx.input("snapshot").ref},
