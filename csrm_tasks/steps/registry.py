@@ -206,7 +206,8 @@ def _open_inputs(
         ref = _resolve(store, given.get(name))
         if ref is None:
             if name in spec.inputs:
-                raise ConfigError(f"step {spec.name} needs input {name!r}: give its reference")
+                why = f"{given[name]} is null" if given.get(name) else "give its reference"
+                raise ConfigError(f"step {spec.name} needs input {name!r}: {why}")
             continue
         single[name] = store.open(ref)
     lists: dict[str, list[Artifact]] = {}

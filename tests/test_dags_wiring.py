@@ -1,0 +1,137 @@
+"""Windows, references and the link to MLflow: what DAG and plugin files compute themselves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+
+from csrm_tasks.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.airflow
+REF = "mini/train_llm/0123456789abcdef0123"
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModuleType]]:
+    """Import the DAG folder's and the plugin folder's module, in an Airflow home of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        patch.syspath_prepend(str(ROOT / "dags"))
+        patch.syspath_prepend(str(ROOT / "plugins"))
+        yield {name: importlib.import_module(name) for name in ("csrm_wiring", "csrm_links")}
+
+
+@pytest.fixture
+def wiring(modules: dict[str, ModuleType]) -> Any:
+    return modules["csrm_wiring"]
+
+
+@pytest.fixture
+def csrm_links(modules: dict[str, ModuleType]) -> Any:
+    return modules["csrm_links"]
+
+
+def run_from(start: datetime | None) -> Any:
+    return SimpleNamespace(data_interval_start=start)
+
+
+@pytest.mark.parametrize(
+    ("start", "day", "sunday"),
+    [
+        (datetime(2026, 1, 5, 2, tzinfo=UTC), "2026-01-05", "2026-01-11"),  # a Monday
+        (datetime(2026, 1, 11, 2, tzinfo=UTC), "2026-01-11", "2026-01-11"),  # a Sunday
+        (datetime(2025, 12, 31, 2, tzinfo=UTC), "2025-12-31", "2026-01-04"),  # in 2026-W01
+    ],
+)
+def test_a_scheduled_run_is_for_its_data_interval(
+    wiring: Any, start: datetime, day: str, sunday: str
+) -> None:
+    assert wiring.day_of({"day": None}, run_from(start)) == day
+    assert wiring.week_end({"week": None}, run_from(start)) == sunday
+
+
+def test_a_parameter_names_the_window_whatever_the_interval(wiring: Any) -> None:
+    run = run_from(datetime(2030, 1, 1, tzinfo=UTC))
+    assert wiring.day_of({"day": "2026-01-05"}, run) == "2026-01-05"
+    assert wiring.week_end({"week": "2026-W02"}, run) == "2026-01-11"
+    assert wiring.week_end({"week": "2020-W53"}, run) == "2021-01-03"
+
+
+def test_a_run_by_hand_needs_its_window(wiring: Any) -> None:
+    with pytest.raises(ConfigError, match="'day'"):
+        wiring.day_of({"day": None}, run_from(None))
+    with pytest.raises(ValueError, match="week"):  # a year without a week 53
+        wiring.week_end({"week": "2026-W54"}, run_from(None))
+
+
+def test_references_are_rendered_as_run_step_takes_them(wiring: Any) -> None:
+    assert wiring.reference(REF) == REF
+    assert wiring.reference([REF, {"of": REF, "fact": "llm"}]) == [REF, f"{REF}#llm"]
+    assert wiring.reference(None) is None
+
+
+class FakeMlflow(BaseHTTPRequestHandler):
+    """Answers the two calls of MLflow's REST interface that the link makes."""
+
+    def do_GET(self) -> None:
+        name = parse_qs(urlparse(self.path).query)["experiment_name"][0]
+        found = {"experiment": {"experiment_id": "7"}} if name == "csrm/mini" else {}
+        self.answer(200 if found else 404, found)
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        known = asked["experiment_ids"] == ["7"] and REF in asked["filter"]
+        self.answer(200, {"runs": [{"info": {"run_id": "abc"}}]} if known else {})
+
+    def answer(self, code: int, body: dict[str, Any]) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Stay quiet."""
+
+
+@pytest.fixture
+def mlflow_url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), FakeMlflow)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_link_leads_to_the_run_of_the_returned_reference(
+    csrm_links: Any, mlflow_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSRM_MLFLOW_UI", mlflow_url + "/")
+    returned = {"train": REF, "other": "other/train_llm/0", "is_approved": None}
+    monkeypatch.setattr(csrm_links, "returned_reference", returned.get)
+    link = csrm_links.MlflowRunLink()
+    page = f"{mlflow_url}/#/experiments/7/runs/abc"
+    assert link.get_link(None, ti_key="train") == page
+    assert link.get_link(None, ti_key="other") == ""
+    assert link.get_link(None, ti_key="is_approved") == ""
+
+
+def test_without_an_answering_mlflow_there_is_no_link(
+    csrm_links: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csrm_links, "returned_reference", lambda _: REF)
+    monkeypatch.setenv("CSRM_MLFLOW_UI", "http://127.0.0.1:9")
+    assert csrm_links.MlflowRunLink().get_link(None, ti_key="train") == ""
+    monkeypatch.delenv("CSRM_MLFLOW_UI")
+    assert csrm_links.MlflowRunLink().get_link(None, ti_key="train") == ""
