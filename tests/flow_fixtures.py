@@ -16,7 +16,7 @@ from csrm_tasks.demo.generate import generate_demo
 
 MARKET = "mini"
 ROOT = Path(__file__).resolve().parent
-KEEP = 5  # one query in so many
+KEEP = 4  # one query in so many
 
 
 def make_flow_market(folder: Path) -> None:
