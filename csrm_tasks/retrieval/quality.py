@@ -15,6 +15,7 @@ from csrm_tasks.retrieval.rqa import Title, keep
 
 JUDGED: Schema = {"query_id": pl.String, "title": pl.String, "correct": pl.Boolean}
 MIN_JUDGED = 30  # candidates on dev below which no threshold is chosen
+COVERAGE = 0.9  # share of dev's queries that must keep a title
 TRIED = 100  # thresholds that are tried
 
 Retrieved = Mapping[str, Sequence[Title]]  # query_id → titles
@@ -59,28 +60,40 @@ def rqa_accuracy(retrieved: Retrieved, judged: pl.DataFrame) -> Accuracy:
 
 
 def choose_threshold(candidates: Retrieved, judged: pl.DataFrame, k: int) -> float | None:
-    """Return the cosine below which a title is more likely wrong than right, on dev (A24).
+    """Return the cosine below which titles are dropped, chosen on dev (A24).
 
-    It maximises right minus wrong among the judged titles that :func:`keep` would keep. The plain
-    share of right ones would be maximised by dropping all but the surest, and with them what the
-    LLM needs RQA for: queries whose meaning nobody is sure of. The lowest of equal thresholds wins.
-    None where fewer than :data:`MIN_JUDGED` candidates are judged or have a cosine.
+    Best accuracy, by the one-standard-error rule: of the thresholds whose accuracy is within one
+    standard error of the best, the *highest*. Pages that raters saw came from a search engine, so a
+    title nobody judged is wrong more often than the proxy says, and a cautious threshold is the
+    better guess. One counts only if :data:`COVERAGE` of dev's queries keep a title and
+    :data:`MIN_JUDGED` judged titles stay. None where dev judges too few candidates to choose.
     """
     known = _lookup(judged)
-    cosines = [t.cosine for q, ts in candidates.items() for t in ts if (q, t.title) in known]
+    on_dev = set(judged["query_id"])
+    asked = {q: ts for q, ts in candidates.items() if q in on_dev}
+    cosines = [t.cosine for q, ts in asked.items() for t in ts if (q, t.title) in known]
     tried = np.unique([c for c in cosines if not math.isnan(c)])
     if len(tried) < MIN_JUDGED:
         return None
     tried = np.unique(np.quantile(tried, np.linspace(0, 1, TRIED), method="lower"))
-    gains = [_gain(candidates, known, float(t), k) for t in tried]
-    return float(tried[int(np.argmax(gains))])
+    merits = [_merit(asked, known, float(t), k) for t in tried]
+    usable = [(share, n, float(t)) for (share, n), t in zip(merits, tried, strict=True) if n]
+    if not usable:
+        return None
+    best, n, _ = max(usable)
+    error = math.sqrt(best * (1 - best) / n)
+    return max(t for share, _, t in usable if share >= best - error)
 
 
-def _gain(
-    candidates: Retrieved, known: Mapping[tuple[str, str], bool], threshold: float, k: int
-) -> int:
-    kept = ((q, t.title) for q, ts in candidates.items() for t in keep(ts, threshold, k))
-    return sum(1 if known[pair] else -1 for pair in kept if pair in known)
+def _merit(
+    asked: Retrieved, known: Mapping[tuple[str, str], bool], threshold: float, k: int
+) -> tuple[float, int]:
+    """Accuracy of what ``threshold`` keeps and of how many judged titles; n = 0 if too little."""
+    kept = {q: keep(ts, threshold, k) for q, ts in asked.items()}
+    marks = [known[q, t.title] for q, ts in kept.items() for t in ts if (q, t.title) in known]
+    if len(marks) < MIN_JUDGED or sum(map(bool, kept.values())) < COVERAGE * len(kept):
+        return 0.0, 0
+    return sum(marks) / len(marks), len(marks)
 
 
 def _lookup(judged: pl.DataFrame) -> dict[tuple[str, str], bool]:
