@@ -129,7 +129,7 @@ def test_fp32_outside_the_bounds_is_refused(
         reference.query_vectors, reference.product_vectors[::-1].copy(),
     )  # fmt: skip
     (tmp_path / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    with pytest.raises(RefusedError, match=r"refused: fp32 .* cosine .*at least 0\.998"):
+    with pytest.raises(RefusedError, match=r"refused: fp32 .*cosine .*at least 0\.998"):
         export_towers(model, tmp_path, measure.describe(model, reader, THRESHOLDS), broken)
 
 
@@ -137,7 +137,8 @@ def test_int8_outside_the_bounds_leaves_fp32(
     model: TwinTowers, reader: measure.Reader, reference: export.Reference, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def bad(source: Path, target: Path) -> None:
+    def bad(source: Path, target: Path, recipe: str) -> None:
+        tried.append(recipe)
         other = TwinTowers.from_base(
             str(make_encoder(tmp_path / "base", dim=64)),
             dim=16,
@@ -147,6 +148,7 @@ def test_int8_outside_the_bounds_leaves_fp32(
         )
         write_onnx(other.query, target)
 
+    tried: list[str] = []
     monkeypatch.setattr(export, "quantise", bad)
     (tmp_path / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     about = measure.describe(model, reader, THRESHOLDS)
@@ -154,6 +156,7 @@ def test_int8_outside_the_bounds_leaves_fp32(
     assert {k: v.admitted for k, v in found.items()} == {
         "fp32": True, "int8_query": False, "int8_product": False,
     }  # fmt: skip
+    assert tried == ["all_7bit", "matmul_8bit"] * 2
     written = json.loads((tmp_path / "serving.json").read_text(encoding="utf-8"))
     assert written["serve"] == {"query": "fp32", "product": "fp32"}
     assert not written["variants"]["int8_query"]["admitted"]
@@ -163,9 +166,19 @@ def test_int8_outside_the_bounds_leaves_fp32(
         TowerRuntime(tmp_path, query="int8")
 
 
-def test_int8_is_smaller_and_near(folder: Path, tmp_path: Path) -> None:
-    quantise(folder / "product.onnx", tmp_path / "small.onnx")
-    assert (tmp_path / "small.onnx").stat().st_size < 0.6 * (folder / "product.onnx").stat().st_size
+def test_recipes_from_compact_to_near(
+    folder: Path, reference: export.Reference, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "x")
+    found, sizes = [], []
+    for recipe in export.RECIPES:
+        target = tmp_path / "x" / "product.int8.onnx"
+        quantise(folder / "product.onnx", target, recipe)
+        runtime = TowerRuntime(tmp_path / "x", query="fp32", product="int8")
+        found.append(parity(runtime, reference).cosine)
+        sizes.append(target.stat().st_size)
+    assert sizes[0] < sizes[1] < (folder / "product.onnx").stat().st_size
+    assert export.LEAST_COSINE < found[0] < found[1]
 
 
 def test_runtime_imports_neither_torch_nor_transformers(folder: Path) -> None:

@@ -83,6 +83,15 @@ def test_save_and_load(model: TwinTowers, reader: Reader, tmp_path: Path) -> Non
         torch.testing.assert_close(again.state_dict()[name], value)
 
 
+def test_start_is_the_seed_alone(base: Path, tmp_path: Path) -> None:
+    files = []
+    for name in "ab":
+        torch.manual_seed(len(files))  # what ran before must not matter
+        towers(base).save(tmp_path / name)
+        files.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+
 def test_unknown_encoder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"towers\.encoder .* cannot be loaded"):

@@ -52,7 +52,7 @@ def make_encoder(folder: Path, layers: int = 2, dim: int = 32) -> Path:
         num_attention_heads=2, intermediate_size=2 * dim, max_position_embeddings=66,
         type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
     )  # fmt: skip
-    XLMRobertaModel(config).save_pretrained(folder)
+    XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

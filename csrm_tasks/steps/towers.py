@@ -217,7 +217,7 @@ def export_towers(ctx: Context) -> Facts:
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     found = export(model, ctx.out, about, measure.reference(model, reader, _dev(ctx, None)))
     facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
-    metrics = {k: float(v) for k, v in facts.items()}
+    metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
     tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
     return facts
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -52,6 +52,8 @@ class TwinTowers(nn.Module):
     ) -> None:
         """Join two encoders of one architecture; ``product`` gives up its embeddings."""
         super().__init__()
+        for encoder in (query, product):
+            _drop_pooler(encoder)
         _share_embeddings(query, product)
         self.query = Tower(query, dim)
         self.product = Tower(product, dim)
@@ -88,14 +90,27 @@ class TwinTowers(nn.Module):
         config = AutoConfig.from_pretrained(folder)
         query, product = (AutoModel.from_config(config, dtype=torch.float32) for _ in "qp")
         model = cls(query, product, dim=dim, scale=0.0, learn_scale=False)
-        load_model(model, str(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        if set(weights) != set(_tensors(model)):
+            raise ArtifactError(f"{folder / WEIGHTS} does not hold these towers; train them again")
+        model.load_state_dict(weights, strict=False)  # the shared names have no tensor of their own
         return model.eval()
 
     def save(self, folder: Path) -> None:
         """Write the weights (shared ones once) and the encoders' configuration."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self, str(folder / WEIGHTS))
+        # Not safetensors' save_model: it names shared tensors in random order, so that the same
+        # weights would be another artifact each time.
+        save_file(_tensors(self), folder / WEIGHTS)
         self.query.encoder.config.save_pretrained(folder)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state by name, a tensor that has two names under the first."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(value), (name, value))
+    return {name: value.detach() for name, value in found.values()}
 
 
 def load_tokenizer(name: str) -> Any:
@@ -111,6 +126,12 @@ def load_tokenizer(name: str) -> Any:
             "padding token, since serving loads it without transformers"
         )
     return tokenizer
+
+
+def _drop_pooler(encoder: Any) -> None:
+    """Remove what mean pooling has no use for; where the base lacks it, it would be random."""
+    if "pooler" in dict(encoder.named_children()):
+        encoder.pooler = None
 
 
 def _share_embeddings(query: Any, product: Any) -> None:
