@@ -23,7 +23,7 @@ from csrm_tasks.steps.registry import Step, all_steps, run_step
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 well, 1 aborted, 2 wrong or refused."""
+    """Run the command line and return its exit code: 0 well, 2 wrong or refused, 130 ended."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("csrm").setLevel(logging.INFO)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -36,7 +36,8 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"csrm: {e.format_message()} (see csrm --help)", err=True)
         return 2
     except click.Abort:
-        return 1
+        click.echo("csrm: ended; the same command goes on where it was", err=True)
+        return 130
     return code if isinstance(code, int) else 0
 
 
