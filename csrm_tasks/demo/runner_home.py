@@ -105,11 +105,16 @@ class Home:
         }
 
     def _airflow_environment(self) -> dict[str, str]:
+        at_once = min(3, max(2, os.cpu_count() or 2))  # SQLite bears four workers
         core = {
             "DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
             "PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
             "EXECUTOR": "LocalExecutor",
-            "PARALLELISM": str(min(4, max(2, os.cpu_count() or 2))),  # SQLite bears four
+            # LocalExecutor 3.3 takes every ready task into a first-in-first-out queue, whatever
+            # its priority; a limit per run keeps that queue empty, so the longest path goes first.
+            # One worker more than that, for the moment in which a finished one is not yet free.
+            "MAX_ACTIVE_TASKS_PER_DAG": str(at_once),
+            "PARALLELISM": str(at_once + 1),
             "LOAD_EXAMPLES": "false",
             "EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
