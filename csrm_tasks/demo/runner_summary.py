@@ -57,7 +57,7 @@ def print_summary(console: Console, home: Home) -> None:
         console.print(claims_table(evaluation, titles))
         for line in rqa_lines(evaluation, candidate.inputs["rqa"] if candidate else None):
             console.print(line, highlight=False, soft_wrap=True)
-    for line in release_lines(entries):
+    for line in [*verdict_lines(home), *release_lines(entries)]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if evaluation:
         console.print(f"report    {evaluation['report']}", highlight=False, soft_wrap=True)
@@ -67,25 +67,42 @@ def print_summary(console: Console, home: Home) -> None:
     )  # fmt: skip
 
 
-def newest_evaluation(home: Home) -> dict[str, Any] | None:
-    """Return the newest ``evaluate`` run's metrics.json, and its report's path, from MLflow."""
+def newest_file(home: Home, step: str, *names: str) -> list[Path]:
+    """Return files that the newest finished MLflow run of ``step`` holds; [] without a run."""
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     api = tracking.client(home.settings)
     runs = api.search_runs(
         [tracking.experiment_id(api, home.market, home.settings)],
-        "tags.`csrm.step` = 'evaluate' and attributes.status = 'FINISHED'",
+        f"tags.`csrm.step` = '{step}' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
-    if not runs:
-        return None
-    where = home.root / "summary"
+    where = home.root / "summary" / step
     where.mkdir(parents=True, exist_ok=True)
-    run = runs[0].info.run_id
-    text = Path(api.download_artifacts(run, "metrics.json", str(where))).read_text(encoding="utf-8")
-    report = api.download_artifacts(run, "report.html", str(where))
-    found: dict[str, Any] = json.loads(text)
-    return found | {"report": report}
+    return [
+        Path(api.download_artifacts(run.info.run_id, name, str(where)))
+        for run in runs
+        for name in names
+    ]
+
+
+def newest_evaluation(home: Home) -> dict[str, Any] | None:
+    """Return the newest ``evaluate`` run's metrics.json, and its report's path, from MLflow."""
+    files = newest_file(home, "evaluate", "metrics.json", "report.html")
+    if not files:
+        return None
+    found: dict[str, Any] = json.loads(files[0].read_text(encoding="utf-8"))
+    return found | {"report": str(files[1])}
+
+
+def verdict_lines(home: Home) -> list[str]:
+    """Say what the gate said of the newest candidate, promoted or not, and why."""
+    files = newest_file(home, "gate", "verdict.json")
+    if not files:
+        return []
+    verdict = json.loads(files[0].read_text(encoding="utf-8"))
+    reasons = [f"          {reason}" for reason in verdict["reasons"]]
+    return [f"gate      {verdict['outcome']} for {verdict['release']}", *reasons]
 
 
 def bundle_of(entry: ledger.Entry | None, settings: Settings) -> Artifact | None:
@@ -152,15 +169,9 @@ def rqa_lines(evaluation: Mapping[str, Any], candidate: str | None) -> list[str]
 
 
 def release_lines(entries: Sequence[ledger.Entry]) -> list[str]:
-    """Say what the gate said of the newest candidate, why, and what is live now."""
-    registered = [e for e in entries if e.action == "registered"]
-    lines = []
-    if registered:
-        last = registered[-1]
-        lines.append(f"gate      {last.payload['outcome']} for {last.release_id}")
-        lines += [f"          {reason}" for reason in last.reason.split("; ")]
+    """Say what is live now, and what was before."""
     stack = ledger.lives(entries)
-    lines.append(f"live      {stack[-1] if stack else 'nothing'}")
+    lines = [f"live      {stack[-1] if stack else 'nothing'}"]
     if len(stack) > 1:
         lines.append(f"previous  {stack[-2]}")
     return lines

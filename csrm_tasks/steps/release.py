@@ -84,6 +84,14 @@ def gate(ctx: Context, *, stage: int) -> Facts:
     (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
     if evaluation:
         _report(ctx, evaluation, sealed)
+    # Every verdict is on record, not only the one that leads to a registration.
+    tracking.log_run(
+        ctx.settings,
+        ctx.market.market,
+        ctx.ref,
+        tags={"csrm.release": sealed["release"], "csrm.verdict": sealed["outcome"]},
+        files=sorted(ctx.out.iterdir()),
+    )
     kept = ("release", "champion", "digest", "reasons", "needed")
     return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
 
