@@ -1,16 +1,14 @@
-"""A market small enough to go through every step in a test: thinned files, random base models."""
+"""A market small enough to go through every step in a test: its files thinned."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
-
-from llm_fixtures import make_base
-from towers_fixtures import make_encoder
 
 from csrm_tasks.demo.generate import generate_demo
 
@@ -20,18 +18,13 @@ KEEP = 4  # one query in so many
 
 
 def make_flow_market(folder: Path) -> None:
-    """Write ``folder/home/landing`` and ``folder/markets/mini.yaml``, and the models it names."""
+    """Write ``folder/home/landing`` and ``folder/markets/mini.yaml``."""
     landing = folder / "home" / "landing"
     generate_demo(landing, MARKET, products=500)
     for day in sorted((landing / MARKET).glob("*-*-*")):
         thin_day(day)
-    make_base(folder / "llm")
-    make_encoder(folder / "encoder")
-    text = (ROOT / "markets" / "mini.yaml").read_text(encoding="utf-8")
-    for name in ("llm", "encoder"):
-        text = text.replace(f"csrm_tasks/demo/base/{name}", str(folder / name))
     (folder / "markets").mkdir()
-    (folder / "markets" / "mini.yaml").write_text(text, encoding="utf-8")
+    shutil.copy(ROOT / "markets" / "mini.yaml", folder / "markets")
 
 
 def kept(query: str) -> bool:
