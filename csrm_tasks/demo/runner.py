@@ -36,6 +36,7 @@ COMPONENTS = {
     # Logs are read from the shared folder: no log server, hence no second port.
     "scheduler": ["airflow", "scheduler", "--skip-serve-logs"],
 }
+PIPE_COLUMNS = 140
 READY_SECONDS = 300.0  # a busy machine takes minutes over what takes 13 s otherwise
 POLL_SECONDS = 1.5  # listing forty tasks takes the API server some 50 ms
 
@@ -44,7 +45,7 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
     """Run everything once and return the exit code; raises :class:`CsrmError` on bad input."""
     begun = time.monotonic()
     home = Home.of(market, port, mlflow_port)
-    console = Console()
+    console = make_console()
     load_market(market, home.settings.markets)
     check_disk(home.root)
     with only_one(home.root / "lock"):
@@ -63,7 +64,7 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
 def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
     """Serve Airflow and MLflow until interrupted; raises :class:`CsrmError`."""
     home = Home.of(market, port, mlflow_port)
-    console = Console()
+    console = make_console()
     load_market(market, home.settings.markets)
     check_port(mlflow_port, "MLflow", "MLFLOW_PORT=…")
     command = [
@@ -82,6 +83,12 @@ def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
         except KeyboardInterrupt:
             console.print("ending …")
     return 0
+
+
+def make_console() -> Console:
+    """Return a console on stdout; into a file or a pipe, wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
 
 
 @contextmanager
