@@ -28,7 +28,7 @@ RETRAIN = (f"csrm_retrain__{MARKET}", {"week": "2026-W02"})
 # Once more, after the release: the first day, and the cold start.
 RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START]
 
-pytestmark = [pytest.mark.airflow, pytest.mark.slow]
+pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 Run = dict[str, Any]
 
 
