@@ -189,6 +189,22 @@ def test_without_a_terminal_each_event_is_one_line_once(home: Home) -> None:
     ]
 
 
+def test_what_an_earlier_run_has_done_is_one_line(home: Home) -> None:
+    land(home, "2026-01-04")
+    stage = plan("mini", home.settings)[0]
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as out, Progress(console, [stage]) as progress:
+        state = RunState("running", [task("land", "success"), task("validate", "running")])
+        progress.known(stage, state, "found")
+        progress.update(stage, state)
+        progress.update(
+            stage, RunState("success", [task(n, "success") for n in ("land", "validate")])
+        )
+    first, second = out.get().splitlines()
+    assert first == "ingest 2026-01-04: found, 1/2 tasks were done before"
+    assert "validate" in second
+
+
 def test_on_a_terminal_the_table_shows_what_is_running(home: Home) -> None:
     land(home, "2026-01-04")
     stage = plan("mini", home.settings)[0]

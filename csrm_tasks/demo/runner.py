@@ -129,7 +129,7 @@ def run_stages(
             api.unpause(stage.dag_id)
             how = api.trigger(stage.dag_id, stage.run_id, stage.conf)
             if how != "new":
-                progress.say(f"{stage.title}: {how} {stage.run_id}")
+                progress.known(stage, api.state(stage.dag_id, stage.run_id), how)
             follow(api, processes, stage, progress)
 
 

@@ -45,6 +45,12 @@ class Progress:
         """Print one line beside the table."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def known(self, stage: Stage, state: RunState, how: str) -> None:
+        """Say in one line what of a run that is there already (``how``) was done before."""
+        ended = [t for t in state.tasks if t["state"] in DONE]
+        self._told |= {(stage.run_id, t["task_id"], t["state"]) for t in ended}
+        self.say(f"{stage.title}: {how}, {done(state)}/{len(state.tasks)} tasks were done before")
+
     def update(self, stage: Stage, state: RunState) -> None:
         """Take in what was read of one stage."""
         self._states[stage.run_id] = state
