@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.text import (
+    LANGUAGES,
+    language_of,
     normalise,
     normalised,
     pair_id,
@@ -59,6 +63,56 @@ def test_columns_equal_one_by_one() -> None:
     assert pair_ids(kept, products).to_list() == [
         pair_id(q, p) for q, p in zip(kept, products, strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("냉장고", "ko"),
+        ("삼성 refrigerator 4도어", "ko"),
+        ("三星 정품 케이스", "ko"),
+        ("三星手機 정품", "zh"),  # the Hangul is less than half
+        ("冷蔵庫です", "ja"),
+        ("ｱｲﾌｫﾝ", "ja"),
+        ("優の良品", "zh"),  # a Taiwanese brand's ornament
+        ("冷蔵庫", "zh"),  # script alone cannot know better
+        ("iphone 15 手機殼", "zh"),
+        ("Café crème", "latin"),
+        ("чайник", "other"),
+        ("500 - 32", "none"),
+        ("", "none"),
+        (None, None),
+    ],
+)
+def test_language_by_script(text: str | None, language: str | None) -> None:
+    frame = pl.DataFrame({"t": [text]}, schema={"t": pl.String})
+    assert frame.select(language_of(pl.col("t"))).item() == language
+
+
+SCRIPTS = {
+    "HANGUL": "ko", "HIRAGANA": "kana", "KATAKANA": "kana", "CJK": "han", "LATIN": "latin",
+}  # fmt: skip
+
+
+def slow_language(text: str) -> str:
+    """Count by the names that the standard library gives to characters."""
+    found = [SCRIPTS.get(unicodedata.name(c).split()[0]) for c in text if c != "の"]
+    if any(s in ("ko", "kana", "han") for s in found):
+        if found.count("ko") >= found.count("kana") + found.count("han"):
+            return "ko"
+        return "ja" if "kana" in found else "zh"
+    if "latin" in found:
+        return "latin"
+    return "other" if any(c.isalpha() for c in text) else "none"
+
+
+@given(st.lists(st.text("가나冰箱アいの aéж5-", max_size=8), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_language_of_a_column_equals_one_by_one(texts: list[str]) -> None:
+    frame = pl.DataFrame({"t": texts}, schema={"t": pl.String})
+    tags = frame.select(language_of(pl.col("t")))["t"].to_list()
+    assert tags == [slow_language(t) for t in texts]
+    assert set(tags) <= set(LANGUAGES)
 
 
 def test_empty_columns_stay_empty() -> None:

@@ -3,6 +3,10 @@
 Normalisation is NFKC (which also folds full-width Latin and half-width kana), case folding,
 removal of invisible characters, and runs of white space as one space. It is idempotent, so that an
 identifier made from a normalised query equals the one made from the query as typed.
+
+A text's language is told by its script. That is exact for Korean and for kana, and it cannot tell
+English from French or Chinese from Japanese written in kanji alone; it needs no model, gives the
+same answer for ever, and what drift watches (Korean among Chinese queries) is a matter of script.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from csrm_tasks.blobs import text_digest
 # Zero-width characters, direction marks, soft hyphen, byte order mark: typed by nobody, copied by
 # many, and two queries that differ only by them are one query.
 INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF])
+
+LANGUAGES = ("ko", "ja", "zh", "latin", "other", "none")
 
 
 def normalise(text: str) -> str:
@@ -53,6 +59,28 @@ def pair_ids(queries: pl.Series, products: pl.Series) -> pl.Series:
     """Return pair identifiers of two aligned columns."""
     made = (pair_id(q, p) for q, p in zip(queries, products, strict=True))
     return pl.Series("pair_id", list(made), dtype=pl.String)
+
+
+def language_of(text: pl.Expr) -> pl.Expr:
+    """Return the language tag of a column of texts, one of :data:`LANGUAGES`; null stays null.
+
+    Han, kana or Hangul decide wherever they occur, for brands and models are written in Latin
+    everywhere ("iphone 15 手機殼" is zh). Between them: ko when Hangul is at least half, else ja
+    for any kana, else zh. The kana の alone is no Japanese: Taiwanese brands are fond of it.
+    Without them: latin when a Latin letter occurs, other for other letters, none for no letter.
+    """
+    hangul = text.str.count_matches(r"\p{Hangul}")
+    kana = text.str.count_matches(r"[\p{Hiragana}\p{Katakana}--の]")
+    han = text.str.count_matches(r"\p{Han}")
+    return (
+        pl.when(text.is_null()).then(text)
+        .when((hangul > 0) & (hangul >= kana + han)).then(pl.lit("ko"))
+        .when(kana > 0).then(pl.lit("ja"))
+        .when(han > 0).then(pl.lit("zh"))
+        .when(text.str.contains(r"\p{Latin}")).then(pl.lit("latin"))
+        .when(text.str.contains(r"\p{Alphabetic}")).then(pl.lit("other"))
+        .otherwise(pl.lit("none"))
+    )  # fmt: skip
 
 
 def _map_distinct(values: pl.Series, mapped: Iterable[str]) -> pl.Series:
