@@ -10,8 +10,9 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.errors import DataError
+from csrm_tasks.store.bulk import insert
 from csrm_tasks.store.lake import Stored
-from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, QUARANTINE, insert
+from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, QUARANTINE
 
 COUNTED = ("name", "locale", "kind", "digest", "rows_in", "stored", "quarantined", "known", "fault")
 

@@ -17,6 +17,7 @@ from csrm_tasks.ingest.identity import Outcome, refuse, resolve
 from csrm_tasks.ingest.landing import Delivery
 from csrm_tasks.ingest.records import RawOf
 from csrm_tasks.ingest.validate import REJECTED, Judged
+from csrm_tasks.store.bulk import insert
 from csrm_tasks.store.engine import writing
 from csrm_tasks.store.lake import TABLES, Lake, Stored
 from csrm_tasks.store.tables import (
@@ -26,7 +27,6 @@ from csrm_tasks.store.tables import (
     QUARANTINE,
     TRANSLATIONS,
     fetch_by_key,
-    insert,
 )
 
 SQL_TABLES = {"catalogue": PRODUCTS, "labels": LABELS, "translations": TRANSLATIONS}
@@ -98,8 +98,9 @@ def _store(
     if rows_in != receipt.stored + receipt.quarantined + receipt.known:
         raise DataError(f"{file.name}: {rows_in} rows in, but {receipt} accounts for fewer or more")
     first, last = span(outcome.stored, "at") if file.kind in TABLES else (None, None)
+    part = file.digest if file.kind in TABLES else None
     place = {"market": window.market, "day": window.day, "first_at": first, "last_at": last}
-    added = connection.execute(sa.insert(FILES).values(**receipt.as_json(), **place))
+    added = connection.execute(sa.insert(FILES).values(**receipt.as_json(), **place, part=part))
     assert added.inserted_primary_key is not None
     file_id = added.inserted_primary_key[0]
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))

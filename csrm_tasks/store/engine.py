@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from csrm_tasks.errors import ConfigError
 
-HEAD = "0001"  # the newest revision; compared on opening, so that Alembic loads only when needed
+HEAD = "0002"  # the newest revision; compared on opening, so that Alembic loads only when needed
 VERSION_TABLE = "csrm_alembic_version"  # its own name: MLflow and Airflow use the default one
 BUSY_SECONDS = 120
 
@@ -103,7 +103,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the schema to ``revision``; processes that open at once take turns."""
     from alembic import command
 
-    with writing(engine, "") as connection:
+    with _migrating(engine) as connection:
         command.upgrade(alembic_config(connection), revision)
 
 
@@ -111,8 +111,27 @@ def downgrade(engine: Engine, revision: str) -> None:
     """Take the schema back to ``revision`` (``base`` removes every table)."""
     from alembic import command
 
-    with writing(engine, "") as connection:
+    with _migrating(engine) as connection:
         command.downgrade(alembic_config(connection), revision)
+
+
+@contextmanager
+def _migrating(engine: Engine) -> Iterator[Connection]:
+    """As :func:`writing`; SQLite alters a table by replacing it, which foreign keys forbid."""
+    if engine.dialect.name != "sqlite":
+        with writing(engine, "") as connection:
+            yield connection
+        return
+    with engine.connect().execution_options(writing=True) as connection:
+        raw: Any = connection.connection.dbapi_connection
+        raw.execute("PRAGMA foreign_keys=OFF")  # has no effect within a transaction
+        try:
+            with connection.begin():
+                yield connection
+                if broken := raw.execute("PRAGMA foreign_key_check").fetchall():
+                    raise ConfigError(f"a migration left {broken[0]} without its parent row")
+        finally:
+            raw.execute("PRAGMA foreign_keys=ON")
 
 
 def alembic_config(connection: Connection) -> Any:

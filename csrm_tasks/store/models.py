@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     DateTime,
     Float,
     ForeignKey,
@@ -22,7 +23,9 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
-    UniqueConstraint,
+    false,
+    text,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -57,10 +60,18 @@ class Base(DeclarativeBase):
 
 
 class File(Base):
-    """One delivered file, stored once: rows_in = stored + quarantined + known."""
+    """One delivered file, stored once: rows_in = stored + quarantined + known.
+
+    A corrected delivery of the same name is a new row; the old one stays, no longer live.
+    """
 
     __tablename__ = "files"
-    __table_args__ = (UniqueConstraint("market", "day", "locale", "kind", "digest"),)
+    __table_args__ = (
+        Index(
+            "uq_files_live", "market", "day", "name", unique=True,
+            sqlite_where=text("live"), postgresql_where=text("live"),
+        ),
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     market: Mapped[str] = mapped_column(String(32))
@@ -76,10 +87,17 @@ class File(Base):
     fault: Mapped[str | None] = mapped_column(String(32))  # reason when no row could be read
     first_at: Mapped[datetime | None] = mapped_column(Moment)  # of events and queries: what the
     last_at: Mapped[datetime | None] = mapped_column(Moment)  # file can overlap with
+    live: Mapped[bool] = mapped_column(Boolean, server_default=true())  # what it stored counts
+    supersedes: Mapped[int | None] = mapped_column(ForeignKey("files.id"))
+    part: Mapped[str | None] = mapped_column(String(64))  # its lake file, of events and queries
+    known_part: Mapped[str | None] = mapped_column(String(64))  # lake file of its known rows
 
 
 class Product(Base):
-    """A version of a product; a snapshot sees the latest one up to its last day."""
+    """A version of a product; a snapshot sees the latest one up to its last day.
+
+    Of two files of one day that say different things, the one stored later counts.
+    """
 
     __tablename__ = "products"
 
@@ -91,7 +109,7 @@ class Product(Base):
     brand: Mapped[str] = mapped_column(Text)
     category: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text)
-    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"), primary_key=True)
 
 
 class Label(Base):
@@ -172,6 +190,8 @@ class PublishedDay(Base):
     rows_in: Mapped[int] = mapped_column(BigInteger)
     quarantined: Mapped[int] = mapped_column(BigInteger)
     share: Mapped[float] = mapped_column(Float)  # quarantined / rows_in
+    stale: Mapped[bool] = mapped_column(Boolean, server_default=false())  # a correction elsewhere
+    # changed what the day holds: it is summed up and published again with the corrected day
 
 
 class LedgerEntry(Base):

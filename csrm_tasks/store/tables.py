@@ -9,6 +9,7 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from csrm_tasks.store.bulk import among
 from csrm_tasks.store.models import (
     Aggregate,
     Base,
@@ -20,8 +21,6 @@ from csrm_tasks.store.models import (
     Quarantined,
     Translation,
 )
-
-CHUNK = 10_000  # bound values per statement; SQLite allows 32,766
 
 
 def table(model: type[Base]) -> sa.Table:
@@ -36,12 +35,6 @@ TRANSLATIONS, QUARANTINE, AGGREGATES = table(Translation), table(Quarantined), t
 DAYS, LEDGER = table(PublishedDay), table(LedgerEntry)
 
 
-def insert(connection: Connection, into: sa.Table, frame: pl.DataFrame) -> None:
-    """Insert the rows of ``frame``, whose columns are columns of the table."""
-    for part in frame.iter_slices(CHUNK):
-        connection.execute(sa.insert(into), part.to_dicts())
-
-
 def fetch(
     connection: Connection, statement: sa.Select[Any], schema: dict[str, Any]
 ) -> pl.DataFrame:
@@ -54,12 +47,9 @@ def fetch_by_key(
     connection: Connection,
     statement: sa.Select[Any],
     key: sa.Column[Any],
-    values: Sequence[str],
+    values: Sequence[str] | pl.Series,
     schema: dict[str, Any],
 ) -> pl.DataFrame:
     """Return the rows of ``statement`` whose ``key`` is among ``values``."""
-    parts = [pl.DataFrame(schema=schema)]
-    for start in range(0, len(values), CHUNK):
-        chosen = statement.where(key.in_(values[start : start + CHUNK]))
-        parts.append(fetch(connection, chosen, schema))
-    return pl.concat(parts)
+    with among(connection, key, values) as chosen:
+        return fetch(connection, statement.where(chosen), schema)
