@@ -27,10 +27,19 @@ class Schedule(Section):
     retrain: str | None = "0 4 * * 1"
 
 
+class Spark(Section):
+    """Where Spark runs. A cluster's machines must all see CSRM_LAKE and CSRM_HOME."""
+
+    master: str = "local[*]"
+    conf: dict[str, str] = {}  # Spark properties
+
+
 class Ingest(Section):
     """Nightly ingest."""
 
     tolerance: Share = 0.01  # share of a night's rows that may be quarantined before it fails
+    engine: Literal["duckdb", "spark"] = "duckdb"  # of the aggregates
+    spark: Spark = Spark()
 
 
 class Snapshot(Section):

@@ -35,7 +35,7 @@ def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def searches(query: str) -> pl.DataFrame:
-    row = ("zh-TW", "s1", query, "c", "v", datetime(2026, 1, 4, 9, tzinfo=UTC))
+    row = ("zh-TW", "s1", query, "c", "v", datetime(2026, 1, 4, 9, tzinfo=UTC), "A", "r0")
     return pl.DataFrame([row], schema=SEARCHES, orient="row")
 
 

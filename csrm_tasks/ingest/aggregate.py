@@ -1,86 +1,98 @@
-"""What a day's events add up to per query and product, as Ibis expressions (DuckDB by default).
+"""What a day's events add up to per query and product, as Ibis expressions.
 
-The expressions say nothing of an engine; ``backend`` decides where they run. DuckDB reads the
-Parquet files itself and keeps to its memory limit by spilling.
+The expressions say nothing of an engine (:mod:`csrm_tasks.ingest.engines` decides where they run).
+They group by pair and position first, once over all events; everything else is summed from that,
+or looks only at the few searches that ended in a sale. So no group is ever kept per search, of
+which a night has millions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+ACTIONS = {"clicks": "click", "carts": "add_to_cart", "purchases": "purchase"}
 COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
+PAIR = ["locale", "query_id", "product_id"]
 DAILY: dict[str, Any] = {
     "locale": pl.String, "query_id": pl.String, "product_id": pl.String, "query": pl.String,
 } | dict.fromkeys(COUNTS, pl.Int64)  # fmt: skip
-PAIR = ["locale", "query_id", "product_id"]
 
 
-def duckdb_backend(scratch: Path, threads: int) -> Any:
-    """Return an Ibis connection to a DuckDB of its own that spills to ``scratch``."""
-    import ibis
+def by_position(events: Any) -> Any:
+    """Count what happened per (locale, query, product, position); position null: not logged.
 
-    scratch.mkdir(parents=True, exist_ok=True)
-    return ibis.duckdb.connect(
-        threads=threads,
-        memory_limit="1GB",
-        temp_directory=str(scratch),
-        autoinstall_known_extensions=False,
-    )
-
-
-def aggregate_events(backend: Any, paths: Sequence[Path], scratch: Path) -> pl.DataFrame:
-    """Return one row per (locale, query, product) of the lake files, sorted; see ``DAILY``.
-
-    Results pass through Parquet files in ``scratch``, which every Ibis backend can write.
+    An action that does not say where is put where its search had first shown the product.
     """
-    if not paths:
-        return pl.DataFrame(schema=DAILY)
-    events = backend.read_parquet([str(p) for p in paths], table_name="events")
-    typed = events.group_by(["locale", "query_id", "query"]).agg(n=events.count())
-    backend.to_parquet(_pairs(_in_searches(events)), scratch / "pairs.parquet")
-    backend.to_parquet(typed, scratch / "typed.parquet")
-    spelt = pl.read_parquet(scratch / "typed.parquet").sort("n", "query", descending=[True, False])
-    best = spelt.unique(PAIR[:2], keep="first").select(*PAIR[:2], "query")
-    joined = pl.read_parquet(scratch / "pairs.parquet").join(best, on=PAIR[:2])
-    return joined.select(pl.col(c).cast(t) for c, t in DAILY.items()).sort(PAIR)
-
-
-def _in_searches(events: Any) -> Any:
-    """One row per product of one search: how often what happened, and where it stood first."""
-    import ibis
-
-    def times(action: str) -> Any:
-        return (events.action == action).sum().fill_null(0)
-
-    shown = events.action == "impression"
-    placed = shown & events.position.notnull()
-    return events.group_by([*PAIR, "search_id"]).agg(
-        impressions=times("impression"),
-        clicks=times("click"),
-        carts=times("add_to_cart"),
-        purchases=times("purchase"),
-        position_sum=ibis.ifelse(placed, events.position, 0).sum(),
-        positions=placed.sum(),
-        first=events.position.min(where=shown),
+    silent = (events.action != "impression") & events.position.isnull()
+    columns = [*PAIR, "position", "action"]
+    located = events.filter(~silent).select(columns).union(_located(events.filter(silent), events))
+    return located.group_by([*PAIR, "position"]).agg(
+        impressions=_times(located, "impression"),
+        **{column: _times(located, action) for column, action in ACTIONS.items()},
     )
 
 
-def _pairs(searches: Any) -> Any:
-    """Sum over searches. A product is skipped when it stood above one that was bought in the same
-    search and was not itself acted on: a hard negative of the CVR task (A8).
+def _located(silent: Any, events: Any) -> Any:
+    key = ["locale", "search_id", "product_id"]
+    shown = events.filter(events.action == "impression").semi_join(silent, key)
+    places = shown.group_by(key).agg(shown_at=shown.position.min())
+    joined = silent.drop("position").left_join(places, key)
+    return joined.select(*PAIR, joined.shown_at.name("position"), "action")
+
+
+def pair_sums(counted: Any, events: Any) -> Any:
+    """Sum :func:`by_position` over positions: one row per pair, sorted, as ``DAILY``."""
+    shown = counted.position.notnull().ifelse(counted.impressions, 0)
+    sums = counted.group_by(PAIR).agg(
+        impressions=_int(counted.impressions.sum()),
+        **{c: _int(counted[c].sum()) for c in ACTIONS},
+        position_sum=_int((counted.position * counted.impressions).sum().fill_null(0)),
+        positions=_int(shown.sum()),
+    )
+    skipped = _skips(events)
+    joined = sums.left_join(skipped, PAIR).select(*sums.columns, skips=skipped.skips.fill_null(0))
+    spelt = _spelling(events)
+    key = ["locale", "query_id"]
+    return joined.join(spelt, key).select(*joined.columns, "query").select(*DAILY).order_by(PAIR)
+
+
+def _skips(events: Any) -> Any:
+    """Count the searches in which a product stood above one that was bought, itself untouched: a
+    hard negative of the CVR task (A8).
     """
     import ibis
 
-    bought = ibis.ifelse(searches.purchases > 0, searches["first"], None)
-    last = bought.max().over(ibis.window(group_by=[searches.locale, searches.search_id]))
-    seen = searches.mutate(last_bought=last)
-    untouched = (seen.clicks + seen.carts + seen.purchases) == 0
-    skipped = untouched & (seen["first"] < seen.last_bought)
-    return seen.group_by(PAIR).agg(
-        **{c: seen[c].sum() for c in COUNTS if c != "skips"},
-        skips=skipped.fill_null(False).cast("int64").sum(),
+    search = ["locale", "search_id"]
+    sold = events.filter(events.action == "purchase").select(search).distinct()
+    inside = events.semi_join(sold, search)
+    stood = inside.group_by([*PAIR, "search_id"]).agg(
+        acted=_times(inside, "click", "add_to_cart", "purchase"),
+        bought=_times(inside, "purchase"),
+        first=inside.position.min(where=inside.action == "impression"),
     )
+    sale = ibis.ifelse(stood.bought > 0, stood["first"], None)
+    seen = stood.mutate(sale=sale.max().over(group_by=[stood.locale, stood.search_id]))
+    skipped = seen.filter((seen.acted == 0) & (seen["first"] < seen.sale))
+    return skipped.group_by(PAIR).agg(skips=skipped.count())
+
+
+def _spelling(events: Any) -> Any:
+    """Per query its text as most often typed; of equally frequent ones the first by code point."""
+    import ibis
+
+    key = ["locale", "query_id"]
+    typed = events.group_by([*key, "query"]).agg(n=events.count())
+    order = [typed.n.desc(), typed["query"]]
+    ranked = typed.mutate(place=ibis.row_number().over(group_by=key, order_by=order))
+    return ranked.filter(ranked.place == 0).select(*key, "query")
+
+
+def _times(events: Any, *actions: str) -> Any:
+    return _int(events.action.isin(actions).sum().fill_null(0))
+
+
+def _int(value: Any) -> Any:
+    """Keep a sum a 64-bit integer: DuckDB's are wider, and would be written as floats."""
+    return value.cast("int64")

@@ -1,12 +1,13 @@
 """Storing UBI deliveries: searches and events go to the lake, joined to their query and product.
 
 An event has no identifier of its own, so one that equals a stored one in all that it says is that
-one again. Only files whose time span can overlap are looked at: a night's cost does not grow with
-history.
+one again. Looked at are only files that can hold something of the same days (UTC), and of them only
+those days' rows: a night's cost does not grow with history, also when a few of its events are late.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,8 @@ EVENT_KEY = (
     "search_id", "product_id", "action", "position", "client_id", "session_id", "at",
 )  # fmt: skip
 SESSION = timedelta(hours=24)  # an event follows its search within so much
+Stretch = tuple[datetime, datetime]
+Place = tuple[str, str, str]  # market, locale, kind
 
 
 def span(frame: pl.DataFrame, column: str) -> tuple[datetime | None, datetime | None]:
@@ -34,17 +37,35 @@ def span(frame: pl.DataFrame, column: str) -> tuple[datetime | None, datetime | 
     return first, last
 
 
-def overlapping(
-    connection: Connection, market: str, locale: str, kind: str, since: datetime, until: datetime
-) -> list[Stored]:
-    """List the lake files of a kind that hold anything between two times."""
+def stretches(times: pl.Series, before: timedelta = timedelta()) -> list[Stretch]:
+    """Cover ``times`` by stretches of whole days (UTC): a late event does not stretch to today.
+
+    Each begins ``before`` its first day; those that touch are one.
+    """
+    found: list[Stretch] = []
+    for day in times.dt.truncate("1d").unique().sort():
+        since, until = day - before, day + timedelta(days=1)
+        if found and since <= found[-1][1]:
+            since = found.pop()[0]
+        found.append((since, until))
+    return found
+
+
+def stored_rows(
+    connection: Connection, lake: Lake, place: Place, columns: Sequence[str], when: list[Stretch]
+) -> pl.DataFrame:
+    """Return the stored rows of a kind within some stretches, in the order they were stored."""
+    market, locale, kind = place
+    overlaps = [(FILES.c.first_at <= until) & (FILES.c.last_at >= since) for since, until in when]
     statement = (
         sa.select(FILES.c.day, FILES.c.digest)
         .where(FILES.c.market == market, FILES.c.locale == locale, FILES.c.kind == kind)
-        .where(FILES.c.first_at <= until, FILES.c.last_at >= since)
+        .where(sa.or_(sa.false(), *overlaps))
         .order_by(FILES.c.id)
     )
-    return [Stored(kind, day, locale, digest) for day, digest in connection.execute(statement)]
+    files = [Stored(kind, day, locale, digest) for day, digest in connection.execute(statement)]
+    within = pl.any_horizontal(pl.col("at").is_between(*stretch) for stretch in when)
+    return lake.read(kind, files, columns, within)
 
 
 def known_products(
@@ -67,12 +88,12 @@ def resolve_searches(
     """Judge a file of searches against those of overlapping files."""
     frame = clean.rename({"query_id": "search_id", "user_query": "query", "timestamp": "at"})
     frame = frame.with_columns(pl.lit(locale).alias("locale"))
-    first, last = span(frame, "at")
-    if first is None or last is None:
+    if frame.is_empty():
         return _nothing(SEARCHES)
-    files = overlapping(connection, market, locale, "ubi_queries", first, last)
     content = [c for c in SEARCHES if c != "search_id"]
-    existing = lake.read("ubi_queries", files, list(SEARCHES)).unique("search_id", keep="first")
+    place = (market, locale, "ubi_queries")
+    stored = stored_rows(connection, lake, place, list(SEARCHES), stretches(frame["at"]))
+    existing = stored.unique("search_id", keep="first", maintain_order=True)
     return resolve(frame, existing, "search_id", content)
 
 
@@ -84,20 +105,24 @@ def resolve_events(
         "query_id": "search_id", "object_id": "product_id", "action_name": "action",
         "timestamp": "at",
     }).with_columns(pl.lit(locale).alias("locale"))  # fmt: skip
-    first, last = span(frame, "at")
-    if first is None or last is None:
+    if frame.is_empty():
         return _nothing(EVENTS)
     products = known_products(connection, market, locale, frame["product_id"])
     has_product = pl.col("product_id").is_in(products.implode())
-    searches = overlapping(connection, market, locale, "ubi_queries", first - SESSION, last)
-    asked = _with_query(frame.filter(has_product), lake, searches)
+    searches = stored_rows(
+        connection, lake, (market, locale, "ubi_queries"), ["search_id", "query"],
+        stretches(frame["at"], SESSION),
+    )  # fmt: skip
+    asked = _with_query(frame.filter(has_product), searches)
     refused = [
         refuse(frame.filter(~has_product), Reason.PRODUCT, "object_id"),
         refuse(asked.filter(pl.col("query").is_null()), Reason.QUERY, "query_id"),
     ]
     asked = asked.filter(pl.col("query").is_not_null())
-    files = overlapping(connection, market, locale, "ubi_events", first, last)
-    stored = _new_events(asked, lake, files)
+    there = stored_rows(
+        connection, lake, (market, locale, "ubi_events"), EVENT_KEY, stretches(frame["at"])
+    )
+    stored = _new_events(asked, there)
     norms = normalised(stored["query"])
     stored = stored.with_columns(query_ids(locale, norms).alias("query_id"))
     return Outcome(stored, asked.height - stored.height, pl.concat(refused).sort("row"))
@@ -108,16 +133,14 @@ def _nothing(schema: dict[str, Any]) -> Outcome:
     return Outcome(stored, 0, pl.DataFrame(schema=REFUSED))
 
 
-def _with_query(events: pl.DataFrame, lake: Lake, searches: list[Stored]) -> pl.DataFrame:
+def _with_query(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
     """Add the column ``query``: the event's own, or that of its search, or null."""
-    asked = lake.read("ubi_queries", searches, ["search_id", "query"])
-    asked = asked.unique("search_id", keep="first", maintain_order=True)
+    asked = searches.unique("search_id", keep="first", maintain_order=True)
     joined = events.join(asked, on="search_id", how="left", maintain_order="left")
     own = pl.when(pl.col("user_query") != "").then(pl.col("user_query"))
     return joined.with_columns(pl.coalesce(own, "query").alias("query")).drop("user_query")
 
 
-def _new_events(events: pl.DataFrame, lake: Lake, files: list[Stored]) -> pl.DataFrame:
+def _new_events(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
     fresh = events.unique(EVENT_KEY, keep="first", maintain_order=True)
-    stored = lake.read("ubi_events", files, EVENT_KEY)
     return fresh.join(stored, on=EVENT_KEY, how="anti", nulls_equal=True, maintain_order="left")

@@ -125,6 +125,9 @@ UBI_QUERIES = Contract("ubi_queries", "User Behavior Insights: searches.", (
     Column("client_id", "browser or device", required=False),
     Column("session_id", "visit", required=False),
     Column("timestamp", "ISO 8601, or epoch in seconds or milliseconds", holds="time"),
+    Column("bucket", "experiment arm", required=False, sources=("query_attributes.bucket",)),
+    Column("release", "release that answered", required=False,
+           sources=("query_attributes.release",)),
 ))  # fmt: skip
 
 UBI_EVENTS = Contract("ubi_events", "User Behavior Insights: what followed a search.", (

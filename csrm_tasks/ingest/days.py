@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -11,8 +12,8 @@ from sqlalchemy.engine import Connection
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.errors import DataError
 from csrm_tasks.store.bulk import insert
-from csrm_tasks.store.lake import Stored
-from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, QUARANTINE
+from csrm_tasks.store.lake import TABLES, Stored
+from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
 
 COUNTED = ("name", "locale", "kind", "digest", "rows_in", "stored", "quarantined", "known", "fault")
 
@@ -50,23 +51,30 @@ def day_state(connection: Connection, market: str, day: str) -> DayState:
     )
 
 
-def event_files(connection: Connection, market: str, day: str) -> list[Stored]:
-    """List the lake files of a day's events."""
+def behaviour_files(connection: Connection, market: str, day: str) -> list[Stored]:
+    """List the lake files of a day's events and searches."""
     statement = (
-        sa.select(FILES.c.locale, FILES.c.digest)
-        .where(FILES.c.market == market, FILES.c.day == day, FILES.c.kind == "ubi_events")
-        .order_by(FILES.c.locale, FILES.c.digest)
+        sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.digest)
+        .where(FILES.c.market == market, FILES.c.day == day, FILES.c.kind.in_(TABLES))
+        .order_by(FILES.c.kind, FILES.c.locale, FILES.c.digest)
     )
-    return [Stored("ubi_events", day, locale, d) for locale, d in connection.execute(statement)]
+    return [Stored(*row) for row in connection.execute(statement)]
 
 
-def replace_aggregates(connection: Connection, market: str, day: str, frame: pl.DataFrame) -> None:
-    """Make ``frame`` the aggregates of a day."""
-    connection.execute(
-        sa.delete(AGGREGATES).where(AGGREGATES.c.market == market, AGGREGATES.c.day == day)
-    )
+def position_file(files: Sequence[Stored]) -> Stored:
+    """Return where the counts by position are that belong to a day's :func:`behaviour_files`."""
+    digests = [f"{f.kind}/{f.locale}/{f.digest}" for f in files]
+    return Stored("positions", files[0].day, "all", json_digest(digests))
+
+
+def replace_day(
+    connection: Connection, into: sa.Table, market: str, day: str, frames: Iterable[pl.DataFrame]
+) -> None:
+    """Make the rows of ``frames`` those of a day, and of no other."""
+    connection.execute(sa.delete(into).where(into.c.market == market, into.c.day == day))
     here = (pl.lit(market).alias("market"), pl.lit(day).alias("day"))
-    insert(connection, AGGREGATES, frame.with_columns(here))
+    for frame in frames:
+        insert(connection, into, frame.with_columns(here))
 
 
 def publish(connection: Connection, market: str, day: str, tolerance: float) -> DayState:

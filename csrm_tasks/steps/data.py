@@ -14,12 +14,7 @@ from csrm_tasks.dataset.snapshot import Tables, build
 from csrm_tasks.dataset.source import published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.days import (
-    event_files,
-    publish,
-    quarantine_counts,
-    replace_aggregates,
-)
+from csrm_tasks.ingest.days import publish, quarantine_counts
 from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
 from csrm_tasks.ingest.load import Receipt, Window, load_file
 from csrm_tasks.ingest.readers import read_records
@@ -120,22 +115,19 @@ def store(ctx: Context) -> Facts:
     return {"day": counts["day"], **totals}
 
 
-@step("aggregate", inputs=("store",), rooms=("ingest", "store"), effect=True)
+@step("aggregate", inputs=("store",), config=("ingest",), rooms=("ingest", "store"), effect=True)
 def aggregate(ctx: Context, *, day: str) -> Facts:
-    """Sum the day's events up per query and product."""
-    from csrm_tasks.ingest.aggregate import aggregate_events, duckdb_backend
+    """Sum the day's events up per query and product, per position and per session."""
+    from csrm_tasks.ingest.sums import refresh_day
 
-    engine = open_store(ctx.settings.db_url)
-    lake = Lake(ctx.settings.lake, ctx.market.market)
-    with writing(engine, ctx.market.market) as connection:
-        files = event_files(connection, ctx.market.market, check_day(day))
-        paths = lake.paths(files, ctx.work / "lake")
-        scratch = ctx.work / "scratch"
-        backend = duckdb_backend(scratch, ctx.settings.threads)
-        frame = aggregate_events(backend, paths, scratch)
-        backend.disconnect()
-        replace_aggregates(connection, ctx.market.market, day, frame)
-    return {"day": day, "pairs": frame.height, "events": _events(frame)}
+    window = Window(
+        open_store(ctx.settings.db_url),
+        Lake(ctx.settings.lake, ctx.market.market),
+        ctx.market.market,
+        check_day(day),
+    )
+    scratch = ctx.work / "scratch"
+    return {"day": day, **refresh_day(window, ctx.market.ingest, scratch, ctx.settings.threads)}
 
 
 @step(
@@ -215,10 +207,6 @@ def _records(settings: Settings, file: Delivery) -> Records:
 def _raw_of(settings: Settings, file: Delivery) -> RawOf:
     """Read the file again for the bytes of rows that only the store could refuse; rarely needed."""
     return lambda rows: _records(settings, file).raw_of(rows) if rows else []
-
-
-def _events(frame: pl.DataFrame) -> int:
-    return int(sum(frame[c].sum() for c in ("impressions", "clicks", "carts", "purchases")))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -37,15 +37,31 @@ SEARCHES: dict[str, pl.DataType | type[pl.DataType]] = {
     "client_id": pl.String,
     "session_id": pl.String,
     "at": pl.Datetime("us", "UTC"),
+    "bucket": pl.String,
+    "release": pl.String,
 }
-TABLES = {"ubi_events": ("events", EVENTS), "ubi_queries": ("searches", SEARCHES)}
+POSITIONS: dict[str, pl.DataType | type[pl.DataType]] = {  # a day's counts, made by aggregate
+    "locale": pl.String,
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "position": pl.Int64,
+    "impressions": pl.Int64,
+    "clicks": pl.Int64,
+    "carts": pl.Int64,
+    "purchases": pl.Int64,
+}
+TABLES = {
+    "ubi_events": ("events", EVENTS),
+    "ubi_queries": ("searches", SEARCHES),
+    "positions": ("positions", POSITIONS),
+}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Which lake file a ``files`` row means."""
+    """Which lake file a ``files`` row means; of positions, the one made from a day's events."""
 
-    kind: str  # ubi_events or ubi_queries
+    kind: str  # one of TABLES
     day: str
     locale: str
     digest: str
@@ -68,7 +84,11 @@ class Lake:
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part.parquet"
             frame.select(list(TABLES[file.kind][1])).write_parquet(part)
-            self._blobs.upload(self._key(file), part)
+            self.put(file, part)
+
+    def put(self, file: Stored, part: Path) -> None:
+        """Keep a Parquet file that is written already, replacing what a killed attempt left."""
+        self._blobs.upload(self._key(file), part)
 
     def paths(self, files: Sequence[Stored], scratch: Path) -> list[Path]:
         """Return local files; a remote one is fetched below ``scratch`` first."""
@@ -82,11 +102,22 @@ class Lake:
             found.append(path)
         return found
 
-    def read(self, kind: str, files: Sequence[Stored], columns: Sequence[str]) -> pl.DataFrame:
-        """Return some columns of some files as one frame (empty when there are no files)."""
+    def read(
+        self,
+        kind: str,
+        files: Sequence[Stored],
+        columns: Sequence[str],
+        where: pl.Expr | None = None,
+    ) -> pl.DataFrame:
+        """Return some columns of some files as one frame (empty when there are no files).
+
+        ``where`` is applied while a file is read: what it leaves out costs no memory.
+        """
         schema = TABLES[kind][1]
+        chosen = pl.lit(True) if where is None else where
         with tempfile.TemporaryDirectory() as folder:
             frames = [
-                pl.read_parquet(p, columns=list(columns)) for p in self.paths(files, Path(folder))
+                pl.scan_parquet(p).filter(chosen).select(columns).collect()
+                for p in self.paths(files, Path(folder))
             ]
         return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])

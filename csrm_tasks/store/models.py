@@ -71,6 +71,7 @@ class File(Base):
             "uq_files_live", "market", "day", "name", unique=True,
             sqlite_where=text("live"), postgresql_where=text("live"),
         ),
+        Index(None, "market", "locale", "kind", "last_at"),  # which files overlap with a time
     )  # fmt: skip
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -177,6 +178,28 @@ class Aggregate(Base):
     position_sum: Mapped[int] = mapped_column(BigInteger)  # over impressions with a position
     positions: Mapped[int] = mapped_column(BigInteger)  # how many of those
     skips: Mapped[int] = mapped_column(BigInteger)  # searches in which it stood above the sale
+
+
+class Session(Base):
+    """What a visit came to in one day's deliveries; its arm is that of its first search."""
+
+    __tablename__ = "sessions"
+
+    market: Mapped[str] = mapped_column(String(32), primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    locale: Mapped[str] = mapped_column(String(5), primary_key=True)
+    session_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    bucket: Mapped[str] = mapped_column(Key)  # "" when none was logged
+    release: Mapped[str] = mapped_column(Key)  # likewise
+    mixed: Mapped[bool] = mapped_column(Boolean)  # it met more than one bucket or release
+    searches: Mapped[int] = mapped_column(BigInteger)
+    impressions: Mapped[int] = mapped_column(BigInteger)
+    clicks: Mapped[int] = mapped_column(BigInteger)
+    carts: Mapped[int] = mapped_column(BigInteger)
+    purchases: Mapped[int] = mapped_column(BigInteger)
+    converted: Mapped[bool] = mapped_column(Boolean)  # bought anything
+    first_at: Mapped[datetime] = mapped_column(Moment)
+    last_at: Mapped[datetime] = mapped_column(Moment)
 
 
 class PublishedDay(Base):

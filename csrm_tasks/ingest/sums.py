@@ -1,0 +1,92 @@
+"""Summing up a day: from its lake files to aggregates, sessions and counts by position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.ingest.aggregate import DAILY, PAIR, by_position, pair_sums
+from csrm_tasks.ingest.days import behaviour_files, position_file, replace_day
+from csrm_tasks.ingest.engines import Engine, frames, open_engine
+from csrm_tasks.ingest.load import Window
+from csrm_tasks.ingest.sessions import PER_SESSION, session_sums
+from csrm_tasks.sections import Ingest
+from csrm_tasks.store.engine import reading, writing
+from csrm_tasks.store.lake import TABLES, Lake, Stored
+from csrm_tasks.store.tables import AGGREGATES, SESSIONS
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Result files of a day, each sorted by its key."""
+
+    pairs: Path  # csrm_tasks.ingest.aggregate.DAILY
+    positions: Path  # csrm_tasks.store.lake.POSITIONS
+    sessions: Path  # csrm_tasks.ingest.sessions.PER_SESSION
+
+
+def refresh_day(window: Window, config: Ingest, scratch: Path, threads: int) -> dict[str, Any]:
+    """Replace what is stored of the day's sums by what its lake files say now; returns facts.
+
+    Summing takes long and holds no lock; when a file was stored meanwhile it is done again.
+    """
+    store, market, day = window.engine, window.market, window.day
+    while True:
+        with reading(store) as connection:
+            files = behaviour_files(connection, market, day)
+        with open_engine(config, scratch, threads) as engine:
+            sums = sum_up(engine, window.lake, files, scratch)
+        if files:
+            window.lake.put(position_file(files), sums.positions)
+        with writing(store, market) as connection:
+            if behaviour_files(connection, market, day) == files:
+                replace_day(connection, AGGREGATES, market, day, frames(sums.pairs, DAILY))
+                replace_day(connection, SESSIONS, market, day, frames(sums.sessions, PER_SESSION))
+                return _facts(connection, market, day)
+
+
+def _facts(connection: Connection, market: str, day: str) -> dict[str, Any]:
+    counts = ("impressions", "clicks", "carts", "purchases")
+
+    def totals(table: sa.Table) -> tuple[int, int]:
+        events = sa.func.coalesce(sa.func.sum(sum(table.c[c] for c in counts)), 0)
+        here = (table.c.market == market, table.c.day == day)
+        rows, found = connection.execute(sa.select(sa.func.count(), events).where(*here)).one()
+        return rows, int(found)
+
+    (pairs, events), (sessions, visited) = totals(AGGREGATES), totals(SESSIONS)
+    return {
+        "pairs": pairs, "events": events, "sessions": sessions,
+        "events_without_session": events - visited,
+    }  # fmt: skip
+
+
+def sum_up(engine: Engine, lake: Lake, files: Sequence[Stored], scratch: Path) -> Sums:
+    """Sum up the events and searches of lake files (any of them may be missing)."""
+    sums = Sums(*(scratch / f"{n}.parquet" for n in ("pairs", "positions", "sessions")))
+    events, searches = (
+        engine.read(TABLES[kind][0], _paths(lake, kind, files, scratch))
+        for kind in ("ubi_events", "ubi_queries")
+    )
+    engine.write(by_position(events), scratch / "counted.parquet")
+    counted = engine.read("counted", [scratch / "counted.parquet"])
+    placed = counted.filter(counted.position.notnull())
+    engine.write(placed.order_by([*PAIR, "position"]), sums.positions)
+    engine.write(pair_sums(counted, events), sums.pairs)
+    engine.write(session_sums(events, searches), sums.sessions)
+    return sums
+
+
+def _paths(lake: Lake, kind: str, files: Sequence[Stored], scratch: Path) -> list[Path]:
+    found = lake.paths([f for f in files if f.kind == kind], scratch / "lake")
+    if found:
+        return found
+    none = scratch / f"{kind}.parquet"  # an engine needs a file to know the columns
+    pl.DataFrame(schema=TABLES[kind][1]).write_parquet(none)
+    return [none]
