@@ -12,6 +12,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.sections import (
     Controls,
     Gate,
+    Health,
     Ingest,
     Llm,
     Release,
@@ -37,6 +38,7 @@ class MarketConfig(Section):
     schedule: Schedule = Schedule()
     ingest: Ingest = Ingest()
     snapshot: Snapshot = Snapshot()
+    health: Health = Health()
     llm: Llm
     retrieval: Retrieval
     towers: Towers

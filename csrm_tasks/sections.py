@@ -38,6 +38,8 @@ class Ingest(Section):
     """Nightly ingest."""
 
     tolerance: Share = 0.01  # share of a night's rows that may be quarantined before it fails
+    complement: Literal["irrelevant", "substitute"] = "irrelevant"  # what ESCI's grade C means
+    late_days: Positive = 30  # a search or event is at most so many days older than its delivery
     engine: Literal["duckdb", "spark"] = "duckdb"  # of the aggregates
     spark: Spark = Spark()
 
@@ -48,9 +50,36 @@ class Snapshot(Section):
     dev_share: Share = 0.1  # of queries, per locale
     gold_raters: Positive = 8  # a gold pair has at least so many raters …
     gold_agree: Positive = 7  # … of whom so many agree
+    consensus: Literal["majority", "dawid_skene"] = "majority"  # several raters to one grade
     behaviour_days: Positive = 30
     cvr_negatives: Positive = 4  # per positive (A8)
     derived_queries: Positive = 2000  # title-derived target queries at most, stage 1 (A21)
+
+
+class Limits(Section):
+    """Distances between 0 and 1 above which a measure warns, and fails; null: never."""
+
+    warn: Share | None = None
+    fail: Share | None = None
+
+
+class Health(Section):
+    """What of a week's deliveries may differ from the last accepted week's, and how far.
+
+    The measures are those of :mod:`csrm_tasks.dataset.health`.
+    """
+
+    least: Positive = 200  # rows on either side below which nothing is compared
+    accept: tuple[str, ...] = ()  # days that were looked at: the week of one never fails
+    columns: Limits = Limits(warn=0.0, fail=0.4)
+    volume: Limits = Limits(warn=0.5, fail=0.9)
+    labels: Limits = Limits(warn=0.5)  # labelling comes in campaigns
+    grades: Limits = Limits(warn=0.1, fail=0.3)
+    language: Limits = Limits(warn=0.15, fail=0.4)
+    nulls: Limits = Limits(warn=0.1, fail=0.5)
+    duplicates: Limits = Limits(warn=0.1, fail=0.5)
+    new_queries: Limits = Limits(warn=0.5, fail=0.95)
+    quarantine: Limits = Limits(warn=0.05, fail=0.25)
 
 
 class Lora(Section):

@@ -1,32 +1,88 @@
-"""Several raters to one grade per pair (majority)."""
+"""Several raters to one grade per pair: by majority, or by Dawid and Skene's model of raters."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
 import polars as pl
 
+PAIR = ("locale", "query_id", "product_id")
+Method = Literal["majority", "dawid_skene"]
+ITERATIONS = 100  # of expectation-maximisation at most; it ends when the bound stops rising
 
-def consensus(ratings: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per pair: grade, raters, agree.
 
-    ``ratings``: query_id, product_id, locale, grade, rater_id, rated_at, label_id. Of one rater's
-    several grades of a pair the last counts; ratings without a rater count each. A tie goes to the
-    grade nearest the mean, then to the lower one.
+def current_votes(ratings: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFrame:
+    """Return the ratings that count, with ``rater``: of one rater's several of a pair the last.
+
+    ``ratings``: the key, grade, rater_id, rated_at, label_id. A rating without a rater counts by
+    itself; the n-th of a pair is the n-th nameless rater's, so that all together are somebody.
     """
-    pair = ["locale", "query_id", "product_id"]
-    rater = pl.when(pl.col("rater_id") == "").then("label_id").otherwise("rater_id")
-    latest = (
-        ratings.sort("rated_at", "label_id", nulls_last=False)
-        .with_columns(rater.alias("rater"), (pl.col("rater_id") == "").alias("nameless"))
-        .unique([*pair, "rater", "nameless"], keep="last", maintain_order=True)
+    nameless = pl.col("rater_id") == ""
+    ordered = ratings.sort("rated_at", "label_id", nulls_last=False)
+    nth = pl.int_range(pl.len()).over(*key, nameless).cast(pl.String)
+    rater = pl.when(nameless).then(pl.lit("#") + nth).otherwise("rater_id")
+    named = ordered.with_columns(rater.alias("rater"), nameless.alias("nameless"))
+    return named.unique([*key, "rater", "nameless"], keep="last", maintain_order=True)
+
+
+def consensus(ratings: pl.DataFrame, method: Method = "majority") -> pl.DataFrame:
+    """Return one row per pair, sorted: locale, query_id, product_id, grade, raters, agree.
+
+    ``ratings`` as in :func:`current_votes`; ``agree`` is how many say the grade that was found.
+    """
+    votes = current_votes(ratings)
+    found = majority(votes)
+    return found if method == "majority" else _dawid_skene(votes, found)
+
+
+def majority(votes: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFrame:
+    """Return the commonest grade of each key; a tie goes to the nearest the mean, then lower."""
+    counts = votes.group_by(*key, "grade").agg(pl.len().alias("agree"))
+    totals = votes.group_by(*key).agg(pl.len().alias("raters"), pl.col("grade").mean().alias("at"))
+    ranked = counts.join(totals, on=list(key)).with_columns(
+        (pl.col("grade") - pl.col("at")).abs().alias("far")
     )
-    votes = latest.group_by(*pair, "grade").agg(pl.len().alias("agree"))
-    totals = latest.group_by(pair).agg(
-        pl.len().alias("raters"), pl.col("grade").mean().alias("mean")
+    descending = [False] * len(key) + [True, False, False]
+    ranked = ranked.sort(*key, "agree", "far", "grade", descending=descending)
+    best = ranked.unique(list(key), keep="first", maintain_order=True)
+    return best.select(*key, pl.col("grade").cast(pl.Int8), "raters", "agree")
+
+
+def _dawid_skene(votes: pl.DataFrame, plain: pl.DataFrame) -> pl.DataFrame:
+    """Replace the grades of pairs with several raters by those of the model, each locale apart.
+
+    A single rater's grade stays: nothing but the model itself would speak against it, and such
+    pairs would only teach the model that everybody is always right.
+    """
+    several = votes.join(plain.filter(pl.col("raters") > 1), on=PAIR, how="semi")
+    if several.is_empty():
+        return plain
+    fitted = pl.concat(_fit(part) for _, part in several.group_by("locale", maintain_order=True))
+    found = plain.drop("agree").join(fitted, on=PAIR, how="left", maintain_order="left")
+    found = found.with_columns(pl.coalesce("model", "grade").alias("grade")).drop("model")
+    counts = votes.group_by(*PAIR, pl.col("grade").cast(pl.Int8)).agg(pl.len().alias("agree"))
+    joined = found.join(counts, on=[*PAIR, "grade"], how="left", maintain_order="left")
+    return joined.with_columns(pl.col("agree").fill_null(0))
+
+
+def _fit(votes: pl.DataFrame) -> pl.DataFrame:
+    """Return the most probable grade (``model``) of each pair of one locale's votes."""
+    import pandas as pd
+    from crowdkit.aggregation import DawidSkene
+
+    rows = votes.sort(*PAIR, "nameless", "rater").with_columns(
+        pl.struct(PAIR).rank("dense").cast(pl.Int64).alias("task"),
+        pl.concat_str(pl.col("nameless").cast(pl.String), pl.lit(" "), "rater").alias("worker"),
     )
-    ranked = votes.join(totals, on=pair).with_columns(
-        (pl.col("grade") - pl.col("mean")).abs().alias("far")
+    table = {"task": "task", "worker": "worker", "label": "grade"}
+    frame = pd.DataFrame({name: rows[c].to_list() for name, c in table.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # crowd-kit's way with pandas 3
+        model = DawidSkene(n_iter=ITERATIONS).fit_predict(frame)
+    grades = pl.DataFrame(
+        {"task": model.index.to_list(), "model": model.to_list()},
+        {"task": pl.Int64, "model": pl.Int8},
     )
-    order = [*pair, "agree", "far", "grade"]
-    ranked = ranked.sort(order, descending=[False, False, False, True, False, False])
-    best = ranked.unique(pair, keep="first", maintain_order=True)
-    return best.select(*pair, pl.col("grade").cast(pl.Int8), "raters", "agree")
+    return rows.select(*PAIR, "task").unique().join(grades, on="task").drop("task")

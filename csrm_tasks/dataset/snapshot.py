@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import polars as pl
 from sqlalchemy.engine import Connection
@@ -18,9 +19,12 @@ from csrm_tasks.dataset import source
 from csrm_tasks.dataset.brands import BrandDictionary, build_brands
 from csrm_tasks.dataset.consensus import consensus
 from csrm_tasks.dataset.conversions import cvr_examples
+from csrm_tasks.dataset.health import Check, check, refuse_failed
+from csrm_tasks.dataset.profiles import Seen, profiles, window_of
 from csrm_tasks.dataset.propensity import behaviour_weights
 from csrm_tasks.dataset.queries import TYPED, build_queries, derived_queries
-from csrm_tasks.dataset.splits import assign_splits, uniform
+from csrm_tasks.dataset.raters import rater_report
+from csrm_tasks.dataset.splits import assign_splits, frozen_gold, uniform
 from csrm_tasks.dataset.text import normalised, pair_ids, query_ids
 from csrm_tasks.markets import MarketConfig
 
@@ -37,7 +41,27 @@ class Tables:
     translations: pl.DataFrame
     conversions: pl.DataFrame
     behaviour: pl.DataFrame
-    dropped_pairs: int  # judged pairs of products that the snapshot does not have
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The judged pairs with their splits, and what became of the raters' grades on the way."""
+
+    pairs: pl.DataFrame  # PAIRS and norm
+    dropped: int  # pairs of products that the snapshot does not have
+    late_gold: int  # pairs that met gold's rule when their query could be learnt from already
+    raters: dict[str, Any]  # see csrm_tasks.dataset.raters
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything that a snapshot says."""
+
+    tables: Tables
+    judged: Judged
+    days: tuple[str, ...]
+    files: pl.DataFrame  # what was read, see csrm_tasks.dataset.source.files
+    health: list[Check]
 
 
 @dataclass(frozen=True)
@@ -47,48 +71,70 @@ class Evidence:
     ratings: pl.DataFrame
     source_log: pl.DataFrame
     target_log: pl.DataFrame  # within the behaviour window; empty in stage 1
+    recent_log: pl.DataFrame  # of all these locales, the weeks that are compared with each other
 
 
-def build(connection: Connection, market: MarketConfig, stage: int, until: str) -> Tables:
+def build(connection: Connection, market: MarketConfig, stage: int, until: str) -> Built:
     """Build the tables of ``stage`` (1 or 2) from the days published up to ``until``.
 
-    Raises :class:`DataError` when there is no such day, or one holds files not yet published.
+    Raises :class:`DataError` when there is no such day, one holds files not yet published, or the
+    week up to ``until`` is too unlike the last accepted one (:mod:`csrm_tasks.dataset.health`).
     """
     published = source.published_days(connection, market.market, until)
     source.check_days(connection, market.market, published)
     days = list(published)
-    products = source.products(connection, market.market, days)
+    locales = [market.source_locale, *([market.target_locale] if stage == 2 else [])]
+    files = source.files(connection, market.market, days, locales)
+    versions = source.product_versions(connection, market.market, days)
     translations = source.translations(connection, market.market, days)
-    evidence = _evidence(connection, market, stage, until, days)
+    evidence = _evidence(connection, market, locales, until, days)
+    seen = Seen(files, evidence.ratings, versions, evidence.recent_log)
+    health = check(profiles(seen, days, until), _both(market), market.health)
+    refuse_failed(health, market.market, until)
+    products = source.latest_products(versions)
     brands = _brands(market, products, translations)
-    pairs, dropped = _pairs(evidence.ratings, products, market)
+    judged = _judged(evidence.ratings, products, market)
     log = pl.concat([evidence.source_log, evidence.target_log])
     typed = _typed(evidence.ratings, log, translations, products, brands, market)
     impressions = log.group_by("query_id").agg(pl.col("impressions").sum())
-    return Tables(
+    tables = Tables(
         products=products,
         queries=build_queries(typed, impressions, brands),
-        pairs=pairs,
+        pairs=judged.pairs,
         translations=_split_translations(translations, market.seed),
-        conversions=_conversions(log, pairs, products, market),
+        conversions=_conversions(log, judged.pairs, products, market),
         behaviour=behaviour_weights(evidence.target_log),
-        dropped_pairs=dropped,
     )
+    return Built(tables, judged, tuple(days), files, health)
+
+
+def _both(market: MarketConfig) -> tuple[str, str]:
+    return (market.source_locale, market.target_locale)
 
 
 def _evidence(
-    connection: Connection, market: MarketConfig, stage: int, until: str, days: Sequence[str]
+    connection: Connection,
+    market: MarketConfig,
+    locales: Sequence[str],
+    until: str,
+    days: Sequence[str],
 ) -> Evidence:
-    target = [market.target_locale] if stage == 2 else []
-    first = date.fromisoformat(until) - timedelta(days=market.snapshot.behaviour_days - 1)
-    recent = [d for d in days if d >= first.isoformat()]
+    """Read what ``locales`` say; of the target's log the behaviour window and no older weeks than
+    are compared.
+    """
+    ratings = source.ratings(connection, market.market, days, locales)
     source_log = source.aggregates(connection, market.market, days, market.source_locale)
-    return Evidence(
-        source.ratings(connection, market.market, days, [market.source_locale, *target]),
-        source_log,
-        source.aggregates(connection, market.market, recent, target[0]) if target
-        else source_log.clear(),
-    )  # fmt: skip
+    first = date.fromisoformat(until) - timedelta(days=market.snapshot.behaviour_days - 1)
+    compared = pl.DataFrame({"day": days}).filter(window_of(until).is_not_null())["day"]
+    wanted = sorted({*compared, *(d for d in days if d >= first.isoformat())})
+    own = (
+        source.aggregates(connection, market.market, wanted, market.target_locale)
+        if market.target_locale in locales
+        else source_log.clear()
+    )
+    recent = pl.concat([source_log, own]).filter(pl.col("day").is_in(compared.implode()))
+    within = own.filter(pl.col("day") >= first.isoformat())
+    return Evidence(_with_query_id(ratings), source_log, within, recent)
 
 
 def _brands(
@@ -106,18 +152,21 @@ def _brands(
     return found
 
 
-def _pairs(
-    ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig
-) -> tuple[pl.DataFrame, int]:
-    judged = consensus(_with_query_id(ratings))
-    present = judged.join(products, on=["locale", "product_id"], how="semi")
-    norms = _with_query_id(ratings).select("query_id", "norm").unique()
-    split = assign_splits(
-        present.join(norms, on="query_id"), market.snapshot, market.target_locale, market.seed
-    )
+def _judged(ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig) -> Judged:
+    rules = market.snapshot
+    agreed = consensus(ratings, rules.consensus)
+    gold = frozen_gold(ratings, rules, market.target_locale)
+    norms = ratings.select("query_id", "norm").unique()
+    known = agreed.join(products, on=["locale", "product_id"], how="semi")
+    frozen = gold.pairs.join(products, on=["locale", "product_id"], how="semi")
+    split = assign_splits(known.join(norms, on="query_id"), frozen, rules.dev_share, market.seed)
     ids = pair_ids(split["query_id"], split["product_id"])
-    pairs = split.with_columns(ids).sort("locale", "query_id", "product_id")
-    return pairs, judged.height - present.height
+    return Judged(
+        pairs=split.with_columns(ids).sort("locale", "query_id", "product_id"),
+        dropped=agreed.height - known.height,
+        late_gold=gold.late,
+        raters=rater_report(ratings, agreed),
+    )
 
 
 def _with_query_id(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -167,10 +216,17 @@ def _split_translations(translations: pl.DataFrame, seed: int) -> pl.DataFrame:
 def _conversions(
     log: pl.DataFrame, pairs: pl.DataFrame, products: pl.DataFrame, market: MarketConfig
 ) -> pl.DataFrame:
-    """CVR examples; queries of dev and gold are left out, they are looked at, not learnt from."""
-    held_out = pairs.filter(pl.col("split") != "train").select("query_id").unique()
+    """CVR examples; queries of dev and gold are left out, they are looked at, not learnt from.
+
+    Left out is a text, in both locales: shoppers of either may have typed it.
+    """
+    held_out = pairs.filter(pl.col("split") != "train")["norm"].unique().to_list()
+    barred = pl.concat(
+        query_ids(locale, pl.Series("query_id", held_out, dtype=pl.String)).to_frame()
+        for locale in _both(market)
+    )
     sums = (
-        log.join(held_out, on="query_id", how="anti")
+        log.join(barred, on="query_id", how="anti")
         .join(products, on=["locale", "product_id"], how="semi")
         .group_by("locale", "query_id", "product_id")
         .agg(pl.col("clicks", "carts", "purchases", "skips").sum())

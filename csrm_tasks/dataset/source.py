@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.days import day_state
-from csrm_tasks.store.tables import AGGREGATES, DAYS, LABELS, PRODUCTS, TRANSLATIONS, fetch
+from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS, TRANSLATIONS, fetch
 
 COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
 
@@ -35,16 +35,41 @@ def check_days(connection: Connection, market: str, days: dict[str, str]) -> Non
             raise DataError(f"{market} {day}: files were added since; run publish_day for it again")
 
 
-def products(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
-    """Return the latest version of every product, both locales; the PRODUCTS columns."""
+def files(
+    connection: Connection, market: str, days: Sequence[str], locales: Sequence[str]
+) -> pl.DataFrame:
+    """Return the deliveries that count and were read: everything of ``locales``, and of others the
+    catalogue and translations.
+    """
+    schema: dict[str, Any] = dict.fromkeys(("day", "locale", "kind", "name", "digest"), pl.String)
+    schema |= dict.fromkeys(("rows_in", "quarantined", "known"), pl.Int64)
+    schema |= {"last_at": pl.Datetime("us", "UTC")}
+    statement = sa.select(*(FILES.c[c] for c in schema)).where(
+        FILES.c.market == market,
+        FILES.c.day.in_(days),
+        FILES.c.live,
+        FILES.c.locale.in_(locales) | FILES.c.kind.in_(("catalogue", "translations")),
+    )
+    return fetch(connection, statement, schema).sort("day", "locale", "kind", "name")
+
+
+def product_versions(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
+    """Return every version of every product, both locales: the PRODUCTS columns and ``day``.
+
+    Versions of one product are in the order in which they were stored, the latest day last.
+    """
     names = ("product_id", "locale", "title", "brand", "category", "description", "day")
-    statement = sa.select(*(PRODUCTS.c[c] for c in names)).where(
+    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {"file_id": pl.Int64}
+    statement = sa.select(*(PRODUCTS.c[c] for c in schema)).where(
         PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days)
     )
-    versions = fetch(connection, statement, dict.fromkeys(names, pl.String))
-    latest = versions.sort("locale", "product_id", "day").unique(
-        ["locale", "product_id"], keep="last", maintain_order=True
-    )
+    versions = fetch(connection, statement, schema)
+    return versions.sort("locale", "product_id", "day", "file_id").drop("file_id")
+
+
+def latest_products(versions: pl.DataFrame) -> pl.DataFrame:
+    """Return the last version of every product; the PRODUCTS columns."""
+    latest = versions.unique(["locale", "product_id"], keep="last", maintain_order=True)
     return latest.drop("day")
 
 
@@ -52,16 +77,13 @@ def ratings(
     connection: Connection, market: str, days: Sequence[str], locales: Sequence[str]
 ) -> pl.DataFrame:
     """Return the labels of some locales: one row per rating."""
-    schema: dict[str, Any] = {
-        "label_id": pl.String, "locale": pl.String, "query": pl.String, "product_id": pl.String,
-        "grade": pl.Int8, "rater_id": pl.String, "rated_at": pl.Datetime("us", "UTC"),
-    }  # fmt: skip
-    statement = (
-        sa.select(*(LABELS.c[c] for c in schema))
-        .where(LABELS.c.market == market, LABELS.c.locale.in_(locales), LABELS.c.day.in_(days))
-        .order_by(LABELS.c.label_id)
+    texts = ("label_id", "day", "locale", "query", "product_id", "rater_id", "guideline_version")
+    schema: dict[str, Any] = dict.fromkeys(texts, pl.String)
+    schema |= {"grade": pl.Int8, "rated_at": pl.Datetime("us", "UTC")}
+    statement = sa.select(*(LABELS.c[c] for c in schema)).where(
+        LABELS.c.market == market, LABELS.c.locale.in_(locales), LABELS.c.day.in_(days)
     )
-    return fetch(connection, statement, schema)
+    return fetch(connection, statement, schema).sort("label_id")
 
 
 def translations(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:

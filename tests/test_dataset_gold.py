@@ -1,0 +1,115 @@
+"""The gold set is frozen: later labels neither change nor remove a pair (A10)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csrm_tasks.dataset.consensus import PAIR
+from csrm_tasks.dataset.splits import frozen_gold
+from csrm_tasks.sections import Snapshot
+
+RULES = Snapshot(gold_raters=3, gold_agree=2)
+ZH = "zh-TW"
+MON, TUE, SUN, NEXT = "2026-01-05", "2026-01-06", "2026-01-11", "2026-01-12"  # one week, the next
+NAMES = [*PAIR, "norm", "day", "grade", "rater_id", "rated_at", "label_id"]
+
+
+def said(*rows: tuple[str, str, int, str], product: str = "p", locale: str = ZH) -> pl.DataFrame:
+    """Rows of (day, query, grade, rater)."""
+    made = [
+        (locale, f"{locale} {q}", product, q, day, g, rater,
+         datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(seconds=i), f"{day} {i}")
+        for i, (day, q, g, rater) in enumerate(rows)
+    ]  # fmt: skip
+    return pl.DataFrame(made, schema=NAMES, orient="row", schema_overrides={"grade": pl.Int8})
+
+
+def found(ratings: pl.DataFrame, rules: Snapshot = RULES) -> list[tuple[Any, ...]]:
+    gold = frozen_gold(ratings, rules, ZH).pairs
+    return gold.select("norm", "product_id", "grade", "raters", "agree").rows()
+
+
+AGREED = ((MON, "q", 2, "a"), (MON, "q", 2, "b"), (MON, "q", 1, "c"))
+
+
+def test_a_pair_stays_as_it_stood_on_the_day_it_met_the_rule() -> None:
+    assert found(said(*AGREED)) == [("q", "p", 2, 3, 2)]
+    later = [(TUE, "q", 0, r) for r in "defghij"]  # outvoted since
+    changed = [(TUE, "q", 0, r) for r in "abc"]  # everybody has changed their mind
+    for more in (later, changed):
+        assert found(said(*AGREED, *more)) == [("q", "p", 2, 3, 2)]
+
+
+def test_the_rule_may_be_met_over_some_days_of_one_week() -> None:
+    rows = [(MON, "q", 2, "a"), (TUE, "q", 0, "b"), (SUN, "q", 2, "c")]
+    assert found(said(*rows[:2])) == []
+    assert found(said(*rows)) == [("q", "p", 2, 3, 2)]
+
+
+def test_a_query_that_a_release_may_have_learnt_from_never_becomes_gold() -> None:
+    slow = said((SUN, "q", 2, "a"), (NEXT, "q", 2, "b"), (NEXT, "q", 2, "c"))
+    assert found(slow) == []
+    assert frozen_gold(slow, RULES, ZH).late == 1
+    trained = said((MON, "q", 2, "a"), product="other")
+    fresh = said((NEXT, "q", 2, "a"), (NEXT, "q", 2, "b"), (NEXT, "q", 2, "c"))
+    assert found(pl.concat([trained, fresh])) == []
+    assert found(fresh) == [("q", "p", 2, 3, 3)]
+    source = said((MON, "q", 2, "a"), locale="ko-KR")  # the same text in the source language
+    assert found(pl.concat([source, fresh])) == [("q", "p", 2, 3, 3)]
+
+
+def test_a_gold_query_may_gain_pairs_in_later_weeks() -> None:
+    more = [(NEXT, "q", 0, r) for r in "abc"]
+    grown = found(pl.concat([said(*AGREED), said(*more, product="r")]))
+    assert grown == [("q", "p", 2, 3, 2), ("q", "r", 0, 3, 3)]
+
+
+def test_only_the_target_has_gold() -> None:
+    assert found(said(*AGREED, locale="ko-KR")) == []
+    assert frozen_gold(said(), RULES, ZH).pairs.is_empty()
+
+
+LABEL = st.tuples(
+    st.integers(0, 20), st.sampled_from("qrs"), st.integers(0, 2), st.sampled_from(["", *"abcd"])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(LABEL, max_size=40), st.integers(0, 20))
+def test_an_earlier_days_set_is_part_of_a_later_days(rows: list[Any], cut: int) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [((start + timedelta(days=d)).date().isoformat(), *rest) for d, *rest in rows]
+    ratings = said(*days)
+    until = (start + timedelta(days=cut)).date().isoformat()
+    before = found(ratings.filter(pl.col("day") <= until))
+    assert set(before) <= set(found(ratings))
+
+
+@pytest.mark.parametrize(("raters", "agree"), [(3, 2), (4, 3), (5, 4)])
+def test_against_the_obvious_way(raters: int, agree: int) -> None:
+    rng = np.random.default_rng(raters)
+    days = [MON, TUE, SUN, NEXT, "2026-01-13"]
+    rows = [
+        (days[int(rng.integers(5))], "qrst"[int(rng.integers(4))], int(rng.random() < 0.7) * 2, r)
+        for r in "abcdefgh" for _ in range(4)
+    ]  # fmt: skip
+    expected = {q for q in "qrst" if slow_gold([x for x in rows if x[1] == q], raters, agree)}
+    rules = Snapshot(gold_raters=raters, gold_agree=agree)
+    assert {row[0] for row in found(said(*rows), rules)} == expected
+
+
+def slow_gold(rows: list[tuple[str, str, int, str]], raters: int, agree: int) -> bool:
+    """One query of one product: is the first day that meets the rule in its first week?"""
+    for day in sorted({d for d, *_ in rows}):
+        votes = {r: g for d, _, g, r in sorted(rows, key=lambda x: x[0]) if d <= day}
+        top = max(list(votes.values()).count(g) for g in votes.values())
+        if len(votes) >= raters and top >= agree:
+            return (min(d for d, *_ in rows) < NEXT) == (day < NEXT)
+    return False
