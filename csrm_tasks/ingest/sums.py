@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.ingest.aggregate import DAILY, PAIR, by_position, pair_sums
-from csrm_tasks.ingest.days import behaviour_files, position_file, replace_day
+from csrm_tasks.ingest.days import (
+    behaviour_files,
+    followed,
+    position_file,
+    publish,
+    replace_day,
+    stale_days,
+)
 from csrm_tasks.ingest.engines import Engine, frames, open_engine
-from csrm_tasks.ingest.load import Window
 from csrm_tasks.ingest.sessions import PER_SESSION, session_sums
+from csrm_tasks.ingest.window import Window
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.engine import reading, writing
 from csrm_tasks.store.lake import TABLES, Lake, Stored
@@ -49,6 +56,21 @@ def refresh_day(window: Window, config: Ingest, scratch: Path, threads: int) -> 
                 replace_day(connection, AGGREGATES, market, day, frames(sums.pairs, DAILY))
                 replace_day(connection, SESSIONS, market, day, frames(sums.sessions, PER_SESSION))
                 return _facts(connection, market, day)
+
+
+def follow_corrections(window: Window, config: Ingest, scratch: Path, threads: int) -> list[str]:
+    """Sum up and publish again the days that a correction elsewhere changed; returns them.
+
+    Raises :class:`DataError` for a day that holds too many contradictions now.
+    """
+    with reading(window.engine) as connection:
+        stale = stale_days(connection, window.market)
+    for day, mark in stale.items():
+        refresh_day(replace(window, day=day), config, scratch / day, threads)
+        with writing(window.engine, window.market) as connection:
+            if followed(connection, window.market, day, mark):  # else the next one sees to it
+                publish(connection, window.market, day, config.tolerance)
+    return list(stale)
 
 
 def _facts(connection: Connection, market: str, day: str) -> dict[str, Any]:

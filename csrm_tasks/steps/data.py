@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from csrm_tasks.artifacts import file_digest
-from csrm_tasks.dataset.describe import describe, facts, health_document
-from csrm_tasks.dataset.snapshot import build
+from csrm_tasks.artifacts import file_digest, json_digest
+from csrm_tasks.dataset.snapshot import Tables, build
 from csrm_tasks.dataset.source import published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.days import publish, quarantine_counts
 from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
-from csrm_tasks.ingest.load import Receipt, Window, load_file
+from csrm_tasks.ingest.load import Receipt, load_file
 from csrm_tasks.ingest.readers import read_records
 from csrm_tasks.ingest.records import RawOf, Records, UnreadableError
 from csrm_tasks.ingest.validate import REJECTED, Judged, judge, unreadable
+from csrm_tasks.ingest.window import Window
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
     BEHAVIOUR,
@@ -92,19 +92,15 @@ def store(ctx: Context) -> Facts:
     """Store each file in one transaction, once; what refers to nothing known is quarantined."""
     counts = json.loads(ctx.input("validate").file("counts.json").read_text())
     rejected = pl.read_parquet(ctx.input("validate").file("quarantine.parquet"))
-    window = Window(
-        open_store(ctx.settings.db_url),
-        Lake(ctx.settings.lake, ctx.market.market),
-        ctx.market.market,
-        counts["day"],
-    )
+    window = _window(ctx, counts["day"])
     receipts: list[Receipt] = []
     for entry in counts["files"]:
         file = Delivery(**entry["file"])
         clean = pl.read_parquet(ctx.input("validate").file(entry["clean"]))
         bad = rejected.filter(pl.col("file") == file.name).select(list(REJECTED))
         judged = Judged(clean, bad, entry["fault"])
-        receipts.append(load_file(window, file, judged, _raw_of(ctx.settings, file)))
+        raw_of = _raw_of(ctx.settings, file)
+        receipts.append(load_file(window, file, judged, raw_of, _landed_now(ctx.settings, file)))
     _write_json(
         ctx.out / "receipt.json",
         {"day": counts["day"], "files": [r.as_json() for r in receipts]},
@@ -121,12 +117,7 @@ def aggregate(ctx: Context, *, day: str) -> Facts:
     """Sum the day's events up per query and product, per position and per session."""
     from csrm_tasks.ingest.sums import refresh_day
 
-    window = Window(
-        open_store(ctx.settings.db_url),
-        Lake(ctx.settings.lake, ctx.market.market),
-        ctx.market.market,
-        check_day(day),
-    )
+    window = _window(ctx, day)
     scratch = ctx.work / "scratch"
     return {"day": day, **refresh_day(window, ctx.market.ingest, scratch, ctx.settings.threads)}
 
@@ -135,16 +126,28 @@ def aggregate(ctx: Context, *, day: str) -> Facts:
     "publish_day", inputs=("aggregate",), config=("ingest",), rooms=("ingest", "store"), effect=True
 )
 def publish_day(ctx: Context, *, day: str) -> Facts:
-    """Let snapshots use the day, unless more of it is in quarantine than the market tolerates."""
-    engine = open_store(ctx.settings.db_url)
-    with writing(engine, ctx.market.market) as connection:
-        state = publish(connection, ctx.market.market, check_day(day), ctx.market.ingest.tolerance)
-        reasons = quarantine_counts(connection, ctx.market.market, day)
+    """Let snapshots use the day, unless more of it is in quarantine than the market tolerates.
+
+    Days that a correction of this one changed are summed up and published again.
+    """
+    from csrm_tasks.ingest.sums import follow_corrections
+
+    window = _window(ctx, day)
+    with writing(window.engine, window.market) as connection:
+        state = publish(connection, window.market, day, ctx.market.ingest.tolerance)
+        reasons = quarantine_counts(connection, window.market, day)
+    follow_corrections(window, ctx.market.ingest, ctx.work / "scratch", ctx.settings.threads)
     return {
         "day": day, "digest": state.digest, "rows_in": state.rows_in,
         "quarantined": state.quarantined,
         "reasons": [{"reason": r, "kind": k, "rows": n} for r, k, n in reasons],
     }  # fmt: skip
+
+
+def _window(ctx: Context, day: str) -> Window:
+    market = ctx.market.market
+    lake = Lake(ctx.settings.lake, market)
+    return Window(open_store(ctx.settings.db_url), lake, market, check_day(day))
 
 
 def _published(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
@@ -155,7 +158,7 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 
 @step(
     "snapshot",
-    config=("seed", "snapshot", "health"),
+    config=("seed", "snapshot"),
     rooms=("dataset", "store", "ingest.days", "records"),
     extra=_published,
 )
@@ -164,17 +167,24 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     if stage not in (1, 2):
         raise ConfigError(f"step snapshot: parameter 'stage' is 1 or 2, not {stage}")
     with reading(open_store(ctx.settings.db_url)) as connection:
-        built = build(connection, ctx.market, stage, until)
-    digests = {}
+        tables = build(connection, ctx.market, stage, until)
+        days = published_days(connection, ctx.market.market, until)
     for name, schema in SNAPSHOT.items():
-        path = ctx.out / f"{name}.parquet"
-        write_table(getattr(built.tables, name), schema, path)
-        digests[name] = file_digest(path)
-    _write_json(ctx.out / "health.json", health_document(built))
-    _write_json(ctx.out / "raters.json", built.judged.raters)
-    about = describe(built, ctx.market, stage, until, digests)
-    _write_json(ctx.out / "snapshot.json", about)
-    return facts(about, built)
+        write_table(getattr(tables, name), schema, ctx.out / f"{name}.parquet")
+    return {"stage": stage, "until": until, "days": list(days), **_facts(tables)}
+
+
+def _facts(tables: Tables) -> Facts:
+    gold = tables.pairs.filter(pl.col("split") == "gold").select("pair_id", "grade")
+    by_split = tables.pairs.group_by("locale", "split").len().sort("locale", "split")
+    by_origin = tables.queries.group_by("locale", "origin").len().sort("locale", "origin")
+    return {
+        "rows": {name: getattr(tables, name).height for name in SNAPSHOT},
+        "pairs": {f"{locale} {split}": n for locale, split, n in by_split.iter_rows()},
+        "queries": {f"{locale} {origin}": n for locale, origin, n in by_origin.iter_rows()},
+        "dropped_pairs": tables.dropped_pairs,
+        "gold_digest": json_digest(gold.sort("pair_id").rows()),  # A10
+    }
 
 
 def _files(path: Path) -> tuple[str, list[Delivery]]:
@@ -196,6 +206,12 @@ def _records(settings: Settings, file: Delivery) -> Records:
     if not path.exists() or file_digest(path) != file.digest:
         raise DataError(f"{path}: changed or gone since it was listed; run land again")
     return read_records(path, file.format, file.compression, CONTRACTS[file.kind])
+
+
+def _landed_now(settings: Settings, file: Delivery) -> Callable[[], bool]:
+    """Tell whether the landing zone still holds the delivery that was listed."""
+    path = settings.landing / file.path
+    return lambda: path.exists() and file_digest(path) == file.digest
 
 
 def _raw_of(settings: Settings, file: Delivery) -> RawOf:

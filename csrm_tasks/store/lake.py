@@ -86,6 +86,24 @@ class Lake:
             frame.select(list(TABLES[file.kind][1])).write_parquet(part)
             self.put(file, part)
 
+    def write_known(self, file: Stored, rows: pl.DataFrame) -> None:
+        """Keep the rows of a delivered file that were known already, any kind; as :meth:`write`."""
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part.parquet"
+            rows.write_parquet(part)
+            self._blobs.upload(self._known_key(file), part)
+
+    def read_known(self, file: Stored) -> pl.DataFrame:
+        """Return what :meth:`write_known` kept."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "part.parquet"
+            self._blobs.download(self._known_key(file), path)
+            return pl.read_parquet(path)
+
+    def _known_key(self, file: Stored) -> str:
+        name = f"{file.locale}-{file.digest}"
+        return f"{self._market}/known/{file.kind}/day={file.day}/{name}.parquet"
+
     def put(self, file: Stored, part: Path) -> None:
         """Keep a Parquet file that is written already, replacing what a killed attempt left."""
         self._blobs.upload(self._key(file), part)

@@ -23,7 +23,6 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
-    false,
     text,
     true,
 )
@@ -213,8 +212,8 @@ class PublishedDay(Base):
     rows_in: Mapped[int] = mapped_column(BigInteger)
     quarantined: Mapped[int] = mapped_column(BigInteger)
     share: Mapped[float] = mapped_column(Float)  # quarantined / rows_in
-    stale: Mapped[bool] = mapped_column(Boolean, server_default=false())  # a correction elsewhere
-    # changed what the day holds: it is summed up and published again with the corrected day
+    # Corrections that changed what the day holds since: it is to be summed up and published again.
+    stale: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class LedgerEntry(Base):

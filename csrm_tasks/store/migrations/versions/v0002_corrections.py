@@ -21,7 +21,7 @@ FILES = sa.table(
     *(sa.column(c) for c in ("id", "market", "day", "locale", "kind", "name", "digest", "part")),
     sa.column("live", sa.Boolean()),
 )
-DAYS = sa.table("days", sa.column("market"), sa.column("day"), sa.column("stale", sa.Boolean()))
+DAYS = sa.table("days", sa.column("market"), sa.column("day"), sa.column("stale"))
 QUARANTINE = sa.table("quarantine", sa.column("file_id"))
 PRODUCTS = sa.table(
     "products", *(sa.column(c) for c in ("market", "locale", "product_id", "day", "file_id"))
@@ -39,7 +39,7 @@ def upgrade() -> None:
         files.create_foreign_key(op.f("fk_files_supersedes"), "files", ["supersedes"], ["id"])
         files.drop_constraint(op.f("uq_files_market_day_locale_kind_digest"), type_="unique")
     with op.batch_alter_table("days") as days:
-        days.add_column(sa.Column("stale", sa.Boolean(), server_default=sa.false(), nullable=False))
+        days.add_column(sa.Column("stale", sa.Integer(), server_default="0", nullable=False))
     _product_key((*VERSION, "file_id"))
     op.execute(sa.update(FILES).where(FILES.c.kind.in_(EVENT_KINDS)).values(part=FILES.c.digest))
     _rename_namesakes()
@@ -92,7 +92,7 @@ def _rename_namesakes() -> None:
         new_name = f"{name[:238]}~{digest[:16]}"
         op.execute(sa.update(FILES).where(FILES.c.id == file_id).values(name=new_name))
         here = (DAYS.c.market == market, DAYS.c.day == day)
-        op.execute(sa.update(DAYS).where(*here).values(stale=sa.true()))
+        op.execute(sa.update(DAYS).where(*here).values(stale=1))
 
 
 def _keep_last_versions() -> None:
