@@ -1,0 +1,237 @@
+"""DuckDB and Spark sum up the same events to the same rows as a plain loop does."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest.aggregate import ACTIONS, DAILY
+from csrm_tasks.ingest.engines import Engine, frames, open_engine
+from csrm_tasks.ingest.sessions import DONE, PER_SESSION
+from csrm_tasks.ingest.sums import Sums, sum_up
+from csrm_tasks.sections import Ingest, Spark
+from csrm_tasks.store.lake import EVENTS, POSITIONS, SEARCHES, Lake, Stored
+
+DAY = "2026-01-04"
+FILES = [
+    *(Stored("ubi_events", DAY, locale, "a" * 64) for locale in ("ko-KR", "zh-TW")),
+    *(Stored("ubi_queries", DAY, locale, "b" * 64) for locale in ("ko-KR", "zh-TW")),
+]
+LOCAL = Spark(master="local[1]", conf={
+    "spark.sql.shuffle.partitions": "1", "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",  # a few rows are not worth compiling for
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+})  # fmt: skip
+Rows = list[dict[str, Any]]
+
+
+def night(searches: int, seed: int) -> tuple[Rows, Rows]:
+    """Events and searches with everything that a log may do: no position, no session, two arms."""
+    rng = np.random.default_rng(seed)
+    began = datetime(2026, 1, 4, tzinfo=UTC)
+    events: Rows = []
+    asked: Rows = []
+    for n in range(searches):
+        locale = ("ko-KR", "zh-TW")[n % 2]
+        query = int(rng.zipf(1.6)) % 12
+        at = began + timedelta(seconds=int(rng.integers(80_000)))
+        about = {
+            "locale": locale, "query": f"질의 {query}" if rng.random() < 0.6 else f"질의  {query}",
+            "search_id": f"s{n}", "client_id": "c", "session_id": f"v{n // 3}" if n % 17 else "",
+            "bucket": ("A", "B", "")[int(rng.integers(3))], "release": f"r{n % 40 // 39}",
+        }  # fmt: skip
+        asked.append(about | {"at": at})
+        shown = rng.choice(20, int(rng.integers(0, 9)), replace=False).tolist()
+        for place, product in enumerate([*shown, *shown[:1]]):  # the first is shown twice
+            placed = place if rng.random() < 0.9 else None
+            event = about | {"query_id": f"{locale}{query}", "product_id": f"p{product}"}
+            events.append(event | {"position": placed, "action": "impression", "at": at})
+            for action in ("click", "add_to_cart", "purchase"):
+                if rng.random() < 0.25:
+                    where = placed if rng.random() < 0.5 else None
+                    later = at + timedelta(microseconds=int(rng.integers(10**9)))
+                    events.append(event | {"position": where, "action": action, "at": later})
+    return events, asked
+
+
+@pytest.fixture(scope="module")
+def delivered() -> tuple[Rows, Rows]:
+    return night(400, 1)
+
+
+@pytest.fixture(scope="module")
+def lake(delivered: tuple[Rows, Rows], tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    made = Lake(str(tmp_path_factory.mktemp("lake")), "tiny")
+    for rows, kind, schema in zip(
+        delivered, ("ubi_events", "ubi_queries"), (EVENTS, SEARCHES), strict=True
+    ):
+        frame = pl.DataFrame(rows, schema=schema)
+        for file in FILES:
+            if file.kind == kind:
+                made.write(file, frame.filter(locale=file.locale))
+    return made
+
+
+def tables(sums: Sums) -> dict[str, pl.DataFrame]:
+    named = {"pairs": DAILY, "positions": POSITIONS, "sessions": PER_SESSION}
+    return {
+        n: pl.concat([pl.DataFrame(schema=schema), *frames(getattr(sums, n), schema)])
+        for n, schema in named.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
+    scratch = tmp_path_factory.mktemp("duckdb")
+    with open_engine(Ingest(), scratch, 1) as engine:
+        return tables(sum_up(engine, lake, FILES, scratch))
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java, and there is none on this machine")
+    scratch = tmp_path_factory.mktemp("spark")
+    with open_engine(Ingest(engine="spark", spark=LOCAL), scratch, 1) as engine:
+        yield engine, scratch
+
+
+def located(events: Rows) -> Iterator[tuple[dict[str, Any], int | None]]:
+    """Every event with its position: of an action that has none, where its search showed it."""
+    first: dict[tuple[str, ...], int] = {}
+    key = ("locale", "search_id", "product_id")
+    for e in events:
+        if e["action"] == "impression" and e["position"] is not None:
+            k = tuple(e[c] for c in key)
+            first[k] = min(first.get(k, e["position"]), e["position"])
+    for e in events:
+        silent = e["action"] != "impression" and e["position"] is None
+        yield e, first.get(tuple(e[c] for c in key)) if silent else e["position"]
+
+
+def counts_by(events: Rows, *, placed: bool) -> dict[tuple[Any, ...], Counter[str]]:
+    found: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    for e, position in located(events):
+        pair = (e["locale"], e["query_id"], e["product_id"])
+        if placed and position is not None:
+            found[*pair, position][e["action"]] += 1
+        if not placed:
+            found[pair][e["action"]] += 1
+            if e["action"] == "impression" and position is not None:
+                found[pair].update(positions=1, position_sum=position)
+    return found
+
+
+def test_pairs_are_what_a_loop_counts(
+    delivered: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+) -> None:
+    events, _ = delivered
+    expected = counts_by(events, placed=False)
+    by_search: dict[tuple[str, str], Rows] = defaultdict(list)
+    typed: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for e in events:
+        by_search[e["locale"], e["search_id"]].append(e)
+        typed[e["locale"], e["query_id"]][e["query"]] += 1
+    skips: Counter[tuple[str, ...]] = Counter()
+    for (locale, _), happened in by_search.items():
+        stood: dict[str, list[int]] = defaultdict(list)
+        done: dict[str, set[str]] = defaultdict(set)
+        for e in happened:
+            if e["action"] != "impression":
+                done[e["product_id"]].add(e["action"])
+            elif e["position"] is not None:
+                stood[e["product_id"]].append(e["position"])
+        sold = [min(stood[p]) for p, what in done.items() if "purchase" in what and stood.get(p)]
+        for p, places in stood.items():
+            if sold and p not in done and places and min(places) < max(sold):
+                skips[locale, happened[0]["query_id"], p] += 1
+    rows = [
+        (*pair, min((-n, q) for q, n in typed[pair[:2]].items())[1], c["impression"],
+         *(c[a] for a in ACTIONS.values()), c["position_sum"], c["positions"], skips[pair])
+        for pair, c in sorted(expected.items())
+    ]  # fmt: skip
+    assert found["pairs"].rows() == rows
+    assert found["pairs"]["skips"].sum() > 20
+
+
+def test_positions_are_what_a_loop_counts(
+    delivered: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+) -> None:
+    expected = counts_by(delivered[0], placed=True)
+    actions = ("impression", *ACTIONS.values())
+    assert found["positions"].rows() == [
+        (*key, *(counts[a] for a in actions)) for key, counts in sorted(expected.items())
+    ]
+
+
+def test_sessions_are_what_a_loop_counts(
+    delivered: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+) -> None:
+    events, searches = delivered
+    visits: dict[tuple[str, str], Rows] = defaultdict(list)
+    for e in [*events, *(s | {"action": "search"} for s in searches)]:
+        if e["session_id"]:
+            visits[e["locale"], e["session_id"]].append(e)
+    rows = []
+    for key, seen in sorted(visits.items()):
+        arms = {s: (e["bucket"], e["release"]) for e in seen for s in [e["search_id"]]}
+        began = {s: min(e["at"] for e in seen if e["search_id"] == s) for s in arms}
+        order = sorted(arms, key=lambda s: (*(v == "" for v in arms[s]), began[s], s))
+        did = Counter(e["action"] for e in seen)
+        times = [e["at"] for e in seen]
+        named = [{arm[i] for arm in arms.values()} - {""} for i in (0, 1)]
+        rows.append((
+            *key, *arms[order[0]], any(len(names) > 1 for names in named), len(arms),
+            *(did[a] for a in DONE.values()), did["purchase"] > 0, min(times), max(times),
+        ))  # fmt: skip
+    assert found["sessions"].rows() == rows
+    assert found["sessions"]["mixed"].n_unique() == 2
+    silent = found["sessions"].filter(impressions=0)
+    assert silent.height > 0  # a visit in which nothing was found counts
+
+
+def test_spark_and_duckdb_say_the_same(
+    spark: tuple[Engine, Path], lake: Lake, found: dict[str, pl.DataFrame]
+) -> None:
+    engine, scratch = spark
+    there = tables(sum_up(engine, lake, FILES, scratch))
+    for name, frame in found.items():
+        assert there[name].equals(frame), name
+
+
+@pytest.mark.parametrize("kinds", [("ubi_queries",), ("ubi_events",), ()])
+def test_a_day_may_lack_events_or_searches(lake: Lake, tmp_path: Path, kinds: tuple[str]) -> None:
+    with open_engine(Ingest(), tmp_path / "scratch", 1) as engine:
+        some = [f for f in FILES if f.kind in kinds]
+        made = tables(sum_up(engine, lake, some, tmp_path / "scratch"))
+    assert made["pairs"].is_empty() == ("ubi_events" not in kinds)
+    assert made["positions"].is_empty() == ("ubi_events" not in kinds)
+    assert made["sessions"].is_empty() == (not kinds)
+
+
+def test_spark_without_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    asked = open_engine(Ingest(engine="spark"), tmp_path / "scratch", 1)
+    with pytest.raises(ConfigError, match="there is no Java: install Java 17") as e, asked:
+        pass
+    assert "\n" not in str(e.value)
+
+
+def test_spark_without_pyspark_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.touch()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setitem(__import__("sys").modules, "pyspark.sql", None)
+    asked = open_engine(Ingest(engine="spark"), tmp_path / "scratch", 1)
+    with pytest.raises(ConfigError, match=r"pip install 'ibis-framework\[pyspark\]'"), asked:
+        pass
