@@ -14,6 +14,30 @@ from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES
 
 LOCALE = "zh-TW"
 
+CHECK = {"locale": LOCALE, "series": "grades", "before": {"0": 0.5, "2": 0.5}, "now": {"0": 1.0}}
+DATA = {  # as a snapshot's health.json and raters.json
+    "health": {
+        "verdict": "warn",
+        "checks": [
+            CHECK | {"measure": "grades", "distance": 0.21, "verdict": "warn", "limit": 0.1},
+            CHECK | {"measure": "nulls", "series": "a<b>", "before": 0.01, "now": 0.02,
+                     "distance": 0.01, "verdict": "ok", "limit": None},
+            CHECK | {"measure": "nulls", "series": "c", "before": 0.0, "now": 0.0,
+                     "distance": 0.0, "verdict": "ok", "limit": None},
+            CHECK | {"measure": "new_queries", "series": "impressions", "before": None, "now": 0.3,
+                     "distance": None, "verdict": "first", "limit": None},
+        ],
+    },
+    "raters": {
+        LOCALE: {
+            "alpha": 0.8125, "pairs": 300, "ratings": 2400,
+            "raters": [{"rater": "tw-x<0>", "ratings": 300, "accuracy": 0.9,
+                        "confusion": [[90, 5, 5], [5, 90, 5], [5, 5, 90]]}],
+        },
+        "ko-KR": {"alpha": None, "pairs": 0, "ratings": 0, "raters": []},
+    },
+}  # fmt: skip
+
 
 def tables(
     queries: int = 40, per_query: int = 8, seed: int = 0

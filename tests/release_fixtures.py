@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import polars as pl
-from evaluation_fixtures import LOCALE, gold, llm_frame, tables, tower_frame
+from evaluation_fixtures import DATA, LOCALE, gold, llm_frame, tables, tower_frame
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -90,9 +90,11 @@ def parts(settings: Settings, key: str, stage: int, source_dev: float = 0.7) -> 
 
 
 def write_snapshot(folder: Path) -> None:
-    """Write the three tables that judging reads."""
+    """Write the three tables that judging reads, and what the report says of the data."""
     for name, frame in zip(("pairs", "queries", "products"), tables(80), strict=True):
         frame.write_parquet(folder / f"{name}.parquet")
+    for name, document in DATA.items():
+        (folder / f"{name}.json").write_text(json.dumps(document))
 
 
 def scores(settings: Settings, key: str, part: dict[str, str], snapshot: str, right: float) -> Any:

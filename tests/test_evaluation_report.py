@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_fixtures import gold, models, tables
+from evaluation_fixtures import DATA, gold, models, tables
 from sklearn.metrics import accuracy_score, f1_score
 
 from csrm_tasks.evaluation import report
@@ -46,6 +46,7 @@ def summary() -> dict[str, Any]:
         "market": "demo", "snapshot": "demo/snapshot/1", "champion": "demo-<script>",
         **summarise(models(judged), judged),
         "rqa": {"demo/build_rqa/1": {"k": 3, "locales": {"zh-TW": {"rqa_accuracy": 0.81}}}},
+        "data": DATA,
     }  # fmt: skip
 
 
@@ -121,6 +122,18 @@ def test_models_slices_matrices_and_retrieval_are_all_shown(summary: dict[str, A
     assert re.search(r'aria-label="better">▲</span> \+0\.\d{3}', page)
 
 
+def test_data_health_and_raters_are_shown(summary: dict[str, Any]) -> None:
+    page = report.render(summary)
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert "0 50.0%, 2 50.0%" in text and "limit 0.1" in text
+    assert "a&lt;b&gt;" in page  # of each measure what is furthest off, and only that
+    assert not re.search(r">\s*c\s*<", page)
+    assert "nothing earlier to compare with: new queries (impressions)" in text
+    assert '<span class="chip open"><span aria-hidden="true">!</span> warn</span>' in page
+    assert "0.812" in text and "tw-x&lt;0&gt;" in page and "90 · 5 · 5" in text
+    assert re.search(r"ko-KR\s+–\s+0\s+0", text)
+
+
 @pytest.mark.parametrize(
     ("outcome", "tone"), [("PASS", "good"), ("FAIL", "bad"), ("INCONCLUSIVE", "open")]
 )
@@ -138,7 +151,7 @@ def test_an_empty_gold_set_makes_a_page_of_dashes() -> None:
     none = gold_set(pairs.filter(pairs["split"] != "gold"), queries, products)
     empty = {
         "market": "demo", "snapshot": "s", "champion": None, **summarise(models(none), none),
-        "rqa": {},
+        "rqa": {}, "data": {"health": {"verdict": "first", "checks": []}, "raters": {}},
     }  # fmt: skip
     json.dumps(empty, allow_nan=False)
     assert headline(empty) == {}

@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from csrm_tasks.evaluation import report_parts as parts
+from csrm_tasks.evaluation.report_data import data_part
 
 Json = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -46,6 +47,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _confusions(summary),
             _slices(summary),
             _rqa(summary),
+            data_part(summary["data"]),
             _method(summary),
         ]
     )

@@ -91,6 +91,7 @@ def evaluate(ctx: Context, *, names: str) -> Facts:
         "champion": ctx.input("champion").facts["release"],
         **summarise(models, gold),
         "rqa": _rqa(ctx),
+        "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (ctx.out / "metrics.json").write_text(text, encoding="utf-8")
@@ -144,6 +145,10 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         found.append(tower_answers(name, artifact.inputs["export"], scored, gold))
     return found
+
+
+def _json(artifact: Artifact, name: str) -> Any:
+    return json.loads(artifact.file(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _rqa(ctx: Context) -> dict[str, Any]:
