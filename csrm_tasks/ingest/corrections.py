@@ -65,7 +65,7 @@ def rejudge(connection: Connection, window: Window, retired: Retired, successor:
     )
     for file in connection.execute(statement).mappings().all():
         there = replace(window, day=file["day"])
-        known = window.lake.read_known(_place(file, file["known_part"]))
+        known = window.lake.read_known(place_of(file, file["known_part"]))
         concerned = known.filter(pl.col(identifier(retired.kind)).is_in(retired.keys.implode()))
         outcome = resolve_rows(connection, there, file["kind"], file["locale"], concerned)
         if outcome.known < concerned.height:
@@ -96,16 +96,16 @@ def _revise(
             f"{file['name']}: {file['rows_in']} rows in, but {columns} after a correction"
         )
     if left.height:
-        window.lake.write_known(_place(file, part), left)
+        window.lake.write_known(place_of(file, part), left)
     if file["kind"] in TABLES:
-        columns |= _add_to_lake(window, file, outcome.stored, part)
+        columns |= add_to_lake(window, file, outcome.stored, part)
     else:
         kind, locale = file["kind"], file["locale"]
         write_rows(connection, window, kind, locale, outcome.stored, file["id"])
     refused = _with_raw(outcome.refused, known).with_columns(pl.lit(file["id"]).alias("file_id"))
     insert(connection, QUARANTINE, refused)
     connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(**columns))
-    _mark_stale(connection, window.market, file["day"])
+    mark_stale(connection, window.market, file["day"])
 
 
 def _with_raw(refused: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -115,13 +115,15 @@ def _with_raw(refused: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(pl.col("raw").cast(pl.Binary)).select(list(REJECTED))
 
 
-def _add_to_lake(
-    window: Window, file: RowMapping, added: pl.DataFrame, part: str
-) -> dict[str, Any]:
+def add_to_lake(window: Window, file: RowMapping, added: pl.DataFrame, part: str) -> dict[str, Any]:
+    """Write ``added`` after the rows of ``file`` as the lake file ``part``.
+
+    Returns the columns of its row that say so: until they are committed, nothing has changed.
+    """
     schema = TABLES[file["kind"]][1]
-    before = window.lake.read(file["kind"], [_place(file, file["part"])], list(schema))
+    before = window.lake.read(file["kind"], [place_of(file, file["part"])], list(schema))
     frame = pl.concat([before, added.select(list(schema))])
-    window.lake.write(_place(file, part), frame)
+    window.lake.write(place_of(file, part), frame)
     first, last = span(frame, "at")
     return {"part": part, "first_at": first, "last_at": last}
 
@@ -142,14 +144,14 @@ def _follow_searches(
         .order_by(FILES.c.id)
     )
     for file in connection.execute(statement).mappings().all():
-        events = window.lake.read("ubi_events", [_place(file, file["part"])], list(EVENTS))
+        events = window.lake.read("ubi_events", [place_of(file, file["part"])], list(EVENTS))
         followed = _with_texts(events, changed, locale)
         if followed.equals(events):
             continue
         part = text_digest(file["part"], str(successor))
-        window.lake.write(_place(file, part), followed)
+        window.lake.write(place_of(file, part), followed)
         connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(part=part))
-        _mark_stale(connection, window.market, file["day"])
+        mark_stale(connection, window.market, file["day"])
 
 
 def _changed_texts(
@@ -174,11 +176,12 @@ def _with_texts(events: pl.DataFrame, changed: pl.DataFrame, locale: str) -> pl.
     return joined.drop("query_now").with_columns(query, ids.alias("query_id"))
 
 
-def _place(file: RowMapping, part: str) -> Stored:
+def place_of(file: RowMapping, part: str) -> Stored:
+    """Return the lake file ``part`` of a row of FILES."""
     return Stored(file["kind"], file["day"], file["locale"], part)
 
 
-def _mark_stale(connection: Connection, market: str, day: str) -> None:
+def mark_stale(connection: Connection, market: str, day: str) -> None:
     """Have a published day summed up and published again (see ``follow``)."""
     here = (DAYS.c.market == market, DAYS.c.day == day)
     connection.execute(sa.update(DAYS).where(*here).values(stale=DAYS.c.stale + 1))

@@ -91,6 +91,8 @@ class File(Base):
     supersedes: Mapped[int | None] = mapped_column(ForeignKey("files.id"))
     part: Mapped[str | None] = mapped_column(String(64))  # its lake file, of events and queries
     known_part: Mapped[str | None] = mapped_column(String(64))  # lake file of its known rows
+    header: Mapped[bytes | None] = mapped_column(LargeBinary)  # first line of CSV: a quarantined
+    # row of it can be read again
 
 
 class Product(Base):
