@@ -26,6 +26,7 @@ from csrm_tasks.llm.model import Model
 from csrm_tasks.llm.prompts import LabelSpace, ProductFields, QueryFields
 
 Floats = npt.NDArray[np.float32]
+Parts = Sequence[tuple[Ids, Ids]]  # per pair: the query's tokens, the rest
 
 TOKENS = 2048  # of one batch, padding included; small enough for a core's cache
 SHARE_FROM = 2.0  # products per query from which the prefix is shared
@@ -39,21 +40,25 @@ def predict(
     products: Sequence[ProductFields],
 ) -> Floats:
     """Return (N, K) probabilities at temperature 1, dropout off (A16); pairs are aligned."""
-    training = model.causal.training
-    model.causal.eval()
     encoder.prepare(space, queries, products)
     parts = [encoder.parts(space, q, p) for q, p in zip(queries, products, strict=True)]
-    found = np.empty((len(parts), len(space.tokens)), np.float32)
-    batches = _shared if len(parts) >= SHARE_FROM * len(set(queries)) else _whole
+    return label_probabilities(model, parts, space.name)
+
+
+def label_probabilities(model: Model, parts: Parts, space: str) -> Floats:
+    """Return (N, K) probabilities of the labels of ``space`` from prompts as token ids."""
+    training = model.causal.training
+    model.causal.eval()
+    labels = model.labels[space]
+    found = np.empty((len(parts), len(labels)), np.float32)
+    owners = {prefix.tobytes() for prefix, _ in parts}
+    batches = _shared if len(parts) >= SHARE_FROM * len(owners) else _whole
     with torch.inference_mode():
         for at, hidden in batches(model, parts):
-            logits = label_logits(model.causal, hidden, model.labels[space.name])
+            logits = label_logits(model.causal, hidden, labels)
             found[at] = logits.softmax(-1).cpu().numpy()
     model.causal.train(training)
     return found
-
-
-Parts = Sequence[tuple[Ids, Ids]]  # per pair: the query's tokens, the rest
 
 
 def _whole(model: Model, parts: Parts) -> Iterator[tuple[Indices, Tensor]]:
