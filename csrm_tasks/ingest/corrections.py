@@ -19,7 +19,7 @@ from csrm_tasks.dataset.text import normalised, query_ids
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.behaviour import SESSION, span, stored_rows, stretches
 from csrm_tasks.ingest.identity import Outcome
-from csrm_tasks.ingest.resolve import resolve_rows
+from csrm_tasks.ingest.resolve import resolve_again
 from csrm_tasks.ingest.rows import identifier, known_rows, take_rows, write_rows
 from csrm_tasks.ingest.validate import REJECTED
 from csrm_tasks.ingest.window import Window
@@ -67,7 +67,7 @@ def rejudge(connection: Connection, window: Window, retired: Retired, successor:
         there = replace(window, day=file["day"])
         known = window.lake.read_known(place_of(file, file["known_part"]))
         concerned = known.filter(pl.col(identifier(retired.kind)).is_in(retired.keys.implode()))
-        outcome = resolve_rows(connection, there, file["kind"], file["locale"], concerned)
+        outcome = resolve_again(connection, there, file, concerned)
         if outcome.known < concerned.height:
             _revise(connection, there, file, known, outcome, successor)
     if retired.searches is not None:

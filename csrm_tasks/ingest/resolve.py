@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from csrm_tasks.ingest.behaviour import known_products, resolve_events, resolve_searches
 from csrm_tasks.ingest.contracts import CONTRACTS, Reason
 from csrm_tasks.ingest.identity import Outcome, refuse, resolve
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.store.lake import TABLES
-from csrm_tasks.store.tables import LABELS, PRODUCTS, TRANSLATIONS, fetch_by_key
+from csrm_tasks.store.tables import LABELS, PRODUCTS, TRANSLATIONS, fetch, fetch_by_key
 
 SQL_TABLES = {"catalogue": PRODUCTS, "labels": LABELS, "translations": TRANSLATIONS}
 
@@ -33,6 +33,24 @@ def resolve_rows(
         "ubi_events": lambda: resolve_events(*here),
     }
     return judges[kind]()
+
+
+def resolve_again(
+    connection: Connection, window: Window, file: RowMapping, clean: pl.DataFrame
+) -> Outcome:
+    """Judge rows of a stored file anew; a product yields to what its own file says already."""
+    if file["kind"] != "catalogue":
+        return resolve_rows(connection, window, file["kind"], file["locale"], clean)
+    schema = {c.name: c.dtype for c in CONTRACTS["catalogue"].columns}
+    key, *content = schema
+    own = sa.select(*(PRODUCTS.c[c] for c in schema)).where(
+        PRODUCTS.c.market == window.market, PRODUCTS.c.locale == file["locale"],
+        PRODUCTS.c.day == window.day, PRODUCTS.c.file_id == file["id"],
+    )  # fmt: skip
+    within = resolve(clean, fetch(connection, own, schema), key, content)
+    found = resolve_rows(connection, window, "catalogue", file["locale"], within.stored)
+    refused = pl.concat([within.refused, found.refused]).sort("row")
+    return Outcome(found.stored, within.known + found.known, refused)
 
 
 def _labels(connection: Connection, window: Window, locale: str, clean: pl.DataFrame) -> Outcome:

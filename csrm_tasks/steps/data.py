@@ -15,7 +15,7 @@ from csrm_tasks.dataset.snapshot import build
 from csrm_tasks.dataset.source import published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.days import publish, quarantine_counts
+from csrm_tasks.ingest.days import day_state, publish, quarantine_counts
 from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
 from csrm_tasks.ingest.load import Receipt, load_file
 from csrm_tasks.ingest.readers import read_records
@@ -123,8 +123,19 @@ def aggregate(ctx: Context, *, day: str) -> Facts:
     return {"day": day, **refresh_day(window, ctx.market.ingest, scratch, ctx.settings.threads)}
 
 
+def _day_digest(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    """What the store holds of the day is what its publication depends on."""
+    with reading(open_store(settings.db_url)) as connection:
+        return day_state(connection, market.market, check_day(params["day"])).digest
+
+
 @step(
-    "publish_day", inputs=("aggregate",), config=("ingest",), rooms=("ingest", "store"), effect=True
+    "publish_day",
+    inputs=("aggregate",),
+    config=("ingest",),
+    rooms=("ingest", "store"),
+    effect=True,
+    extra=_day_digest,
 )
 def publish_day(ctx: Context, *, day: str) -> Facts:
     """Let snapshots use the day, unless more of it is in quarantine than the market tolerates.
