@@ -34,7 +34,7 @@ class BlobStore(Protocol):
         """Copy a local file to ``key``, atomically, replacing what was there."""
 
     def download(self, key: str, target: Path) -> None:
-        """Copy ``key`` to a local file."""
+        """Copy ``key`` to a local file; raises FileNotFoundError when there is none."""
 
     def delete_tree(self, prefix: str) -> None:
         """Delete everything below ``prefix``."""
@@ -187,8 +187,15 @@ class S3Blobs:
 
     def download(self, key: str, target: Path) -> None:
         """See :class:`BlobStore`."""
+        from botocore.exceptions import ClientError
+
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._client.download_file(self._bucket, self._prefix + key, str(target))
+        try:
+            self._client.download_file(self._bucket, self._prefix + key, str(target))
+        except ClientError as e:
+            if e.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                raise FileNotFoundError(key) from e
+            raise
 
     def delete_tree(self, prefix: str) -> None:
         """See :class:`BlobStore`."""

@@ -12,7 +12,6 @@ import pytest
 from csrm_tasks.dataset.brands import build_brands
 from csrm_tasks.dataset.consensus import consensus
 from csrm_tasks.dataset.conversions import cvr_examples
-from csrm_tasks.dataset.propensity import LEAST, behaviour_weights, examination
 from csrm_tasks.dataset.queries import derived_queries
 from csrm_tasks.dataset.splits import assign_splits
 
@@ -105,50 +104,6 @@ def test_cvr_examples() -> None:  # A8
     assert made.equals(cvr_examples(frame.reverse(), catalogue, 4, SEED))
     few = cvr_examples(frame, {"ko-KR": ["p1", "p7"]}, 4, SEED)
     assert few.filter(label=0, query_id="q3")["product_id"].to_list() == ["p1"]
-
-
-def clicks_of(theta: np.ndarray, gamma: np.ndarray, shown: int) -> list[np.ndarray]:
-    """Every pair at every position: examination and attraction can be told apart."""
-    rng = np.random.default_rng(1)
-    position, pair = np.meshgrid(np.arange(len(theta)), np.arange(len(gamma)), indexing="ij")
-    n = np.full(position.size, float(shown))
-    c = rng.binomial(shown, theta[position.ravel()] * gamma[pair.ravel()]).astype(float)
-    return [n, c, position.ravel(), pair.ravel()]
-
-
-def test_examination_is_recovered_where_the_ranking_follows_relevance() -> None:
-    theta = np.arange(1.0, 7.0) ** -0.8
-    n, c, position, pair = clicks_of(theta, np.linspace(0.7, 0.1, 30), 400)
-    near = np.abs(position * 5 - pair) <= 10  # good pairs stand high, and move only a little
-    n, c, position, pair = (x[near] for x in (n, c, position, pair))
-    found = examination(n, c, position, pair)
-    rate = np.bincount(position, c) / np.bincount(position, n)
-    error, plain = np.abs(found - theta).max(), np.abs(rate / rate.max() - theta).max()
-    assert error < 0.05
-    assert error < plain / 2
-
-
-def test_behaviour_weights() -> None:
-    columns = ["locale", "query_id", "product_id", "impressions", "clicks", "carts", "purchases",
-               "position_sum", "positions"]  # fmt: skip
-    top = [("zh-TW", "q", f"t{i}", 50, 20, 0, 0, 0, 50) for i in range(20)]
-    deep = [("zh-TW", "q", f"d{i}", 50, 4, 0, 0, 500, 50) for i in range(20)]
-    seldom = [
-        ("zh-TW", "q", "once", 1, 1, 0, 0, 10, 1),
-        ("zh-TW", "q", "never", 50, 0, 0, 0, 0, 50),
-    ]
-    split = [("zh-TW", "q", "t0", 50, 20, 0, 0, 0, 50), ("zh-TW", "q", "nowhere", 9, 3, 1, 1, 0, 0)]
-    made = behaviour_weights(
-        pl.DataFrame([*top, *deep, *seldom, *split], schema=columns, orient="row")
-    )
-    row = {r["product_id"]: r for r in made.to_dicts()}
-    assert row["t0"]["impressions"] == 100
-    assert row["t0"]["weight"] == pytest.approx(40 / 103)
-    assert row["d0"]["weight"] > 2 * 4 / 53  # fewer people looked there
-    assert row["once"]["weight"] < row["t0"]["weight"]
-    assert row["never"]["weight"] == LEAST
-    assert 0 < row["nowhere"]["weight"] <= 1
-    assert behaviour_weights(pl.DataFrame(schema=made.schema)).is_empty()
 
 
 def test_derived_queries() -> None:  # A21

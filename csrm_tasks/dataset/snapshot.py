@@ -7,7 +7,7 @@ so the same days give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -74,11 +74,18 @@ class Evidence:
     recent_log: pl.DataFrame  # of all these locales, the weeks that are compared with each other
 
 
-def build(connection: Connection, market: MarketConfig, stage: int, until: str) -> Built:
+def build(
+    connection: Connection,
+    market: MarketConfig,
+    stage: int,
+    until: str,
+    placed: Callable[[str], pl.DataFrame],
+) -> Built:
     """Build the tables of ``stage`` (1 or 2) from the days published up to ``until``.
 
-    Raises :class:`DataError` when there is no such day, one holds files not yet published, or the
-    week up to ``until`` is too unlike the last accepted one (:mod:`csrm_tasks.dataset.health`).
+    ``placed(day)`` gives the target's counts by position; stage 1 never asks for them. Raises
+    :class:`DataError` when there is no such day, one holds files not yet published, or the week up
+    to ``until`` is too unlike the last accepted one (:mod:`csrm_tasks.dataset.health`).
     """
     published = source.published_days(connection, market.market, until)
     source.check_days(connection, market.market, published)
@@ -103,7 +110,7 @@ def build(connection: Connection, market: MarketConfig, stage: int, until: str) 
         pairs=judged.pairs,
         translations=_split_translations(translations, market.seed),
         conversions=_conversions(log, judged.pairs, products, market),
-        behaviour=behaviour_weights(evidence.target_log),
+        behaviour=behaviour_weights(evidence.target_log, placed),
     )
     return Built(tables, judged, tuple(days), files, health)
 

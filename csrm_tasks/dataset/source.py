@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.days import day_state
+from csrm_tasks.ingest.days import behaviour_files, day_state, position_file
+from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS, TRANSLATIONS, fetch
 
 COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
@@ -109,3 +110,12 @@ def aggregates(
         AGGREGATES.c.day.in_(days),
     )
     return fetch(connection, statement, schema).sort(texts)
+
+
+def positions(
+    connection: Connection, lake: Lake, market: str, locale: str, day: str
+) -> pl.DataFrame:
+    """Return a day's counts by position of one locale: POSITIONS of the lake."""
+    file = position_file(behaviour_files(connection, market, day))
+    here = pl.col("locale") == locale
+    return lake.read("positions", [file], list(POSITIONS), here).cast(POSITIONS)  # type: ignore[arg-type]

@@ -46,10 +46,10 @@ def pair_sums(counted: Any, events: Any) -> Any:
     """Sum :func:`by_position` over positions: one row per pair, sorted, as ``DAILY``."""
     shown = counted.position.notnull().ifelse(counted.impressions, 0)
     sums = counted.group_by(PAIR).agg(
-        impressions=_int(counted.impressions.sum()),
-        **{c: _int(counted[c].sum()) for c in ACTIONS},
-        position_sum=_int((counted.position * counted.impressions).sum().fill_null(0)),
-        positions=_int(shown.sum()),
+        impressions=counted.impressions.sum(),
+        **{c: counted[c].sum() for c in ACTIONS},
+        position_sum=(counted.position * counted.impressions).sum().fill_null(0),
+        positions=shown.sum(),
     )
     skipped = _skips(events)
     joined = sums.left_join(skipped, PAIR).select(*sums.columns, skips=skipped.skips.fill_null(0))
@@ -90,9 +90,4 @@ def _spelling(events: Any) -> Any:
 
 
 def _times(events: Any, *actions: str) -> Any:
-    return _int(events.action.isin(actions).sum().fill_null(0))
-
-
-def _int(value: Any) -> Any:
-    """Keep a sum a 64-bit integer: DuckDB's are wider, and would be written as floats."""
-    return value.cast("int64")
+    return events.count(where=events.action.isin(actions))

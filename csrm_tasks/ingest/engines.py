@@ -124,7 +124,10 @@ def _require_java() -> None:
 
 
 def frames(path: Path, schema: dict[str, Any]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a result in order, some ten thousand at a time, as ``schema``."""
+    """Yield the rows of a result in order, some ten thousand at a time, as ``schema``.
+
+    DuckDB sums into 128 bits, which Parquet has only as floats: exact up to 2^53.
+    """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as parquet:

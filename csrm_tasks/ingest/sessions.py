@@ -40,7 +40,7 @@ def session_sums(events: Any, searches: Any) -> Any:
         **{c: ranked[c].max(where=ranked.nth == 0) for c in ARM},
         mixed=_differs(ranked, "bucket") | _differs(ranked, "release"),
         searches=ranked.count(),
-        **{c: ranked[c].sum().cast("int64") for c in DONE},
+        **{c: ranked[c].sum() for c in DONE},
         converted=ranked.purchases.sum() > 0,
         first_at=ranked.first_at.min(),
         last_at=ranked.last_at.max(),
@@ -53,7 +53,7 @@ def _in_searches(seen: Any) -> Any:
     return seen.group_by([*KEY, "search_id"]).agg(
         **{c: seen[c].max() for c in ARM},
         **{f"least_{c}": seen[c].min(where=seen[c] != "") for c in ARM},
-        **{c: (seen.action == a).sum().cast("int64") for c, a in DONE.items()},
+        **{c: seen.count(where=seen.action == a) for c, a in DONE.items()},
         first_at=seen["at"].min(),
         last_at=seen["at"].max(),
     )

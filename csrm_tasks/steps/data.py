@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import polars as pl
 from csrm_tasks.artifacts import file_digest
 from csrm_tasks.dataset.describe import describe, facts, health_document
 from csrm_tasks.dataset.snapshot import build
-from csrm_tasks.dataset.source import published_days
+from csrm_tasks.dataset.source import positions, published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.days import day_state, publish, quarantine_counts
@@ -178,8 +179,10 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     """Freeze the days published up to ``until`` into the training tables of stage 1 or 2."""
     if stage not in (1, 2):
         raise ConfigError(f"step snapshot: parameter 'stage' is 1 or 2, not {stage}")
+    lake = Lake(ctx.settings.lake, ctx.market.market)
     with reading(open_store(ctx.settings.db_url)) as connection:
-        built = build(connection, ctx.market, stage, until)
+        placed = partial(positions, connection, lake, ctx.market.market, ctx.market.target_locale)
+        built = build(connection, ctx.market, stage, until, placed)
     digests = {}
     for name, schema in SNAPSHOT.items():
         path = ctx.out / f"{name}.parquet"

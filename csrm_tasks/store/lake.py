@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.blobs import open_blobs
+from csrm_tasks.errors import DataError
 
 # query_id is the digest of locale and normalised text; search_id is UBI's query_id, one search.
 EVENTS: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -109,16 +110,25 @@ class Lake:
         self._blobs.upload(self._key(file), part)
 
     def paths(self, files: Sequence[Stored], scratch: Path) -> list[Path]:
-        """Return local files; a remote one is fetched below ``scratch`` first."""
-        found = []
-        for file in files:
-            key = self._key(file)
-            path = self._blobs.local_path(key)
-            if path is None:
-                path = scratch / key
-                self._blobs.download(key, path)
-            found.append(path)
-        return found
+        """Return local files; a remote one is fetched below ``scratch`` first.
+
+        Raises :class:`DataError` when one is gone.
+        """
+        return [self._path(file, scratch) for file in files]
+
+    def _path(self, file: Stored, scratch: Path) -> Path:
+        key = self._key(file)
+        path = self._blobs.local_path(key)
+        if path is not None and path.exists():
+            return path
+        try:
+            self._blobs.download(key, scratch / key)
+        except FileNotFoundError as e:
+            raise DataError(
+                f"lake file {key} is gone: run the ingest steps of {file.day} again (aggregate "
+                "makes counts by position; delivered files must be restored from a backup)"
+            ) from e
+        return scratch / key
 
     def read(
         self,
