@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from csrm_tasks.ingest import csv_records, json_records, readers
 from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.readers import read_records
-from csrm_tasks.ingest.records import UnreadableError
+from csrm_tasks.ingest.readers import read_batches
+from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.validate import Judged, judge
+from csrm_tasks.sections import Ingest
 
 DAY = "2026-01-04"
+TERMS = Ingest()
 LABELS = CONTRACTS["labels"]
 GOOD = [
     {"label_id": "l1", "query": '5" nail, "steel"', "product_id": "p1", "grade": "2",
@@ -52,11 +57,26 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def take(
-    tmp_path: Path, data: bytes, written: str = "csv", packed: str = "", kind: str = "labels"
-) -> Judged:
+    tmp_path: Path, data: bytes, written: str = "csv", packed: str = "", kind: str = "labels",
+    terms: Ingest = TERMS,
+) -> Judged:  # fmt: skip
+    """Judge a whole delivery."""
     path = tmp_path / "delivery"
     path.write_bytes(data)
-    return judge(read_records(path, written, packed, CONTRACTS[kind]), CONTRACTS[kind], DAY)
+    batches = read_batches(path, written, packed, CONTRACTS[kind])
+    judged = [judge(records, CONTRACTS[kind], DAY, terms) for records in batches]
+    return Judged(
+        pl.concat([j.clean for j in judged]), pl.concat([j.rejected for j in judged]),
+        judged[-1].fault,
+    )  # fmt: skip
+
+
+def rows_and_bytes(batches: Iterable[Records]) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    for records in batches:
+        rows = records.frame["row"].to_list()
+        found += zip(rows, records.raw_of(rows), strict=True)
+    return found
 
 
 def reasons(judged: Judged) -> list[tuple[int, str, str]]:
@@ -183,7 +203,8 @@ def test_a_file_without_rows_is_unreadable(
 def test_a_missing_column_rejects_every_row_and_faults_the_file(tmp_path: Path) -> None:
     judged = take(tmp_path, b"label_id;query\nl1;a\nl2;b\n")
     assert judged.fault == "missing_column"
-    assert reasons(judged) == [(1, "missing_column", "label_id"), (2, "missing_column", "label_id")]
+    why = "label_id (the file has label_id;query)"
+    assert reasons(judged) == [(1, "missing_column", why), (2, "missing_column", why)]
     assert judged.rejected["raw"].to_list() == [b"l1;a", b"l2;b"]
 
 
@@ -207,14 +228,14 @@ def test_csv_that_the_standard_library_wrote_comes_back(
     writer.writerows([["label_id", "query", "product_id"], *rows])
     path = tmp_path / "f.csv"
     path.write_bytes(text.getvalue().encode())
-    frame = read_records(path, "csv", "", LABELS).frame
+    frame = pl.concat(r.frame for r in read_batches(path, "csv", "", LABELS))
     found = frame.select("label_id", "query", "product_id").rows()
     assert [tuple(v or "" for v in r) for r in found] == [tuple(r) for r in rows]
 
 
 @given(data=st.binary(max_size=200), written=st.sampled_from(["csv", "jsonl"]))
 @hypothesis_settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_arbitrary_bytes_never_crash_and_never_lose_a_line(
     data: bytes, written: str, tmp_path: Path
@@ -233,18 +254,90 @@ def test_arbitrary_bytes_never_crash_and_never_lose_a_line(
     assert rows == list(range(1, sum(bool(x.strip()) for x in lines) + 1))
 
 
-@given(body=st.text(st.sampled_from('a,"\n\r'), max_size=40))
-@hypothesis_settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@given(
+    body=st.text(st.sampled_from('a,"\n\r'), max_size=40),
+    batch=st.integers(1, 60),
+    quoted=st.integers(1, 60),
 )
-def test_whatever_the_quotes_every_byte_is_in_some_row(body: str, tmp_path: Path) -> None:
+@hypothesis_settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_the_quotes_and_batches_every_byte_is_in_some_row(
+    body: str, batch: int, quoted: int, tmp_path: Path
+) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(b"label_id,query\n" + body.encode())
-    records = read_records(path, "csv", "", LABELS)
-    rows = records.frame["row"].to_list()
-    assert rows == list(range(1, len(rows) + 1))
-    kept = b"".join(records.raw_of(rows)).decode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "BATCH", batch)
+        patch.setattr(csv_records, "QUOTED_LIMIT", quoted)
+        found = rows_and_bytes(read_batches(path, "csv", "", LABELS))
+    assert [row for row, _ in found] == list(range(1, len(found) + 1))
+    kept = b"".join(raw for _, raw in found).decode()
     assert kept.translate(BLANK) == body.translate(BLANK)
 
 
 BLANK = dict.fromkeys(map(ord, "\r\n"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 20, 100])
+def test_small_batches_give_the_same_rows(
+    layout: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = take(tmp_path, *LAYOUTS[layout])
+    monkeypatch.setattr(readers, "BATCH", batch)
+    monkeypatch.setattr(readers, "PARQUET_ROWS", 2)
+    parts = take(tmp_path, *LAYOUTS[layout])
+    assert_frame_equal(parts.clean, whole.clean)
+    assert_frame_equal(parts.rejected, whole.rejected)
+
+
+def test_a_stray_quote_does_not_hold_up_the_batches_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "BATCH", 100)
+    monkeypatch.setattr(csv_records, "QUOTED_LIMIT", 150)
+    lines = [f"l{i},q,p,1" for i in range(100)]
+    lines[50] = 'l50,"q,p,1'
+    path = tmp_path / "f.csv"
+    path.write_text("label_id,query,product_id,grade\n" + "\n".join(lines))
+    batches = list(read_batches(path, "csv", "", LABELS))
+    assert len(batches) > 9
+    assert max(b.frame.height for b in batches) < 35  # 150 bytes and a batch or two
+    assert rows_and_bytes(batches) == [(i, x.encode()) for i, x in enumerate(lines, start=1)]
+    faults = pl.concat(b.frame for b in batches).filter(pl.col("_fault").is_not_null())
+    assert faults["row"].to_list() == [51]
+
+
+def test_a_record_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "BATCH", 100)
+    monkeypatch.setattr(readers, "RECORD_LIMIT", 1000)
+    with pytest.raises(UnreadableError, match="a record is longer than"):
+        take(tmp_path, b"x" * 5000, "jsonl")
+
+
+ODD_JSON = st.sampled_from([
+    '{"label_id":"l1","query":"q"}', '{"label_id":1.50,"grade":2,"extra":[1]}', "null", "{}", "[]",
+    '{"label_id":1}{"label_id":2}', '{"label_id":1}}, {"n":1,"v":{}', '{"label_id":NaN}', '{"a":1',
+    '{"label_id":"\\ud800"}', '{"label_id":1,"label_id":2}', '{"label_id":{"a":1}}', "\ud800",
+    '{"label_id":1e400}', " ", "", '{"label_id":12345678901234567890}', '{"label_id":true}',
+])  # fmt: skip
+
+
+@given(lines=st.lists(ODD_JSON, max_size=12), few=st.integers(1, 8))
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_line_of_json_does_not_depend_on_its_neighbours(
+    lines: list[str], few: int, tmp_path: Path
+) -> None:
+    def read(chosen: list[str]) -> list[tuple[Any, ...]]:
+        path = tmp_path / "f.jsonl"
+        path.write_bytes("\n".join(["{}", *chosen]).encode("utf-8", "surrogatepass"))
+        batches = read_batches(path, "jsonl", "", LABELS)
+        return [row[1:] for batch in batches for row in batch.frame.rows()][1:]
+
+    alone = [row for line in lines for row in read([line])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_records, "FEW", few)
+        assert read(lines) == alone

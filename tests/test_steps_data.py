@@ -212,7 +212,7 @@ def test_the_flat_sample_layout_goes_in_as_it_is(settings: Settings) -> None:
         "position": [0, 1, None, 3, 4],
     }, schema_overrides={"position": pl.Int32})  # fmt: skip
     flat.write_parquet(path)
-    made = ingest(settings, DAY0, market(ingest=Ingest(tolerance=1.0)))
+    made = ingest(settings, DAY0, market(ingest=Ingest(tolerance=1.0, late_days=1000)))
     assert made["publish_day"].facts["reasons"] == [
         {"reason": "missing_value", "kind": "ubi_events", "rows": 1},
         {"reason": "unknown_product", "kind": "ubi_events", "rows": 1},

@@ -1,13 +1,15 @@
 """What a market may deliver: each column's type, range and vocabulary, declared once.
 
 The readers look values up by ``sources`` (a dotted source is a nested field), the validation
-turns each declaration into one expression over the whole batch, and error texts name it.
+turns each declaration into checks over a whole batch, ``docs/DATA.md`` is generated from it, and
+error texts name it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
@@ -17,12 +19,12 @@ ColumnType = Literal["text", "integer", "time"]
 
 
 class Reason(StrEnum):
-    """Why a row, or a whole file, was quarantined."""
+    """Why a row, or a whole file, was quarantined; :data:`REASONS` says what each means."""
 
-    UNREADABLE = "unreadable_file"  # damaged compression, not Parquet, unknown encoding …
+    UNREADABLE = "unreadable_file"
     MISSING_COLUMN = "missing_column"
-    MALFORMED = "malformed_row"  # not a JSON object, or another number of fields than the header
-    ENCODING = "encoding"  # not UTF-8
+    MALFORMED = "malformed_row"
+    ENCODING = "encoding"
     NUL = "nul_byte"
     MISSING = "missing_value"
     TYPE = "wrong_type"
@@ -30,9 +32,34 @@ class Reason(StrEnum):
     RANGE = "out_of_range"
     TOO_LONG = "too_long"
     FUTURE = "future_time"
-    CONFLICT = "conflicting_id"  # the identifier is known with other content
+    TOO_OLD = "too_old"
+    CONFLICT = "conflicting_id"
     PRODUCT = "unknown_product"
     QUERY = "unknown_query"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.UNREADABLE: "the file cannot be read to its end (damaged or truncated compression, no "
+    "Parquet, no header, empty); its first bytes are kept as row 0 and nothing of it is stored",
+    Reason.MISSING_COLUMN: "the file lacks a required column (the detail names it and what the "
+    "file has instead: often another separator); every row is kept here",
+    Reason.MALFORMED: "not a JSON object with plain values, or another number of fields than the "
+    "header",
+    Reason.ENCODING: "not UTF-8",
+    Reason.NUL: "a NUL byte, or half a UTF-16 character, inside a value",
+    Reason.MISSING: "a required value is empty",
+    Reason.TYPE: "not an integer, or not a time",
+    Reason.VOCABULARY: "not one of the column's words",
+    Reason.RANGE: "below the least or above the greatest value",
+    Reason.TOO_LONG: "longer than the column may be",
+    Reason.FUTURE: "later than the delivery's day ends anywhere on Earth",
+    Reason.TOO_OLD: "a search or event from more than `ingest.late_days` before the delivery's "
+    "day: a clock that runs wrong, or a file of another time",
+    Reason.CONFLICT: "the identifier is known with other content; the first one stays",
+    Reason.PRODUCT: "the product is not in the catalogue of the locale",
+    Reason.QUERY: "no search with this identifier is stored, or in the same day's files",
+}
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of any time: what is older is a clock never set
 
 
 @dataclass(frozen=True)
@@ -48,6 +75,7 @@ class Column:
     at_least: int | None = None
     at_most: int | None = None
     max_chars: int = 200
+    late: bool = False  # refused when older than the market's ``ingest.late_days``
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -84,10 +112,22 @@ class Contract:
 GRADES: dict[str, str | int] = {
     "2": 2, "1": 1, "0": 0, "2.0": 2, "1.0": 1, "0.0": 0,
     "exact": 2, "substitute": 1, "irrelevant": 0,
-    "e": 2, "s": 1, "c": 0, "i": 0,  # ESCI; a complement does not answer the query
+    "e": 2, "s": 1, "c": 0, "i": 0, "complement": 0,  # ESCI; see with_complement
 }  # fmt: skip
 ACTIONS = ("impression", "click", "add_to_cart", "purchase")
 TRANSLATION_KINDS = ("category", "brand", "title", "query")  # A7
+
+
+def with_complement(contract: Contract, meaning: str) -> Contract:
+    """Return ``contract`` with ESCI's complement (C) read as the grade named ``meaning``.
+
+    By default it is irrelevant: a case for the phone that was asked for is not that phone.
+    """
+    grades = GRADES | dict.fromkeys(("c", "complement"), GRADES[meaning])
+    columns = tuple(
+        replace(c, vocabulary=grades) if c.vocabulary is GRADES else c for c in contract.columns
+    )
+    return replace(contract, columns=columns)
 
 
 def _words(values: tuple[str, ...]) -> dict[str, str | int]:
@@ -124,7 +164,7 @@ UBI_QUERIES = Contract("ubi_queries", "User Behavior Insights: searches.", (
     Column("user_query", "as typed", max_chars=500),
     Column("client_id", "browser or device", required=False),
     Column("session_id", "visit", required=False),
-    Column("timestamp", "ISO 8601, or epoch in seconds or milliseconds", holds="time"),
+    Column("timestamp", "of the search", holds="time", late=True),
     Column("bucket", "experiment arm", required=False, sources=("query_attributes.bucket",)),
     Column("release", "release that answered", required=False,
            sources=("query_attributes.release",)),
@@ -140,7 +180,7 @@ UBI_EVENTS = Contract("ubi_events", "User Behavior Insights: what followed a sea
            sources=("event_attributes.position.ordinal", "position"), at_least=0, at_most=100_000),
     Column("client_id", "browser or device", required=False),
     Column("session_id", "visit", required=False),
-    Column("timestamp", "ISO 8601, or epoch in seconds or milliseconds", holds="time"),
+    Column("timestamp", "of the event", holds="time", late=True),
     Column("user_query", "of a flat event that carries its query", required=False,
            sources=("user_query", "query"), max_chars=500),
     Column("bucket", "experiment arm", required=False, sources=("event_attributes.bucket",)),

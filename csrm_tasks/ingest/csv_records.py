@@ -15,10 +15,22 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract, Reason
-from csrm_tasks.ingest.records import Offsets, Records, UnreadableError, assemble, pick, spans
+from csrm_tasks.ingest.records import (
+    NEWLINE,
+    Flags,
+    Offsets,
+    Records,
+    UnreadableError,
+    assemble,
+    blank_lines,
+    cut_lines,
+    pick,
+    spans,
+)
 
-QUOTE, COMMA, NEWLINE = b'",\n'
+QUOTE, COMMA = b'",'
 FIELD_LIMIT = 100_000_000  # characters of one field; the standard library's 131,072 is too few
+QUOTED_LIMIT = 16 << 20  # bytes after which an open quote is taken for a stray one
 
 
 @dataclass(frozen=True)
@@ -27,28 +39,22 @@ class Layout:
 
     starts: Offsets
     ends: Offsets
-    doubtful: npt.NDArray[np.bool_]
+    doubtful: Flags
 
 
-def read_csv(data: bytes, contract: Contract) -> Records:
-    """Read ``data``; blank lines are no rows. Raises :class:`UnreadableError` on a bad header."""
-    head_end = data.find(b"\n") + 1 or len(data)
-    header = _header(data[:head_end])
-    layout = _layout(data, head_end, len(header))
-    raw = spans(data, layout.starts, layout.ends)
-    sure = (np.flatnonzero(~layout.doubtful) + 1).tolist()
-    doubtful = (np.flatnonzero(layout.doubtful) + 1).tolist()
-    table = _parse_all(raw(sure), header)
-    if table is None:  # polars and the parity disagree about the records
-        sure, doubtful, table = [], [*sure, *doubtful], _table([], header)
-    parsed, faults = _parse_each(dict(zip(doubtful, raw(doubtful), strict=True)), len(header))
-    frames = [(sure, pick(table, contract)[0])]
-    frames.append((list(parsed), pick(_table(list(parsed.values()), header), contract)[0]))
-    missing = pick(_table([], header), contract)[1]
-    return Records(assemble(frames, faults, contract), missing, raw)
+def csv_end(data: bytes) -> int:
+    """Return where the last whole record of ``data`` ends; 0 when there is none."""
+    last = place = data.rfind(b"\n")
+    inside = data.count(b'"', 0, place + 1) % 2 == 1
+    while inside and place >= 0 and last - place < QUOTED_LIMIT:
+        before = data.rfind(b"\n", 0, place)
+        inside ^= data.count(b'"', before + 1, place + 1) % 2 == 1
+        place = before
+    return (last if inside else place) + 1
 
 
-def _header(line: bytes) -> list[str]:
+def csv_header(line: bytes) -> list[str]:
+    """Return the column names; raises :class:`UnreadableError` when ``line`` names none."""
     try:
         fields = next(csv.reader([line.decode().rstrip("\r\n")], strict=True))
     except (UnicodeDecodeError, csv.Error, StopIteration) as e:
@@ -59,35 +65,60 @@ def _header(line: bytes) -> list[str]:
     return header
 
 
-def _layout(data: bytes, start: int, fields: int) -> Layout:
-    body = np.frombuffer(data, np.uint8)[start:]
-    inside = np.logical_xor.accumulate(body == QUOTE) if len(body) else np.zeros(0, bool)
-    if len(body) and inside[-1]:  # an odd number of quotes: every line for itself
-        inside = np.zeros(len(body), bool)
-    starts, ends = _cut(np.flatnonzero((body == NEWLINE) & ~inside), len(body))
-    commas = np.flatnonzero((body == COMMA) & ~inside)
-    counts = np.searchsorted(commas, ends) - np.searchsorted(commas, starts) + 1
-    starts, ends, wrong = _resplit(data, starts + start, ends + start, counts != fields)
-    full = np.array([bool(data[s:e].strip()) for s, e in zip(starts, ends, strict=True)], bool)
+def read_csv(data: bytes, head: bytes, contract: Contract, first: int = 1) -> Records:
+    """Read whole records, numbered from ``first``; ``head`` is the header. Blank lines are no rows.
+
+    Raises :class:`UnreadableError` on a bad header.
+    """
+    header = csv_header(head)
+    layout = _layout(data, len(header))
+    raw = spans(data, layout.starts, layout.ends, first)
+    table, doubtful = _parse_sure(data, layout, header)
+    sure = np.flatnonzero(~doubtful) + first
+    rows = (np.flatnonzero(doubtful) + first).tolist()
+    parsed, faults = _parse_each(dict(zip(rows, raw(rows), strict=True)), len(header))
+    chosen, missing = pick(table, contract)
+    again = pick(_table(list(parsed.values()), header), contract)[0]
+    frame = assemble([(sure, chosen), (list(parsed), again)], faults, contract)  # type: ignore[list-item]
+    return Records(frame, missing, raw, head, tuple(header))
+
+
+def _layout(data: bytes, fields: int) -> Layout:
+    body = np.frombuffer(data, np.uint8)
+    newlines, commas = np.flatnonzero(body == NEWLINE), np.flatnonzero(body == COMMA)
+    if b'"' in data:
+        inside = np.add.accumulate(body == QUOTE, dtype=np.uint8) & 1  # wraps at 256: parity holds
+        if not inside[-1]:  # else an odd number of quotes: every line for itself
+            newlines, commas = newlines[inside[newlines] == 0], commas[inside[commas] == 0]
+    starts, ends = cut_lines(newlines, len(data))
+    wrong = _miscounted(commas, starts, ends, fields)
+    if wrong.any():
+        starts, ends, wrong = _resplit(data, starts, ends, wrong)
+    suspects = np.flatnonzero(wrong) if fields > 1 else np.arange(len(starts))
+    full = np.ones(len(starts), bool)
+    full[suspects] = ~blank_lines(data, starts[suspects], ends[suspects])
     return Layout(starts[full], ends[full], wrong[full])
 
 
-def _cut(newlines: npt.NDArray[np.intp], length: int) -> tuple[Offsets, Offsets]:
-    starts = np.concatenate(([0], newlines + 1)).astype(np.int64)
-    return starts, np.concatenate((newlines, [length])).astype(np.int64)
+def _miscounted(commas: npt.NDArray[np.intp], starts: Offsets, ends: Offsets, fields: int) -> Flags:
+    """Return which records have another number of fields."""
+    if fields > 1 and len(commas) == (fields - 1) * len(starts):
+        by_record = commas.reshape(-1, fields - 1)
+        if (by_record[:, 0] >= starts).all() and (by_record[:, -1] < ends).all():
+            return np.zeros(len(starts), bool)
+    counts = np.searchsorted(commas, ends) - np.searchsorted(commas, starts) + 1
+    return np.asarray(counts != fields)
 
 
 def _resplit(
-    data: bytes, starts: Offsets, ends: Offsets, wrong: npt.NDArray[np.bool_]
-) -> tuple[Offsets, Offsets, npt.NDArray[np.bool_]]:
+    data: bytes, starts: Offsets, ends: Offsets, wrong: Flags
+) -> tuple[Offsets, Offsets, Flags]:
     """Cut records that have a wrong number of fields into their lines."""
     cuts = []
     for s, e in zip(starts[wrong], ends[wrong], strict=True):
         newlines = np.flatnonzero(np.frombuffer(data, np.uint8)[s:e] == NEWLINE)
-        lines = _cut(newlines, int(e - s))
+        lines = cut_lines(newlines, int(e - s))
         cuts.append((lines[0] + s, lines[1] + s))
-    if not cuts:
-        return starts, ends, wrong
     line_starts = np.concatenate([c[0] for c in cuts])
     all_starts = np.concatenate([starts[~wrong], line_starts])
     all_ends = np.concatenate([ends[~wrong], *[c[1] for c in cuts]])
@@ -96,17 +127,45 @@ def _resplit(
     return all_starts[order], all_ends[order], doubtful[order]
 
 
-def _parse_all(records: list[bytes], header: list[str]) -> pl.DataFrame | None:
-    if not records:
+def _parse_sure(data: bytes, layout: Layout, header: list[str]) -> tuple[pl.DataFrame, Flags]:
+    """Parse what is not doubtful at once; also return what is doubtful after all."""
+    doubtful = layout.doubtful
+    table = _parse_all(data, layout, ~doubtful, header)
+    if table is None:
+        doubtful = doubtful | _undecodable(data, layout)
+        table = _parse_all(data, layout, ~doubtful, header)
+    if table is None:  # polars and the parity disagree about the records
+        return _table([], header), np.ones(len(doubtful), bool)
+    return table, doubtful
+
+
+def _parse_all(data: bytes, layout: Layout, sure: Flags, header: list[str]) -> pl.DataFrame | None:
+    starts, ends = layout.starts[sure], layout.ends[sure]
+    if not len(starts):
         return _table([], header)
+    gaps = np.flatnonzero(starts[1:] != ends[:-1] + 1)  # a run is cut out in one piece
+    firsts, lasts = np.append(0, gaps + 1), np.append(gaps, len(starts) - 1)
+    view = memoryview(data)
+    runs = b"\n".join(
+        [view[s:e] for s, e in zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True)]
+    )
     try:
         table = pl.read_csv(
-            io.BytesIO(b"\n".join(records)), has_header=False, new_columns=header,
-            infer_schema=False, quote_char='"',
-        )  # fmt: skip
+            runs, has_header=False, new_columns=header, infer_schema=False, quote_char='"'
+        )
     except pl.exceptions.PolarsError:
         return None
-    return table if table.shape == (len(records), len(header)) else None
+    return table if table.shape == (len(starts), len(header)) else None
+
+
+def _undecodable(data: bytes, layout: Layout) -> Flags:
+    found = np.zeros(len(layout.starts), bool)
+    for i, (s, e) in enumerate(zip(layout.starts.tolist(), layout.ends.tolist(), strict=True)):
+        try:
+            data[s:e].decode()
+        except UnicodeDecodeError:
+            found[i] = True
+    return found
 
 
 def _parse_each(

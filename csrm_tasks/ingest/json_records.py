@@ -1,38 +1,78 @@
-"""JSON Lines: all lines decoded at once into the contract's fields; one by one where that fails."""
+"""JSON Lines: all lines decoded at once into the contract's fields.
+
+Where that fails, the lines are halved until the faulty ones are found; what a good line decodes to
+does not depend on its neighbours.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract, Reason
-from csrm_tasks.ingest.records import Offsets, Records, assemble, pick, spans
+from csrm_tasks.ingest.records import (
+    NEWLINE,
+    Records,
+    assemble,
+    blank_lines,
+    cut_lines,
+    pick,
+    spans,
+)
 
 Tree = dict[str, Any]  # field name → subtree, empty for a leaf
+FEW = 256  # lines that are looked at one by one
 
 
-def read_jsonl(data: bytes, contract: Contract) -> Records:
-    """Read one object per line; blank lines are no rows."""
-    starts, ends = _lines(data)
-    rows = range(1, len(starts) + 1)
-    fast = _decode_all(data, starts, ends, contract)
-    if fast is not None:
-        frame = assemble([(rows, pick(fast, contract)[0])], {}, contract)
-    else:
-        frame = _decode_each(spans(data, starts, ends)(rows), contract)
-    return Records(frame, (), spans(data, starts, ends))
+def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
+    """Read one object per line, numbered from ``first``; blank lines are no rows."""
+    starts, ends = cut_lines(np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE), len(data))
+    full = ~blank_lines(data, starts, ends)
+    starts, ends = starts[full], ends[full]
+    raw = spans(data, starts, ends, first)
+    lines, faults = _decoded_lines(data, full, first)
+    tree = _tree(contract)
+    parts: list[tuple[Any, pl.DataFrame]] = []
+    for rows, table in _decode(lines, tree):
+        if table is None:
+            faults |= dict.fromkeys(rows["row"].to_list(), Reason.MALFORMED)
+        else:
+            parts.append((rows["row"], pick(table, contract)[0]))
+    return Records(assemble(parts, faults, contract), (), raw)
 
 
-def _lines(data: bytes) -> tuple[Offsets, Offsets]:
-    """Return where each line that is not blank starts and ends (its newline not included)."""
-    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-    starts = np.concatenate(([0], newlines + 1)).astype(np.int64)
-    ends = np.concatenate((newlines, [len(data)])).astype(np.int64)
-    blank = [not data[s:e].strip() for s, e in zip(starts, ends, strict=True)]
-    return starts[~np.array(blank)], ends[~np.array(blank)]
+def _decoded_lines(
+    data: bytes, full: npt.NDArray[np.bool_], first: int
+) -> tuple[pl.DataFrame, dict[int, Reason]]:
+    """Return row and line (text) of every full line that is UTF-8, and faults of the others."""
+    import pyarrow as pa
+
+    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
+    bounds = np.unique(np.concatenate(([0], newlines + 1, [len(data)]))).astype(np.int64)
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
+    lines = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
+    rows = np.arange(first, first + int(full.sum()))
+    chosen = lines.filter(pa.array(full))
+    try:
+        texts = chosen.cast(pa.large_string())
+        return pl.DataFrame({"row": rows, "line": pl.from_arrow(texts)}), {}
+    except pa.ArrowInvalid:
+        good = [_utf8(line.as_py()) for line in chosen]
+        frame = pl.DataFrame({"row": rows, "line": pl.Series(good, dtype=pl.String)})
+        bad = frame.filter(pl.col("line").is_null())["row"].to_list()
+        return frame.drop_nulls("line"), dict.fromkeys(bad, Reason.ENCODING)
+
+
+def _utf8(line: bytes) -> str | None:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _tree(contract: Contract) -> Tree:
@@ -51,54 +91,72 @@ def _struct(tree: Tree) -> pl.DataType | type[pl.DataType]:
     return pl.Struct([pl.Field(name, _struct(inner)) for name, inner in tree.items()])
 
 
-def _decode_all(
-    data: bytes, starts: Offsets, ends: Offsets, contract: Contract
-) -> pl.DataFrame | None:
+def _decode(lines: pl.DataFrame, tree: Tree) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+    """Yield lines and what they decode to, or None for lines that are no such objects."""
+    if lines.is_empty():
+        return
+    table = _decode_all(lines["line"], tree)
+    if table is not None:
+        yield lines, table
+    elif lines.height == 1:
+        yield lines, None
+    elif lines.height > FEW:
+        half = lines.height // 2
+        yield from _decode(lines[:half], tree)
+        yield from _decode(lines[half:], tree)
+    else:
+        yield from _decode_few(lines, tree)
+
+
+def _decode_few(
+    lines: pl.DataFrame, tree: Tree
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+    plain = pl.Series([_is_plain(line, tree) for line in lines["line"]], dtype=pl.Boolean)
+    if not plain.all():
+        yield lines.filter(~plain), None
+        yield from _decode(lines.filter(plain), tree)
+    else:  # the two parsers disagree about one of them
+        for one in lines.iter_slices(1):
+            yield from _decode(one, tree)
+
+
+def _decode_all(lines: pl.Series, tree: Tree) -> pl.DataFrame | None:
     """Decode every line at once; None when any line is not a plain object of the contract.
 
     Each line is wrapped with its number: two objects on one line, or one over two, would
     otherwise shift every row after them without a word.
     """
+    shape = pl.Struct({"n": pl.Int64, "v": _struct(tree)})
+    number = pl.int_range(pl.len())
+    wrapped = pl.concat_str(
+        pl.lit('{"n":'), number.cast(pl.String), pl.lit(',"v":'), "line", pl.lit("}")
+    )
     try:
-        lines = [data[s:e].decode() for s, e in zip(starts, ends, strict=True)]
-        wrapped = pl.Series([f'{{"n":{i},"v":{line}}}' for i, line in enumerate(lines)])
-        shape = pl.Struct({"n": pl.Int64, "v": _struct(_tree(contract))})
-        decoded = wrapped.str.json_decode(shape).struct.unnest()
-    except (UnicodeDecodeError, pl.exceptions.PolarsError):
+        decoded = lines.to_frame("line").select(wrapped.str.json_decode(shape))
+        found = decoded.to_series().struct.unnest()
+    except pl.exceptions.PolarsError:
         return None
-    if decoded["n"].to_list() != list(range(len(lines))) or decoded["v"].has_nulls():
+    if found["v"].has_nulls() or not found["n"].equals(pl.Series("n", range(len(lines)))):
         return None
-    return decoded["v"].struct.unnest()
+    return found["v"].struct.unnest()
 
 
-def _decode_each(lines: list[bytes], contract: Contract) -> pl.DataFrame:
-    tree = _tree(contract)
-    good: list[Tree] = []
-    rows: list[int] = []
-    faults: dict[int, Reason] = {}
-    for row, line in enumerate(lines, start=1):
-        try:
-            good.append(_leaves(json.loads(line.decode()), tree))
-            rows.append(row)
-        except UnicodeError:
-            faults[row] = Reason.ENCODING
-        except (ValueError, RecursionError):
-            faults[row] = Reason.MALFORMED
-    table = pl.DataFrame({"v": good}, schema={"v": _struct(tree)}).unnest("v")
-    return assemble([(rows, pick(table, contract)[0])], faults, contract)
+def _is_plain(line: str, tree: Tree) -> bool:
+    try:
+        value = json.loads(line, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and _fits(value, tree)
 
 
-def _leaves(value: Any, tree: Tree) -> Any:
-    """Return the part of ``value`` that ``tree`` names, leaves as text; ValueError otherwise."""
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _fits(value: Any, tree: Tree) -> bool:
+    """Return whether the part of ``value`` that ``tree`` names has plain values for leaves."""
     if value is None:
-        return None
+        return True
     if tree:
-        if not isinstance(value, dict):
-            raise ValueError("an object was expected")
-        return {name: _leaves(value.get(name), inner) for name, inner in tree.items()}
-    if isinstance(value, str):
-        value.encode()  # a lone surrogate raises UnicodeEncodeError
-        return value
-    if isinstance(value, dict | list):
-        raise ValueError("a plain value was expected")
-    return json.dumps(value)
+        return isinstance(value, dict) and all(_fits(value.get(k), t) for k, t in tree.items())
+    return not isinstance(value, dict | list)

@@ -1,63 +1,120 @@
 """Reading deliveries into records: each row's values as text beside the bytes it came from.
 
-A fast path parses the whole file at once; where it fails, records are parsed one by one and those
-that cannot be are handed back with a reason. Nothing here decides whether a value is right.
+A file is read in batches, so that memory does not grow with its size. A fast path parses a batch
+at once; where it fails, records are parsed one by one and those that cannot be are handed back with
+a reason. Nothing here decides whether a value is right.
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract
-from csrm_tasks.ingest.csv_records import read_csv
+from csrm_tasks.ingest.csv_records import csv_end, csv_header, read_csv
 from csrm_tasks.ingest.json_records import read_jsonl
 from csrm_tasks.ingest.records import Records, UnreadableError, assemble, pick
 
 BOM = b"\xef\xbb\xbf"
 CODECS = {"": None, "gz": "gzip", "zst": "zstd"}
+BATCH = 32 << 20  # bytes of text that are looked at together
+RECORD_LIMIT = 256 << 20  # bytes of one record: more is no record, and would fill the memory
+PARQUET_ROWS = 100_000  # of a batch
 
 
-def read_records(path: Path, written: str, compression: str, contract: Contract) -> Records:
+def read_batches(
+    path: Path, written: str, compression: str, contract: Contract
+) -> Iterator[Records]:
     """Read a file written as csv, jsonl or parquet, compressed as "", gz or zst.
 
-    Raises :class:`UnreadableError` when no row can be had from it.
+    Raises :class:`UnreadableError`, at any batch, when the file cannot be read to its end: then
+    the rows before are not to be trusted either, for nobody knows what the sender had to say.
     """
-    data = _decompressed(path, compression)
-    if written == "parquet":
-        return _read_parquet(data, contract)
-    data = data.removeprefix(BOM)
-    if not data.strip():
+    with _opened(path, compression) as stream:
+        if written == "parquet":
+            yield from _read_parquet(stream, contract)
+        else:
+            yield from read_stream(stream, written, contract)
+
+
+def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Records]:
+    """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches."""
+    rows = 0
+    head: bytes | None = None
+    for data in _chunks(stream, csv_end if written == "csv" else _line_end):
+        if written == "csv" and head is None:
+            end = data.find(b"\n") + 1 or len(data)
+            head, data = data[:end], data[end:]
+            csv_header(head)
+        if written == "csv":
+            records = read_csv(data, head or b"", contract, rows + 1)
+        else:
+            records = read_jsonl(data, contract, rows + 1)
+        rows += records.frame.height
+        yield records
+    if rows == 0 and not (head or b"").strip():
         raise UnreadableError("the file is empty")
-    return read_csv(data, contract) if written == "csv" else read_jsonl(data, contract)
 
 
-def _decompressed(path: Path, compression: str) -> bytes:
+def _line_end(data: bytes) -> int:
+    return data.rfind(b"\n") + 1
+
+
+def _chunks(stream: Any, whole: Callable[[bytes], int]) -> Iterator[bytes]:
+    """Yield the text in pieces that end where ``whole`` says that a record ends."""
+    rest = stream.read(len(BOM)).removeprefix(BOM)
+    while block := stream.read(BATCH):
+        end = whole(rest)
+        if end:
+            yield rest[:end]
+        rest = rest[end:] + block
+        if len(rest) > RECORD_LIMIT + BATCH:
+            raise UnreadableError(f"a record is longer than {RECORD_LIMIT >> 20} MiB")
+    if rest.strip():
+        yield rest
+
+
+@contextmanager
+def _opened(path: Path, compression: str) -> Iterator[Any]:
     import pyarrow as pa
 
     try:
         with pa.input_stream(str(path), compression=CODECS[compression]) as stream:
-            data: bytes = stream.read()
+            yield stream
     except (OSError, pa.ArrowException) as e:
         raise UnreadableError(f"cannot be decompressed ({compression})") from e
-    return data
 
 
-def _read_parquet(data: bytes, contract: Contract) -> Records:
+def _read_parquet(stream: Any, contract: Contract) -> Iterator[Records]:
     """Read a columnar file; the "bytes" of its row are the row as JSON, for it has none itself."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = 1
     try:
-        table = pl.read_parquet(io.BytesIO(data))
-    except (OSError, pl.exceptions.PolarsError) as e:
+        source = stream if stream.seekable() else pa.BufferReader(stream.read())
+        file = pq.ParquetFile(source)
+        empty = file.schema_arrow.empty_table()
+        for batch in [empty] if file.metadata.num_rows == 0 else file.iter_batches(PARQUET_ROWS):
+            table = pl.DataFrame(batch)
+            yield _columnar(table, contract, first)
+            first += table.height
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as e:
         raise UnreadableError("is not Parquet, or damaged") from e
 
+
+def _columnar(table: pl.DataFrame, contract: Contract, first: int) -> Records:
     def raw_of(rows: Sequence[int]) -> list[bytes]:
-        chosen = table[[r - 1 for r in rows]]
+        chosen = table[[r - first for r in rows]]
         return [json.dumps(r, default=str, ensure_ascii=False).encode() for r in chosen.to_dicts()]
 
     values, missing = pick(table, contract)
-    frame = assemble([(range(1, table.height + 1), values)], {}, contract)
-    return Records(frame, missing, raw_of)
+    rows = range(first, first + table.height)
+    return Records(
+        assemble([(rows, values)], {}, contract), missing, raw_of, columns=tuple(table.columns)
+    )

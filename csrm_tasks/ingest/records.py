@@ -12,21 +12,26 @@ import polars as pl
 from csrm_tasks.ingest.contracts import Contract, Reason
 
 Offsets = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 RawOf = Callable[[Sequence[int]], list[bytes]]
 FAULT = "_fault"  # column of a Reason: the reader could not make values of this row
+NEWLINE = 10  # the byte
+BLANK_UP_TO = 32  # a line that begins with a greater byte is not blank
 
 
 class UnreadableError(Exception):
-    """No row can be read from the file; the text says why."""
+    """The file cannot be read, or not to its end; the text says why."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The rows of one delivery, not yet judged."""
+    """Rows of one delivery that follow each other, not yet judged."""
 
-    frame: pl.DataFrame  # row (from 1), FAULT, then the contract's columns, all as text
+    frame: pl.DataFrame  # row (from 1, over the whole file), FAULT, the contract's columns as text
     missing: tuple[str, ...]  # required columns that the file does not have at all
     raw_of: RawOf  # row numbers → bytes as delivered
+    header: bytes = b""  # a CSV file's first line
+    columns: tuple[str, ...] = ()  # what the file has instead of what is missing
 
 
 def pick(table: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, tuple[str, ...]]:
@@ -70,13 +75,30 @@ def _text(expr: pl.Expr, dtype: pl.DataType, path: str) -> pl.Expr:
     return expr.cast(pl.String)
 
 
-def spans(data: bytes, starts: Offsets, ends: Offsets) -> RawOf:
-    """Return a function from row numbers (from 1) to the bytes between the offsets."""
+def spans(data: bytes, starts: Offsets, ends: Offsets, first: int = 1) -> RawOf:
+    """Return a function from row numbers (from ``first``) to the bytes between the offsets."""
 
     def raw_of(rows: Sequence[int]) -> list[bytes]:
-        return [data[starts[r - 1] : ends[r - 1]].rstrip(b"\r\n") for r in rows]
+        return [data[starts[r - first] : ends[r - first]].rstrip(b"\r\n") for r in rows]
 
     return raw_of
+
+
+def cut_lines(newlines: npt.NDArray[np.intp], length: int) -> tuple[Offsets, Offsets]:
+    """Return where lines start and end (newline not included); no line after the last newline."""
+    starts = np.concatenate(([0], newlines + 1)).astype(np.int64)
+    ends = np.concatenate((newlines, [length])).astype(np.int64)
+    return (starts[:-1], ends[:-1]) if starts[-1] == length else (starts, ends)
+
+
+def blank_lines(data: bytes, starts: Offsets, ends: Offsets) -> Flags:
+    """Return which spans hold nothing but white space."""
+    body = np.frombuffer(data, np.uint8)
+    blank = np.asarray(starts == ends)
+    blank[~blank] = body[starts[~blank]] <= BLANK_UP_TO
+    for i in np.flatnonzero(blank):  # few: hardly a line begins so
+        blank[i] = not data[starts[i] : ends[i]].strip()
+    return blank
 
 
 def assemble(
@@ -95,6 +117,8 @@ def assemble(
         for rows, frame in parsed
         if len(rows)
     ]
+    if len(parts) == 1 and not faults:
+        return parts[0]
     schema = {"row": pl.Int64, FAULT: pl.String} | dict.fromkeys(columns, pl.String)
     bad = [{"row": r, FAULT: str(reason)} for r, reason in faults.items()]
     return pl.concat([*parts, pl.DataFrame(bad, schema=schema)]).sort("row")

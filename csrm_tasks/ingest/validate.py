@@ -1,4 +1,4 @@
-"""Judging a batch: each column's declaration becomes expressions over all rows at once.
+"""Judging a batch: values are parsed column by column, then checked by the contract's schema.
 
 A row's reason is the first rule it breaks, in the order of the contract's columns.
 """
@@ -10,113 +10,93 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 
-from csrm_tasks.ingest.contracts import Column, Contract, Reason
+from csrm_tasks.ingest.contracts import Column, Contract, Reason, with_complement
 from csrm_tasks.ingest.records import FAULT, Records
+from csrm_tasks.ingest.schemas import Times, first_failures, is_parsed, parsed, schema_of
+from csrm_tasks.ingest.times import parse_times
+from csrm_tasks.sections import Ingest
 
 REJECTED: dict[str, type[pl.DataType]] = {
     "row": pl.Int64, "reason": pl.String, "detail": pl.String, "raw": pl.Binary,
 }  # fmt: skip
 DAY_END = timedelta(hours=36)  # a day ends last at UTC-12
+DAY_START = timedelta(hours=-14)  # and begins first at UTC+14
+DETAIL = 200  # characters
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Rows that keep the contract, and rows that do not: together every row of the file."""
+    """Rows that keep the contract, and rows that do not: together every row of the batch."""
 
     clean: pl.DataFrame  # Contract.schema
     rejected: pl.DataFrame  # REJECTED
     fault: str | None = None  # the file as a whole is wrong: its day must not be published
+    header: bytes = b""  # a CSV file's first line
 
 
-def judge(records: Records, contract: Contract, day: str) -> Judged:
-    """Split the rows of one file; no event of ``day`` may be later than that day's end anywhere."""
+def judge(records: Records, contract: Contract, day: str, terms: Ingest) -> Judged:
+    """Split the rows of a batch by the contract and the market's terms.
+
+    No time of a delivery of ``day`` may be later than that day's end anywhere on Earth, and no
+    search or event more than ``terms.late_days`` earlier than its beginning.
+    """
+    contract = with_complement(contract, terms.complement)
     if records.missing:
         return _all_rejected(records, contract)
-    latest = datetime.combine(date.fromisoformat(day), time(), UTC) + DAY_END
-    frame = records.frame.with_columns(
-        _trimmed(c.name).alias(c.name) for c in contract.columns
-    ).with_columns(_value(c).alias(f"{c.name}!") for c in contract.columns)
-    rules = [rule for c in contract.columns for rule in _rules(c, latest)]
-    verdict = pl.coalesce(
-        pl.col(FAULT), *(pl.when(broken).then(pl.lit(text)) for text, broken in rules)
+    midnight = datetime.combine(date.fromisoformat(day), time(), UTC)
+    times = Times(midnight + DAY_START - timedelta(days=terms.late_days), midnight + DAY_END)
+    frame = records.frame.with_columns(_trimmed(c.name) for c in contract.columns)
+    readable = frame.filter(pl.col(FAULT).is_null()) if frame[FAULT].null_count() else frame.clear()
+    values = readable.with_columns(
+        _value(c, readable[c.name]).alias(parsed(c.name)) for c in contract.columns if is_parsed(c)
     )
-    judged = frame.with_columns(verdict.alias(FAULT))
-    clean = judged.filter(pl.col(FAULT).is_null()).select(
-        "row", *(pl.col(f"{c.name}!").alias(c.name) for c in contract.columns)
-    )
-    return Judged(clean, _rejected(judged.filter(pl.col(FAULT).is_not_null()), records))
+    failures = first_failures(schema_of(contract, times), values)
+    unread = frame.filter(pl.col(FAULT).is_not_null())
+    verdicts = pl.concat([
+        failures.select(values["row"].gather(failures["index"]), "reason", "detail"),
+        unread.select("row", pl.col(FAULT).alias("reason"), pl.lit("").alias("detail")),
+    ])  # fmt: skip
+    kept = ~values["row"].is_in(verdicts["row"].implode())
+    clean = values.filter(kept).select("row", *(_clean(c) for c in contract.columns))
+    return Judged(clean, _rejected(verdicts.sort("row"), records))
 
 
 def unreadable(contract: Contract, why: str, head: bytes) -> Judged:
     """Return the verdict on a file without rows: itself, as row 0."""
-    row = (0, str(Reason.UNREADABLE), why[:200], head)
+    row = (0, str(Reason.UNREADABLE), why[:DETAIL], head)
     rejected = pl.DataFrame([row], schema=REJECTED, orient="row")
     return Judged(pl.DataFrame(schema=contract.schema), rejected, str(Reason.UNREADABLE))
 
 
 def _all_rejected(records: Records, contract: Contract) -> Judged:
-    verdict = f"{Reason.MISSING_COLUMN}:{records.missing[0]}"
-    frame = records.frame.with_columns(pl.lit(verdict).alias(FAULT))
-    rejected = _rejected(frame, records)
-    return Judged(pl.DataFrame(schema=contract.schema), rejected, str(Reason.MISSING_COLUMN))
+    reason = str(Reason.MISSING_COLUMN)
+    detail = f"{records.missing[0]} (the file has {', '.join(records.columns)})"[:DETAIL]
+    verdicts = records.frame.select(
+        "row", pl.lit(reason).alias("reason"), pl.lit(detail).alias("detail")
+    )
+    return Judged(pl.DataFrame(schema=contract.schema), _rejected(verdicts, records), reason)
 
 
-def _rejected(frame: pl.DataFrame, records: Records) -> pl.DataFrame:
-    parts = pl.col(FAULT).str.splitn(":", 2).struct
-    found = frame.select("row", parts[0].alias("reason"), parts[1].fill_null("").alias("detail"))
-    raw = pl.Series("raw", records.raw_of(found["row"].to_list()), dtype=pl.Binary)
-    return found.with_columns(raw).cast(REJECTED)  # type: ignore[arg-type]
+def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:
+    raw = pl.Series("raw", records.raw_of(verdicts["row"].to_list()), dtype=pl.Binary)
+    return verdicts.with_columns(raw).cast(REJECTED)  # type: ignore[arg-type]
 
 
 def _trimmed(name: str) -> pl.Expr:
-    text = pl.col(name).str.strip_chars()
-    return pl.when(text != "").then(text)
+    return pl.col(name).str.strip_chars().replace("", None)
 
 
-def _value(column: Column) -> pl.Expr:
-    text = pl.col(column.name)
+def _value(column: Column, texts: pl.Series) -> pl.Series:
     if column.vocabulary is not None:
-        return text.str.to_lowercase().replace_strict(
+        return texts.str.to_lowercase().replace_strict(
             column.vocabulary, default=None, return_dtype=column.dtype
         )
     if column.holds == "integer":
-        return text.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-    if column.holds == "time":
-        return parse_time(text)
-    return text if column.required else text.fill_null("")
+        return texts.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+    return parse_times(texts)
 
 
-def parse_time(text: pl.Expr) -> pl.Expr:
-    """Parse ISO 8601 (no offset means UTC) or an epoch in s or ms; null where it is neither."""
-    iso = text.str.replace("[Tt]", " ").str.replace(r"\s*[Zz]$", "+00:00")
-    stamp = "%Y-%m-%d %H:%M:%S%.f"
-    number = text.cast(pl.Int64, strict=False)
-    milliseconds = (
-        pl.when(text.str.contains(r"^\d{13}$")).then(number)
-        .when(text.str.contains(r"^\d{9,10}$")).then(number * 1000)
-    )  # fmt: skip
-    return pl.coalesce(
-        iso.str.to_datetime(f"{stamp}%#z", strict=False, time_unit="us", time_zone="UTC"),
-        iso.str.to_datetime(stamp, strict=False, time_unit="us").dt.replace_time_zone("UTC"),
-        iso.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us", "UTC")),
-        pl.from_epoch(milliseconds, "ms").cast(pl.Datetime("us", "UTC")),
-    )
-
-
-def _rules(column: Column, latest: datetime) -> list[tuple[str, pl.Expr]]:
-    """Return (verdict, rows that earn it), the first that applies counting."""
-    text, value = pl.col(column.name), pl.col(f"{column.name}!")
-    wrong = Reason.VOCABULARY if column.vocabulary is not None else Reason.TYPE
-    rules = [
-        (Reason.MISSING, text.is_null() if column.required else pl.lit(False)),
-        (Reason.NUL, text.str.contains("\0", literal=True)),
-        (Reason.TOO_LONG, text.str.len_chars() > column.max_chars),
-        (wrong, text.is_not_null() & value.is_null()),
-    ]
-    if column.at_least is not None:
-        rules.append((Reason.RANGE, value < column.at_least))
-    if column.at_most is not None:
-        rules.append((Reason.RANGE, value > column.at_most))
-    if column.holds == "time":
-        rules.append((Reason.FUTURE, value > latest))
-    return [(f"{reason}:{column.name}", broken) for reason, broken in rules]
+def _clean(column: Column) -> pl.Expr:
+    if is_parsed(column):
+        return pl.col(parsed(column.name)).alias(column.name)
+    return pl.col(column.name) if column.required else pl.col(column.name).fill_null("")

@@ -15,13 +15,12 @@ from csrm_tasks.dataset.describe import describe, facts, health_document
 from csrm_tasks.dataset.snapshot import build
 from csrm_tasks.dataset.source import positions, published_days
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.days import day_state, publish, quarantine_counts
+from csrm_tasks.ingest.files import Source, sort_file
 from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
 from csrm_tasks.ingest.load import Receipt, load_file
-from csrm_tasks.ingest.readers import read_records
-from csrm_tasks.ingest.records import RawOf, Records, UnreadableError
-from csrm_tasks.ingest.validate import REJECTED, Judged, judge, unreadable
+from csrm_tasks.ingest.records import RawOf
+from csrm_tasks.ingest.validate import REJECTED, Judged
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
@@ -43,7 +42,6 @@ SNAPSHOT: dict[str, Schema] = {
     "products": PRODUCTS, "queries": QUERIES, "pairs": PAIRS, "translations": TRANSLATIONS,
     "conversions": CONVERSIONS, "behaviour": BEHAVIOUR,
 }  # fmt: skip
-HEAD_BYTES = 4096  # of a file that cannot be read, kept as its "row"
 
 
 def _landed(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
@@ -66,21 +64,25 @@ def land(ctx: Context, *, day: str) -> Facts:
     return {"day": day, "files": len(files), "bytes": sum(f.size for f in files)}
 
 
-@step("validate", inputs=("land",), rooms=("ingest",))
+def _terms(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    """Those of a market's terms that a row's verdict depends on."""
+    return [market.ingest.complement, market.ingest.late_days]
+
+
+@step("validate", inputs=("land",), rooms=("ingest",), extra=_terms)
 def validate(ctx: Context) -> Facts:
     """Split every file's rows into those that keep the contract and those that do not."""
     day, files = _files(ctx.input("land").file("files.json"))
     rejected: list[pl.DataFrame] = []
     counts: list[dict[str, Any]] = []
     for number, file in enumerate(files):
-        judged = _judge(ctx.settings, file, day)
         name = f"clean/{number:03d}.parquet"
         (ctx.out / "clean").mkdir(exist_ok=True)
-        judged.clean.write_parquet(ctx.out / name)
-        rejected.append(judged.rejected.with_columns(pl.lit(file.name).alias("file")))
+        found = sort_file(_source(ctx.settings, file), day, ctx.market.ingest, ctx.out / name)
+        rejected.append(found.rejected.with_columns(pl.lit(file.name).alias("file")))
         counts.append({
-            "file": file.as_json(), "clean": name, "rows": judged.clean.height,
-            "rejected": judged.rejected.height, "fault": judged.fault,
+            "file": file.as_json(), "clean": name, "rows": found.rows,
+            "rejected": found.rejected.height, "fault": found.fault,
         })  # fmt: skip
     quarantine = pl.concat(rejected)
     quarantine.write_parquet(ctx.out / "quarantine.parquet")
@@ -200,20 +202,11 @@ def _files(path: Path) -> tuple[str, list[Delivery]]:
     return landed["day"], [Delivery(**f) for f in landed["files"]]
 
 
-def _judge(settings: Settings, file: Delivery, day: str) -> Judged:
-    contract = CONTRACTS[file.kind]
-    try:
-        return judge(_records(settings, file), contract, day)
-    except UnreadableError as e:
-        with (settings.landing / file.path).open("rb") as f:
-            return unreadable(contract, str(e), f.read(HEAD_BYTES))
-
-
-def _records(settings: Settings, file: Delivery) -> Records:
+def _source(settings: Settings, file: Delivery) -> Source:
     path = settings.landing / file.path
     if not path.exists() or file_digest(path) != file.digest:
         raise DataError(f"{path}: changed or gone since it was listed; run land again")
-    return read_records(path, file.format, file.compression, CONTRACTS[file.kind])
+    return Source(path, file.kind, file.format, file.compression)
 
 
 def _landed_now(settings: Settings, file: Delivery) -> Callable[[], bool]:
@@ -224,7 +217,7 @@ def _landed_now(settings: Settings, file: Delivery) -> Callable[[], bool]:
 
 def _raw_of(settings: Settings, file: Delivery) -> RawOf:
     """Read the file again for the bytes of rows that only the store could refuse; rarely needed."""
-    return lambda rows: _records(settings, file).raw_of(rows) if rows else []
+    return lambda rows: _source(settings, file).raw_of(rows) if rows else []
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,83 @@
+"""A whole file, batch by batch: clean rows go to one Parquet file, the others are handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from csrm_tasks.ingest.contracts import CONTRACTS, Contract
+from csrm_tasks.ingest.readers import read_batches
+from csrm_tasks.ingest.records import Records, UnreadableError
+from csrm_tasks.ingest.validate import REJECTED, judge, unreadable
+from csrm_tasks.sections import Ingest
+
+HEAD_BYTES = 4096  # of a file that cannot be read, kept as its "row"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file on disk and how it is written."""
+
+    path: Path
+    kind: str
+    format: str
+    compression: str
+
+    @property
+    def contract(self) -> Contract:
+        """What its rows must keep."""
+        return CONTRACTS[self.kind]
+
+    def batches(self) -> Iterator[Records]:
+        """Read it; raises :class:`UnreadableError` at any batch."""
+        return read_batches(self.path, self.format, self.compression, self.contract)
+
+    def raw_of(self, rows: Sequence[int]) -> list[bytes]:
+        """Return rows' bytes as delivered, in the order asked for."""
+        found: dict[int, bytes] = {}
+        wanted = sorted(set(rows))
+        for records in self.batches() if wanted else ():
+            here = records.frame.filter(pl.col("row").is_in(wanted))["row"].to_list()
+            found |= zip(here, records.raw_of(here), strict=True)
+        return [found[r] for r in rows]
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What became of a file's rows: ``rows`` clean ones are in Parquet, the others here."""
+
+    rows: int
+    rejected: pl.DataFrame  # REJECTED
+    fault: str | None  # as Judged
+    header: bytes  # a CSV file's first line
+
+
+def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
+    """Judge every row of a file and write the clean ones to ``clean`` as Parquet.
+
+    Rejected rows stay in memory. A file that cannot be read to its end gives no row at all.
+    """
+    import pyarrow.parquet as pq
+
+    schema = pl.DataFrame(schema=source.contract.schema).to_arrow().schema
+    header = b""
+    rejected = [pl.DataFrame(schema=REJECTED)]
+    fault = None
+    rows = 0
+    try:
+        with pq.ParquetWriter(clean, schema, compression="zstd", use_dictionary=False) as writer:
+            for records in source.batches():
+                judged = judge(records, source.contract, day, terms)
+                header, fault = records.header, judged.fault
+                rejected.append(judged.rejected)
+                rows += judged.clean.height
+                writer.write_table(judged.clean.to_arrow())
+    except UnreadableError as e:
+        with source.path.open("rb") as f:
+            judged = unreadable(source.contract, str(e), f.read(HEAD_BYTES))
+        judged.clean.write_parquet(clean)
+        return Sorted(0, judged.rejected, judged.fault, header)
+    return Sorted(rows, pl.concat(rejected), fault, header)

@@ -1,0 +1,174 @@
+"""Judging: the schema's verdict on a column equals an obvious one on each row by itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pandera.config import config_context
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest.contracts import CONTRACTS, GRADES, Column
+from csrm_tasks.ingest.readers import read_batches
+from csrm_tasks.ingest.times import parse_time, parse_times
+from csrm_tasks.ingest.validate import judge
+from csrm_tasks.markets import parse_market
+from csrm_tasks.sections import Ingest
+from tests.data_fixtures import market
+
+DAY = "2026-01-04"
+MIDNIGHT = datetime(2026, 1, 4, tzinfo=UTC)
+EVENTS = CONTRACTS["ubi_events"]
+LABELS = CONTRACTS["labels"]
+
+TIMES = {
+    "2026-01-04T10:00:00Z": "2026-01-04T10:00:00Z",
+    "2026-01-04 10:00:00": "2026-01-04T10:00:00Z",
+    "2026-01-04t10:00:00 z": "2026-01-04T10:00:00Z",
+    "2026-01-04T10:00:00.123Z": "2026-01-04T10:00:00.123Z",
+    "2026-01-04T10:00:00.5": "2026-01-04T10:00:00.500Z",
+    "2026-01-04T10:00:00.123456789Z": "2026-01-04T10:00:00.123456Z",
+    "2026-01-04T10:00:00+09:00": "2026-01-04T01:00:00Z",
+    "2026-01-04T10:00:00-0930": "2026-01-04T19:30:00Z",
+    "2026-01-04": "2026-01-04T00:00:00Z",
+    "1767484800": "2026-01-04T00:00:00Z",
+    "1767484800.25": "2026-01-04T00:00:00.250Z",
+    "1767484800250": "2026-01-04T00:00:00.250Z",
+    "17674848002501": None,
+    "20260104": None,
+    "2026-02-30T00:00:00Z": None,
+    "2026-01-04T24:00:00Z": None,
+    "10:00": None,
+    "-1767484800": None,
+    "now": None,
+}
+
+
+@given(st.lists(st.sampled_from(list(TIMES)) | st.none(), max_size=8))
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_the_quick_spellings_change_no_time(texts: list[str | None]) -> None:
+    column = pl.Series("t", texts, dtype=pl.String)
+    slow = column.to_frame().select(parse_time(pl.col("t")))["t"]
+    assert parse_times(column).to_list() == slow.to_list()
+
+
+def test_times_equal_the_standard_librarys() -> None:
+    exact = [t and datetime.fromisoformat(t) for t in TIMES.values()]
+    assert parse_times(pl.Series(list(TIMES))).to_list() == exact
+
+
+def slow_reason(column: Column, text: str | None) -> str | None:
+    """One rule after the other, as the contract reads."""
+    text = (text or "").strip() or None
+    if text is None:
+        return "missing_value" if column.required else None
+    if "\0" in text:
+        return "nul_byte"
+    if len(text) > column.max_chars:
+        return "too_long"
+    if column.vocabulary is not None:
+        return None if text.lower() in column.vocabulary else "unknown_value"
+    if column.holds == "integer":
+        return slow_integer(column, text)
+    return slow_time(text) if column.holds == "time" else None
+
+
+def slow_integer(column: Column, text: str) -> str | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return "wrong_type"
+    if number != int(number):
+        return "wrong_type"
+    assert column.at_least is not None
+    assert column.at_most is not None
+    return None if column.at_least <= number <= column.at_most else "out_of_range"
+
+
+def slow_time(text: str) -> str | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return "wrong_type"
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    if moment.year < 2000:
+        return "out_of_range"
+    if moment > MIDNIGHT + timedelta(hours=36):
+        return "future_time"
+    return "too_old" if moment < MIDNIGHT - timedelta(hours=14, days=30) else None
+
+
+WORD = st.sampled_from([
+    None, "", " ", "a", " click ", "CLICK", "dance", "a\0b", "x" * 200, "牛" * 201, "\0" * 201,
+])  # fmt: skip
+NUMBER = st.sampled_from([None, "", "0", "3.0", "3.5", "-1", "100000", "100001", "x", "1e3x"])
+MOMENT = st.sampled_from([
+    None, "2026-01-04", "2026-01-05T12:00:00Z", "2026-01-05T12:00:01Z", "2025-12-04T10:00:00Z",
+    "2025-12-04T09:59:59Z", "1999-12-31T23:59:59Z", "soon", "2026-01-06T00:00:00+14:00",
+])  # fmt: skip
+EVENT = st.fixed_dictionaries({
+    "action_name": WORD, "query_id": WORD, "object_id": WORD, "position": NUMBER,
+    "client_id": WORD, "timestamp": MOMENT,
+})  # fmt: skip
+
+
+@given(rows=st.lists(EVENT, max_size=8))
+@hypothesis_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_row_earns_the_first_reason_in_the_order_of_columns(
+    rows: list[dict[str, str | None]], tmp_path: Path
+) -> None:
+    rows = [*rows, {}]
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (records,) = read_batches(path, "jsonl", "", EVENTS)
+    judged = judge(records, EVENTS, DAY, Ingest(late_days=30))
+    expected: dict[int, tuple[int, str, str]] = {}
+    for number, row in enumerate(rows, start=1):
+        for column in EVENTS.columns:
+            if reason := slow_reason(column, row.get(column.name)):
+                expected.setdefault(number, (number, reason, column.name))
+    found = judged.rejected.select("row", "reason", "detail").rows()
+    assert found == list(expected.values())
+    assert judged.clean["row"].to_list() == [
+        n for n in range(1, len(rows) + 1) if n not in expected
+    ]
+
+
+def judge_labels(folder: Path, grades: list[str], terms: Ingest) -> pl.DataFrame:
+    path = folder / "labels.csv"
+    rows = "".join(f"l{i},q,p,{g}\n" for i, g in enumerate(grades))
+    path.write_text("label_id,query,product_id,grade\n" + rows)
+    (records,) = read_batches(path, "csv", "", LABELS)
+    judged = judge(records, LABELS, DAY, terms)
+    assert judged.clean.height + judged.rejected.height == len(grades)
+    return judged.clean
+
+
+def test_a_switched_off_pandera_still_judges(tmp_path: Path) -> None:
+    with config_context(validation_enabled=False):  # as PANDERA_VALIDATION_ENABLED would
+        assert judge_labels(tmp_path, ["7"], Ingest()).is_empty()
+
+
+@pytest.mark.parametrize(("meaning", "grade"), [("irrelevant", 0), ("substitute", 1)])
+def test_complements_mean_what_the_market_says(meaning: str, grade: int, tmp_path: Path) -> None:
+    terms = Ingest.model_validate({"complement": meaning})
+    clean = judge_labels(tmp_path, ["E", "S", "C", "I", "complement", "2"], terms)
+    assert clean["grade"].to_list() == [2, 1, grade, 0, grade, 2]
+    assert GRADES["c"] == 0  # the declaration itself stays
+
+
+def test_another_meaning_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    given = market(ingest=Ingest(tolerance=0.5)).model_dump(mode="json")
+    given["ingest"]["complement"] = "exact"
+    path.write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match=r"ingest\.complement.*'irrelevant' or 'substitute'"):
+        parse_market(path)
