@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import polars as pl
@@ -12,9 +13,10 @@ from csrm_tasks.artifacts import Artifact, file_digest
 from csrm_tasks.dataset.text import pair_id, query_id
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.sections import Snapshot
-from csrm_tasks.settings import Settings
+from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.data import SNAPSHOT
 from csrm_tasks.store.engine import open_store
+from tests.conftest import new_database
 from tests.data_fixtures import (
     DAY0,
     DAY1,
@@ -163,8 +165,6 @@ def test_a_query_is_on_one_side_of_a_split(landed: Settings) -> None:
 
 
 def test_the_same_days_give_the_same_bytes(landed: Settings, tmp_path: Any) -> None:
-    from csrm_tasks.settings import load_settings
-
     other = load_settings({"CSRM_HOME": str(tmp_path / "other")})
     land_market(other)
     for day in (DAY1, DAY0):  # labels of the second day are refused before their products are here
@@ -174,6 +174,92 @@ def test_the_same_days_give_the_same_bytes(landed: Settings, tmp_path: Any) -> N
         assert file_digest(one.file(f"{name}.parquet")) == file_digest(two.file(f"{name}.parquet"))
     assert snapshot(landed, 1, DAY0).ref == one.ref  # nothing new was published: a no-op
     assert snapshot(landed, 1, DAY1).ref != one.ref
+
+
+def files_of(made: Artifact) -> dict[str, str]:
+    return {p.name: file_digest(p) for p in sorted(made.path.iterdir())}
+
+
+def test_the_order_in_which_files_come_does_not_matter(landed: Settings, tmp_path: Any) -> None:
+    other = load_settings({"CSRM_HOME": str(tmp_path / "other")})
+    more = [label(f"x{i}", "豆漿", f"p{i}", i % 3, f"r{i}") for i in range(5)]
+    late = [session("x", "豆漿", ["p1", "p2"], DAY0, click="p2")]
+    land_lines(landed, DAY1, f"{ZH}/labels-more.jsonl", more)
+    land_sessions(landed, DAY1, KO, late)
+    ingest(landed, DAY1)  # after the day's other files
+    land_market(other)
+    ingest(other, DAY0)
+    held = {p: p.read_bytes() for p in (other.landing / "tiny" / DAY1).rglob("*.jsonl")}
+    for path in held:
+        path.unlink()
+    land_lines(other, DAY1, f"{ZH}/labels-more.jsonl", more)
+    land_sessions(other, DAY1, KO, late)
+    ingest(other, DAY1)  # before them
+    for path, content in held.items():
+        path.write_bytes(content)
+    ingest(other, DAY1)
+    for stage in (1, 2):
+        one, two = snapshot(landed, stage, DAY1), snapshot(other, stage, DAY1)
+        assert files_of(one) == files_of(two)
+        assert one.facts == two.facts
+    assert len(files_of(one)) == len(SNAPSHOT) + 3
+
+
+@pytest.mark.postgres
+def test_sqlite_and_postgresql_give_the_same_bytes(
+    landed: Settings, server: str, template: str, tmp_path: Any
+) -> None:
+    there = load_settings({
+        "CSRM_HOME": str(tmp_path / "there"), "CSRM_DB_URL": new_database(server, template),
+    })  # fmt: skip
+    land_market(there)
+    for day in (DAY0, DAY1):
+        ingest(there, day)
+    for stage in (1, 2):
+        one, two = snapshot(landed, stage, DAY1), snapshot(there, stage, DAY1)
+        assert files_of(one) == files_of(two)
+
+
+def test_a_snapshot_says_what_it_is_made_of(landed: Settings) -> None:
+    made = snapshot(landed, 2, DAY1)
+    about = json.loads(made.file("snapshot.json").read_text())
+    assert list(about["days"]) == [DAY0, DAY1]
+    assert about["tables"] == {
+        name: {"rows": table(made, name).height, "sha256": files_of(made)[f"{name}.parquet"]}
+        for name in SNAPSHOT
+    }
+    listed = {(f["day"], f["name"]): f["digest"] for f in about["files"]}
+    delivered = [p for p in (landed.landing / "tiny").rglob("*.jsonl") if p.is_file()]
+    assert listed == {
+        (p.parent.parent.name, f"{p.parent.name}/{p.name}"): file_digest(p) for p in delivered
+    }
+    pairs = table(made, "pairs")
+    grades = about["splits"]["grades"]
+    assert {x for x, s in pairs.select("locale", "split").iter_rows()} == set(grades)
+    assert sum(sum(n) for of in grades.values() for n in of.values()) == pairs.height
+    assert about["gold"]["digest"] == made.facts["gold_digest"]
+    assert (about["gold"]["pairs"], about["gold"]["queries"]) == (2, 1)
+    raters = json.loads(made.file("raters.json").read_text())
+    assert raters[ZH]["alpha"] is not None and len(raters[ZH]["raters"]) == 8
+    first = json.loads(snapshot(landed, 1, DAY1).file("snapshot.json").read_text())
+    read = {(f["locale"], f["name"].split("/")[1]) for f in first["files"]}
+    assert {name for x, name in read if x == ZH} == {"catalogue.jsonl", "translations.jsonl"}  # A9
+
+
+def test_no_event_after_the_windows_end_gets_in(landed: Settings) -> None:
+    before = snapshot(landed, 2, DAY1)
+    soon, late = f"{DAY2}T11:59:00Z", f"{DAY2}T12:01:00Z"  # around the end of DAY1 at UTC-12
+    for at, n in ((soon, "soon"), (late, "late")):
+        asked, events = session(n, f"{n} 拉麵", ["p1"], DAY1, click="p1")
+        stamped = [e | {"timestamp": at} for e in events]
+        land_lines(landed, DAY1, f"{ZH}/ubi_queries-{n}.jsonl", [asked | {"timestamp": at}])
+        land_lines(landed, DAY1, f"{ZH}/ubi_events-{n}.jsonl", stamped)
+    ingest(landed, DAY1)
+    after = snapshot(landed, 2, DAY1)
+    typed = set(table(after, "queries")["query"]) - set(table(before, "queries")["query"])
+    assert typed == {"soon 拉麵"}
+    about = json.loads(after.file("snapshot.json").read_text())
+    assert about["events_until"] == "2026-01-06T11:59:00+00:00" < about["ends_at"]
 
 
 def test_nothing_after_the_window_is_seen(landed: Settings) -> None:

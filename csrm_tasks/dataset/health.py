@@ -163,7 +163,8 @@ def _columns(now: Profile, before: Profile) -> Iterator[Found]:
     rows = [min((p.empty[c][1] for c in filled), default=0) for p in (before, now)]
     lost = ", ".join(c for c in filled if c not in kept)
     share = len(kept) / len(filled) if filled else 1.0
-    yield Found("columns", lost or "filled", 1.0, share, (rows[0], rows[1]), 1 - share)
+    value = round(share, 6) if filled else None
+    yield Found("columns", lost or "filled", 1.0, value, (rows[0], rows[1]), 1 - share)
 
 
 def _volume(now: Profile, before: Profile) -> Iterator[Found]:
@@ -198,14 +199,15 @@ def _difference(
     measure: str, series: str, new: tuple[int, int] | None, old: tuple[int, int] | None
 ) -> Found:
     (a, n), (b, m) = new or (0, 0), old or (0, 0)
-    is_now, was = a / n if n else None, b / m if m else None
+    is_now, was = round(a / n, 6) if n else None, round(b / m, 6) if m else None
     distance = abs((is_now or 0.0) - (was or 0.0))
     return Found(measure, series, was, is_now, (m, n), distance)
 
 
 def _new_queries(now: Profile, before: Profile) -> Iterator[Found]:
     shown, known = (int(p.shown["impressions"].sum()) for p in (now, before))
-    new = now.shown.join(before.shown, on="query_id", how="anti")["impressions"].sum()
-    share = int(new) / shown if shown else 0.0
+    new = int(now.shown.join(before.shown, on="query_id", how="anti")["impressions"].sum())
+    share = new / shown if shown else 0.0
     if shown or known:
-        yield Found("new_queries", "impressions", None, share, (known, shown), share)
+        value = round(share, 6) if known else None
+        yield Found("new_queries", "impressions", None, value, (known, shown), share)
