@@ -39,12 +39,12 @@ def build_queries(
     best = best.unique(key, keep="first", maintain_order=True).with_columns(
         pl.col("rank").replace_strict(list(range(len(ORIGINS))), ORIGINS).alias("origin")
     )
-    matched = [brands[locale].match(norm) for locale, norm in best.select(key).iter_rows()]
     ids = [
-        part.with_columns(query_ids(part["locale"][0], part["norm"]).alias("query_id"))
-        for part in best.with_columns(pl.Series("brand", matched, dtype=pl.String)).partition_by(
-            "locale", maintain_order=True
+        part.with_columns(
+            brands[part["locale"][0]].match(part["norm"]).alias("brand"),
+            query_ids(part["locale"][0], part["norm"]).alias("query_id"),
         )
+        for part in best.partition_by("locale", maintain_order=True)
     ]
     empty = best.clear().with_columns(pl.lit("").alias("brand"), pl.lit("").alias("query_id"))
     joined = pl.concat([empty, *ids]).join(impressions, on="query_id", how="left")
@@ -62,8 +62,10 @@ def derived_queries(
     categories share (new, gift, black) is no query: most of its titles must be in one category.
     """
     found: dict[str, dict[str, Counter[str]]] = {kind: defaultdict(Counter) for kind in KINDS}
-    for title, category in titles:
-        for kind, query in _parts(title, brands):
+    split = [(_words(title), category) for title, category in titles]
+    named = _named({word for words, _ in split for word in words}, brands)
+    for words, category in split:
+        for kind, query in _parts(words, named):
             found[kind][query][category] += 1
     ranked: list[tuple[float, str, int]] = []
     for kind, share in KINDS.items():
@@ -77,10 +79,19 @@ def derived_queries(
     return [(query, n) for _, query, n in sorted(ranked)[:most]]
 
 
-def _parts(title: str, brands: BrandDictionary) -> set[tuple[str, str]]:
-    """Return (kind, query) of a title."""
-    words = [w for w in SEPARATORS.split(normalise(BRACKETS.sub(" ", title))) if w]
-    named = [w for w in words if brands.match(w)]
+def _words(title: str) -> list[str]:
+    return [w for w in SEPARATORS.split(normalise(BRACKETS.sub(" ", title))) if w]
+
+
+def _named(words: set[str], brands: BrandDictionary) -> set[str]:
+    """Return those of ``words`` that name a brand."""
+    column = pl.Series(sorted(words), dtype=pl.String)
+    return set(column.filter(brands.match(column) != ""))
+
+
+def _parts(words: list[str], brands: set[str]) -> set[tuple[str, str]]:
+    """Return (kind, query) of a title's words."""
+    named = [w for w in words if w in brands]
     rest = [w for w in words if w not in named and not QUANTITY.search(w)]
     made = {("brand", named[0])} if named else set()
     if rest:
