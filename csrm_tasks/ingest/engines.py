@@ -83,6 +83,7 @@ def _duckdb(scratch: Path, threads: int) -> tuple[Any, Engine]:
         preserve_insertion_order=False,  # what is ordered says so; the rest may stream
         autoinstall_known_extensions=False,
     )
+    backend.raw_sql("SET enable_progress_bar = false")  # it would draw into a task's log
     return backend, Engine(backend)
 
 
