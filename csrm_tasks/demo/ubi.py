@@ -82,7 +82,7 @@ def _query(
         "timestamp": _stamp(moment),
         "query_response_id": text_digest(ids["query_id"], "response"),
         "query_response_hit_ids": [shop.products[row].product_id for row in search.rows],
-        "query_attributes": {"bucket": search.bucket},
+        "query_attributes": {"bucket": search.bucket, "release": LEGACY},
     }
 
 
