@@ -100,7 +100,7 @@ def test_stage_1_never_sees_a_target_label_or_log(landed: Settings) -> None:  # 
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)
     looked = [(s, p) for s, p in asked if "FROM labels" in s or "FROM aggregates" in s]
-    assert len(looked) == 2
+    assert len(looked) == 3
     assert all(KO in p and ZH not in p for _, p in looked)
     assert table(made, "pairs")["locale"].unique().to_list() == [KO]
     assert table(made, "conversions")["locale"].unique().to_list() == [KO]

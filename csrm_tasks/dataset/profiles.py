@@ -52,7 +52,7 @@ class Seen:
     files: pl.DataFrame  # kind, rows_in, quarantined, known
     ratings: pl.DataFrame  # query, grade and the optional columns
     versions: pl.DataFrame  # of products: title and the optional columns
-    log: pl.DataFrame  # daily aggregates: query_id, query, impressions, positions
+    log: pl.DataFrame  # one row per day and query: query_id, query, impressions, positions
 
 
 def window_of(until: str) -> pl.Expr:

@@ -69,9 +69,9 @@ class Evidence:
     """What people said and did, of the locales that the stage may look at."""
 
     ratings: pl.DataFrame
-    source_log: pl.DataFrame
-    target_log: pl.DataFrame  # within the behaviour window; empty in stage 1
-    recent_log: pl.DataFrame  # of all these locales, the weeks that are compared with each other
+    source_log: pl.DataFrame  # sums over all days
+    target_log: pl.DataFrame  # each day of the behaviour window; empty in stage 1
+    shown: pl.DataFrame  # of all these locales, each day of the weeks that are compared
 
 
 def build(
@@ -95,13 +95,13 @@ def build(
     versions = source.product_versions(connection, market.market, days)
     translations = source.translations(connection, market.market, days)
     evidence = _evidence(connection, market, locales, until, days)
-    seen = Seen(files, evidence.ratings, versions, evidence.recent_log)
+    seen = Seen(files, evidence.ratings, versions, evidence.shown)
     health = check(profiles(seen, days, until), _both(market), market.health)
     refuse_failed(health, market.market, until)
     products = source.latest_products(versions)
     brands = _brands(market, products, translations)
     judged = _judged(evidence.ratings, products, market)
-    log = pl.concat([evidence.source_log, evidence.target_log])
+    log = pl.concat([evidence.source_log, evidence.target_log.drop("day")])
     typed = _typed(evidence.ratings, log, translations, products, brands, market)
     impressions = log.group_by("query_id").agg(pl.col("impressions").sum())
     tables = Tables(
@@ -126,22 +126,18 @@ def _evidence(
     until: str,
     days: Sequence[str],
 ) -> Evidence:
-    """Read what ``locales`` say; of the target's log the behaviour window and no older weeks than
-    are compared.
-    """
-    ratings = source.ratings(connection, market.market, days, locales)
-    source_log = source.aggregates(connection, market.market, days, market.source_locale)
+    """Read what ``locales`` say; of the target's log the behaviour window."""
+    own, target = market.market, market.target_locale
+    ratings = source.ratings(connection, own, days, locales)
     first = date.fromisoformat(until) - timedelta(days=market.snapshot.behaviour_days - 1)
-    compared = pl.DataFrame({"day": days}).filter(window_of(until).is_not_null())["day"]
-    wanted = sorted({*compared, *(d for d in days if d >= first.isoformat())})
-    own = (
-        source.aggregates(connection, market.market, wanted, market.target_locale)
-        if market.target_locale in locales
-        else source_log.clear()
+    within = [d for d in days if d >= first.isoformat() and target in locales]
+    compared = pl.DataFrame({"day": days}).filter(window_of(until).is_not_null())["day"].to_list()
+    return Evidence(
+        ratings=_with_query_id(ratings),
+        source_log=source.summed(connection, own, days, market.source_locale),
+        target_log=source.aggregates(connection, own, within, target),
+        shown=pl.concat(source.shown(connection, own, compared, x) for x in locales),
     )
-    recent = pl.concat([source_log, own]).filter(pl.col("day").is_in(compared.implode()))
-    within = own.filter(pl.col("day") >= first.isoformat())
-    return Evidence(_with_query_id(ratings), source_log, within, recent)
 
 
 def _brands(

@@ -101,15 +101,58 @@ def translations(connection: Connection, market: str, days: Sequence[str]) -> pl
 def aggregates(
     connection: Connection, market: str, days: Sequence[str], locale: str
 ) -> pl.DataFrame:
-    """Return the daily sums of one locale: one row per day, query and product."""
+    """Return the daily sums of one locale: one row per day, query and product.
+
+    Without days nothing is asked: not even whether the locale has any (A9).
+    """
     texts = ("locale", "day", "query_id", "query", "product_id")
     schema: dict[str, Any] = dict.fromkeys(texts, pl.String) | dict.fromkeys(COUNTS, pl.Int64)
+    if not days:
+        return pl.DataFrame(schema=schema)
     statement = sa.select(*(AGGREGATES.c[c] for c in schema)).where(
         AGGREGATES.c.market == market,
         AGGREGATES.c.locale == locale,
         AGGREGATES.c.day.in_(days),
     )
     return fetch(connection, statement, schema).sort(texts)
+
+
+def summed(connection: Connection, market: str, days: Sequence[str], locale: str) -> pl.DataFrame:
+    """Return sums over all ``days`` of one locale: one row per query as typed and product.
+
+    Summed where they lie: what is fetched grows with the pairs there are, and not with the days.
+    """
+    texts = ("locale", "query_id", "query", "product_id")
+    key = [AGGREGATES.c[c] for c in texts]
+    sums = [sa.cast(sa.func.sum(AGGREGATES.c[c]), sa.BigInteger).label(c) for c in COUNTS]
+    return _grouped(connection, market, days, locale, key, sums).sort(texts)
+
+
+def shown(connection: Connection, market: str, days: Sequence[str], locale: str) -> pl.DataFrame:
+    """Return what was asked on each day: locale, day, query_id, query, impressions, positions."""
+    texts = ("locale", "day", "query_id", "query")
+    key = [AGGREGATES.c[c] for c in texts]
+    counts = (AGGREGATES.c.impressions, AGGREGATES.c.positions)
+    sums = [sa.cast(sa.func.sum(c), sa.BigInteger).label(c.name) for c in counts]
+    return _grouped(connection, market, days, locale, key, sums).sort(texts)
+
+
+def _grouped(
+    connection: Connection,
+    market: str,
+    days: Sequence[str],
+    locale: str,
+    key: Sequence[sa.Column[Any]],
+    sums: Sequence[sa.Label[Any]],
+) -> pl.DataFrame:
+    statement = (
+        sa.select(*key, *sums)
+        .where(AGGREGATES.c.market == market, AGGREGATES.c.locale == locale)
+        .where(AGGREGATES.c.day.in_(days))
+        .group_by(*key)
+    )
+    schema: dict[str, Any] = {c.name: pl.String for c in key} | {s.name: pl.Int64 for s in sums}
+    return fetch(connection, statement, schema)
 
 
 def positions(
