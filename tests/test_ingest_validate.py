@@ -40,6 +40,9 @@ TIMES = {
     "1767484800": "2026-01-04T00:00:00Z",
     "1767484800.25": "2026-01-04T00:00:00.250Z",
     "1767484800250": "2026-01-04T00:00:00.250Z",
+    "0000-01-01": None,  # no year of Python's
+    "0001-01-01T00:00:00+14:00": None,
+    "9999-12-31T23:59:59-12:00": None,
     "17674848002501": None,
     "20260104": None,
     "2026-02-30T00:00:00Z": None,
@@ -54,8 +57,9 @@ TIMES = {
 @hypothesis_settings(max_examples=100, deadline=None)
 def test_the_quick_spellings_change_no_time(texts: list[str | None]) -> None:
     column = pl.Series("t", texts, dtype=pl.String)
-    slow = column.to_frame().select(parse_time(pl.col("t")))["t"]
-    assert parse_times(column).to_list() == slow.to_list()
+    slow = column.to_frame("t").select(parse_time(pl.col("t")))["t"]
+    held = slow.dt.year().is_between(1, 9999)
+    assert parse_times(column).to_list() == slow.set(~held, None).to_list()
 
 
 def test_times_equal_the_standard_librarys() -> None:
@@ -65,7 +69,7 @@ def test_times_equal_the_standard_librarys() -> None:
 
 def slow_reason(column: Column, text: str | None) -> str | None:
     """One rule after the other, as the contract reads."""
-    text = (text or "").strip() or None
+    text = (text or "").strip(" \u200b\ufeff") or None
     if text is None:
         return "missing_value" if column.required else None
     if "\0" in text:
@@ -105,7 +109,8 @@ def slow_time(text: str) -> str | None:
 
 
 WORD = st.sampled_from([
-    None, "", " ", "a", " click ", "CLICK", "dance", "a\0b", "x" * 200, "牛" * 201, "\0" * 201,
+    None, "", " ", "\u200b", "\ufeff a", "a", " click ", "CLICK", "dance", "a\0b", "x" * 200,
+    "牛" * 201, "\0" * 201,
 ])  # fmt: skip
 NUMBER = st.sampled_from([None, "", "0", "3.0", "3.5", "-1", "100000", "100001", "x", "1e3x"])
 MOMENT = st.sampled_from([

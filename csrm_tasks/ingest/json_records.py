@@ -1,7 +1,7 @@
 """JSON Lines: all lines decoded at once into the contract's fields.
 
 Where that fails, the lines are halved until the faulty ones are found; what a good line decodes to
-does not depend on its neighbours.
+does not depend on its neighbours. Of a key that an object has twice the first value counts.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from csrm_tasks.ingest.json_records import read_jsonl
 from csrm_tasks.ingest.records import Records, UnreadableError, assemble, pick
 
 BOM = b"\xef\xbb\xbf"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 CODECS = {"": None, "gz": "gzip", "zst": "zstd"}
 BATCH = 32 << 20  # bytes of text that are looked at together
 RECORD_LIMIT = 256 << 20  # bytes of one record: more is no record, and would fill the memory
@@ -67,7 +68,11 @@ def _line_end(data: bytes) -> int:
 
 def _chunks(stream: Any, whole: Callable[[bytes], int]) -> Iterator[bytes]:
     """Yield the text in pieces that end where ``whole`` says that a record ends."""
-    rest = stream.read(len(BOM)).removeprefix(BOM)
+    rest = stream.read(len(BOM))
+    while rest == BOM:  # some programs put one before another's
+        rest = stream.read(len(BOM))
+    if rest.startswith(UTF16):
+        raise UnreadableError("is UTF-16; deliver UTF-8")
     while block := stream.read(BATCH):
         end = whole(rest)
         if end:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import polars as pl
 
+PYTHON = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 MOMENT = pl.Datetime("us", "UTC")
 
 
 def parse_times(texts: pl.Series) -> pl.Series:
-    """Parse a column; null where a text is no time.
+    """Parse a column; null where a text is no time, or none that Python has (years 1 to 9999).
 
     ISO 8601 without an offset means UTC; a date is its first moment; 9 or 10 digits (decimals
     allowed) are seconds since 1970, 13 digits milliseconds. The two commonest spellings are tried
@@ -20,7 +23,7 @@ def parse_times(texts: pl.Series) -> pl.Series:
         if left.is_empty():
             break
         found = found.scatter(left, parse(texts.gather(left)))
-    return found
+    return found.set(~found.is_between(*PYTHON), None)
 
 
 def _fraction(texts: pl.Series) -> pl.Series:

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 
+from csrm_tasks.dataset.text import INVISIBLE
 from csrm_tasks.ingest.contracts import Column, Contract, Reason, with_complement
 from csrm_tasks.ingest.records import FAULT, Records
 from csrm_tasks.ingest.schemas import Times, first_failures, is_parsed, parsed, schema_of
@@ -22,6 +23,8 @@ REJECTED: dict[str, type[pl.DataType]] = {
 DAY_END = timedelta(hours=36)  # a day ends last at UTC-12
 DAY_START = timedelta(hours=-14)  # and begins first at UTC+14
 DETAIL = 200  # characters
+# White space and what nobody can see: a query of nothing else asks for nothing.
+UNSEEN = "".join(c for c in map(chr, range(0x10000)) if c.isspace() or ord(c) in INVISIBLE)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def unreadable(contract: Contract, why: str, head: bytes) -> Judged:
 
 def _all_rejected(records: Records, contract: Contract) -> Judged:
     reason = str(Reason.MISSING_COLUMN)
-    detail = f"{records.missing[0]} (the file has {', '.join(records.columns)})"[:DETAIL]
+    detail = f"{records.missing[0]} (the file has {', '.join(records.columns)})"
+    detail = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in detail[:DETAIL])
     verdicts = records.frame.select(
         "row", pl.lit(reason).alias("reason"), pl.lit(detail).alias("detail")
     )
@@ -83,7 +87,7 @@ def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:
 
 
 def _trimmed(name: str) -> pl.Expr:
-    return pl.col(name).str.strip_chars().replace("", None)
+    return pl.col(name).str.strip_chars(UNSEEN).replace("", None)
 
 
 def _value(column: Column, texts: pl.Series) -> pl.Series:
