@@ -71,7 +71,7 @@ def champion(ctx: Context) -> Facts:
     "evaluate",
     inputs=["snapshot", "baselines", "champion"],
     many=["llm_scores", "tower_scores"],
-    rooms=["evaluation", "records"],
+    rooms=["evaluation", "records", "dataset.health"],
 )
 def evaluate(ctx: Context, *, names: str) -> Facts:
     """Judge all models on the frozen gold set, pairwise and by slice; write figures and report.
