@@ -17,7 +17,8 @@ import click
 
 from csrm_tasks.cli_demo import demo
 from csrm_tasks.cli_options import home_settings, market_option
-from csrm_tasks.cli_release import quarantine, release
+from csrm_tasks.cli_quarantine import quarantine
+from csrm_tasks.cli_release import release
 from csrm_tasks.errors import ArtifactError, CsrmError
 from csrm_tasks.steps.registry import Step, all_steps, run_step
 

@@ -1,4 +1,4 @@
-"""``csrm release`` and ``csrm quarantine``: what an operator decides and looks up."""
+"""``csrm release``: what an operator decides and looks up."""
 
 from __future__ import annotations
 
@@ -7,24 +7,6 @@ from typing import Any
 import click
 
 from csrm_tasks.cli_options import home_settings, market_option
-
-
-@click.group()
-def quarantine() -> None:
-    """Rows that broke their contract and were set aside."""
-
-
-@quarantine.command("list")
-@market_option
-@click.option("--day", required=True, help="Day, YYYY-MM-DD.")
-def quarantine_list(market: str, day: str) -> None:
-    """Count a day's quarantined rows by reason and kind of file."""
-    from csrm_tasks.ingest.days import quarantine_counts
-    from csrm_tasks.store import open_store, reading
-
-    with reading(open_store(home_settings(market).db_url)) as connection:
-        for reason, kind, rows in quarantine_counts(connection, market, day):
-            click.echo(f"{rows:>10,}  {kind:<13} {reason}")
 
 
 @click.group()

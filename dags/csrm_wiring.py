@@ -138,6 +138,16 @@ def is_approved(gate: str) -> bool:
     return found is not None
 
 
+@task.short_circuit(do_xcom_push=False)
+def is_applied(replayed: str) -> bool:
+    """Whether a replay stored what it found good; after a dry run nothing else runs."""
+    from csrm_tasks.artifacts import ArtifactStore
+
+    settings = load_settings()
+    facts = ArtifactStore(settings.artifacts, settings.cache).open(replayed).facts
+    return bool(facts["applied"])
+
+
 def day_of(params: Mapping[str, Any], dag_run: Any) -> str:
     """Return the day that a run is for: its parameter, else the start of its data interval."""
     if params["day"]:

@@ -28,8 +28,14 @@ def market(**sections: Any) -> MarketConfig:
     return MarketConfig(**(given | sections))
 
 
-def land_lines(settings: Settings, day: str, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    path = settings.landing / "tiny" / day / name
+def land_lines(
+    settings: Settings,
+    day: str,
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    market: str = "tiny",
+) -> Path:
+    path = settings.landing / market / day / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     return path

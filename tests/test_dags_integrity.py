@@ -29,17 +29,21 @@ print("LOADED" + json.dumps({
     "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
     "dags": {d.dag_id: {
         "runs": d.max_active_runs, "doc": d.doc_md, "catchup": d.catchup,
+        "params": {k: v.value if v.has_value else None
+                   for k, v in ((k, d.params.get_param(k)) for k in d.params)},
         "ancestors": sorted(d.get_task("promote").get_flat_relative_ids(upstream=True))
             if d.has_task("promote") else [],
         "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
         "tasks": {t.task_id: {
             "step": t.op_kwargs.get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
             "params": t.op_kwargs.get("params") or {}, "retries": t.retries,
+            "after": sorted(t.downstream_task_ids),
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
 """
 INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
+REPLAY = ["replay", "is_applied", "aggregate", "publish_day"]
 COLD_START = [
     "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo", "train_ebr",
     "build_index", "build_rqa", "train_llm_stage1", "select_llm", "tower_pairs",
@@ -83,15 +87,18 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.mark.airflow
 def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
     assert loaded["errors"] == {}
-    names = ["csrm_cold_start", "csrm_ingest", "csrm_retrain"]
+    names = ["csrm_cold_start", "csrm_ingest", "csrm_replay", "csrm_retrain"]
     assert sorted(loaded["dags"]) == [f"{n}__mini" for n in names]
 
 
 @pytest.mark.airflow
 @pytest.mark.parametrize(
     ("dag", "tasks"),
-    [("csrm_ingest", INGEST), ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)],
-)
+    [
+        ("csrm_ingest", INGEST), ("csrm_replay", REPLAY), ("csrm_cold_start", COLD_START),
+        ("csrm_retrain", RETRAIN),
+    ],
+)  # fmt: skip
 def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:
     assert sorted(loaded["dags"][f"{dag}__mini"]["tasks"]) == sorted(tasks)
 
@@ -107,6 +114,17 @@ def test_everything_stands_before_promote_and_nothing_after(
     assert found["ancestors"] == sorted(set(tasks) - {"promote"})
     assert found["after"] == []
     assert {t["rule"] for t in found["tasks"].values()} == {"all_success"}
+
+
+@pytest.mark.airflow
+def test_a_replay_is_a_dry_run_unless_told_and_publishes_only_what_it_applied(loaded: dict) -> None:
+    found = loaded["dags"]["csrm_replay__mini"]
+    assert found["params"] == {"day": None, "reason": None, "apply": False}
+    after = {name: task["after"] for name, task in found["tasks"].items()}
+    assert after == {
+        "replay": ["aggregate", "is_applied"], "is_applied": ["aggregate"],
+        "aggregate": ["publish_day"], "publish_day": [],
+    }  # fmt: skip
 
 
 @pytest.mark.airflow
@@ -128,7 +146,7 @@ def test_every_task_gives_its_step_what_it_declares(loaded: dict) -> None:
     steps = all_steps()
     for dag in loaded["dags"].values():
         for task_id, task in dag["tasks"].items():
-            if task_id == "is_approved":
+            if task_id in ("is_approved", "is_applied"):
                 continue
             spec = steps[task["step"]]
             lists = {name for name, is_list in task["inputs"].items() if is_list}
@@ -152,10 +170,10 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
-    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 6
+    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 8
     (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
     errors = load(tmp_path / "home", tmp_path)["errors"]
-    assert len(errors) == 3
+    assert len(errors) == 4
     assert all("two.yaml: colour:" in e for e in errors.values())
 
 

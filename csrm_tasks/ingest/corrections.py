@@ -27,6 +27,9 @@ from csrm_tasks.store.bulk import insert
 from csrm_tasks.store.lake import EVENTS, TABLES, Stored
 from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
 
+# Known rows lie in a later file than the one that stored them, unless a replay found them known.
+REPLAYED = "replayed-"
+
 
 @dataclass(frozen=True)
 class Retired:
@@ -60,7 +63,10 @@ def rejudge(connection: Connection, window: Window, retired: Retired, successor:
         sa.select(FILES)
         .where(FILES.c.market == window.market, FILES.c.locale == retired.locale)
         .where(FILES.c.kind == retired.kind, FILES.c.live, FILES.c.known_part.is_not(None))
-        .where(FILES.c.id > retired.id, FILES.c.id != successor)
+        .where(
+            FILES.c.id != successor,
+            sa.or_(FILES.c.id > retired.id, FILES.c.known_part.startswith(REPLAYED)),
+        )
         .order_by(FILES.c.id)
     )
     for file in connection.execute(statement).mappings().all():
@@ -84,6 +90,8 @@ def _revise(
 ) -> None:
     """Record that rows of ``file`` that had been known are stored or refused now."""
     part = text_digest(file["known_part"], str(successor))
+    if file["known_part"].startswith(REPLAYED):
+        part = f"{REPLAYED}{part}"
     left = known_rows(known, outcome)
     columns: dict[str, Any] = {
         "stored": file["stored"] + outcome.stored.height,

@@ -16,6 +16,7 @@ from csrm_tasks.store.lake import TABLES, Stored
 from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
 
 COUNTED = ("name", "locale", "kind", "digest", "rows_in", "stored", "quarantined", "known", "fault")
+LOOK = "see csrm quarantine show --market {} --day {}"
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,16 @@ def publish(connection: Connection, market: str, day: str, tolerance: float) -> 
     if state.rows_in == 0:
         raise DataError(f"{market} {day}: nothing is stored for this day; ingest it first")
     if state.faults:
-        raise DataError(f"{market} {day}: {state.faults[0]}; deliver the file again, mended")
+        raise DataError(
+            f"{market} {day}: {state.faults[0]}; deliver the file again, mended "
+            f"({LOOK.format(market, day)})"
+        )
     if state.share > tolerance:
         raise DataError(
             f"{market} {day}: {state.quarantined} of {state.rows_in} rows are in quarantine "
             f"({state.share:.1%}; ingest.tolerance is {tolerance:.1%}): "
-            f"{_reasons(connection, market, day)}; mend the files or raise the tolerance"
+            f"{_reasons(connection, market, day)}; mend the files or raise the tolerance "
+            f"({LOOK.format(market, day)})"
         )
     found = {
         "digest": state.digest, "rows_in": state.rows_in, "quarantined": state.quarantined,

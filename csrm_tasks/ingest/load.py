@@ -107,7 +107,8 @@ def _store(
     added = connection.execute(
         sa.insert(FILES).values(
             **receipt.as_json(), **_lake_columns(window, file, judged, outcome, part),
-            market=window.market, day=window.day, supersedes=retired.id if retired else None,
+            market=window.market, day=window.day, header=judged.header or None,
+            supersedes=retired.id if retired else None,
         )
     )  # fmt: skip
     assert added.inserted_primary_key is not None

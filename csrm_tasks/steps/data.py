@@ -83,6 +83,7 @@ def validate(ctx: Context) -> Facts:
         counts.append({
             "file": file.as_json(), "clean": name, "rows": found.rows,
             "rejected": found.rejected.height, "fault": found.fault,
+            "header": found.header.decode(),
         })  # fmt: skip
     quarantine = pl.concat(rejected)
     quarantine.write_parquet(ctx.out / "quarantine.parquet")
@@ -102,7 +103,7 @@ def store(ctx: Context) -> Facts:
         file = Delivery(**entry["file"])
         clean = pl.read_parquet(ctx.input("validate").file(entry["clean"]))
         bad = rejected.filter(pl.col("file") == file.name).select(list(REJECTED))
-        judged = Judged(clean, bad, entry["fault"])
+        judged = Judged(clean, bad, entry["fault"], entry["header"].encode())
         raw_of = _raw_of(ctx.settings, file)
         receipts.append(load_file(window, file, judged, raw_of, _landed_now(ctx.settings, file)))
     _write_json(

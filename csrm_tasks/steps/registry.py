@@ -31,7 +31,8 @@ from csrm_tasks.settings import Settings, load_settings
 log = logging.getLogger("csrm")
 
 PACKAGE = Path(__file__).resolve().parent.parent
-MODULES = ("data", "llm", "retrieval", "towers", "evaluation", "release")  # under csrm_tasks.steps
+# under csrm_tasks.steps
+MODULES = ("data", "replay", "llm", "retrieval", "towers", "evaluation", "release")
 
 
 class ChangedInputError(Exception):
@@ -262,6 +263,8 @@ def _cast(spec: Step, name: str, value: Any) -> Any:
             return wanted(value)
         except ValueError:
             pass
+    if wanted is bool and value in ("True", "False"):  # as Airflow renders a parameter of a run
+        return value == "True"
     raise ConfigError(
         f"step {spec.name}: parameter {name!r} takes {wanted.__name__}, not {value!r}"
     )

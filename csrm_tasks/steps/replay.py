@@ -1,0 +1,30 @@
+"""Rows in quarantine, judged again: a step beside the nightly ones, run by hand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from csrm_tasks.ingest.landing import check_day
+from csrm_tasks.ingest.quarantine import check_reason
+from csrm_tasks.ingest.replay import replay as replay_rows
+from csrm_tasks.ingest.window import Window
+from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.store.engine import open_store
+from csrm_tasks.store.lake import Lake
+
+
+@step("replay", config=("ingest",), rooms=("ingest", "store"), effect=True)
+def replay(ctx: Context, *, day: str, run: str, reason: str = "", apply: bool = False) -> Facts:
+    """Judge a day's quarantined rows again; without ``apply`` only say what would become of them.
+
+    ``run`` names the attempt: the same one again has the same receipt.
+    """
+    market, settings = ctx.market.market, ctx.settings
+    lake = Lake(settings.lake, market)
+    window = Window(open_store(settings.db_url), lake, market, check_day(day))
+    files = replay_rows(window, ctx.market.ingest, check_reason(reason), apply)
+    return {
+        "day": day, "run": run, "applied": apply,
+        **{c: sum(getattr(f, c) for f in files) for c in ("rows", "stored", "known")},
+        "files": [asdict(f) for f in files],
+    }  # fmt: skip
