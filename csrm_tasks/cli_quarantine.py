@@ -83,6 +83,7 @@ def _cut(text: str) -> str:
 def replay(market: str, day: str, reason: str, apply: bool) -> None:
     """Judge a day's quarantined rows again; with --apply, store the good ones and publish."""
     from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.ingest.replay import Replayed
     from csrm_tasks.steps.registry import run_step
 
     settings = home_settings(market)
@@ -90,11 +91,7 @@ def replay(market: str, day: str, reason: str, apply: bool) -> None:
     ref = run_step("replay", market, {}, given, settings)
     facts = ArtifactStore(settings.artifacts, settings.cache).open(ref).facts
     for file in facts["files"]:
-        left = ", ".join(f"{n} {why}" for why, n in file["reasons"].items())
-        click.echo(
-            f"{file['name']}: {file['rows']} rows, {file['stored']} stored, "
-            f"{file['known']} known, left: {left or 'none'}"
-        )
+        click.echo(Replayed(**file))
     if apply:
         ref = run_step("aggregate", market, {"store": ref}, {"day": day}, settings)
         click.echo(run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings))

@@ -1,4 +1,4 @@
-"""The three DAGs, through Airflow, on a miniature market: from files to a second release."""
+"""The four DAGs, through Airflow, on a miniature market: from files to a second release."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from csrm_tasks.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DAYS = ("2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07")
-FIRST_DAY: tuple[str, dict[str, str]] = (f"csrm_ingest__{MARKET}", {"day": DAYS[0]})
+FIRST_DAY: tuple[str, dict[str, Any]] = (f"csrm_ingest__{MARKET}", {"day": DAYS[0]})
 COLD_START = (f"csrm_cold_start__{MARKET}", {"until": DAYS[0]})
 NIGHTS = [(f"csrm_ingest__{MARKET}", {"day": day}) for day in DAYS[1:]]
 RETRAIN = (f"csrm_retrain__{MARKET}", {"week": "2026-W02"})
+REPLAYS = [
+    (f"csrm_replay__{MARKET}", {"day": DAYS[0]} | more)
+    for more in ({}, {"apply": True, "reason": "unknown_product"})
+]
 # Once more, after the release: the first day, and the cold start.
-RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START]
+RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START, *REPLAYS]
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 Run = dict[str, Any]
@@ -151,3 +155,12 @@ def test_a_cold_start_again_trains_nothing_and_displaces_no_better_release(
     assert runs[7]["tasks"]["promote"][0] == "skipped"
     entries = ledger.verified(settings, MARKET)
     assert sum(e.action == "promoted" for e in entries) == 2
+
+
+def test_a_replay_publishes_when_it_is_applied_and_only_then(runs: list[Run]) -> None:
+    dry, applied = ({t: state for t, (state, _) in run["tasks"].items()} for run in runs[8:])
+    assert dry == {
+        "replay": "success", "is_applied": "success",
+        "aggregate": "skipped", "publish_day": "skipped",
+    }  # fmt: skip
+    assert set(applied.values()) == {"success"}

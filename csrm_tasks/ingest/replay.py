@@ -44,6 +44,13 @@ class Replayed:
     known: int
     reasons: dict[str, int]  # of the rows that stay, as they are judged today
 
+    def __str__(self) -> str:
+        left = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
+        return (
+            f"{self.name}: {self.rows} rows, {self.stored} stored, {self.known} known, "
+            f"left: {left or 'none'}"
+        )
+
 
 def replay(window: Window, terms: Ingest, reason: str, apply: bool) -> list[Replayed]:
     """Judge a day's quarantined rows again: those of one reason, or of any (``""``).

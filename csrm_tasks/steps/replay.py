@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 
 from csrm_tasks.ingest.landing import check_day
@@ -11,6 +12,8 @@ from csrm_tasks.ingest.window import Window
 from csrm_tasks.steps.registry import Context, Facts, step
 from csrm_tasks.store.engine import open_store
 from csrm_tasks.store.lake import Lake
+
+log = logging.getLogger("csrm")
 
 
 @step("replay", config=("ingest",), rooms=("ingest", "store"), effect=True)
@@ -23,6 +26,8 @@ def replay(ctx: Context, *, day: str, run: str, reason: str = "", apply: bool = 
     lake = Lake(settings.lake, market)
     window = Window(open_store(settings.db_url), lake, market, check_day(day))
     files = replay_rows(window, ctx.market.ingest, check_reason(reason), apply)
+    for file in files:
+        log.info("%s%s", "" if apply else "dry run: ", file)
     return {
         "day": day, "run": run, "applied": apply,
         **{c: sum(getattr(f, c) for f in files) for c in ("rows", "stored", "known")},
