@@ -122,12 +122,9 @@ def counts_by(events: Rows, *, placed: bool) -> dict[tuple[Any, ...], Counter[st
     found: dict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
     for e, position in located(events):
         pair = (e["locale"], e["query_id"], e["product_id"])
-        if placed and position is not None:
-            found[*pair, position][e["action"]] += 1
-        if not placed:
-            found[pair][e["action"]] += 1
-            if e["action"] == "impression" and position is not None:
-                found[pair].update(positions=1, position_sum=position)
+        found[(*pair, position) if placed else pair][e["action"]] += 1
+        if not placed and e["action"] == "impression" and position is not None:
+            found[pair].update(positions=1, position_sum=position)
     return found
 
 
@@ -169,8 +166,10 @@ def test_positions_are_what_a_loop_counts(
     expected = counts_by(delivered[0], placed=True)
     actions = ("impression", *ACTIONS.values())
     assert found["positions"].rows() == [
-        (*key, *(counts[a] for a in actions)) for key, counts in sorted(expected.items())
+        (*key, *(expected[key][a] for a in actions))
+        for key in sorted(expected, key=lambda k: (k[:3], k[3] is None, k[3] or 0))
     ]
+    assert found["positions"]["position"].null_count() > 20
 
 
 def test_sessions_are_what_a_loop_counts(

@@ -158,7 +158,7 @@ def _grouped(
 def positions(
     connection: Connection, lake: Lake, market: str, locale: str, day: str
 ) -> pl.DataFrame:
-    """Return a day's counts by position of one locale: POSITIONS of the lake."""
+    """Return a day's counts by position of one locale, where one was logged: POSITIONS."""
     file = position_file(behaviour_files(connection, market, day))
-    here = pl.col("locale") == locale
+    here = (pl.col("locale") == locale) & pl.col("position").is_not_null()
     return lake.read("positions", [file], list(POSITIONS), here).cast(POSITIONS)  # type: ignore[arg-type]

@@ -96,10 +96,8 @@ def sum_up(engine: Engine, lake: Lake, files: Sequence[Stored], scratch: Path) -
         engine.read(TABLES[kind][0], _paths(lake, kind, files, scratch))
         for kind in ("ubi_events", "ubi_queries")
     )
-    engine.write(by_position(events), scratch / "counted.parquet")
-    counted = engine.read("counted", [scratch / "counted.parquet"])
-    placed = counted.filter(counted.position.notnull())
-    engine.write(placed.order_by([*PAIR, "position"]), sums.positions)
+    engine.write(by_position(events).order_by([*PAIR, "position"]), sums.positions)
+    counted = engine.read("counted", [sums.positions])
     engine.write(pair_sums(counted, events), sums.pairs)
     engine.write(session_sums(events, searches), sums.sessions)
     return sums

@@ -45,7 +45,7 @@ POSITIONS: dict[str, pl.DataType | type[pl.DataType]] = {  # a day's counts, mad
     "locale": pl.String,
     "query_id": pl.String,
     "product_id": pl.String,
-    "position": pl.Int64,
+    "position": pl.Int64,  # null: not logged
     "impressions": pl.Int64,
     "clicks": pl.Int64,
     "carts": pl.Int64,
