@@ -20,7 +20,8 @@ from polars.testing import assert_frame_equal
 
 from csrm_tasks.ingest import csv_records, json_records, readers
 from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.readers import read_batches
+from csrm_tasks.ingest.files import Source
+from csrm_tasks.ingest.readers import read_batches, read_raw
 from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.validate import Judged, judge
 from csrm_tasks.sections import Ingest
@@ -271,6 +272,12 @@ def test_whatever_the_quotes_and_batches_every_byte_is_in_some_row(
         patch.setattr(readers, "BATCH", batch)
         patch.setattr(csv_records, "QUOTED_LIMIT", quoted)
         found = rows_and_bytes(read_batches(path, "csv", "", LABELS))
+        again = [
+            pair
+            for rows, raw_of in read_raw(path, "csv", "", LABELS)
+            for pair in zip(rows, raw_of(rows), strict=True)
+        ]
+    assert again == found
     assert [row for row, _ in found] == list(range(1, len(found) + 1))
     kept = b"".join(raw for _, raw in found).decode()
     assert kept.translate(BLANK) == body.translate(BLANK)
@@ -288,6 +295,11 @@ def test_small_batches_give_the_same_rows(
     monkeypatch.setattr(readers, "BATCH", batch)
     monkeypatch.setattr(readers, "PARQUET_ROWS", 2)
     parts = take(tmp_path, *LAYOUTS[layout])
+    _, written, packed = LAYOUTS[layout]
+    source = Source(tmp_path / "delivery", "labels", written, packed)
+    rows = rows_and_bytes(source.batches())
+    assert source.raw_of([3, 1, 3]) == [rows[2][1], rows[0][1], rows[2][1]]
+    assert source.raw_of([]) == []
     assert_frame_equal(parts.clean, whole.clean)
     assert_frame_equal(parts.rejected, whole.rejected)
 

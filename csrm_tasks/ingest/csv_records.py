@@ -19,6 +19,7 @@ from csrm_tasks.ingest.records import (
     NEWLINE,
     Flags,
     Offsets,
+    RawOf,
     Records,
     UnreadableError,
     assemble,
@@ -81,6 +82,12 @@ def read_csv(data: bytes, head: bytes, contract: Contract, first: int = 1) -> Re
     again = pick(_table(list(parsed.values()), header), contract)[0]
     frame = assemble([(sure, chosen), (list(parsed), again)], faults, contract)  # type: ignore[list-item]
     return Records(frame, missing, raw, head, tuple(header))
+
+
+def csv_rows(data: bytes, head: bytes, first: int) -> tuple[int, RawOf]:
+    """Return how many rows :func:`read_csv` finds, and their bytes, without reading values."""
+    layout = _layout(data, len(csv_header(head)))
+    return len(layout.starts), spans(data, layout.starts, layout.ends, first)
 
 
 def _layout(data: bytes, fields: int) -> Layout:

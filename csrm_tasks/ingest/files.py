@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from csrm_tasks.ingest.contracts import CONTRACTS, Contract
-from csrm_tasks.ingest.readers import read_batches
+from csrm_tasks.ingest.readers import read_batches, read_raw
 from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.validate import REJECTED, judge, unreadable
 from csrm_tasks.sections import Ingest
@@ -38,10 +39,11 @@ class Source:
     def raw_of(self, rows: Sequence[int]) -> list[bytes]:
         """Return rows' bytes as delivered, in the order asked for."""
         found: dict[int, bytes] = {}
-        wanted = sorted(set(rows))
-        for records in self.batches() if wanted else ():
-            here = records.frame.filter(pl.col("row").is_in(wanted))["row"].to_list()
-            found |= zip(here, records.raw_of(here), strict=True)
+        wanted = set(rows)
+        if wanted:
+            for here, raw_of in read_raw(self.path, self.format, self.compression, self.contract):
+                chosen = sorted(wanted.intersection(here))
+                found |= zip(chosen, raw_of(chosen), strict=True)
         return [found[r] for r in rows]
 
 
@@ -53,6 +55,15 @@ class Sorted:
     rejected: pl.DataFrame  # REJECTED
     fault: str | None  # as Judged
     header: bytes  # a CSV file's first line
+
+
+def _ahead(batches: Iterator[Records]) -> Iterator[Records]:
+    """Yield ``batches``, the next one being read (on another core) while one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (records := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield records
 
 
 def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
@@ -69,7 +80,7 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
     rows = 0
     try:
         with pq.ParquetWriter(clean, schema, compression="zstd", use_dictionary=False) as writer:
-            for records in source.batches():
+            for records in _ahead(source.batches()):
                 judged = judge(records, source.contract, day, terms)
                 header, fault = records.header, judged.fault
                 rejected.append(judged.rejected)

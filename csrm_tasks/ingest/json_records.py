@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract, Reason
 from csrm_tasks.ingest.records import (
     NEWLINE,
+    Flags,
+    RawOf,
     Records,
     assemble,
     blank_lines,
@@ -31,10 +32,7 @@ FEW = 256  # lines that are looked at one by one
 
 def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
     """Read one object per line, numbered from ``first``; blank lines are no rows."""
-    starts, ends = cut_lines(np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE), len(data))
-    full = ~blank_lines(data, starts, ends)
-    starts, ends = starts[full], ends[full]
-    raw = spans(data, starts, ends, first)
+    full, raw = _full_lines(data, first)
     lines, faults = _decoded_lines(data, full, first)
     tree = _tree(contract)
     parts: list[tuple[Any, pl.DataFrame]] = []
@@ -46,9 +44,20 @@ def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
     return Records(assemble(parts, faults, contract), (), raw)
 
 
-def _decoded_lines(
-    data: bytes, full: npt.NDArray[np.bool_], first: int
-) -> tuple[pl.DataFrame, dict[int, Reason]]:
+def jsonl_rows(data: bytes, first: int) -> tuple[int, RawOf]:
+    """Return how many rows :func:`read_jsonl` finds, and their bytes, without reading values."""
+    full, raw = _full_lines(data, first)
+    return int(full.sum()), raw
+
+
+def _full_lines(data: bytes, first: int) -> tuple[Flags, RawOf]:
+    """Return which lines are not blank, and those lines' bytes."""
+    starts, ends = cut_lines(np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE), len(data))
+    full = ~blank_lines(data, starts, ends)
+    return full, spans(data, starts[full], ends[full], first)
+
+
+def _decoded_lines(data: bytes, full: Flags, first: int) -> tuple[pl.DataFrame, dict[int, Reason]]:
     """Return row and line (text) of every full line that is UTF-8, and faults of the others."""
     import pyarrow as pa
 

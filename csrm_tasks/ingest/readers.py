@@ -16,9 +16,9 @@ from typing import Any
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract
-from csrm_tasks.ingest.csv_records import csv_end, csv_header, read_csv
-from csrm_tasks.ingest.json_records import read_jsonl
-from csrm_tasks.ingest.records import Records, UnreadableError, assemble, pick
+from csrm_tasks.ingest.csv_records import csv_end, csv_header, csv_rows, read_csv
+from csrm_tasks.ingest.json_records import jsonl_rows, read_jsonl
+from csrm_tasks.ingest.records import RawOf, Records, UnreadableError, assemble, pick
 
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -43,23 +43,51 @@ def read_batches(
             yield from read_stream(stream, written, contract)
 
 
+def read_raw(
+    path: Path, written: str, compression: str, contract: Contract
+) -> Iterator[tuple[range, RawOf]]:
+    """As :func:`read_batches`, but only which rows there are and how to get their bytes."""
+    if written == "parquet":
+        for records in read_batches(path, written, compression, contract):
+            numbers = records.frame["row"].to_list()
+            yield range(numbers[0], numbers[-1] + 1) if numbers else range(0), records.raw_of
+        return
+    first = 1
+    with _opened(path, compression) as stream:
+        for head, data in _texts(stream, written):
+            csv = written == "csv"
+            count, raw_of = csv_rows(data, head, first) if csv else jsonl_rows(data, first)
+            yield range(first, first + count), raw_of
+            first += count
+
+
 def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Records]:
     """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches."""
     rows = 0
-    head: bytes | None = None
-    for data in _chunks(stream, csv_end if written == "csv" else _line_end):
-        if written == "csv" and head is None:
-            end = data.find(b"\n") + 1 or len(data)
-            head, data = data[:end], data[end:]
-            csv_header(head)
+    head = b""
+    for head, data in _texts(stream, written):
         if written == "csv":
-            records = read_csv(data, head or b"", contract, rows + 1)
+            records = read_csv(data, head, contract, rows + 1)
         else:
             records = read_jsonl(data, contract, rows + 1)
         rows += records.frame.height
         yield records
-    if rows == 0 and not (head or b"").strip():
+    if rows == 0 and not head.strip():
         raise UnreadableError("the file is empty")
+
+
+def _texts(stream: Any, written: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield whole records, each piece with the file's CSV header (empty for JSON Lines)."""
+    if written != "csv":
+        yield from ((b"", data) for data in _chunks(stream, _line_end))
+        return
+    head: bytes | None = None
+    for data in _chunks(stream, csv_end):
+        if head is None:
+            end = data.find(b"\n") + 1 or len(data)
+            head, data = data[:end], data[end:]
+            csv_header(head)
+        yield head, data
 
 
 def _line_end(data: bytes) -> int:
