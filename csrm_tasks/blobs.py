@@ -108,6 +108,8 @@ class LocalBlobs:
         """See :class:`BlobStore`."""
         target, part = self._temporary(key)
         shutil.copyfile(source, part)
+        with part.open("rb") as f:
+            os.fsync(f.fileno())  # a commit that makes it count may follow
         part.replace(target)
 
     def download(self, key: str, target: Path) -> None:

@@ -20,6 +20,7 @@ from csrm_tasks.cli_options import home_settings, market_option
 from csrm_tasks.cli_quarantine import quarantine
 from csrm_tasks.cli_release import release
 from csrm_tasks.errors import ArtifactError, CsrmError
+from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Step, all_steps, run_step
 
 
@@ -154,6 +155,24 @@ def ingest(market: str, day: str) -> None:
     ref = run_step("store", market, {"validate": ref}, {}, settings)
     ref = run_step("aggregate", market, {"store": ref}, {"day": day}, settings)
     click.echo(run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings))
+    click.echo(f"{_digest(settings, market, day)}  digest of {market} {day}")
+
+
+@cli.command()
+@market_option
+@click.option("--day", help="Day, YYYY-MM-DD; default all days.")
+def digest(market: str, day: str | None) -> None:
+    """Print one number for all that is stored: equal stores have equal digests."""
+    click.echo(f"{_digest(home_settings(market), market, day)}  digest of {market} {day or ''}")
+
+
+def _digest(settings: Settings, market: str, day: str | None) -> str:
+    from csrm_tasks.store import open_store, reading
+    from csrm_tasks.store.digest import store_digest
+    from csrm_tasks.store.lake import Lake
+
+    with reading(open_store(settings.db_url)) as connection:
+        return store_digest(connection, Lake(settings.lake, market), market, day)
 
 
 for group in (quarantine, release, demo):

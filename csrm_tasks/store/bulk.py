@@ -50,14 +50,20 @@ def _copy(connection: Connection, into: sa.Table, frame: pl.DataFrame) -> None:
 
 
 def copy_text(frame: pl.DataFrame) -> io.BytesIO:
-    """Return ``frame`` as the CSV that COPY reads: text is quoted, null is nothing at all."""
+    """Return ``frame`` as the CSV that COPY reads: empty text is quoted, null is nothing at all.
+
+    Of one column everything is quoted: a line of backslash and dot alone would end the data.
+    """
     binary = [c for c, t in frame.schema.items() if t == pl.Binary]
     hexed = frame.with_columns(
         pl.format("\\x{}", pl.col(c).bin.encode("hex")).alias(c) for c in binary
     )
     target = io.BytesIO()
     hexed.write_csv(
-        target, include_header=False, quote_style="non_numeric", datetime_format=COPY_TIME
+        target,
+        include_header=False,
+        quote_style="necessary" if frame.width > 1 else "non_numeric",
+        datetime_format=COPY_TIME,
     )
     target.seek(0)
     return target
