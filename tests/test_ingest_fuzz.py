@@ -34,7 +34,7 @@ from tests.fixtures.make_bad import DAY, events, labels, parquet, products, sear
 from tests.fixtures.make_bad import csv as label_csv
 
 BOM = b"\xef\xbb\xbf"
-fuzz = settings(max_examples=150, deadline=None, derandomize=True, print_blob=True)
+fuzz = settings(max_examples=80, deadline=None, derandomize=True, print_blob=True)
 COUNTS = ("rows_in", "stored", "quarantined", "known")
 
 
@@ -199,7 +199,7 @@ def load(window: Window, number: int, data: bytes, kind: str, written: str) -> s
 
 
 @given(data=st.data(), kind=st.sampled_from(KINDS), number=st.integers(1, 10**9))
-@settings(fuzz, max_examples=60)
+@settings(fuzz, max_examples=30)
 def test_what_the_receipt_says_is_in_the_store(
     data: Any, kind: tuple[str, str], number: int, window: Window
 ) -> None:
