@@ -1,10 +1,10 @@
 """Import the heavy libraries once, in the process that forks the tasks.
 
-``torch``, ``transformers``, ``peft`` and ``mlflow`` take seconds to import, and every Airflow task
-is a process of its own. LocalExecutor and Celery's prefork pool fork their tasks, so what the
-parent has imported costs a task nothing. Only third-party libraries belong here: our own code is
-imported by the task itself, so that it is the code whose digest the fingerprint covers. Import
-only; no tensor is made and no thread pool is started before the fork.
+``torch``, ``transformers``, ``peft``, ``mlflow`` and ``pandera`` take seconds to import, and every
+Airflow task is a process of its own. LocalExecutor and Celery's prefork pool fork their tasks, so
+what the parent has imported costs a task nothing. Only third-party libraries belong here: our own
+code is imported by the task itself, so that it is the code whose digest the fingerprint covers.
+Import only; no tensor is made and no thread pool is started before the fork.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 FORKING = (["scheduler"], ["celery", "worker"])  # `airflow …` components that fork tasks
 MODULES = (
     "polars",
+    "pandera.polars",
     "torch",
     "transformers",
     "transformers.models.auto.modeling_auto",
