@@ -62,7 +62,7 @@ def _decoded_lines(data: bytes, full: Flags, first: int) -> tuple[pl.DataFrame, 
     import pyarrow as pa
 
     newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
-    bounds = np.unique(np.concatenate(([0], newlines + 1, [len(data)]))).astype(np.int64)
+    bounds = np.append(cut_lines(newlines, len(data))[0], len(data))
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
     lines = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
     rows = np.arange(first, first + int(full.sum()))
