@@ -20,7 +20,9 @@ from csrm_tasks.ingest.times import parse_time, parse_times
 from csrm_tasks.ingest.validate import judge
 from csrm_tasks.markets import parse_market
 from csrm_tasks.sections import Ingest
-from tests.data_fixtures import market
+from csrm_tasks.settings import load_settings
+from csrm_tasks.steps import run_step
+from tests.data_fixtures import label, land_lines, market, open_artifact
 
 DAY = "2026-01-04"
 MIDNIGHT = datetime(2026, 1, 4, tzinfo=UTC)
@@ -177,3 +179,21 @@ def test_another_meaning_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text(json.dumps(given))
     with pytest.raises(ConfigError, match=r"ingest\.complement.*'irrelevant' or 'substitute'"):
         parse_market(path)
+
+
+def test_validate_depends_on_the_terms_that_it_reads_and_on_no_others(tmp_path: Path) -> None:
+    settings = load_settings({"CSRM_HOME": str(tmp_path)})
+    land_lines(settings, DAY, "zh-TW/labels.jsonl", [label(1, "q", "p1", "C")])
+    land = run_step("land", market(), {}, {"day": DAY}, settings)
+
+    def validated(terms: Ingest) -> tuple[str, list[int]]:
+        ref = run_step("validate", market(ingest=terms), {"land": land}, {}, settings)
+        found = open_artifact(settings, ref).file("clean/000.parquet")
+        return ref, pl.read_parquet(found)["grade"].to_list()
+
+    first, grades = validated(Ingest())
+    assert grades == [0]
+    assert validated(Ingest(tolerance=0.7)) == (first, [0])
+    other, grades = validated(Ingest(complement="substitute"))
+    assert (other != first, grades) == (True, [1])
+    assert validated(Ingest(late_days=5))[0] not in (first, other)
