@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,13 @@ def write_raw(connection: Connection, chosen: Chosen, folder: Path) -> dict[Path
     new ones: a delivery of the same name would take the place of the whole earlier file.
     """
     written: dict[Path, int] = {}
-    for row in rows(connection, chosen):
-        if row.number == 0:
-            continue
-        path = folder / row.day / _mended_name(row.file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        first = path not in written
-        with path.open("wb" if first else "ab") as f:
-            f.write(((row.header or b"") if first else b"") + row.raw + b"\n")
-        written[path] = written.get(path, 0) + 1
+    for (day, file), found in groupby(rows(connection, chosen), key=lambda r: (r.day, r.file)):
+        kept = [row for row in found if row.number > 0]
+        if kept:
+            path = folder / day / _mended_name(file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((kept[0].header or b"") + b"".join(row.raw + b"\n" for row in kept))
+            written[path] = len(kept)
     return written
 
 
