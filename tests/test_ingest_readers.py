@@ -332,7 +332,8 @@ ODD_JSON = st.sampled_from([
     '{"label_id":"l1","query":"q"}', '{"label_id":1.50,"grade":2,"extra":[1]}', "null", "{}", "[]",
     '{"label_id":1}{"label_id":2}', '{"label_id":1}}, {"n":1,"v":{}', '{"label_id":NaN}', '{"a":1',
     '{"label_id":"\\ud800"}', '{"label_id":1,"label_id":2}', '{"label_id":{"a":1}}', "\ud800",
-    '{"label_id":1e400}', " ", "", '{"label_id":"[1]","query":"{a"}', '{"query":[1],"label_id":"x"}',
+    '{"label_id":1e400}', " ", "", '{"label_id":"[1]","query":"{a"}',
+    '{"query":[1],"label_id":"x"}',
     '{"label_id":12345678901234567890}', '{"label_id":true}',
 ])  # fmt: skip
 

@@ -135,37 +135,19 @@ def _decode_all(lines: pl.Series, tree: Tree) -> pl.DataFrame | None:
     Each line is wrapped with its number: two objects on one line, or one over two, would
     otherwise shift every row after them without a word.
     """
-    shape = {"n": pl.Int64, "v": _struct(tree)}
+    shape = pl.Struct({"n": pl.Int64, "v": _struct(tree)})
     number = pl.int_range(pl.len())
-    wrapped = lines.to_frame("line").select(
-        pl.concat_str(
-            pl.lit('{"n":'), number.cast(pl.String), pl.lit(',"v":'),
-            pl.col("line").str.strip_suffix("\n"), pl.lit("}"),
-        ).alias("line")
-    )["line"]  # fmt: skip
+    wrapped = pl.concat_str(
+        pl.lit('{"n":'), number.cast(pl.String), pl.lit(',"v":'), "line", pl.lit("}")
+    )
     try:
-        found = pl.read_ndjson(wrapped.str.join("\n").item().encode(), schema=shape)
-        # It gives a list or an object as text, where the stricter (slower) decoder refuses it.
-        texts = found["v"].struct.unnest().select(_leaf_columns(tree))
-        bracketed = pl.any_horizontal(pl.all().str.contains(r"^[\[{]"))
-        wrapped.filter(texts.select(bracketed.fill_null(False)).to_series()).str.json_decode(
-            pl.Struct(shape)
-        )
+        decoded = lines.to_frame("line").select(wrapped.str.json_decode(shape))
+        found = decoded.to_series().struct.unnest()
     except pl.exceptions.PolarsError:
         return None
     if found["v"].has_nulls() or not found["n"].equals(pl.Series("n", range(len(lines)))):
         return None
     return found["v"].struct.unnest()
-
-
-def _leaf_columns(tree: Tree, path: tuple[str, ...] = ()) -> list[pl.Expr]:
-    """Return every leaf of ``tree`` as a column named by its path."""
-    if not tree:
-        leaf = pl.col(path[0])
-        for name in path[1:]:
-            leaf = leaf.struct.field(name)
-        return [leaf.alias(".".join(path))]
-    return [x for name, inner in tree.items() for x in _leaf_columns(inner, (*path, name))]
 
 
 def _is_plain(line: str, tree: Tree) -> bool:
