@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 FEW = 1_000  # values that go into a statement itself
-COPIED = 200_000  # rows of one COPY: its text is held in memory
+COPIED = 100_000  # rows of one COPY: the text of two is held in memory
 SQLITE_TIME = "%Y-%m-%d %H:%M:%S%.6f"  # as SQLAlchemy writes a DateTime
 COPY_TIME = "%Y-%m-%d %H:%M:%S%.6f+00"
 
@@ -44,9 +45,14 @@ def _copy(connection: Connection, into: sa.Table, frame: pl.DataFrame) -> None:
         sql.Identifier(into.name), sql.SQL(", ").join(map(sql.Identifier, frame.columns))
     )
     raw: Any = connection.connection.dbapi_connection
-    with raw.cursor() as cursor:
-        for part in frame.iter_slices(COPIED):
-            cursor.copy_expert(statement, copy_text(part))
+    with raw.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        # The next slice is written (on another core) while the server takes one in.
+        parts = frame.iter_slices(COPIED)
+        following = pool.submit(copy_text, next(parts))
+        for part in parts:
+            text, following = following.result(), pool.submit(copy_text, part)
+            cursor.copy_expert(statement, text)
+        cursor.copy_expert(statement, following.result())
 
 
 def copy_text(frame: pl.DataFrame) -> io.BytesIO:

@@ -126,7 +126,12 @@ class Label(Base):
     """One rater's grade of one pair."""
 
     __tablename__ = "labels"
-    __table_args__ = (Index(None, "market", "locale", "day"),)
+    __table_args__ = (  # rows of a day lie together: on PostgreSQL an entry per range is enough
+        Index(
+            None, "market", "locale", "day", postgresql_using="brin",
+            postgresql_with={"autosummarize": True},
+        ),
+    )  # fmt: skip
 
     market: Mapped[str] = mapped_column(Market, primary_key=True)
     label_id: Mapped[str] = mapped_column(Key, primary_key=True)
