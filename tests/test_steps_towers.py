@@ -195,7 +195,7 @@ def test_cold_start_takes_thresholds_from_source_dev(world: World) -> None:
         "cold", pairs=source, queries=queries, products=products,
         behaviour=world.tables["behaviour"].clear(),
     )  # fmt: skip
-    ebr, index = "toy/train_ebr/ebr", "toy/build_index/index"
+    ebr, index = world.retriever()
     found = world.run("tower_pairs", {"snapshot": snapshot, "ebr": ebr, "index": index})
     assert set(found.facts["sources"]) == {"retrieved", "random"}
     scored = oracle(pl.read_parquet(found.file("pairs.parquet")), world.tables)
