@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from csrm_tasks.settings import Settings
+from csrm_tasks.settings import PROJECT_ROOT, Settings
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -33,6 +36,22 @@ def experiment_id(api: Any, market: str, settings: Settings) -> str:
         return str(api.create_experiment(name, artifact_location=location))
     except MlflowException:  # another process created it first
         return str(api.get_experiment_by_name(name).experiment_id)
+
+
+@cache
+def code_tags() -> dict[str, str]:
+    """Return which code this is: the installed version, and the commit where it is a checkout."""
+    found = {"csrm.version": version("csrm")}
+    git = ["git", "-C", str(PROJECT_ROOT)]
+    try:
+        done = [
+            subprocess.run([*git, *of], capture_output=True, text=True, check=True).stdout.strip()
+            for of in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        return found
+    commit, changed = done
+    return found | {"mlflow.source.git.commit": commit, "csrm.changed": str(bool(changed)).lower()}
 
 
 def log_run(
@@ -62,7 +81,8 @@ def log_run(
     step_name = ref.split("/")[1]
     run = api.create_run(experiment, run_name=f"{step_name}-{ref.split('/')[2][:8]}")
     run_id = str(run.info.run_id)
-    all_tags = {"csrm.ref": ref, "csrm.step": step_name, "csrm.market": market} | dict(tags or {})
+    all_tags = {"csrm.ref": ref, "csrm.step": step_name, "csrm.market": market}
+    all_tags |= code_tags() | dict(tags or {})
     api.log_batch(
         run_id,
         metrics=[Metric(k, float(v), 0, 0) for k, v in (metrics or {}).items()],

@@ -46,8 +46,32 @@ def summary() -> dict[str, Any]:
         "market": "demo", "snapshot": "demo/snapshot/1", "champion": "demo-<script>",
         **summarise(models(judged), judged),
         "rqa": {"demo/build_rqa/1": {"k": 3, "locales": {"zh-TW": {"rqa_accuracy": 0.81}}}},
-        "data": DATA,
+        "data": DATA, "training": TRAINING,
     }  # fmt: skip
+
+
+TRAINING: dict[str, Any] = {
+    "champion": {"facts": {"dev_micro_f1": 0.7}},
+    "round1": {
+        "facts": {
+            "transfer_pairs": 180, "transfer_gap": 1.234, "transfer_gap_median": 1.1,
+            "transfer_gap_symmetric": 1.2, "translation_accuracy": 0.345,
+        },
+        "soft": {
+            "cross_fitted": True, "train_fit": 0.931, "agreement": 0.75,
+            "agreement_by_locale": {"zh-TW": 0.75},
+        },
+        "changes": {
+            "flips": {"zh-TW": [[3, 1, 4], [0, 5, 0], [0, 2, 6]]},
+            "categories": [{"locale": "zh-TW", "category": "", "pairs": 20, "flips": 7}],
+            "examples": [{
+                "locale": "zh-TW", "query": "孕婦", "title": "<i>孕哺媽咪</i>", "human": 0,
+                "p": [0.0432, 0.179, 0.7777],
+            }],
+        },
+    },
+    "round2": {"facts": {}, "soft": {"stopped": "dev micro-F1 0.7 after", "pairs": 0}},
+}  # fmt: skip
 
 
 def test_figures_are_those_of_the_answers(summary: dict[str, Any]) -> None:
@@ -117,7 +141,7 @@ def test_models_slices_matrices_and_retrieval_are_all_shown(summary: dict[str, A
         assert f'<th scope="row">{name}</th>' in page
     for name in ("no brand", "unseen category", "head"):
         assert f'<th scope="row">{name}</th>' in page
-    assert page.count('class="matrix"') == 3 + 2 * 2  # three graded models, two heads of two towers
+    assert page.count('class="matrix"') == 3 + 2 * 2 + 1  # graded models, heads of towers, a round
     assert "k 3, zh-TW rqa_accuracy 0.810" in page
     assert re.search(r'aria-label="better">▲</span> \+0\.\d{3}', page)
 
@@ -132,6 +156,39 @@ def test_data_health_and_raters_are_shown(summary: dict[str, Any]) -> None:
     assert '<span class="chip open"><span aria-hidden="true">!</span> warn</span>' in page
     assert "0.812" in text and "tw-x&lt;0&gt;" in page and "90 · 5 · 5" in text
     assert re.search(r"ko-KR\s+–\s+0\s+0", text)
+
+
+def test_rounds_say_what_they_changed_and_where_they_ended(summary: dict[str, Any]) -> None:
+    page = report.render(summary)
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert re.search(
+        r"round1\s+cross-fitted\s+teacher’s fit 93.1%\s+75.0%\s+zh-TW 75.0%\s+7 ", text
+    )
+    assert "none: dev micro-F1 0.7 after" in text
+    assert re.search(r"zh-TW none\s+20\s+7\s+35%", text)
+    assert re.search(
+        r"孕婦\s+&lt;i&gt;孕哺媽咪&lt;/i&gt;\s+0 irrelevant\s+77.8% · 17.9% · 4.3%", text
+    )
+    assert re.search(r"round1\s+180\s+1.234\s+1.100\s+1.200\s+0.345", text)
+    assert "<h2>Calibration" not in page  # nothing was calibrated
+
+
+def test_reliability_shows_a_model_before_and_after_its_temperature(
+    summary: dict[str, Any],
+) -> None:
+    models = {m["name"]: m for m in summary["models"]}
+    before, after = models["champion"], models["final"]
+    facts = {
+        "temperature": 1.25, "ece_before": 0.101, "ece_after": 0.05, "chosen_ref": before["source"]
+    }  # fmt: skip
+    page = report.render(summary | {"training": {"final": {"facts": facts}}})
+    text = re.sub(r"<[^>]+>", " ", page)
+    assert re.search(r"final\s+1.250\s+0.101\s+0.050", text)
+    (spoken,) = re.findall(r'aria-label="(final: reliability[^"]*)"', page)
+    for when, model in (("before", before), ("after", after)):
+        points = [(c / n, h / n) for n, c, h in model["calibration"] if n]
+        assert f"{when}: " + ", ".join(f"{y:.2f} right at {x:.2f}" for x, y in points) in spoken
+    assert before["source"] != after["source"]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +209,7 @@ def test_an_empty_gold_set_makes_a_page_of_dashes() -> None:
     empty = {
         "market": "demo", "snapshot": "s", "champion": None, **summarise(models(none), none),
         "rqa": {}, "data": {"health": {"verdict": "first", "checks": []}, "raters": {}},
+        "training": {},
     }  # fmt: skip
     json.dumps(empty, allow_nan=False)
     assert headline(empty) == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -40,6 +42,14 @@ class Installation:
     def publish(self, step: str, folder: Path) -> str:
         ref = f"tiny/{step}/0"
         return self.store.publish(ref, folder, facts={}, inputs={}, about={}).ref
+
+    def publish_with(self, name: str, model: Artifact, **facts: object) -> Artifact:
+        """Publish ``model`` again with other facts."""
+        about, inputs = {"name": name}, dict(model.inputs)
+        changed = dict(model.facts) | facts
+        return self.store.publish(
+            f"tiny/{name}", model.path, facts=changed, inputs=inputs, about=about
+        )
 
     def run(self, step: str, inputs: dict[str, object], **params: object) -> Artifact:
         ref = run_step(step, self.market, inputs, params, self.settings)  # type: ignore[arg-type]
@@ -175,9 +185,54 @@ def test_training_is_one_mlflow_run_with_parameters_metrics_and_curves(
     (run,) = api.search_runs([experiment])
     assert run.data.tags["csrm.ref"] == trained.ref
     assert run.data.params["lora.r"] == "4"
+    assert run.data.params["snapshot"] == tracked.snapshot
+    assert (
+        run.data.params["base_digest"]
+        == json.loads(trained.file("llm.json").read_text())["base_digest"][:16]
+    )
+    assert run.data.tags["csrm.version"]
+    assert {"samples_per_second", "tokens_per_second"} <= set(run.data.metrics)
     assert run.data.metrics["dev_micro_f1"] == trained.facts["dev_micro_f1"]
     history = api.get_metric_history(run.info.run_id, "loss_mt")
     assert [m.step for m in history] == [4, 8, 12]
+
+
+def test_a_round_names_its_teacher_and_a_choice_shows_its_reliability(
+    tracked: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(
+        tracking, "log_run", lambda settings, market, ref, **more: logged.setdefault(ref, more)
+    )
+    teacher = tracked.train()
+    inputs: dict[str, object] = {"snapshot": tracked.snapshot, "llm": teacher.ref}
+    soft = tracked.run("score_pairs", inputs, split="train")
+    student = tracked.train(soft=soft.ref)
+    params = logged[student.ref]["params"]
+    assert (params["soft"], params["teacher"]) == (soft.ref, teacher.ref)
+    assert "teacher" not in logged[teacher.ref]["params"]
+    chosen = tracked.run("select_llm", {"llms": [teacher.ref, student.ref]})
+    (figure,) = [f for f in logged[chosen.ref]["files"] if f.suffix == ".svg"]
+    drawn = chosen.file(figure.name).read_text()
+    assert 'aria-label="Reliability on dev; after: ' in drawn and "<style>" in drawn
+
+
+def test_the_commit_is_a_tag_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(command: list[str], **more: object) -> SimpleNamespace:
+        return SimpleNamespace(stdout={"rev-parse": "abc\n", "status": " M a.py\n"}[command[3]])
+
+    tracking.code_tags.cache_clear()
+    monkeypatch.setattr(tracking.subprocess, "run", git)
+    found = tracking.code_tags()
+    assert (found["mlflow.source.git.commit"], found["csrm.changed"]) == ("abc", "true")
+
+    def no_git(command: list[str], **more: object) -> None:
+        raise FileNotFoundError("git")
+
+    tracking.code_tags.cache_clear()
+    monkeypatch.setattr(tracking.subprocess, "run", no_git)
+    assert set(tracking.code_tags()) == {"csrm.version"}
+    tracking.code_tags.cache_clear()
 
 
 def test_a_pair_outside_the_snapshot_is_named(tiny: Installation) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from csrm_tasks.evaluation import report_parts as parts
 from csrm_tasks.evaluation.report_data import data_part
+from csrm_tasks.evaluation.report_training import training_part
 
 Json = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -46,6 +47,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _binary(summary),
             _confusions(summary),
             _slices(summary),
+            training_part(summary),
             _rqa(summary),
             data_part(summary["data"]),
             _method(summary),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from csrm_tasks.blobs import text_digest
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
 from csrm_tasks.llm.soft import Floats, mixed_target, one_hot
@@ -72,6 +73,16 @@ def load_pairs(snapshot: Path, split: str) -> pl.DataFrame:
     return pairs.filter(pl.col("split") == split)
 
 
+def in_fold(pairs: pl.DataFrame, fold: int) -> pl.DataFrame:
+    """Return the pairs of half ``fold`` (0 or 1) of the queries, for cross-fitting (A18).
+
+    A query's half follows from its identifier, so all its products fall into one half, always.
+    """
+    ids = pairs["query_id"].unique().to_list()
+    own = [i for i in ids if int(text_digest("fold", i), 16) % 2 == fold]
+    return pairs.filter(pl.col("query_id").is_in(own))
+
+
 def selection_dev(snapshot: Path, source: str, target: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the dev pairs that select checkpoints and the source dev pairs (A10).
 
@@ -125,10 +136,15 @@ def cvr_rows(fields: Fields, snapshot: Path) -> LabelRows:
     return LabelRows(CVR, names, *fields.of(table), labels)
 
 
+def load_translations(snapshot: Path, split: str) -> pl.DataFrame:
+    """Return the translations of one split (train or dev); may be empty."""
+    table = read_table(snapshot / "translations.parquet", TRANSLATIONS)
+    return table.filter(pl.col("split") == split)
+
+
 def translation_rows(snapshot: Path, source: str, target: str) -> TranslationRows:
     """Return the training translations (A7); may be empty."""
-    table = read_table(snapshot / "translations.parquet", TRANSLATIONS)
-    table = table.filter(pl.col("split") == "train")
+    table = load_translations(snapshot, "train")
     kinds, sources, targets = (table[c].to_list() for c in list(TRANSLATIONS)[:3])
     return TranslationRows(kinds, sources, targets, source, target)
 

@@ -20,8 +20,10 @@ from csrm_tasks.llm.data import (
     Fields,
     cvr_rows,
     distilled_targets,
+    in_fold,
     load_fields,
     load_pairs,
+    load_translations,
     relevance_rows,
     selection_dev,
     translation_rows,
@@ -35,6 +37,7 @@ from csrm_tasks.llm.prompts import RELEVANCE
 from csrm_tasks.llm.scoring import with_probabilities
 from csrm_tasks.llm.tasks import LabelRows, LabelTask, TranslationRows, TranslationTask
 from csrm_tasks.llm.train import DevScore, TrainResult, train
+from csrm_tasks.llm.transfer import ParallelPairs, measure_transfer, parallel_pairs
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
@@ -51,6 +54,7 @@ class FinetuneInputs:
     soft: Path | None
     arm: str
     round: int
+    fold: int | None = None  # train on the pairs of this half of the queries only (A18)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class _Data:
     dev: pl.DataFrame
     source_dev: pl.DataFrame
     fields: Fields
+    parallel: ParallelPairs  # held-out translations (A44)
 
 
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
@@ -128,6 +133,8 @@ class _Judge:
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
     fields = load_fields(given.snapshot, given.rqa)
     pairs = load_pairs(given.snapshot, "train")
+    if given.fold is not None:
+        pairs = in_fold(pairs, given.fold)
     if pairs.is_empty():
         raise DataError("the snapshot has no train pairs; ingest labels before training")
     source, target = market.source_locale, market.target_locale
@@ -142,6 +149,7 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         dev,
         source_dev,
         fields,
+        parallel_pairs(load_translations(given.snapshot, "dev")),
     )
 
 
@@ -185,7 +193,7 @@ def _facts(
         "translations": len(data.translations),
         "conversions": len(data.cvr),
         "truncated": encoder.truncated,
-    }
+    } | measure_transfer(model, encoder, data.parallel)
 
 
 def _f1(judge: _Judge, pairs: pl.DataFrame) -> float | None:

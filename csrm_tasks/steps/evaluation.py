@@ -91,6 +91,7 @@ def evaluate(ctx: Context, *, names: str) -> Facts:
         "champion": ctx.input("champion").facts["release"],
         **summarise(models, gold),
         "rqa": _rqa(ctx),
+        "training": _training(ctx, _names(ctx, names)),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
@@ -140,7 +141,9 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
     llms, towers = ctx.lists["llm_scores"], ctx.lists["tower_scores"]
     for name, artifact in zip(names[: len(llms)], llms, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
-        found.append(llm_answers(name, "llm", artifact.inputs["llm"], scored, gold))
+        llm = artifact.inputs.get("llm")  # what was not trained here is its own source
+        kind = "baseline" if llm is None else "llm"
+        found.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         found.append(tower_answers(name, artifact.inputs["export"], scored, gold))
@@ -155,3 +158,21 @@ def _rqa(ctx: Context) -> dict[str, Any]:
     """Facts of the RQA that each LLM read, by its reference (A26)."""
     refs = {a.inputs["rqa"] for a in ctx.lists["llm_scores"] if a.inputs.get("rqa")}
     return {ref: dict(ctx.store.open(ref).facts) for ref in sorted(refs)}
+
+
+def _training(ctx: Context, names: list[str]) -> dict[str, Any]:
+    """How each LLM was trained: its facts and, of a round, what its soft labels said (A18, A44)."""
+    found: dict[str, Any] = {}
+    for name, scores in zip(names, ctx.lists["llm_scores"], strict=False):  # towers come after
+        if "llm" not in scores.inputs:  # a baseline
+            continue
+        llm = ctx.store.open(scores.inputs["llm"])
+        found[name] = {"facts": dict(llm.facts)}
+        if llm.inputs.get("soft"):
+            soft = ctx.store.open(llm.inputs["soft"])
+            found[name]["soft"] = dict(soft.facts)
+            if not soft.facts.get("stopped"):
+                found[name]["changes"] = _json(soft, "changes")
+        if "chosen_ref" in llm.facts:  # a chosen model hides nothing of the candidate it was
+            found[name]["facts"] = {**ctx.store.open(llm.facts["chosen_ref"]).facts, **llm.facts}
+    return found
