@@ -14,7 +14,7 @@ it: `csrm release history` tells; that is no error. Approved since? Clear `is_ap
 
 from __future__ import annotations
 
-from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, tasks_of
+from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, peers_of, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -72,12 +72,14 @@ def retrain(market: MarketConfig) -> None:
         task("score_pairs", f"score_{name}", split="gold", snapshot=snap, llm=one, rqa=titles)
         for name, (one, titles) in readers.items()
     ]
+    untrained = peers_of(market, task, snap, rqa)
+    scores += untrained.values()
     tower_scores = [
         task("score_towers", f"score_{name}", snapshot=snap, export=one)
         for name, one in exports.items()
     ]
     peers = {"baselines": task("baselines", snapshot=snap), "champion": live}
-    names = ",".join([*readers, *exports])
+    names = ",".join([*readers, *untrained, *exports])
     given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
     evaluation = task("evaluate", names=names, **given, **peers)
 

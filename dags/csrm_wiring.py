@@ -7,11 +7,12 @@ would meet the same bad file); anything else is retried.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, XComArg, task
+from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from csrm_tasks.errors import ConfigError
@@ -75,12 +76,19 @@ def market_dag(
 
 
 @task
-def run(step: str, market: str, inputs: dict[str, Any], params: dict[str, Any]) -> str:
-    """The body of every task: run one step and return the reference of its artifact."""
+def run(
+    step: str, market: str, inputs: dict[str, Any], params: dict[str, Any], connection: str = ""
+) -> str:
+    """The body of every task: run one step and return the reference of its artifact.
+
+    A step that asks an endpoint finds address and token of ``connection`` in its environment.
+    """
     from csrm_tasks.errors import CsrmError
     from csrm_tasks.steps import run_step
 
     try:
+        if connection:
+            os.environ |= endpoint_of(Connection.get(connection))
         return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, params)
     except CsrmError as e:
         raise AirflowFailException(str(e)) from e
@@ -94,12 +102,42 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
     """
 
     def add(step: str, task_id: str = "", /, **given: Any) -> XComArg:
+        about = {"connection": given.pop("connection")} if "connection" in given else {}
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
         one = run.override(task_id=task_id or step)
-        return one(step=step, market=market.market, inputs=inputs, params=params)
+        return one(step=step, market=market.market, inputs=inputs, params=params, **about)
 
     return add
+
+
+def peers_of(
+    market: MarketConfig, task: Callable[..., XComArg], snap: XComArg, rqa: XComArg
+) -> dict[str, XComArg]:
+    """Return the gold scores of what the paper compares with, where the market asks for it."""
+    controls = market.controls
+    found = {}
+    if controls.encoder:
+        found["encoder"] = task("baseline_encoder", snapshot=snap, encoder=controls.encoder)
+    if controls.prompt:
+        given: dict[str, Any] = {"snapshot": snap, "rqa": rqa, "model": controls.prompt}
+        if controls.prompt_connection:
+            given |= {"remote": True, "connection": controls.prompt_connection}
+        found["prompt"] = task("baseline_prompt", **given)
+    return found
+
+
+def endpoint_of(connection: Any) -> dict[str, str]:
+    """Return the environment of a step that asks an endpoint: its base URL and its token.
+
+    The connection's host is a whole URL (https://host/v1), or a host name with schema and port;
+    its password is the token, which Airflow keeps out of logs.
+    """
+    url = connection.host or ""
+    if "://" not in url:
+        port = f":{connection.port}" if connection.port else ""
+        url = f"{connection.schema or 'https'}://{url}{port}/v1"
+    return {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": connection.password or ""}
 
 
 def fact(of: XComArg, name: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ print("LOADED" + json.dumps({
         "tasks": {t.task_id: {
             "step": t.op_kwargs.get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
             "params": t.op_kwargs.get("params") or {}, "retries": t.retries,
-            "after": sorted(t.downstream_task_ids),
+            "after": sorted(t.downstream_task_ids), "connection": t.op_kwargs.get("connection"),
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
@@ -175,6 +175,22 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
     errors = load(tmp_path / "home", tmp_path)["errors"]
     assert len(errors) == 4
     assert all("two.yaml: colour:" in e for e in errors.values())
+
+
+@pytest.mark.airflow
+def test_a_market_may_ask_for_what_the_paper_compares_with(tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    asked = "controls: {encoder: xlm-roberta-base, prompt: gpt-x, prompt_connection: shop_llm}\n"
+    (tmp_path / "mini.yaml").write_text(text + asked)
+    loaded = load(tmp_path / "home", tmp_path)
+    assert loaded["errors"] == {}
+    tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
+    assert set(tasks) == {*RETRAIN, "baseline_encoder", "baseline_prompt"}
+    assert tasks["baseline_encoder"]["params"] == {"encoder": "xlm-roberta-base"}
+    assert tasks["baseline_prompt"]["params"] == {"model": "gpt-x", "remote": True}
+    assert tasks["baseline_prompt"]["connection"] == "shop_llm"
+    assert tasks["evaluate"]["params"]["names"].split(",")[-6:-3] == ["final", "encoder", "prompt"]
+    assert "evaluate" in tasks["baseline_prompt"]["after"]
 
 
 def test_no_heavy_import_at_module_top_of_the_command_line(tmp_path: Path) -> None:

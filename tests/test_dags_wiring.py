@@ -42,6 +42,24 @@ def csrm_links(modules: dict[str, ModuleType]) -> Any:
     return modules["csrm_links"]
 
 
+@pytest.mark.parametrize(
+    ("connection", "url"),
+    [
+        ({"host": "https://llm.example/v1"}, "https://llm.example/v1"),
+        ({"host": "llm.example"}, "https://llm.example/v1"),
+        ({"host": "llm.example", "schema": "http", "port": 8000}, "http://llm.example:8000/v1"),
+    ],
+)
+def test_a_connection_becomes_the_environment_of_the_step(
+    wiring: Any, connection: dict[str, Any], url: str
+) -> None:
+    empty = {"host": None, "schema": None, "port": None, "password": None}
+    found = SimpleNamespace(**(empty | connection | {"password": "secret"}))
+    assert wiring.endpoint_of(found) == {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": "secret"}
+    open_to_all = SimpleNamespace(**(empty | connection))
+    assert wiring.endpoint_of(open_to_all)["CSRM_LLM_TOKEN"] == ""
+
+
 def run_from(start: datetime | None) -> Any:
     return SimpleNamespace(data_interval_start=start)
 

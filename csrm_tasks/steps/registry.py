@@ -32,7 +32,9 @@ log = logging.getLogger("csrm")
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # under csrm_tasks.steps
-MODULES = ("data", "replay", "llm", "retrieval", "towers", "evaluation", "release")
+MODULES = (
+    "data", "replay", "llm", "retrieval", "towers", "baselines", "evaluation", "release",
+)  # fmt: skip
 
 
 class ChangedInputError(Exception):
