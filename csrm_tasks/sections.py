@@ -112,13 +112,17 @@ class Llm(Section):
     """The relevance LLM (A1-A14)."""
 
     base: str  # folder, relative to the project or absolute, or a Hugging Face name
+    preset: Literal["csrm-llm", "data-centric"] | None = None  # below the file's own keys
     lora: Lora = Lora()
     mixture: Mixture = Mixture()
     distillation: Distillation = Distillation()
     lr: float = 2e-5
     weight_decay: float = 0.01
-    warmup: Share = 0.03
+    warmup: Share = 0.03  # of the steps
+    schedule: Literal["linear", "cosine"] = "linear"  # to zero, after the warm-up
     batch: Positive = 64
+    micro_batch: Positive | None = None  # samples of one pass at most; null: a task's whole batch
+    gradient_checkpointing: bool = False  # a third more work for far less memory
     steps: Positive = 500_000  # optimizer steps at most
     ranker_steps: Positive | None = (
         None  # of the first cold-start run, a mere CVR ranker; null: steps

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market, parse_market
+from csrm_tasks.presets import PRESETS
+from csrm_tasks.sections import Llm
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import registry
 from csrm_tasks.steps.registry import Context, Facts, run_step, step
@@ -229,6 +231,7 @@ def test_a_market_file_is_typed_and_frozen(tmp_path: Path) -> None:
     [
         (("{base: b", "{base: b, bass: 1"), r"tiny.yaml: llm.bass: Extra inputs"),
         (("{base: b", "{base: b, batch: big"), r"tiny.yaml: llm.batch: Input should be"),
+        (("{base: b", "{base: b, preset: x"), r"tiny.yaml: llm.preset: .*'csrm-llm' or 'data-ce"),
         (("{base: b", "{base: b, batch: 0"), r"llm.batch: Input should be greater than 0"),
         (("ko-KR", "korean"), "source_locale"),
         (("market: tiny", "market: other"), "must equal the file's name"),
@@ -244,6 +247,22 @@ def test_a_wrong_market_file_is_named_with_its_key(
     with pytest.raises(ConfigError, match=message) as caught:
         load_market("tiny", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_preset_is_a_papers_values_and_the_file_overrides_them_one_by_one(tmp_path: Path) -> None:
+    preset = "llm: {preset: data-centric, base: b, lr: 7.5e-5, lora: {r: 8}}"
+    write_market(tmp_path, GOOD.replace("llm: {base: b, lora: {targets: [q_proj]}}", preset))
+    llm = load_market("tiny", tmp_path).llm
+    assert (llm.lora.r, llm.lora.alpha, llm.lora.dropout) == (8, 64, 0.1)
+    assert (llm.lr, llm.schedule, llm.max_length, llm.gradient_checkpointing) == (
+        7.5e-5, "cosine", 512, True,
+    )  # fmt: skip
+    write_market(tmp_path, GOOD.replace("{base: b", "{preset: csrm-llm, base: b"))
+    llm = load_market("tiny", tmp_path).llm
+    assert (llm.lora.r, llm.lora.alpha, llm.lora.dropout, llm.lr) == (128, 256, 0.01, 2e-5)
+    assert (llm.weight_decay, llm.warmup, llm.batch, llm.max_length) == (0.01, 0.03, 64, 2048)
+    assert llm.lora.targets == ("q_proj",)
+    assert set(PRESETS) == set(get_args(get_args(Llm.model_fields["preset"].annotation)[0]))
 
 
 def test_an_unknown_market_lists_the_known(tmp_path: Path) -> None:

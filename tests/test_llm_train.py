@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
 from safetensors.torch import load_file
 
+from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm import finetune as finetune_module
 from csrm_tasks.llm import train as train_module
 from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs, finetune
@@ -48,6 +50,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm import finetune as module
 from csrm_tasks.llm.mixture import Draw
 from csrm_tasks.markets import MarketConfig
@@ -111,18 +114,48 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_finds(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_damaged_checkpoint_is_passed_over(
+@pytest.mark.parametrize("name", ["adapter", "best", "optimizer"])
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(
     market: MarketConfig,
     given: FinetuneInputs,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    whole = run(market, given, tmp_path, "whole")
+    real = finetune_module.train
+    monkeypatch.setattr(finetune_module, "train", lambda *a: real(*a[:-1], 0.0))
+    step = train_module._Run.step
+
+    def stop_at_9(self: train_module._Run, due: bool) -> bool:
+        if self.progress.step == 9:
+            raise KeyboardInterrupt
+        return step(self, due)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_module._Run, "step", stop_at_9)
+        run(market, given, tmp_path, "cut")
+    work = tmp_path / "work-cut"
+    assert sorted(p.name for p in work.iterdir()) == ["checkpoint-8", "checkpoint-9"]
+    damaged = work / "checkpoint-9" / f"{name}.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    (tmp_path / "out-cut").rmdir()
+    with caplog.at_level(logging.INFO, "csrm"):
+        resumed = run(market, given, tmp_path, "cut")
+    assert "checkpoint-9 cannot be used" in caplog.text
+    assert "training resumes at step 8" in caplog.text
+    assert resumed.curves == whole.curves
+
+
+def test_checkpoints_of_which_none_is_whole_stop_the_training(
+    market: MarketConfig, given: FinetuneInputs, tmp_path: Path
 ) -> None:
     work = tmp_path / "work-a" / "checkpoint-5"
     work.mkdir(parents=True)
     (work / "progress.json").write_text('{"progress": {"step"')
-    found = run(market, given, tmp_path, "a")
-    assert "checkpoint-5 cannot be used" in caplog.text
-    assert found.facts["steps"] == STEPS
+    with pytest.raises(ArtifactError, match=r"work-a: no checkpoint .*checkpoint-5.*delete"):
+        run(market, given, tmp_path, "a")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_named_and_keeps_the_last_good_state(
@@ -162,6 +195,15 @@ def test_learning_rate_warms_up_and_decays_linearly(market: MarketConfig) -> Non
     rates = [learning_rate(s, config) for s in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10:] == pytest.approx([(100 - s) / 90 for s in range(10, 100)])
+
+
+def test_a_cosine_falls_to_zero_after_the_warm_up(market: MarketConfig) -> None:
+    changed = {"steps": 100, "warmup": 0.1, "lr": 1.0, "schedule": "cosine"}
+    config = market.llm.model_copy(update=changed)
+    rates = [learning_rate(s, config) for s in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    cosine = [0.5 * (1 + math.cos(math.pi * i / 90)) for i in range(90)]
+    assert rates[10:] == pytest.approx(cosine)
 
 
 def test_another_seed_is_another_run(

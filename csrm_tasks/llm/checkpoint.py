@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.mixture import Mixture
 from csrm_tasks.llm.model import Model, adapter_state, set_adapter_state
 
@@ -21,6 +22,8 @@ log = logging.getLogger("csrm")
 
 Tensors = dict[str, Tensor]
 Curves = dict[str, list[tuple[int, float]]]
+
+KEPT = 2  # checkpoints: the newest may turn out to be damaged
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Progress:
     tokens: int = 0
     curves: Curves = field(default_factory=dict)
     window: dict[str, list[float]] = field(default_factory=dict)  # losses since the last evaluation
+    micro_batch: int | None = None  # samples of one pass at most
+    halved_at: int | None = None  # the step that ran out of memory
 
 
 def save_checkpoint(
@@ -46,22 +51,20 @@ def save_checkpoint(
     progress: Progress,
     best: Tensors,
 ) -> None:
-    """Write ``checkpoint-{step}`` below ``folder`` and drop older ones."""
+    """Write ``checkpoint-{step}`` below ``folder``; the one before it is kept, older ones go."""
     part = folder / "part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_file(adapter_state(model), str(part / "adapter.safetensors"))
     save_file(best, str(part / "best.safetensors"))
-    save_file(_optimizer_tensors(optimizer) | _random_state(model), str(part / "state.safetensors"))
+    save_file(_optimizer_tensors(optimizer), str(part / "optimizer.safetensors"))
     text = json.dumps({"progress": asdict(progress), "data": mixture.state()})
     (part / "progress.json").write_text(text, encoding="utf-8")
     target = folder / f"checkpoint-{progress.step}"
-    older = _checkpoints(folder)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
-    for path in older:
-        if path != target:
-            shutil.rmtree(path, ignore_errors=True)
+    for path in _checkpoints(folder)[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -69,13 +72,21 @@ def load_checkpoint(
 ) -> tuple[Progress, Tensors] | None:
     """Put the newest whole checkpoint back; None where there is none.
 
-    A damaged checkpoint is reported and passed over: starting again is slow, not wrong.
+    A damaged one is reported and passed over for the one before it. Raises :class:`ArtifactError`
+    where there are checkpoints but none can be used: hours of work are not thrown away unasked.
     """
-    for path in _checkpoints(folder):
+    found = _checkpoints(folder)
+    for path in found:
         try:
             return _load(path, model, optimizer, mixture)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
-            log.warning("checkpoint %s cannot be used and is passed over: %s", path.name, e)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+            reason = " ".join(str(e).split())
+            log.warning("checkpoint %s cannot be used and is passed over: %s", path, reason)
+    if found:
+        raise ArtifactError(
+            f"{folder}: no checkpoint can be used ({', '.join(p.name for p in found)}; the log has "
+            "the reasons); delete this folder to train from the start"
+        )
     return None
 
 
@@ -85,29 +96,19 @@ def _load(
     saved = json.loads((path / "progress.json").read_text(encoding="utf-8"))
     adapter = load_file(str(path / "adapter.safetensors"))
     best = load_file(str(path / "best.safetensors"))
-    state = load_file(str(path / "state.safetensors"))
+    state = load_file(str(path / "optimizer.safetensors"))
     progress = Progress(**saved["progress"])
     progress.best = None if progress.best is None else (progress.best[0], progress.best[1])
     progress.curves = {k: [(s, v) for s, v in curve] for k, curve in progress.curves.items()}
     set_adapter_state(model, adapter)
     _load_optimizer(optimizer, state)
     mixture.load_state(saved["data"])
-    torch.set_rng_state(state["rng.cpu"])
-    if model.device.type == "cuda":
-        torch.cuda.set_rng_state(state["rng.cuda"], model.device)
     return progress, best
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     found = folder.glob("checkpoint-*")
     return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
-
-
-def _random_state(model: Model) -> Tensors:
-    state = {"rng.cpu": torch.get_rng_state()}
-    if model.device.type == "cuda":
-        state["rng.cuda"] = torch.cuda.get_rng_state(model.device)
-    return state
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
@@ -119,7 +120,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        if index != "rng":
-            state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

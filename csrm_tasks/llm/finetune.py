@@ -31,7 +31,14 @@ from csrm_tasks.llm.data import (
 from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.identity import LlmCard
 from csrm_tasks.llm.mixture import Mixture, Part
-from csrm_tasks.llm.model import Model, add_lora, load_base, save_adapter, set_adapter_state
+from csrm_tasks.llm.model import (
+    Model,
+    add_lora,
+    checkpoint_activations,
+    load_base,
+    save_adapter,
+    set_adapter_state,
+)
 from csrm_tasks.llm.predict import Floats, predict
 from csrm_tasks.llm.prompts import RELEVANCE
 from csrm_tasks.llm.scoring import with_probabilities
@@ -86,10 +93,12 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     data = _load(market, given)
     model = load_base(config.base)
     add_lora(model, config.lora, market.seed)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
     encoder = PromptEncoder(model.tokenizer, config.max_length)
     mixture = _mixture(market, data, model, encoder)
     dev = _Judge(model, encoder, relevance_rows(data.fields, data.dev))
-    result = train(model, mixture, config, dev.score, work, config.checkpoint_seconds)
+    result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
     save_adapter(model, result.adapter, out / "adapter")
     card = LlmCard(
@@ -186,6 +195,8 @@ def _facts(
         "train_fit": _train_fit(data, model, encoder),
         "steps": progress.step,
         "best_step": result.best_step,
+        "micro_batch": progress.micro_batch,
+        "halved_at": progress.halved_at,
         "seconds": round(progress.seconds, 3),
         "samples_per_second": round(progress.samples / seconds, 1),
         "tokens_per_second": round(progress.tokens / seconds, 1),

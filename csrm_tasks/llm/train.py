@@ -2,8 +2,8 @@
 
 AdamW with decoupled decay, linear warm-up and linear decay to zero, gradients clipped; the best
 adapter on dev is kept; training stops when dev has not improved for ``patience`` evaluations.
-Everything random is a function of (seed, step) or in the checkpoint, so a resumed run ends where
-an uninterrupted one ends.
+Everything random is a function of (seed, step, process), so a resumed run ends where an
+uninterrupted one ends, and a step that ran out of memory is made again as it was.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from csrm_tasks.errors import CsrmError
+from csrm_tasks.llm.accumulate import largest, passes
 from csrm_tasks.llm.checkpoint import (
     Curves,
     Progress,
@@ -28,6 +30,7 @@ from csrm_tasks.llm.checkpoint import (
 )
 from csrm_tasks.llm.mixture import Draw, Mixture
 from csrm_tasks.llm.model import Model, adapter_state
+from csrm_tasks.llm.parallel import Team
 from csrm_tasks.sections import Llm
 
 log = logging.getLogger("csrm")
@@ -38,6 +41,10 @@ REPORT_SECONDS = 15.0
 
 class TrainingError(CsrmError):
     """Training diverged; the message names the step, the task and samples of the batch."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A pass does not fit into memory, nor does one of half as many samples."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +71,21 @@ class TrainResult:
 
 
 def learning_rate(step: int, config: Llm) -> float:
-    """Return the rate of 0-based ``step``: linear warm-up, then linear decay to zero (A5)."""
+    """Return the rate of 0-based ``step``: linear warm-up, then linear or cosine to zero (A5)."""
     warmup = max(1, round(config.warmup * config.steps))
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    return config.lr * (config.steps - step) / max(1, config.steps - warmup)
+    left = (config.steps - step) / max(1, config.steps - warmup)
+    if config.schedule == "cosine":
+        left = (1.0 - math.cos(math.pi * left)) / 2.0
+    return config.lr * left
 
 
 def train(
     model: Model,
     mixture: Mixture,
     config: Llm,
+    seed: int,
     evaluate: Callable[[], DevScore],
     work: Path,
     checkpoint_seconds: float,
@@ -84,17 +95,17 @@ def train(
     Checkpoints go below ``work`` and are continued from. Raises :class:`TrainingError` when a loss
     or gradient is no number; the checkpoint before that step is kept.
     """
-    run = _Run(model, mixture, config, work)
+    run = _Run(model, mixture, config, seed, work)
     run.resume()
     started = saved = time.monotonic()
     before = run.progress.seconds
     while run.progress.step < config.steps and run.progress.waited < config.patience:
-        run.step()
+        due = run.step(time.monotonic() - saved >= checkpoint_seconds)
         done = run.progress.step
         run.progress.seconds = before + time.monotonic() - started
         if done % config.evaluate_every == 0 or done == config.steps:
             run.judge(evaluate())
-        if time.monotonic() - saved >= checkpoint_seconds:
+        if due:
             run.save()
             saved = time.monotonic()
     assert run.progress.best is not None  # the last step is always evaluated
@@ -105,13 +116,15 @@ def train(
 class _Run:
     """The state of one training run."""
 
-    def __init__(self, model: Model, mixture: Mixture, config: Llm, work: Path) -> None:
+    def __init__(self, model: Model, mixture: Mixture, config: Llm, seed: int, work: Path) -> None:
         self.model, self.mixture, self.config, self.work = model, mixture, config, work
+        self.seed = seed
+        self.team = Team(model)
         self.parameters = [p for p in model.causal.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.progress = Progress()
+        self.progress = Progress(micro_batch=config.micro_batch)
         self.best: Tensors = adapter_state(model)
         self.reported = (time.monotonic(), 0, 0)  # when, at which samples and tokens
 
@@ -125,43 +138,97 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        save_checkpoint(
-            self.work, self.model, self.optimizer, self.mixture, self.progress, self.best
-        )
+        if self.team.leads:
+            save_checkpoint(
+                self.work, self.model, self.optimizer, self.mixture, self.progress, self.best
+            )
 
-    def step(self) -> None:
-        """Make one optimizer step over a batch of every task."""
+    def step(self, due: bool) -> bool:
+        """Make one optimizer step over a batch of every task.
+
+        ``due``: this process wants a checkpoint. Returns whether any does, the same in all.
+        """
         position = self.mixture.state()
-        self.model.causal.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.progress.step, self.config)
         draws = self.mixture.next_step()
-        losses = [self._backward(draw, position) for draw in draws]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        if not math.isfinite(float(norm)):
-            self._stop(draws[0], position, "gradient norm", float(norm))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        found = self._gradients(draws)
+        while found is None:
+            self._halve(draws, position)
+            found = self._gradients(draws)
+        *losses, samples, tokens, wanted = self.team.total([*found, float(due)])
+        self._update(draws, losses, position)
         self.progress.step += 1
+        self.progress.samples += round(samples)
+        self.progress.tokens += round(tokens)
         for draw, loss in zip(draws, losses, strict=True):
             self.progress.window.setdefault(f"loss_{draw.task.name}", []).append(loss)
         self._report()
+        return wanted > 0
 
-    def _backward(self, draw: Draw, position: dict[str, list[int]]) -> float:
-        loss, tokens = draw.loss()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            self._stop(draw, position, "loss", value)
-        scaled: Tensor = loss * draw.scale
-        scaled.backward()  # type: ignore[no-untyped-call]
-        self.progress.samples += len(draw.at)
-        self.progress.tokens += tokens
-        return value
+    def _gradients(self, draws: Sequence[Draw]) -> list[float] | None:
+        """Return :meth:`_accumulate`, or None where it runs out of memory."""
+        try:
+            return self._accumulate(draws)
+        except (RuntimeError, MemoryError) as e:
+            if not (isinstance(e, MemoryError) or should_reduce_batch_size(e)):
+                raise
+        self.optimizer.zero_grad(set_to_none=True)
+        clear_device_cache(garbage_collection=True)
+        return None
+
+    def _accumulate(self, draws: Sequence[Draw]) -> list[float]:
+        """Add up the step's gradients; return this process' part of losses, samples, tokens."""
+        team = self.team
+        self.model.causal.train()
+        _seed(self.seed, self.progress.step, team.rank)
+        size = self.progress.micro_batch or largest(draws, team.size)
+        todo = [*passes(draws, size, team.rank, team.size)]
+        losses, samples, tokens = [0.0] * len(draws), 0, 0
+        for i, part in enumerate(todo):
+            weight = part.draw.scale * part.share
+            loss, real = team.backward(part.draw, weight, last=i == len(todo) - 1)
+            if part.share:
+                losses[part.task] += loss * part.share
+                samples, tokens = samples + len(part.draw.at), tokens + real
+        return [*losses, samples, tokens]
+
+    def _update(
+        self, draws: Sequence[Draw], losses: Sequence[float], position: dict[str, list[int]]
+    ) -> None:
+        """Apply the gradients, unless a loss or their norm is no number."""
+        for draw, loss in zip(draws, losses, strict=True):
+            if not math.isfinite(loss):
+                self._stop(draw, position, "loss", loss)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, CLIP))
+        if not math.isfinite(norm):
+            self._stop(draws[0], position, "gradient norm", norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.progress.step, self.config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _halve(self, draws: Sequence[Draw], position: dict[str, list[int]]) -> None:
+        """Take half as many samples a pass from this step on; once in a training."""
+        p, team = self.progress, self.team
+        size = p.micro_batch or largest(draws, team.size)
+        if team.size > 1 or size == 1 or p.halved_at is not None:
+            self.mixture.load_state(position)
+            self.save()
+            raise OutOfMemoryError(
+                f"out of memory at step {p.step} with passes of {size} samples"
+                f"{'' if p.halved_at is None else ', half of what was asked for'}; lower "
+                "llm.micro_batch or llm.max_length, or set llm.gradient_checkpointing"
+            )
+        p.micro_batch, p.halved_at = -(-size // 2), p.step
+        log.warning(
+            "out of memory at step %d: passes of %d samples instead of %d from here on, twice as "
+            "many of them", p.step, p.micro_batch, size,
+        )  # fmt: skip
 
     def _stop(self, draw: Draw, position: dict[str, list[int]], what: str, value: float) -> None:
         """Keep what was good until this step, then say which batch was not."""
         self.mixture.load_state(position)
         self.save()
+        self.team.wait()
         names = ", ".join(draw.sample_names()[:3])
         raise TrainingError(
             f"{what} is {value} at step {self.progress.step}, task {draw.task.name}, batch of "
@@ -172,6 +239,8 @@ class _Run:
     def judge(self, dev: DevScore) -> None:
         """Record an evaluation and keep the adapter if it is the best so far."""
         p = self.progress
+        found = (dev.micro_f1, dev.log_loss) if self.team.leads else (0.0, 0.0)
+        dev = DevScore(*self.team.total(found))  # one decision for all
         score = (dev.micro_f1, -dev.log_loss)
         p.waited += 1
         if p.best is None or score > p.best:
@@ -201,3 +270,9 @@ class _Run:
             (p.tokens - tokens) / seconds, f"{int(left) // 60}:{int(left) % 60:02d}",
         )  # fmt: skip
         self.reported = (now, p.samples, p.tokens)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Make what follows (dropout) a function of these three alone."""
+    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state))
