@@ -11,119 +11,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from release_fixtures import MARKET, market, publish, store_of
+from release_world import AUTO, Registry, World
 
-from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.errors import CsrmError, RefusedError
-from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, manage, promote, registry, routing, verdicts
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release import ledger, manage, promote, verdicts
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.models import LedgerEntry
 
-AUTO, MANUAL = market(), market(approval="manual")
+MANUAL = market(approval="manual")
 
 
 class Killed(BaseException):
     """The process died here."""
-
-
-class Registry:
-    """What MlflowClient does for us, in memory; two versions a page."""
-
-    def __init__(self) -> None:
-        self.versions: list[Any] = []
-        self.aliases: dict[str, int] = {}
-
-    def create_registered_model(self, name: str) -> None:
-        """Accept any model."""
-
-    def create_model_version(
-        self, name: str, source: str, run_id: str, tags: dict[str, str]
-    ) -> None:
-        self.versions.append(SimpleNamespace(version=len(self.versions) + 1, tags=tags))
-
-    def search_model_versions(self, query: str, page_token: str | None = None) -> Any:
-        start = int(page_token or 0)
-
-        class Page(list[Any]):
-            token = str(start + 2) if start + 2 < len(self.versions) else None
-
-        return Page(self.versions[start : start + 2])
-
-    def get_registered_model(self, name: str) -> Any:
-        return SimpleNamespace(aliases=dict(self.aliases))
-
-    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
-        self.aliases[alias] = int(version)
-
-    def delete_registered_model_alias(self, name: str, alias: str) -> None:
-        del self.aliases[alias]
-
-    def live(self) -> dict[str, str]:
-        """Return alias → release id."""
-        return {a: self.versions[v - 1].tags[registry.RELEASE_TAG] for a, v in self.aliases.items()}
-
-
-class World:
-    """One installation with any number of gated and registered releases."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.api = Registry()
-
-    def release(self, key: str, outcome: str = "PASS", registered: bool = True) -> Any:
-        """Publish a bundle and its verdict against what is live now."""
-        bundle = publish(
-            self.settings, "bundle", key, lambda f: (f / "note").write_text(key),
-            inputs={"embeddings": f"{MARKET}/embed_products/{key}"},
-        )  # fmt: skip
-        body = {
-            "bundle_digest": bundle.digest, "champion": self.live(), "outcome": outcome,
-            "reasons": ["because"],
-        }  # fmt: skip
-        sealed = verdicts.seal(body)
-        gate = publish(
-            self.settings, "gate", key,
-            lambda f: (f / verdicts.FILE).write_text(json.dumps(sealed)),
-            facts={"digest": sealed["digest"]},
-        )  # fmt: skip
-        if registered:
-            self.register(bundle, sealed)
-        return SimpleNamespace(bundle=bundle, gate=gate, id=release_id(bundle), verdict=sealed)
-
-    def register(self, bundle: Artifact, sealed: dict[str, Any]) -> None:
-        release = release_id(bundle)
-        registry.ensure_version(self.api, "m", release, source="s", run_id="r", tags={})
-        payload = {
-            "bundle": bundle.ref, "digest": bundle.digest, "verdict": sealed["digest"],
-            "outcome": sealed["outcome"],
-        }  # fmt: skip
-        ledger.append(
-            self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
-        )
-
-    def promote(self, made: Any, config: MarketConfig = AUTO) -> ledger.Entry:
-        return promote.promote(self.settings, config, made.bundle, made.gate, self.api)
-
-    def roll_back(self, leaving: str | None = None) -> ledger.Entry:
-        given = {"actor": "t", "reason": "drill", "leaving": leaving}
-        return promote.roll_back(self.settings, AUTO, self.api, **given)
-
-    def live(self) -> str | None:
-        return ledger.live(ledger.verified(self.settings, MARKET))
-
-    def moves(self) -> list[tuple[str, str]]:
-        rows = ledger.verified(self.settings, MARKET)
-        return [(e.action, e.release_id) for e in rows if e.action in ledger.MOVES]
-
-    def agrees(self) -> None:
-        """Assert that aliases and routing say what the ledger says."""
-        rows = ledger.verified(self.settings, MARKET)
-        wanted = {a: r for a, r in registry.desired(rows).items() if r is not None}
-        assert self.api.live() == wanted
-        assert routing.read(self.settings, MARKET) == routing.document(MARKET, rows)
 
 
 @pytest.fixture
@@ -133,12 +34,12 @@ def world(settings: Settings) -> World:
 
 def test_a_passed_release_goes_live_everywhere(world: World) -> None:
     one = world.release("one")
-    assert world.api.live() == {}
+    assert world.aliases() == {}
     world.promote(one)
     two = world.release("two")
     row = world.promote(two)
     assert (row.release_id, row.previous, row.reason) == (two.id, one.id, "because")
-    assert world.api.live() == {"champion": two.id, "previous": one.id}
+    assert world.aliases() == {"champion": two.id, "previous": one.id}
     world.agrees()
 
 
@@ -243,7 +144,7 @@ def test_rollback_goes_back_one_release_and_then_no_further(world: World) -> Non
     assert (row.release_id, row.previous, row.reason) == (two, three, "drill")
     world.agrees()
     assert world.roll_back().release_id == one
-    assert world.api.live() == {"champion": one}
+    assert world.aliases() == {"champion": one}
     with pytest.raises(RefusedError, match="no earlier release"):
         world.roll_back()
     assert manage.verify(world.settings, MARKET) == 8
@@ -280,7 +181,7 @@ def test_the_challenger_is_the_newest_pass_that_never_was_live(world: World) -> 
     two = world.release("two")
     world.release("three", "FAIL")
     promote.refresh_views(world.settings, AUTO, world.api)
-    assert world.api.live() == {"champion": one.id, "challenger": two.id}
+    assert world.aliases() == {"champion": one.id, "challenger": two.id}
 
 
 def test_a_release_that_mlflow_lost_is_named(world: World) -> None:
@@ -312,36 +213,6 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, nth: int) -> Callable[[], int]:
     deadly(Registry, "delete_registered_model_alias")
     deadly(LocalBlobs, "replace")
     return lambda: done
-
-
-PROMOTION = ("ledger", "champion", "previous", "challenger", "routing")  # its durable writes
-
-
-def second_release(world: World) -> Any:
-    """Return a registered candidate while another release is live."""
-    world.promote(world.release("one"))
-    made = world.release("two")
-    promote.refresh_views(world.settings, AUTO, world.api)  # the challenger, as register leaves it
-    return made
-
-
-def test_a_promotion_is_five_durable_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = second_release(world)
-    done = kill_after(monkeypatch, 0)
-    world.promote(made)
-    assert done() == len(PROMOTION)
-
-
-@pytest.mark.parametrize("kill", range(1, len(PROMOTION) + 1))
-def test_promotion_killed_after_any_write_happens_exactly_once(world: World, kill: int) -> None:
-    made = second_release(world)
-    with pytest.MonkeyPatch.context() as patch:
-        kill_after(patch, kill)
-        with pytest.raises(Killed):
-            world.promote(made)
-    world.promote(made)
-    assert [m for m in world.moves() if m[1] == made.id] == [("promoted", made.id)]
-    world.agrees()
 
 
 @pytest.mark.parametrize("kill", [1, 2, 3, 4])  # ledger, champion, previous, routing

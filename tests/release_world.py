@@ -1,0 +1,122 @@
+"""An installation with gated and registered releases whose training is made up."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+from release_fixtures import MARKET, market, publish
+
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, promote, registry, routing, verdicts
+from csrm_tasks.release.bundle import release_id
+from csrm_tasks.settings import Settings
+
+AUTO = market()
+MODEL = AUTO.model_name
+RUN = "0" * 32  # of no run: nothing is loaded from these versions
+
+
+class Registry:
+    """What MlflowClient does for us, in memory; two versions a page."""
+
+    def __init__(self) -> None:
+        self.versions: list[Any] = []
+        self.aliases: dict[str, int] = {}
+
+    def create_registered_model(self, name: str) -> None:
+        """Accept any model."""
+
+    def create_model_version(
+        self, name: str, source: str, run_id: str, tags: dict[str, str]
+    ) -> None:
+        self.versions.append(SimpleNamespace(version=len(self.versions) + 1, tags=tags))
+
+    def search_model_versions(self, query: str, page_token: str | None = None) -> Any:
+        start = int(page_token or 0)
+
+        class Page(list[Any]):
+            token = str(start + 2) if start + 2 < len(self.versions) else None
+
+        return Page(self.versions[start : start + 2])
+
+    def get_registered_model(self, name: str) -> Any:
+        return SimpleNamespace(aliases=dict(self.aliases))
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.aliases[alias] = int(version)
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        del self.aliases[alias]
+
+
+class World:
+    """One installation with any number of gated and registered releases."""
+
+    def __init__(self, settings: Settings, api: Any = None) -> None:
+        self.settings = settings
+        self.api = api or Registry()
+
+    def release(self, key: str, outcome: str = "PASS", registered: bool = True) -> Any:
+        """Publish a bundle and its verdict against what is live now."""
+        bundle = publish(
+            self.settings, "bundle", key, lambda f: (f / "note").write_text(key),
+            inputs={"embeddings": f"{MARKET}/embed_products/{key}"},
+        )  # fmt: skip
+        body = {
+            "bundle_digest": bundle.digest, "champion": self.live(), "outcome": outcome,
+            "reasons": ["because"],
+        }  # fmt: skip
+        sealed = verdicts.seal(body)
+        gate = publish(
+            self.settings, "gate", key,
+            lambda f: (f / verdicts.FILE).write_text(json.dumps(sealed)),
+            facts={"digest": sealed["digest"]},
+        )  # fmt: skip
+        if registered:
+            self.register(bundle, sealed)
+        return SimpleNamespace(bundle=bundle, gate=gate, id=release_id(bundle), verdict=sealed)
+
+    def register(self, bundle: Artifact, sealed: dict[str, Any]) -> None:
+        release = release_id(bundle)
+        registry.ensure_version(self.api, MODEL, release, source="s", run_id=RUN, tags={})
+        payload = {
+            "bundle": bundle.ref, "digest": bundle.digest, "verdict": sealed["digest"],
+            "outcome": sealed["outcome"],
+        }  # fmt: skip
+        ledger.append(
+            self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
+        )
+
+    def promote(self, made: Any, config: MarketConfig = AUTO) -> ledger.Entry:
+        return promote.promote(self.settings, config, made.bundle, made.gate, self.api)
+
+    def roll_back(self, leaving: str | None = None) -> ledger.Entry:
+        given = {"actor": "t", "reason": "drill", "leaving": leaving}
+        return promote.roll_back(self.settings, AUTO, self.api, **given)
+
+    def live(self) -> str | None:
+        return ledger.live(ledger.verified(self.settings, MARKET))
+
+    def moves(self) -> list[tuple[str, str]]:
+        rows = ledger.verified(self.settings, MARKET)
+        return [(e.action, e.release_id) for e in rows if e.action in ledger.MOVES]
+
+    def refresh(self) -> list[str]:
+        """Bring aliases and routing up to the ledger."""
+        return promote.refresh_views(self.settings, AUTO, self.api)
+
+    def aliases(self) -> dict[str, str]:
+        """Return MLflow's alias → release id."""
+        release = {version: r for r, version in registry.versions(self.api, MODEL).items()}
+        known = self.api.get_registered_model(MODEL).aliases
+        return {alias: release[str(version)] for alias, version in known.items()}
+
+    def agrees(self) -> None:
+        """Assert that aliases and routing say what the ledger says."""
+        rows = ledger.verified(self.settings, MARKET)
+        wanted = {a: r for a, r in registry.desired(rows).items() if r is not None}
+        assert self.aliases() == wanted
+        assert routing.read(self.settings, MARKET) == routing.document(MARKET, rows)
