@@ -18,6 +18,7 @@ from csrm_tasks.sections import (
     Llm,
     Release,
     Retrieval,
+    Rollout,
     Schedule,
     Section,
     Snapshot,
@@ -45,6 +46,7 @@ class MarketConfig(Section):
     towers: Towers
     gate: Gate | None = Field(default=None, description="no policy: nothing is ever promoted")
     release: Release = Release()
+    rollout: Rollout = Rollout()
     controls: Controls = Controls()
 
     @property

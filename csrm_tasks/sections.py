@@ -6,9 +6,9 @@ needs smaller. A field exists only where a step reads it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -205,6 +205,46 @@ class Release(Section):
 
     model_name: str | None = None  # MLflow registered model; default csrm-{market}
     approval: Literal["auto", "manual"] = "manual"
+
+
+class Step(Section):
+    """One step of a rollout: what share of the sessions, for how long, and what must be known."""
+
+    weight: Annotated[int, Field(ge=0, lt=100)]  # percent of sessions; 0 is shadow
+    days: Positive = 1  # of data, at least
+    sessions: Annotated[int, Field(ge=0)] = 0  # of the next release, from the start, at least
+    audits: Annotated[int, Field(ge=0)] = 0  # queries that raters judged, from the start, at least
+    margin: Share = 0.1  # fall in conversion, relative to the stable release, to be ruled out
+
+
+class Rollout(Section):
+    """How a release gets from approval to all sessions; no steps: at once."""
+
+    steps: tuple[Step, ...] = (
+        Step(weight=0, audits=200),
+        Step(weight=1, days=2, audits=400, margin=1.0),
+        Step(weight=10, days=2, audits=400, margin=0.25),
+        Step(weight=50, days=3, audits=400, margin=0.1),
+    )
+    max_days: Positive = 21  # in one step without a decision; then a person is asked
+    alpha: Share = 0.05  # chance to roll back, in a whole rollout, a release that is no worse
+    planned_sessions: Positive = 20_000  # effective sessions at which the bounds are narrowest
+    audit_margin: Share = 0.05  # rise of Defect@5 or fall of EM@1 that must be ruled out
+    error_margin: Share | None = 0.001  # rise of the share of failed requests; null: not judged
+    latency_ratio: float | None = 1.25  # p99 over the stable release's; null: not judged
+    failures: Positive = 1  # failed looks in a row that roll back
+    errors: Positive = 3  # looks in a row that could not be read, after which a person is asked
+    holdout: Annotated[int, Field(ge=0, le=20)] = 0  # percent kept on the release before
+    holdout_days: Positive = 14
+    approvers: tuple[str, ...] = ()  # Airflow users who are asked; none: whoever may
+    approval_hours: Positive = 72  # without an answer: rejected
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        weights = [step.weight for step in self.steps]
+        if weights != sorted(set(weights)):
+            raise ValueError(f"each step's weight must be above the one before, not {weights}")
+        return self
 
 
 class Controls(Section):

@@ -8,7 +8,8 @@ queries (RQA) → LLM again, with RQA → distilled into the online towers → b
 **Window**: everything published up to the day in parameter `until`. Started by hand.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
-it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`.
+it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
+market has rollout steps, `csrm_rollout` takes a PASS from here.
 """
 
 from __future__ import annotations

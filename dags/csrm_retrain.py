@@ -9,7 +9,8 @@ same frozen gold set → gate → recorded with its verdict, and promoted or not
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
-it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`.
+it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
+market has rollout steps, `csrm_rollout` takes a PASS from here.
 """
 
 from __future__ import annotations

@@ -159,19 +159,22 @@ def is_approved(gate: str) -> bool:
     """Whether a registered release may go live: verdict PASS and, where a market asks, approval.
 
     Otherwise nothing after it runs and the run ends well: a verdict is data, not an error. Once
-    somebody has approved (``csrm release approve``), clear this task.
+    somebody has approved (``csrm release approve``), clear this task. Where a market rolls out by
+    steps, ``csrm_rollout`` goes on from here.
     """
     from csrm_tasks.artifacts import ArtifactStore
-    from csrm_tasks.release import ledger
+    from csrm_tasks.release import ledger, rollout
 
     settings = load_settings()
     verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
     if verdict["verdict"] != "PASS":
         return False
     market = load_market(gate.split("/")[0], settings.markets)
+    entries = ledger.verified(settings, market.market)
+    if rollout.by_steps(market.rollout, entries):
+        return False
     if market.release.approval == "auto":
         return True
-    entries = ledger.verified(settings, market.market)
     found = ledger.find(entries, "approved", verdict["release"], verdict=verdict["digest"])
     return found is not None
 

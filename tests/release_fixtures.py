@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Towers
+from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Rollout, Towers
 from csrm_tasks.settings import Settings
 from csrm_tasks.towers.texts import TEXT_VERSION
 
@@ -25,8 +25,10 @@ DIM = 4
 PARTS = ("snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings")
 
 
-def market(gate: Gate | None = None, approval: str = "auto") -> MarketConfig:
-    """Return a market that promotes by itself unless ``approval`` is manual."""
+def market(
+    gate: Gate | None = None, approval: str = "auto", rollout: Rollout | None = None
+) -> MarketConfig:
+    """Return a market that promotes by itself at once unless ``approval`` is manual."""
     return MarketConfig(
         market=MARKET,
         source_locale="ko-KR",
@@ -36,6 +38,7 @@ def market(gate: Gate | None = None, approval: str = "auto") -> MarketConfig:
         towers=Towers(encoder="none"),
         gate=gate or Gate(slice_min=50),
         release=Release(approval=approval),
+        rollout=rollout or Rollout(steps=()),
     )
 
 

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import sqlalchemy as sa
 from release_fixtures import MARKET, market, publish
 
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, promote, registry, routing, verdicts
+from csrm_tasks.release import (
+    ledger,
+    promote,
+    registry,
+    rollback,
+    rollout,
+    rollout_moves,
+    routing,
+    verdicts,
+)
 from csrm_tasks.release.bundle import release_id
 from csrm_tasks.settings import Settings
+from csrm_tasks.store import open_store, writing
+from csrm_tasks.store.models import LedgerEntry
 
 AUTO = market()
 MODEL = AUTO.model_name
@@ -59,6 +76,12 @@ class World:
         self.settings = settings
         self.api = api or Registry()
 
+    def clear(self) -> None:
+        """Forget every release; artifacts are addressed by content and may stay."""
+        with writing(open_store(self.settings.db_url), MARKET) as connection:
+            connection.execute(sa.delete(LedgerEntry))
+        (Path(self.settings.routing) / f"{MARKET}.json").unlink(missing_ok=True)
+
     def release(self, key: str, outcome: str = "PASS", registered: bool = True) -> Any:
         """Publish a bundle and its verdict against what is live now."""
         bundle = publish(
@@ -76,15 +99,15 @@ class World:
             facts={"digest": sealed["digest"]},
         )  # fmt: skip
         if registered:
-            self.register(bundle, sealed)
+            self.register(bundle, sealed, gate.ref)
         return SimpleNamespace(bundle=bundle, gate=gate, id=release_id(bundle), verdict=sealed)
 
-    def register(self, bundle: Artifact, sealed: dict[str, Any]) -> None:
+    def register(self, bundle: Artifact, sealed: dict[str, Any], gate: str = "") -> None:
         release = release_id(bundle)
         registry.ensure_version(self.api, MODEL, release, source="s", run_id=RUN, tags={})
         payload = {
             "bundle": bundle.ref, "digest": bundle.digest, "verdict": sealed["digest"],
-            "outcome": sealed["outcome"],
+            "outcome": sealed["outcome"], "gate": gate,
         }  # fmt: skip
         ledger.append(
             self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
@@ -93,9 +116,34 @@ class World:
     def promote(self, made: Any, config: MarketConfig = AUTO) -> ledger.Entry:
         return promote.promote(self.settings, config, made.bundle, made.gate, self.api)
 
+    def start(self, made: Any, config: MarketConfig) -> ledger.Entry:
+        return rollout_moves.start(self.settings, config, self.api, made.id)
+
+    def opened(self) -> rollout.Open | None:
+        return rollout.opened(ledger.verified(self.settings, MARKET))
+
+    def judgement(self, outcome: str = "SUCCESS", day: int = 1) -> dict[str, Any]:
+        """Return what judging said of ``day`` days of data after this step began."""
+        state = self.opened()
+        assert state is not None
+        until = datetime.fromisoformat(state.windows[-1].since) + timedelta(days=day)
+        return {
+            "release": state.release, "step": rollout.step_name(state), "turn": state.turn,
+            "day": until.date().isoformat(), "until": until.isoformat(), "outcome": outcome,
+            "reasons": [outcome.lower()],
+        }  # fmt: skip
+
+    def settle(self, judgement: dict[str, Any], config: MarketConfig) -> str:
+        return rollout_moves.settle(self.settings, config, self.api, judgement, "tiny/look/1")
+
+    def doc(self) -> dict[str, Any]:
+        found = routing.read(self.settings, MARKET)
+        assert found is not None
+        return found
+
     def roll_back(self, leaving: str | None = None) -> ledger.Entry:
         given = {"actor": "t", "reason": "drill", "leaving": leaving}
-        return promote.roll_back(self.settings, AUTO, self.api, **given)
+        return rollback.roll_back(self.settings, AUTO, self.api, **given)
 
     def live(self) -> str | None:
         return ledger.live(ledger.verified(self.settings, MARKET))
@@ -120,3 +168,31 @@ class World:
         wanted = {a: r for a, r in registry.desired(rows).items() if r is not None}
         assert self.aliases() == wanted
         assert routing.read(self.settings, MARKET) == routing.document(MARKET, rows)
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, nth: int) -> Callable[[], int]:
+    """Die after the nth durable write; returns how many there were."""
+    done = 0
+
+    def deadly(owner: Any, name: str) -> None:
+        true = getattr(owner, name)
+
+        def write(*args: Any, **given: Any) -> Any:
+            nonlocal done
+            result = true(*args, **given)
+            done += 1
+            if done == nth:
+                raise Killed
+            return result
+
+        monkeypatch.setattr(owner, name, write)
+
+    deadly(ledger, "append")
+    deadly(Registry, "set_registered_model_alias")
+    deadly(Registry, "delete_registered_model_alias")
+    deadly(LocalBlobs, "replace")
+    return lambda: done

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from release_fixtures import MARKET, market, publish, store_of
-from release_world import AUTO, Registry, World
+from release_world import AUTO, Killed, World, kill_after
 
-from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.errors import CsrmError, RefusedError
-from csrm_tasks.release import ledger, manage, promote, verdicts
+from csrm_tasks.release import manage, promote, verdicts
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.models import LedgerEntry
 
 MANUAL = market(approval="manual")
-
-
-class Killed(BaseException):
-    """The process died here."""
 
 
 @pytest.fixture
@@ -189,30 +182,6 @@ def test_a_release_that_mlflow_lost_is_named(world: World) -> None:
     world.api.versions.clear()
     with pytest.raises(RefusedError, match=f"has no version of {one.id}; register it again"):
         world.promote(one)
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, nth: int) -> Callable[[], int]:
-    """Die after the nth durable write; returns how many there were."""
-    done = 0
-
-    def deadly(owner: Any, name: str) -> None:
-        true = getattr(owner, name)
-
-        def write(*args: Any, **given: Any) -> Any:
-            nonlocal done
-            result = true(*args, **given)
-            done += 1
-            if done == nth:
-                raise Killed
-            return result
-
-        monkeypatch.setattr(owner, name, write)
-
-    deadly(ledger, "append")
-    deadly(Registry, "set_registered_model_alias")
-    deadly(Registry, "delete_registered_model_alias")
-    deadly(LocalBlobs, "replace")
-    return lambda: done
 
 
 @pytest.mark.parametrize("kill", [1, 2, 3, 4])  # ledger, champion, previous, routing

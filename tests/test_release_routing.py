@@ -13,26 +13,36 @@ from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import assignment, ledger, routing
 from csrm_tasks.settings import Settings
 
-VECTORS = [  # (seed, session, bucket): other languages must agree with these
-    ("demo", "s1", 4979),
-    ("demo", "s2", 2080),
-    ("demo", "", 378),
-    ("tw", "s1", 6512),
-    ("tw", "購物-客", 1468),
-    ("tw", "3f8a2c", 3168),
-]
+VECTORS = json.loads((Path(__file__).parent.parent / "docs/routing-vectors.json").read_text())
 
 
-@pytest.mark.parametrize(("seed", "session", "bucket"), VECTORS)
-def test_assignment_test_vectors(seed: str, session: str, bucket: int) -> None:
+@pytest.mark.parametrize(("seed", "session", "bucket"), VECTORS["buckets"])
+def test_buckets_are_those_that_other_languages_must_get(
+    seed: str, session: str, bucket: int
+) -> None:
     assert assignment.bucket(session, seed) == bucket
 
 
-def doc(share: int) -> dict[str, object]:
+@pytest.mark.parametrize(("session", "arm"), VECTORS["arms"])
+def test_arms_are_those_that_other_languages_must_get(session: str, arm: str) -> None:
+    document = VECTORS["document"]
+    assert assignment.arm(session, document) == arm
+    assert assignment.assign(session, document) == document[arm]
+
+
+def doc(share: int, holdout: int = 0) -> dict[str, object]:
+    weights = {"stable": 100 - share - holdout, "next": share, "holdout": holdout}
     return {
-        "stable": "old", "next": "new", "weights": {"stable": 100 - share, "next": share},
-        "seed": "demo",
+        "stable": "old", "next": "new", "holdout": "older", "weights": weights, "seed": "demo",
     }  # fmt: skip
+
+
+def test_who_is_held_out_has_never_met_the_release_before_it_was_launched() -> None:
+    sessions = [f"session-{i}" for i in range(5_000)]
+    met = {s for s in sessions if assignment.arm(s, doc(80)) == "next"}
+    held = {s for s in sessions if assignment.arm(s, doc(0, holdout=20)) == "holdout"}
+    assert 0.17 < len(held) / len(sessions) < 0.23
+    assert not met & held
 
 
 def test_shares_are_kept_and_raising_one_moves_nobody_back() -> None:
@@ -71,7 +81,9 @@ def test_the_document_follows_the_ledger(settings: Settings) -> None:
     assert found == routing.read(settings, "m")
     assert found is not None
     assert (found["stable"], found["ledger_seq"]) == ("r2", 2)
-    assert found["bundles"] == {"r2": "b/r2"} and found["embeddings"] == {"r2": "e/r2"}
+    assert found["predecessors"] == ["r1"]  # kept loadable
+    assert found["bundles"] == {"r1": "b/r1", "r2": "b/r2"}
+    assert found["embeddings"] == {"r1": "e/r1", "r2": "e/r2"}
     assert assignment.assign("anybody", found) == "r2"
 
 
@@ -111,9 +123,11 @@ def test_a_document_from_a_longer_ledger_is_not_overwritten(settings: Settings) 
 
 def test_a_document_that_nobody_could_follow_is_refused() -> None:
     for weights, following in (
-        ({"stable": 99, "next": 0}, "r"),
-        ({"stable": 90, "next": 10}, None),
+        ({"stable": 99, "next": 0, "holdout": 0}, "r"),
+        ({"stable": 90, "next": 10, "holdout": 0}, None),
+        ({"stable": 90, "next": 0, "holdout": 10}, "r"),
+        ({"stable": 110, "next": -10, "holdout": 0}, "r"),
     ):
-        bad = {"market": "m", "next": following, "weights": weights}
+        bad = {"market": "m", "next": following, "holdout": None, "weights": weights}
         with pytest.raises(RefusedError):
             routing.check(bad)

@@ -1,9 +1,10 @@
 """Which release serves a session: a stable hash, nothing but the standard library.
 
-Copy this file into any search server; implementations in other languages must agree with the test
-vectors in ``tests/test_release_routing.py``. ``bucket`` is the first 8 bytes, big-endian, of
-SHA-256 over UTF-8 ``"{seed}:{session_id}"``, modulo 10,000. The ``next`` release takes the buckets
-from 0 up to its weight, so that raising its weight moves nobody back.
+Copy this file into any search server; ``docs/ROUTING.md`` describes it bit by bit for other
+languages, which must agree with ``docs/routing-vectors.json``. ``bucket`` is the first 8 bytes,
+big-endian, of SHA-256 over UTF-8 ``"{seed}:{session_id}"``, modulo 10,000. The ``next`` release
+takes the buckets from 0 up to its weight, so that raising its weight moves nobody back; the
+hold-out takes the last ones, so that who is in it has never met the new release.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 BUCKETS = 10_000
+PER_CENT = BUCKETS // 100
 
 
 def bucket(session_id: str, seed: str) -> int:
@@ -21,10 +23,17 @@ def bucket(session_id: str, seed: str) -> int:
     return int.from_bytes(digest[:8], "big") % BUCKETS
 
 
+def arm(session_id: str, document: Mapping[str, Any]) -> str:
+    """Return ``stable``, ``next`` or ``holdout``: what a server logs as the session's bucket."""
+    if not session_id:  # who cannot be told apart is no part of an experiment
+        return "stable"
+    weights = document["weights"]  # percent of each arm, adding to 100
+    found = bucket(session_id, document["seed"])
+    if found < weights["next"] * PER_CENT:
+        return "next"
+    return "holdout" if found >= BUCKETS - weights["holdout"] * PER_CENT else "stable"
+
+
 def assign(session_id: str, document: Mapping[str, Any]) -> str:
     """Return the release id that serves ``session_id`` under a routing document."""
-    weights = document["weights"]  # {"stable": percent, "next": percent}, adding to 100
-    share = weights["next"] * BUCKETS / 100
-    if document["next"] is not None and bucket(session_id, document["seed"]) < share:
-        return str(document["next"])
-    return str(document["stable"])
+    return str(document[arm(session_id, document)])

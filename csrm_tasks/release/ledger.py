@@ -21,8 +21,17 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading, writing
 from csrm_tasks.store.models import LedgerEntry
 
-Action = Literal["registered", "approved", "promoted", "rolled_back"]
+Action = Literal[
+    "registered", "approved", "promoted", "rolled_back",
+    "started", "judged", "held", "advanced", "aborted", "closed", "audited",  # of a rollout
+]  # fmt: skip
 MOVES = ("promoted", "rolled_back")  # the actions that change what is live
+TURNS = (*MOVES, "started", "advanced", "aborted", "closed")  # … and who is served what
+# A release does this once, or once per value of these; whatever else the row says.
+ONCE: Mapping[str, tuple[str, ...]] = {
+    "promoted": (), "started": (), "aborted": (), "closed": (),
+    "advanced": ("step",), "held": ("step",), "judged": ("step", "day"),
+}  # fmt: skip
 GENESIS = "0" * 64
 
 
@@ -49,9 +58,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Expected:
-    """The release that must be live for a row to be appended; None: nothing is live."""
+    """What must hold for a row to be appended."""
 
-    live: str | None
+    live: str | None  # this release is live; None: nothing is
+    turn: int | None = None  # the newest of TURNS is this row; None: not asked
 
 
 def history(settings: Settings, market: str) -> list[Entry]:
@@ -109,6 +119,11 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
     return next((e for e in reversed(entries) if e.action in MOVES), None)
 
 
+def last_turn(entries: Sequence[Entry]) -> Entry | None:
+    """Return the newest row that changed who is served what."""
+    return next((e for e in reversed(entries) if e.action in TURNS), None)
+
+
 def append(
     settings: Settings,
     market: str,
@@ -122,8 +137,7 @@ def append(
 ) -> Entry:
     """Append one row, or return the row that already says the same.
 
-    Raises :class:`RefusedError` when the chain does not verify or another release than ``expected``
-    is live.
+    Raises :class:`RefusedError` when the chain does not verify or ``expected`` does not hold.
     """
     with writing(open_store(settings.db_url), market) as connection:
         entries = _entries(connection, market)
@@ -132,11 +146,8 @@ def append(
         known = _already(entries, action, release_id, payload)
         if known is not None:
             return known
-        if expected is not None and expected.live != now_live:
-            raise RefusedError(
-                f"{action} {release_id}: expected {expected.live} to be live in {market}, "
-                f"but {now_live} is; somebody else was first, judge it again"
-            )
+        if expected is not None:
+            _require(expected, entries, market, f"{action} {release_id}")
         head = entries[-1].hash if entries else GENESIS
         at = datetime.now(UTC).isoformat()
         draft = Entry(
@@ -148,6 +159,20 @@ def append(
         return Entry(**row)
 
 
+def _require(expected: Expected, entries: Sequence[Entry], market: str, what: str) -> None:
+    found, turn = live(entries), last_turn(entries)
+    if expected.live != found:
+        raise RefusedError(
+            f"{what}: expected {expected.live} to be live in {market}, but {found} is; "
+            "somebody else was first, judge it again"
+        )
+    if expected.turn is not None and (turn is None or turn.seq != expected.turn):
+        done = f"{turn.release_id} was {turn.action} by row {turn.seq}" if turn else "nothing is"
+        raise RefusedError(
+            f"{what}: decided after row {expected.turn}, but since then {done}; judge it again"
+        )
+
+
 def _already(
     entries: Sequence[Entry], action: Action, release_id: str, payload: Mapping[str, str]
 ) -> Entry | None:
@@ -156,13 +181,12 @@ def _already(
     A release is promoted once, whatever was known then: one that was rolled back stays back. It is
     registered and approved once per verdict, and can be rolled back *to* more than once.
     """
-    if action == "promoted":
-        return find(entries, action, release_id)
     if action != "rolled_back":
-        return find(entries, action, release_id, **payload)
+        same = {k: payload[k] for k in ONCE.get(action, tuple(payload))}
+        return find(entries, action, release_id, **same)
     move = last_move(entries)
-    same = move is not None and (move.action, move.release_id) == (action, release_id)
-    return move if same else None
+    again = move is not None and (move.action, move.release_id) == (action, release_id)
+    return move if again else None
 
 
 def _utc(at: str) -> datetime:

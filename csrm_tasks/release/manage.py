@@ -6,6 +6,7 @@ from csrm_tasks import tracking
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import load_market
 from csrm_tasks.release import ledger, promote
+from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
 
 
@@ -43,10 +44,10 @@ def approve(
 def rollback(
     settings: Settings, market: str, actor: str, reason: str, leaving: str | None = None
 ) -> ledger.Entry:
-    """Make the release before the live one live again; see :func:`promote.roll_back`."""
+    """Make the release before the live one live again; see :mod:`.rollback`."""
     config = load_market(market, settings.markets)
     api = tracking.client(settings)
-    return promote.roll_back(settings, config, api, actor=actor, reason=reason, leaving=leaving)
+    return back.roll_back(settings, config, api, actor=actor, reason=reason, leaving=leaving)
 
 
 def reconcile(settings: Settings, market: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Promotion and rollback: guard → ledger → aliases → routing, each step safe to repeat.
+"""Promotion: guard → ledger → aliases → routing, each step safe to repeat.
 
 The ledger row is the one deciding write, and it is conditional on which release is live. What
 follows it are views of the ledger, so whoever is killed after any write simply runs again: the row
@@ -8,12 +8,13 @@ is found, the views are brought up to date, and nothing happens twice.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, registry, routing, verdicts
+from csrm_tasks.release import ledger, registry, rollout, routing, verdicts
 from csrm_tasks.release.bundle import release_id
 from csrm_tasks.settings import Settings
 
@@ -45,7 +46,7 @@ def promote(
                 "embeddings": bundle.inputs["embeddings"],
                 "verdict": verdict["digest"],
             },
-            expected=ledger.Expected(verdict["champion"]),
+            expected=ledger.Expected(verdict["champion"], _last_step(config, release, entries)),
         )
     else:
         log.info("promote: %s was promoted by row %d already", release, row.seq)
@@ -77,75 +78,22 @@ def guard(
     return verdict
 
 
+def _last_step(config: MarketConfig, release: str, entries: Sequence[ledger.Entry]) -> int | None:
+    """Return the row by which a release that must go by steps has passed the last one."""
+    if not rollout.by_steps(config.rollout, entries):
+        return None
+    passed = rollout.completed(entries, release)
+    if passed is None:
+        raise RefusedError(
+            f"{config.market} rolls out by steps and {release} has not passed the last one; "
+            f"see csrm rollout status --market {config.market}"
+        )
+    return passed.seq
+
+
 def refresh_views(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     """Bring MLflow aliases and the routing document up to the ledger; returns alias repairs."""
     entries = ledger.verified(settings, config.market)
     repairs = registry.reconcile(api, config.model_name, entries)
     routing.publish(settings, config.market)
     return repairs
-
-
-def roll_back(
-    settings: Settings,
-    config: MarketConfig,
-    api: Any,
-    *,
-    actor: str,
-    reason: str,
-    leaving: str | None = None,
-) -> ledger.Entry:
-    """Go back to the release before the live one; no training, no evaluation.
-
-    ``leaving`` names the release to leave (default: the live one). A rollback that was interrupted
-    after its ledger row is finished, not followed by a second one. Raises :class:`RefusedError`
-    when there is no earlier release or its bundle does not verify.
-    """
-    entries = ledger.verified(settings, config.market)
-    row = _unfinished(settings, config.market, entries, leaving)
-    if row is None:
-        row = _append_rollback(settings, config.market, entries, actor, reason, leaving)
-    refresh_views(settings, config, api)
-    return row
-
-
-def _unfinished(
-    settings: Settings, market: str, entries: list[ledger.Entry], leaving: str | None
-) -> ledger.Entry | None:
-    move = ledger.last_move(entries)
-    if move is None or move.action != "rolled_back":
-        return None
-    if leaving is not None:
-        return move if move.previous == leaving else None
-    doc = routing.read(settings, market)
-    return move if doc is None or doc["ledger_seq"] < move.seq else None
-
-
-def _append_rollback(
-    settings: Settings,
-    market: str,
-    entries: list[ledger.Entry],
-    actor: str,
-    reason: str,
-    leaving: str | None,
-) -> ledger.Entry:
-    stack = ledger.lives(entries)
-    if len(stack) < 2:
-        raise RefusedError(f"{market} has no earlier release to go back to")
-    if leaving is not None and leaving != stack[-1]:
-        raise RefusedError(f"{leaving} is not live in {market}: {stack[-1]} is")
-    target = ledger.find(entries, "promoted", stack[-2])
-    if target is None:
-        raise RefusedError(f"the ledger of {market} has no promotion of {stack[-2]}")
-    bundle = ArtifactStore(settings.artifacts, settings.cache).open(target.payload["bundle"])
-    if bundle.digest != target.payload["digest"]:
-        raise RefusedError(f"{bundle.ref} is not what was promoted as {target.release_id}")
-    return ledger.append(
-        settings,
-        market,
-        "rolled_back",
-        target.release_id,
-        actor=actor,
-        reason=reason,
-        payload=target.payload,
-        expected=ledger.Expected(stack[-1]),
-    )

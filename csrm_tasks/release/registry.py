@@ -58,7 +58,7 @@ def versions(api: Any, model: str) -> dict[str, str]:
 def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
     """Return alias → release that the ledger implies.
 
-    The challenger is the newest registered release with a PASS that was never promoted.
+    The challenger is the newest registered release with a PASS, neither promoted nor given up.
     """
     stack = ledger.lives(entries)
     waiting = [
@@ -67,6 +67,7 @@ def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
         if e.action == "registered"
         and e.payload["outcome"] == "PASS"
         and ledger.find(entries, "promoted", e.release_id) is None
+        and ledger.find(entries, "aborted", e.release_id) is None
     ]
     return {
         "champion": stack[-1] if stack else None,

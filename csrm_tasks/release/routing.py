@@ -1,7 +1,8 @@
 """The routing document: which release a search server should use, replaced atomically.
 
 A view of the ledger at ``{CSRM_ROUTING}/{market}.json``: it names the ledger row it was made from
-and never goes back to an earlier one. Servers poll it; :mod:`.assignment` is how they read it.
+and never goes back to an earlier one. Servers poll it; :mod:`.assignment` is how they read it, and
+``docs/ROUTING.md`` says what each field means.
 """
 
 from __future__ import annotations
@@ -12,31 +13,50 @@ from typing import Any
 
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release import ledger
+from csrm_tasks.release import ledger, rollout
 from csrm_tasks.settings import Settings
 
-VERSION = 1
+VERSION = 2
 ATTEMPTS = 20  # of compare-and-swap; each loss means that somebody else's write succeeded
+KEPT = 2  # predecessors that servers and retention keep loadable
 
 
 def document(market: str, entries: Sequence[ledger.Entry]) -> dict[str, Any] | None:
     """Return the routing document that the ledger implies, or None before the first promotion."""
-    move, stable = ledger.last_move(entries), ledger.live(entries)
-    if move is None or stable is None:
+    turn, lives = ledger.last_turn(entries), ledger.lives(entries)
+    if turn is None or not lives:
         return None
-    promoted = ledger.find(entries, "promoted", stable)
-    payload = promoted.payload if promoted else move.payload
+    stable, state = lives[-1], rollout.opened(entries)
+    following = state.release if state and not state.launched else None
+    holdout = state.control if state and state.launched else None
+    weights = {
+        "next": state.weight if state and following else 0,
+        "holdout": state.plan.holdout if state and holdout else 0,
+    }
+    before = lives[-1 - KEPT : -1]
+    named = sorted({r for r in (stable, following, holdout, *before) if r})
+    made = {release: _made_of(entries, release) for release in named}
     return {
         "version": VERSION,
         "market": market,
         "stable": stable,
-        "next": None,
-        "weights": {"stable": 100, "next": 0},
-        "seed": market,
-        "ledger_seq": move.seq,
-        "bundles": {stable: payload["bundle"]},
-        "embeddings": {stable: payload["embeddings"]},
+        "next": following,
+        "holdout": holdout,
+        "shadow": following is not None and not weights["next"],
+        "weights": {"stable": 100 - sum(weights.values()), **weights},
+        "seed": f"{market}:{state.release if state else stable}",
+        "predecessors": before[::-1],
+        "ledger_seq": turn.seq,
+        "bundles": {release: payload["bundle"] for release, payload in made.items()},
+        "embeddings": {release: payload["embeddings"] for release, payload in made.items()},
     }
+
+
+def _made_of(entries: Sequence[ledger.Entry], release: str) -> Mapping[str, str]:
+    row = ledger.find(entries, "promoted", release) or ledger.find(entries, "started", release)
+    if row is None:
+        raise RefusedError(f"the ledger has no promotion or start of {release}")
+    return row.payload
 
 
 def check(doc: Mapping[str, Any]) -> None:
@@ -44,8 +64,9 @@ def check(doc: Mapping[str, Any]) -> None:
     weights = doc["weights"]
     if sum(weights.values()) != 100 or min(weights.values()) < 0:
         raise RefusedError(f"routing of {doc['market']}: weights {weights} do not add to 100")
-    if doc["next"] is None and weights["next"]:
-        raise RefusedError(f"routing of {doc['market']}: traffic for a release that is not there")
+    for arm in ("next", "holdout"):
+        if doc[arm] is None and weights[arm]:
+            raise RefusedError(f"routing of {doc['market']}: traffic for a release not there")
 
 
 def read(settings: Settings, market: str) -> dict[str, Any] | None:

@@ -171,6 +171,7 @@ def register(ctx: Context) -> Facts:
             "bundle": candidate.ref,
             "digest": candidate.digest,
             "verdict": verdict["digest"],
+            "gate": ctx.input("gate").ref,
             "outcome": outcome,
         },
     )

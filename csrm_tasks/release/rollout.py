@@ -1,0 +1,165 @@
+"""The state of a rollout, computed from the ledger, and the move that its evidence asks for.
+
+    approved → started (shadow, 1 %, 10 %, 50 %: each ``advanced``) → promoted → hold-out → closed
+                  └── judged every day; failure: ``aborted``; no decision in time: ``held``
+
+One release is stable and at most one is next. Nothing is remembered outside the ledger, so the
+state is the same for whoever asks, and these are pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from csrm_tasks.release.ledger import TURNS, Entry, find, last_turn, live
+from csrm_tasks.sections import Rollout, Step
+
+Outcome = Literal["SUCCESS", "FAILURE", "INCONCLUSIVE", "ERROR"]
+Move = Literal["wait", "hold", "advance", "abort", "close"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time in which the shares of sessions did not change."""
+
+    since: str  # ISO 8601, UTC; until the next window begins
+    share: float  # of the two arms' sessions that the judged release got; 0 is shadow
+
+
+@dataclass(frozen=True)
+class Open:
+    """A rollout that is under way, or launched with a hold-out still open."""
+
+    release: str  # the one that is judged
+    control: str  # the one it is compared with: live before it
+    plan: Rollout  # as it was when the rollout started
+    step: int  # position in the plan; its length: every step has passed
+    turn: int  # ledger row that began this step
+    windows: tuple[Window, ...]  # the last one is this step's
+    held: bool = False
+    launched: bool = False
+
+    @property
+    def current(self) -> Step:
+        """The step that is under way; past the last one, that one."""
+        return self.plan.steps[min(self.step, len(self.plan.steps) - 1)]
+
+    @property
+    def weight(self) -> int:
+        """Percent of sessions that get the judged release while it is not live."""
+        return self.current.weight
+
+    @property
+    def passed(self) -> bool:
+        """Whether every step has passed, and only the promotion is left."""
+        return not self.launched and self.step == len(self.plan.steps)
+
+
+def opened(entries: Sequence[Entry]) -> Open | None:
+    """Return the rollout that is open now, or None."""
+    state: Open | None = None
+    for row in entries:
+        if row.action == "started":
+            plan = Rollout.model_validate_json(row.payload["plan"])
+            windows = (Window(row.at, plan.steps[0].weight / 100),)
+            state = Open(row.release_id, str(row.previous), plan, 0, row.seq, windows)
+        elif state is not None:
+            state = _after(state, row)
+    return state
+
+
+def _after(state: Open, row: Entry) -> Open | None:
+    if row.action == "promoted" and row.release_id == state.release and state.plan.holdout:
+        window = Window(row.at, 1 - state.plan.holdout / 100)
+        return replace(
+            state, launched=True, held=False, step=len(state.plan.steps), turn=row.seq,
+            windows=(*state.windows, window),
+        )  # fmt: skip
+    if row.action == "advanced" and row.release_id == state.release:
+        new = replace(state, step=int(row.payload["step"]), turn=row.seq, held=False)
+        return replace(new, windows=(*state.windows, Window(row.at, new.weight / 100)))
+    if row.action == "held" and row.release_id == state.release:
+        return replace(state, held=True)
+    return None if row.action in TURNS else state
+
+
+def by_steps(plan: Rollout, entries: Sequence[Entry]) -> bool:
+    """Whether a release must go through steps: the plan has some, and one is live to compare."""
+    return bool(plan.steps) and live(entries) is not None
+
+
+def completed(entries: Sequence[Entry], release: str) -> Entry | None:
+    """Return the row by which ``release`` passed its last step, if nothing has happened since."""
+    state, turn = opened(entries), last_turn(entries)
+    if state is None or state.release != release:
+        return None
+    return turn if state.passed else None
+
+
+def waiting(entries: Sequence[Entry]) -> Entry | None:
+    """Return the registration of the newest release that may be rolled out next.
+
+    That is the newest with a PASS that was never started, promoted or given up.
+    """
+    for row in reversed(entries):
+        if row.action == "registered" and row.payload["outcome"] == "PASS":
+            used = ("promoted", "started", "aborted")
+            taken = any(find(entries, action, row.release_id) for action in used)  # type: ignore[arg-type]
+            return None if taken else row
+    return None
+
+
+def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:
+    """Return what this step's looks up to ``day`` came to, in the order of days."""
+    rows = [
+        e
+        for e in entries
+        if e.action == "judged"
+        and e.release_id == state.release
+        and e.payload["step"] == step_name(state)
+        and e.payload["day"] <= day
+    ]
+    return [e.payload["outcome"] for e in sorted(rows, key=lambda e: e.payload["day"])]
+
+
+def step_name(state: Open) -> str:
+    """Name this step in ledger rows: its position, or "holdout"."""
+    return "holdout" if state.launched else str(state.step)
+
+
+def next_move(state: Open, outcomes: Sequence[str], days: float) -> Move:
+    """Return what to do after the last of ``outcomes`` (this step's looks, oldest first).
+
+    ``days`` of data since the step began. A success earlier than the step's hold time waits. Errors
+    never count as failures; enough of them in a row, or no decision in time, ask a person.
+    """
+    if state.passed:
+        return "advance"
+    plan, last = state.plan, outcomes[-1]
+    if last == "FAILURE" and _streak(outcomes) >= plan.failures:
+        return "abort"
+    if state.launched:
+        return "close" if days >= plan.holdout_days else "wait"
+    if last == "SUCCESS" and days >= state.current.days:
+        return "advance"
+    late = days >= plan.max_days or (last == "ERROR" and _streak(outcomes) >= plan.errors)
+    return "hold" if late and not state.held else "wait"
+
+
+def _streak(outcomes: Sequence[str]) -> int:
+    """How many of the last outcomes are the same."""
+    count = 0
+    for outcome in reversed(outcomes):
+        if outcome != outcomes[-1]:
+            break
+        count += 1
+    return count
+
+
+def days_since(since: str, until: str) -> float:
+    """Return the days from one ISO time to another."""
+    passed = datetime.fromisoformat(until) - datetime.fromisoformat(since)
+    return passed.total_seconds() / 86_400

@@ -1,0 +1,156 @@
+"""Moving a rollout on: every transition is one conditional ledger row, then the views follow.
+
+Whoever is killed between two writes runs again: rows that are there are found, views are brought up
+to date, and nothing happens twice. Raises :class:`RefusedError` where a guard says no, or where
+something else has happened since the evidence was judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, rollout
+from csrm_tasks.release.promote import guard, promote, refresh_views
+from csrm_tasks.release.rollback import roll_back
+from csrm_tasks.settings import Settings
+
+ACTOR = "csrm rollout"
+
+
+def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
+    """Begin the rollout of a registered release with its first step, once.
+
+    The verdict and the approval are read again. A release waits while another is under way.
+    """
+    entries = ledger.verified(settings, config.market)
+    row = ledger.find(entries, "started", release)
+    if row is None:
+        row = _append_start(settings, config, entries, release)
+    elif ledger.find(entries, "aborted", release):
+        raise RefusedError(f"{release} was rolled back and stays back; train a new one")
+    refresh_views(settings, config, api)
+    return row
+
+
+def _append_start(
+    settings: Settings, config: MarketConfig, entries: list[ledger.Entry], release: str
+) -> ledger.Entry:
+    market, turn = config.market, ledger.last_turn(entries)
+    if turn is None or not rollout.by_steps(config.rollout, entries):
+        raise RefusedError(f"{market} has no steps or nothing to compare with: promote {release}")
+    state = rollout.opened(entries)
+    if state is not None and not state.launched:
+        raise RefusedError(f"{release} waits: {state.release} is being rolled out in {market}")
+    made = _registered(entries, release)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
+    verdict = guard(config, bundle, gate, entries)
+    return ledger.append(
+        settings,
+        market,
+        "started",
+        release,
+        actor=ACTOR,
+        reason="; ".join(verdict["reasons"]),
+        payload={
+            "bundle": bundle.ref,
+            "digest": bundle.digest,
+            "embeddings": bundle.inputs["embeddings"],
+            "verdict": verdict["digest"],
+            "plan": config.rollout.model_dump_json(),
+        },
+        expected=ledger.Expected(verdict["champion"], turn.seq),
+    )
+
+
+def _registered(entries: list[ledger.Entry], release: str) -> Mapping[str, str]:
+    rows = [e for e in entries if (e.action, e.release_id) == ("registered", release)]
+    if not rows or "gate" not in rows[-1].payload:
+        raise RefusedError(f"{release} is not registered with its gate; run the register step")
+    return rows[-1].payload
+
+
+def settle(
+    settings: Settings, config: MarketConfig, api: Any, judgement: Mapping[str, Any], ref: str
+) -> rollout.Move:
+    """Record one day's judgement and do what it asks for; returns what that was.
+
+    ``judgement`` is what :func:`csrm_tasks.release.online.judge` wrote: release, step, turn, day,
+    until, outcome, reasons. ``ref``: its artifact.
+    """
+    entries = ledger.verified(settings, config.market)
+    state = rollout.opened([e for e in entries if e.seq <= judgement["turn"]])
+    step = None if state is None else rollout.step_name(state)
+    if state is None or (state.release, step) != (judgement["release"], judgement["step"]):
+        raise RefusedError(f"{ref} judged a rollout that is not in the ledger of {config.market}")
+    reason = "; ".join(judgement["reasons"])
+    payload = {"step": str(step), "day": judgement["day"], "outcome": judgement["outcome"]}
+    _append(settings, config, state, "judged", reason, payload | {"evidence": ref})
+    outcomes = rollout.looks(ledger.verified(settings, config.market), state, judgement["day"])
+    days = rollout.days_since(state.windows[-1].since, judgement["until"])
+    move = rollout.next_move(state, outcomes, days)
+    _do(settings, config, api, state, move, reason, ref)
+    refresh_views(settings, config, api)
+    return move
+
+
+def _do(
+    settings: Settings, config: MarketConfig, api: Any, state: rollout.Open, move: rollout.Move,
+    reason: str, ref: str,
+) -> None:  # fmt: skip
+    if move == "advance":
+        _advance(settings, config, api, state, ACTOR, reason, ref)
+    elif move == "abort" and state.launched:
+        roll_back(settings, config, api, actor=ACTOR, reason=reason, leaving=state.release)
+    elif move == "abort":
+        payload = {"step": rollout.step_name(state), "evidence": ref}
+        _append(settings, config, state, "aborted", reason, payload)
+    elif move == "hold":
+        payload = {"step": rollout.step_name(state), "evidence": ref}
+        _append(settings, config, state, "held", f"a person decides: {reason}", payload)
+    elif move == "close":
+        _append(settings, config, state, "closed", reason, {"evidence": ref})
+
+
+def advance_held(
+    settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
+) -> rollout.Open:
+    """Take a held rollout to its next step because a person says so; returns the state before."""
+    state = rollout.opened(ledger.verified(settings, config.market))
+    if state is None or not (state.held or state.passed):
+        raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")
+    _advance(settings, config, api, state, actor, reason, "")
+    refresh_views(settings, config, api)
+    return state
+
+
+def _advance(
+    settings: Settings, config: MarketConfig, api: Any, state: rollout.Open, actor: str,
+    reason: str, ref: str,
+) -> None:  # fmt: skip
+    """Take the next step; after the last one the release goes live."""
+    step = state.step + 1
+    payload = {"step": str(step), "evidence": ref}
+    if step < len(state.plan.steps):
+        payload["weight"] = str(state.plan.steps[step].weight)
+    if not state.passed:
+        _append(settings, config, state, "advanced", reason, payload, actor)
+    if step >= len(state.plan.steps):
+        made = _registered(ledger.verified(settings, config.market), state.release)
+        store = ArtifactStore(settings.artifacts, settings.cache)
+        promote(settings, config, store.open(made["bundle"]), store.open(made["gate"]), api)
+
+
+def _append(
+    settings: Settings, config: MarketConfig, state: rollout.Open, action: ledger.Action,
+    reason: str, payload: Mapping[str, str], actor: str = ACTOR,
+) -> ledger.Entry:  # fmt: skip
+    live = state.release if state.launched else state.control
+    return ledger.append(
+        settings, config.market, action, state.release, actor=actor, reason=reason,
+        payload=payload, expected=ledger.Expected(live, state.turn),
+    )  # fmt: skip
