@@ -11,6 +11,7 @@ import torch
 log = logging.getLogger("csrm")
 
 WORTH_IT = 1.5  # bf16 must be so many times faster on this model's own shape
+NARROW = 256  # below this width a CPU spends its time elsewhere: fp32, the same on every machine
 
 
 def choose_device() -> torch.device:
@@ -21,12 +22,12 @@ def choose_device() -> torch.device:
 def choose_dtype(device: torch.device, width: int) -> torch.dtype:
     """Return bf16 or fp32 for a model of hidden size ``width`` on ``device``.
 
-    On a CPU without AVX512_BF16 or AMX bf16 is emulated and far slower, and a small model does
-    not gain anywhere, so both are timed on one (2048, width) by (width, 4 width) product.
+    On a CPU without AVX512_BF16 or AMX bf16 is emulated and far slower; with it both are timed on
+    one (2048, width) by (width, 4 width) product.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if not _cpu_has_bf16():
+    if width < NARROW or not _cpu_has_bf16():
         return torch.float32
     gain = _product_seconds(torch.float32, width) / _product_seconds(torch.bfloat16, width)
     log.info("bf16 is %.1f times as fast as fp32 at width %d", gain, width)
