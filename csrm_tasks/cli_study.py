@@ -1,0 +1,30 @@
+"""``csrm study``: what each step of the LLM's recipe earns on generated markets."""
+
+from __future__ import annotations
+
+import click
+
+from csrm_tasks.cli_options import home_settings
+
+
+@click.command()
+@click.option("--market", type=click.Choice(["demo"]), default="demo", show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
+@click.option("--first", default=0, show_default=True, help="Seed of the first market.")
+def study(market: str, seeds: int, first: int) -> None:
+    """Train and compare every arm of the study; the table grows seed by seed."""
+    import torch
+
+    from csrm_tasks.demo.study import Recipe, SeedResult, run_study
+    from csrm_tasks.demo.study_table import table
+    from csrm_tasks.markets import load_market
+
+    settings = home_settings("study")
+    torch.set_num_threads(settings.threads)
+    base = load_market(market, settings.markets)
+    found: list[SeedResult] = []
+    for result in run_study(base, settings.home, range(first, first + seeds), Recipe()):
+        found.append(result)
+        text = table(found)
+        (settings.home / "study.md").write_text(text, encoding="utf-8")
+        click.echo(text)

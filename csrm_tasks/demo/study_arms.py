@@ -1,0 +1,120 @@
+"""The study's arms: each a training of the LLM by the product's own steps, then scored on gold.
+
+Every arm starts from the base with a fresh adapter and makes the same number of optimizer steps of
+as many relevance samples; what an arm adds (translations) is added to the batch. So an arm and its
+control differ in one thing only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.demo.study_data import SeedMarket
+from csrm_tasks.steps.registry import run_step
+
+
+def with_llm(seed: SeedMarket, **changes: Any) -> SeedMarket:
+    """Return ``seed`` with another configuration of the LLM; sections are given as mappings."""
+    llm = seed.market.llm
+    sections = {
+        name: getattr(llm, name).model_copy(update=dict(value))
+        for name, value in changes.items()
+        if isinstance(value, Mapping)
+    }
+    changed = llm.model_copy(update=changes | sections)
+    return replace(seed, market=seed.market.model_copy(update={"llm": changed}))
+
+
+def shares(seed: SeedMarket, relevance: int, mt: float) -> SeedMarket:
+    """Set the translations' share; a step has ``relevance`` relevance samples whatever it is."""
+    batch = round(relevance * (1.0 + mt))
+    return with_llm(seed, batch=batch, mixture={"mt": mt, "cvr": 0.0})
+
+
+def train(
+    seed: SeedMarket,
+    name: str,
+    snapshot: str,
+    rqa: str | None = None,
+    soft: str | None = None,
+    number: int = 0,
+) -> str:
+    """Train an arm, or round ``number``, on ``snapshot``; returns the model's reference."""
+    given = {"snapshot": snapshot, "rqa": rqa, "soft": soft}
+    return step(seed, "train_llm", given, arm=name, round=number)
+
+
+def score(seed: SeedMarket, llm: str, rqa: str | None = None) -> str:
+    """Score the clean gold pairs; returns the scores' reference."""
+    given = {"snapshot": seed.stage2, "llm": llm, "rqa": rqa}
+    return step(seed, "score_pairs", given, split="gold")
+
+
+def relabel(seed: SeedMarket, llm: str, snapshot: str, rqa: str | None = None) -> str:
+    """Let a model say soft labels of the train pairs (A16), cross-fitted where due (A18)."""
+    return step(seed, "score_pairs", {"snapshot": snapshot, "llm": llm, "rqa": rqa}, split="train")
+
+
+def step(seed: SeedMarket, name: str, inputs: Mapping[str, str | None], **params: Any) -> str:
+    """Run a step of the product for this seed."""
+    return run_step(name, seed.market, inputs, params, seed.settings)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Titles for the queries of a training snapshot and of the gold queries."""
+
+    train: str
+    gold: str
+    ebr: str
+
+
+def cold_titles(seed: SeedMarket) -> tuple[Retrieved, str]:
+    """RQA with nothing of the target market but its catalogue, as csrm_cold_start (A21, A22).
+
+    Returns the titles and the CVR ranker that the retriever learnt from.
+    """
+    ranker = step(seed, "train_llm", {"snapshot": seed.stage1}, arm="plain", ranker=True)
+    scored = _scored_pseudo(seed, seed.stage1, ranker)
+    ebr = step(seed, "train_ebr", {"snapshot": seed.stage1, "scored": scored}, local=False)
+    titles = Retrieved(_titles(seed, seed.stage1, ebr), _titles(seed, seed.stage2, ebr), ebr)
+    return titles, ranker
+
+
+def local_titles(seed: SeedMarket, ranker: str, cold: Retrieved) -> str:
+    """RQA*: the retriever goes on with local clicks and purchases, as csrm_retrain (A23)."""
+    scored = _scored_pseudo(seed, seed.stage2, ranker)
+    given = {"snapshot": seed.stage2, "scored": scored, "warm": cold.ebr}
+    return _titles(seed, seed.stage2, step(seed, "train_ebr", given, local=True))
+
+
+def _scored_pseudo(seed: SeedMarket, snapshot: str, ranker: str) -> str:
+    bm25 = step(seed, "build_bm25", {"snapshot": snapshot})
+    pairs = step(seed, "pseudo_pairs", {"snapshot": snapshot, "bm25": bm25})
+    given = {"snapshot": snapshot, "llm": ranker, "pairs": pairs}
+    return step(seed, "score_pairs", given, space="cvr")
+
+
+def _titles(seed: SeedMarket, snapshot: str, ebr: str) -> str:
+    bm25 = step(seed, "build_bm25", {"snapshot": snapshot})
+    index = step(seed, "build_index", {"snapshot": snapshot, "ebr": ebr})
+    given = {"snapshot": snapshot, "bm25": bm25, "ebr": ebr, "index": index}
+    return step(seed, "build_rqa", given)
+
+
+def facts(seed: SeedMarket, ref: str) -> Mapping[str, Any]:
+    """Return what an artifact says of itself."""
+    return seed.store.open(ref).facts
+
+
+def answers(seed: SeedMarket, scored: str) -> pl.DataFrame:
+    """Return gold answers: query_id, grade, said."""
+    found: Artifact = seed.store.open(scored)
+    table = pl.read_parquet(found.file("scored.parquet"))
+    said = pl.concat_list("p0", "p1", "p2").list.arg_max().cast(pl.Int64)
+    return table.select("query_id", "pair_id", pl.col("grade").cast(pl.Int64), said=said)
