@@ -123,6 +123,7 @@ class Llm(Section):
     batch: Positive = 64
     micro_batch: Positive | None = None  # samples of one pass at most; null: a task's whole batch
     gradient_checkpointing: bool = False  # a third more work for far less memory
+    processes: Positive = 1  # that train together on one machine, each on its own GPU
     steps: Positive = 500_000  # optimizer steps at most
     ranker_steps: Positive | None = (
         None  # of the first cold-start run, a mere CVR ranker; null: steps

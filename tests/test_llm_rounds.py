@@ -8,12 +8,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
 from test_steps_llm import Installation
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.llm import rounds
+from csrm_tasks.llm import model, rounds
 from csrm_tasks.llm.data import in_fold, load_fields, load_pairs
 from csrm_tasks.llm.finetune import FinetuneInputs, finetune
 from csrm_tasks.llm.prompts import RELEVANCE
@@ -41,9 +42,10 @@ def test_folds_cut_queries_not_pairs(tmp_path: Path) -> None:
 
 
 def test_cross_fitted_labels_are_those_of_the_model_that_did_not_see_the_query(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slow reference: train each half by hand, score each pair alone."""
+    """Slow reference: train each half by hand, score each pair alone, all in fp32."""
+    monkeypatch.setattr(model, "choose_dtype", lambda device, width: torch.float32)
     market = make_market(make_base(tmp_path / "base"))
     snapshot = make_snapshot(tmp_path / "snapshot", target_labels=True)
     rqa = make_rqa(tmp_path / "rqa", snapshot)
@@ -83,7 +85,7 @@ def test_a_finished_fold_is_not_trained_again(
         trained.append(fold)
         return finetune(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rounds, "finetune", killed_in_the_second)
+    monkeypatch.setattr(rounds, "run_training", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         rounds.cross_fit(market, given, tmp_path / "work")
     resumed, _ = rounds.cross_fit(market, given, tmp_path / "work")

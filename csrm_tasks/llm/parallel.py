@@ -33,10 +33,12 @@ class Team:
     """The processes of one training, seen from one of them."""
 
     def __init__(self, model: Model) -> None:
-        self._accelerator = Accelerator()
-        self._losses = self._accelerator.prepare_model(Losses(model.causal))
+        self._accelerator = Accelerator(cpu=model.device.type == "cpu")
         self.size: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
+        self._losses = Losses(model.causal)
+        if self.size > 1:
+            self._losses = self._accelerator.prepare_model(self._losses)
 
     @property
     def leads(self) -> bool:

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.llm.data import Fields, in_fold, load_fields, load_pairs
-from csrm_tasks.llm.finetune import FinetuneInputs, finetune
+from csrm_tasks.llm.finetune import FinetuneInputs
+from csrm_tasks.llm.launch import run_training
 from csrm_tasks.llm.prompts import RELEVANCE
 from csrm_tasks.llm.scoring import RelevanceScorer
 from csrm_tasks.markets import MarketConfig
@@ -44,7 +45,8 @@ def cross_fit(
         if not done.exists():
             (folder / "model").mkdir(parents=True, exist_ok=True)
             log.info("cross-fitting: training on half %d of the queries", fold)
-            trained = finetune(half, replace(given, fold=fold), folder / "model", folder)
+            recipe = replace(given, fold=fold)
+            trained = run_training(half, recipe, folder / "model", folder)
             done.write_text(str(trained.facts["dev_micro_f1"]), encoding="utf-8")
         facts[f"fold{fold}_dev_micro_f1"] = float(done.read_text(encoding="utf-8"))
         others = in_fold(pairs, 1 - fold)

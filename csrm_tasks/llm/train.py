@@ -8,6 +8,7 @@ uninterrupted one ends, and a step that ran out of memory is made again as it wa
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -37,6 +38,7 @@ log = logging.getLogger("csrm")
 
 CLIP = 1.0  # largest gradient norm
 REPORT_SECONDS = 15.0
+HALVED = "halved.json"  # left by one of several processes that ran out of memory
 
 
 class TrainingError(CsrmError):
@@ -130,10 +132,13 @@ class _Run:
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, if there is one."""
-        found = load_checkpoint(self.work, self.model, self.optimizer, self.mixture)
-        if found is not None:
-            self.progress, self.best = found
+        last = load_checkpoint(self.work, self.model, self.optimizer, self.mixture)
+        if last is not None:
+            self.progress, self.best = last
             log.info("training resumes at step %d", self.progress.step)
+        if (self.work / HALVED).exists():
+            halved = json.loads((self.work / HALVED).read_text(encoding="utf-8"))
+            self.progress.micro_batch, self.progress.halved_at = halved
         self.reported = (time.monotonic(), self.progress.samples, self.progress.tokens)
 
     def save(self) -> None:
@@ -207,22 +212,27 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _halve(self, draws: Sequence[Draw], position: dict[str, list[int]]) -> None:
-        """Take half as many samples a pass from this step on; once in a training."""
+        """Take half as many samples a pass from this step on; once in a training.
+
+        Others of several processes wait for this one, so it cannot repeat the step: it leaves word
+        of the new size, and all are started again (:func:`csrm_tasks.llm.launch.run_training`).
+        """
         p, team = self.progress, self.team
         size = p.micro_batch or largest(draws, team.size)
-        if team.size > 1 or size == 1 or p.halved_at is not None:
+        message = f"out of memory at step {p.step} with passes of {size} samples"
+        if size == 1 or p.halved_at is not None:
             self.mixture.load_state(position)
             self.save()
             raise OutOfMemoryError(
-                f"out of memory at step {p.step} with passes of {size} samples"
-                f"{'' if p.halved_at is None else ', half of what was asked for'}; lower "
-                "llm.micro_batch or llm.max_length, or set llm.gradient_checkpointing"
+                f"{message}{', half of what was asked for' if p.halved_at is not None else ''}; "
+                "lower llm.micro_batch or llm.max_length, or set llm.gradient_checkpointing"
             )
         p.micro_batch, p.halved_at = -(-size // 2), p.step
-        log.warning(
-            "out of memory at step %d: passes of %d samples instead of %d from here on, twice as "
-            "many of them", p.step, p.micro_batch, size,
-        )  # fmt: skip
+        if team.size > 1:
+            text = json.dumps([p.micro_batch, p.halved_at])
+            (self.work / HALVED).write_text(text, encoding="utf-8")
+            raise OutOfMemoryError(message)
+        log.warning("%s; from here on %d, and twice as many of them", message, p.micro_batch)
 
     def _stop(self, draw: Draw, position: dict[str, list[int]], what: str, value: float) -> None:
         """Keep what was good until this step, then say which batch was not."""

@@ -63,7 +63,8 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         return _pass_on(ctx, soft)
     _use_threads(ctx)
     from csrm_tasks import tracking
-    from csrm_tasks.llm.finetune import FinetuneInputs, finetune
+    from csrm_tasks.llm.finetune import FinetuneInputs
+    from csrm_tasks.llm.launch import run_training
 
     given = FinetuneInputs(
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round
@@ -72,7 +73,7 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     if ranker and llm.ranker_steps:
         llm = llm.model_copy(update={"steps": llm.ranker_steps})
     market = ctx.market.model_copy(update={"llm": llm})
-    result = finetune(market, given, ctx.out, ctx.work)
+    result = run_training(market, given, ctx.out, ctx.work)
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
         params=result.params | {"arm": arm, "round": round} | _parents(ctx),
