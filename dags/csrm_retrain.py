@@ -26,7 +26,7 @@ def retrain(market: MarketConfig) -> None:
     live = task("champion", "find_champion")
     live_llm, live_ebr, live_towers = (fact(live, name) for name in ("llm", "ebr", "export"))
     snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
-    bm25 = task("build_bm25", snapshot=snap)
+    bm25 = task("build_bm25", snapshot=snap, previous=fact(live, "bm25"))
 
     # What the live retriever finds now: the live LLM reads it, and RQA* is compared with it.
     index0 = task("build_index", "build_index_live", snapshot=snap, ebr=live_ebr)

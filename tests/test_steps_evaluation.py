@@ -42,7 +42,18 @@ def test_baselines_score_every_gold_pair(settings: Settings) -> None:
 
 def test_champion_of_an_empty_ledger_is_all_null(settings: Settings) -> None:
     made = store_of(settings).open(run_step("champion", market(), {}, {}, settings))
-    names = ("release", "bundle", "llm", "ebr", "rqa", "export", "snapshot", "towers")
+    names = (
+        "release",
+        "bundle",
+        "llm",
+        "ebr",
+        "index",
+        "rqa",
+        "export",
+        "snapshot",
+        "towers",
+        "bm25",
+    )
     assert dict(made.facts) == dict.fromkeys(names)
 
 

@@ -26,6 +26,7 @@ from csrm_tasks.dataset.text import query_id
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, read_table, write_table
+from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.sections import Ebr, Llm, Retrieval, Towers
 from csrm_tasks.settings import Settings, load_settings
@@ -195,6 +196,28 @@ def test_a_newer_snapshot_is_served_by_the_older_ebr(
         assert len(titles[key]) == 3
         assert index != anew or "zhnew" in titles[key]
         assert "zh00" not in table.explode("product_ids")["product_ids"]
+
+
+def test_bm25_goes_on_from_the_week_before_and_equals_one_built_anew(
+    chain: Chain, built: dict[str, str], tmp_path: Path
+) -> None:
+    write_snapshot(tmp_path)
+    changed = products().with_columns(
+        title=pl.when(pl.col("product_id") == "zh01").then(pl.lit("全新")).otherwise("title")
+    )
+    left = changed.filter(pl.col("product_id") != "zh00")
+    write_table(left, records.PRODUCTS, tmp_path / "products.parquet")
+    snapshot = {"snapshot": chain.publish("snapshot", tmp_path, 3)}
+    anew = chain.open(chain.run("build_bm25", snapshot))
+    grown = chain.open(chain.run("build_bm25", snapshot | {"previous": built["bm25"]}))
+    assert anew.facts["analysed"] == {"ko-KR": 32, "zh-TW": 31}
+    assert grown.facts["analysed"] == {"ko-KR": 0, "zh-TW": 1}
+    assert grown.facts["products"] == anew.facts["products"]
+    asked = queries()["norm"].to_list()
+    for locale in ("ko-KR", "zh-TW"):
+        one, other = (Bm25Index(a.file(locale)) for a in (grown, anew))
+        assert one.search(asked, 9) == other.search(asked, 9)
+    assert Bm25Index(chain.open(built["bm25"]).file("zh-TW")).search(["全新"], 1) == [[]]
 
 
 def test_bm25_alone_and_wrong_inputs(chain: Chain, built: dict[str, str]) -> None:

@@ -8,8 +8,12 @@ never match "50". No dictionary and no model: the same text gives the same token
 
 from __future__ import annotations
 
+import hashlib
 import re
+from functools import cache
+from pathlib import Path
 
+from csrm_tasks.dataset import text as text_module
 from csrm_tasks.dataset.text import normalise
 
 # Han (with the iteration mark and the extensions in use) and kana run together as Japanese does.
@@ -49,6 +53,13 @@ def tokens(text: str) -> list[str]:
 
 def _bigrams(run: str) -> list[str]:
     return [run[i : i + 2] for i in range(len(run) - 1)] if len(run) > 1 else [run]
+
+
+@cache
+def identity() -> str:
+    """Digest the code that decides what a token is: an index made by other code is made anew."""
+    sources = (Path(__file__), Path(text_module.__file__))
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
 
 
 def cut(title: str, limit: int) -> str:

@@ -1,41 +1,39 @@
-"""BM25 over tokens of our own analyser, on tantivy (A20).
+"""BM25 that takes additions and deletions, and then equals a rebuild to the last bit (A20).
 
-tantivy persists, takes additions and deletions while it is being read, and is fast; it sees a field
-of tokens joined by spaces, so that :mod:`csrm_tasks.retrieval.analyser` alone decides what a token
-is. Differences from ``rank_bm25.BM25Okapi`` on the same tokens, all visible in the scores and
-none in what is found:
+A commit writes one small segment and marks what it replaces as dead; when there are too many
+segments, or too much is dead, they are merged without analysing a text again
+(:mod:`csrm_tasks.retrieval.commits`). N, df and the mean length are those of the live documents
+when a query is answered, and a score is made of them and of two whole numbers per posting, so the
+same documents give the same scores whatever their history. For a query q and a document d::
 
-* idf is ``ln(1 + (N - df + 0.5) / (df + 0.5))``, never negative; Okapi's is ``ln`` of the fraction
-  alone, with negative values replaced by a quarter of the mean idf.
-* k1 = 1.2, b = 0.75, fixed in the engine; Okapi's default is k1 = 1.5.
-* A document's length is kept in one byte: exact up to 40 tokens, then in steps of about 5 %.
+    score = sum over q's tokens of idf · tf · (k1 + 1) / (tf + k1 · (1 - b + b · |d| / mean))
+    idf = ln(1 + (N - df + 0.5) / (df + 0.5))
 
-A deleted document is never returned, but counts in N, df and the mean length until the engine
-merges its segment away. Each snapshot builds its index anew, so artifacts never carry that debt.
+``rank_bm25.BM25Okapi`` has ``idf = ln`` of the fraction alone, and a quarter of the mean idf where
+that is negative (a word in half of all documents); its k1 is 1.5. Why this is no library:
+docs/decisions/0008-lexical-search.md.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import log
 from pathlib import Path
-from typing import Any
 
-import tantivy
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 
-from csrm_tasks.errors import ArtifactError
+from csrm_tasks.retrieval import commits
 from csrm_tasks.retrieval.analyser import tokens
+from csrm_tasks.retrieval.commits import Part
+from csrm_tasks.retrieval.segment import Posting, Segment, stamp
 
 Hits = list[tuple[str, float]]  # (document id, score), best first
-WRITER_BYTES = 64_000_000
-SCORE_DIGITS = 4  # float32 sums differ in the last bits with the order of segments
+Scores = npt.NDArray[np.float64]
 
-
-def _schema() -> Any:
-    builder = tantivy.SchemaBuilder()
-    builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
-    builder.add_text_field("text", tokenizer_name="pretokenised", index_option="freq")
-    return builder.build()
+K1, B = 1.2, 0.75
 
 
 class Bm25Index:
@@ -43,80 +41,109 @@ class Bm25Index:
 
     def __init__(self, folder: Path) -> None:
         """Open the index in ``folder``; raises :class:`ArtifactError` where there is none."""
-        if not (folder.is_dir() and tantivy.Index.exists(str(folder))):
-            raise ArtifactError(f"{folder} holds no BM25 index; run build_bm25")
-        self._schema = _schema()
-        self._index = tantivy.Index(self._schema, path=str(folder))
-        whitespace = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
-        self._index.register_tokenizer("pretokenised", whitespace)
-        self._searcher = self._index.searcher()
+        self.folder = folder
+        self._read()
 
     @classmethod
     def build(cls, folder: Path, documents: Iterable[tuple[str, str]]) -> Bm25Index:
         """Make a new index of (id, text) in ``folder``, replacing what was there."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        tantivy.Index(_schema(), path=str(folder))
+        commits.publish(folder, [])
         index = cls(folder)
         index.add(documents)
         return index
 
     def __len__(self) -> int:
         """Return how many documents are live."""
-        return int(self._searcher.num_docs)
+        return sum(int(part.alive.sum()) for part in self._parts)
 
     def add(self, documents: Iterable[tuple[str, str]]) -> None:
-        """Add (id, text); a document whose id is already there is replaced. Atomic."""
+        """Add (id, text); a document whose id is already there is replaced. Atomic.
 
-        def write(writer: Any) -> None:
-            for identifier, text in documents:
-                writer.delete_documents_by_term("id", identifier)
-                joined = " ".join(tokens(text))
-                writer.add_document(tantivy.Document(id=[identifier], text=[joined]))
-
-        self._commit(write)
+        Of several documents of one id the last stays.
+        """
+        fresh = Segment.build(documents)
+        self._commit(fresh, fresh.table["id"].to_list())
 
     def delete(self, identifiers: Iterable[str]) -> None:
         """Delete by id; an id that is not there is no error. Atomic."""
+        self._commit(None, list(identifiers))
 
-        def write(writer: Any) -> None:
-            for identifier in identifiers:
-                writer.delete_documents_by_term("id", identifier)
+    def sync(self, documents: Iterable[tuple[str, str]]) -> int:
+        """Make ``documents`` all there is, analysing new and changed texts only; returns how many.
 
-        self._commit(write)
+        Everything is analysed again when the analyser is not the one that the index was built with.
+        """
+        wanted = dict(documents)
+        held = dict(self._stamps())
+        known = {} if self._stale else held
+        fresh = Segment.build((i, t) for i, t in wanted.items() if known.get(i) != stamp(t))
+        self._commit(fresh, [*(held.keys() - wanted.keys()), *fresh.table["id"]])
+        return len(fresh)
 
-    def _commit(self, write: Callable[[Any], None]) -> None:
-        writer = self._index.writer(heap_size=WRITER_BYTES, num_threads=1)
-        write(writer)
-        writer.commit()
-        writer.wait_merging_threads()
-        self._index.reload()
-        self._searcher = self._index.searcher()
+    def _stamps(self) -> Iterator[tuple[str, int]]:
+        for part in self._parts:
+            live = part.segment.table.filter(pl.Series(part.alive))
+            yield from live.select("id", "stamp").iter_rows()
 
     def search(self, queries: Sequence[str], k: int) -> list[Hits]:
         """Return the best ``k`` of each query, ties by id; [] for a query without tokens."""
-        return [self._search_one(tokens(query), k) for query in queries]
+        scratch = [np.zeros(len(part.segment)) for part in self._parts]
+        return [self._search_one(tokens(query), k, scratch) for query in queries]
 
-    def _search_one(self, terms: list[str], k: int) -> Hits:
-        """Fetch until the score falls below the k-th, so that ties cannot depend on segments."""
-        if not terms or not len(self):
+    def _search_one(self, terms: list[str], k: int, scratch: list[Scores]) -> Hits:
+        """Weigh every token by its live df over all segments, then merge each segment's best."""
+        if not terms:
             return []
-        query = self._query(terms)
-        limit = k + 8
-        while True:
-            hits = self._searcher.search(query, limit, count=False).hits
-            scores = [round(score, SCORE_DIGITS) for score, _ in hits]
-            if len(hits) < limit or scores[-1] < scores[k - 1]:
-                break
-            limit *= 2
-        last = min(scores[:k], default=0.0)
-        kept = [(s, a) for s, (_, a) in zip(scores, hits, strict=True) if s >= last]
-        named = [(str(self._searcher.doc(a)["id"][0]), s) for s, a in kept]
-        return sorted(named, key=lambda hit: (-hit[1], hit[0]))[:k]
+        found = [[part.posting(term) for part in self._parts] for term in terms]
+        weights = [self._weight(sum(len(docs) for docs, _ in row)) for row in found]
+        hits: Hits = []
+        for i, part in enumerate(self._parts):
+            weighted = [(w, *row[i]) for w, row in zip(weights, found, strict=True)]
+            rows, scores = _best(weighted, self._norms[i], scratch[i], k)
+            hits += zip(part.segment.table["id"].gather(rows), scores.tolist(), strict=True)
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k] if len(self._parts) > 1 else hits
 
-    def _query(self, terms: list[str]) -> Any:
-        term = tantivy.Query.term_query
-        should = tantivy.Occur.Should
-        return tantivy.Query.boolean_query(
-            [(should, term(self._schema, "text", t, "freq")) for t in terms]
-        )
+    def _weight(self, df: int) -> float:
+        return (K1 + 1) * log(1 + (self._live - df + 0.5) / (df + 0.5))
+
+    def _commit(self, fresh: Segment | None, gone: list[str]) -> None:
+        with commits.locked(self.folder):
+            self._read()  # another writer may have been here
+            parts = [part.without(gone) for part in self._parts]
+            if fresh is not None and len(fresh):
+                parts.append(Part("", fresh, np.ones(len(fresh), bool)))
+            commits.publish(self.folder, commits.compact(parts))
+        self._read()
+
+    def _read(self) -> None:
+        self._parts, self._stale = commits.read(self.folder)
+        self._live = len(self)
+        alive = [part.segment.lengths[part.alive] for part in self._parts]
+        mean = sum(int(n.sum()) for n in alive) / max(self._live, 1) or 1.0
+        self._norms: list[Scores] = [
+            np.asarray(K1 * (1 - B + B * part.segment.lengths / mean)) for part in self._parts
+        ]
+
+
+def _best(
+    weighted: list[tuple[float, *Posting]], norms: Scores, scores: Scores, k: int
+) -> tuple[npt.NDArray[np.int64], Scores]:
+    """Return the best ``k`` rows of one segment and their scores, ties by row.
+
+    ``scores`` is all zeros, and is so again afterwards. A row occurs at most once per token, so the
+    best k are among the best k · tokens of the list with its repetitions.
+    """
+    for weight, docs, counts in weighted:
+        scores[docs] += weight * counts / (counts + norms[docs])
+    touched = np.concatenate([docs for _, docs, _ in weighted])
+    reached = scores[touched]
+    scores[touched] = 0.0
+    most = k * len(weighted)
+    if len(touched) > most:
+        edge = np.partition(reached, len(reached) - most)[len(reached) - most]
+        touched, reached = touched[reached >= edge], reached[reached >= edge]
+    rows, first = np.unique(touched, return_index=True)
+    order = np.argsort(-reached[first], kind="stable")[:k]
+    return rows[order], reached[first][order]

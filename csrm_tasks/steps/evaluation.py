@@ -18,7 +18,7 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
 
 BASELINES = ("majority", "tfidf")
-PARTS = ("llm", "ebr", "rqa", "export", "snapshot")
+PARTS = ("llm", "ebr", "index", "rqa", "export", "snapshot")
 
 
 @step("baselines", inputs=["snapshot"], rooms=["evaluation", "records"])
@@ -56,13 +56,14 @@ def champion(ctx: Context) -> Facts:
     entries = ledger.verified(ctx.settings, ctx.market.market)
     release = ledger.live(entries)
     promoted = ledger.find(entries, "promoted", release) if release else None
-    facts: Facts = {"release": release, "bundle": None, "towers": None}
+    facts: Facts = {"release": release, "bundle": None, "towers": None, "bm25": None}
     facts |= dict.fromkeys(PARTS)
     if promoted is not None:
         bundle = ctx.store.open(promoted.payload["bundle"])
         facts["bundle"] = bundle.ref
         facts |= {part: bundle.inputs[part] for part in PARTS}
         facts["towers"] = ctx.store.open(facts["export"]).inputs["towers"]
+        facts["bm25"] = ctx.store.open(facts["rqa"]).inputs.get("bm25")
     (ctx.out / "champion.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     return facts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,17 +53,28 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-@step("build_bm25", inputs=["snapshot"], rooms=ROOMS)
+@step("build_bm25", inputs=["snapshot"], optional=["previous"], rooms=ROOMS)
 def build_bm25(ctx: Context) -> Facts:
-    """Index every locale's titles for lexical search, one folder per locale (A20)."""
+    """Index every locale's titles for lexical search, one folder per locale (A20).
+
+    ``previous`` is an earlier index to go on from: it answers as one built anew, and only new and
+    changed titles are analysed.
+    """
     from csrm_tasks.retrieval.bm25 import Bm25Index
 
-    facts: Facts = {"products": {}}
+    facts: Facts = {"products": {}, "analysed": {}}
+    previous = ctx.inputs.get("previous")
     for locale, own in _by_locale(ctx).items():
-        documents = own["products"].sort("product_id").select("product_id", "title")
-        index = Bm25Index.build(ctx.out / locale, documents.iter_rows())
+        folder = ctx.out / locale
+        if previous and (previous.path / locale).is_dir():
+            shutil.copytree(previous.path / locale, folder)
+            index = Bm25Index(folder)
+        else:
+            index = Bm25Index.build(folder, [])
+        facts["analysed"][locale] = index.sync(own["products"].select("product_id", "title").rows())
         facts["products"][locale] = len(index)
-        log.info("bm25: %d titles of %s", len(index), locale)
+        log.info("bm25: %d titles of %s, %d of them new", len(index), locale,
+                 facts["analysed"][locale])  # fmt: skip
     return facts
 
 
