@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from csrm_tasks.cli_options import home_settings
+
+if TYPE_CHECKING:
+    from csrm_tasks.demo.study_data import SeedMarket
 
 
 @click.command()
@@ -15,16 +20,19 @@ def study(market: str, seeds: int, first: int) -> None:
     """Train and compare every arm of the study; the table grows seed by seed."""
     import torch
 
-    from csrm_tasks.demo.study import Recipe, SeedResult, run_study
+    from csrm_tasks.demo.study import Recipe, run_study
+    from csrm_tasks.demo.study_data import seed_market
     from csrm_tasks.demo.study_table import table
     from csrm_tasks.markets import load_market
 
-    settings = home_settings("study")
+    settings, recipe = home_settings("study"), Recipe()
     torch.set_num_threads(settings.threads)
     base = load_market(market, settings.markets)
-    found: list[SeedResult] = []
-    for result in run_study(base, settings.home, range(first, first + seeds), Recipe()):
-        found.append(result)
-        text = table(found)
+
+    def market_of(seed: int) -> SeedMarket:
+        return seed_market(base, settings.home, seed, recipe.products)
+
+    for results in run_study(market_of, range(first, first + seeds), recipe):
+        text = table(results)
         (settings.home / "study.md").write_text(text, encoding="utf-8")
         click.echo(text)

@@ -112,17 +112,21 @@ def test_as_many_queries_as_it_says_decide_a_point() -> None:
     assert error * np.sqrt(5 * QUERIES / n) == pytest.approx(0.01 / 2.80, rel=0.01)
 
 
-def test_the_table_says_every_comparison_and_arm() -> None:
+def test_the_table_says_every_comparison_and_what_is_missing() -> None:
     arms = {*COMPARISONS, *COMPARISONS.values()}
     results = [
-        SeedResult(s, {a: answered(0.6, s) for a in arms}, {"sft": 1.2, "mt": 1.0 + s / 100}, {})
+        SeedResult(s, {a: answered(0.6, s) for a in arms}, {"sft": 1.2, "mt": 1.0 + s / 100})
         for s in range(3)
     ]
-    assert [e.name for e in effects(results)] == list(COMPARISONS)
-    text = table(results)
-    assert all(f"`{arm}`" in text for arm in arms)
-    gap = next(line for line in text.splitlines() if "transfer gap" in line)
+    del results[2].answers["sd"]
+    found = effects(results)
+    assert [e.name for e in found] == list(COMPARISONS)
+    assert [len(e.seeds) for e in found] == [3, 3, 3, 3, 2]
+    lines = table(results).splitlines()
+    gap = next(line for line in lines if "transfer gap:" in line)
     assert "+0.190" in gap and "holds" in gap
+    assert next(line for line in lines if "`sd` −" in line).endswith("| – |")
+    assert all(any(f"micro-F1, `{arm}`" in line for line in lines) for arm in arms)
 
 
 @pytest.fixture(scope="module")

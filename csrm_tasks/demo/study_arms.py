@@ -8,7 +8,7 @@ control differ in one thing only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -65,32 +65,29 @@ def step(seed: SeedMarket, name: str, inputs: Mapping[str, str | None], **params
     return run_step(name, seed.market, inputs, params, seed.settings)
 
 
-@dataclass(frozen=True)
-class Retrieved:
-    """Titles for the queries of a training snapshot and of the gold queries."""
+def cold_retriever(seed: SeedMarket) -> tuple[str, str]:
+    """Return a CVR ranker and the EBR that it teaches, as csrm_cold_start does (A21, A22).
 
-    train: str
-    gold: str
-    ebr: str
-
-
-def cold_titles(seed: SeedMarket) -> tuple[Retrieved, str]:
-    """RQA with nothing of the target market but its catalogue, as csrm_cold_start (A21, A22).
-
-    Returns the titles and the CVR ranker that the retriever learnt from.
+    Of the target market they have seen its catalogue and the translations.
     """
     ranker = step(seed, "train_llm", {"snapshot": seed.stage1}, arm="plain", ranker=True)
-    scored = _scored_pseudo(seed, seed.stage1, ranker)
-    ebr = step(seed, "train_ebr", {"snapshot": seed.stage1, "scored": scored}, local=False)
-    titles = Retrieved(_titles(seed, seed.stage1, ebr), _titles(seed, seed.stage2, ebr), ebr)
-    return titles, ranker
+    given = {"snapshot": seed.stage1, "scored": _scored_pseudo(seed, seed.stage1, ranker)}
+    return ranker, step(seed, "train_ebr", given, local=False)
 
 
-def local_titles(seed: SeedMarket, ranker: str, cold: Retrieved) -> str:
-    """RQA*: the retriever goes on with local clicks and purchases, as csrm_retrain (A23)."""
+def local_retriever(seed: SeedMarket, ranker: str, cold: str) -> str:
+    """Let the cold EBR go on with local clicks and purchases, as csrm_retrain does (A23)."""
     scored = _scored_pseudo(seed, seed.stage2, ranker)
-    given = {"snapshot": seed.stage2, "scored": scored, "warm": cold.ebr}
-    return _titles(seed, seed.stage2, step(seed, "train_ebr", given, local=True))
+    given = {"snapshot": seed.stage2, "scored": scored, "warm": cold}
+    return step(seed, "train_ebr", given, local=True)
+
+
+def titles(seed: SeedMarket, ebr: str) -> str:
+    """Return the RQA of all stage-2 queries, gold ones included."""
+    bm25 = step(seed, "build_bm25", {"snapshot": seed.stage2})
+    index = step(seed, "build_index", {"snapshot": seed.stage2, "ebr": ebr})
+    given = {"snapshot": seed.stage2, "bm25": bm25, "ebr": ebr, "index": index}
+    return step(seed, "build_rqa", given)
 
 
 def _scored_pseudo(seed: SeedMarket, snapshot: str, ranker: str) -> str:
@@ -98,13 +95,6 @@ def _scored_pseudo(seed: SeedMarket, snapshot: str, ranker: str) -> str:
     pairs = step(seed, "pseudo_pairs", {"snapshot": snapshot, "bm25": bm25})
     given = {"snapshot": snapshot, "llm": ranker, "pairs": pairs}
     return step(seed, "score_pairs", given, space="cvr")
-
-
-def _titles(seed: SeedMarket, snapshot: str, ebr: str) -> str:
-    bm25 = step(seed, "build_bm25", {"snapshot": snapshot})
-    index = step(seed, "build_index", {"snapshot": snapshot, "ebr": ebr})
-    given = {"snapshot": snapshot, "bm25": bm25, "ebr": ebr, "index": index}
-    return step(seed, "build_rqa", given)
 
 
 def facts(seed: SeedMarket, ref: str) -> Mapping[str, Any]:

@@ -33,6 +33,7 @@ from csrm_tasks.steps.registry import code_digest, run_step
 ROOMS = ("demo.study_data", "demo.labels", "demo.search")
 GRADES = len(RELEVANCE.tokens)
 PAGE = 6  # pairs of a gold query: more queries decide more than more pairs of each
+DEV_KEPT = 0.2  # of the source's dev queries: there is one evaluation, at the last step
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,14 @@ def seed_market(
     stage2 = _snapshot(market, settings, 2, NIGHTS[-1])
     made = SeedMarket(market, settings, stage1, stage2)
     queries = read_table(made.store.open(stage2).file("queries.parquet"), QUERIES)
-    pairs = with_truth(load_pairs(made, stage2), queries, demo_world(products, seed))
-    return replace(made, stage2=derive(made, stage2, pairs, {"gold": "truth"}))
+    source = market.source_locale
+    few = [thinned(load_pairs(made, x), source, DEV_KEPT, seed, "dev") for x in (stage1, stage2)]
+    judged = with_truth(few[1], queries, demo_world(products, seed))
+    return replace(
+        made,
+        stage1=derive(made, stage1, few[0], {"dev": DEV_KEPT}),
+        stage2=derive(made, stage2, judged, {"dev": DEV_KEPT, "gold": "truth"}),
+    )
 
 
 def _ingest(market: MarketConfig, settings: Settings, day: str) -> None:
@@ -147,15 +154,11 @@ def with_noise(pairs: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
     return pairs.with_columns(pl.Series("grade", np.where(wrong, other, grade), dtype=pl.Int8))
 
 
-def thinned(pairs: pl.DataFrame, locale: str, keep: float, seed: int) -> pl.DataFrame:
-    """Keep the train pairs of a random share ``keep`` of the queries of ``locale``."""
-    own = (pl.col("split") == "train") & (pl.col("locale") == locale)
+def thinned(
+    pairs: pl.DataFrame, locale: str, keep: float, seed: int, split: str = "train"
+) -> pl.DataFrame:
+    """Keep the pairs of a random share ``keep`` of the queries of ``locale`` in ``split``."""
+    own = (pl.col("split") == split) & (pl.col("locale") == locale)
     ids = pairs.filter(own)["query_id"].unique().sort()
     stay = ids.sample(round(keep * len(ids)), seed=seed).implode()
     return pairs.filter(~own | pl.col("query_id").is_in(stay))
-
-
-def gold_kinds(world: World) -> dict[str, str]:
-    """Return the kind of every target query by its identifier, for a look behind the means."""
-    made = make_queries(world, TARGET, default_queries(world)[TARGET])
-    return {query_id(TARGET, q.text): q.kind for q in made.queries}
