@@ -79,7 +79,7 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
     fault = None
     rows = 0
     try:
-        with pq.ParquetWriter(clean, schema, compression="zstd", use_dictionary=False) as writer:
+        with pq.ParquetWriter(clean, schema, compression="lz4", use_dictionary=False) as writer:
             for records in _ahead(source.batches()):
                 judged = judge(records, source.contract, day, terms)
                 header, fault = records.header, judged.fault

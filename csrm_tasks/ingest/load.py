@@ -7,6 +7,7 @@ A later delivery of the same name takes the place of the earlier one in the same
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,11 +99,7 @@ def _store(
     retired: Retired | None,
 ) -> tuple[Receipt, int]:
     outcome = resolve_rows(connection, window, file.kind, file.locale, judged.clean)
-    raw = pl.Series("raw", raw_of(outcome.refused["row"].to_list()), dtype=pl.Binary)
-    rejected = pl.concat(
-        [judged.rejected, outcome.refused.with_columns(raw).select(list(REJECTED))]
-    )
-    receipt = _receipt(file, judged, outcome, rejected.height)
+    receipt = _receipt(file, judged, outcome, judged.rejected.height + outcome.refused.height)
     part = _part(connection, window, file)
     added = connection.execute(
         sa.insert(FILES).values(
@@ -113,10 +110,19 @@ def _store(
     )  # fmt: skip
     assert added.inserted_primary_key is not None
     file_id: int = added.inserted_primary_key[0]
+    with ThreadPoolExecutor(1) as pool:
+        # Refused rows' bytes are looked up in the file while the database takes the others in.
+        refused = pool.submit(_with_raw, outcome.refused, raw_of)
+        if file.kind not in TABLES:
+            write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
+        rejected = pl.concat([judged.rejected, refused.result()])
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
-    if file.kind not in TABLES:
-        write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
     return receipt, file_id
+
+
+def _with_raw(refused: pl.DataFrame, raw_of: RawOf) -> pl.DataFrame:
+    raw = pl.Series("raw", raw_of(refused["row"].to_list()), dtype=pl.Binary)
+    return refused.with_columns(raw).select(list(REJECTED))
 
 
 def _receipt(file: Delivery, judged: Judged, outcome: Outcome, quarantined: int) -> Receipt:

@@ -23,7 +23,7 @@ from csrm_tasks.ingest.records import RawOf, Records, UnreadableError, assemble,
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 CODECS = {"": None, "gz": "gzip", "zst": "zstd"}
-BATCH = 32 << 20  # bytes of text that are looked at together
+BATCH = 8 << 20  # bytes of text that are looked at together
 RECORD_LIMIT = 256 << 20  # bytes of one record: more is no record, and would fill the memory
 PARQUET_ROWS = 100_000  # of a batch
 

@@ -69,7 +69,7 @@ def _by_id(
     schema = {c.name: c.dtype for c in CONTRACTS[kind].columns} | {"locale": pl.String}
     key, *content = schema
     statement = sa.select(*(into.c[c] for c in schema)).where(into.c.market == window.market)
-    existing = fetch_by_key(connection, statement, into.c[key], clean[key].unique(), schema)
+    existing = fetch_by_key(connection, statement, into.c[key], clean[key], schema)
     here = clean.with_columns(pl.lit(locale).alias("locale"))
     found = resolve(here, existing, key, content)
     return Outcome(found.stored.select(clean.columns), found.known, found.refused)

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 FEW = 1_000  # values that go into a statement itself
 COPIED = 100_000  # rows of one COPY: the text of two is held in memory
+SENT = 1 << 20  # bytes handed over at once: each time waits for the interpreter's lock
 SQLITE_TIME = "%Y-%m-%d %H:%M:%S%.6f"  # as SQLAlchemy writes a DateTime
 COPY_TIME = "%Y-%m-%d %H:%M:%S%.6f+00"
 
@@ -51,8 +52,8 @@ def _copy(connection: Connection, into: sa.Table, frame: pl.DataFrame) -> None:
         following = pool.submit(copy_text, next(parts))
         for part in parts:
             text, following = following.result(), pool.submit(copy_text, part)
-            cursor.copy_expert(statement, text)
-        cursor.copy_expert(statement, following.result())
+            cursor.copy_expert(statement, text, SENT)
+        cursor.copy_expert(statement, following.result(), SENT)
 
 
 def copy_text(frame: pl.DataFrame) -> io.BytesIO:

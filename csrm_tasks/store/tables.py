@@ -60,5 +60,5 @@ def fetch_by_key(
     between = statement.where(key.between(wanted.min(), wanted.max())).limit(1)
     if wanted.is_empty() or connection.execute(between).first() is None:
         return pl.DataFrame(schema=schema)
-    with among(connection, key, wanted) as chosen:
+    with among(connection, key, wanted.unique()) as chosen:
         return fetch(connection, statement.where(chosen), schema)
