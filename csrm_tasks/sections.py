@@ -206,6 +206,7 @@ class Release(Section):
 
     model_name: str | None = None  # MLflow registered model; default csrm-{market}
     approval: Literal["auto", "manual"] = "manual"
+    export_llm: bool = False  # merge every release's LLM for other servers, and name it there (A14)
 
 
 class Step(Section):

@@ -46,6 +46,8 @@ def cold_start(market: MarketConfig) -> None:
 
     # Judge, then record, and promote: the last and only risky step guards itself as well.
     parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
+    if market.release.export_llm:
+        parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     live = task("champion", "find_champion")
     verdict = task("gate", "judge", stage=1, bundle=bundle, champion=live)

@@ -86,6 +86,8 @@ def retrain(market: MarketConfig) -> None:
 
     # Judge, then record, and promote: the last and only risky step guards itself as well.
     parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
+    if market.release.export_llm:
+        parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     verdict = task("gate", "judge", stage=2, bundle=bundle, evaluation=evaluation, champion=live)
     registered = task("register", bundle=bundle, gate=verdict, evaluation=evaluation)

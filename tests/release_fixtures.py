@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.llm.identity import LlmCard
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Rollout, Towers
 from csrm_tasks.settings import Settings
@@ -22,6 +23,7 @@ from csrm_tasks.towers.texts import TEXT_VERSION
 
 MARKET = "tiny"
 DIM = 4
+CARD = LlmCard("none", "d1", {"relevance": [3, 4, 5]}, 64, True, "fp32", "round1", 1, 1.2)
 PARTS = ("snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings")
 
 
@@ -79,7 +81,7 @@ def parts(settings: Settings, key: str, stage: int, source_dev: float = 0.7) -> 
     made["snapshot"] = publish(settings, "snapshot", key, write_snapshot, stage=stage)
     chosen = publish(settings, "train_llm", key, note)
     dev = {"source_dev_micro_f1": source_dev, "chosen_ref": chosen.ref}
-    made["llm"] = publish(settings, "select_llm", key, note, dev)
+    made["llm"] = publish(settings, "select_llm", key, CARD.write, dev)
     made["ebr"] = publish(settings, "train_ebr", key, note, inputs=refs("snapshot"))
     made["index"] = publish(settings, "build_index", key, note, inputs=refs("snapshot", "ebr"))
     made["rqa"] = publish(

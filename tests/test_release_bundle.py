@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from release_fixtures import DIM, market, parts, store_of
+from release_fixtures import CARD, DIM, market, parts, publish, store_of
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ArtifactError, DataError
+from csrm_tasks.llm.prompts import PROMPT_VERSION
 from csrm_tasks.release import model
 from csrm_tasks.release.bundle import release_id
 from csrm_tasks.release.scorer import ReleaseScorer
@@ -36,6 +38,21 @@ def test_the_manifest_names_every_part_by_digest(settings: Settings) -> None:
     assert (manifest["market"], manifest["stage"]) == ("tiny", 1)
     assert found.facts["source_dev_micro_f1"] == 0.7
     assert release_id(found) == f"tiny-{found.digest[:12]}"
+    assert manifest["llm"] == {
+        "base": "none", "base_digest": "d1", "label_ids": {"relevance": [3, 4, 5]},
+        "prompt_version": PROMPT_VERSION, "temperature": 1.2,
+    }  # fmt: skip
+
+
+def test_an_exported_llm_is_named_beside_the_adapter_it_was_made_from(settings: Settings) -> None:
+    own = parts(settings, "a", stage=1)["llm"]
+    made = publish(settings, "export_llm", "a", CARD.write, inputs={"llm": own})
+    manifest = json.loads(bundle_of(settings, llm_export=made.ref).file("release.json").read_text())
+    assert manifest["parts"]["llm_export"] == {"ref": made.ref, "digest": made.digest}
+    of = {"llm": "tiny/select_llm/b"}
+    other = publish(settings, "export_llm", "b", replace(CARD, round=2).write, inputs=of)
+    with pytest.raises(ArtifactError, match=r"export_llm/b was made from llm tiny/select_llm/b"):
+        bundle_of(settings, llm_export=other.ref)
 
 
 def test_the_same_parts_are_the_same_release_and_others_another(settings: Settings) -> None:

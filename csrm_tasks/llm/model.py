@@ -144,11 +144,20 @@ def save_adapter(model: Model, state: dict[str, Tensor], folder: Path) -> None:
 
 def merge_adapter(model: Model, folder: Path) -> None:
     """Load the adapter of ``folder`` and merge it into the base weights, in fp32 (A14)."""
+    wrapped = _with_adapter(model.causal.float(), folder)
+    model.causal = wrapped.merge_and_unload().to(model.dtype).eval().requires_grad_(False)
+
+
+def put_adapter(model: Model, folder: Path) -> None:
+    """Load the adapter of ``folder`` beside the base weights, as in training."""
+    model.peft = _with_adapter(model.causal, folder).eval()
+
+
+def _with_adapter(causal: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     try:
-        wrapped = PeftModel.from_pretrained(model.causal.float(), str(folder))
+        return PeftModel.from_pretrained(causal, str(folder))
     except (ValueError, RuntimeError, OSError) as e:
         reason = str(e).strip().split("\n")[0]
         raise ArtifactError(f"adapter {folder} does not fit its base model: {reason}") from e
-    model.causal = wrapped.merge_and_unload().to(model.dtype).eval().requires_grad_(False)

@@ -35,17 +35,9 @@ class RelevanceScorer:
 
     @classmethod
     def load(cls, folder: Path) -> RelevanceScorer:
-        """Load the artifact of ``train_llm`` or ``select_llm``.
-
-        Raises :class:`ArtifactError` where the base model is not the one it was trained on.
-        """
+        """Load the artifact of ``train_llm`` or ``select_llm``; raises as :func:`load_own_base`."""
         card = read_card(folder)
-        model = load_base(card.base)
-        if model.base_digest != card.base_digest:
-            raise ArtifactError(
-                f"{folder}: the adapter was trained on another {card.base!r} than the one here; "
-                "restore that base model or train again"
-            )
+        model = load_own_base(card, folder)
         merge_adapter(model, folder / "adapter")
         return cls(model, card, PromptEncoder(model.tokenizer, card.max_length))
 
@@ -72,6 +64,20 @@ class RelevanceScorer:
         if calibrated and space is RELEVANCE:
             found = apply_temperature(found, self.card.temperature)
         return with_probabilities(pairs, found)
+
+
+def load_own_base(card: LlmCard, folder: Path) -> Model:
+    """Load the base model of the adapter in ``folder``.
+
+    Raises :class:`ArtifactError` where the base here is not the one that it was trained on.
+    """
+    model = load_base(card.base)
+    if model.base_digest != card.base_digest:
+        raise ArtifactError(
+            f"{folder}: the adapter was trained on another {card.base!r} than the one here; "
+            "restore that base model or train again"
+        )
+    return model
 
 
 def with_probabilities(pairs: pl.DataFrame, found: Floats) -> pl.DataFrame:

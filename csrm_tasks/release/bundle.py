@@ -30,8 +30,8 @@ def release_id(bundle: Artifact) -> str:
 def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write the bundle folder and return its manifest (also ``release.json``).
 
-    ``parts`` has snapshot, llm, ebr, index, rqa, export, embeddings. Raises
-    :class:`ArtifactError` where the parts do not belong together.
+    ``parts`` has snapshot, llm, ebr, index, rqa, export, embeddings, and may have llm_export.
+    Raises :class:`ArtifactError` where the parts do not belong together.
     """
     _require_compatible(parts)
     shutil.copytree(parts["export"].path, out / TOWERS)
@@ -50,7 +50,8 @@ def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any])
 
 def _require_compatible(parts: Mapping[str, Artifact]) -> None:
     """Embeddings must be this export's, the index this retriever's, all of one snapshot."""
-    rules = (("embeddings", "export"), ("index", "ebr"))
+    rules = [("embeddings", "export"), ("index", "ebr")]
+    rules += [("llm_export", "llm")] if "llm_export" in parts else []
     snapshot = [(name, "snapshot") for name in ("ebr", "index", "rqa", "export", "embeddings")]
     for name, of in (*rules, *snapshot):
         made_from = parts[name].inputs.get(of)

@@ -33,7 +33,8 @@ log = logging.getLogger("csrm")
 PACKAGE = Path(__file__).resolve().parent.parent
 # under csrm_tasks.steps
 MODULES = (
-    "data", "replay", "llm", "retrieval", "towers", "baselines", "evaluation", "release",
+    "data", "replay", "llm", "llm_export", "retrieval", "towers", "baselines", "evaluation",
+    "release",
 )  # fmt: skip
 
 

@@ -13,21 +13,29 @@ from csrm_tasks.release import promote as promotion
 from csrm_tasks.release.bundle import assemble, release_id
 from csrm_tasks.steps.registry import Context, Facts, step
 
+# what a release says of its LLM, beside the adapter's reference and digest (A14)
+CARD = ("base", "base_digest", "label_ids", "prompt_version", "temperature")
+
 
 @step(
     "bundle",
     inputs=["snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings"],
+    optional=["llm_export"],
     rooms=["release.bundle"],
 )
 def bundle(ctx: Context) -> Facts:
     """Put together what is released as one thing; parts that do not fit together are refused."""
+    from csrm_tasks.llm.identity import read_card
+
     llm = ctx.input("llm")
+    card = read_card(llm.path)
     about: dict[str, Any] = {
         "market": ctx.market.market,
         "locale": ctx.market.target_locale,
         "stage": _stage(ctx, ctx.input("snapshot")),
         "source_dev_micro_f1": _fact(ctx, llm, "source_dev_micro_f1"),
         "dev_micro_f1": _fact(ctx, llm, "dev_micro_f1"),
+        "llm": {name: getattr(card, name) for name in CARD},
     }
     assemble(ctx.inputs, ctx.out, about)
     return about

@@ -1,0 +1,35 @@
+"""The relevance LLM as a model that other servers load (A14)."""
+
+from __future__ import annotations
+
+from csrm_tasks import tracking
+from csrm_tasks.steps.registry import Context, Facts, step
+
+PROBED = 64  # dev pairs on which export and adapter are compared
+
+
+@step("export_llm", inputs=["llm", "snapshot"], optional=["rqa"], rooms=["llm"])
+def export_llm(ctx: Context, *, precision: str = "") -> Facts:
+    """Merge the adapter into its base and write a 3-label classifier, compared with it (A14).
+
+    ``precision``: fp32 or bf16; default, what it was trained in. Not part of a weekly run unless
+    ``release.export_llm`` says so: our own steps score with base and adapter, and a merged model
+    is as large as its base, every week again.
+    """
+    from csrm_tasks.llm.data import load_fields, load_pairs
+    from csrm_tasks.llm.export import export_classifier, record
+    from csrm_tasks.llm.identity import read_card
+
+    llm, snapshot, rqa = ctx.input("llm"), ctx.input("snapshot").path, ctx.inputs.get("rqa")
+    fields = load_fields(snapshot, rqa.path if rqa else None)
+    queries, products = fields.of(load_pairs(snapshot, "dev").head(PROBED))
+    exported = export_classifier(llm.path, queries, products, ctx.out, precision)
+    facts = record(read_card(ctx.out), exported)
+    facts |= {"adapter": llm.ref, "adapter_digest": llm.digest}
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref,
+        params={k: v for k, v in facts.items() if k != "max_delta"},
+        metrics={"max_delta": exported.max_delta},
+        files=[ctx.out / "llm.json"],
+    )  # fmt: skip
+    return facts
