@@ -217,21 +217,22 @@ class Step(Section):
     sessions: Annotated[int, Field(ge=0)] = 0  # of the next release, from the start, at least
     audits: Annotated[int, Field(ge=0)] = 0  # queries that raters judged, from the start, at least
     margin: Share = 0.1  # fall in conversion, relative to the stable release, to be ruled out
+    audit_margin: Share = 0.05  # rise of Defect@5 and fall of EM@1 to be ruled out, in audits
 
 
 class Rollout(Section):
     """How a release gets from approval to all sessions; no steps: at once."""
 
     steps: tuple[Step, ...] = (
-        Step(weight=0, audits=200),
-        Step(weight=1, days=2, audits=400, margin=1.0),
-        Step(weight=10, days=2, audits=400, margin=0.25),
-        Step(weight=50, days=3, audits=400, margin=0.1),
+        Step(weight=0, audits=300, audit_margin=0.1),
+        Step(weight=1, days=2, audits=300, margin=1.0, audit_margin=0.1),
+        Step(weight=10, days=2, audits=600, margin=0.25, audit_margin=0.075),
+        Step(weight=50, days=3, audits=900, margin=0.1, audit_margin=0.05),
     )
     max_days: Positive = 21  # in one step without a decision; then a person is asked
     alpha: Share = 0.05  # chance to roll back, in a whole rollout, a release that is no worse
     planned_sessions: Positive = 20_000  # effective sessions at which the bounds are narrowest
-    audit_margin: Share = 0.05  # rise of Defect@5 or fall of EM@1 that must be ruled out
+    audit_queries: Positive = 150  # that raters are given a day
     error_margin: Share | None = 0.001  # rise of the share of failed requests; null: not judged
     latency_ratio: float | None = 1.25  # p99 over the stable release's; null: not judged
     failures: Positive = 1  # failed looks in a row that roll back

@@ -151,3 +151,9 @@ def test_the_exit_code_reaches_the_shell() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def test_rollouts_are_simulated_by_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollout", "simulate", "--number", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "| 2 × defects |" in said and "| 20% | sequential, every day |" in said
