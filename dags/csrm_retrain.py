@@ -29,7 +29,8 @@ def retrain(market: MarketConfig) -> None:
     bm25 = task("build_bm25", snapshot=snap, previous=fact(live, "bm25"))
 
     # What the live retriever finds now: the live LLM reads it, and RQA* is compared with it.
-    index0 = task("build_index", "build_index_live", snapshot=snap, ebr=live_ebr)
+    of_live = {"ebr": live_ebr, "previous": fact(live, "index")}
+    index0 = task("build_index", "build_index_live", snapshot=snap, **of_live)
     found0 = {"snapshot": snap, "bm25": bm25, "ebr": live_ebr, "index": index0}
     rqa0 = task("build_rqa", "build_rqa_live", **found0)
 

@@ -41,8 +41,9 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Dense:
     model = BiEncoder.from_base(str(base), 16, 24, seed=0).eval()
     vectors = model.encode(list(titles.values()))
     index = ProductIndex.build(
-        "zh-TW", list(titles), vectors, "digest", sample=vectors, exact_below=99, seed=0
-    )
+        "zh-TW", list(titles), list(titles.values()), vectors, "digest",
+        sample=vectors, exact_below=99, seed=0,
+    )  # fmt: skip
     return Dense(model, index)
 
 

@@ -220,6 +220,38 @@ def test_bm25_goes_on_from_the_week_before_and_equals_one_built_anew(
     assert Bm25Index(chain.open(built["bm25"]).file("zh-TW")).search(["全新"], 1) == [[]]
 
 
+@pytest.mark.parametrize("exact_below", [20, 50_000])
+def test_only_changed_titles_are_embedded_again(
+    chain: Chain, built: dict[str, str], tmp_path: Path, exact_below: int
+) -> None:
+    write_snapshot(tmp_path)
+    goods = products().with_columns(
+        title=pl.when(pl.col("product_id") == "zh01").then(pl.lit("全新")).otherwise("title")
+    )
+    left = goods.filter(pl.col("product_id") != "zh00")
+    write_table(left, records.PRODUCTS, tmp_path / "products.parquet")
+    snapshot = chain.publish("snapshot", tmp_path, 4 + exact_below)
+    retrieval = chain.market.retrieval.model_copy(update={"exact_below": exact_below})
+    market = chain.market.model_copy(update={"retrieval": retrieval})
+
+    def build(**given: str) -> Artifact:
+        inputs = {"ebr": built["ebr"], "snapshot": snapshot} | given
+        return chain.open(run_step("build_index", market, inputs, {}, chain.settings))
+
+    before = build(snapshot="small/snapshot/1")
+    anew, grown = build(), build(previous=before.ref)
+    for locale, embedded in (("ko-KR", 0), ("zh-TW", 1)):
+        one, other = (ProductIndex.load(a.file(locale)) for a in (anew, grown))
+        assert grown.facts["locales"][locale]["embedded"] == embedded
+        assert one.info.snapshot == other.info.snapshot == anew.facts["locales"][locale]["snapshot"]
+        assert one.ids == other.ids
+        assert np.abs(one.vectors - other.vectors).max() < 1e-5
+    # Another encoder's vectors are not carried over.
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    other_ebr = build(ebr=chain.run("train_ebr", inputs, local=True), previous=before.ref)
+    assert other_ebr.facts["locales"]["zh-TW"]["embedded"] == 31
+
+
 def test_bm25_alone_and_wrong_inputs(chain: Chain, built: dict[str, str]) -> None:
     plain = {"snapshot": "small/snapshot/1", "bm25": built["bm25"]}
     artifact = chain.open(chain.run("build_rqa", plain))

@@ -68,7 +68,7 @@ class World:
         products = self.tables["products"].sort("product_id")
         vectors = model.encode(products["title"].to_list())
         index = ProductIndex.build(
-            TARGET, products["product_id"].to_list(), vectors, digest,
+            TARGET, products["product_id"].to_list(), products["title"].to_list(), vectors, digest,
             sample=vectors[:10], exact_below=1000, seed=0,
         )  # fmt: skip
         index.save(self.folder / "index" / TARGET)

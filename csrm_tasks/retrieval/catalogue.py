@@ -9,8 +9,10 @@ from typing import Any
 import polars as pl
 
 from csrm_tasks.retrieval.encoder import BiEncoder
-from csrm_tasks.retrieval.index import RECALL_SAMPLE, ProductIndex
+from csrm_tasks.retrieval.index import ProductIndex
+from csrm_tasks.retrieval.ivf import RECALL_SAMPLE
 from csrm_tasks.retrieval.quality import recall_at, relevant_products
+from csrm_tasks.retrieval.segment import stamp
 from csrm_tasks.sections import Retrieval
 
 log = logging.getLogger("csrm")
@@ -25,33 +27,45 @@ def index_locale(
     tables: Mapping[str, pl.DataFrame],
     config: Retrieval,
     seed: int,
+    previous: ProductIndex | None = None,
 ) -> tuple[ProductIndex, dict[str, Any]]:
     """Embed and index ``tables["products"]`` (one locale's); returns the index and its facts.
 
-    Facts: kind, products, recall_at_100 against exact search, and dev_recall_at_20, the mean share
-    of a dev query's products graded ≥ 1 that are found (None without such a query).
+    Only what ``previous`` lacks is embedded, if the same encoder made it. Facts: kind, products,
+    how many were embedded, snapshot, recall_at_100 against exact search, drift, and
+    dev_recall_at_20, the mean share of a dev query's products graded ≥ 1 that are found (None
+    without such a query).
     """
     products = tables["products"].sort("product_id")
-    vectors = model.encode(products["title"].to_list())
     sample = tables["queries"].sort("query_id").head(RECALL_SAMPLE)["norm"].to_list()
-    index = ProductIndex.build(
-        locale,
-        products["product_id"].to_list(),
-        vectors,
-        digest,
-        sample=model.encode(sample) if sample else vectors[:RECALL_SAMPLE],
-        exact_below=config.exact_below,
-        seed=seed,
+    known = previous if previous and previous.info.encoder_digest == digest else None
+    new, deleted = difference(known, products) if known else (products, [])
+    ids, texts = new["product_id"].to_list(), new["title"].to_list()
+    vectors = model.encode(texts)
+    asked = model.encode(sample or products["title"].head(RECALL_SAMPLE).to_list())
+    below = config.exact_below
+    index = (
+        known.changed(deleted, ids, texts, vectors, sample=asked, exact_below=below, seed=seed)
+        if known
+        else ProductIndex.build(
+            locale, ids, texts, vectors, digest, sample=asked, exact_below=below, seed=seed
+        )
     )
     recall = dev_recall(index, model, tables["queries"], tables["pairs"])
-    log.info("index %s: %s, dev recall@%d %s", locale, index.info, FOUND_AT, recall)
-    facts = {
-        "kind": index.info.kind,
-        "products": index.info.products,
-        "recall_at_100": index.info.recall_at_100,
-        "dev_recall_at_20": recall,
-    }
-    return index, facts
+    log.info("index %s: %s, %d embedded, dev recall@%d %s",
+             locale, index.info, len(ids), FOUND_AT, recall)  # fmt: skip
+    named = ("kind", "products", "recall_at_100", "drift", "snapshot")
+    facts = {name: getattr(index.info, name) for name in named}
+    return index, facts | {"embedded": len(ids), "dev_recall_at_20": recall}
+
+
+def difference(index: ProductIndex, products: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Return the products that ``index`` lacks or holds with another title, and ids now gone."""
+    stamps = pl.Series("stamp", [stamp(t) for t in products["title"]], pl.UInt64)
+    stamped = products.with_columns(stamps)
+    new = stamped.join(index.entries, on=["product_id", "stamp"], how="anti")
+    gone = index.entries.join(products, on="product_id", how="anti")["product_id"]
+    return new.drop("stamp"), gone.to_list()
 
 
 def dev_recall(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.rqa import Dense, Title
     from csrm_tasks.settings import Settings
 
@@ -141,9 +142,18 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     return facts
 
 
-@step("build_index", inputs=["snapshot", "ebr"], config=["retrieval", "seed"], rooms=ROOMS)
+@step(
+    "build_index",
+    inputs=["snapshot", "ebr"],
+    optional=["previous"],
+    config=["retrieval", "seed"],
+    rooms=ROOMS,
+)
 def build_index(ctx: Context) -> Facts:
-    """Embed every locale's titles and index them, with recall measured (A25)."""
+    """Embed every locale's titles and index them, with recall measured (A25).
+
+    ``previous`` is an earlier index: what the same encoder embedded for it is not embedded again.
+    """
     import torch
 
     from csrm_tasks.retrieval.catalogue import index_locale
@@ -154,12 +164,22 @@ def build_index(ctx: Context) -> Facts:
     digest = str(ctx.input("ebr").facts["encoder_digest"])
     facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
     for locale, own in _by_locale(ctx).items():
+        earlier = _earlier_index(ctx, locale)
         index, measured = index_locale(
-            locale, model, digest, own, ctx.market.retrieval, ctx.market.seed
+            locale, model, digest, own, ctx.market.retrieval, ctx.market.seed, earlier
         )
         index.save(ctx.out / locale)
         facts["locales"][locale] = measured
     return facts
+
+
+def _earlier_index(ctx: Context, locale: str) -> ProductIndex | None:
+    from csrm_tasks.retrieval.index import ProductIndex
+
+    previous = ctx.inputs.get("previous")
+    if previous is None or not (previous.path / locale).is_dir():
+        return None
+    return ProductIndex.load(previous.path / locale, writable=True)
 
 
 @step(

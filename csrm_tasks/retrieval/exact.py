@@ -1,0 +1,46 @@
+"""Exact nearest neighbours by inner product, in bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+QUERIES, PRODUCTS = 512, 65_536  # of one product of matrices: 134 MB
+
+
+def exact_search(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
+    """Return the ``k`` nearest rows (Q, k) and their inner products, ties by row; k ≤ N."""
+    rows: Rows = np.zeros((len(queries), k), np.int64)
+    scores: Vectors = np.zeros((len(queries), k), np.float32)
+    for start in range(0, len(queries) if k else 0, QUERIES):
+        here = slice(start, start + QUERIES)
+        rows[here], scores[here] = _search_block(vectors, queries[here], k)
+    return rows, scores
+
+
+def _search_block(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
+    """Go through the products by blocks; a later block's rows are higher, so ties stay by row."""
+    best: Rows = np.zeros((len(queries), 0), np.int64)
+    reached: Vectors = np.zeros((len(queries), 0), np.float32)
+    for first in range(0, len(vectors), PRODUCTS):
+        rows, scores = _top(queries @ vectors[first : first + PRODUCTS].T, k)
+        best = np.concatenate([best, rows + first], axis=1)
+        reached = np.concatenate([reached, scores], axis=1)
+        order = np.argsort(-reached, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(best, order, axis=1)
+        reached = np.take_along_axis(reached, order, axis=1)
+    return best, reached
+
+
+def _top(products: Vectors, k: int) -> tuple[Rows, Vectors]:
+    """Return the ``k`` best columns of each row (all where there are fewer), ties by column."""
+    k = min(k, products.shape[1])
+    edge = -np.partition(-products, k - 1, axis=1)[:, k - 1]  # the k-th best of each query
+    rows: Rows = np.zeros((len(products), k), np.int64)
+    for i, (row, bound) in enumerate(zip(products, edge, strict=True)):
+        near = np.flatnonzero(row >= bound)  # ascending, so that a stable sort ties by row
+        rows[i] = near[np.argsort(-row[near], kind="stable")[:k]]
+    return rows, np.take_along_axis(products, rows, axis=1)
