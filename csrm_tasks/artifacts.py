@@ -22,6 +22,7 @@ from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+REMEDY = "delete the artifact's folder and run its step again"
 
 
 def file_digest(path: Path) -> str:
@@ -87,7 +88,7 @@ class ArtifactStore:
         data = f"{ref}/{manifest['data']}"
         path = self._blobs.local_path(data) or self._fetch(data, manifest["files"])
         if ref not in self._verified:
-            self._check(ref, path, manifest["files"])
+            check_files(f"artifact {ref}", path, manifest["files"], REMEDY)
             self._verified.add(ref)
         return Artifact(ref, manifest["digest"], path, manifest["facts"], manifest["inputs"])
 
@@ -137,17 +138,20 @@ class ArtifactStore:
             shutil.rmtree(part, ignore_errors=True)
         return target
 
-    @staticmethod
-    def _check(ref: str, path: Path, files: list[dict[str, Any]]) -> None:
-        for entry in files:
-            found = path / entry["path"]
-            if not found.exists():
-                raise ArtifactError(f"artifact {ref}: file {entry['path']} is gone")
-            if found.stat().st_size != entry["size"] or file_digest(found) != entry["sha256"]:
-                raise ArtifactError(
-                    f"artifact {ref}: file {entry['path']} was changed after it was published; "
-                    "delete the artifact's folder and run its step again"
-                )
+
+def check_files(what: str, folder: Path, files: list[dict[str, Any]], remedy: str) -> None:
+    """Compare files with what :func:`describe_files` said of them.
+
+    Raises :class:`ArtifactError` naming ``what``, the first file that differs, and the remedy.
+    """
+    for entry in files:
+        found = folder / entry["path"]
+        if not found.exists():
+            raise ArtifactError(f"{what}: file {entry['path']} is gone; {remedy}")
+        if found.stat().st_size != entry["size"] or file_digest(found) != entry["sha256"]:
+            raise ArtifactError(
+                f"{what}: file {entry['path']} was changed after it was published; {remedy}"
+            )
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,10 +19,11 @@ from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.llm.prompts import PROMPT_VERSION
 from csrm_tasks.release import model
 from csrm_tasks.release.bundle import release_id
-from csrm_tasks.release.scorer import ReleaseScorer
+from csrm_tasks.release.scorer import ProductVectors, ReleaseScorer
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.texts import TEXT_VERSION
 
 
 def bundle_of(settings: Settings, key: str = "a", **other: str) -> Artifact:
@@ -36,6 +38,7 @@ def test_the_manifest_names_every_part_by_digest(settings: Settings) -> None:
     for name, part in manifest["parts"].items():
         assert part == {"ref": found.inputs[name], "digest": store.open(part["ref"]).digest}
     assert (manifest["market"], manifest["stage"]) == ("tiny", 1)
+    assert manifest["text_version"] == TEXT_VERSION
     assert found.facts["source_dev_micro_f1"] == 0.7
     assert release_id(found) == f"tiny-{found.digest[:12]}"
     assert manifest["llm"] == {
@@ -118,3 +121,43 @@ def test_the_saved_model_scores_in_a_process_without_this_project(
     assert said["rows"]["em"] == pytest.approx(direct.em.tolist(), abs=1e-6)
     assert said["rows"]["is_defect"] == direct.is_defect.tolist()
     assert pl.DataFrame(said["rows"]).columns == ["em", "defect", "is_defect", "promotion"]
+
+
+@pytest.mark.parametrize("name", ["towers/query.onnx", "towers/serving.json", "embeddings.npy"])
+def test_a_changed_byte_is_refused_by_whoever_loads_the_bundle(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
+    copy = Path(shutil.copytree(bundle_of(settings).path, tmp_path / "copy"))
+    path = copy / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=f"{name} was changed .* fetch the release again"):
+        ReleaseScorer(copy)
+
+
+def test_a_folder_that_is_no_bundle_or_a_newer_one_is_refused(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match=r"release\.json is missing"):
+        ReleaseScorer(tmp_path)
+    copy = Path(shutil.copytree(bundle_of(settings).path, tmp_path / "copy"))
+    manifest = json.loads((copy / "release.json").read_text())
+    (copy / "release.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(ArtifactError, match="bundle format 99"):
+        ReleaseScorer(copy)
+    (copy / "release.json").write_text("{")
+    with pytest.raises(ArtifactError, match="not JSON"):
+        ReleaseScorer(copy)
+
+
+def test_an_empty_query_is_an_error_with_its_row(settings: Settings) -> None:
+    scorer = ReleaseScorer(bundle_of(settings).path)
+    with pytest.raises(DataError, match="row 1: the query is empty"):
+        scorer.score(["物品", " "], ["p0", "p0"], [None, None])
+
+
+def test_vectors_of_another_width_are_refused(settings: Settings, tmp_path: Path) -> None:
+    folder = bundle_of(settings).path
+    with pytest.raises(ArtifactError, match="embed the products again"):
+        ProductVectors(folder, DIM + 1)

@@ -3,6 +3,8 @@
 Serving needs the exported towers, their tokenizer and thresholds, and the product embeddings:
 these are copied. What is large and only trains or judges (LLM, retriever, index, RQA) is named by
 reference and digest. The release id is made from the bundle's own digest, so it cannot be inside.
+The manifest has the digest of every other file: whoever loads a bundle, also one that MLflow
+copied, checks them first.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from csrm_tasks.artifacts import Artifact
+from csrm_tasks.artifacts import Artifact, check_files, describe_files
 from csrm_tasks.errors import ArtifactError
 
-FORMAT = 1  # of the folder; a server refuses what it does not know
+FORMAT = 2  # of the folder; a server refuses what it does not know
 TOWERS = "towers"  # folder of the exported towers inside the bundle
 EMBEDDINGS = ("embeddings.npy", "product_ids.parquet")
+MANIFEST = "release.json"
 
 
 def release_id(bundle: Artifact) -> str:
@@ -41,10 +44,32 @@ def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any])
         "format": FORMAT,
         "versions": {name: version(name) for name in ("numpy", "onnxruntime", "tokenizers")},
         "parts": {k: {"ref": a.ref, "digest": a.digest} for k, a in sorted(parts.items())},
+        "files": describe_files(out),
         **about,
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    (out / "release.json").write_text(text, encoding="utf-8")
+    (out / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle after checking every file against its digest.
+
+    Raises :class:`ArtifactError` for a folder that is no bundle, another format, or changed bytes.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{folder} holds no release: {MANIFEST} is missing") from e
+    except ValueError as e:
+        raise ArtifactError(f"{path} is not JSON; fetch the release again") from e
+    if manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path}: bundle format {manifest.get('format')}, this code reads {FORMAT}; "
+            "run the code of that release, or bundle it again"
+        )
+    check_files(f"release {folder}", folder, manifest["files"], "fetch the release again")
     return manifest
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 # Only MLflow imports this module: it stands in the model's folder as its code.
 import mlflow.pyfunc  # noqa: TID253
+from mlflow.exceptions import MlflowException  # noqa: TID253
 from mlflow.models import set_model  # noqa: TID253
 
+from csrm_tasks.errors import DataError
 from csrm_tasks.release.scorer import ReleaseScorer
 
 
@@ -21,7 +23,11 @@ class ReleaseModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     # No type hints: MLflow would take them for its own schema and refuse missing columns.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Return em, defect (probabilities), is_defect, promotion; one row per input row."""
+        """Return em, defect (probabilities), is_defect, promotion; one row per input row.
+
+        A row without query, or with neither a known product nor a title, is refused with its
+        number.
+        """
         rows = len(model_input)
 
         def column(name: str) -> list[str | None]:
@@ -30,7 +36,10 @@ class ReleaseModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             return [v if isinstance(v, str) else None for v in model_input[name].tolist()]
 
         queries = [q or "" for q in column("query")]
-        scored = self.scorer.score(queries, column("product_id"), column("title"))
+        try:
+            scored = self.scorer.score(queries, column("product_id"), column("title"))
+        except DataError as e:  # answered as 400 with its reason, not as a failure of the server
+            raise MlflowException.invalid_parameter_value(str(e)) from e
         frame = type(model_input)
         return frame({name: values for name, values in scored._asdict().items()})
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from csrm_tasks.errors import DataError
-from csrm_tasks.release.bundle import EMBEDDINGS, TOWERS
+from csrm_tasks.errors import ArtifactError, DataError
+from csrm_tasks.release.bundle import EMBEDDINGS, TOWERS, read_manifest
 
 Floats = npt.NDArray[np.float32]
 Texts = Sequence[str | None]
@@ -23,49 +23,101 @@ class Scored(NamedTuple):
     em: Floats
     defect: Floats
     is_defect: npt.NDArray[np.bool_]
-    promotion: Floats  # the EM probability; 0 where the pair is a defect (paper 1, section 3.4)
+    promotion: Floats  # the EM probability; 0 where the pair is a defect (paper 1, section 3.6)
+
+
+class ProductVectors:
+    """An embedding snapshot: vectors of products by identifier, mapped from disk."""
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        """Open the snapshot in ``folder``; raises :class:`ArtifactError` when it does not fit."""
+        vectors, ids = (folder / name for name in EMBEDDINGS)
+        found = np.load(vectors, mmap_mode="r")
+        known = pl.read_parquet(ids)["product_id"].to_list()
+        if found.dtype != np.float32 or found.shape != (len(known), 2, dim):
+            raise ArtifactError(
+                f"{vectors}: vectors {found.shape} of {found.dtype} are not those of {len(known)} "
+                f"products in 2 × {dim} float32; embed the products again"
+            )
+        self._vectors = found  # (N, 2, dim)
+        self._row = {product: row for row, product in enumerate(known)}
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self._row)
+
+    def rows(self, products: Texts) -> list[int | None]:
+        """Return each product's row, None where the snapshot has no such product."""
+        return [self._row.get(product or "") for product in products]
+
+    def take(self, rows: Sequence[int]) -> Floats:
+        """Return the vectors (len(rows), 2, dim) of rows."""
+        found: Floats = self._vectors[rows]
+        return found
 
 
 class ReleaseScorer:
-    """The towers and product vectors of one release; onnxruntime only."""
+    """The towers and product vectors of one release; onnxruntime only, safe to share by threads."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        """Load the bundle in ``folder``; raises :class:`ArtifactError` when it is not one."""
+        """Load the bundle in ``folder``.
+
+        Raises :class:`ArtifactError` when it is none, or one of its files was changed.
+        """
         from csrm_tasks.towers.runtime import TowerRuntime
 
+        self.manifest = read_manifest(folder)
         self._towers: Any = TowerRuntime(folder / TOWERS, threads=threads)
-        vectors, ids = (folder / name for name in EMBEDDINGS)
-        self._vectors = np.load(vectors, mmap_mode="r").reshape(-1, 2, self._towers.dim)
-        known = pl.read_parquet(ids)["product_id"].to_list()
-        self._row = {product: row for row, product in enumerate(known)}
+        self.em_threshold = float(self._towers.about["heads"]["em"]["threshold"])  # A33
+        self.products = ProductVectors(folder, self._towers.dim)
+
+    @property
+    def dim(self) -> int:
+        """Width of one head's vector."""
+        return int(self._towers.dim)
+
+    def encode_queries(self, texts: Sequence[str]) -> Floats:
+        """Embed queries: (len(texts), 2, dim)."""
+        found: Floats = self._towers.encode_queries(texts)
+        return found
+
+    def encode_titles(self, titles: Sequence[str]) -> Floats:
+        """Embed product titles: (len(titles), 2, dim)."""
+        found: Floats = self._towers.encode_products(titles)
+        return found
+
+    def judge(self, query_vectors: Floats, product_vectors: Floats) -> Scored:
+        """Score pairs of vectors (..., 2, dim) that broadcast against each other."""
+        scores = self._towers.score(query_vectors, product_vectors)
+        decided = self._towers.decide(scores)
+        promotion = np.where(decided.defect, np.float32(0), scores.em)
+        return Scored(scores.em, scores.defect, decided.defect, promotion)
 
     def score(self, queries: Sequence[str], products: Texts, titles: Texts) -> Scored:
         """Score N pairs; each names a product of the catalogue or brings its title.
 
-        Raises :class:`DataError` for a pair that has neither.
+        Raises :class:`DataError` for a pair that has neither, or no query.
         """
+        empty = next((i for i, q in enumerate(queries) if not q.strip()), None)
+        if empty is not None:
+            raise DataError(f"row {empty}: the query is empty; give its text")
         distinct = {q: i for i, q in enumerate(dict.fromkeys(queries))}
-        encoded = self._towers.encode_queries(list(distinct))  # a query is embedded once
+        encoded = self.encode_queries(list(distinct))  # a query is embedded once
         query_vectors = encoded[[distinct[q] for q in queries]]  # (N, 2, dim)
-        scores = self._towers.score(query_vectors, self._products(products, titles))
-        is_defect = self._towers.decide(scores).defect
-        promotion = np.where(is_defect, np.float32(0), scores.em)
-        return Scored(scores.em, scores.defect, is_defect, promotion)
+        return self.judge(query_vectors, self._vectors(products, titles))
 
-    def _products(self, products: Texts, titles: Texts) -> Floats:
+    def _vectors(self, products: Texts, titles: Texts) -> Floats:
         """Return product vectors (N, 2, dim): stored where known, else embedded from the title."""
-        found = np.zeros((len(products), 2, self._towers.dim), np.float32)
-        fresh = []
-        for i, (product, title) in enumerate(zip(products, titles, strict=True)):
-            row = self._row.get(product or "")
-            if row is not None:
-                found[i] = self._vectors[row]
-            elif title:
-                fresh.append(i)
-            else:
+        rows = self.products.rows(products)
+        lacking = [i for i, row in enumerate(rows) if row is None]
+        for i in lacking:
+            if not titles[i]:
                 raise DataError(
-                    f"row {i}: product {product!r} is not in this release; give its title"
+                    f"row {i}: product {products[i]!r} is not in this release; give its title"
                 )
-        if fresh:
-            found[fresh] = self._towers.encode_products([titles[i] or "" for i in fresh])
+        found = np.zeros((len(rows), 2, self.dim), np.float32)
+        known = [i for i, row in enumerate(rows) if row is not None]
+        found[known] = self.products.take([row for row in rows if row is not None])
+        if lacking:
+            found[lacking] = self.encode_titles([titles[i] or "" for i in lacking])
         return found

@@ -26,6 +26,7 @@ CARD = ("base", "base_digest", "label_ids", "prompt_version", "temperature")
 def bundle(ctx: Context) -> Facts:
     """Put together what is released as one thing; parts that do not fit together are refused."""
     from csrm_tasks.llm.identity import read_card
+    from csrm_tasks.towers.texts import TEXT_VERSION
 
     llm = ctx.input("llm")
     card = read_card(llm.path)
@@ -36,6 +37,7 @@ def bundle(ctx: Context) -> Facts:
         "source_dev_micro_f1": _fact(ctx, llm, "source_dev_micro_f1"),
         "dev_micro_f1": _fact(ctx, llm, "dev_micro_f1"),
         "llm": {name: getattr(card, name) for name in CARD},
+        "text_version": TEXT_VERSION,
     }
     assemble(ctx.inputs, ctx.out, about)
     return about
