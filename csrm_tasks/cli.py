@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from csrm_tasks.cli_demo import demo
+from csrm_tasks.cli_gate import gate
 from csrm_tasks.cli_options import home_settings, market_option
 from csrm_tasks.cli_quarantine import quarantine
 from csrm_tasks.cli_release import release
@@ -177,5 +178,5 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
         return store_digest(connection, Lake(settings.lake, market), market, day)
 
 
-for group in (quarantine, release, rollout, demo, study):
+for group in (quarantine, release, rollout, gate, demo, study):
     cli.add_command(group)

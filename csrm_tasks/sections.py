@@ -195,6 +195,7 @@ class Gate(Section):
     margin: Share = 0.01
     alpha: Share = 0.05
     floors: dict[str, float] = {}  # metric name → least value
+    not_below: tuple[str, ...] = ()  # baselines whose micro-F1 the LLM must reach (majority, tfidf)
     slices: tuple[str, ...] = ()
     slice_margin: Share = 0.03
     slice_min: Positive = 100  # judged pairs below which a slice is inconclusive

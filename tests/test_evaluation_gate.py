@@ -9,8 +9,10 @@ import pytest
 from evaluation_fixtures import evidence_of
 
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.evaluation import gate
+from csrm_tasks.evaluation import checks, gate
+from csrm_tasks.evaluation.checks import Claim, Compared, compare, decided
 from csrm_tasks.evaluation.gate import ColdStart, Evidence, decide, decide_cold_start
+from csrm_tasks.evaluation.metrics import confusion_by_query, micro_f1
 from csrm_tasks.evaluation.paired import Interval
 from csrm_tasks.sections import Gate
 
@@ -31,8 +33,10 @@ def test_better_passes_and_swapped_fails(policy: Gate) -> None:
 
 
 def test_identical_models_never_win_and_are_never_worse() -> None:
-    assert decide(GOOD, GOOD, STRICT).outcome == "INCONCLUSIVE"
-    assert decide(GOOD, GOOD, POLICY).outcome == "PASS"
+    for policy in (STRICT, POLICY):
+        verdict = decide(GOOD, GOOD, policy)
+        assert verdict.outcome == "INCONCLUSIVE"
+        assert "answers exactly as the champion" in verdict.reasons[-1]
 
 
 def test_a_pass_lists_every_reason_with_its_interval() -> None:
@@ -99,8 +103,8 @@ def test_undecided_says_about_how_many_queries_would_settle_it() -> None:
 
 def test_needed_follows_the_square_root_law_and_is_capped() -> None:
     # Half width 0.04 at 100 queries must shrink to 0.02: four times the queries.
-    assert gate.more_queries(Interval(0.01, -0.03, 0.05), -0.01, 100) == 300
-    assert gate.more_queries(Interval(-0.01, -0.05, 0.03), -0.01, 100) == 2400
+    assert checks.more_queries(Interval(0.01, -0.03, 0.05), -0.01, 100) == 300
+    assert checks.more_queries(Interval(-0.01, -0.05, 0.03), -0.01, 100) == 2400
 
 
 def test_worse_towers_stop_a_better_llm() -> None:
@@ -139,10 +143,10 @@ def test_slices_are_checked_and_a_missing_one_never_passes() -> None:
 def test_a_gate_that_lets_the_champion_beat_itself_voids_its_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # A47
-    def generous(*args: object) -> gate.Check:
-        return gate.Check("x", "PASS", "anything goes")
+    def generous(found: list[object]) -> list[checks.Check]:
+        return [checks.Check("x", "PASS", "anything goes") for _ in found]
 
-    monkeypatch.setattr(gate, "compare", generous)
+    monkeypatch.setattr(gate, "decided", generous)
     verdict = decide(GOOD, BAD, POLICY)
     assert verdict.outcome == "INCONCLUSIVE"
     assert any("won against itself" in r for r in verdict.reasons)
@@ -157,13 +161,71 @@ def test_a_planted_regression_keeps_the_pairs_and_loses_half_the_hits() -> None:
     assert np.array_equal(after[1::2], before[1::2])
 
 
-def test_false_promotions_under_superiority_stay_below_alpha() -> None:
-    wins = 0
-    for seed in range(200):
-        a = evidence_of("a", 0.7, queries=60, seed=2 * seed)
-        b = evidence_of("b", 0.7, queries=60, seed=2 * seed + 1)
-        wins += decide(a, b, STRICT).outcome == "PASS"
-    assert wins / 200 <= STRICT.alpha
+def test_the_llm_must_reach_the_baselines_that_the_policy_names() -> None:
+    policy = Gate(not_below=("tfidf",), floors={"micro_f1": 0.1})
+    poor, rich = (evidence_of("b", right).counts["relevance"] for right in (0.5, 0.95))
+    for champion in (BAD, None):
+        assert decide(replace(GOOD, baselines={"tfidf": poor}), champion, policy).outcome == "PASS"
+        worse = decide(replace(GOOD, baselines={"tfidf": rich}), champion, policy)
+        assert worse.outcome == "FAIL" and worse.reasons[0].startswith("micro_f1 not below tfidf")
+        missing = decide(GOOD, champion, policy)
+        assert missing.outcome == "INCONCLUSIVE"
+        assert "the tfidf was not measured" in missing.reasons[0]
+
+
+def test_power_is_said_of_the_slice_and_in_its_own_queries() -> None:
+    def near(said):  # two in a hundred other answers
+        return np.where(np.arange(len(said)) % 50 == 0, (said + 1) % 3, said)
+
+    slices = {"brand": lambda said: said}
+    one = evidence_of("n", 0.8, queries=60, seed=5, slices={"brand": near})
+    other = evidence_of("n", 0.8, queries=60, seed=5, slices=slices)
+    policy = Gate(slices=("brand",), slice_margin=0.015, slice_min=50)
+    found = {c.name: c for c in decide(one, other, policy).checks}["micro_f1 in brand"]
+    assert found.outcome == "INCONCLUSIVE" and found.needed is not None
+    assert f"needs about {found.needed:,} more judged queries in brand" in found.reason
+    judged = int((one.slices["brand"].sum((1, 2)) > 0).sum())
+    assert judged == 30 and found.needed <= 24 * judged
+
+
+def test_slices_are_refuted_by_holm_and_confirmed_each_by_itself() -> None:
+    truth = np.random.default_rng(0).integers(0, 3, 600)
+
+    def told(wrong: int) -> np.ndarray:
+        said = np.where(np.arange(600) < wrong, (truth + 1) % 3, truth)
+        return confusion_by_query(truth, said, np.arange(600) % 100, 100, 3)
+
+    claim = Claim(micro_f1, 0.02, False, 0.05, 100)
+    slightly = compare("x", claim, told(21), told(0))
+    assert isinstance(slightly, Compared) and slightly.refuted > 0.025 / 50
+    alone = replace(slightly, refuted=0.02)
+    well = compare("y", claim, told(1), told(0))
+    assert [c.outcome for c in decided([alone])] == ["FAIL"]
+    both = decided([alone, replace(alone, refuted=0.02)])
+    assert [c.outcome for c in both] == ["INCONCLUSIVE", "INCONCLUSIVE"]  # 2 x 0.02 > 0.025
+    assert [c.outcome for c in decided([well] * 20 + [alone])][:20] == ["PASS"] * 20
+
+
+def test_every_run_tests_its_own_slices(monkeypatch: pytest.MonkeyPatch) -> None:  # A47
+    policy = Gate(slices=("brand",))
+    good = evidence_of("g", 0.9, seed=1, slices={"brand": lambda said: said})
+    champion = replace(BAD, slices=good.slices)
+    monkeypatch.setattr(gate, "planted_regression", lambda counts: counts)
+    verdict = decide(good, champion, policy)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert "void: a planted regression was not caught (in brand)" in verdict.reasons
+    assert "void: a planted regression was not caught (in all)" in verdict.reasons
+    alone = decide(good, None, Gate(floors={"micro_f1": 0.1}))  # nothing live: tested on itself
+    assert any("not caught" in r for r in alone.reasons)
+
+
+def test_a_floor_that_lets_everything_through_voids_a_cold_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = checks.Check("floor", "PASS", "anything goes")
+    monkeypatch.setattr(gate, "floor_value", lambda *args: passes)
+    verdict = decide_cold_start(ColdStart(1, 0.9), None, POLICY)
+    assert verdict.outcome == "INCONCLUSIVE" and verdict.reasons[0].startswith("void")
 
 
 def test_cold_start_has_a_floor_on_source_dev() -> None:

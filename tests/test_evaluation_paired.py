@@ -88,3 +88,19 @@ def test_two_thousand_resamples_of_three_hundred_queries_take_well_under_a_secon
     start = time.perf_counter()
     paired.difference(table, other, macro_f1, paired.resample(300))
     assert time.perf_counter() - start < 0.5
+
+
+def test_holm_is_the_step_down_told_in_a_loop() -> None:
+    rng = np.random.default_rng(3)
+    for m in (1, 2, 7):
+        p = rng.random(m) ** 3
+        for alpha in (0.01, 0.05, 0.2):
+            rejected, left = set(), dict(enumerate(p))
+            while left:  # the smallest of those left, at alpha over how many are left
+                i = min(left, key=lambda k: left[k])
+                if left[i] > alpha / len(left):
+                    break
+                rejected.add(i)
+                del left[i]
+            assert {i for i, a in enumerate(paired.holm(p)) if a <= alpha} == rejected
+    assert paired.holm([]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from release_fixtures import MARKET, market, parts, scores, store_of
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.cli import main
 from csrm_tasks.errors import ConfigError, RefusedError
+from csrm_tasks.evaluation.checks import Check
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, routing
+from csrm_tasks.release import judge, ledger, routing
 from csrm_tasks.sections import Gate
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -122,12 +125,12 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "log_run", lambda *args, **given: "run")
 
 
-def promoted_by_hand(pipeline: Pipeline, bundle: str) -> None:
+def promoted_by_hand(pipeline: Pipeline, bundle: str, release: str = "tiny-live") -> None:
     """Write the ledger row of a live release, without MLflow."""
     made = store_of(pipeline.settings).open(bundle)
     payload = {"bundle": made.ref, "digest": made.digest, "embeddings": made.inputs["embeddings"]}
     ledger.append(
-        pipeline.settings, MARKET, "promoted", "tiny-live", actor="t", reason="", payload=payload
+        pipeline.settings, MARKET, "promoted", release, actor="t", reason="", payload=payload
     )
 
 
@@ -141,6 +144,44 @@ def test_a_worse_candidate_fails_with_reasons(
     verdict = pipeline.facts(pipeline.gated(new, 2, evaluation)["gate"])
     assert verdict["verdict"] == "FAIL"
     assert any(r.startswith("micro_f1: not") for r in verdict["reasons"])
+
+
+def test_any_verdict_replays_from_its_stored_inputs(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # A46
+    quiet(monkeypatch)
+    settings = pipeline.settings
+    monkeypatch.setenv("CSRM_HOME", str(settings.home))
+    old, new = parts(settings, "a", 1), parts(settings, "b", 2)
+    cold = pipeline.gated(old, 1)
+    promoted_by_hand(pipeline, cold["bundle"])
+    evaluation = pipeline.evaluation(new, old, 0.9)
+    late = pipeline.gated(new, 2, evaluation)
+    promoted_by_hand(
+        pipeline, late["bundle"], "tiny-later"
+    )  # the past is not judged by the present
+    for made in (cold, late):
+        gate = store_of(settings).open(made["gate"])
+        stored = json.loads(gate.file("verdict.json").read_text())
+        assert judge.replay(store_of(settings), gate) == stored
+        assert main(["gate", "replay", gate.ref]) == 0
+        assert f"PASS again for {stored['release']}: {stored['digest']}" in capsys.readouterr().out
+
+
+def test_a_verdict_that_does_not_replay_says_what_differs(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch)
+    made = pipeline.gated(parts(pipeline.settings, "a", 1), 1)
+    store = store_of(pipeline.settings)
+    gate = store.open(made["gate"])
+    monkeypatch.setattr("csrm_tasks.evaluation.gate.floor_value", lambda *_: Check("x", "FAIL", ""))
+    with pytest.raises(RefusedError, match="does not replay: outcome was PASS, now FAIL"):
+        judge.replay(store, gate)
+    other = parts(pipeline.settings, "b", 1)
+    swapped = replace(gate, inputs={**gate.inputs, "bundle": pipeline.run("bundle", other).ref})
+    with pytest.raises(RefusedError, match="its bundle is no longer what was judged"):
+        judge.replay(store, swapped)
 
 
 def test_a_champion_that_was_not_scored_again_is_inconclusive(

@@ -92,4 +92,5 @@ def evidence(folder: Path, release: str, llms: Collection[str], export: str | No
     if towers is not None:
         table = counts(towers, gold)
         found |= {"em": table["em"], "defect": table["defect"]}
-    return Evidence(release, gold.query_ids, found, slices)
+    baselines = {m.name: counts(m, gold)["relevance"] for m in models if m.kind == "baseline"}
+    return Evidence(release, gold.query_ids, found, slices, baselines)

@@ -1,31 +1,37 @@
 """The gate (A46, A47): may the candidate replace the champion, on the evidence at hand?
 
-A pure function of per-query counts and a policy. Every comparison is a paired bootstrap interval
-of a difference; a claim holds when the whole interval supports it, is refuted when the whole
-interval contradicts it, and is undecided otherwise. The candidate passes only if every claim
-holds, so several claims need no correction of the level (intersection-union). The interval is
-two-sided, hence a useless candidate wins with probability alpha/2 at most.
+A pure function of per-query counts and a policy; :mod:`.checks` says how a claim is decided and
+how many of them combine. The interval is two-sided, hence a useless candidate wins with
+probability alpha/2 at most.
 
 Gated: the LLM's micro-F1 in the policy's mode, and the towers' EM and defect F1 as non-inferior
-(their thresholds maximise F1, A33; accuracy and the rest can be given floors).
+(their thresholds maximise F1, A33; accuracy and the rest can be given floors); hard floors; the
+baselines that the LLM must not be below; micro-F1 in the policy's slices as non-inferior.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.evaluation.checks import (
+    Check,
+    Claim,
+    Verdict,
+    combine,
+    compare,
+    decided,
+    enough,
+    floor_value,
+    unusable,
+)
 from csrm_tasks.evaluation.measures import MEASURES
-from csrm_tasks.evaluation.metrics import Floats, Metric, micro_f1
-from csrm_tasks.evaluation.paired import Interval, difference, resample
+from csrm_tasks.evaluation.metrics import Floats, micro_f1
 from csrm_tasks.sections import Gate
 
-Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 NO_POLICY = "the market has no gate policy: add a `gate:` section to its file"
 TOWER_MEASURES = ("em_f1", "defect_f1")
 
@@ -38,53 +44,7 @@ class Evidence:
     queries: tuple[str, ...]
     counts: Mapping[str, Floats]  # relevance (Q, 3, 3) of the LLM; em, defect (Q, 2, 2) of towers
     slices: Mapping[str, Floats] = field(default_factory=dict)  # name → relevance (Q, 3, 3)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One claim of the policy and what came of it."""
-
-    name: str
-    outcome: Outcome
-    reason: str
-    needed: int | None = None  # further judged queries that would about settle it
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Outcome with every check that led to it."""
-
-    outcome: Outcome
-    checks: tuple[Check, ...]
-
-    @property
-    def reasons(self) -> list[str]:
-        """Reasons of the checks that decided the outcome (all of them for a PASS)."""
-        return [c.reason for c in self.checks if c.outcome == self.outcome]
-
-    @property
-    def needed(self) -> dict[str, int]:
-        """About how many more judged queries each undecided check needs."""
-        return {c.name: c.needed for c in self.checks if c.needed is not None}
-
-    def as_json(self) -> dict[str, Any]:
-        """Return outcome, reasons, needed and checks as plain JSON."""
-        return {
-            "outcome": self.outcome,
-            "reasons": self.reasons,
-            "needed": self.needed,
-            "checks": [asdict(c) for c in self.checks],
-        }
-
-
-def combine(checks: list[Check]) -> Verdict:
-    """FAIL if any check fails; else INCONCLUSIVE if any is, or if there is none; else PASS."""
-    found = {c.outcome for c in checks}
-    if "FAIL" in found:
-        return Verdict("FAIL", tuple(checks))
-    if "INCONCLUSIVE" in found or not checks:
-        return Verdict("INCONCLUSIVE", tuple(checks))
-    return Verdict("PASS", tuple(checks))
+    baselines: Mapping[str, Floats] = field(default_factory=dict)  # name → relevance (Q, 3, 3)
 
 
 def decide(candidate: Evidence, champion: Evidence | None, policy: Gate | None) -> Verdict:
@@ -96,14 +56,16 @@ def decide(candidate: Evidence, champion: Evidence | None, policy: Gate | None) 
     if policy is None:
         raise RefusedError(NO_POLICY)
     checks = [floor(candidate, name, least) for name, least in sorted(policy.floors.items())]
+    checks += [not_below(candidate, name) for name in policy.not_below]
     if champion is None:
-        if not policy.floors:
+        if not checks:
             reason = "no release is live and the policy has no floors: nothing to judge against"
             checks.append(Check("floors", "INCONCLUSIVE", reason))
-        enough = _enough("micro_f1", candidate.counts.get("relevance"), policy.slice_min)
-        return combine([*checks, enough] if enough else checks)
-    checks += comparisons(candidate, champion, policy)
-    return combine([*checks, *self_test(champion, policy)])
+        few = enough("micro_f1", candidate.counts.get("relevance"), policy.slice_min)
+        checks += [few] if few else []
+    else:
+        checks += comparisons(candidate, champion, policy)
+    return combine([*checks, *self_test(champion or candidate, policy)])
 
 
 @dataclass(frozen=True)
@@ -132,7 +94,7 @@ def decide_cold_start(
         before = champion.source_dev_micro_f1 or 0.0
         label = "micro_f1 on source dev, champion less margin"
         checks.append(floor_value(label, value, before - policy.margin))
-    return combine(checks)
+    return combine([*checks, *_floor_self_test(least)])
 
 
 def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[Check]:
@@ -140,60 +102,41 @@ def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[C
     if candidate.queries != champion.queries:
         reason = "candidate and champion were not judged on the same queries"
         return [Check("gold", "INCONCLUSIVE", reason)]
-    strict = policy.mode == "superiority"
-    measured = [(policy.metric, strict), *((m, False) for m in TOWER_MEASURES)]
     checks = []
-    for name, superior in measured:
-        family, metric = MEASURES[name]
-        one, other = candidate.counts.get(family), champion.counts.get(family)
-        margin = 0.0 if superior else policy.margin
-        checks.append(compare(name, one, other, metric, margin, superior, policy))
-    for name in policy.slices:
-        one, other = candidate.slices.get(name), champion.slices.get(name)
-        label = f"micro_f1 in {name}"
-        checks.append(compare(label, one, other, micro_f1, policy.slice_margin, False, policy))
-    return checks
+    for name, claim in _claims(policy).items():
+        family = MEASURES[name][0]
+        sides = candidate.counts.get(family), champion.counts.get(family)
+        checks += decided([compare(name, claim, *sides)])
+    slices = [
+        compare(f"micro_f1 in {name}", claim, candidate.slices.get(name), champion.slices.get(name))
+        for name, claim in _slice_claims(policy).items()
+    ]
+    return [*checks, *decided(slices), *_alike(candidate, champion)]
 
 
-def compare(
-    name: str,
-    one: Floats | None,
-    other: Floats | None,
-    metric: Metric,
-    margin: float,
-    superior: bool,
-    policy: Gate,
-) -> Check:
-    """Check that ``one`` beats ``other`` (``superior``) or is not worse by ``margin`` or more."""
-    problem = _unusable(name, one, other) or _enough(name, one, policy.slice_min)
-    if problem is not None or one is None or other is None:
-        return problem or Check(name, "INCONCLUSIVE", f"{name}: not measured")
-    weights = resample(len(one))
-    diff = difference(one, other, metric, weights, policy.alpha)
-    if not math.isfinite(diff.lo):
-        return Check(name, "INCONCLUSIVE", f"{name}: undefined on this gold set")
-    claim = "better than" if superior else f"no worse by {margin:.3f} than"
-    shown = f"{diff.value:+.3f} [{diff.lo:+.3f}, {diff.hi:+.3f}]"
-    if diff.lo > -margin:
-        return Check(name, "PASS", f"{name}: {claim} the champion, {shown}")
-    if diff.hi < -margin:
-        return Check(name, "FAIL", f"{name}: not {claim} the champion, {shown}")
-    reason = f"{name}: not decided whether {claim} the champion, {shown}"
-    if diff.lo == diff.hi:
-        return Check(name, "INCONCLUSIVE", f"{reason}; the two answer alike")
-    needed = more_queries(diff, -margin, len(one))
-    return Check(name, "INCONCLUSIVE", f"{reason}; about {needed} more judged queries", needed)
+def _claims(policy: Gate) -> dict[str, Claim]:
+    """Return measure → what is claimed of it."""
+    superior = policy.mode == "superiority"
+    found = {}
+    for name in (policy.metric, *TOWER_MEASURES):
+        strict = superior and name == policy.metric
+        margin = 0.0 if strict else policy.margin
+        found[name] = Claim(MEASURES[name][1], margin, strict, policy.alpha, policy.slice_min)
+    return found
 
 
-def more_queries(diff: Interval, bound: float, queries: int) -> int:
-    """Estimate how many more queries take ``bound`` out of an interval of positive width.
+def _slice_claims(policy: Gate) -> dict[str, Claim]:
+    given = (micro_f1, policy.slice_margin, False, policy.alpha, policy.slice_min)
+    return {name: Claim(*given, where=name) for name in policy.slices}
 
-    The width shrinks with the root of the number of queries. A difference right at the bound can
-    never be settled; the estimate is capped at 24 times what there is.
-    """
-    half = (diff.hi - diff.lo) / 2
-    distance = max(abs(diff.value - bound), half / 5)
-    return max(1, math.ceil(queries * ((half / distance) ** 2 - 1)))
+
+def _alike(candidate: Evidence, champion: Evidence) -> list[Check]:
+    """A candidate that answers every pair as the champion does gives no reason to roll it out."""
+    same = candidate.counts.keys() == champion.counts.keys() and all(
+        np.array_equal(found, champion.counts[family]) for family, found in candidate.counts.items()
+    )
+    reason = "the candidate answers exactly as the champion does: nothing is gained by releasing it"
+    return [Check("difference", "INCONCLUSIVE", reason)] if same else []
 
 
 def floor(evidence: Evidence, name: str, least: float) -> Check:
@@ -208,65 +151,56 @@ def floor(evidence: Evidence, name: str, least: float) -> Check:
     return floor_value(label, value, least)
 
 
-def floor_value(label: str, value: float | None, least: float) -> Check:
-    """Check that a figure is there, finite and at least ``least``."""
-    if value is None or not math.isfinite(value):
-        return Check(label, "INCONCLUSIVE", f"{label}: not measured")
-    if value < least:
-        return Check(label, "FAIL", f"{label}: {value:.3f} is below {least:.3f}")
-    return Check(label, "PASS", f"{label}: {value:.3f} is at least {least:.3f}")
+def not_below(evidence: Evidence, baseline: str) -> Check:
+    """Check that the LLM's micro-F1 is not below that of a baseline judged on the same pairs.
 
-
-def _unusable(name: str, one: Floats | None, other: Floats | None) -> Check | None:
-    """Return why the two sides cannot be compared, or None."""
-    sides = (("candidate", one), ("champion", other))
-    for side, found in sides:
-        if found is None or found.size == 0 or found.sum() == 0:
-            return Check(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
-        if not np.isfinite(found).all():
-            return Check(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
-    if one is not None and other is not None and not np.array_equal(one.sum(-1), other.sum(-1)):
-        return Check(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")
-    return None
-
-
-def _enough(name: str, counts: Floats | None, least: int) -> Check | None:
-    """Return an INCONCLUSIVE check when fewer than ``least`` pairs were judged."""
-    pairs = 0 if counts is None else int(np.nan_to_num(counts).sum())
-    if counts is not None and pairs >= least:
-        return None
-    judged = 0 if counts is None else int((counts.sum((1, 2)) > 0).sum())
-    needed = math.ceil((least - pairs) / (pairs / judged)) if pairs else least
-    reason = f"{name}: {pairs} judged pairs, {least} are needed; about {needed} more judged queries"
-    return Check(name, "INCONCLUSIVE", reason, needed)
+    A floor that is measured instead of set: point estimates, as in every floor.
+    """
+    label = f"micro_f1 not below {baseline}"
+    one, other = evidence.counts.get("relevance"), evidence.baselines.get(baseline)
+    problem = unusable(label, one, other, baseline)
+    if problem is not None or one is None or other is None:
+        return problem or Check(label, "INCONCLUSIVE", f"{label}: not measured")
+    return floor_value(label, float(micro_f1(one.sum(0))), float(micro_f1(other.sum(0))))
 
 
 def planted_regression(counts: Floats) -> Floats:
-    """Turn every right answer of every second query wrong: a regression no gate may miss."""
+    """Turn every right answer of every second judged query wrong: no gate may miss that."""
     k = counts.shape[-1]
     planted = counts.copy()
-    grade = np.arange(k)
-    hits = planted[::2, grade, grade]
-    planted[::2, grade, (grade + 1) % k] += hits
-    planted[::2, grade, grade] = 0.0
+    rows = np.flatnonzero(counts.sum((1, 2)) > 0)[::2]
+    for grade in range(k):
+        planted[rows, grade, (grade + 1) % k] += counts[rows, grade, grade]
+        planted[rows, grade, grade] -= counts[rows, grade, grade]
     return planted
 
 
-def self_test(champion: Evidence, policy: Gate) -> list[Check]:
+def self_test(evidence: Evidence, policy: Gate) -> list[Check]:
     """Return a voiding check for each way in which this very gate misbehaves (A47)."""
-    counts = champion.counts.get("relevance")
-    if _unusable("self-test", counts, counts) or _enough("self-test", counts, policy.slice_min):
-        return []  # the comparison itself is INCONCLUSIVE already
+    counts = evidence.counts.get("relevance")
+    if unusable("self-test", counts, counts) or enough("self-test", counts, policy.slice_min):
+        return []  # the verdict is INCONCLUSIVE already
     assert counts is not None
     found = []
-    same = compare("self-test", counts, counts, micro_f1, 0.0, True, policy)
-    if same.outcome == "PASS":
-        reason = "void: the champion won against itself"
+    better = Claim(micro_f1, 0.0, True, policy.alpha, policy.slice_min)
+    if decided([compare("self-test", better, counts, counts)])[0].outcome == "PASS":
+        reason = "void: a release won against itself"
         found.append(Check("self-test A/A", "INCONCLUSIVE", reason))
-    superior = policy.mode == "superiority"
-    margin = 0.0 if superior else policy.margin
-    worse = planted_regression(counts)
-    if compare("", worse, counts, micro_f1, margin, superior, policy).outcome != "FAIL":
-        reason = "void: a planted regression was not caught"
-        found.append(Check("self-test regression", "INCONCLUSIVE", reason))
+    claims = {"all": (_claims(policy)[policy.metric], counts)}
+    measured = {n: c for n, c in _slice_claims(policy).items() if n in evidence.slices}
+    claims |= {n: (c, evidence.slices[n]) for n, c in measured.items()}
+    for name, (claim, right) in claims.items():
+        if unusable(name, right, right) or enough(name, right, policy.slice_min):
+            continue
+        if decided([compare(name, claim, planted_regression(right), right)])[0].outcome != "FAIL":
+            reason = f"void: a planted regression was not caught (in {name})"
+            found.append(Check("self-test regression", "INCONCLUSIVE", reason))
     return found
+
+
+def _floor_self_test(least: float) -> list[Check]:
+    """As :func:`self_test`, where all that decides is a floor."""
+    wanted = {least - 0.01: "FAIL", float("nan"): "INCONCLUSIVE"}
+    if all(floor_value("", value, least).outcome == said for value, said in wanted.items()):
+        return []
+    return [Check("self-test floor", "INCONCLUSIVE", "void: a figure below the floor passed")]

@@ -8,6 +8,7 @@ resamples; that is what makes the difference paired.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -70,13 +71,33 @@ def interval(by_query: Floats, metric: Metric, weights: Floats, alpha: float = 0
     return percentile(*distribution(by_query, metric, weights), alpha)
 
 
+def paired_draws(
+    one: Floats, other: Floats, metric: Metric, weights: Floats
+) -> tuple[float, Floats]:
+    """Return metric(one) - metric(other) of all queries, and of each resample; (value, (B,))."""
+    a, a_draws = distribution(one, metric, weights)
+    b, b_draws = distribution(other, metric, weights)
+    return a - b, a_draws - b_draws
+
+
 def difference(
     one: Floats, other: Floats, metric: Metric, weights: Floats, alpha: float = 0.05
 ) -> Interval:
     """Return metric(one) - metric(other) with its paired interval; row i is the same query."""
-    a, a_draws = distribution(one, metric, weights)
-    b, b_draws = distribution(other, metric, weights)
-    return percentile(a - b, a_draws - b_draws, alpha)
+    return percentile(*paired_draws(one, other, metric, weights), alpha)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's (1979) adjusted p-values: rejecting those <= alpha errs at most alpha, in all.
+
+    The k-th smallest of m is multiplied by m - k + 1 and is not below the one before it.
+    """
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    steps = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1.0)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = steps
+    return [float(p) for p in adjusted]
 
 
 def verdict(diff: Interval) -> str:

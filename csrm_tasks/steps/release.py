@@ -7,8 +7,7 @@ from typing import Any
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.errors import ConfigError
-from csrm_tasks.release import ledger, verdicts
+from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
 from csrm_tasks.release.bundle import assemble, release_id
 from csrm_tasks.steps.registry import Context, Facts, step
@@ -49,14 +48,8 @@ def _stage(ctx: Context, snapshot: Artifact) -> int:
     return int(manifest["about"]["params"]["stage"])
 
 
-def _same_weights(ctx: Context, llm: str) -> list[str]:
-    """The LLM and the trained one it was chosen from: they differ by a temperature only (A30)."""
-    chosen = ctx.store.open(llm).facts.get("chosen_ref")
-    return [llm, chosen] if chosen else [llm]
-
-
 def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
-    facts = [ctx.store.open(ref).facts for ref in _same_weights(ctx, llm.ref)]
+    facts = [ctx.store.open(ref).facts for ref in judge.same_weights(ctx.store, llm.ref)]
     return next((f[name] for f in facts if f.get(name) is not None), None)
 
 
@@ -65,31 +58,16 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
     inputs=["bundle", "champion"],
     optional=["evaluation"],
     config=["gate"],
-    rooms=["evaluation", "release.verdicts"],
+    rooms=["evaluation", "release.verdicts", "release.judge"],
 )
 def gate(ctx: Context, *, stage: int) -> Facts:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
 
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
     """
-    if stage not in (1, 2):
-        raise ConfigError(f"gate: stage is 1 or 2, not {stage}")
-    verdict = _cold_start(ctx) if stage == 1 else _judge(ctx)
-    candidate, evaluation = ctx.input("bundle"), ctx.inputs.get("evaluation")
-    policy = ctx.market.gate
-    sealed = verdicts.seal(
-        {
-            "stage": stage,
-            "release": release_id(candidate),
-            "bundle": candidate.ref,
-            "bundle_digest": candidate.digest,
-            "champion": ctx.input("champion").facts["release"],
-            "evaluation": evaluation.ref if evaluation else None,
-            "evaluation_digest": evaluation.digest if evaluation else None,
-            "policy": policy.model_dump(mode="json") if policy else None,
-            **verdict.as_json(),
-        }
-    )
+    evaluation = ctx.inputs.get("evaluation")
+    sides = judge.Sides(ctx.input("bundle"), ctx.input("champion"), evaluation)
+    sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate)
     text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
     (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
     if evaluation:
@@ -104,34 +82,6 @@ def gate(ctx: Context, *, stage: int) -> Facts:
     )
     kept = ("release", "champion", "digest", "reasons", "needed")
     return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
-
-
-def _cold_start(ctx: Context) -> Any:
-    from csrm_tasks.evaluation.gate import ColdStart, decide_cold_start
-
-    live = ctx.input("champion").facts["bundle"]
-    found = [ctx.input("bundle"), *([ctx.store.open(live)] if live else [])]
-    sides = [ColdStart(a.facts["stage"], a.facts["source_dev_micro_f1"]) for a in found]
-    return decide_cold_start(sides[0], sides[1] if live else None, ctx.market.gate)
-
-
-def _judge(ctx: Context) -> Any:
-    """Gather both sides' evidence: the champion was scored again in the same evaluation."""
-    from csrm_tasks.evaluation.evidence import evidence
-    from csrm_tasks.evaluation.gate import decide
-
-    evaluation = ctx.inputs.get("evaluation")
-    if evaluation is None:
-        raise ConfigError("gate: stage 2 needs input 'evaluation'")
-    candidate, champion = ctx.input("bundle"), ctx.input("champion")
-    if evaluation.inputs["snapshot"] != candidate.inputs["snapshot"]:
-        raise ConfigError(f"gate: {evaluation.ref} judged another snapshot than the bundle's")
-    sides = [(release_id(candidate), candidate.inputs["llm"], candidate.inputs["export"])]
-    live = champion.facts
-    if live["release"] is not None:
-        sides.append((live["release"], live["llm"], live["export"]))
-    found = [evidence(evaluation.path, r, _same_weights(ctx, llm), e) for r, llm, e in sides]
-    return decide(found[0], found[1] if len(found) > 1 else None, ctx.market.gate)
 
 
 def _report(ctx: Context, evaluation: Artifact, verdict: dict[str, Any]) -> None:

@@ -1,0 +1,186 @@
+"""What a gate's verdict is made of: one check per claim of the policy, and how they combine.
+
+Two models are compared by the paired bootstrap interval of their difference: a claim holds when
+the whole interval supports it, is refuted when the whole interval contradicts it, and is undecided
+otherwise.
+
+Many comparisons: a candidate passes only if *every* claim holds, and the chance that all of
+several claims hold by luck is at most that of any one of them, so passing needs no correction
+(intersection-union test; Berger, 1982). Failing is the other way round: any one slice refuses the
+candidate, and among many slices one looks bad by luck. So slices are refuted by Holm's step-down
+(1979), which keeps the chance of any false refusal among them at the level of one, whatever their
+dependence (slices overlap). What Holm leaves undecided is INCONCLUSIVE, hence does not pass either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from csrm_tasks.evaluation.metrics import Floats, Metric
+from csrm_tasks.evaluation.paired import Interval, holm, paired_draws, percentile, resample
+
+Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim of the policy and what came of it."""
+
+    name: str
+    outcome: Outcome
+    reason: str
+    needed: int | None = None  # further judged queries that would about settle it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome with every check that led to it."""
+
+    outcome: Outcome
+    checks: tuple[Check, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons of the checks that decided the outcome (all of them for a PASS)."""
+        return [c.reason for c in self.checks if c.outcome == self.outcome]
+
+    @property
+    def needed(self) -> dict[str, int]:
+        """About how many more judged queries each undecided check needs."""
+        return {c.name: c.needed for c in self.checks if c.needed is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return outcome, reasons, needed and checks as plain JSON."""
+        return {
+            "outcome": self.outcome,
+            "reasons": self.reasons,
+            "needed": self.needed,
+            "checks": [vars(c) for c in self.checks],
+        }
+
+
+def combine(checks: list[Check]) -> Verdict:
+    """FAIL if any check fails; else INCONCLUSIVE if any is, or if there is none; else PASS."""
+    found = {c.outcome for c in checks}
+    if "FAIL" in found:
+        return Verdict("FAIL", tuple(checks))
+    if "INCONCLUSIVE" in found or not checks:
+        return Verdict("INCONCLUSIVE", tuple(checks))
+    return Verdict("PASS", tuple(checks))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the candidate is better than the champion, or no worse by ``margin`` or more."""
+
+    metric: Metric
+    margin: float  # 0 where better is claimed
+    superior: bool
+    alpha: float  # of the two-sided interval
+    least: int  # judged pairs below which nothing is claimed
+    where: str = ""  # slice; "" is the whole gold set
+
+    @property
+    def words(self) -> str:
+        """Return the claim as the report says it."""
+        return "better than" if self.superior else f"no worse by {self.margin:.3f} than"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the gold set says of a claim: the difference, and how sure it is that it is refuted."""
+
+    name: str
+    claim: Claim
+    diff: Interval
+    refuted: float  # one-sided bootstrap p-value of "the difference is above -margin"
+    queries: int  # that the figure was judged on
+
+
+def compare(name: str, claim: Claim, one: Floats | None, other: Floats | None) -> Compared | Check:
+    """Set candidate ``one`` against champion ``other``, both (Q, K, K); a check is a problem."""
+    problem = unusable(name, one, other) or enough(name, one, claim.least, claim.where)
+    if problem is not None or one is None or other is None:
+        return problem or Check(name, "INCONCLUSIVE", f"{name}: not measured")
+    value, draws = paired_draws(one, other, claim.metric, resample(len(one)))
+    diff = percentile(value, draws, claim.alpha)
+    if not math.isfinite(diff.lo):
+        return Check(name, "INCONCLUSIVE", f"{name}: undefined on this gold set")
+    known = draws[np.isfinite(draws)]
+    refuted = (1 + int((known >= -claim.margin).sum())) / (1 + len(known))
+    return Compared(name, claim, diff, refuted, int((one.sum((1, 2)) > 0).sum()))
+
+
+def decided(found: Sequence[Compared | Check]) -> list[Check]:
+    """Turn comparisons that stand together into checks, refuting by Holm's step-down."""
+    measured = [c for c in found if isinstance(c, Compared)]
+    adjusted = iter(holm([c.refuted for c in measured]))
+    return [c if isinstance(c, Check) else _decided(c, next(adjusted)) for c in found]
+
+
+def _decided(c: Compared, refuted: float) -> Check:
+    shown = f"{c.diff.value:+.3f} [{c.diff.lo:+.3f}, {c.diff.hi:+.3f}]"
+    said = f"{c.claim.words} the champion, {shown}"
+    if c.diff.lo > -c.claim.margin:
+        return Check(c.name, "PASS", f"{c.name}: {said}")
+    if refuted <= c.claim.alpha / 2:
+        return Check(c.name, "FAIL", f"{c.name}: not {said}")
+    reason = f"{c.name}: not decided whether {said}"
+    if c.diff.lo == c.diff.hi:
+        return Check(c.name, "INCONCLUSIVE", f"{reason}; the two answer alike")
+    needed = more_queries(c.diff, -c.claim.margin, c.queries)
+    return Check(c.name, "INCONCLUSIVE", f"{reason}; {_more(needed, c.claim.where)}", needed)
+
+
+def more_queries(diff: Interval, bound: float, queries: int) -> int:
+    """Estimate how many more queries take ``bound`` out of an interval of positive width.
+
+    The width shrinks with the root of the number of queries. A difference right at the bound can
+    never be settled; the estimate is capped at 24 times what there is.
+    """
+    half = (diff.hi - diff.lo) / 2
+    distance = max(abs(diff.value - bound), half / 5)
+    return max(1, math.ceil(queries * ((half / distance) ** 2 - 1)))
+
+
+def _more(needed: int, where: str) -> str:
+    return f"needs about {needed:,} more judged queries{f' in {where}' if where else ''}"
+
+
+def floor_value(label: str, value: float | None, least: float) -> Check:
+    """Check that a figure is there, finite and at least ``least``."""
+    if value is None or not math.isfinite(value) or not math.isfinite(least):
+        return Check(label, "INCONCLUSIVE", f"{label}: not measured")
+    if value < least:
+        return Check(label, "FAIL", f"{label}: {value:.3f} is below {least:.3f}")
+    return Check(label, "PASS", f"{label}: {value:.3f} is at least {least:.3f}")
+
+
+def unusable(
+    name: str, one: Floats | None, other: Floats | None, peer: str = "champion"
+) -> Check | None:
+    """Return why the two sides cannot be compared, or None."""
+    for side, found in (("candidate", one), (peer, other)):
+        if found is None or found.size == 0 or found.sum() == 0:
+            return Check(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
+        if not np.isfinite(found).all():
+            return Check(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
+    if one is not None and other is not None and not np.array_equal(one.sum(-1), other.sum(-1)):
+        return Check(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")
+    return None
+
+
+def enough(name: str, counts: Floats | None, least: int, where: str = "") -> Check | None:
+    """Return an INCONCLUSIVE check when fewer than ``least`` pairs were judged."""
+    pairs = 0 if counts is None else int(np.nan_to_num(counts).sum())
+    if counts is not None and pairs >= least:
+        return None
+    judged = 0 if counts is None else int((counts.sum((1, 2)) > 0).sum())
+    needed = math.ceil((least - pairs) / (pairs / judged)) if pairs else least
+    reason = f"{name}: {pairs} judged pairs, {least} are needed; {_more(needed, where)}"
+    return Check(name, "INCONCLUSIVE", reason, needed)

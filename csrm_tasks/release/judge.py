@@ -1,0 +1,117 @@
+"""From artifacts to a sealed verdict: what the gate step does, and what replays it (A46).
+
+Everything that a verdict depends on is an artifact or stands in the verdict itself (its policy),
+so any verdict of the past can be reached again, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.errors import ConfigError, RefusedError
+from csrm_tasks.release import verdicts
+from csrm_tasks.release.bundle import release_id
+from csrm_tasks.sections import Gate
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is judged: the candidate's bundle, the finding of the live release, the evaluation."""
+
+    candidate: Artifact
+    champion: Artifact
+    evaluation: Artifact | None
+
+
+def verdict(store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None) -> dict[str, Any]:
+    """Judge and seal. Stage 1: a cold start, by source dev; 2: on gold against the champion."""
+    return _sealed(store, sides, stage, policy, policy.model_dump(mode="json") if policy else None)
+
+
+def replay(store: ArtifactStore, gate: Artifact) -> dict[str, Any]:
+    """Judge once more, from the inputs that a gate artifact names and the policy that it had.
+
+    Returns the verdict, equal to the stored one; raises :class:`RefusedError` where it is not, or
+    where an input is no longer what was judged.
+    """
+    old = verdicts.read(gate)
+    found = {
+        name: store.open(gate.inputs[name])
+        for name in ("bundle", "champion", "evaluation")
+        if gate.inputs.get(name)
+    }
+    for name in ("bundle", "evaluation"):
+        if old[f"{name}_digest"] != (found[name].digest if name in found else None):
+            raise RefusedError(f"{gate.ref}: its {name} is no longer what was judged")
+    sides = Sides(found["bundle"], found["champion"], found.get("evaluation"))
+    policy = Gate.model_validate_json(json.dumps(old["policy"]))
+    new = _sealed(store, sides, old["stage"], policy, old["policy"])
+    if new["digest"] != old["digest"]:
+        raise RefusedError(f"{gate.ref} does not replay: {_first_difference(old, new)}")
+    return new
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    key = next(k for k in old if k != "digest" and old[k] != new.get(k))
+    return f"{key} was {old[key]}, now {new.get(key)}; was the gate's code changed since?"
+
+
+def _sealed(
+    store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None, written: Any
+) -> dict[str, Any]:
+    if stage not in (1, 2):
+        raise ConfigError(f"gate: stage is 1 or 2, not {stage}")
+    decision = (_cold_start if stage == 1 else _on_gold)(store, sides, policy)
+    candidate, evaluation = sides.candidate, sides.evaluation
+    return verdicts.seal(
+        {
+            "stage": stage,
+            "release": release_id(candidate),
+            "bundle": candidate.ref,
+            "bundle_digest": candidate.digest,
+            "champion": sides.champion.facts["release"],
+            "evaluation": evaluation.ref if evaluation else None,
+            "evaluation_digest": evaluation.digest if evaluation else None,
+            "policy": written,
+            **decision.as_json(),
+        }
+    )
+
+
+def same_weights(store: ArtifactStore, llm: str) -> list[str]:
+    """The LLM and the trained one it was chosen from: they differ by a temperature only (A30)."""
+    chosen = store.open(llm).facts.get("chosen_ref")
+    return [llm, chosen] if chosen else [llm]
+
+
+def _cold_start(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
+    from csrm_tasks.evaluation.gate import ColdStart, decide_cold_start
+
+    live = sides.champion.facts["bundle"]
+    found = [sides.candidate, *([store.open(live)] if live else [])]
+    one, *other = [ColdStart(a.facts["stage"], a.facts["source_dev_micro_f1"]) for a in found]
+    return decide_cold_start(one, other[0] if other else None, policy)
+
+
+def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
+    """Gather both sides' evidence: the champion was scored again in the same evaluation."""
+    from csrm_tasks.evaluation.evidence import evidence
+    from csrm_tasks.evaluation.gate import decide
+
+    candidate, live, evaluation = sides.candidate, sides.champion.facts, sides.evaluation
+    if evaluation is None:
+        raise ConfigError("gate: stage 2 needs input 'evaluation'")
+    if evaluation.inputs["snapshot"] != candidate.inputs["snapshot"]:
+        raise ConfigError(f"gate: {evaluation.ref} judged another snapshot than the bundle's")
+    judged = [(release_id(candidate), candidate.inputs["llm"], candidate.inputs["export"])]
+    if live["release"] is not None:
+        judged.append((live["release"], live["llm"], live["export"]))
+    one, *other = [
+        evidence(evaluation.path, name, same_weights(store, llm), export)
+        for name, llm, export in judged
+    ]
+    return decide(one, other[0] if other else None, policy)
