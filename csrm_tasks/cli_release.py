@@ -38,14 +38,35 @@ def live(market: str, at: str | None) -> None:
 
 @release.command()
 @market_option
-def verify(market: str) -> None:
-    """Check the ledger's hash chain, and repair aliases and routing from it."""
+@click.argument("release_id")
+def show(market: str, release_id: str) -> None:
+    """Print all that was done to a release, with evidence: bundle, gate, verdict."""
     from csrm_tasks.release import manage
 
-    settings = home_settings(market)
-    rows = manage.verify(settings, market)
-    repaired = manage.reconcile(settings, market)
-    click.echo(f"{rows} rows verified; repaired: {', '.join(repaired) or 'nothing'}")
+    for e in manage.show(home_settings(market), market, release_id):
+        click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action} {e.release_id} by {e.actor}")
+        click.echo(f"      before: {e.previous or 'nothing live'}; why: {e.reason}")
+        for key, value in sorted(e.payload.items()):
+            click.echo(f"      {key}: {value}")
+
+
+@release.command()
+@market_option
+def verify(market: str) -> None:
+    """Check the ledger's hash chain."""
+    from csrm_tasks.release import manage
+
+    click.echo(f"{manage.verify(home_settings(market), market)} rows verified")
+
+
+@release.command()
+@market_option
+def reconcile(market: str) -> None:
+    """Repair MLflow (versions, tags, aliases) and routing from the ledger."""
+    from csrm_tasks.release import manage
+
+    for repair in manage.reconcile(home_settings(market), market) or ["nothing to repair"]:
+        click.echo(repair)
 
 
 def decision_options(command: Any) -> Any:

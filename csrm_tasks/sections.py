@@ -208,6 +208,8 @@ class Release(Section):
     model_name: str | None = None  # MLflow registered model; default csrm-{market}
     approval: Literal["auto", "manual"] = "manual"
     export_llm: bool = False  # merge every release's LLM for other servers, and name it there (A14)
+    # A champion alias moved by hand in MLflow: put back, or taken over where promote would allow it
+    alias_moved: Literal["revert", "adopt"] = "revert"
 
 
 class Step(Section):

@@ -91,7 +91,7 @@ def retrain(market: MarketConfig) -> None:
         parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     verdict = task("gate", "judge", stage=2, bundle=bundle, evaluation=evaluation, champion=live)
-    registered = task("register", bundle=bundle, gate=verdict, evaluation=evaluation)
+    registered = task("register", bundle=bundle, gate=verdict)
     promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
     registered >> is_approved(verdict) >> promoted
 

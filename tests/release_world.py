@@ -27,6 +27,7 @@ from csrm_tasks.release import (
     verdicts,
 )
 from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.registration import version_tags
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.models import LedgerEntry
@@ -42,6 +43,7 @@ class Registry:
     def __init__(self) -> None:
         self.versions: list[Any] = []
         self.aliases: dict[str, int] = {}
+        self.tags: dict[str, str] = {}
 
     def create_registered_model(self, name: str) -> None:
         """Accept any model."""
@@ -60,10 +62,13 @@ class Registry:
         return Page(self.versions[start : start + 2])
 
     def get_registered_model(self, name: str) -> Any:
-        return SimpleNamespace(aliases=dict(self.aliases))
+        return SimpleNamespace(aliases=dict(self.aliases), tags=dict(self.tags))
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         self.aliases[alias] = int(version)
+
+    def set_registered_model_tag(self, name: str, key: str, value: str) -> None:
+        self.tags[key] = value
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         del self.aliases[alias]
@@ -104,11 +109,12 @@ class World:
 
     def register(self, bundle: Artifact, sealed: dict[str, Any], gate: str = "") -> None:
         release = release_id(bundle)
-        registry.ensure_version(self.api, MODEL, release, source="s", run_id=RUN, tags={})
         payload = {
             "bundle": bundle.ref, "digest": bundle.digest, "verdict": sealed["digest"],
             "outcome": sealed["outcome"], "gate": gate,
         }  # fmt: skip
+        tags = version_tags(payload)
+        registry.ensure_version(self.api, MODEL, release, source="s", run_id=RUN, tags=tags)
         ledger.append(
             self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
         )

@@ -180,7 +180,7 @@ def test_the_challenger_is_the_newest_pass_that_never_was_live(world: World) -> 
 def test_a_release_that_mlflow_lost_is_named(world: World) -> None:
     one = world.release("one")
     world.api.versions.clear()
-    with pytest.raises(RefusedError, match=f"has no version of {one.id}; register it again"):
+    with pytest.raises(RefusedError, match=f"has no version of {one.id}; run csrm"):
         world.promote(one)
 
 

@@ -40,9 +40,9 @@ class Pipeline:
         given = {"bundle": bundle.ref, "champion": champion.ref, "evaluation": evaluation}
         return {"bundle": bundle.ref, "gate": self.run("gate", given, stage=stage).ref}
 
-    def released(self, made: dict[str, str], evaluation: str | None = None) -> Artifact:
+    def released(self, made: dict[str, str]) -> Artifact:
         """Register and promote; returns promote's receipt."""
-        registered = self.run("register", {**made, "evaluation": evaluation})
+        registered = self.run("register", made)
         return self.run("promote", {**made, "register": registered.ref})
 
     def facts(self, ref: str) -> Any:
@@ -84,9 +84,9 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     second = pipeline.gated(new, 2, evaluation)
     verdict = pipeline.facts(second["gate"])
     assert (verdict["verdict"], verdict["champion"]) == ("PASS", one)
-    receipt = pipeline.released(second, evaluation)
+    receipt = pipeline.released(second)
     two = receipt.facts["release"]
-    assert pipeline.released(second, evaluation).facts == receipt.facts  # again: nothing new
+    assert pipeline.released(second).facts == receipt.facts  # again: nothing new
 
     rows = ledger.verified(settings, MARKET)
     assert [(e.action, e.release_id) for e in rows] == [
@@ -97,6 +97,8 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     assert aliases == {"champion": "2", "previous": "1"}
     version = api.get_model_version_by_alias("csrm-tiny", "champion")
     assert version.tags["csrm.release"] == two
+    assert version.tags["csrm.evaluation"] == evaluation
+    assert version.tags["csrm.gate"] == second["gate"]
     assert len(api.search_model_versions("name='csrm-tiny'")) == 2
     doc = routing.read(settings, MARKET)
     assert doc is not None and doc["stable"] == two

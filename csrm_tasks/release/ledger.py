@@ -24,6 +24,7 @@ from csrm_tasks.store.models import LedgerEntry
 Action = Literal[
     "registered", "approved", "promoted", "rolled_back",
     "started", "judged", "held", "advanced", "aborted", "closed", "audited",  # of a rollout
+    "reverted",  # a champion alias that somebody moved by hand in MLflow
 ]  # fmt: skip
 MOVES = ("promoted", "rolled_back")  # the actions that change what is live
 TURNS = (*MOVES, "started", "advanced", "aborted", "closed")  # … and who is served what
@@ -122,6 +123,14 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 def last_turn(entries: Sequence[Entry]) -> Entry | None:
     """Return the newest row that changed who is served what."""
     return next((e for e in reversed(entries) if e.action in TURNS), None)
+
+
+def registration(entries: Sequence[Entry], release_id: str) -> Mapping[str, str]:
+    """Return what the newest registration of a release says; :class:`RefusedError` where none."""
+    rows = [e for e in entries if (e.action, e.release_id) == ("registered", release_id)]
+    if not rows or "gate" not in rows[-1].payload:
+        raise RefusedError(f"{release_id} is not registered with its gate; run the register step")
+    return rows[-1].payload
 
 
 def append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from csrm_tasks import tracking
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import load_market
-from csrm_tasks.release import ledger, promote
+from csrm_tasks.release import ledger
 from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
 
@@ -51,6 +51,17 @@ def rollback(
 
 
 def reconcile(settings: Settings, market: str) -> list[str]:
-    """Repair MLflow aliases and routing from the ledger; returns what was repaired."""
+    """Repair MLflow and routing from the ledger; see :mod:`.reconcile`."""
+    from csrm_tasks.release import reconcile as repair
+
     config = load_market(market, settings.markets)
-    return promote.refresh_views(settings, config, tracking.client(settings))
+    return repair.reconcile(settings, config, tracking.client(settings))
+
+
+def show(settings: Settings, market: str, release_id: str) -> list[ledger.Entry]:
+    """Return every row about a release; raises :class:`RefusedError` where there is none."""
+    entries = ledger.verified(settings, market)
+    found = [e for e in entries if release_id in (e.release_id, e.previous)]
+    if not found:
+        raise RefusedError(f"the ledger of {market} knows no release {release_id}")
+    return found

@@ -22,7 +22,13 @@ log = logging.getLogger("csrm")
 
 
 def promote(
-    settings: Settings, config: MarketConfig, bundle: Artifact, gate: Artifact, api: Any
+    settings: Settings,
+    config: MarketConfig,
+    bundle: Artifact,
+    gate: Artifact,
+    api: Any,
+    *,
+    actor: str = "csrm promote",
 ) -> ledger.Entry:
     """Make the bundle's release live, once; raises :class:`RefusedError` naming the guard.
 
@@ -38,7 +44,7 @@ def promote(
             config.market,
             "promoted",
             release,
-            actor="csrm promote",
+            actor=actor,
             reason="; ".join(verdict["reasons"]),
             payload={
                 "bundle": bundle.ref,

@@ -7,13 +7,14 @@ aliases are computed from the ledger and set where they differ. ``api`` is an ``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import ledger
 
 RELEASE_TAG = "csrm.release"
-ALIASES = ("champion", "previous", "challenger")
+SEEN_TAG = "csrm.ledger"  # of the model: hash of the ledger row that its aliases were last set for
 
 
 def ensure_version(
@@ -76,6 +77,58 @@ def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
     }
 
 
+@dataclass(frozen=True)
+class Look:
+    """Aliases (alias → version) and tags of a registered model, at one moment."""
+
+    aliases: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def look(api: Any, model: str) -> Look:
+    """Read aliases and tags; both empty where the model does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = api.get_registered_model(model)
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return Look({}, {})
+    return Look({a: str(v) for a, v in found.aliases.items()}, dict(found.tags))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A champion alias that a person moved."""
+
+    version: str | None  # None: it was removed
+    release: str | None  # of that version; None: of no release of ours
+    after: str  # hash of the ledger row that the alias was last set for
+
+
+def moved_by_hand(
+    seen: Look, versions: Mapping[str, str], entries: Sequence[ledger.Entry]
+) -> Moved | None:
+    """Return the champion that a hand chose since the aliases were last set, or None.
+
+    ``seen`` must have been read before ``entries``: then an alias that a promotion has just set is
+    never older than what the ledger says.
+    """
+    after, live = _mark(entries), ledger.live(entries)
+    version = seen.aliases.get("champion")
+    wanted = None if live is None else versions.get(live)
+    if seen.tags.get(SEEN_TAG) != after or version == wanted:
+        return None
+    release = next((r for r, v in versions.items() if v == version), None)
+    return Moved(version, release, after)
+
+
+def _mark(entries: Sequence[ledger.Entry]) -> str:
+    move = ledger.last_move(entries)
+    return move.hash if move else ledger.GENESIS
+
+
 def reconcile(api: Any, model: str, entries: Sequence[ledger.Entry]) -> list[str]:
     """Make the aliases equal what the ledger implies; returns what was repaired, in words.
 
@@ -83,22 +136,34 @@ def reconcile(api: Any, model: str, entries: Sequence[ledger.Entry]) -> list[str
     """
     if not entries:
         return []
-    known = versions(api, model)
-    have = {a: str(v) for a, v in api.get_registered_model(model).aliases.items()}
+    known, have = versions(api, model), look(api, model)
     repairs = []
     for alias, release in desired(entries).items():
         version = None if release is None else _version(known, model, release)
-        if have.get(alias) == version:
+        if have.aliases.get(alias) == version:
             continue
         if version is None:
             api.delete_registered_model_alias(model, alias)
         else:
             api.set_registered_model_alias(model, alias, version)
-        repairs.append(f"{alias}: {have.get(alias)} → {version}")
+        repairs.append(f"{alias}: {have.aliases.get(alias)} → {version}")
+    if have.tags.get(SEEN_TAG) != _mark(entries):
+        api.set_registered_model_tag(model, SEEN_TAG, _mark(entries))
     return repairs
+
+
+def ensure_tags(api: Any, model: str, version: str, tags: Mapping[str, str]) -> list[str]:
+    """Put right the tags of a version that differ; returns which, in words."""
+    have = api.get_model_version(model, version).tags
+    wrong = {key: value for key, value in tags.items() if have.get(key) != value}
+    for key, value in wrong.items():
+        api.set_model_version_tag(model, version, key, value)
+    return [f"version {version}, {key}: {have.get(key)} → {v}" for key, v in wrong.items()]
 
 
 def _version(known: Mapping[str, str], model: str, release: str) -> str:
     if release not in known:
-        raise RefusedError(f"MLflow model {model} has no version of {release}; register it again")
+        raise RefusedError(
+            f"MLflow model {model} has no version of {release}; run csrm release reconcile"
+        )
     return known[release]

@@ -45,7 +45,7 @@ def _append_start(
     state = rollout.opened(entries)
     if state is not None and not state.launched:
         raise RefusedError(f"{release} waits: {state.release} is being rolled out in {market}")
-    made = _registered(entries, release)
+    made = ledger.registration(entries, release)
     store = ArtifactStore(settings.artifacts, settings.cache)
     bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
     verdict = guard(config, bundle, gate, entries)
@@ -65,13 +65,6 @@ def _append_start(
         },
         expected=ledger.Expected(verdict["champion"], turn.seq),
     )
-
-
-def _registered(entries: list[ledger.Entry], release: str) -> Mapping[str, str]:
-    rows = [e for e in entries if (e.action, e.release_id) == ("registered", release)]
-    if not rows or "gate" not in rows[-1].payload:
-        raise RefusedError(f"{release} is not registered with its gate; run the register step")
-    return rows[-1].payload
 
 
 def settle(
@@ -140,7 +133,7 @@ def _advance(
     if not state.passed:
         _append(settings, config, state, "advanced", reason, payload, actor)
     if step >= len(state.plan.steps):
-        made = _registered(ledger.verified(settings, config.market), state.release)
+        made = ledger.registration(ledger.verified(settings, config.market), state.release)
         store = ArtifactStore(settings.artifacts, settings.cache)
         promote(settings, config, store.open(made["bundle"]), store.open(made["gate"]), api)
 

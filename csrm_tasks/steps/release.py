@@ -92,10 +92,10 @@ def _report(ctx: Context, evaluation: Artifact, verdict: dict[str, Any]) -> None
     (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
 
 
-@step("register", inputs=["bundle", "gate"], optional=["evaluation"], effect=True)
+@step("register", inputs=["bundle", "gate"], effect=True)
 def register(ctx: Context) -> Facts:
     """Record the release in MLflow as one model version and in the ledger as registered."""
-    from csrm_tasks.release import model, registry
+    from csrm_tasks.release import registration, registry
 
     candidate = ctx.input("bundle")
     verdict = verdicts.read(ctx.input("gate"))
@@ -113,13 +113,19 @@ def register(ctx: Context) -> Facts:
         tags={"csrm.release": release, "csrm.verdict": outcome},
         files=[p for p in (page,) if p.exists()],
     )
-    source = model.upload(api, run_id, candidate, ctx.work / "model")
-    tags = {"csrm.bundle": candidate.ref, "csrm.verdict": outcome}
-    if "evaluation" in ctx.inputs:
-        tags["csrm.evaluation"] = ctx.input("evaluation").ref
-    version = registry.ensure_version(
-        api, ctx.market.model_name, release, source=source, run_id=run_id, tags=tags
-    )
+    payload = {
+        "bundle": candidate.ref,
+        "digest": candidate.digest,
+        "verdict": verdict["digest"],
+        "gate": ctx.input("gate").ref,
+        "outcome": outcome,
+    }
+    if verdict["evaluation"]:
+        payload["evaluation"] = verdict["evaluation"]
+    version = registration.ensure(
+        api, ctx.market.model_name, run_id, candidate, registration.version_tags(payload),
+        ctx.work / "model",
+    )  # fmt: skip
     row = ledger.append(
         ctx.settings,
         ctx.market.market,
@@ -127,13 +133,7 @@ def register(ctx: Context) -> Facts:
         release,
         actor="csrm register",
         reason="; ".join(verdict["reasons"]),
-        payload={
-            "bundle": candidate.ref,
-            "digest": candidate.digest,
-            "verdict": verdict["digest"],
-            "gate": ctx.input("gate").ref,
-            "outcome": outcome,
-        },
+        payload=payload,
     )
     entries = ledger.verified(ctx.settings, ctx.market.market)
     registry.reconcile(api, ctx.market.model_name, entries)

@@ -1,0 +1,109 @@
+"""Repairing MLflow from the ledger, and what becomes of a ``champion`` alias moved by hand.
+
+The ledger is the truth; versions, tags and aliases are a view of it. An alias that differs is
+either behind (a promotion was killed before it was set) or was moved by a person in MLflow. The
+model's tag :data:`registry.SEEN_TAG` tells which: it holds the ledger row that the aliases were
+last set for. By the market's policy a hand's choice is adopted, if it stands what any other
+promotion must stand (verdict, approval, steps), or put back; the ledger says which, and why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from csrm_tasks import tracking
+from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.errors import CsrmError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, registration, registry, rollback
+from csrm_tasks.release.promote import promote, refresh_views
+from csrm_tasks.settings import Settings
+
+log = logging.getLogger("csrm")
+ACTOR = "champion alias in MLflow"
+
+
+def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
+    """Make MLflow and routing say what the ledger says; returns what was repaired, in words."""
+    name = config.model_name
+    seen = registry.look(api, name)  # before the ledger: a promoter writes there first
+    entries = ledger.verified(settings, config.market)
+    if not entries:
+        return []
+    repairs = _versions(settings, config, api, entries)
+    moved = registry.moved_by_hand(seen, registry.versions(api, name), entries)
+    if moved is not None:
+        repairs.append(_settle(settings, config, api, entries, moved))
+    return repairs + refresh_views(settings, config, api)
+
+
+def _versions(
+    settings: Settings, config: MarketConfig, api: Any, entries: Sequence[ledger.Entry]
+) -> list[str]:
+    """Make versions that MLflow lost again, and put their tags right."""
+    rows = {e.release_id: e for e in entries if e.action == "registered"}  # the newest of each
+    known = registry.versions(api, config.model_name)
+    repairs = []
+    for release in dict.fromkeys(filter(None, registry.desired(entries).values())):
+        if release in rows and release not in known:
+            version = _again(settings, config, api, rows[release])
+            repairs.append(f"version of {release}: none → {version}")
+    for release, version in registry.versions(api, config.model_name).items():
+        if release in rows:
+            tags = registration.version_tags(rows[release].payload)
+            repairs += registry.ensure_tags(api, config.model_name, version, tags)
+    return repairs
+
+
+def _again(settings: Settings, config: MarketConfig, api: Any, row: ledger.Entry) -> str:
+    bundle = ArtifactStore(settings.artifacts, settings.cache).open(row.payload["bundle"])
+    tags = registration.version_tags(row.payload)
+    run_id = tracking.log_run(
+        settings, config.market, bundle.ref, params={"release": row.release_id}, tags=tags
+    )
+    work = settings.work / bundle.ref / "model"
+    return registration.ensure(api, config.model_name, run_id, bundle, tags, work)
+
+
+def _settle(
+    settings: Settings,
+    config: MarketConfig,
+    api: Any,
+    entries: list[ledger.Entry],
+    moved: registry.Moved,
+) -> str:
+    """Adopt what a hand chose, or put it back and say so in the ledger; returns it in words."""
+    why = "the market's policy is to put it back"
+    if config.release.alias_moved == "adopt" and moved.release is not None:
+        try:
+            row = _adopt(settings, config, api, entries, moved.release)
+            return f"champion: {row.release_id} was chosen by hand and is adopted, row {row.seq}"
+        except CsrmError as e:
+            why = str(e)
+    live = ledger.live(entries)
+    row = ledger.append(
+        settings,
+        config.market,
+        "reverted",
+        moved.release or str(live),
+        actor=ACTOR,
+        reason=f"moved by hand to version {moved.version} and put back to {live}: {why}",
+        payload={"version": str(moved.version), "after": moved.after},
+    )
+    log.warning("%s: %s", row.actor, row.reason)
+    return f"champion: {row.reason}"
+
+
+def _adopt(
+    settings: Settings, config: MarketConfig, api: Any, entries: list[ledger.Entry], release: str
+) -> ledger.Entry:
+    stack = ledger.lives(entries)
+    if len(stack) > 1 and release == stack[-2]:
+        given = {"actor": ACTOR, "reason": "moved back by hand", "leaving": stack[-1]}
+        return rollback.roll_back(settings, config, api, **given)
+    made = ledger.registration(entries, release)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
+    return promote(settings, config, bundle, gate, api, actor=ACTOR)
