@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,24 @@ def test_batches_by_length_are_full_of_real_tokens(model: BiEncoder) -> None:
     padded = sum(len(rows) * int(tokenised.lengths[rows].max()) for rows in batches)
     assert tokenised.lengths.sum() / padded > 0.9
     assert all(len(r) * tokenised.lengths[r].max() <= 64 or len(r) == 1 for r in batches)
+
+
+def test_a_batch_ends_before_it_is_mostly_padding(model: BiEncoder) -> None:
+    words = [" ".join(["커피"] * n) for n in range(1, 12) for _ in range(60)]
+    tokenised = model.tokenise(words)
+    batches = list(tokenised.by_length(8192))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(words)))
+    padded = sum(len(rows) * int(tokenised.lengths[rows].max()) for rows in batches)
+    assert tokenised.lengths.sum() / padded >= 0.95  # in one batch it would be half
+    assert len(batches) < 12
+
+
+def test_another_precision_changes_vectors_little(model: BiEncoder) -> None:
+    cast = deepcopy(model).for_inference(torch.bfloat16)
+    texts = [t for t in TEXTS if t]  # an empty one has no tokens and no direction
+    cosine = (cast.encode(texts) * model.encode(texts)).sum(axis=1)
+    assert cast.encode(TEXTS).dtype == np.float32
+    assert 0.99 < cosine.min() < 1.0
 
 
 def test_a_batch_is_what_the_tokenizer_pads(model: BiEncoder) -> None:

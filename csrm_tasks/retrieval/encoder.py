@@ -44,6 +44,11 @@ class BiEncoder(nn.Module):
         """Width of an embedding."""
         return self.head.out_features
 
+    @property
+    def width(self) -> int:
+        """Hidden size of the encoder."""
+        return self.head.in_features
+
     @classmethod
     def from_base(cls, name: str, dim: int, max_length: int, seed: int) -> BiEncoder:
         """Start from a pretrained encoder with a fresh, seeded head.
@@ -91,10 +96,17 @@ class BiEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Map ids and mask (B, T) to unit vectors (B, dim)."""
-        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, H)
+        # Pooling and head are fp32 whatever the encoder runs in (A13).
+        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         real = mask[:, :, None].to(hidden.dtype)
+        # (B, T, H) and (B, T, 1)
         mean = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)  # (B, H)
         return F.normalize(self.head(mean), dim=-1)
+
+    def for_inference(self, dtype: torch.dtype) -> BiEncoder:
+        """Cast the encoder in place and stop dropout; not to be trained or saved afterwards."""
+        self.encoder.to(dtype)
+        return self.eval()
 
     def tokenise(self, texts: Sequence[str]) -> TokenisedTexts:
         """Normalise and tokenise ``texts`` once, cut to this model's length.
@@ -112,7 +124,7 @@ class BiEncoder(nn.Module):
         tokenised = self.tokenise(texts)
         for rows in tokenised.by_length(BATCH_TOKENS):
             ids, mask = tokenised.batch(rows)
-            found[rows] = self(ids, mask).float().numpy()
+            found[rows] = self(ids, mask).numpy()
         self.train(training)
         return found
 

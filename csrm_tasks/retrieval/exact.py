@@ -8,7 +8,7 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-QUERIES, PRODUCTS = 512, 65_536  # of one product of matrices: 134 MB
+QUERIES, PRODUCTS = 256, 32_768  # of one product of matrices: 34 MB, and twice that beside it
 
 
 def exact_search(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vectors]:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 Rows = npt.NDArray[np.int64]
 
+USEFUL = 0.96  # share of a batch's tokens that must be real
+SMALL_TOKENS = 256  # below which a batch is filled up all the same
+
 
 class TokenisedTexts:
     """Token ids of N texts: one flat int32 array and N + 1 offsets."""
@@ -42,11 +45,19 @@ class TokenisedTexts:
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
     def by_length(self, batch_tokens: int) -> Iterator[Rows]:
-        """Yield every row once, in batches of like length of at most ``batch_tokens`` padded."""
+        """Yield every row once, in batches of like length of at most ``batch_tokens`` padded.
+
+        A batch also ends where the next, longer row would leave too much padding (A11), unless it
+        is still too small to be worth a call.
+        """
         order = np.argsort(self.lengths, kind="stable")
-        start = 0
-        for end in range(1, len(order) + 1):
-            full = end == len(order) or self.lengths[order[end]] * (end + 1 - start) > batch_tokens
-            if full:
+        start, real = 0, 0
+        for end, length in enumerate(self.lengths[order].tolist()):
+            padded = length * (end + 1 - start)
+            wasteful = real + length < USEFUL * padded and padded > SMALL_TOKENS
+            if end > start and (padded > batch_tokens or wasteful):
                 yield order[start:end]
-                start = end
+                start, real = end, 0
+            real += length
+        if len(order):
+            yield order[start:]

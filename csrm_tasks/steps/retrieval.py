@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.rqa import Dense, Title
     from csrm_tasks.settings import Settings
@@ -160,7 +161,7 @@ def build_index(ctx: Context) -> Facts:
     from csrm_tasks.retrieval.encoder import BiEncoder
 
     torch.set_num_threads(ctx.settings.threads)
-    model = BiEncoder.load(ctx.input("ebr").file("encoder"))
+    model = _for_inference(BiEncoder.load(ctx.input("ebr").file("encoder")))
     digest = str(ctx.input("ebr").facts["encoder_digest"])
     facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
     for locale, own in _by_locale(ctx).items():
@@ -171,6 +172,15 @@ def build_index(ctx: Context) -> Facts:
         index.save(ctx.out / locale)
         facts["locales"][locale] = measured
     return facts
+
+
+def _for_inference(model: BiEncoder) -> BiEncoder:
+    """Embed in the precision that pays here (A13); a model as small as the demo's stays in fp32."""
+    import torch
+
+    from csrm_tasks.llm.precision import choose_dtype
+
+    return model.for_inference(choose_dtype(torch.device("cpu"), model.width))
 
 
 def _earlier_index(ctx: Context, locale: str) -> ProductIndex | None:
@@ -239,7 +249,7 @@ def _dense(ctx: Context) -> Callable[[str], Dense] | None:
     from csrm_tasks.retrieval.rqa import Dense
 
     torch.set_num_threads(ctx.settings.threads)
-    model = BiEncoder.load(ctx.input("ebr").file("encoder"))
+    model = _for_inference(BiEncoder.load(ctx.input("ebr").file("encoder")))
     digest = str(ctx.input("ebr").facts["encoder_digest"])
 
     def opened(locale: str) -> Dense:
