@@ -10,13 +10,21 @@ import pytest
 import torch
 from llm_fixtures import make_base, make_rqa, make_snapshot
 
-from csrm_tasks.llm.batching import BatchStream, Epoch, bucket, pad, useful_share
+from csrm_tasks.llm.batching import (
+    BatchStream,
+    Epoch,
+    bucket,
+    draw_siblings,
+    pad,
+    useful_share,
+)
 from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows, translation_rows
 from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.mixture import Mixture, Part
 from csrm_tasks.llm.model import Model, load_base
 from csrm_tasks.llm.prompts import QueryFields
 from csrm_tasks.llm.tasks import (
+    NO_TITLES,
     LabelTask,
     TranslationRows,
     TranslationTask,
@@ -70,6 +78,73 @@ def test_a_stream_continues_from_epoch_and_position() -> None:
         assert [next(again)[1].tolist() for _ in range(17 - start)] == taken[start:]
     other = BatchStream(Lengths(), 20, seed=6)
     assert [next(other)[1].tolist() for _ in range(17)] != taken
+
+
+def neighbours(values: np.ndarray) -> list[np.ndarray]:
+    """Cut an array where its value changes."""
+    return np.split(values, np.flatnonzero(np.diff(values)) + 1)
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_siblings_stand_together_and_every_sample_comes_once(most: int) -> None:
+    rng = np.random.default_rng(0)
+    owners = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 20, 40)))
+    order, groups = draw_siblings(owners, most, rng)
+    assert sorted(order) == list(range(len(owners)))
+    found = neighbours(groups)
+    assert len(found) == len(np.unique(groups))  # a group is one run
+    sizes: dict[int, list[int]] = {}
+    start = 0
+    for group in found:
+        (owner,) = set(owners[order[start : start + len(group)]])
+        sizes.setdefault(owner, []).append(len(group))
+        start += len(group)
+    for owner, cut in sizes.items():
+        n = int((owners == owner).sum())
+        assert len(cut) == -(-n // most)  # as few as may be
+        assert max(cut) - min(cut) <= 1
+    other, _ = draw_siblings(owners, most, rng)
+    assert (order != other).any()
+
+
+def test_batches_keep_siblings_together_and_labels_come_as_often_as_there_are() -> None:
+    rng = np.random.default_rng(1)
+    owners = np.repeat(np.arange(800), 8)
+    order, groups = draw_siblings(owners, 8, rng)
+    lengths = rng.integers(20, 120, len(order))
+    batches = bucket(lengths, 60, rng, groups)
+    assert sorted(np.concatenate(batches)) == list(range(len(order)))
+    runs = sum(len(neighbours(groups[b])) for b in batches)
+    assert runs <= 800 + len(batches)  # a group is cut by the end of a batch only
+    of_group = [len(np.unique(groups[b])) for b in batches]
+    assert min(of_group) >= 60 / 8
+    labels = owners % 3  # one label a query: as alike as siblings can be
+    share = [np.mean(labels[order[b]] == 2) for b in batches]
+    assert np.mean(share) == pytest.approx(np.mean(labels == 2), abs=0.005)
+
+
+def test_siblings_lose_their_titles_together(model: Model, tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path / "snapshot", n=1200)
+    fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
+    rows = relevance_rows(fields, load_pairs(snapshot, "train"))
+    epoch = LabelTask(model, rows, PromptEncoder(model.tokenizer, 96), 0.25, seed=0).start_epoch(0)
+    assert epoch.groups is not None
+    lost = epoch.variants == NO_TITLES
+    together = [set(lost[epoch.groups == g]) for g in np.unique(epoch.groups)]
+    assert all(len(values) == 1 for values in together)
+    assert 0.1 < np.mean([v.pop() for v in together]) < 0.4
+
+
+def test_a_batch_of_siblings_runs_their_prefix_once(model: Model, tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path / "snapshot", n=240)
+    fields = load_fields(snapshot, None)
+    rows = relevance_rows(fields, load_pairs(snapshot, "train"))
+    task = LabelTask(model, rows, PromptEncoder(model.tokenizer, 96), 0.0, seed=0)
+    stream = BatchStream(task, 32, seed=0)
+    for _ in range(4):
+        epoch, at = next(stream)
+        _, tokens = task.loss(epoch, at)
+        assert tokens < 0.8 * epoch.lengths[at].sum()
 
 
 def test_rows_are_padded_on_the_right() -> None:
@@ -156,7 +231,7 @@ def test_titles_are_dropped_at_the_configured_rate_and_drawn_anew_each_epoch(
             for q, p in zip(rows.queries, rows.products, strict=True)]  # fmt: skip
     first, second = task.start_epoch(0), task.start_epoch(1)
     short = [n <= bare[i] for i, n in zip(first.order, first.lengths, strict=True)]
-    assert 0.2 < np.mean(short) < 0.3
+    assert 0.15 < np.mean(short) < 0.35  # drawn per group of siblings
     by_row = [e.variants[np.argsort(e.order)] for e in (first, second)]
     assert (by_row[0] != by_row[1]).any()
     again = task.start_epoch(0)

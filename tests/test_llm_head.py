@@ -16,12 +16,12 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.head import (
     check_read_out,
     label_logits,
-    run_to_last,
     run_trunk,
     soft_cross_entropy,
     translation_loss,
 )
 from csrm_tasks.llm.model import Model, add_lora, load_base
+from csrm_tasks.llm.packed import pack, run_packed
 from csrm_tasks.sections import Lora
 
 LENGTHS = torch.tensor([9, 4, 12, 1])
@@ -52,7 +52,10 @@ def batch(vocabulary: int = 280) -> tuple[Tensor, Tensor]:
 
 
 def our_logits(causal: Any, ids: Tensor, lengths: Tensor) -> Tensor:
-    return label_logits(causal, run_to_last(causal, ids, lengths), LABELS)
+    """Each row up to its length as a prompt whose first token is shared where it is the same."""
+    rows = [row[:n].int().numpy() for row, n in zip(ids, lengths.tolist(), strict=True)]
+    packed = pack([(row[:1], row[1:]) for row in rows], ids.device)
+    return label_logits(causal, run_packed(causal, packed), LABELS)
 
 
 def gradients(model: Model, loss: Tensor) -> list[Tensor]:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from llm_fixtures import WORDS, make_base
 
-from csrm_tasks.llm import predict as module
+from csrm_tasks.llm.batching import by_length
 from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.model import Model, load_base
-from csrm_tasks.llm.predict import by_length, predict
+from csrm_tasks.llm.predict import predict
+from csrm_tasks.llm.predict import rows as cut_rows
 from csrm_tasks.llm.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
 
 
@@ -59,7 +60,7 @@ def test_scores_are_those_of_one_prompt_at_a_time(
     assert np.abs(found - one_by_one(model, encoder, space, *pairs)).max() <= 1e-5
 
 
-def test_a_prefix_is_run_once_per_query(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_is_run_once_per_query(model: Model) -> None:
     tokens = []
     hook = model.causal.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -67,12 +68,26 @@ def test_a_prefix_is_run_once_per_query(model: Model, monkeypatch: pytest.Monkey
     pairs = make_pairs(6, 20)
     encoder = PromptEncoder(model.tokenizer, 200)
     predict(model, encoder, RELEVANCE, *pairs)
-    shared = sum(tokens)
-    monkeypatch.setattr(module, "SHARE_FROM", float("inf"))
-    tokens.clear()
-    predict(model, encoder, RELEVANCE, *pairs)
     hook.remove()
-    assert shared < 0.75 * sum(tokens)
+    parts = [encoder.parts(RELEVANCE, q, p) for q, p in zip(*pairs, strict=True)]
+    prefixes = {p.tobytes(): len(p) for p, _ in parts}
+    again = len(tokens) * max(prefixes.values())  # at the start of a row
+    assert sum(tokens) <= sum(prefixes.values()) + sum(len(t) for _, t in parts) + again
+    assert sum(tokens) < 0.75 * sum(len(p) + len(t) for p, t in parts)
+
+
+def test_rows_hold_every_prompt_once_within_the_budget() -> None:
+    rng = np.random.default_rng(0)
+    prefixes = [rng.integers(0, 9, n, np.int32) for n in rng.integers(1, 60, 30)]
+    parts = [(prefixes[i], np.ones(n, np.int32)) for i, n in
+             zip(rng.integers(0, 30, 500), rng.integers(1, 90, 500), strict=True)]  # fmt: skip
+    found = list(cut_rows(parts, 256))
+    assert sorted(np.concatenate(found)) == list(range(500))
+    used = [sum({parts[i][0].tobytes(): len(parts[i][0]) for i in row}.values())
+            + sum(len(parts[i][1]) for i in row) for row in found]  # fmt: skip
+    assert max(used) <= 256
+    assert np.mean(used) > 0.75 * 256
+    assert [len(r) for r in cut_rows([(np.ones(3, np.int32), np.ones(400, np.int32))], 256)] == [1]
 
 
 def test_scoring_leaves_training_mode_as_it_was_and_draws_nothing(model: Model) -> None:
@@ -82,6 +97,20 @@ def test_scoring_leaves_training_mode_as_it_was_and_draws_nothing(model: Model) 
     predict(model, encoder, RELEVANCE, *make_pairs(2, 2))
     assert model.causal.training
     assert torch.equal(torch.get_rng_state(), state)
+    model.causal.eval()
+
+
+def test_a_row_that_fails_leaves_training_mode_as_it_was(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("csrm_tasks.llm.predict.run_packed", fail)
+    model.causal.train()
+    with pytest.raises(MemoryError):
+        predict(model, PromptEncoder(model.tokenizer, 200), RELEVANCE, *make_pairs(2, 2))
+    assert model.causal.training
     model.causal.eval()
 
 

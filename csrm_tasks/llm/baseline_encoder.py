@@ -19,9 +19,8 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm.batching import BatchStream, Epoch, Indices
+from csrm_tasks.llm.batching import BatchStream, Epoch, Indices, by_length
 from csrm_tasks.llm.precision import choose_device
-from csrm_tasks.llm.predict import by_length
 from csrm_tasks.llm.prompts import ProductFields, QueryFields
 from csrm_tasks.markets import resolve_model
 

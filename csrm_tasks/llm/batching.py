@@ -3,7 +3,8 @@
 An epoch is an order of samples, cut into windows of many batches; inside a window samples are
 sorted by length and sliced, and the batches of all windows are shuffled. So a batch holds samples
 of one length, and which samples meet is still random. Everything is a function of (seed, epoch),
-so a position is two integers.
+so a position is two integers. Samples that share a prefix may be kept together
+(:mod:`csrm_tasks.llm.packed`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Epoch:
     order: Indices  # sample indices; may repeat or leave some out
     lengths: Indices  # tokens of each prompt
     variants: npt.NDArray[np.int8]  # how the task alters each sample this time
+    groups: Indices | None = None  # neighbours with one number share a prefix
 
 
 class EpochSource(Protocol):
@@ -41,18 +43,44 @@ class EpochSource(Protocol):
         ...
 
 
-def bucket(lengths: Indices, batch: int, rng: np.random.Generator) -> list[Indices]:
+def bucket(
+    lengths: Indices, batch: int, rng: np.random.Generator, groups: Indices | None = None
+) -> list[Indices]:
     """Cut positions 0..n-1 into batches of about ``batch``; all positions occur exactly once.
 
     Batches differ by at most one sample, so none is left over; fewer samples than ``batch`` make
-    one batch.
+    one batch. Neighbours with the same number in ``groups`` stay neighbours, sorted by the longest
+    of them; a batch may end between them.
     """
     n = len(lengths)
-    span = batch * WINDOW
-    windows = [start + np.argsort(lengths[start : start + span], kind="stable")
-               for start in range(0, n, span)]  # fmt: skip
-    batches = np.array_split(np.concatenate(windows), max(1, n // batch))
+    groups = np.arange(n) if groups is None else groups
+    first = np.flatnonzero(np.diff(groups, prepend=-1))  # of each group
+    group = np.repeat(np.arange(len(first)), np.diff(first, append=n))
+    longest = np.maximum.reduceat(lengths, first)
+    window = first // (batch * WINDOW)
+    order = np.lexsort((group, longest[group], window[group]))
+    batches = np.array_split(order, max(1, n // batch))
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def draw_siblings(owners: Indices, most: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """Draw a permutation in which samples of one owner stand together, at most ``most`` of them.
+
+    ``owners`` numbers the query of each sample. Returns the order and, aligned with it, which
+    group a sample is in. Every sample comes once, whatever ``most`` is, so an epoch holds the
+    labels of the data; a batch of B samples holds at least B / ``most`` queries, and its gradient
+    is noisier than that of B queries to the degree that labels of one query are alike.
+    """
+    order = rng.permutation(len(owners))
+    order = order[np.argsort(owners[order], kind="stable")]
+    first = np.flatnonzero(np.diff(owners[order], prepend=-1))
+    size = np.diff(first, append=len(order))
+    rank = np.arange(len(order)) - np.repeat(first, size)  # within the owner
+    part = rank * np.repeat(-(-size // most), size) // np.repeat(size, size)  # of equal size
+    group = np.cumsum((rank == 0) | (np.diff(part, prepend=-1) != 0)) - 1
+    key = rng.permutation(int(group[-1]) + 1)[group]
+    place = np.argsort(key, kind="stable")
+    return order[place], key[place]
 
 
 class BatchStream:
@@ -66,7 +94,7 @@ class BatchStream:
     def _open(self) -> None:
         self._drawn = self._source.start_epoch(self.epoch)
         rng = np.random.default_rng([self._seed, self.epoch])
-        self._batches = bucket(self._drawn.lengths, self._batch, rng)
+        self._batches = bucket(self._drawn.lengths, self._batch, rng, self._drawn.groups)
 
     def seek(self, epoch: int, position: int) -> None:
         """Continue as if ``position`` batches of ``epoch`` had been taken."""
@@ -93,6 +121,16 @@ def pad(rows: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
     return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+
+
+def by_length(lengths: Indices, tokens: int) -> Iterator[Indices]:
+    """Cut positions into batches of similar length and at most ``tokens`` padded tokens each."""
+    order = np.argsort(-lengths, kind="stable")  # the longest first: running out of memory shows
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
 
 
 def useful_share(lengths: Indices, batches: Sequence[Indices]) -> float:

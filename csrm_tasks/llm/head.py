@@ -5,8 +5,9 @@ state of each sample's last real token, multiply by the label rows, softmax in f
 and a vocabulary of 151,936 the logits that are never made are 0.9 GB in fp32, and their gradient
 as much again. Translation needs the whole vocabulary, but at target positions only.
 
-Batches are padded on the right and no mask is passed: with causal attention a real token never
-sees the padding behind it, and the fast causal kernel needs no mask.
+Label prompts come as one packed row (:mod:`csrm_tasks.llm.packed`). Translations are padded on the
+right and no mask is passed: with causal attention a real token never sees the padding behind it,
+and the fast causal kernel needs no mask.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.llm.packed import pack, run_packed
 
 
 def run_trunk(causal: Any, ids: Tensor) -> Tensor:
@@ -27,38 +29,6 @@ def run_trunk(causal: Any, ids: Tensor) -> Tensor:
     """
     hidden: Tensor = causal.base_model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden
-
-
-def run_to_last(causal: Any, ids: Tensor, lengths: Tensor, **more: Any) -> Tensor:
-    """Return the last real token's hidden state, (B, H), of right-padded ``ids`` (B, T).
-
-    No other position is read out, so the last layer's feed-forward part, which attends to nothing,
-    runs on that one token of each row (its output is broadcast over the others, which nobody
-    reads). With 3 layers that is a fifth of all products, with 40 layers a sixtieth.
-    ``more`` goes to the trunk (a cache, for example).
-    """
-
-    def keep_last(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return last_hidden(inputs[0], lengths)[:, None], *inputs[1:]
-
-    hook = _last_feed_forward(causal).register_forward_pre_hook(keep_last)
-    try:
-        out = causal.base_model(input_ids=ids, **({"use_cache": False} | more))
-    finally:
-        hook.remove()
-    return last_hidden(out.last_hidden_state, lengths)
-
-
-def _last_feed_forward(causal: Any) -> torch.nn.Module:
-    """Return ``mlp`` of the last layer, its name in Llama, Mistral, Qwen, Gemma, Phi and others."""
-    module: torch.nn.Module = causal.base_model.layers[-1].mlp
-    return module
-
-
-def last_hidden(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """Return the hidden state of the last real token, (B, H), by length."""
-    rows = torch.arange(len(lengths), device=hidden.device)
-    return hidden[rows, lengths - 1]
 
 
 def label_logits(causal: Any, hidden: Tensor, label_ids: Tensor) -> Tensor:
@@ -97,15 +67,18 @@ def translation_loss(
 def check_read_out(causal: Any, ids: Tensor, label_ids: Tensor) -> None:
     """Compare the label rows with the model's own full logits on one prompt, ``ids`` (1, T).
 
-    Raises :class:`ConfigError` for a model that changes its logits after ``lm_head`` (soft caps,
-    scales), so that its label rows would not be its probabilities, or that is not built of layers
-    with attention and ``mlp``.
+    The prompt is packed twice with its first half shared, as scoring and training do it. Raises
+    :class:`ConfigError` for a model that changes its logits after ``lm_head`` (soft caps, scales),
+    so that its label rows would not be its probabilities, whose attention is no plain one, or that
+    is not built of layers with attention and ``mlp``.
     """
-    length = torch.tensor([ids.shape[1]], device=ids.device)
+    tokens = ids[0].int().cpu().numpy()
+    half = len(tokens) // 2
     with torch.no_grad():
         own = causal(input_ids=ids, use_cache=False).logits[0, -1, label_ids].float()
         try:
-            ours = label_logits(causal, run_to_last(causal, ids, length), label_ids)[0]
+            packed = pack([(tokens[:half], tokens[half:])] * 2, ids.device)
+            ours = label_logits(causal, run_packed(causal, packed), label_ids)
         except AttributeError as e:
             raise ConfigError(
                 f"model type {causal.config.model_type!r} is not built of layers[-1].mlp ({e}); "

@@ -108,7 +108,7 @@ def checkpoint_activations(model: Model) -> None:
     """Keep only each layer's input for the backward pass, and compute the rest again there.
 
     Not the last layer: its feed-forward part runs on a few tokens only, by a hook that is gone
-    when the backward pass comes (``head.run_to_last``), and its memory is one layer's.
+    when the backward pass comes (``packed.run_packed``), and its memory is one layer's.
     """
     model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     model.causal.base_model.layers[-1].gradient_checkpointing = False

@@ -15,19 +15,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from csrm_tasks.llm.batching import Epoch, Indices, pad
+from csrm_tasks.llm.batching import Epoch, Indices, draw_siblings, pad
 from csrm_tasks.llm.encoding import Ids, PromptEncoder
 from csrm_tasks.llm.head import (
     label_logits,
-    run_to_last,
     run_trunk,
     soft_cross_entropy,
     translation_loss,
 )
 from csrm_tasks.llm.model import Model
+from csrm_tasks.llm.packed import pack, run_packed
 from csrm_tasks.llm.prompts import LabelSpace, ProductFields, QueryFields, translation_segments
 
 DROP_SAME_TITLE = 0.5  # A24: a retrieved title that is the candidate itself gives the game away
+SIBLINGS = 8  # samples of one query in a row: most of the saving, and a batch of many queries
 WHOLE, NO_TITLES, NO_SAME = 0, 1, 2  # variants of a sample: as it is, without RQA, without itself
 
 
@@ -69,7 +70,7 @@ class Task(Protocol):
         ...
 
     def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
-        """Return the batch's loss (a mean over its samples) and its number of real tokens."""
+        """Return the batch's loss (a mean over its samples) and how many tokens were run."""
         ...
 
     def sample_names(self, epoch: Epoch, at: Indices) -> list[str]:
@@ -88,19 +89,25 @@ class LabelTask:
         self._rqa_dropout, self._seed = rqa_dropout, seed
         encoder.prepare(rows.space, rows.queries, rows.products)
         self._targets = torch.from_numpy(rows.targets).to(model.device)
+        numbers: dict[QueryFields, int] = {}
+        self._owners = np.asarray([numbers.setdefault(q, len(numbers)) for q in rows.queries])
 
     def start_epoch(self, epoch: int) -> Epoch:
-        """Draw a permutation, and which samples lose retrieved titles this time (A24)."""
+        """Draw a permutation, and which samples lose retrieved titles this time (A24).
+
+        Samples of one query stand together and lose all titles together, so that they share their
+        prefix. A title that is the candidate itself is dropped for that candidate alone.
+        """
         rng = np.random.default_rng([self._seed, epoch])
-        n = len(self._rows)
-        order = rng.permutation(n)
+        order, groups = draw_siblings(self._owners, SIBLINGS, rng)
+        n = len(order)
         variants = np.where(rng.random(n) < DROP_SAME_TITLE, NO_SAME, WHOLE).astype(np.int8)
-        variants[rng.random(n) < self._rqa_dropout] = NO_TITLES
+        variants[rng.random(n)[groups] < self._rqa_dropout] = NO_TITLES
         lengths = [
             self._encoder.length(self._rows.space, self._query(i, v), self._rows.products[i])
             for i, v in zip(order, variants, strict=True)
         ]
-        return Epoch(order, np.asarray(lengths, np.int64), variants)
+        return Epoch(order, np.asarray(lengths, np.int64), variants, groups)
 
     def _query(self, i: int, variant: int) -> QueryFields:
         query = self._rows.queries[i]
@@ -111,17 +118,17 @@ class LabelTask:
         return without_title(query, self._rows.products[i].title)
 
     def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
-        """Return the soft-target cross-entropy and the number of real tokens."""
+        """Return the soft-target cross-entropy and how many tokens were run."""
         samples = zip(epoch.order[at], epoch.variants[at], strict=True)
-        prompts = [
-            self._encoder.prompt(self._rows.space, self._query(i, v), self._rows.products[i])
+        parts = [
+            self._encoder.parts(self._rows.space, self._query(i, v), self._rows.products[i])
             for i, v in samples
         ]
-        ids, lengths = pad(prompts, self._model.device)
-        hidden = run_to_last(self._model.causal, ids, lengths)
+        packed = pack(parts, self._model.device)
+        hidden = run_packed(self._model.causal, packed)
         logits = label_logits(self._model.causal, hidden, self._model.labels[self.name])
         target = self._targets[torch.from_numpy(epoch.order[at])]
-        return soft_cross_entropy(logits, target), int(epoch.lengths[at].sum())
+        return soft_cross_entropy(logits, target), packed.ids.shape[1]
 
     def sample_names(self, epoch: Epoch, at: Indices) -> list[str]:
         """Return pair ids."""

@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.batching import pad
 from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.gap import median_gap, symmetric_gap, transfer_gap, translation_accuracy
-from csrm_tasks.llm.head import run_to_last
 from csrm_tasks.llm.model import Model
-from csrm_tasks.llm.predict import TOKENS, by_length
+from csrm_tasks.llm.predict import last_hidden
 from csrm_tasks.llm.prompts import RELEVANCE, ProductFields, QueryFields
 
 log = logging.getLogger("csrm")
@@ -107,13 +104,7 @@ def _hidden(model: Model, encoder: PromptEncoder, pairs: ParallelPairs, side: in
 
 def hidden_states(model: Model, prompts: Sequence[Any]) -> Floats:
     """Return the hidden states that feed the label logits, (N, H), dropout off."""
-    training = model.causal.training
-    model.causal.eval()
-    lengths = np.asarray([len(p) for p in prompts], np.int64)
     found = np.empty((len(prompts), model.causal.config.hidden_size))
-    with torch.inference_mode():
-        for at in by_length(lengths, TOKENS):
-            ids, ends = pad([prompts[i] for i in at], model.device)
-            found[at] = run_to_last(model.causal, ids, ends).float().cpu().numpy()
-    model.causal.train(training)
+    for at, hidden in last_hidden(model, [(p[:0], p) for p in prompts]):
+        found[at] = hidden.float().cpu().numpy()
     return found
