@@ -133,6 +133,7 @@ class Llm(Section):
     max_length: Positive = 2048  # tokens
     checkpoint_seconds: Positive = 600
     rqa_dropout: Share = 0.1  # A24
+    siblings: Positive = 8  # samples of one query drawn together; their prefix is run once (A12)
 
 
 class Ebr(Section):

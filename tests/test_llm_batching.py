@@ -25,6 +25,7 @@ from csrm_tasks.llm.model import Model, load_base
 from csrm_tasks.llm.prompts import QueryFields
 from csrm_tasks.llm.tasks import (
     NO_TITLES,
+    LabelRows,
     LabelTask,
     TranslationRows,
     TranslationTask,
@@ -80,6 +81,11 @@ def test_a_stream_continues_from_epoch_and_position() -> None:
     assert [next(other)[1].tolist() for _ in range(17)] != taken
 
 
+def label_task(model: Model, rows: LabelRows, rqa_dropout: float) -> LabelTask:
+    encoder = PromptEncoder(model.tokenizer, 96)
+    return LabelTask(model, rows, encoder, rqa_dropout=rqa_dropout, siblings=8, seed=0)
+
+
 def neighbours(values: np.ndarray) -> list[np.ndarray]:
     """Cut an array where its value changes."""
     return np.split(values, np.flatnonzero(np.diff(values)) + 1)
@@ -127,7 +133,7 @@ def test_siblings_lose_their_titles_together(model: Model, tmp_path: Path) -> No
     snapshot = make_snapshot(tmp_path / "snapshot", n=1200)
     fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
     rows = relevance_rows(fields, load_pairs(snapshot, "train"))
-    epoch = LabelTask(model, rows, PromptEncoder(model.tokenizer, 96), 0.25, seed=0).start_epoch(0)
+    epoch = label_task(model, rows, 0.25).start_epoch(0)
     assert epoch.groups is not None
     lost = epoch.variants == NO_TITLES
     together = [set(lost[epoch.groups == g]) for g in np.unique(epoch.groups)]
@@ -139,7 +145,7 @@ def test_a_batch_of_siblings_runs_their_prefix_once(model: Model, tmp_path: Path
     snapshot = make_snapshot(tmp_path / "snapshot", n=240)
     fields = load_fields(snapshot, None)
     rows = relevance_rows(fields, load_pairs(snapshot, "train"))
-    task = LabelTask(model, rows, PromptEncoder(model.tokenizer, 96), 0.0, seed=0)
+    task = label_task(model, rows, 0.0)
     stream = BatchStream(task, 32, seed=0)
     for _ in range(4):
         epoch, at = next(stream)
@@ -181,7 +187,7 @@ def _parts(model: Model, tmp_path: Path, repeat: int = 1) -> list[Part]:
     mt = translation_rows(snapshot, "ko-KR", "zh-TW")
     mt = replace(mt, targets=[t * repeat for t in mt.targets])
     return [
-        Part(LabelTask(model, rows, encoder, 0.1, seed=0), 1.0),
+        Part(label_task(model, rows, 0.1), 1.0),
         Part(TranslationTask(model, mt, encoder, seed=1), 0.1, 2.0),
     ]
 
@@ -226,7 +232,7 @@ def test_titles_are_dropped_at_the_configured_rate_and_drawn_anew_each_epoch(
     fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
     encoder = PromptEncoder(model.tokenizer, 96)
     rows = relevance_rows(fields, load_pairs(snapshot, "train"))
-    task = LabelTask(model, rows, encoder, 0.25, seed=0)
+    task = label_task(model, rows, 0.25)
     bare = [min(encoder.length(rows.space, replace(q, titles=()), p), 96)
             for q, p in zip(rows.queries, rows.products, strict=True)]  # fmt: skip
     first, second = task.start_epoch(0), task.start_epoch(1)

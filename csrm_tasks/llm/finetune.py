@@ -6,6 +6,7 @@ import json
 import logging
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,15 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
 def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEncoder) -> Mixture:
     config, seed = market.llm, market.seed
     shares = config.mixture
-    dropout = config.rqa_dropout
-    parts = [Part(LabelTask(model, data.train, encoder, dropout, seed), 1.0)]
+    label_task = partial(
+        LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
+    )
+    parts = [Part(label_task(rows=data.train, seed=seed), 1.0)]
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
         parts.append(Part(task, shares.mt, shares.mt_weight))
     if len(data.cvr):
-        cvr = LabelTask(model, data.cvr, encoder, dropout, seed + 2)
+        cvr = label_task(rows=data.cvr, seed=seed + 2)
         parts.append(Part(cvr, shares.cvr, shares.cvr_weight))
     log.info(
         "training on %d judged pairs, %d translations, %d conversion examples",

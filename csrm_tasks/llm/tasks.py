@@ -28,7 +28,6 @@ from csrm_tasks.llm.packed import pack, run_packed
 from csrm_tasks.llm.prompts import LabelSpace, ProductFields, QueryFields, translation_segments
 
 DROP_SAME_TITLE = 0.5  # A24: a retrieved title that is the candidate itself gives the game away
-SIBLINGS = 8  # samples of one query in a row: most of the saving, and a batch of many queries
 WHOLE, NO_TITLES, NO_SAME = 0, 1, 2  # variants of a sample: as it is, without RQA, without itself
 
 
@@ -82,11 +81,18 @@ class LabelTask:
     """Classification read out by the label-row head (A2, A3)."""
 
     def __init__(
-        self, model: Model, rows: LabelRows, encoder: PromptEncoder, rqa_dropout: float, seed: int
+        self,
+        model: Model,
+        rows: LabelRows,
+        encoder: PromptEncoder,
+        *,
+        rqa_dropout: float,
+        siblings: int,
+        seed: int,
     ) -> None:
         self.name = rows.space.name
         self._model, self._rows, self._encoder = model, rows, encoder
-        self._rqa_dropout, self._seed = rqa_dropout, seed
+        self._rqa_dropout, self._siblings, self._seed = rqa_dropout, siblings, seed
         encoder.prepare(rows.space, rows.queries, rows.products)
         self._targets = torch.from_numpy(rows.targets).to(model.device)
         numbers: dict[QueryFields, int] = {}
@@ -99,7 +105,7 @@ class LabelTask:
         prefix. A title that is the candidate itself is dropped for that candidate alone.
         """
         rng = np.random.default_rng([self._seed, epoch])
-        order, groups = draw_siblings(self._owners, SIBLINGS, rng)
+        order, groups = draw_siblings(self._owners, self._siblings, rng)
         n = len(order)
         variants = np.where(rng.random(n) < DROP_SAME_TITLE, NO_SAME, WHOLE).astype(np.int8)
         variants[rng.random(n)[groups] < self._rqa_dropout] = NO_TITLES
