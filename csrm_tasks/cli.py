@@ -17,6 +17,7 @@ import click
 
 from csrm_tasks.cli_demo import demo
 from csrm_tasks.cli_gate import gate
+from csrm_tasks.cli_llm_cost import llm_cost
 from csrm_tasks.cli_options import home_settings, market_option
 from csrm_tasks.cli_quarantine import quarantine
 from csrm_tasks.cli_release import release
@@ -180,3 +181,4 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
 
 for group in (quarantine, release, rollout, gate, demo, study):
     cli.add_command(group)
+cli.add_command(llm_cost)

@@ -1,0 +1,214 @@
+"""The cost formula against torch's own counting, to the last FLOP, and autograd's memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from csrm_tasks.cli import main
+from csrm_tasks.llm import packed as packed_module
+from csrm_tasks.llm.cost import (
+    ORION_14B,
+    QWEN3_14B,
+    Shape,
+    Work,
+    activation_bytes,
+    forward_flops,
+    layer_bytes,
+    one_by_one,
+    shared,
+    train_flops,
+    translations,
+)
+from csrm_tasks.llm.cost_job import Volume, job
+from csrm_tasks.llm.head import (
+    label_logits,
+    run_trunk,
+    soft_cross_entropy,
+    translation_loss,
+)
+from csrm_tasks.llm.packed import Parts, pack, run_packed
+from csrm_tasks.sections import Distillation, Llm
+
+R, ROWS, LENGTH = 4, 3, 20
+SHAPE = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+}  # fmt: skip
+LABELS = torch.tensor([5, 6, 7])
+
+
+@pytest.fixture
+def every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention by plain products, which computes and counts every pair of tokens."""
+
+    def attend(q: Any, k: Any, v: Any, mask: Any, **more: Any) -> Any:
+        n = q.shape[1] // k.shape[1]
+        k, v = (x.repeat_interleave(n, 1) for x in (k, v))
+        scores = q @ k.transpose(-1, -2)
+        mask = torch.ones_like(scores, dtype=torch.bool).tril() if mask is None else mask
+        return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
+
+    monkeypatch.setattr(packed_module, "scaled_dot_product_attention", attend)
+
+
+def make(kind: str, attention: str = "eager", **more: Any) -> Any:
+    """A tiny model; eager attention computes every pair of tokens, which is what is counted."""
+    torch.manual_seed(0)
+    config, model = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }[kind]
+    causal = model(config(**SHAPE | more, attn_implementation=attention))
+    return causal.requires_grad_(False)
+
+
+def with_lora(causal: Any) -> Any:
+    targets = ["q_proj", "k_proj", "v_proj"]
+    config = LoraConfig(r=R, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    get_peft_model(causal, config)
+    return causal.train()
+
+
+def prompts(rows: int = ROWS, shared_tokens: int = 0) -> Parts:
+    """Prompts of one length that share so many first tokens, or none."""
+    rng = np.random.default_rng(0)
+    prefix = rng.integers(0, 97, shared_tokens, np.int32)
+    return [(prefix, rng.integers(0, 97, LENGTH, np.int32)) for _ in range(rows)]
+
+
+def counted(run: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def label_step(causal: Any, parts: Parts) -> None:
+    logits = label_logits(causal, run_packed(causal, pack(parts, torch.device("cpu"))), LABELS)
+    loss = soft_cross_entropy(logits, torch.full((len(parts), 3), 1 / 3))
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+CASES = [
+    (prompts(), one_by_one(ROWS, LENGTH, causal=False)),
+    (prompts(5, 12), shared(1, 5, 12, LENGTH, causal=False)),
+]
+
+
+@pytest.mark.usefixtures("every_pair")
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize(("parts", "work"), CASES, ids=["one by one", "shared prefix"])
+def test_a_training_step_on_labels_costs_what_the_formula_says(
+    kind: str, parts: Parts, work: Work
+) -> None:
+    causal = with_lora(make(kind))
+    shape = Shape.of(causal.config)
+    assert counted(lambda: label_step(causal, parts)) == train_flops(shape, work, R)
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    causal.base_model.layers[-1].gradient_checkpointing = False
+    found = counted(lambda: label_step(causal, parts))
+    assert found == train_flops(shape, work, R, checkpointing=True)
+
+
+def test_a_training_step_on_translations_costs_what_the_formula_says() -> None:
+    causal = with_lora(make("llama"))
+    ids = torch.randint(0, 97, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor([LENGTH, LENGTH - 3, LENGTH])
+    starts = ends - torch.tensor([2, 5, 3])
+
+    def step() -> None:
+        loss = translation_loss(causal, run_trunk(causal, ids), ids, starts, ends)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    work = translations(ROWS, LENGTH, 10, causal=False)
+    assert counted(step) == train_flops(Shape.of(causal.config), work, R)
+
+
+@pytest.mark.usefixtures("every_pair")
+@pytest.mark.parametrize(("parts", "work"), CASES, ids=["one by one", "shared prefix"])
+def test_scoring_costs_what_the_formula_says(parts: Parts, work: Work) -> None:
+    causal = make("llama")
+
+    def score() -> None:
+        label_logits(causal, run_packed(causal, pack(parts, torch.device("cpu"))), LABELS)
+
+    with torch.no_grad():
+        assert counted(score) == forward_flops(Shape.of(causal.config), work)
+
+
+def test_a_causal_kernel_computes_half_of_each_square() -> None:
+    work = shared(2, 3, 12, 8)
+    assert work.attended == 2 * 12 * 12 / 2 + 6 * (8 * 12 + 8 * 8 / 2)
+    assert (work.tokens, work.rows, work.asked) == (2 * 12 + 6 * 8, 6, 6 * 20)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("siblings", [1, 4])
+def test_autograd_keeps_as_many_bytes_as_the_formula_says(
+    siblings: int, checkpointing: bool
+) -> None:
+    wide = {"hidden_size": 256, "intermediate_size": 640, "head_dim": 64, "num_hidden_layers": 6}
+    causal = with_lora(make("llama", "sdpa", **wide)).bfloat16()
+    for name, p in causal.named_parameters():
+        if "lora_" in name:
+            p.data = p.data.float()
+    if checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+        causal.base_model.layers[-1].gradient_checkpointing = False
+    weights = {p.data_ptr() for p in causal.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        if t.data_ptr() not in weights:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    rng = np.random.default_rng(0)
+    parts = []
+    for _ in range(8 // siblings):
+        prefix = rng.integers(0, 97, 40, np.int32)
+        parts += [(prefix, rng.integers(0, 97, 24, np.int32)) for _ in range(siblings)]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        run_packed(causal, pack(parts, torch.device("cpu"))).float().sum()
+    work = shared(2, 4, 40, 24) if siblings > 1 else one_by_one(8, 64)
+    shape = Shape.of(causal.config)
+    expected = activation_bytes(shape, work, R, checkpointing)
+    if checkpointing:  # what is kept before the first layer is run again
+        expected += layer_bytes(shape, work, R, last=True) - layer_bytes(shape, work, R)
+    assert sum(kept.values()) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_papers_bases_have_their_published_sizes() -> None:
+    assert ORION_14B.weights == pytest.approx(14.5e9, rel=0.01)
+    assert QWEN3_14B.weights == pytest.approx(14.8e9, rel=0.01)
+    share = ORION_14B.lora(128) / (ORION_14B.weights + ORION_14B.lora(128))
+    assert share == pytest.approx(0.0107, abs=0.0001)  # paper 1: 1.07 % (A5)
+
+
+def test_a_job_grows_with_what_there_is_to_do_and_shrinks_with_what_is_shared() -> None:
+    llm = Llm(base="none", preset="csrm-llm")
+    train, relabel, score = job(ORION_14B, llm, Volume())
+    twice = job(ORION_14B, llm, Volume(labels=2 * Volume().labels))
+    assert [p.flops for p in twice] == pytest.approx(
+        [2 * train.flops, 2 * relabel.flops, score.flops]
+    )
+    alone = job(ORION_14B, llm, Volume(judged=1, products=1, queries=120e6))
+    assert all(a.flops > 2 * b.flops for a, b in zip(alone, (train, relabel, score), strict=True))
+    no_rounds = llm.model_copy(update={"distillation": Distillation(rounds=0)})
+    assert job(ORION_14B, no_rounds, Volume())[0].flops == pytest.approx(train.flops / 3)
+
+
+def test_the_command_prints_hours_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--base", "orion-14b", "--labels", "1e6", "--price", "2"]
+    assert main(["llm-cost", "--market", "demo", *more]) == 0
+    out = capsys.readouterr().out
+    *_, total = [line.split("|") for line in out.splitlines() if line.startswith("| ")]
+    assert total[1].strip() == "all"
+    assert float(total[5].replace(",", "")) == pytest.approx(2 * float(total[4]), rel=0.01)
+    assert "14.5 G weights" in out
