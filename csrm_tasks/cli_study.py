@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--market", type=click.Choice(["demo"]), default="demo", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
-@click.option("--first", default=0, show_default=True, help="Seed of the first market.")
+@click.option("--first", default=10, show_default=True, help="Seed of the first market.")
 def study(market: str, seeds: int, first: int) -> None:
     """Train and compare every arm of the study; the table grows seed by seed."""
     import torch

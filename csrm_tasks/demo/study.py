@@ -5,11 +5,13 @@ so a killed study goes on where it was, and the table is written again after eve
 
     transfer    sft        stage 1: source labels
                 mt         … and translations
-                labels     … and target labels: stage 2
-    noise       hard       few labels of both markets, a fifth of them made wrong
-                sd         … and the soft labels of that model (A15-A18)
+                labels     source and target labels: stage 2
     retrieval   rqa        as labels, with titles retrieved without local behaviour
                 rqa_star   … with it
+    noise       hard       few labels of both markets, a fifth of them made wrong
+                sd         … and soft labels, cross-fitted by that recipe (A15-A18)
+                hard_short as hard in half the steps: stopped before they are learnt by heart
+                sd_short   as sd, likewise
 
 The arms of one part make equally many steps of equally many relevance samples, each from the base
 with a fresh adapter: what is compared differs in one thing. The recipe was chosen on other seeds
@@ -33,25 +35,29 @@ from csrm_tasks.demo.study_effects import Effect, compare
 
 log = logging.getLogger("csrm")
 
-COMPARISONS = {  # arm → its control
-    "mt": "sft",
-    "labels": "mt",
-    "rqa": "labels",
-    "rqa_star": "rqa",
-    "sd": "hard",
-}
+COMPARISONS = (  # arm, control
+    ("mt", "sft"),
+    ("labels", "sft"),
+    ("rqa", "labels"),
+    ("rqa_star", "rqa"),
+    ("sd", "hard"),
+    ("sd_short", "hard_short"),
+    ("sd", "hard_short"),
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What the arms share."""
 
-    steps: int = 140
+    steps: int = 250  # nearly a pass over the labels
     relevance: int = 48  # relevance samples of a step, in every arm
-    mt: float = 0.1  # translations per relevance sample (A6)
+    mt: float = 0.5  # translations per relevance sample; 0.1 in the paper, over 500,000 steps
+    mt_weight: float = 0.1  # of their loss, which is eight times the relevance loss at the start
     noise: float = 0.2  # share of the train labels that the noise arms get wrong
-    noise_source: float = 0.02  # share of the source's queries that the noise arms see
-    noise_steps: int = 200  # they see each label five times: hard labels are learnt by heart
+    noise_source: float = 0.1  # share of the source's queries that the noise arms see
+    noise_steps: int = 480  # eight passes: hard labels are learnt by heart, wrong ones too
+    noise_memorised: float = 0.5  # train fit from which the teacher is cross-fitted (A18)
     products: int = DEMO_PRODUCTS
 
 
@@ -91,35 +97,37 @@ def run_study(
 
 def transfer(seed: SeedMarket, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Yield arm, model and gold scores: translations, then target labels (A7, A9)."""
-    own = _ladder(seed, recipe)
     for name, mt, snapshot in (
         ("sft", 0.0, seed.stage1),
         ("mt", recipe.mt, seed.stage1),
-        ("labels", recipe.mt, seed.stage2),
+        ("labels", 0.0, seed.stage2),
     ):
-        arm = shares(own, recipe.relevance, mt)
+        arm = _ladder(seed, recipe, mt)
         llm = train(arm, name, snapshot)
         yield name, llm, score(arm, llm)
 
 
 def noise(seed: SeedMarket, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Yield arm, model and gold scores: hard and distilled, on few and noisy labels (A15-A18)."""
-    steps, number = recipe.noise_steps, seed.market.seed
-    own = shares(with_llm(seed, steps=steps, evaluate_every=steps), recipe.relevance, 0.0)
+    number = seed.market.seed
     pairs = load_pairs(seed, seed.stage2)
-    few = thinned(pairs, own.market.source_locale, recipe.noise_source, number)
+    few = thinned(pairs, seed.market.source_locale, recipe.noise_source, number)
     about = {"noise": recipe.noise, "source": recipe.noise_source}
     snapshot = derive(seed, seed.stage2, with_noise(few, recipe.noise, number), about)
-    teacher = train(own, "hard", snapshot)
-    yield "hard", teacher, score(own, teacher)
-    soft = arms.relabel(own, teacher, snapshot)
-    student = train(own, "sd", snapshot, soft=soft, number=1)
-    yield "sd", student, score(own, student)
+    memorised = {"memorised": recipe.noise_memorised}
+    own = with_llm(shares(seed, recipe.relevance, 0.0, 1.0), distillation=memorised)
+    for ending, steps in (("", recipe.noise_steps), ("_short", recipe.noise_steps // 2)):
+        arm = with_llm(own, steps=steps)
+        teacher = train(arm, f"hard{ending}", snapshot)
+        yield f"hard{ending}", teacher, score(arm, teacher)
+        soft = arms.relabel(arm, teacher, snapshot)
+        student = train(arm, f"sd{ending}", snapshot, soft=soft, number=1)
+        yield f"sd{ending}", student, score(arm, student)
 
 
 def retrieval(seed: SeedMarket, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Yield arm, model and gold scores: titles without, then with local behaviour (A22-A24)."""
-    own = shares(_ladder(seed, recipe), recipe.relevance, recipe.mt)
+    own = _ladder(seed, recipe, 0.0)
     ranker, ebr = arms.cold_retriever(seed)
     for name, found in (("rqa", ebr), ("rqa_star", arms.local_retriever(seed, ranker, ebr))):
         titles = arms.titles(seed, found)
@@ -127,18 +135,19 @@ def retrieval(seed: SeedMarket, recipe: Recipe) -> Iterator[tuple[str, str, str]
         yield name, llm, score(own, llm, titles)
 
 
-PARTS: tuple[Part, ...] = (transfer, noise, retrieval)
+PARTS: tuple[Part, ...] = (transfer, retrieval, noise)
 
 
-def _ladder(seed: SeedMarket, recipe: Recipe) -> SeedMarket:
-    return with_llm(seed, steps=recipe.steps, evaluate_every=recipe.steps)
+def _ladder(seed: SeedMarket, recipe: Recipe, mt: float) -> SeedMarket:
+    return shares(with_llm(seed, steps=recipe.steps), recipe.relevance, mt, recipe.mt_weight)
 
 
 def effects(results: Sequence[SeedResult]) -> list[Effect]:
     """Return every comparison, over the seeds that have both of its arms."""
     found = []
-    for name, control in COMPARISONS.items():
-        both = [r.answers for r in results if name in r.answers and control in r.answers]
+    for arm, control in COMPARISONS:
+        both = [r.answers for r in results if {arm, control} <= set(r.answers)]
         if both:
-            found.append(compare(name, [a[name] for a in both], [a[control] for a in both]))
+            one, other = ([answers[name] for answers in both] for name in (arm, control))
+            found.append(compare(arm, control, one, other))
     return found

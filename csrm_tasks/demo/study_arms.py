@@ -27,13 +27,14 @@ def with_llm(seed: SeedMarket, **changes: Any) -> SeedMarket:
         if isinstance(value, Mapping)
     }
     changed = llm.model_copy(update=changes | sections)
+    changed = changed.model_copy(update={"evaluate_every": changed.steps})  # once, at the end
     return replace(seed, market=seed.market.model_copy(update={"llm": changed}))
 
 
-def shares(seed: SeedMarket, relevance: int, mt: float) -> SeedMarket:
-    """Set the translations' share; a step has ``relevance`` relevance samples whatever it is."""
+def shares(seed: SeedMarket, relevance: int, mt: float, weight: float) -> SeedMarket:
+    """Add translations to the batch; a step has ``relevance`` relevance samples whatever ``mt``."""
     batch = round(relevance * (1.0 + mt))
-    return with_llm(seed, batch=batch, mixture={"mt": mt, "cvr": 0.0})
+    return with_llm(seed, batch=batch, mixture={"mt": mt, "mt_weight": weight, "cvr": 0.0})
 
 
 def train(

@@ -19,7 +19,7 @@ import polars as pl
 from csrm_tasks.artifacts import ArtifactStore, json_digest
 from csrm_tasks.dataset.text import pair_ids, query_id
 from csrm_tasks.demo.generate import DEMO_PRODUCTS, demo_world, generate_demo
-from csrm_tasks.demo.labels import default_queries, draw_page, split_gold
+from csrm_tasks.demo.labels import default_queries, draw_page
 from csrm_tasks.demo.landing import HISTORY_DAY, NIGHTS
 from csrm_tasks.demo.queries import make_queries
 from csrm_tasks.demo.search import LexicalIndex, Shelves
@@ -113,17 +113,13 @@ def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str
 def with_truth(pairs: pl.DataFrame, queries: pl.DataFrame, world: World) -> pl.DataFrame:
     """Replace the gold pairs of ``pairs`` (PAIRS) by true grades of every unlabelled target query.
 
-    A query whose nickname a train label explains is left out, as in the raters' gold set.
+    As in any market, split by query (A10), a nickname in it may have been labelled with another
+    query.
     """
     made = make_queries(world, TARGET, default_queries(world)[TARGET])
-    labelled = {made.queries[i].nickname for i in split_gold(world, made)[1]}
     judged = set(pairs.filter(pl.col("split") != "gold")["query_id"])
     known = set(queries["query_id"]) - judged
-    chosen = {
-        query_id(TARGET, q.text): q
-        for q in made.queries
-        if q.nickname is None or q.nickname not in labelled
-    }
+    chosen = {query_id(TARGET, q.text): q for q in made.queries}
     shelves, index = Shelves(world.lexicon, world.target), LexicalIndex(world.target)
     rng, products = stream(world.seed, "study gold"), world.target.products
     rows: list[tuple[str, str, int]] = []

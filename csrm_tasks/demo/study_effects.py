@@ -30,14 +30,17 @@ CONFIDENT, POWER = 1.959964, 0.841621  # normal quantiles of a 95 % interval and
 class Effect:
     """One comparison over all seeds; shares, not points."""
 
-    name: str
+    arm: str
+    control: str
     by_query: Interval
     by_seed: Interval
     seeds: tuple[Interval, ...]  # of each seed, by query
     verdict: str
 
 
-def compare(name: str, arms: Sequence[pl.DataFrame], controls: Sequence[pl.DataFrame]) -> Effect:
+def compare(
+    arm: str, control: str, arms: Sequence[pl.DataFrame], controls: Sequence[pl.DataFrame]
+) -> Effect:
     """Compare answers (query_id, pair_id, grade, said) seed by seed; the lists are aligned."""
     one, other = ([_counts(table) for table in tables] for tables in (arms, controls))
     own = tuple(
@@ -46,7 +49,7 @@ def compare(name: str, arms: Sequence[pl.DataFrame], controls: Sequence[pl.DataF
     pooled_one, pooled_other = np.concatenate(one), np.concatenate(other)
     pooled = difference(pooled_one, pooled_other, micro_f1, resample(len(pooled_one)))
     spread = over_seeds([x.value for x in own])
-    return Effect(name, pooled, spread, own, verdict(pooled, spread))
+    return Effect(arm, control, pooled, spread, own, verdict(pooled, spread))
 
 
 def _counts(answers: pl.DataFrame) -> Floats:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from csrm_tasks.demo.study import COMPARISONS, SeedResult, effects
+from csrm_tasks.demo.study import SeedResult, effects
 from csrm_tasks.demo.study_effects import Effect, over_seeds, queries_needed, verdict
 from csrm_tasks.evaluation.paired import Interval
 
 TITLES = {
-    "mt": "MT over source labels alone",
-    "labels": "target labels over source labels alone",
-    "rqa": "RQA over none",
-    "rqa_star": "RQA* over RQA",
-    "sd": "self-distillation over hard labels, 20 % of them wrong",
+    ("mt", "sft"): "MT over source labels alone",
+    ("labels", "sft"): "target labels over source labels alone",
+    ("rqa", "labels"): "RQA over none",
+    ("rqa_star", "rqa"): "RQA* over RQA",
+    ("sd", "hard"): "self-distillation over hard labels, 20 % of them wrong",
+    ("sd_short", "hard_short"): "… both stopped early",
+    ("sd", "hard_short"): "… over hard labels stopped early",
 }
 GAP = "transfer gap: without MT, less with MT (no points; `sft` − `mt`)"
 
@@ -42,7 +44,7 @@ def table(results: Sequence[SeedResult]) -> str:
 
 def _effect_row(effect: Effect, seeds: int) -> str:
     own = [f"{100 * x.value:+.1f}" for x in effect.seeds]
-    title = f"{TITLES[effect.name]} (`{effect.name}` − `{COMPARISONS[effect.name]}`)"
+    title = f"{TITLES[effect.arm, effect.control]} (`{effect.arm}` − `{effect.control}`)"
     points = f"{100 * effect.by_query.value:+.2f}"
     limits = (_limits(x, 100.0, 2) for x in (effect.by_query, effect.by_seed))
     return _row(title, points, *limits, f"**{effect.verdict}**", *_filled(own, seeds))
@@ -82,9 +84,12 @@ def _rows(what: str, by_seed: Sequence[Mapping[str, float]], unit: float) -> lis
 
 def _power(effect: Effect, results: Sequence[SeedResult]) -> str:
     """How many gold queries would decide a point; the noise of training is not in."""
-    used = [r.answers[effect.name]["query_id"].n_unique() for r in results[: len(effect.seeds)]]
+    used = [r.answers[effect.arm]["query_id"].n_unique() for r in results[: len(effect.seeds)]]
     needed = queries_needed(effect, sum(used))
-    return f"- `{effect.name}`: {sum(used):,} gold queries; {needed:,} would show one point."
+    return (
+        f"- `{effect.arm}` − `{effect.control}`: {sum(used):,} gold queries; "
+        f"{needed:,} would show one point."
+    )
 
 
 def _filled(cells: Sequence[str], n: int) -> list[str]:
