@@ -46,6 +46,14 @@ def test_compose_renders_every_airflow_component() -> None:
     assert {p["host_ip"] for p in published} == {"127.0.0.1"}
 
 
+def test_compose_has_a_scoring_service_for_who_asks_for_it() -> None:
+    done = compose(SECRETS | {"CSRM_MARKET": "names"}, "--profile", "serving", "config")
+    found = yaml.safe_load(done.stdout)["services"]["serving"]
+    assert found["command"][:4] == ["csrm", "serve", "--market", "names"]
+    assert {"CSRM_DB_URL", "CSRM_SERVING_TOKEN"} <= set(found["environment"])
+    assert {p["host_ip"] for p in found["ports"]} == {"127.0.0.1"}
+
+
 def test_compose_asks_for_every_secret() -> None:
     for name in SECRETS:
         done = compose({k: v for k, v in SECRETS.items() if k != name}, "config")

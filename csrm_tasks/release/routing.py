@@ -71,7 +71,7 @@ def check(doc: Mapping[str, Any]) -> None:
 
 def read(settings: Settings, market: str) -> dict[str, Any] | None:
     """Return the published document, or None where there is none."""
-    raw = open_blobs(settings.routing).read(_key(market))
+    raw = open_blobs(settings.routing).read(key(market))
     found: dict[str, Any] | None = None if raw is None else json.loads(raw)
     return found
 
@@ -89,12 +89,13 @@ def publish(settings: Settings, market: str) -> dict[str, Any] | None:
 def _replace(blobs: BlobStore, market: str, doc: dict[str, Any]) -> bool:
     check(doc)
     data = json.dumps(doc, indent=1, sort_keys=True).encode()
-    now = blobs.read(_key(market))
+    now = blobs.read(key(market))
     # Between reading the ledger and here a newer row may have been published: never undo it.
     if now is not None and json.loads(now)["ledger_seq"] > doc["ledger_seq"]:
         return False
-    return now == data or blobs.replace(_key(market), data, now)
+    return now == data or blobs.replace(key(market), data, now)
 
 
-def _key(market: str) -> str:
+def key(market: str) -> str:
+    """Return where the document lies below CSRM_ROUTING."""
     return f"{market}.json"

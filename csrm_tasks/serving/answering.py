@@ -1,0 +1,187 @@
+"""Scoring and ranking one listing with the release that its session is assigned to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from csrm_tasks.dataset.text import normalise
+from csrm_tasks.errors import DataError
+from csrm_tasks.release.scorer import Scored
+from csrm_tasks.serving import ubi
+from csrm_tasks.serving.alarms import Alarms
+from csrm_tasks.serving.figures import Figures
+from csrm_tasks.serving.follower import Follower, State
+from csrm_tasks.serving.loading import LoadedRelease
+from csrm_tasks.serving.metrics import Metrics
+from csrm_tasks.serving.requests import Event, Listing, Search
+
+log = logging.getLogger("csrm")
+
+SHADOWED = 32  # copies under way at most: a slow newcomer must not starve who answers
+EVENT_AGE = timedelta(days=1)
+CLOCKS = timedelta(minutes=5)  # that a shop's clock may be ahead of ours
+
+
+class NotReadyError(Exception):
+    """No release is loaded yet."""
+
+
+class Answers:
+    """What the routes do; one object per service."""
+
+    def __init__(
+        self, follower: Follower, log: ubi.UbiLog, figures: Figures, alarms: Alarms,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._follower = follower
+        self._log = log
+        self._figures = figures
+        self._alarms = alarms
+        self._metrics = metrics
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    async def score(self, listing: Listing) -> dict[str, Any]:
+        """Score every product; raises :class:`DataError` naming those that are unknown."""
+        state, arm, release = self._assigned(listing)
+        ids = listing.ids()
+        rows = release.products.rows(ids)
+        unknown = [i for i, row in enumerate(rows) if row is None and _title(listing, i) is None]
+        if unknown:
+            named = ", ".join(repr(ids[i]) for i in unknown[:3])
+            raise DataError(
+                f"{len(unknown)} products are unknown to {release.release} ({named}); give titles"
+            )
+        scored = await self._counted(release, arm, listing, rows)
+        self._shadow(state, listing)
+        columns = (column.tolist() for column in scored)
+        names = ("id", "em", "defect", "is_defect", "promotion")
+        found = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
+        return {"release": release.release, "bucket": arm, "products": found}
+
+    async def rank(self, search: Search) -> dict[str, Any]:
+        """Leave out defects, put exact products first by their probability, keep the rest's order.
+
+        A product that the release does not know, and that has no title, keeps its place among the
+        rest: a search must not fail, nor a product vanish, because it is new.
+        """
+        state, arm, release = self._assigned(search)
+        rows = release.products.rows(search.ids())
+        known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
+        self._metrics.unknown.inc(len(rows) - len(known))
+        scored = await self._counted(release, arm, search, rows, known)
+        self._shadow(state, search)
+        order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
+        ids = search.ids()
+        ranked = [ids[i] for i in order]
+        query_id = uuid.uuid4().hex
+        who = {
+            "session_id": search.session_id, "client_id": search.client_id, "bucket": arm,
+            "release": release.release,
+        }  # fmt: skip
+        at = ubi.stamp(datetime.now(UTC))
+        self._write("ubi_queries", [ubi.query_record(query_id, search.query, ranked, who, at)])
+        return {
+            "query_id": query_id, "release": release.release, "bucket": arm, "products": ranked,
+            "defects": [ids[i] for i in defects],
+            "unknown": [ids[i] for i in sorted({*range(len(rows))} - {*known})],
+        }  # fmt: skip
+
+    def events(self, events: Sequence[Event]) -> dict[str, int]:
+        """Log what shoppers did; raises :class:`DataError` for a time that cannot be right."""
+        now = datetime.now(UTC)
+        for i, event in enumerate(events):
+            at = event.timestamp or now
+            if not now - EVENT_AGE <= at <= now + CLOCKS:
+                raise DataError(f"events.{i}.timestamp: is not within a day of now; mend the clock")
+        records = [
+            ubi.event_record(
+                e.query_id, e.action_name, e.object_id, e.position,
+                {name: getattr(e, name) for name in ("session_id", "client_id", "bucket",
+                                                     "release")},
+                ubi.stamp(e.timestamp or now),
+            )
+            for e in events
+        ]  # fmt: skip
+        self._write("ubi_events", records)
+        return {"logged": len(records)}
+
+    def _assigned(self, listing: Listing) -> tuple[State, str, LoadedRelease]:
+        state = self._follower.state
+        if state is None:
+            raise NotReadyError
+        return state, *state.answers(listing.session_id)
+
+    async def _counted(
+        self, release: LoadedRelease, arm: str, listing: Listing,
+        rows: Sequence[int | None], chosen: Sequence[int] | None = None,
+    ) -> Scored:  # fmt: skip
+        """Score the products at ``chosen`` (default all), and count how that went."""
+        began, failed = time.perf_counter(), True
+        at = range(len(rows)) if chosen is None else chosen
+        titles = [t for i in at if rows[i] is None and (t := _title(listing, i)) is not None]
+        try:
+            found = await release.score(normalise(listing.query), [rows[i] for i in at], titles)
+            failed = False
+            return found
+        finally:
+            seconds = time.perf_counter() - began
+            day = datetime.now(UTC).date().isoformat()
+            self._figures.note(day, release.release, seconds, failed=failed)
+            outcome = "failed" if failed else "answered"
+            self._metrics.answers.labels(release.release, arm, outcome).inc()
+
+    def _shadow(self, state: State, listing: Listing) -> None:
+        """Let a release in shadow score a copy, after the answer; its result is only counted."""
+        release = state.shadow
+        if release is None:
+            return
+        if len(self._shadows) >= SHADOWED:
+            self._metrics.dropped.inc()
+            return
+        task = asyncio.create_task(self._copy(release, listing))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _copy(self, release: LoadedRelease, listing: Listing) -> None:
+        rows = release.products.rows(listing.ids())
+        known = [i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None]
+        try:
+            await self._counted(release, "shadow", listing, rows, known)
+        except Exception as e:  # it is counted; who asked was answered by another release
+            log.warning("serving: %s failed in shadow: %s", release.release, type(e).__name__)
+
+    def _write(self, kind: ubi.Kind, records: list[Any]) -> None:
+        """Log, or raise an alarm: a full disk must not stop the shop's search."""
+        try:
+            self._log.write(kind, records)
+        except OSError as e:
+            self._alarms.raise_("ubi", e)
+            return
+        self._alarms.clear("ubi")
+        self._metrics.logged.labels(kind).inc(len(records))
+
+
+def _title(listing: Listing, i: int) -> str | None:
+    product = listing.products[i]
+    return None if isinstance(product, str) else product.title
+
+
+def _order(
+    scored: Scored, known: Sequence[int], size: int, threshold: float
+) -> tuple[list[int], list[int]]:
+    """Return positions in ranked order, and those left out as defects."""
+    promotion, defect = scored.promotion.tolist(), scored.is_defect.tolist()
+    out = {i for i, bad in zip(known, defect, strict=True) if bad}
+    exact = {
+        i: p for i, p, bad in zip(known, promotion, defect, strict=True)
+        if p >= threshold and not bad
+    }  # fmt: skip
+    first = sorted(exact, key=lambda i: -exact[i])  # stable: ties keep the order given
+    rest = [i for i in range(size) if i not in out and i not in exact]
+    return [*first, *rest], sorted(out)

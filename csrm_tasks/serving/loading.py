@@ -1,0 +1,113 @@
+"""Loading a release as the routing document names it, and the newest vectors of its catalogue.
+
+Everything is checked before it can answer: the artifact's digests, the bundle's own, that the
+bundle is the release it is called, and that vectors were made by this release's towers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.scorer import ProductVectors, ReleaseScorer, Scored
+from csrm_tasks.release.snapshots import SNAPSHOT, Snapshot
+from csrm_tasks.serving.metrics import Metrics
+from csrm_tasks.serving.queries import QueryEncoder
+from csrm_tasks.settings import Settings
+
+Floats = npt.NDArray[np.float32]
+
+WARM = ("a", "b c d", "e f g h i j k l")  # queries of several lengths: onnxruntime plans for each
+
+
+@dataclass(frozen=True)
+class LoadedRelease:
+    """A release that answers; immutable, so a request keeps what it began with."""
+
+    release: str
+    scorer: ReleaseScorer
+    queries: QueryEncoder
+    products: ProductVectors
+    embeddings: str  # where the vectors are from
+    embedded_at: float  # seconds since the epoch
+    pool: Executor
+
+    @property
+    def locale(self) -> str:
+        """Locale that the release is for."""
+        return str(self.scorer.manifest["locale"])
+
+    async def score(self, query: str, rows: Sequence[int | None], titles: Sequence[str]) -> Scored:
+        """Score one query against products: by row, else the next of ``titles``; (len(rows),)."""
+        found = np.empty((len(rows), 2, self.scorer.dim), np.float32)
+        known = [i for i, row in enumerate(rows) if row is not None]
+        found[known] = self.products.take([row for row in rows if row is not None])
+        if titles:
+            lacking = [i for i, row in enumerate(rows) if row is None]
+            loop = asyncio.get_running_loop()
+            found[lacking] = await loop.run_in_executor(
+                self.pool, self.scorer.encode_titles, titles
+            )
+        return self.scorer.judge(await self.queries.vector(query), found)
+
+
+class Loader:
+    """Opens releases and snapshots from an installation's artifacts."""
+
+    def __init__(self, settings: Settings, pool: Executor, metrics: Metrics) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._metrics = metrics
+
+    def release(self, release: str, bundle: str) -> LoadedRelease:
+        """Load and warm a release; raises :class:`ArtifactError` for what must not answer."""
+        artifact = self._store().open(bundle)
+        if release_id(artifact) != release:
+            raise ArtifactError(f"{bundle} is {release_id(artifact)}, not {release}")
+        scorer = ReleaseScorer(artifact.path, self._settings.threads)
+        for text in WARM:
+            scorer.encode_queries([text])
+        scorer.encode_titles(list(WARM))
+        return LoadedRelease(
+            release, scorer, QueryEncoder(scorer.encode_queries, self._pool, self._metrics),
+            scorer.products, bundle, _created(self._store(), bundle), self._pool,
+        )  # fmt: skip
+
+    def vectors(self, loaded: LoadedRelease, snapshot: Snapshot) -> tuple[ProductVectors, float]:
+        """Open a refreshed snapshot for a release, and say when it was made.
+
+        Raises :class:`ArtifactError` when its vectors are not this release's.
+        """
+        store = self._store()
+        folder = store.open(snapshot.ref).path / loaded.release
+        try:
+            about: dict[str, Any] = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise ArtifactError(f"{snapshot.ref} has no vectors for {loaded.release}") from e
+        export = loaded.scorer.manifest["parts"]["export"]
+        if about["export"] != export:
+            raise ArtifactError(
+                f"{snapshot.ref}: its vectors are of {about['export']['ref']}, but "
+                f"{loaded.release} has {export['ref']}; run the refresh step again"
+            )
+        return ProductVectors(folder, loaded.scorer.dim), _created(store, snapshot.ref)
+
+    def _store(self) -> ArtifactStore:
+        """A new one each time: digests are checked whenever something is loaded."""
+        return ArtifactStore(self._settings.artifacts, self._settings.cache)
+
+
+def _created(store: ArtifactStore, ref: str) -> float:
+    manifest = store.manifest(ref) or {}
+    return float(manifest.get("created_at", datetime.now(UTC).timestamp()))

@@ -1,0 +1,87 @@
+"""What the routes take, checked before anything is computed; limits are those of the contracts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from csrm_tasks.dataset.text import normalise
+
+MOST_PRODUCTS = 1_000
+MOST_EVENTS = 1_000
+
+
+def _said(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    if not normalise(text):
+        raise ValueError("is empty")
+    return text
+
+
+# Half a UTF-16 pair is no text for pydantic itself; a NUL would be set aside by the log's contract.
+Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+Named = Annotated[Id, Field(min_length=1)]
+Query = Annotated[str, Field(max_length=500), AfterValidator(_said)]
+Title = Annotated[str, Field(max_length=2_000), AfterValidator(_said)]
+
+
+class Body(BaseModel):
+    """Closed and typed: a misspelt field is refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Item(Body):
+    """A product that the release may not know: then its title is embedded on the spot."""
+
+    id: Id = ""
+    title: Title
+
+
+def _kind(product: object) -> str:
+    return "item" if isinstance(product, dict | Item) else "id"
+
+
+Product = Annotated[
+    Annotated[Named, Tag("id")] | Annotated[Item, Tag("item")], Discriminator(_kind)
+]
+
+
+class Listing(Body):
+    """One query and the products found for it, best first; a product is an id or an item."""
+
+    query: Query
+    products: Annotated[list[Product], Field(min_length=1, max_length=MOST_PRODUCTS)]
+    session_id: Id = ""
+
+    def ids(self) -> list[str]:
+        """Return the products' identifiers, "" where one has none."""
+        return [p if isinstance(p, str) else p.id for p in self.products]
+
+
+class Search(Listing):
+    """A shopper's search, which is logged."""
+
+    client_id: Id = ""
+
+
+class Event(Body):
+    """What a shopper did with a product of an answer; release and bucket as in that answer."""
+
+    query_id: Named
+    action_name: Literal["impression", "click", "add_to_cart", "purchase"]
+    object_id: Named
+    release: Named
+    bucket: Literal["stable", "next", "holdout"]
+    position: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    session_id: Id = ""
+    client_id: Id = ""
+    timestamp: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
+class Events(Body):
+    """Events, in any order."""
+
+    events: Annotated[list[Event], Field(min_length=1, max_length=MOST_EVENTS)]

@@ -1,0 +1,178 @@
+"""What shoppers asked and did, as User Behavior Insights records in the landing zone.
+
+A record goes to a file whose name begins with a dot (an upload under way, which ingest leaves
+alone) in the folder of its day, flushed line by line; after midnight, and when the service ends,
+the file gets its name by one rename. What a killed service left is published by the next one of
+the same instance, less a last line that was cut. A file that is ready only when its day may have
+been ingested already is delivered with today: ingest takes late events.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from filelock import FileLock, Timeout
+
+from csrm_tasks.errors import ConfigError
+
+Kind = Literal["ubi_queries", "ubi_events"]
+Clock = Callable[[], datetime]
+
+APPLICATION = "csrm"
+IN_TIME = timedelta(hours=1)  # after midnight; a night's ingest starts later than that
+
+
+@dataclass
+class _Open:
+    """A file that is being written."""
+
+    part: Path
+    file: TextIO
+
+
+class UbiLog:
+    """Writes one instance's records for one locale; safe to call from several threads."""
+
+    def __init__(self, landing: Path, market: str, locale: str, instance: str, now: Clock) -> None:
+        """Take the instance's name and publish what a killed predecessor left.
+
+        Raises :class:`ConfigError` when another running service has that name.
+        """
+        self._root = landing / market
+        self._locale = locale
+        self._instance = instance
+        self._now = now
+        self._open: dict[str, _Open] = {}
+        self._mutex = threading.Lock()
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._name = FileLock(self._root / f".serving-{instance}.lock", timeout=0)
+        try:
+            self._name.acquire()
+        except Timeout as e:
+            raise ConfigError(
+                f"another service writes as {instance} below {self._root}; give --instance"
+            ) from e
+        for part in sorted(self._root.glob(f"*/{locale}/.ubi_*-{instance}.*.jsonl")):
+            _cut_torn_line(part)
+            self._publish(part)
+
+    def write(self, kind: Kind, records: list[Mapping[str, Any]]) -> None:
+        """Append records; raises OSError when the disk does not take them."""
+        lines = [json.dumps(r, ensure_ascii=False, separators=(",", ":")) + "\n" for r in records]
+        with self._mutex:
+            file = self._file(kind)
+            file.write("".join(lines))
+            file.flush()
+
+    def rotate(self) -> None:
+        """Publish the files of past days."""
+        with self._mutex:
+            self._close(lambda part: part.parent.parent.name != self._day())
+
+    def close(self) -> None:
+        """Publish everything and give the name back."""
+        with self._mutex:
+            self._close(lambda part: True)
+        self._name.release()
+
+    def _day(self) -> str:
+        return self._now().date().isoformat()
+
+    def _file(self, kind: Kind) -> TextIO:
+        day = self._day()
+        found = self._open.get(kind)
+        if found and found.part.parent.parent.name == day:
+            return found.file
+        self._close(lambda part: part.parent.parent.name != day)
+        folder = self._root / day / self._locale
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{self._free(folder, kind)}"
+        self._open[kind] = _Open(part, part.open("x", encoding="utf-8", newline="\n"))
+        return self._open[kind].file
+
+    def _free(self, folder: Path, kind: str) -> str:
+        """Return the first name of this instance that is not taken, without its dot."""
+        taken = {p.name.removeprefix(".") for p in folder.glob(f"*{kind}-{self._instance}.*")}
+        names = (f"{kind}-{self._instance}.{n}.jsonl" for n in count())
+        return next(name for name in names if name not in taken)
+
+    def _close(self, chosen: Callable[[Path], bool]) -> None:
+        for kind, one in list(self._open.items()):
+            if chosen(one.part):
+                os.fsync(one.file.fileno())
+                one.file.close()
+                del self._open[kind]
+                self._publish(one.part)
+
+    def _publish(self, part: Path) -> None:
+        """Give a finished file its name: in its day's folder, or today's when that is too late."""
+        if part.stat().st_size == 0:
+            part.unlink()
+            return
+        day = datetime.fromisoformat(part.parent.parent.name).replace(tzinfo=UTC)
+        in_time = self._now() < day + timedelta(days=1) + IN_TIME
+        folder = part.parent if in_time else self._root / self._day() / self._locale
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = part.name[1:].split("-", 1)[0]
+        part.rename(folder / (part.name[1:] if in_time else self._free(folder, kind)))
+
+
+def _cut_torn_line(part: Path) -> None:
+    """Drop what follows the last line break: a record of which not everything was written."""
+    with part.open("r+b") as f:
+        f.truncate(f.read().rfind(b"\n") + 1)
+
+
+def stamp(moment: datetime) -> str:
+    """Return a UTC time in ISO 8601 with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def query_record(
+    query_id: str, query: str, hits: list[str], who: Mapping[str, str], at: str
+) -> dict[str, Any]:
+    """Return the UBI 1.3 query record of a search; ``who``: session, client, bucket, release."""
+    return {
+        "application": APPLICATION,
+        "query_id": query_id,
+        "client_id": who["client_id"],
+        "session_id": who["session_id"],
+        "user_query": query,
+        "timestamp": at,
+        "query_response_id": query_id,
+        "query_response_hit_ids": hits,
+        "query_attributes": {"bucket": who["bucket"], "release": who["release"]},
+    }
+
+
+def event_record(
+    query_id: str, action: str, object_id: str, position: int | None, who: Mapping[str, str],
+    at: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the UBI 1.3 event record of what was done with a product."""
+    attributes: dict[str, Any] = {
+        "object": {"object_id": object_id, "object_id_field": "product_id"},
+        "bucket": who["bucket"],
+        "release": who["release"],
+    }
+    if position is not None:
+        attributes["position"] = {"ordinal": position}
+    return {
+        "application": APPLICATION,
+        "action_name": action,
+        "query_id": query_id,
+        "client_id": who["client_id"],
+        "session_id": who["session_id"],
+        "timestamp": at,
+        "message_type": "INFO",
+        "message": action,
+        "event_attributes": attributes,
+    }

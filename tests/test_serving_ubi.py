@@ -1,0 +1,210 @@
+"""What the service logs is whole, lands once, and is ingested without a row set aside."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from release_fixtures import MARKET, market, store_of
+from serving_fixtures import document, release, route, serving
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.serving.ubi import UbiLog
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps import run_step
+from csrm_tasks.store import open_store, reading
+from csrm_tasks.store.tables import SESSIONS
+
+LOCALE = "zh-TW"
+
+
+class Clock:
+    """A time that a test sets."""
+
+    def __init__(self, at: str) -> None:
+        self.at = datetime.fromisoformat(at).replace(tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+def log_at(folder: Path, clock: Clock, instance: str = "a") -> UbiLog:
+    return UbiLog(folder, MARKET, LOCALE, instance, clock)
+
+
+def landed(folder: Path) -> dict[str, list[Any]]:
+    """Return the delivered files with their records; those that begin with a dot are not."""
+    found = sorted(p for p in folder.rglob("*.jsonl") if not p.name.startswith("."))
+    return {
+        p.relative_to(folder / MARKET).as_posix(): [json.loads(x) for x in p.open()] for p in found
+    }
+
+
+def test_a_day_is_published_when_it_is_over_and_the_rest_at_the_end(tmp_path: Path) -> None:
+    clock = Clock("2026-01-01T23:59:59")
+    log = log_at(tmp_path, clock)
+    log.write("ubi_queries", [{"n": 1}, {"n": 2}])
+    log.write("ubi_events", [{"n": 3}])
+    log.rotate()
+    assert landed(tmp_path) == {}
+    clock.at += timedelta(seconds=2)
+    log.rotate()
+    first = {
+        "2026-01-01/zh-TW/ubi_events-a.0.jsonl": [{"n": 3}],
+        "2026-01-01/zh-TW/ubi_queries-a.0.jsonl": [{"n": 1}, {"n": 2}],
+    }
+    assert landed(tmp_path) == first
+    log.write("ubi_events", [{"n": 4}])
+    log.close()
+    last = {"2026-01-02/zh-TW/ubi_events-a.0.jsonl": [{"n": 4}]}
+    assert landed(tmp_path) == first | last
+    again = log_at(tmp_path, clock)
+    again.write("ubi_events", [{"n": 5}])
+    again.close()
+    assert landed(tmp_path) == first | last | {
+        "2026-01-02/zh-TW/ubi_events-a.1.jsonl": [{"n": 5}]
+    }  # fmt: skip
+
+
+def test_the_first_record_after_midnight_closes_the_day_by_itself(tmp_path: Path) -> None:
+    clock = Clock("2026-01-01T23:59:59")
+    log = log_at(tmp_path, clock)
+    log.write("ubi_events", [{"n": 1}])
+    clock.at += timedelta(seconds=2)
+    log.write("ubi_events", [{"n": 2}])
+    assert list(landed(tmp_path)) == ["2026-01-01/zh-TW/ubi_events-a.0.jsonl"]
+    log.close()
+
+
+def test_what_a_killed_service_left_is_published_less_a_line_that_was_cut(tmp_path: Path) -> None:
+    clock = Clock("2026-01-01T12:00:00")
+    dead = log_at(tmp_path, clock)
+    dead.write("ubi_events", [{"n": 1}])
+    dead._name.release()  # as the kernel does for a killed process
+    [part] = tmp_path.rglob(".ubi_events*")
+    with part.open("a") as f:
+        f.write('{"n": 2, "cu')
+    log_at(tmp_path, clock).close()
+    assert landed(tmp_path) == {"2026-01-01/zh-TW/ubi_events-a.0.jsonl": [{"n": 1}]}
+    assert not list(tmp_path.rglob(".ubi_*"))
+
+
+def test_a_file_too_late_for_its_day_is_delivered_with_today(tmp_path: Path) -> None:
+    clock = Clock("2026-01-01T12:00:00")
+    dead = log_at(tmp_path, clock)
+    dead.write("ubi_events", [{"n": 1}])
+    dead._name.release()
+    clock.at = datetime(2026, 1, 2, 9, tzinfo=UTC)  # the first day was ingested at two
+    log_at(tmp_path, clock).close()
+    assert landed(tmp_path) == {"2026-01-02/zh-TW/ubi_events-a.0.jsonl": [{"n": 1}]}
+
+
+def test_two_services_may_not_write_under_one_name(tmp_path: Path) -> None:
+    clock = Clock("2026-01-01T12:00:00")
+    log = log_at(tmp_path, clock)
+    with pytest.raises(ConfigError, match="another service writes as a"):
+        log_at(tmp_path, clock)
+    log_at(tmp_path, clock, "b").close()
+    log.close()
+    log_at(tmp_path, clock).close()
+
+
+def test_nothing_written_is_nothing_delivered(tmp_path: Path) -> None:
+    log = log_at(tmp_path, Clock("2026-01-01T12:00:00"))
+    log.write("ubi_events", [])
+    log.close()
+    assert landed(tmp_path) == {}
+
+
+def test_what_was_served_is_ingested_without_a_row_set_aside(settings: Settings) -> None:
+    old, new = release(settings, "a"), release(settings, "b")
+    share = {"stable": 50, "next": 50, "holdout": 0}
+    route(settings, document(old, next=new[0], weights=share, bundles=dict([old, new])))
+    sessions = [f"s{i}" for i in range(12)]
+    arms = {}
+    with serving(settings) as (client, _):
+        for session in sessions:
+            asked = {
+                "query": "紅色\u2028物品", "products": ["p0", "p1", "p2"],
+                "session_id": session, "client_id": "",
+            }  # fmt: skip
+            got = client.post("/rank", json=asked).json()
+            arms[session] = (got["bucket"], got["release"])
+            did = [("impression", 1, None), ("purchase", 1, datetime.now(UTC).isoformat())]
+            events = [
+                {
+                    "query_id": got["query_id"], "action_name": action, "object_id": "p0",
+                    "position": position, "session_id": session, "bucket": got["bucket"],
+                    "release": got["release"], "timestamp": at,
+                }
+                for action, position, at in did
+            ]  # fmt: skip
+            assert client.post("/events", json={"events": events}).json() == {"logged": 2}
+        assert 'csrm_logged_total{kind="ubi_events"} 24.0' in client.get("/metrics").text
+    assert {a for a, _ in arms.values()} == {"stable", "next"}
+
+    [day] = {p.parent.parent.name for p in settings.landing.rglob("ubi_*.jsonl")}
+    catalogue = settings.landing / MARKET / day / LOCALE / "catalogue.csv"
+    lines = ["product_id,title", *(f"p{i},物品 {i}" for i in range(3))]
+    catalogue.write_text("\n".join(lines) + "\n")
+    ref = run_step("land", market(), {}, {"day": day}, settings)
+    ref = run_step("validate", market(), {"land": ref}, {}, settings)
+    ref = run_step("store", market(), {"validate": ref}, {}, settings)
+    receipt = json.loads(store_of(settings).open(ref).file("receipt.json").read_text())
+    assert {f["quarantined"] for f in receipt["files"]} == {0}
+    assert sum(f["stored"] for f in receipt["files"]) == 3 + 12 + 24
+    run_step("aggregate", market(), {"store": ref}, {"day": day}, settings)
+    columns = [SESSIONS.c[c] for c in ("session_id", "bucket", "release", "purchases")]
+    with reading(open_store(settings.db_url)) as connection:
+        found = {s: (b, r, n) for s, b, r, n in connection.execute(sa.select(*columns))}
+    assert found == {session: (*arms[session], 1) for session in sessions}
+
+
+BAD_EVENTS: list[tuple[dict[str, Any], str]] = [
+    ({"action_name": "stare"}, "action_name"),
+    ({"object_id": ""}, "object_id"),
+    ({"bucket": "moon"}, "bucket"),
+    ({"position": 0}, "position"),
+    ({"timestamp": "2020-01-01T00:00:00Z"}, "events.1.timestamp: is not within a day"),
+    ({"timestamp": "2090-01-01T00:00:00Z"}, "events.1.timestamp: is not within a day"),
+    ({"timestamp": "yesterday"}, "timestamp"),
+    ({"query_id": None}, "query_id"),
+]
+
+
+@pytest.mark.parametrize(("changed", "why"), BAD_EVENTS)
+def test_one_bad_event_refuses_the_whole_request(
+    settings: Settings, changed: dict[str, Any], why: str
+) -> None:
+    route(settings, document(release(settings, "a")))
+    good = {
+        "query_id": "q", "action_name": "click", "object_id": "p0", "bucket": "stable",
+        "release": "r",
+    }  # fmt: skip
+    with serving(settings) as (client, _):
+        got = client.post("/events", json={"events": [good, good | changed]})
+        assert got.status_code == 422
+        assert why in got.json()["error"]
+    assert landed(settings.landing) == {}
+
+
+def test_a_full_disk_is_an_alarm_and_searches_go_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route(settings, document(release(settings, "a")))
+    with serving(settings) as (client, service):
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(service.ubi, "write", full)
+            got = client.post("/rank", json={"query": "1", "products": ["p0"]})
+            assert got.status_code == 200
+            assert "No space left" in client.get("/readyz").json()["alarms"]["ubi"]
+        client.post("/rank", json={"query": "1", "products": ["p0"]})
+        assert client.get("/readyz").json()["alarms"] == {}
