@@ -52,4 +52,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the exposition text."""
-        return generate_latest(self._registry)
+        found: bytes = generate_latest(self._registry)
+        return found
