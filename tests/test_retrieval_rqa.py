@@ -163,7 +163,7 @@ def test_the_threshold_drops_what_is_wrong_and_keeps_most_queries() -> None:
     assert _share(found, judged, -1.0) == (0.6, 1.0)
     accuracy, covered = _share(found, judged, chosen)
     assert accuracy == 1.0
-    assert 0.9 <= covered < 0.95  # the highest of equally good ones
+    assert 0.8 <= covered < 0.85  # the highest of equally good ones
     unjudged = {f"other{i}": [Title("z", "t", 1, 0.1)] for i in range(99)}
     assert choose_threshold(found | unjudged, judged, 3) == chosen  # dev's queries decide
 
@@ -186,6 +186,24 @@ def test_a_dropped_title_makes_room_for_the_next() -> None:
     ]
     assert [t.product_id for t in keep(candidates, 0.5, 3)] == ["0", "2", "3"]
     assert [t.product_id for t in keep(candidates, -1.0, 3)] == ["0", "1", "2"]
+
+
+def test_a_title_with_every_word_of_the_query_passes_any_threshold(
+    dense: Dense, tmp_path: Path
+) -> None:
+    """An encoder knows nothing of a word that it has not learnt; who spells it does."""
+    titles = _titles() | {"new": "acme 安城 湯麵"}
+    bm25 = Bm25Index.build(tmp_path / "i", titles.items())
+    (found,) = RqaRetriever(titles, bm25, dense, 24).retrieve(["安城"])
+    assert [t.product_id for t in keep(found, 1.1, 3)] == ["new"]
+    spelt = {t.product_id: t.whole for t in found}
+    assert spelt.pop("new")
+    assert not any(spelt.values())
+    known, judged = _dev(60)
+    whole = {q: [t._replace(whole=t.title == "bad") for t in ts] for q, ts in known.items()}
+    chosen = choose_threshold(whole, judged, 3)  # they have no say in it
+    assert chosen is not None
+    assert chosen > 0.6
 
 
 def test_no_threshold_without_evidence() -> None:

@@ -3,7 +3,10 @@
 The text is a function of the query alone. BM25 and the EBR each give a ranking of the locale's
 catalogue; the rankings are fused by reciprocal rank; going down the fused list, a title that is
 nearly a title already taken is skipped, until ten candidates are taken; those whose cosine is below
-the threshold are dropped; the first k of the rest are kept, cut to a number of reading units.
+the threshold are dropped, unless they hold every word of the query; the first k of the rest are
+kept, cut to a number of reading units. The exception is for words that the encoder has not learnt:
+its cosine says nothing of a new nickname, and a title that spells it is better evidence. Without it
+an EBR that has seen no target query is worse than BM25 alone on just those queries that RQA is for.
 Training, the nightly job and the online path all go through :class:`RqaRetriever` and :func:`keep`,
 so they cannot differ.
 """
@@ -37,6 +40,7 @@ class Title(NamedTuple):
     title: str  # already cut
     score: float  # fused reciprocal rank
     cosine: float  # NaN without an EBR
+    whole: bool = False  # the title has every token of the query
 
 
 @dataclass(frozen=True)
@@ -86,26 +90,31 @@ class RqaRetriever:
         texts = [normalise(q) for q in queries]
         lexical = [[p for p, _ in hits] for hits in self._bm25.search(texts, DEPTH)]
         if self._dense is None:
-            return [self._take(fuse([ranking]), None) for ranking in lexical]
+            taken = zip(texts, lexical, strict=True)
+            return [self._take(text, fuse([ranking]), None) for text, ranking in taken]
         vectors = self._dense.model.encode(texts)
         semantic = self._dense.nearest(vectors, DEPTH)
         return [
-            self._take(fuse([lexical[i], semantic[i]]), vectors[i]) if tokens(text) else []
+            self._take(text, fuse([lexical[i], semantic[i]]), vectors[i])
             for i, text in enumerate(texts)
         ]
 
-    def _take(self, fused: list[tuple[str, float]], vector: Vectors | None) -> list[Title]:
+    def _take(
+        self, query: str, fused: list[tuple[str, float]], vector: Vectors | None
+    ) -> list[Title]:
+        asked = frozenset(tokens(query))
         taken: list[Title] = []
         seen: list[frozenset[str]] = []
         for product, score in fused:
-            if len(taken) == CANDIDATES:
+            if len(taken) == CANDIDATES or not asked:
                 break
             terms = self._terms.get(product)  # None for a product that is gone
             if not terms or any(_jaccard(terms, other) >= NEAR for other in seen):
                 continue
             seen.append(terms)
             text = cut(self._titles[product], self._title_tokens)
-            taken.append(Title(product, text, score, self._cosine(product, vector)))
+            cosine = self._cosine(product, vector)
+            taken.append(Title(product, text, score, cosine, asked <= terms))
         return taken
 
     def _cosine(self, product: str, vector: Vectors | None) -> float:
@@ -115,8 +124,11 @@ class RqaRetriever:
 
 
 def keep(candidates: Sequence[Title], threshold: float, k: int) -> list[Title]:
-    """Return the first ``k`` whose cosine is not below ``threshold``; NaN (no cosine) passes."""
-    return [t for t in candidates if not t.cosine < threshold][:k]
+    """Return the first ``k`` whose cosine is not below ``threshold``.
+
+    Without a cosine (NaN), or with every word of the query, a title passes.
+    """
+    return [t for t in candidates if t.whole or not t.cosine < threshold][:k]
 
 
 def fuse(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
