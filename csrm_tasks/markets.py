@@ -37,6 +37,7 @@ class MarketConfig(Section):
     source_locale: Locale  # the language with labels
     target_locale: Locale  # the language without
     seed: int = 0
+    generated: bool = False  # its data are made up: reports and model cards say so
     schedule: Schedule = Schedule()
     ingest: Ingest = Ingest()
     snapshot: Snapshot = Snapshot()

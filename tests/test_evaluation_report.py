@@ -12,10 +12,12 @@ import pytest
 from evaluation_fixtures import DATA, gold, models, tables
 from sklearn.metrics import accuracy_score, f1_score
 
-from csrm_tasks.evaluation import report
+from csrm_tasks.evaluation import model_card, report
 from csrm_tasks.evaluation.gold import gold_set
+from csrm_tasks.evaluation.measures import MEASURES
 from csrm_tasks.evaluation.summary import against, headline, summarise
 
+RIVALS = [("final", "champion"), ("towers", "champion_towers")]
 VOID = {"meta", "line", "circle", "br"}
 
 
@@ -39,12 +41,19 @@ class Strict(HTMLParser):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
 
 
+def verdict_of(outcome: str, reason: str) -> dict[str, Any]:
+    check = {"name": "x<y>", "outcome": outcome, "reason": reason, "needed": None}
+    return {"outcome": outcome, "reasons": [reason], "checks": [check], "digest": "d0"} | {
+        "release": "demo-1"
+    }
+
+
 @pytest.fixture(scope="module")
 def summary() -> dict[str, Any]:
     judged = gold(120)
     return {
         "market": "demo", "snapshot": "demo/snapshot/1", "champion": "demo-<script>",
-        **summarise(models(judged), judged),
+        "generated": True, **summarise(models(judged), judged, RIVALS),
         "rqa": {"demo/build_rqa/1": {"k": 3, "locales": {"zh-TW": {"rqa_accuracy": 0.81}}}},
         "data": DATA, "training": TRAINING,
     }  # fmt: skip
@@ -109,8 +118,79 @@ def test_slice_figures_are_those_of_the_slice(summary: dict[str, Any]) -> None:
     for found in summary["slices"]:
         mask = judged.slices[found["name"]]
         exact = accuracy_score(judged.grade[mask], final.predicted[mask])  # type: ignore[attr-defined]
-        assert found["figures"]["final"]["value"] == pytest.approx(exact)
+        assert found["figures"]["final"]["micro_f1"]["value"] == pytest.approx(exact)
         assert found["pairs"] == mask.sum()
+
+
+def test_every_measure_of_a_slice_is_that_of_its_pairs(summary: dict[str, Any]) -> None:
+    judged = gold(120)
+    final = models(judged)[2]
+    (tail,) = [s for s in summary["slices"] if s["name"] == "tail"]
+    mask = judged.slices["tail"]
+    query, grade, score = (a[mask] for a in (judged.query, judged.grade, final.score))  # type: ignore[attr-defined]
+    first, five = [], []
+    for q in np.unique(query):  # the slow way
+        order = np.argsort(-score[query == q], kind="stable")
+        ranked = grade[query == q][order]
+        first.append(ranked[0] == 2)
+        five.append((ranked[:5] == 0).any())
+    figures = tail["figures"]["final"]
+    assert set(figures) == set(MEASURES)
+    assert figures["em_at_1"]["value"] == pytest.approx(np.mean(first))
+    assert figures["defect_at_5"]["value"] == pytest.approx(np.mean(five))
+    assert tail["queries"] == len(first)
+    assert "micro_f1" not in tail["figures"]["towers"]
+
+
+def test_differences_by_slice_are_paired_and_decided_together(summary: dict[str, Any]) -> None:
+    by_measure: dict[str, list[dict[str, Any]]] = {}
+    for found in summary["slices"]:
+        for d in found["differences"]:
+            one, other = (found["figures"][d[side]][d["measure"]]["value"] for side in "ab")
+            if one is not None and other is not None:
+                assert d["value"] == pytest.approx(one - other)
+            assert (d["a"], d["b"]) in RIVALS
+            by_measure.setdefault((d["a"], d["measure"]), []).append(d)  # type: ignore[call-overload]
+    (micro, defect) = (by_measure["final", m] for m in ("micro_f1", "defect_at_5"))  # type: ignore[index]
+    assert {d["verdict"] for d in micro} >= {"better"}
+    for d in [*micro, *defect]:
+        clear = d["p"] <= 0.05
+        assert (d["verdict"] != "not decided") == clear
+        lower = d["measure"] == "defect_at_5"
+        if clear:
+            assert d["verdict"] == ("better" if (d["value"] < 0) == lower else "worse")
+    hit = [d["p"] for d in defect if d["p"] < 1]
+    assert all(p >= 2 / 2001 for p in hit)
+
+
+def test_where_lower_is_better_the_verdict_says_so(summary: dict[str, Any]) -> None:
+    found = against(summary, "ece")["final vs tfidf"]
+    assert found["value"] < 0 and found["verdict"] == "better"
+    assert against(summary, "ece")["tfidf vs final"]["verdict"] == "worse"
+
+
+def test_slices_show_gains_and_losses_and_generated_data_say_so(summary: dict[str, Any]) -> None:
+    page = report.render(summary, verdict_of("PASS", "because"))
+    assert "Micro-F1 by slice: final minus champion" in page
+    assert "All figures of towers by slice" in page
+    assert "This market’s data are generated" in page
+    assert "All 1 checks of the gate" in page and "x&lt;y&gt;" in page
+    assert "generated" not in report.render(summary | {"generated": False})
+
+
+def test_the_model_card_says_the_same(summary: dict[str, Any]) -> None:
+    about = {
+        "generated": True, "locale": "zh-TW", "source_dev_micro_f1": 0.61,
+        "parts": {"llm": "demo/select_llm/1"},
+    }  # fmt: skip
+    card = model_card.render(about, verdict_of("FAIL", "worse"), summary)
+    assert card.startswith("# demo-1\n") and "data are generated" in card
+    value = next(m for m in summary["models"] if m["name"] == "final")["figures"]["micro_f1"]
+    assert f"| final | {value['value']:.3f} [{value['lo']:.3f}, {value['hi']:.3f}] |" in card
+    assert "Gate: **FAIL**, `d0`" in card and "- worse" in card
+    assert "| no brand |" in card and "`demo/select_llm/1`" in card
+    cold = model_card.render(about | {"generated": False}, verdict_of("PASS", "enough"), None)
+    assert "dev set: 0.610" in cold and "not known" in cold and "generated" not in cold
 
 
 def test_headline_holds_finite_numbers_only(summary: dict[str, Any]) -> None:
@@ -121,7 +201,7 @@ def test_headline_holds_finite_numbers_only(summary: dict[str, Any]) -> None:
 
 
 def test_the_page_is_well_formed_and_loads_nothing(summary: dict[str, Any]) -> None:
-    page = report.render(summary, {"outcome": "FAIL", "reasons": ["worse <b>by far</b>"]})
+    page = report.render(summary, verdict_of("FAIL", "worse <b>by far</b>"))
     parser = Strict()
     parser.feed(page)
     assert parser.open == []
@@ -130,7 +210,7 @@ def test_the_page_is_well_formed_and_loads_nothing(summary: dict[str, Any]) -> N
 
 
 def test_what_comes_from_outside_is_escaped(summary: dict[str, Any]) -> None:
-    page = report.render(summary, {"outcome": "FAIL", "reasons": ["worse <b>by far</b>"]})
+    page = report.render(summary, verdict_of("FAIL", "worse <b>by far</b>"))
     assert "<script" not in page and "<b>" not in page
     assert "demo-&lt;script&gt;" in page
 
@@ -197,7 +277,7 @@ def test_reliability_shows_a_model_before_and_after_its_temperature(
 def test_the_verdict_is_in_words_and_absent_before_the_gate(
     summary: dict[str, Any], outcome: str, tone: str
 ) -> None:
-    page = report.render(summary, {"outcome": outcome, "reasons": ["because of this"]})
+    page = report.render(summary, verdict_of(outcome, "because of this"))
     assert f'class="banner {tone}"' in page and f"Gate: {outcome}." in page
     assert "because of this" in page
     assert "Gate:" not in report.render(summary)
@@ -207,7 +287,8 @@ def test_an_empty_gold_set_makes_a_page_of_dashes() -> None:
     pairs, queries, products = tables()
     none = gold_set(pairs.filter(pairs["split"] != "gold"), queries, products)
     empty = {
-        "market": "demo", "snapshot": "s", "champion": None, **summarise(models(none), none),
+        "market": "demo", "snapshot": "s", "champion": None, "generated": False,
+        **summarise(models(none), none, RIVALS),
         "rqa": {}, "data": {"health": {"verdict": "first", "checks": []}, "raters": {}},
         "training": {},
     }  # fmt: skip

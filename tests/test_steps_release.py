@@ -110,6 +110,11 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     assert champion["towers"] == f"{MARKET}/train_towers/b"
     page = store_of(settings).open(second["gate"]).file("report.html").read_text()
     assert "Gate: PASS." in page
+    card = store_of(settings).open(second["gate"]).file("model_card.md").read_text()
+    assert card.startswith(f"# {two}\n") and version.description == card
+    assert {f.path for f in api.list_artifacts(version.run_id)} >= {"report.html", "model_card.md"}
+    summary = json.loads(store_of(settings).open(evaluation).file("metrics.json").read_text())
+    assert summary["rivals"] == [["final", "champion"], ["towers", "champion_towers"]]
     assert_mlflow_holds_the_figures(pipeline, evaluation)
 
 

@@ -91,6 +91,6 @@ def evidence(folder: Path, release: str, llms: Collection[str], export: str | No
         slices = {name: counts(llm, gold, mask)["relevance"] for name, mask in gold.slices.items()}
     if towers is not None:
         table = counts(towers, gold)
-        found |= {"em": table["em"], "defect": table["defect"]}
+        found |= {family: table[family] for family in ("em", "defect", "em_at_1")}
     baselines = {m.name: counts(m, gold)["relevance"] for m in models if m.kind == "baseline"}
     return Evidence(release, gold.query_ids, found, slices, baselines)

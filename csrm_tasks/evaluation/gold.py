@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.errors import DataError
+from csrm_tasks.evaluation import metrics
 from csrm_tasks.evaluation.metrics import Floats, Ints, confusion_by_query
-
-Mask = npt.NDArray[np.bool_]
-HEAD = 0.2  # share of gold queries, most shown first, that count as head; the lower half is tail
-TAIL = 0.5
+from csrm_tasks.evaluation.slices import Mask, slices_of
 
 
 @dataclass(frozen=True)
@@ -57,48 +54,13 @@ def gold_set(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame)
     index = dict(zip(ids, range(len(ids)), strict=True))
     query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
     grade = frame["grade"].cast(pl.Int64).to_numpy()
-    return Gold(frame, query, grade, ids, _slices(frame, pairs, queries, products))
+    return Gold(frame, query, grade, ids, slices_of(frame, pairs, queries, products))
 
 
 def judgeable(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs whose query and product the snapshot knows; no model can read the others."""
     known = pairs.join(queries, on="query_id", how="semi", maintain_order="left")
     return known.join(products, on=["product_id", "locale"], how="semi", maintain_order="left")
-
-
-def _slices(
-    gold: pl.DataFrame, pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame
-) -> dict[str, Mask]:
-    about_query = queries.select("query_id", "brand", "impressions").unique("query_id")
-    about_product = products.select("product_id", "locale", "category").unique(
-        ["product_id", "locale"]
-    )
-    trained = (
-        pairs.filter((pl.col("split") == "train") & pl.col("locale").is_in(gold["locale"].unique()))
-        .join(about_product, on=["product_id", "locale"])["category"]
-        .unique()
-    )
-    keys = ["product_id", "locale"]
-    known = gold.join(about_query, on="query_id", how="left", maintain_order="left")
-    known = known.join(about_product, on=keys, how="left", maintain_order="left")
-    brand = (known["brand"].fill_null("") != "").to_numpy()
-    seen = known["category"].is_in(trained.implode()).fill_null(False).to_numpy()
-    found = {"brand": brand, "no_brand": ~brand, "seen_category": seen, "unseen_category": ~seen}
-    found |= _traffic(known)
-    return {name: mask for name, mask in found.items() if mask.any()}
-
-
-def _traffic(known: pl.DataFrame) -> dict[str, Mask]:
-    """Head, torso and tail by impressions of the query; nothing where no query was ever shown."""
-    shown = known.select("query_id", pl.col("impressions").fill_null(0)).unique("query_id")
-    if shown.is_empty() or shown["impressions"].max() == 0:
-        return {}
-    ranked = shown.sort("impressions", "query_id", descending=[True, False])
-    place = ranked.with_columns(share=pl.int_range(pl.len()) / pl.len())
-    share = known.join(place.select("query_id", "share"), on="query_id", maintain_order="left")
-    at = share["share"].to_numpy()
-    head, tail = at < HEAD, at >= TAIL
-    return {"head": head, "torso": ~head & ~tail, "tail": tail}
 
 
 @dataclass(frozen=True)
@@ -159,7 +121,12 @@ Counts = dict[str, Floats]  # measure family → confusion per query
 
 
 def counts(answers: Answers, gold: Gold, mask: Mask | None = None) -> Counts:
-    """Return confusions per query: em and defect (Q, 2, 2), relevance (Q, 3, 3) where known."""
+    """Return what every figure is a function of, per query, for the pairs of ``mask``.
+
+    Confusions: em and defect (Q, 2, 2), relevance (Q, 3, 3) where known. Ranking of the judged
+    products: em_at_1 and defect_at_5 (Q, 2) of hits and queries. Calibration (Q, bins, 3) where
+    probabilities are known.
+    """
     keep = np.ones(gold.pairs, bool) if mask is None else mask
     query, grade = gold.query[keep], gold.grade[keep]
 
@@ -170,6 +137,15 @@ def counts(answers: Answers, gold: Gold, mask: Mask | None = None) -> Counts:
         "em": table((grade == 2).astype(np.int64), answers.em[keep].astype(np.int64), 2),
         "defect": table((grade == 0).astype(np.int64), answers.defect[keep].astype(np.int64), 2),
     }
+    one = np.zeros(gold.queries)
+    one[query] = 1.0  # a query without a pair in a slice is not of the slice
+    hits = metrics.top_hits(query, answers.score[keep], grade, gold.queries)
+    for name, hit in zip(("em_at_1", "defect_at_5"), hits, strict=True):
+        found[name] = np.stack([hit * one, one], 1)
     if answers.predicted is not None:
         found["relevance"] = table(grade, answers.predicted[keep], 3)
+    if answers.probabilities is not None:
+        found["calibration"] = metrics.calibration_by_query(
+            answers.probabilities[keep], grade, query, gold.queries
+        )
     return found

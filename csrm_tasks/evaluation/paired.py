@@ -8,7 +8,7 @@ resamples; that is what makes the difference paired.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -27,12 +27,16 @@ class Interval:
     lo: float
     hi: float
 
+    def negated(self) -> Interval:
+        """Return the interval of the difference the other way round."""
+        return Interval(-self.value, -self.hi, -self.lo)
+
     def as_json(self) -> dict[str, float | None]:
         """Return the three numbers; JSON has no NaN, so an undefined one is null."""
         return {k: float(v) if np.isfinite(v) else None for k, v in asdict(self).items()}
 
 
-@lru_cache(maxsize=2)  # every check of a gate resamples the same queries
+@lru_cache(maxsize=4)  # every check of a gate resamples the same queries
 def resample(queries: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """Draw query multiplicities, (resamples, queries), read-only; rows sum to ``queries``.
 
@@ -46,15 +50,22 @@ def resample(queries: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     return weights.reshape(resamples, queries)
 
 
-def distribution(by_query: Floats, metric: Metric, weights: Floats) -> tuple[float, Floats]:
-    """Return the metric of all queries and of each resample.
+def draws_of(
+    by_query: Floats, named: Mapping[str, Metric], weights: Floats
+) -> dict[str, tuple[float, Floats]]:
+    """Return each metric of all queries and of each resample: name → (value, (B,)).
 
-    ``by_query`` (Q, ...) additive counts; ``weights`` (B, Q). Returns (value, (B,)).
+    ``by_query`` (Q, ...) additive counts, summed up once for all metrics; ``weights`` (B, Q).
     """
     shape = by_query.shape[1:]
     cells = by_query.reshape(len(by_query), int(np.prod(shape)))
-    value = metric(cells.sum(0).reshape(shape))
-    return float(value), np.asarray(metric((weights @ cells).reshape(-1, *shape)))
+    whole, drawn = cells.sum(0).reshape(shape), (weights @ cells).reshape(-1, *shape)
+    return {name: (float(m(whole)), np.asarray(m(drawn))) for name, m in named.items()}
+
+
+def distribution(by_query: Floats, metric: Metric, weights: Floats) -> tuple[float, Floats]:
+    """Return one metric as :func:`draws_of` does."""
+    return draws_of(by_query, {"": metric}, weights)[""]
 
 
 def percentile(value: float, draws: Floats, alpha: float = 0.05) -> Interval:
@@ -85,6 +96,16 @@ def difference(
 ) -> Interval:
     """Return metric(one) - metric(other) with its paired interval; row i is the same query."""
     return percentile(*paired_draws(one, other, metric, weights), alpha)
+
+
+def two_sided(draws: Floats) -> float:
+    """Return the bootstrap p-value of "no difference": how much of the draws lies beyond zero.
+
+    1 where nothing is known. It cannot be below 1 / (resamples + 1), times two.
+    """
+    known = draws[np.isfinite(draws)]
+    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (1 + beyond) / (1 + len(known)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -10,6 +10,7 @@ from typing import Any
 
 from csrm_tasks.evaluation import report_parts as parts
 from csrm_tasks.evaluation.report_data import data_part
+from csrm_tasks.evaluation.report_slices import slices_part
 from csrm_tasks.evaluation.report_training import training_part
 
 Json = Mapping[str, Any]
@@ -20,6 +21,7 @@ MEANING = {
     "FAIL": "The candidate is refused.",
     "INCONCLUSIVE": "The evidence does not decide; nothing is promoted.",
 }
+GENERATED = "This market’s data are generated: the figures say nothing about real shoppers."
 TITLES = {
     "micro_f1": "Micro-F1",
     "macro_f1": "Macro-F1",
@@ -46,7 +48,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _graded(summary),
             _binary(summary),
             _confusions(summary),
-            _slices(summary),
+            slices_part(summary, TITLES),
             training_part(summary),
             _rqa(summary),
             data_part(summary["data"]),
@@ -60,10 +62,11 @@ def render(summary: Json, verdict: Json | None = None) -> str:
 
 def _head(summary: Json) -> str:
     champion = summary["champion"] or "none"
+    made_up = f'<p class="chip open">{GENERATED}</p>' if summary["generated"] else ""
     return (
         f"<h1>Evaluation of {escape(summary['market'])}</h1>"
         f'<p class="soft">Snapshot <code>{escape(summary["snapshot"])}</code> · '
-        f"live release when judged: <code>{escape(champion)}</code></p>"
+        f"live release when judged: <code>{escape(champion)}</code></p>{made_up}"
     )
 
 
@@ -75,7 +78,21 @@ def _verdict(verdict: Json | None) -> str:
     return (
         f'<section class="banner {TONE[outcome]}" aria-label="Gate verdict">'
         f"<strong>Gate: {outcome}.</strong> {MEANING[outcome]}<ul>{reasons}</ul></section>"
+        + _checks(verdict["checks"])
     )
+
+
+def _checks(checks: Sequence[Json]) -> str:
+    rows = [
+        [
+            escape(c["name"]),
+            f'<span class="chip {TONE[c["outcome"]]}">{c["outcome"]}</span>',
+            f'<span class="text">{escape(c["reason"])}</span>',
+        ]
+        for c in checks
+    ]
+    table = parts.table("Every claim of the policy", ["check", "outcome", "why"], rows)
+    return f"<details><summary>All {len(rows)} checks of the gate</summary>{table}</details>"
 
 
 def _cards(summary: Json) -> str:
@@ -157,22 +174,6 @@ def _confusions(summary: Json) -> str:
     return f'<h2>Confusion matrices</h2><div class="grid">{"".join(found)}</div>'
 
 
-def _slices(summary: Json) -> str:
-    if not summary["slices"]:
-        return ""
-    names = [m["name"] for m in summary["models"] if m["name"] != "majority"]
-    rows = [
-        [
-            f"{escape(s['name'].replace('_', ' '))}",
-            f"{s['pairs']:,}<small>{s['queries']:,} queries</small>",
-            *(parts.estimate(s["figures"][n]) for n in names),
-        ]
-        for s in summary["slices"]
-    ]
-    caption = "Micro-F1 of LLMs and baselines, EM F1 of towers"
-    return "<h2>Slices</h2>" + parts.table(caption, ["slice", "pairs", *names], rows)
-
-
 def _rqa(summary: Json) -> str:
     if not summary["rqa"]:
         return ""
@@ -201,7 +202,9 @@ def _method(summary: Json) -> str:
     return (
         '<footer class="note"><p>Intervals are 95 % percentile bootstrap intervals over 2,000 '
         "resamples of queries, the same resamples for both sides of a difference. “Not decided” "
-        "means that the interval holds zero. No correction for the number of comparisons is made."
+        "means that the interval holds zero; over slices, that Holm’s correction leaves it open. "
+        "Elsewhere no correction for the number of comparisons is made. The gate passes a "
+        "candidate only if every claim holds, which needs none."
         f"</p><p>Gold set <code>{escape(summary['gold']['digest'])}</code>: pairs that enough "
         "raters judged alike, never trained on.</p></footer>"
     )

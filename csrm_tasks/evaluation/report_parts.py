@@ -73,6 +73,28 @@ def forest(title: str, models: Sequence[Json], figure: str) -> str:
     marks = [_tick(x(v), v, height) for v in _ticks(left, right)]
     marks += [_row(m, m["figures"][figure], 20 + 30 * i, x) for i, m in enumerate(rows)]
     spoken = "; ".join(f"{m['name']} {number(m['figures'][figure]['value'])}" for m in rows)
+    return _plot(title, height, spoken, marks)
+
+
+def differences(title: str, rows: Sequence[tuple[str, Json]]) -> str:
+    """Return an SVG of differences with 95 % intervals around a line at zero; name → comparison."""
+    rows = [(name, d) for name, d in rows if d["value"] is not None]
+    if not rows:
+        return ""
+    most = max(max(abs(d["lo"]), abs(d["hi"])) for _, d in rows) or 0.01
+    height, first = 26 * len(rows) + 34, 260
+
+    def x(value: float) -> float:
+        return float(first + (value + most) / (2 * most) * (1000 - first - 90))
+
+    marks = [_tick(x(v), v, height, signed=True) for v in (-most, 0.0, most)]
+    for i, (name, d) in enumerate(rows):
+        marks.append(_row({"name": name, "kind": d["verdict"]}, d, 18 + 26 * i, x, signed=True))
+    spoken = "; ".join(f"{name} {number(d['value'], True)} {d['verdict']}" for name, d in rows)
+    return _plot(title, height, spoken, marks)
+
+
+def _plot(title: str, height: int, spoken: str, marks: Sequence[str]) -> str:
     return (
         f'<div class="card"><h3>{escape(title)}</h3>'
         f'<svg viewBox="0 0 1000 {height}" role="img" aria-label="{escape(title)}: '
@@ -86,21 +108,24 @@ def _ticks(left: float, right: float) -> list[float]:
     return [i * step for i in range(first, int(right / step) + 1)]
 
 
-def _tick(x: float, value: float, height: int) -> str:
+def _tick(x: float, value: float, height: int, signed: bool = False) -> str:
+    text = f"{value:+.2f}" if signed and value else f"{value:.2f}"
     return (
         f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 24}"/>'
-        f'<text class="axis" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{value:.2f}</text>'
+        f'<text class="axis" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{text}</text>'
     )
 
 
-def _row(model: Json, figure: Json, y: int, x: Any) -> str:
-    peer = " peer" if model["kind"] == "baseline" or model["name"].startswith("champion") else ""
+def _row(model: Json, figure: Json, y: int, x: Any, signed: bool = False) -> str:
+    """Draw one interval; grey: a baseline, the live release, or a difference not decided."""
+    grey = model["kind"] in ("baseline", "not decided") or model["name"].startswith("champion")
     lo, hi, mid = x(figure["lo"]), x(figure["hi"]), x(figure["value"])
     return (
-        f'<g class="row{peer}"><text x="0" y="{y + 5}">{escape(model["name"])}</text>'
+        f'<g class="row{" peer" if grey else ""}">'
+        f'<text x="0" y="{y + 5}">{escape(model["name"])}</text>'
         f'<line class="whisker" x1="{lo:.1f}" x2="{hi:.1f}" y1="{y}" y2="{y}"/>'
         f'<circle class="dot" cx="{mid:.1f}" cy="{y}" r="5"/>'
-        f'<text x="995" y="{y + 5}" text-anchor="end">{number(figure["value"])}</text></g>'
+        f'<text x="995" y="{y + 5}" text-anchor="end">{number(figure["value"], signed)}</text></g>'
     )
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from csrm_tasks.evaluation.gate import Evidence, decide
-from csrm_tasks.evaluation.gold import Mask
 from csrm_tasks.evaluation.metrics import Floats, Ints, confusion_by_query
+from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
 
 PLANTED = "planted"

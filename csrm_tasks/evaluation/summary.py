@@ -3,100 +3,137 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from csrm_tasks.evaluation import metrics
 from csrm_tasks.evaluation.gold import Answers, Counts, Gold, counts
-from csrm_tasks.evaluation.measures import MEASURES, share
+from csrm_tasks.evaluation.measures import LOWER, MEASURES
 from csrm_tasks.evaluation.metrics import Floats
-from csrm_tasks.evaluation.paired import Interval, distribution, interval, percentile, resample
+from csrm_tasks.evaluation.paired import (
+    Interval,
+    draws_of,
+    holm,
+    percentile,
+    resample,
+    two_sided,
+)
 from csrm_tasks.evaluation.paired import verdict as verdict_of
+from csrm_tasks.evaluation.slices import Mask
 
 Json = dict[str, Any]
-SLICE_MEASURES = {"llm": "micro_f1", "baseline": "micro_f1", "towers": "em_f1"}
+Draws = dict[str, tuple[float, Floats]]  # measure → value of all queries, and of each resample
+ALPHA = 0.05
 
 
-def summarise(models: Sequence[Answers], gold: Gold) -> Json:
+def summarise(
+    models: Sequence[Answers], gold: Gold, rivals: Sequence[tuple[str, str]] = ()
+) -> Json:
     """Return gold set, models with intervals, all paired comparisons and slices (A42, A43, A45).
 
     A comparison {"a", "b"} is the difference a - b; every pair is there in both directions, so that
-    a reader looks up the claim it is after. An undefined figure is null.
+    a reader looks up the claim it is after. An undefined figure is null. ``rivals``: names of
+    (candidate, champion) whose difference is taken in every slice, too.
     """
     weights = resample(gold.queries)
     tables = {m.name: counts(m, gold) for m in models}
+    drawn = {name: _drawn(found, weights) for name, found in tables.items()}
+    slices = [_slice(name, mask, models, gold, rivals) for name, mask in gold.slices.items()]
+    _correct(slices)
     return {
         "gold": {"pairs": gold.pairs, "queries": gold.queries, "digest": gold.digest},
         "grades": np.bincount(gold.grade, minlength=3).tolist(),
-        "models": [_model(m, tables[m.name], gold, weights) for m in models],
-        "comparisons": _comparisons(tables, weights),
-        "slices": [_slice(name, mask, models, gold, weights) for name, mask in gold.slices.items()],
+        "models": [_model(m, tables[m.name], drawn[m.name]) for m in models],
+        "comparisons": _comparisons(drawn),
+        "rivals": [list(pair) for pair in rivals],
+        "slices": slices,
     }
 
 
-def _model(model: Answers, tables: Counts, gold: Gold, weights: Floats) -> Json:
+def _drawn(tables: Counts, weights: Floats) -> Draws:
+    """Return every measure's distribution; queries are summed up once per family of counts."""
+    found: Draws = {}
+    for family, table in tables.items():
+        named = {name: metric for name, (of, metric) in MEASURES.items() if of == family}
+        found |= draws_of(table, named, weights)
+    return {name: found[name] for name in MEASURES if name in found}
+
+
+def _model(model: Answers, tables: Counts, drawn: Draws) -> Json:
     found: Json = {"name": model.name, "kind": model.kind, "source": model.source}
-    found["confusion"] = {f: t.sum(0).astype(int).tolist() for f, t in tables.items()}
-    figures = {
-        name: interval(tables[family], metric, weights)
-        for name, (family, metric) in MEASURES.items()
-        if family in tables
+    confusions = ("relevance", "em", "defect")
+    found["confusion"] = {
+        f: tables[f].sum(0).astype(int).tolist() for f in confusions if f in tables
     }
-    figures |= _ranking(model, gold, weights)
     if model.probabilities is not None:
-        bins = metrics.calibration_by_query(
-            model.probabilities, gold.grade, gold.query, gold.queries
-        )
-        figures["ece"] = interval(bins, metrics.ece, weights)
-        found["calibration"] = bins.sum(0).tolist()
+        found["calibration"] = tables["calibration"].sum(0).tolist()
         each = metrics.class_f1(tables["relevance"].sum(0))
         found["class_f1"] = [float(v) if np.isfinite(v) else None for v in each]
-    found["figures"] = {name: i.as_json() for name, i in figures.items()}
+    found["figures"] = {name: percentile(*d).as_json() for name, d in drawn.items()}
     return found
 
 
-def _ranking(model: Answers, gold: Gold, weights: Floats) -> dict[str, Interval]:
-    """EM@1 and Defect@5 when the model ranks the judged products of each gold query."""
-    em, defect = metrics.top_hits(gold.query, model.score, gold.grade, gold.queries)
-    one = np.ones(gold.queries)
-    return {
-        "em_at_1": interval(np.stack([em, one], 1), share, weights),
-        "defect_at_5": interval(np.stack([defect, one], 1), share, weights),
-    }
-
-
-def _comparisons(tables: Mapping[str, Counts], weights: Floats) -> list[Json]:
+def _comparisons(drawn: Mapping[str, Draws]) -> list[Json]:
     found = []
-    for measure, (family, metric) in MEASURES.items():
-        drawn = {
-            name: distribution(t[family], metric, weights)
-            for name, t in tables.items()
-            if family in t
-        }
-        for a, b in permutations(drawn, 2):
-            (one, one_draws), (other, other_draws) = drawn[a], drawn[b]
-            diff = percentile(one - other, one_draws - other_draws)
-            found.append(
-                {"a": a, "b": b, "measure": measure, **diff.as_json(), "verdict": verdict_of(diff)}
-            )
+    for measure in MEASURES:
+        known = [name for name, draws in drawn.items() if measure in draws]
+        for a, b in combinations(known, 2):
+            diff = _difference(drawn[a][measure], drawn[b][measure])
+            found += [_compared(a, b, measure, diff), _compared(b, a, measure, diff.negated())]
     return found
 
 
-def _slice(name: str, mask: Any, models: Sequence[Answers], gold: Gold, weights: Floats) -> Json:
-    found: Json = {"name": name, "pairs": int(mask.sum())}
-    found["queries"] = len(np.unique(gold.query[mask]))
-    found["figures"] = {}
+def _difference(one: tuple[float, Floats], other: tuple[float, Floats]) -> Interval:
+    return percentile(one[0] - other[0], one[1] - other[1])
+
+
+def _compared(a: str, b: str, measure: str, diff: Interval) -> Json:
+    better = diff.negated() if measure in LOWER else diff
+    return {"a": a, "b": b, "measure": measure, **diff.as_json(), "verdict": verdict_of(better)}
+
+
+def _slice(
+    name: str, mask: Mask, models: Sequence[Answers], gold: Gold, rivals: Sequence[tuple[str, str]]
+) -> Json:
+    """Judge all models on the pairs of one slice; resamples are of the slice's own queries."""
+    inside = np.unique(gold.query[mask])
+    weights = resample(len(inside))
+    drawn = {}
     for model in models:
-        measure = SLICE_MEASURES[model.kind]
-        family, metric = MEASURES[measure]
-        table = counts(model, gold, mask)[family]
-        found["figures"][model.name] = {
-            "measure": measure,
-            **interval(table, metric, weights).as_json(),
-        }
-    return found
+        tables = {f: table[inside] for f, table in counts(model, gold, mask).items()}
+        drawn[model.name] = _drawn(tables, weights)
+    figures = {
+        model: {measure: percentile(*d).as_json() for measure, d in found.items()}
+        for model, found in drawn.items()
+    }
+    differences = [
+        _compared(a, b, measure, _difference(drawn[a][measure], drawn[b][measure]))
+        | {"p": two_sided(drawn[a][measure][1] - drawn[b][measure][1])}
+        for a, b in rivals
+        for measure in MEASURES
+        if measure in drawn[a] and measure in drawn[b]
+    ]
+    found: Json = {"name": name, "pairs": int(mask.sum()), "queries": len(inside)}
+    return found | {"figures": figures, "differences": differences}
+
+
+def _correct(slices: Sequence[Json]) -> None:
+    """Decide the differences of each measure over all slices together, by Holm.
+
+    A report of twenty slices shows a difference by luck; :func:`.paired.holm` keeps the chance of
+    any at :data:`ALPHA`. What only its own interval decides is "not decided".
+    """
+    together: dict[tuple[str, str, str], list[Json]] = {}
+    for one in slices:
+        for d in one["differences"]:
+            together.setdefault((d["a"], d["b"], d["measure"]), []).append(d)
+    for family in together.values():
+        for d, p in zip(family, holm([d["p"] for d in family]), strict=True):
+            d["p"] = p
+            if p > ALPHA:
+                d["verdict"] = "not decided"
 
 
 def headline(summary: Json) -> dict[str, float]:

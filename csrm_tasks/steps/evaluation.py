@@ -89,8 +89,9 @@ def evaluate(ctx: Context, *, names: str) -> Facts:
     summary = {
         "market": ctx.market.market,
         "snapshot": ctx.input("snapshot").ref,
+        "generated": ctx.market.generated,
         "champion": ctx.input("champion").facts["release"],
-        **summarise(models, gold),
+        **summarise(models, gold, _rivals(ctx, models)),
         "rqa": _rqa(ctx),
         "training": _training(ctx, _names(ctx, names)),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
@@ -148,6 +149,21 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         found.append(tower_answers(name, artifact.inputs["export"], scored, gold))
+    return found
+
+
+def _rivals(ctx: Context, models: list[Any]) -> list[tuple[str, str]]:
+    """Name the candidate's LLM and towers, each with what the live release has instead.
+
+    The champion's are known by what was scored; the candidate's are the last of the others.
+    """
+    live, found = ctx.input("champion").facts, []
+    for kind, part in (("llm", "llm"), ("towers", "export")):
+        of_kind = [m for m in models if m.kind == kind]
+        champions = [m.name for m in of_kind if m.source == live[part]]
+        others = [m.name for m in of_kind if m.source != live[part]]
+        if champions and others:
+            found.append((others[-1], champions[0]))
     return found
 
 

@@ -12,6 +12,8 @@ from csrm_tasks.release import promote as promotion
 from csrm_tasks.release.bundle import assemble, release_id
 from csrm_tasks.steps.registry import Context, Facts, step
 
+MODEL_CARD = "model_card.md"
+
 # what a release says of its LLM, beside the adapter's reference and digest (A14)
 CARD = ("base", "base_digest", "label_ids", "prompt_version", "temperature")
 
@@ -70,8 +72,7 @@ def gate(ctx: Context, *, stage: int) -> Facts:
     sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate)
     text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
     (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
-    if evaluation:
-        _report(ctx, evaluation, sealed)
+    _pages(ctx, evaluation, sealed)
     # Every verdict is on record, not only the one that leads to a registration.
     tracking.log_run(
         ctx.settings,
@@ -84,12 +85,18 @@ def gate(ctx: Context, *, stage: int) -> Facts:
     return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
 
 
-def _report(ctx: Context, evaluation: Artifact, verdict: dict[str, Any]) -> None:
-    """Write the evaluation's report once more, now with the verdict."""
-    from csrm_tasks.evaluation import report
+def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -> None:
+    """Write the evaluation's report once more, now with the verdict, and the model card."""
+    from csrm_tasks.evaluation import model_card, report
 
-    summary = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
-    (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
+    summary = None
+    if evaluation:
+        summary = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
+        (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
+    bundle = ctx.input("bundle")
+    about = {**bundle.facts, "parts": bundle.inputs, "generated": ctx.market.generated}
+    card = model_card.render(about, verdict, summary)
+    (ctx.out / MODEL_CARD).write_text(card, encoding="utf-8")
 
 
 @step("register", inputs=["bundle", "gate"], effect=True)
@@ -102,7 +109,7 @@ def register(ctx: Context) -> Facts:
     release = release_id(candidate)
     outcome = verdict["outcome"]
     api = tracking.client(ctx.settings)
-    page = ctx.input("gate").path / "report.html"
+    pages = [ctx.input("gate").path / name for name in ("report.html", MODEL_CARD)]
     figures = {k: v for k, v in candidate.facts.items() if k.endswith("micro_f1") and v is not None}
     run_id = tracking.log_run(
         ctx.settings,
@@ -111,7 +118,7 @@ def register(ctx: Context) -> Facts:
         params={"release": release, "bundle": candidate.ref, "verdict": outcome},
         metrics=figures,
         tags={"csrm.release": release, "csrm.verdict": outcome},
-        files=[p for p in (page,) if p.exists()],
+        files=[p for p in pages if p.exists()],
     )
     payload = {
         "bundle": candidate.ref,
@@ -126,6 +133,8 @@ def register(ctx: Context) -> Facts:
         api, ctx.market.model_name, run_id, candidate, registration.version_tags(payload),
         ctx.work / "model",
     )  # fmt: skip
+    card = (ctx.input("gate").path / MODEL_CARD).read_text(encoding="utf-8")
+    api.update_model_version(ctx.market.model_name, version, description=card)
     row = ledger.append(
         ctx.settings,
         ctx.market.market,

@@ -1,0 +1,79 @@
+"""The model card (Mitchell et al., 2019) of a release, from the same data as report and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Json = Mapping[str, Any]
+FIGURES = {
+    "micro_f1": "micro-F1",
+    "em_f1": "EM F1",
+    "defect_f1": "defect F1",
+    "em_at_1": "EM@1",
+    "defect_at_5": "Defect@5 (lower is better)",
+}
+SAID_OF = ("micro_f1", "em_f1")  # by slice: of the LLM, and of the towers
+USE = (
+    "Query-product relevance in {locale}: whether a product is an exact match, a substitute or "
+    "irrelevant (LLM, offline), and an exact match or a defect (twin towers, online). Not for "
+    "other languages or shops than it was judged on, and no measure of a product's quality."
+)
+GENERATED = "**This market’s data are generated: the figures say nothing about real shoppers.**"
+
+
+def render(about: Json, verdict: Json, summary: Json | None) -> str:
+    """Return the card as Markdown.
+
+    ``about``: the bundle's facts and inputs (market, locale, stage, parts). ``summary``: of the
+    evaluation, None for a cold start, which has no gold set yet.
+    """
+    lines = [f"# {verdict['release']}", ""]
+    if about["generated"]:
+        lines += [GENERATED, ""]
+    lines += ["## Use", "", USE.format(locale=about["locale"]), "", "## Made of", ""]
+    lines += [f"- {name}: `{ref}`" for name, ref in sorted(about["parts"].items())]
+    lines += ["", "## Judged", "", f"Gate: **{verdict['outcome']}**, `{verdict['digest']}`", ""]
+    lines += [f"- {reason}" for reason in verdict["reasons"]]
+    return "\n".join([*lines, *(_figures(summary) if summary else _cold(about)), ""])
+
+
+def _cold(about: Json) -> list[str]:
+    value = about["source_dev_micro_f1"]
+    shown = "not measured" if value is None else f"{value:.3f}"
+    return [
+        "", f"Micro-F1 on the source market's dev set: {shown}. There is no gold set of "
+        f"{about['locale']} yet: how good it is there is not known.",
+    ]  # fmt: skip
+
+
+def _figures(summary: Json) -> list[str]:
+    gold = summary["gold"]
+    lines = [
+        "", f"Gold set of {gold['pairs']:,} pairs and {gold['queries']:,} queries, never trained "
+        f"on, `{gold['digest']}`. 95 % bootstrap intervals by query.", "",
+        "| model | " + " | ".join(FIGURES.values()) + " |", "| --- |" + " --- |" * len(FIGURES),
+    ]  # fmt: skip
+    for model in summary["models"]:
+        cells = [_estimate(model["figures"].get(f)) for f in FIGURES]
+        lines.append(f"| {model['name']} | " + " | ".join(cells) + " |")
+    return [*lines, *_slices(summary)]
+
+
+def _slices(summary: Json) -> list[str]:
+    candidates = [pair[0] for pair in summary["rivals"]]
+    if not candidates or not summary["slices"]:
+        return []
+    head = " | ".join(candidates)
+    lines = ["", f"| slice | pairs | {head} |", "| --- | --- |" + " --- |" * len(candidates)]
+    for s in summary["slices"]:
+        of = (next(s["figures"][c][f] for f in SAID_OF if f in s["figures"][c]) for c in candidates)
+        cells = " | ".join(_estimate(figure) for figure in of)
+        lines.append(f"| {s['name'].replace('_', ' ')} | {s['pairs']:,} | {cells} |")
+    return [*lines, "", "By slice: micro-F1 of the LLM, EM F1 of the towers."]
+
+
+def _estimate(figure: Json | None) -> str:
+    if figure is None or figure["value"] is None:
+        return "–"
+    return f"{figure['value']:.3f} [{figure['lo']:.3f}, {figure['hi']:.3f}]"
