@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.text import query_id
 from csrm_tasks.demo.generate import demo_world
 from csrm_tasks.demo.grades import true_grade
 from csrm_tasks.demo.labels import default_queries
 from csrm_tasks.demo.queries import make_queries
-from csrm_tasks.demo.study import COMPARISONS, SeedResult, effects
-from csrm_tasks.demo.study_data import PAGE, thinned, with_noise, with_truth
+from csrm_tasks.demo.study import COMPARISONS, Recipe, SeedResult, effects, run_study
+from csrm_tasks.demo.study_data import PAGE, SeedMarket, thinned, with_noise, with_truth
 from csrm_tasks.demo.study_effects import (
     SMALLEST,
     Effect,
@@ -26,7 +30,11 @@ from csrm_tasks.demo.study_effects import (
 from csrm_tasks.demo.study_table import table
 from csrm_tasks.demo.world import TARGET
 from csrm_tasks.evaluation.paired import Interval
+from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import PAIRS
+from csrm_tasks.settings import load_settings
+
+Asked = Mapping[str, Any]
 
 QUERIES, PER_QUERY = 400, 6
 
@@ -179,3 +187,70 @@ def test_gold_is_the_truth_of_queries_that_no_rater_saw(pairs: pl.DataFrame) -> 
     specs = {p.product_id: p.spec for p in world.target.products}
     for query, product, grade in gold.select("query_id", "product_id", "grade").iter_rows():
         assert grade == true_grade(world.lexicon, by_id[query], specs[product])
+
+
+@dataclass
+class Recorder:
+    """Stands in for ``run_step``: remembers what was asked for and makes up references."""
+
+    trained: dict[str, tuple[MarketConfig, Asked]] = field(default_factory=dict)
+    scored: list[Asked] = field(default_factory=list)
+
+    def __call__(
+        self,
+        name: str,
+        market: MarketConfig,
+        inputs: dict[str, Any],
+        params: dict[str, Any],
+        _: Any,
+    ) -> str:
+        about = f"{name} {params} {inputs}"
+        if name == "train_llm" and not params.get("ranker"):
+            self.trained[params["arm"]] = (market, inputs)
+            return f"llm-{params['arm']}"
+        if params.get("split") == "gold":
+            self.scored.append(inputs)
+        return f"{name}-{text_digest(about)[:8]}"
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch, pairs: pl.DataFrame, tmp_path: Path) -> Recorder:
+    """Run the study of one seed against a recorder."""
+    made = Recorder()
+    monkeypatch.setattr("csrm_tasks.demo.study_arms.run_step", made)
+    monkeypatch.setattr("csrm_tasks.demo.study.load_pairs", lambda *_: pairs)
+    monkeypatch.setattr("csrm_tasks.demo.study.derive", lambda *_: "noisy")
+    monkeypatch.setattr(
+        "csrm_tasks.demo.study.facts", lambda *_: {"train_fit": 0.5, "transfer_gap": 1.0}
+    )
+    monkeypatch.setattr("csrm_tasks.demo.study.answers", lambda *_: answered(0.6, 0))
+    settings = load_settings({"CSRM_HOME": str(tmp_path)})
+    market = load_market("demo", settings.markets)
+    seed = SeedMarket(market, settings, "stage1", "stage2")
+    *_, last = run_study(lambda _: seed, [0], Recipe())
+    assert {arm for pair in COMPARISONS for arm in pair} == set(last[0].answers)
+    return made
+
+
+def test_an_arm_and_its_control_differ_in_one_thing(recorder: Recorder) -> None:
+    for arm, control in COMPARISONS:
+        (one, given), (other, control_given) = recorder.trained[arm], recorder.trained[control]
+        if (arm, control) != ("sd", "hard_short"):  # which is compared for its being stopped
+            assert one.llm.steps == other.llm.steps
+        relevance = [m.llm.batch / (1 + m.llm.mixture.mt) for m in (one, other)]
+        assert relevance == [Recipe.relevance] * 2
+        differs = {k for k in given if given[k] != control_given[k]}
+        expected = {"mt": set(), "labels": {"snapshot"}, "rqa": {"rqa"}, "rqa_star": {"rqa"}}
+        assert differs == expected.get(arm, {"soft"})
+
+
+def test_stage_one_arms_read_no_target_label(recorder: Recorder) -> None:
+    read = {arm: given["snapshot"] for arm, (_, given) in recorder.trained.items()}
+    assert read["sft"] == read["mt"] == "stage1"
+    assert {read[a] for a in ("hard", "sd", "hard_short", "sd_short")} == {"noisy"}
+
+
+def test_every_arm_is_judged_on_the_same_gold_with_the_titles_it_learnt(recorder: Recorder) -> None:
+    assert {s["snapshot"] for s in recorder.scored} == {"stage2"}
+    learnt = {f"llm-{arm}": given["rqa"] for arm, (_, given) in recorder.trained.items()}
+    assert {s["llm"]: s["rqa"] for s in recorder.scored} == learnt
