@@ -210,6 +210,12 @@ def test_a_round_names_its_teacher_and_a_choice_shows_its_reliability(
     student = tracked.train(soft=soft.ref)
     params = logged[student.ref]["params"]
     assert (params["soft"], params["teacher"]) == (soft.ref, teacher.ref)
+    assert params["snapshot"] == tracked.snapshot
+    assert params["snapshot_digest"] == tracked.store.open(tracked.snapshot).digest
+    assert {"samples_per_second", "tokens_per_second", "seconds", "train_fit"} <= set(
+        logged[student.ref]["metrics"]
+    )
+    assert {"gradient_norm", "learning_rate", "loss_mt"} <= set(logged[student.ref]["curves"])
     assert "teacher" not in logged[teacher.ref]["params"]
     chosen = tracked.run("select_llm", {"llms": [teacher.ref, student.ref]})
     (figure,) = [f for f in logged[chosen.ref]["files"] if f.suffix == ".svg"]

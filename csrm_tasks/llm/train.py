@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class TrainResult:
 
     @property
     def curves(self) -> Curves:
-        """Values by step: loss per task, dev micro-F1 and log loss."""
+        """Values by step: loss per task, gradient norm, rate, dev micro-F1 and log loss."""
         return self.progress.curves
 
 
@@ -164,8 +164,7 @@ class _Run:
         self.progress.step += 1
         self.progress.samples += round(samples)
         self.progress.tokens += round(tokens)
-        for draw, loss in zip(draws, losses, strict=True):
-            self.progress.window.setdefault(f"loss_{draw.task.name}", []).append(loss)
+        self._note({f"loss_{d.task.name}": loss for d, loss in zip(draws, losses, strict=True)})
         self._report()
         return wanted > 0
 
@@ -206,10 +205,17 @@ class _Run:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, CLIP))
         if not math.isfinite(norm):
             self._stop(draws[0], position, "gradient norm", norm)
+        rate = learning_rate(self.progress.step, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.progress.step, self.config)
+            group["lr"] = rate
+        self._note({"gradient_norm": norm, "learning_rate": rate})
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _note(self, values: Mapping[str, float]) -> None:
+        """Keep values of this step; their means become points of the curves."""
+        for name, value in values.items():
+            self.progress.window.setdefault(name, []).append(value)
 
     def _halve(self, draws: Sequence[Draw], position: dict[str, list[int]]) -> None:
         """Take half as many samples a pass from this step on; once in a training.
@@ -261,7 +267,7 @@ class _Run:
         points = means | {"dev_micro_f1": dev.micro_f1, "dev_log_loss": dev.log_loss}
         for name, value in points.items():
             p.curves.setdefault(name, []).append((p.step, value))
-        losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+        losses = " ".join(f"{n} {value:.4f}" for n, value in means.items() if "loss" in n)
         log.info(
             "step %d/%d: %s dev micro-F1 %.4f (best %.4f at %d)",
             p.step, self.config.steps, losses, dev.micro_f1, p.best[0], p.best_step,

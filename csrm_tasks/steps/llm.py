@@ -85,8 +85,9 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
 
 
 def _parents(ctx: Context) -> dict[str, str]:
-    """What a training started from: its inputs and, of a round, the teacher."""
+    """What a training started from: its inputs with their digests and, of a round, the teacher."""
     found = {name: artifact.ref for name, artifact in ctx.inputs.items()}
+    found |= {f"{name}_digest": artifact.digest for name, artifact in ctx.inputs.items()}
     soft = ctx.inputs.get("soft")
     return found if soft is None else found | {"teacher": soft.inputs["llm"]}
 
