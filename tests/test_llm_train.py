@@ -190,6 +190,17 @@ def test_training_stops_when_dev_no_longer_improves(
     assert (found.facts["steps"], found.facts["best_step"]) == (8, 4)
 
 
+def test_prompts_that_were_cut_are_counted_and_reported(
+    market: MarketConfig, given: FinetuneInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = {"max_length": 30, "steps": 1, "evaluate_every": 1}
+    llm = market.llm.model_copy(update=short)
+    found = run(market.model_copy(update={"llm": llm}), given, tmp_path, "a")
+    assert found.facts["truncated"] > 0
+    said = f"{found.facts['truncated']} times a prompt was longer than llm.max_length (30 tokens)"
+    assert said in caplog.text
+
+
 def test_learning_rate_warms_up_and_decays_linearly(market: MarketConfig) -> None:
     config = market.llm.model_copy(update={"steps": 100, "warmup": 0.1, "lr": 1.0})
     rates = [learning_rate(s, config) for s in range(100)]

@@ -118,6 +118,11 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         "pair_id", "grade", "p0", "p1", "p2"
     ).write_parquet(out / "dev_scores.parquet")
     facts = _facts(data, result, model, encoder)
+    if encoder.truncated:
+        log.warning(
+            "%d times a prompt was longer than llm.max_length (%d tokens): product text was cut "
+            "from its end", encoder.truncated, config.max_length,
+        )  # fmt: skip
     return Finetuned(facts, _params(market, model, data), result.curves)
 
 
