@@ -17,13 +17,13 @@ LABELS = (17, 16, 15)  # any three rows will do
 Lengths = npt.NDArray[np.int64]
 
 
-def qwen3(vocabulary: int = VOCABULARY) -> Any:
-    """Return a random Qwen3 with a 25 M-parameter trunk, fp32, ready for inference."""
+def qwen3(vocabulary: int = VOCABULARY, layers: int = 8) -> Any:
+    """Return a random Qwen3, fp32, ready for inference; 8 layers are a 25 M-parameter trunk."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+        vocab_size=vocabulary, hidden_size=512, intermediate_size=1536, num_hidden_layers=layers,
         num_attention_heads=8, num_key_value_heads=4, head_dim=64, max_position_embeddings=1024,
         tie_word_embeddings=True,
     )  # fmt: skip
@@ -46,6 +46,6 @@ def with_lora(causal: Any) -> Any:
 def realistic_lengths(n: int, seed: int = 0) -> Lengths:
     """Return ``n`` prompt lengths in tokens: mean about 160, 95th percentile 240, at most 766."""
     rng = np.random.default_rng(seed)
-    found = np.exp(rng.normal(np.log(154.0), 0.28, n))
+    found = np.exp(rng.normal(np.log(154.5), 0.265, n))
     found[rng.random(n) < 0.002] *= 3.0  # a few very long descriptions
     return np.clip(found.round(), 20, 766).astype(np.int64)
