@@ -25,6 +25,8 @@ class Schedule(Section):
 
     ingest: str | None = "0 2 * * *"
     retrain: str | None = "0 4 * * 1"
+    rollout: str | None = "0 6 * * *"  # after the night's ingest
+    drill: str | None = "0 5 1 * *"
 
 
 class Spark(Section):

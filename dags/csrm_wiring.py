@@ -99,13 +99,15 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
 
     What earlier tasks returned (and :func:`fact`, and lists of them) are the step's inputs;
     plain values are its parameters. The task is called as its step unless ``task_id`` says else.
+    ``rule`` is its trigger rule, ``connection`` that of an endpoint it asks.
     """
 
     def add(step: str, task_id: str = "", /, **given: Any) -> XComArg:
         about = {"connection": given.pop("connection")} if "connection" in given else {}
+        rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
-        one = run.override(task_id=task_id or step)
+        one = run.override(task_id=task_id or step, trigger_rule=rule)
         return one(step=step, market=market.market, inputs=inputs, params=params, **about)
 
     return add

@@ -87,11 +87,14 @@ class World:
             connection.execute(sa.delete(LedgerEntry))
         (Path(self.settings.routing) / f"{MARKET}.json").unlink(missing_ok=True)
 
-    def release(self, key: str, outcome: str = "PASS", registered: bool = True) -> Any:
-        """Publish a bundle and its verdict against what is live now."""
+    def release(
+        self, key: str, outcome: str = "PASS", registered: bool = True, write: Any = None,
+        **inputs: str,
+    ) -> Any:  # fmt: skip
+        """Publish a bundle (``write`` fills its folder) and its verdict against what is live."""
         bundle = publish(
-            self.settings, "bundle", key, lambda f: (f / "note").write_text(key),
-            inputs={"embeddings": f"{MARKET}/embed_products/{key}"},
+            self.settings, "bundle", key, write or (lambda f: (f / "note").write_text(key)),
+            inputs={"embeddings": f"{MARKET}/embed_products/{key}"} | inputs,
         )  # fmt: skip
         body = {
             "bundle_digest": bundle.digest, "champion": self.live(), "outcome": outcome,

@@ -21,8 +21,10 @@ import json, sys
 from airflow.dag_processing.dagbag import BundleDagBag
 folder = sys.argv[1]
 bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags")
+def kwargs(task):
+    return getattr(task, "op_kwargs", {})
 def inputs(task):
-    given = task.op_kwargs.get("inputs") or {}
+    given = kwargs(task).get("inputs") or {}
     return {k: isinstance(v, list) for k, v in given.items()}
 print("LOADED" + json.dumps({
     "errors": bag.import_errors,
@@ -35,15 +37,38 @@ print("LOADED" + json.dumps({
             if d.has_task("promote") else [],
         "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
         "tasks": {t.task_id: {
-            "step": t.op_kwargs.get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
-            "params": t.op_kwargs.get("params") or {}, "retries": t.retries,
-            "after": sorted(t.downstream_task_ids), "connection": t.op_kwargs.get("connection"),
+            "step": kwargs(t).get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
+            "params": kwargs(t).get("params") or {}, "retries": t.retries,
+            "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
+                     t.defaults] if t.task_id == "ask" else None,
+            "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
 """
 INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
 REPLAY = ["replay", "is_applied", "aggregate", "publish_day"]
+ROLLOUT = [
+    "find",
+    "whether_to_ask",
+    "ask",
+    "is_approved_by_a_person",
+    "start",
+    "is_under_way",
+    "look",
+    "settle",
+]  # of a market without steps
+AUDITS = ["take_answers", "draw_audit", "has_queries", "send_audit", "grade_by_llm",
+          "audit_estimate"]  # fmt: skip
+OWN = {
+    "is_approved",
+    "is_applied",
+    "whether_to_ask",
+    "ask",
+    "is_approved_by_a_person",
+    "is_under_way",
+    "has_queries",
+}  # no steps
 COLD_START = [
     "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo", "train_ebr",
     "build_index", "build_rqa", "train_llm_stage1", "select_llm", "tower_pairs",
@@ -87,7 +112,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
 @pytest.mark.airflow
 def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
     assert loaded["errors"] == {}
-    names = ["csrm_cold_start", "csrm_ingest", "csrm_replay", "csrm_retrain"]
+    names = [
+        "csrm_cold_start", "csrm_drill", "csrm_ingest", "csrm_replay", "csrm_retrain",
+        "csrm_rollback", "csrm_rollout",
+    ]  # fmt: skip
     assert sorted(loaded["dags"]) == [f"{n}__mini" for n in names]
 
 
@@ -96,7 +124,8 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
     ("dag", "tasks"),
     [
         ("csrm_ingest", INGEST), ("csrm_replay", REPLAY), ("csrm_cold_start", COLD_START),
-        ("csrm_retrain", RETRAIN),
+        ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT), ("csrm_rollback", ["roll_back"]),
+        ("csrm_drill", ["drill"]),
     ],
 )  # fmt: skip
 def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:
@@ -128,6 +157,26 @@ def test_a_replay_is_a_dry_run_unless_told_and_publishes_only_what_it_applied(lo
 
 
 @pytest.mark.airflow
+def test_a_market_with_steps_has_audits_and_asks_its_approvers(tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    steps = "rollout: {approvers: [ann], approval_hours: 5}\n"
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("rollout:"))
+    (tmp_path / "mini.yaml").write_text(f"{text}\n{steps}")
+    loaded = load(tmp_path / "home", tmp_path)
+    assert loaded["errors"] == {}
+    tasks = loaded["dags"]["csrm_rollout__mini"]["tasks"]
+    assert sorted(tasks) == sorted(ROLLOUT + AUDITS)
+    rules = {name: t["rule"] for name, t in tasks.items() if t["rule"] != "all_success"}
+    assert rules == {"start": "none_failed_min_one_success"}
+    after = {name: t["after"] for name, t in tasks.items()}
+    assert after["whether_to_ask"] == ["ask", "start"]
+    assert after["ask"] == ["is_approved_by_a_person"]
+    assert after["is_approved_by_a_person"] == ["start"]
+    assert (after["start"], after["look"], after["settle"]) == ([], ["settle"], [])
+    assert tasks["ask"]["asks"] == [["ann"], 5 * 3600, ["Reject"]]
+
+
+@pytest.mark.airflow
 def test_dags_say_what_they_are_and_run_one_at_a_time(loaded: dict) -> None:
     for dag in loaded["dags"].values():
         assert (dag["runs"], dag["catchup"]) == (1, False)
@@ -146,7 +195,7 @@ def test_every_task_gives_its_step_what_it_declares(loaded: dict) -> None:
     steps = all_steps()
     for dag in loaded["dags"].values():
         for task_id, task in dag["tasks"].items():
-            if task_id in ("is_approved", "is_applied"):
+            if task_id in OWN:
                 continue
             spec = steps[task["step"]]
             lists = {name for name, is_list in task["inputs"].items() if is_list}
@@ -170,10 +219,10 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
-    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 8
+    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 14
     (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
     errors = load(tmp_path / "home", tmp_path)["errors"]
-    assert len(errors) == 4
+    assert len(errors) == 7
     assert all("two.yaml: colour:" in e for e in errors.values())
 
 

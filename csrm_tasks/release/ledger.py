@@ -22,8 +22,8 @@ from csrm_tasks.store import open_store, reading, writing
 from csrm_tasks.store.models import LedgerEntry
 
 Action = Literal[
-    "registered", "approved", "promoted", "rolled_back",
-    "started", "judged", "held", "advanced", "aborted", "closed", "audited",  # of a rollout
+    "registered", "approved", "rejected", "promoted", "rolled_back",
+    "started", "asked", "audited", "judged", "held", "advanced", "aborted", "closed",  # a rollout's
     "reverted",  # a champion alias that somebody moved by hand in MLflow
 ]  # fmt: skip
 MOVES = ("promoted", "rolled_back")  # the actions that change what is live
@@ -32,6 +32,7 @@ TURNS = (*MOVES, "started", "advanced", "aborted", "closed")  # … and who is s
 ONCE: Mapping[str, tuple[str, ...]] = {
     "promoted": (), "started": (), "aborted": (), "closed": (),
     "advanced": ("step",), "held": ("step",), "judged": ("step", "day"),
+    "asked": ("day",), "audited": ("by", "audit"),
 }  # fmt: skip
 GENESIS = "0" * 64
 

@@ -25,23 +25,31 @@ def roll_back(
     actor: str,
     reason: str,
     leaving: str | None = None,
+    run: str = "",
 ) -> ledger.Entry:
     """Leave the release that is being rolled out, or else the live one, and return the row.
 
     ``leaving`` names the release to leave. A rollback that was interrupted after its ledger row is
-    finished, not followed by a second one. Raises :class:`RefusedError` when there is no earlier
+    finished, not followed by a second one; ``run`` names who may ask again (a task's run) and gets
+    the row that it made, however often. Raises :class:`RefusedError` when there is no earlier
     release or its bundle does not verify.
     """
     entries = ledger.verified(settings, config.market)
-    row = _unfinished(settings, config.market, entries, leaving)
+    row = _made_by(entries, run) or _unfinished(settings, config.market, entries, leaving)
     if row is None:
+        note = {"run": run} if run else {}
         state = rollout.opened(entries)
         if state and not state.launched and leaving in (None, state.release):
-            row = _give_up(settings, config.market, state, entries, actor, reason)
+            row = _give_up(settings, config.market, state, entries, actor, reason, note)
         else:
-            row = _to_predecessor(settings, config.market, entries, actor, reason, leaving)
+            row = _to_predecessor(settings, config.market, entries, actor, reason, leaving, note)
     refresh_views(settings, config, api)
     return row
+
+
+def _made_by(entries: list[ledger.Entry], run: str) -> ledger.Entry | None:
+    found = (e for e in entries if e.action in ("rolled_back", "aborted"))
+    return next((e for e in found if run and e.payload.get("run") == run), None)
 
 
 def _unfinished(
@@ -65,6 +73,7 @@ def _give_up(
     entries: list[ledger.Entry],
     actor: str,
     reason: str,
+    note: dict[str, str],
 ) -> ledger.Entry:
     """End a rollout that is not launched: everybody gets the stable release; for good."""
     return ledger.append(
@@ -74,7 +83,7 @@ def _give_up(
         state.release,
         actor=actor,
         reason=reason,
-        payload={"step": rollout.step_name(state), "evidence": ""},
+        payload={"step": rollout.step_name(state), "evidence": "", **note},
         expected=ledger.Expected(ledger.live(entries), state.turn),
     )
 
@@ -86,6 +95,7 @@ def _to_predecessor(
     actor: str,
     reason: str,
     leaving: str | None,
+    note: dict[str, str],
 ) -> ledger.Entry:
     stack = ledger.lives(entries)
     if len(stack) < 2:
@@ -105,6 +115,6 @@ def _to_predecessor(
         target.release_id,
         actor=actor,
         reason=reason,
-        payload=target.payload,
+        payload={**target.payload, **note},
         expected=ledger.Expected(stack[-1]),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from csrm_tasks.release.ledger import TURNS, Entry, find, last_turn, live
+from csrm_tasks.release.ledger import TURNS, Entry, last_turn, live
 from csrm_tasks.sections import Rollout, Step
 
 Outcome = Literal["SUCCESS", "FAILURE", "INCONCLUSIVE", "ERROR"]
@@ -100,16 +100,15 @@ def completed(entries: Sequence[Entry], release: str) -> Entry | None:
 
 
 def waiting(entries: Sequence[Entry]) -> Entry | None:
-    """Return the registration of the newest release that may be rolled out next.
-
-    That is the newest with a PASS that was never started, promoted or given up.
+    """Return the registration of the newest release with a PASS, if it may be rolled out next: it
+    was never started, promoted, given up, or rejected by who was asked last.
     """
-    for row in reversed(entries):
-        if row.action == "registered" and row.payload["outcome"] == "PASS":
-            used = ("promoted", "started", "aborted")
-            taken = any(find(entries, action, row.release_id) for action in used)  # type: ignore[arg-type]
-            return None if taken else row
-    return None
+    passed = [e for e in entries if e.action == "registered" and e.payload["outcome"] == "PASS"]
+    if not passed:
+        return None
+    used = ("promoted", "started", "aborted", "approved", "rejected")
+    said = [e.action for e in entries if e.release_id == passed[-1].release_id and e.action in used]
+    return passed[-1] if not said or said[-1] == "approved" else None
 
 
 def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:

@@ -21,6 +21,23 @@ from csrm_tasks.settings import Settings
 ACTOR = "csrm rollout"
 
 
+def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
+    """Start a release's steps; where there are none, or nothing to compare with, promote it."""
+    entries = ledger.verified(settings, config.market)
+    known = ledger.find(entries, "started", release)
+    if known is None and not rollout.by_steps(config.rollout, entries):
+        return _promote(settings, config, api, release, entries)
+    return start(settings, config, api, release)
+
+
+def _promote(
+    settings: Settings, config: MarketConfig, api: Any, release: str, entries: list[ledger.Entry]
+) -> ledger.Entry:
+    made = ledger.registration(entries, release)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    return promote(settings, config, store.open(made["bundle"]), store.open(made["gate"]), api)
+
+
 def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
     """Begin the rollout of a registered release with its first step, once.
 
@@ -67,12 +84,31 @@ def _append_start(
     )
 
 
+def answer(
+    settings: Settings, config: MarketConfig, release: str, *, approved: bool, actor: str, run: str
+) -> bool:
+    """Record what a person (or the lack of one) said of a waiting release; returns ``approved``.
+
+    A release that was rejected is not asked about again; ``csrm release approve`` overrules it.
+    """
+    entries = ledger.verified(settings, config.market)
+    made = ledger.registration(entries, release)
+    action: ledger.Action = "approved" if approved else "rejected"
+    payload = {"verdict": made["verdict"]} | ({} if approved else {"run": run})
+    reason = "answered in Airflow" if actor else "nobody answered in time"
+    ledger.append(
+        settings, config.market, action, release, actor=actor or "timeout", reason=reason,
+        payload=payload,
+    )  # fmt: skip
+    return approved
+
+
 def settle(
     settings: Settings, config: MarketConfig, api: Any, judgement: Mapping[str, Any], ref: str
 ) -> rollout.Move:
     """Record one day's judgement and do what it asks for; returns what that was.
 
-    ``judgement`` is what :func:`csrm_tasks.release.online.judge` wrote: release, step, turn, day,
+    ``judgement`` is what the step ``rollout_look`` wrote: release, step, turn, day,
     until, outcome, reasons. ``ref``: its artifact.
     """
     entries = ledger.verified(settings, config.market)
@@ -133,9 +169,8 @@ def _advance(
     if not state.passed:
         _append(settings, config, state, "advanced", reason, payload, actor)
     if step >= len(state.plan.steps):
-        made = ledger.registration(ledger.verified(settings, config.market), state.release)
-        store = ArtifactStore(settings.artifacts, settings.cache)
-        promote(settings, config, store.open(made["bundle"]), store.open(made["gate"]), api)
+        entries = ledger.verified(settings, config.market)
+        _promote(settings, config, api, state.release, entries)
 
 
 def _append(

@@ -1,0 +1,166 @@
+"""Rolling a registered release out: find, start, look, settle; and the way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from csrm_tasks import tracking
+from csrm_tasks.artifacts import Artifact
+from csrm_tasks.blobs import open_blobs, text_digest
+from csrm_tasks.errors import DataError, RefusedError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, rollout, rollout_moves, verdicts
+from csrm_tasks.release import rollback as back
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps.registry import Context, Facts, step
+
+
+def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    entries = ledger.history(settings, market.market)
+    return entries[-1].hash if entries else None
+
+
+@step("rollout_state", extra=_head, config=["release", "rollout"], rooms=["release.rollout"])
+def rollout_state(ctx: Context) -> Facts:
+    """Find what is being rolled out, and which registered release waits."""
+    entries = ledger.verified(ctx.settings, ctx.market.market)
+    state, row = rollout.opened(entries), rollout.waiting(entries)
+    if state is not None and not state.launched:
+        row = None  # whatever waits, waits
+    facts: Facts = {"candidate": row.release_id if row else None, "approved": False}
+    if row is not None:
+        seal = row.payload["verdict"]
+        approved = ledger.find(entries, "approved", row.release_id, verdict=seal)
+        facts["approved"] = ctx.market.release.approval == "auto" or approved is not None
+        facts["reasons"] = row.reason
+    facts |= {"open": state.release if state else None}
+    return facts | (_parts(ctx, state, entries) if state else {})
+
+
+def _parts(ctx: Context, state: rollout.Open, entries: list[ledger.Entry]) -> Facts:
+    """What both releases are made of, for their audits."""
+    made = {}
+    for release in (state.release, state.control):
+        row = ledger.find(entries, "started", release) or ledger.find(entries, "promoted", release)
+        if row is None:
+            raise RefusedError(f"the ledger has no start or promotion of {release}")
+        made[release] = ctx.store.open(row.payload["bundle"])
+    bundle = made[state.release]
+    return {
+        "control": state.control,
+        "step": rollout.step_name(state),
+        "since": state.windows[0].since,
+        "audit_queries": state.plan.audit_queries,
+        "bundle": bundle.ref,
+        "control_bundle": made[state.control].ref,
+        **{part: bundle.inputs.get(part) for part in ("snapshot", "llm", "rqa")},
+    }
+
+
+@step("rollout_start", inputs=["state"], effect=True)
+def rollout_start(ctx: Context) -> Facts:
+    """Start the waiting release's first step; without steps it goes live at once.
+
+    Verdict and approval are read again, whatever led here.
+    """
+    release = ctx.input("state").facts["candidate"]
+    if release is None:
+        raise RefusedError(f"no release of {ctx.market.market} waits")
+    api = tracking.client(ctx.settings)
+    row = rollout_moves.begin(ctx.settings, ctx.market, api, release)
+    return {"release": release, "did": row.action, "seq": row.seq}
+
+
+def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    """What a look depends on beside its day: published days, serving figures, the rollout."""
+    from csrm_tasks.dataset.source import published_days
+    from csrm_tasks.release.online_evidence import days_of
+    from csrm_tasks.store import open_store, reading
+
+    entries = ledger.history(settings, market.market)
+    state = rollout.opened(entries)
+    if state is None:
+        return None
+    with reading(open_store(settings.db_url)) as connection:
+        days = published_days(connection, market.market, params["day"])
+    blobs = open_blobs(settings.routing)
+    names = [f"{market.market}/serving/{d}.json" for d in days_of(state, params["day"])]
+    served = text_digest(*((blobs.read(n) or b"").decode(errors="replace") for n in names))
+    audited = [e.hash for e in entries if e.action == "audited"]
+    first = state.windows[0].since[:10]
+    return [state.turn, {d: v for d, v in days.items() if d >= first}, served, audited]
+
+
+@step(
+    "rollout_look",
+    extra=_evidence,
+    rooms=["release.online", "release.online_evidence", "release.sequential", "release.rollout"],
+)
+def rollout_look(ctx: Context, *, day: str) -> Facts:
+    """Judge the release under way by everything up to a published day; sealed by digest."""
+    from csrm_tasks.release.online import judge
+    from csrm_tasks.release.online_evidence import end_of, read
+
+    entries = ledger.verified(ctx.settings, ctx.market.market)
+    state = rollout.opened(entries)
+    if state is None:
+        raise RefusedError(f"nothing of {ctx.market.market} is being rolled out")
+    _require_published(ctx, day)
+    evidence = read(ctx.settings, ctx.market.market, ctx.market.target_locale, state, entries, day)
+    outcome, checks = judge(state.current, state.plan, evidence)
+    reasons = [f"{c.name}: {c.text}" for c in checks if c.outcome == outcome]
+    sealed = verdicts.seal({
+        "market": ctx.market.market, "release": state.release, "control": state.control,
+        "step": rollout.step_name(state), "turn": state.turn, "day": day, "until": end_of(day),
+        "outcome": outcome, "reasons": reasons, "checks": [c.as_json() for c in checks],
+        "teacher_estimate": _teacher(evidence.teacher),
+    })  # fmt: skip
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
+    (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
+    return {k: sealed[k] for k in ("release", "step", "day", "outcome", "reasons", "digest")}
+
+
+def _teacher(found: Any) -> dict[str, Any] | None:
+    """An LLM's estimate of the audits, marked as what it is; it decides nothing."""
+    if found is None or not found.queries:
+        return None
+    return {
+        "note": "graded by the release's own LLM, not by people; shown, never judged",
+        "queries": found.queries,
+        "EM@1": (found.em_won - found.em_lost) / found.queries,
+        "Defect@5": (found.defect_new - found.defect_gone) / found.queries,
+    }
+
+
+def _require_published(ctx: Context, day: str) -> None:
+    from csrm_tasks.dataset.source import published_days
+    from csrm_tasks.store import open_store, reading
+
+    with reading(open_store(ctx.settings.db_url)) as connection:
+        if day not in published_days(connection, ctx.market.market, day):
+            raise DataError(f"{ctx.market.market} {day} is not published: run csrm_ingest for it")
+
+
+@step("rollout_settle", inputs=["look"], effect=True)
+def rollout_settle(ctx: Context) -> Facts:
+    """Record a look and do what it asks for: wait, advance, launch, hold, roll back; once."""
+    look: Artifact = ctx.input("look")
+    judgement = verdicts.read(look)
+    api = tracking.client(ctx.settings)
+    move = rollout_moves.settle(ctx.settings, ctx.market, api, judgement, look.ref)
+    return {"release": judgement["release"], "outcome": judgement["outcome"], "move": move}
+
+
+@step("roll_back", effect=True)
+def roll_back(ctx: Context, *, reason: str, actor: str, run: str, leaving: str = "") -> Facts:
+    """Go back: give up what is being rolled out, or make the release before live again.
+
+    A task that runs again with its ``run`` goes back once; ``leaving`` empty: what is newest.
+    """
+    row = back.roll_back(
+        ctx.settings, ctx.market, tracking.client(ctx.settings),
+        actor=actor, reason=reason, leaving=leaving or None, run=run,
+    )  # fmt: skip
+    return {"did": row.action, "release": row.release_id, "seq": row.seq}

@@ -1,0 +1,17 @@
+"""Upkeep of releases: the monthly rehearsal of the way back, and what may be thrown away."""
+
+from __future__ import annotations
+
+import json
+
+from csrm_tasks import tracking
+from csrm_tasks.release import drill as rehearsal
+from csrm_tasks.steps.registry import Context, Facts, step
+
+
+@step("drill", effect=True)
+def drill(ctx: Context, *, run: str) -> Facts:
+    """Go back through every predecessor that must be loadable, on copies of ledger and views."""
+    found = rehearsal.rehearse(ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work)
+    (ctx.out / "drill.json").write_text(json.dumps(found, indent=1))
+    return {"run": run, **found}

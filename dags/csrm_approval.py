@@ -1,0 +1,86 @@
+"""Asking a person, in Airflow's own way, whether a release may be rolled out.
+
+The answer goes into the ledger; whoever starts the rollout reads it there again. In Airflow 3.3 a
+rejection skips only what comes directly after it unless told otherwise, so the task that records
+the answer skips everything below it (``ignore_downstream_trigger_rules``).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import XComArg, get_current_context, task
+
+from csrm_tasks.markets import MarketConfig
+
+APPROVE, REJECT = "Approve", "Reject"
+
+
+@task.branch
+def whether_to_ask(state: str) -> str | None:
+    """Nothing waits: nothing more; approved already, or by policy: start; else ask."""
+    facts = facts_of(state)
+    if facts["candidate"] is None:
+        return None
+    return "start" if facts["approved"] else "ask"
+
+
+@task.short_circuit(do_xcom_push=False)
+def is_under_way(state: str) -> bool:
+    """Whether a release is being rolled out, or launched with its hold-out still open."""
+    return facts_of(state)["open"] is not None
+
+
+@task.short_circuit(do_xcom_push=False)
+def has_queries(audit: str) -> bool:
+    """Whether there is anything left to audit."""
+    return bool(facts_of(audit)["queries"])
+
+
+def facts_of(ref: str) -> dict[str, Any]:
+    """Return the facts of an artifact."""
+    from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.settings import load_settings
+
+    settings = load_settings()
+    return dict(ArtifactStore(settings.artifacts, settings.cache).open(ref).facts)
+
+
+def ask(market: MarketConfig, state: XComArg) -> HITLOperator:
+    """Ask the market's approvers; no answer in time is a no."""
+    policy = market.rollout
+    return HITLOperator(
+        task_id="ask",
+        subject=f"Roll out a new release of {market.market}?",
+        body=(
+            "`csrm release history` and the report of the retraining run say what it is: "
+            "{{ ti.xcom_pull('find') }}. A rejected release is not asked about again."
+        ),
+        options=[APPROVE, REJECT],
+        defaults=REJECT,
+        response_timeout=timedelta(hours=policy.approval_hours),
+        assigned_users=[{"id": name, "name": name} for name in policy.approvers] or None,
+    )
+
+
+@task.short_circuit(ignore_downstream_trigger_rules=True, do_xcom_push=False)
+def is_approved_by_a_person(state: str, answer: dict[str, Any]) -> bool:
+    """Record the answer with the name of who gave it; anything but a yes ends here."""
+    return record(state, answer, get_current_context()["run_id"])
+
+
+def record(state: str, answer: dict[str, Any], run: str) -> bool:
+    """Write an answer into the ledger; a yes that nobody gave is none."""
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.release.rollout_moves import answer as write
+    from csrm_tasks.settings import load_settings
+
+    settings = load_settings()
+    market = load_market(state.split("/")[0], settings.markets)
+    user = answer.get("responded_by_user") or {}
+    name = str(user.get("name") or user.get("id") or "")
+    said = bool(name) and answer["chosen_options"] == [APPROVE]
+    release = facts_of(state)["candidate"]
+    return write(settings, market, release, approved=said, actor=name, run=run)

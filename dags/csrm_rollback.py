@@ -1,0 +1,39 @@
+"""
+### Rollback: back to the release before, now
+
+Gives up what is being rolled out; if nothing is, makes the release before the live one live again:
+ledger, then MLflow aliases and the routing document. No training, no evaluation; seconds.
+
+**Window**: none; it acts on what the ledger says is newest. `leaving` names the release to leave
+and makes the run refuse where another one is newest.
+**A task failed?** Clear it: one run goes back once.
+Without Airflow: `csrm release rollback --market M --reason "…"`.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+from csrm_wiring import market_dag, markets, tasks_of
+
+from csrm_tasks.markets import MarketConfig
+
+PARAMS = {
+    "reason": Param(type="string", minLength=3, description="Why, for the ledger."),
+    "leaving": Param(
+        None, type=["null", "string"], description="Release to leave; empty: the newest."
+    ),
+}
+
+
+def rollback(market: MarketConfig) -> None:
+    """One task."""
+    tasks_of(market)(
+        "roll_back", reason="{{ params.reason }}", leaving="{{ params.leaving or '' }}",
+        actor="{{ dag_run.triggering_user_name or 'csrm_rollback' }}", run="{{ run_id }}",
+    )  # fmt: skip
+
+
+for m in markets():  # Airflow finds the DAGs among the names of this module
+    globals()[f"csrm_rollback__{m.market}"] = market_dag(
+        "csrm_rollback", m, rollback, doc=__doc__, schedule=None, params=PARAMS
+    )

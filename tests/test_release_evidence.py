@@ -1,0 +1,171 @@
+"""Online evidence as it is read: sessions by step and day, serving figures, audits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from csrm_tasks.blobs import open_blobs
+from csrm_tasks.errors import DataError
+from csrm_tasks.release import online_evidence
+from csrm_tasks.release.online import Audit
+from csrm_tasks.release.rollout import Open, Window
+from csrm_tasks.release.sequential import Stratum
+from csrm_tasks.sections import Rollout
+from csrm_tasks.settings import Settings
+from csrm_tasks.store import open_store, reading, writing
+from csrm_tasks.store.tables import SESSIONS
+
+M, LOCALE = "m", "zh-TW"
+STATE = Open(
+    "new", "old", Rollout(), 2, 9,
+    (
+        Window("2026-03-01T12:00:00+00:00", 0.0),
+        Window("2026-03-02T12:00:00+00:00", 0.01),
+        Window("2026-03-03T12:00:00+00:00", 0.5),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture
+def settings(both_settings: Settings) -> Settings:
+    return both_settings
+
+
+def row(session: str, at: str, release: str, bought: bool = False, **more: Any) -> dict[str, Any]:
+    moment = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    counts = dict.fromkeys(("searches", "impressions", "clicks", "carts", "purchases"), 1)
+    return {
+        "market": M, "day": at[:10], "locale": LOCALE, "session_id": session, "bucket": "",
+        "release": release, "mixed": False, "converted": bought, "first_at": moment,
+        "last_at": moment + timedelta(minutes=5), **counts, **more,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("shadow", "2026-03-01T13:00", "new"),  # shadow answers nobody
+    row("early", "2026-03-02T12:14", "new"),  # servers had not followed yet
+    row("a", "2026-03-02T12:15", "new", True),
+    row("b", "2026-03-02T13:00", "old"),
+    row("c", "2026-03-02T23:00", "old"),
+    row("c", "2026-03-02T23:00", "", True, day="2026-03-03"),  # … and bought past midnight
+    row("d", "2026-03-03T11:59", "new"),  # began in the step before
+    row("e", "2026-03-03T11:59", "old", True),
+    row("f", "2026-03-03T13:00", "new"),
+    row("g", "2026-03-03T13:00", "old", True),
+    row("h", "2026-03-03T13:30", "other", True),  # of no arm
+    row("i", "2026-03-03T14:00", "new", locale="ko-KR"),
+    row("j", "2026-03-03T14:00", "new", market="n"),
+    row("k", "2026-03-04T00:00", "new", True),  # of the next day
+    row("l", "2026-03-03T22:00", "", day="2026-03-04"),  # delivered a day late
+]
+
+
+def stored(settings: Settings, rows: list[dict[str, Any]]) -> None:
+    with writing(open_store(settings.db_url), M) as connection:
+        connection.execute(sa.insert(SESSIONS), rows)
+
+
+def strata(settings: Settings, day: str) -> tuple[Stratum, ...]:
+    with reading(open_store(settings.db_url)) as connection:
+        return online_evidence.session_strata(connection, M, LOCALE, STATE, day)
+
+
+def test_sessions_count_in_the_step_and_for_the_release_that_they_began_with(
+    settings: Settings,
+) -> None:
+    stored(settings, ROWS)
+    first = [Stratum(1, 1, 2, 1, 0.01), Stratum(1, 0, 1, 1, 0.01)]
+    assert list(strata(settings, "2026-03-03")) == [*first, Stratum(1, 0, 1, 1, 0.5)]
+    assert list(strata(settings, "2026-03-02")) == [Stratum(1, 1, 2, 0, 0.01)]
+    assert list(strata(settings, "2026-03-04"))[3:] == [Stratum(1, 1, 0, 0, 0.5)]
+
+
+def test_a_session_is_its_first_searchs_whatever_the_order_of_delivery(settings: Settings) -> None:
+    late = row("x", "2026-03-03T13:00", "old", day="2026-03-04")
+    stored(settings, [row("x", "2026-03-03T14:00", "new", True), late])
+    assert list(strata(settings, "2026-03-04")) == [Stratum(0, 0, 1, 1, 0.5)]
+
+
+def test_a_holdout_is_a_window_too(settings: Settings) -> None:
+    stored(settings, ROWS[9:11])
+    launched = replace(
+        STATE, launched=True, windows=(*STATE.windows, Window("2026-03-03T12:30:00+00:00", 0.95))
+    )
+    with reading(open_store(settings.db_url)) as connection:
+        found = online_evidence.session_strata(connection, M, LOCALE, launched, "2026-03-03")
+    assert found == (Stratum(0, 0, 1, 1, 0.95),)
+
+
+def report(settings: Settings, day: str, figures: Any) -> None:
+    path = Path(settings.routing) / M / "serving" / f"{day}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(figures if isinstance(figures, str) else json.dumps(figures))
+
+
+def figures(requests: int, errors: int, p99: float) -> dict[str, float]:
+    return {"requests": requests, "errors": errors, "p99_ms": p99}
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Settings:
+    return Settings(
+        tmp_path, "", "", tmp_path, str(tmp_path / "routing"), "sqlite://", "", tmp_path, 1
+    )
+
+
+def test_serving_figures_of_days_with_both_releases(local: Settings) -> None:
+    old = figures(900, 9, 40.0)
+    report(local, "2026-03-01", {"new": figures(100, 1, 50.0), "old": old})
+    report(local, "2026-03-02", {"old": old})  # nothing of the new one
+    report(local, "2026-03-03", {"new": figures(300, 0, 90.0), "old": old, "x": old})
+    report(local, "2026-03-04", {"new": figures(100, 1, 999.0), "old": old})
+    blobs = open_blobs(local.routing)
+    requests, latency = online_evidence.serving(blobs, M, STATE, "2026-03-03")
+    assert [(s.treated, s.treated_hits, s.control, s.control_hits) for s in requests] == [
+        (100, 1, 900, 9), (300, 0, 900, 9),
+    ]  # fmt: skip
+    assert latency == (80.0, 40.0)  # by requests
+    assert online_evidence.serving(blobs, "other", STATE, "2026-03-03") == ((), None)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["{", "[]", '{"new": {}}', '{"new": 3}',
+     '{"new": {"requests": 0, "errors": 0, "p99_ms": 1}}',
+     '{"new": {"requests": 5, "errors": 6, "p99_ms": 1}}'],
+)  # fmt: skip
+def test_figures_that_cannot_be_read_name_their_file(local: Settings, bad: str) -> None:
+    report(local, "2026-03-02", bad)
+    with pytest.raises(DataError, match=r"m/serving/2026-03-02\.json: .*expected an object"):
+        online_evidence.serving(open_blobs(local.routing), M, STATE, "2026-03-03")
+
+
+def test_audits_of_this_rollout_add_up(local: Settings) -> None:
+    from release_fixtures import MARKET
+
+    from csrm_tasks.release import ledger
+
+    def audited(release: str, by: str, audit: str) -> None:
+        payload = {
+            "by": by, "audit": audit, "queries": "10", "em_lost": "1", "em_won": "2",
+            "defect_new": "3", "defect_gone": "4",
+        }  # fmt: skip
+        home = replace(local, db_url=f"sqlite:///{local.home}/x.db")
+        ledger.append(home, MARKET, "audited", release, actor="t", reason="", payload=payload)
+
+    for release, by, audit in (
+        ("new", "rater", "1"), ("new", "rater", "2"), ("new", "rater", "1"),
+        ("new", "teacher", "1"), ("older", "rater", "3"),
+    ):  # fmt: skip
+        audited(release, by, audit)
+    entries = ledger.verified(replace(local, db_url=f"sqlite:///{local.home}/x.db"), MARKET)
+    assert online_evidence.audits(entries, STATE, "rater") == Audit(20, 2, 4, 6, 8)
+    assert online_evidence.audits(entries, STATE, "teacher") == Audit(10, 1, 2, 3, 4)
+    assert online_evidence.audits([], STATE, "rater") is None

@@ -1,0 +1,256 @@
+"""A rollout through its steps, from sessions and raters' files to the routing document."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from release_fixtures import (
+    LOCALE,
+    MARKET,
+    market,
+    publish,
+    store_of,
+    write_embeddings,
+    write_export,
+    write_snapshot,
+)
+from release_world import World
+
+from csrm_tasks import tracking
+from csrm_tasks.artifacts import Artifact, describe_files
+from csrm_tasks.errors import ConfigError, DataError, RefusedError
+from csrm_tasks.release import ledger, manage
+from csrm_tasks.release.bundle import FORMAT, MANIFEST, TOWERS
+from csrm_tasks.sections import Rollout, Step
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps import run_step
+from csrm_tasks.store import open_store, writing
+from csrm_tasks.store.tables import DAYS, SESSIONS
+
+PLAN = Rollout(
+    steps=(
+        Step(weight=0, audits=20, audit_margin=0.9),
+        Step(weight=50, margin=0.5, audits=20, audit_margin=0.9),
+    ),
+    planned_sessions=2000, audit_queries=30, error_margin=None, latency_ratio=None,
+)  # fmt: skip
+CONFIG = market(rollout=PLAN)
+
+
+class Rolling(World):
+    """One rollout under way, its clock turned back so that its days are over."""
+
+    def step(self, name: str, inputs: dict[str, str] | None = None, **params: Any) -> Artifact:
+        ref = run_step(name, CONFIG, inputs or {}, params, self.settings)
+        return store_of(self.settings).open(ref)
+
+    def begin(self) -> str:
+        """Start the rollout of a release with real towers; returns its id."""
+        made = [self.real_release(key) for key in ("one", "two")]
+        self.promote(made[0]())
+        two = made[1]()
+        assert self.step("rollout_start", {"state": self.step("rollout_state").ref}).facts["did"]
+        return str(two.id)
+
+    def real_release(self, key: str) -> Any:
+        snapshot = publish(self.settings, "snapshot", "s", write_tables)
+
+        def write(folder: Path) -> None:
+            (folder / TOWERS).mkdir(exist_ok=True)
+            write_export(folder / TOWERS)
+            write_embeddings(folder)
+            manifest = {"format": FORMAT, "files": describe_files(folder), "note": key}
+            (folder / MANIFEST).write_text(json.dumps(manifest))
+
+        refs = {"snapshot": snapshot.ref, "llm": "tiny/select_llm/x", "rqa": "tiny/build_rqa/x"}
+        return lambda: self.release(key, write=write, **refs)
+
+    def day(self, after: int) -> str:
+        """Publish the day so many days after this step began, and return it."""
+        state = self.opened()
+        assert state is not None
+        day = datetime.fromisoformat(state.windows[-1].since) + timedelta(days=after)
+        name = day.date().isoformat()
+        row = {"market": MARKET, "day": name, "digest": "d", "rows_in": 1, "quarantined": 0,
+               "share": 0.0, "stale": 0}  # fmt: skip
+        with writing(open_store(self.settings.db_url), MARKET) as connection:
+            known = connection.scalar(sa.select(DAYS.c.day).where(DAYS.c.day == name))
+            if known is None:
+                connection.execute(sa.insert(DAYS), [row])
+        return name
+
+    def look(self, day: str) -> tuple[Any, str]:
+        """Look and settle; returns the look's facts and the move."""
+        look = self.step("rollout_look", day=day)
+        return look.facts, self.step("rollout_settle", {"look": look.ref}).facts["move"]
+
+
+def write_tables(folder: Path) -> None:
+    write_snapshot(folder)
+    rows = {
+        "query_id": [f"q{i // 8}" for i in range(640)],
+        "product_id": [f"p{i % 60}" for i in range(640)],
+        "locale": [LOCALE] * 640,
+        "impressions": [1 + i % 5 for i in range(640)],
+    }
+    pl.DataFrame(rows).write_parquet(folder / "behaviour.parquet")
+
+
+@pytest.fixture
+def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Rolling:
+    world = Rolling(settings)
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
+    return world
+
+
+def give_answers(world: Rolling, day: str, grade: str = "2") -> None:
+    """Answer a day's tasks as raters do: the same file, with grades."""
+    folder = world.settings.landing / MARKET / "audits"
+    with (folder / f"{day}.tasks.csv").open(encoding="utf-8", newline="") as f:
+        tasks = list(csv.DictReader(f))
+    with (folder / f"{day}.answers.csv").open("w", encoding="utf-8", newline="") as f:
+        writer = csv.DictWriter(f, list(tasks[0]))
+        writer.writeheader()
+        writer.writerows(row | {"grade": grade, "rater_id": "ann"} for row in tasks)
+
+
+def audit(world: Rolling, day: str) -> Artifact:
+    drawn = world.step("audit_tasks", {"state": world.step("rollout_state").ref}, day=day)
+    world.step("audit_send", {"audit": drawn.ref})
+    return drawn
+
+
+def sessions(world: Rolling, day: str, hits: dict[str, int], each: int = 3000) -> None:
+    """Store ``each`` sessions of every release, so many of which bought."""
+    began = datetime.fromisoformat(world.opened().windows[-1].since) + timedelta(hours=1)  # type: ignore[union-attr]
+    rows = [
+        {"market": MARKET, "day": day, "locale": LOCALE, "session_id": f"{release}-{day}-{n}",
+         "bucket": "", "release": release, "mixed": False, "converted": n < bought,
+         "first_at": began.astimezone(UTC), "last_at": began.astimezone(UTC)}
+        | dict.fromkeys(("searches", "impressions", "clicks", "carts", "purchases"), 1)
+        for release, bought in hits.items()
+        for n in range(each)
+    ]  # fmt: skip
+    with writing(open_store(world.settings.db_url), MARKET) as connection:
+        connection.execute(sa.insert(SESSIONS), rows)
+
+
+def test_from_shadow_to_everybody_by_raters_and_shoppers(world: Rolling) -> None:
+    two = world.begin()
+    one = world.live()
+    day = world.day(1)
+    drawn = audit(world, day)
+    assert drawn.facts["queries"] == 30
+    facts, move = world.look(day)
+    assert (facts["outcome"], move) == ("INCONCLUSIVE", "wait")
+    assert facts["reasons"][0] == "audits: 0 of 20 audited queries"
+    give_answers(world, day)
+    for _ in range(2):  # the second time nothing is new
+        state = world.step("rollout_state")
+        taken = world.step("audit_answers", {"state": state.ref}, day=day)
+        assert taken.facts["taken"] == [f"{day}.answers.csv"]
+    rows = [e.action for e in manage.history(world.settings, MARKET)]
+    assert (rows.count("asked"), rows.count("audited")) == (1, 1)
+    assert world.look(world.day(2))[1] == "advance"
+    assert world.doc()["weights"]["next"] == 50
+
+    day = world.day(1)
+    assert world.look(day)[0]["outcome"] == "ERROR"  # nothing was logged
+    sessions(world, day, {two: 640, one: 600})  # type: ignore[dict-item]
+    facts, move = world.look(world.day(2))
+    assert (facts["outcome"], move) == ("SUCCESS", "advance"), facts
+    assert world.live() == two
+    world.agrees()
+
+
+def test_raters_who_find_defects_roll_it_back(world: Rolling) -> None:
+    two = world.begin()
+    one = world.live()
+    day = world.day(1)
+    drawn = audit(world, day)
+    pages = pl.read_parquet(drawn.file("key.parquet"))
+    assert pages["query_id"].n_unique() == 30
+    payload = {
+        "by": "rater", "audit": drawn.ref, "grades": "", "queries": "30", "em_lost": "20",
+        "em_won": "0", "defect_new": "20", "defect_gone": "0",
+    }  # fmt: skip
+    ledger.append(world.settings, MARKET, "audited", two, actor="t", reason="", payload=payload)
+    facts, move = world.look(day)
+    assert (facts["outcome"], move, world.live()) == ("FAILURE", "abort", one), facts
+    world.agrees()
+
+
+def test_an_llms_estimate_is_shown_and_judges_nothing(world: Rolling) -> None:
+    two = world.begin()
+    day = world.day(1)
+    drawn = audit(world, day)
+    pairs = pl.read_parquet(drawn.file("pairs.parquet"))
+    shares = {"p0": 0.9, "p1": 0.05, "p2": 0.05}
+    scored = pairs.with_columns(**{k: pl.lit(v, pl.Float32) for k, v in shares.items()})
+    made = publish(
+        world.settings, "score_pairs", "e", lambda f: scored.write_parquet(f / "scored.parquet")
+    )
+    estimate = world.step("audit_estimate", {"audit": drawn.ref, "scored": made.ref}).facts
+    assert (estimate["queries"], estimate["defect_new"]) == (30, 0)  # both all bad alike
+    look = world.step("rollout_look", day=day)
+    said = json.loads(look.file("verdict.json").read_text())["teacher_estimate"]
+    assert "not by people" in said["note"] and said["queries"] == 30
+    assert look.facts["reasons"][0] == "audits: 0 of 20 audited queries"
+    assert world.opened().release == two  # type: ignore[union-attr]
+
+
+def test_a_look_needs_a_rollout_and_a_published_day(world: Rolling) -> None:
+    with pytest.raises(RefusedError, match="nothing of tiny is being rolled out"):
+        world.step("rollout_look", day="2026-01-01")
+    world.begin()
+    with pytest.raises(DataError, match="2026-01-01 is not published"):
+        world.step("rollout_look", day="2026-01-01")
+
+
+def test_a_tampered_look_moves_nothing(world: Rolling) -> None:
+    world.begin()
+    look = world.step("rollout_look", day=world.day(1))
+    path = look.file("verdict.json")
+    path.write_text(path.read_text().replace("INCONCLUSIVE", "SUCCESS"))
+    before = manage.history(world.settings, MARKET)
+    with pytest.raises(Exception, match="changed after"):
+        world.step("rollout_settle", {"look": look.ref})
+    assert manage.history(world.settings, MARKET) == before
+
+
+def test_a_task_that_rolls_back_twice_goes_back_once(world: Rolling) -> None:
+    releases = []
+    for key in ("one", "two", "three"):
+        releases.append(world.release(key))
+        world.promote(releases[-1])
+    given = {"reason": "bad", "actor": "ann", "run": "manual__1"}
+    first = world.step("roll_back", **given)
+    assert world.step("roll_back", **given).facts == first.facts
+    assert world.live() == releases[1].id
+    world.step("roll_back", **{**given, "run": "manual__2"})
+    assert world.live() == releases[0].id
+    world.agrees()
+
+
+def test_nothing_waits_is_no_candidate(world: Rolling) -> None:
+    state = world.step("rollout_state")
+    assert (state.facts["candidate"], state.facts["open"]) == (None, None)
+    with pytest.raises(RefusedError, match="no release of tiny waits"):
+        world.step("rollout_start", {"state": state.ref})
+    with pytest.raises(ConfigError, match="needs input"):
+        world.step("rollout_start")
+
+
+def test_without_steps_what_waits_is_promoted_at_once(world: Rolling) -> None:
+    one = world.release("one")  # nothing is live yet: there is nothing to compare with
+    state = world.step("rollout_state")
+    assert (state.facts["candidate"], state.facts["approved"]) == (one.id, True)
+    assert world.step("rollout_start", {"state": state.ref}).facts["did"] == "promoted"
+    assert world.live() == one.id
