@@ -22,7 +22,8 @@ from csrm_tasks.llm import finetune as finetune_module
 from csrm_tasks.llm import train as train_module
 from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs, finetune
 from csrm_tasks.llm.mixture import Draw
-from csrm_tasks.llm.train import TrainingError, learning_rate
+from csrm_tasks.llm.schedule import learning_rate
+from csrm_tasks.llm.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 
 STEPS = 12

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -32,6 +31,7 @@ from csrm_tasks.llm.checkpoint import (
 from csrm_tasks.llm.mixture import Draw, Mixture
 from csrm_tasks.llm.model import Model, adapter_state
 from csrm_tasks.llm.parallel import Team
+from csrm_tasks.llm.schedule import learning_rate, seed_step
 from csrm_tasks.sections import Llm
 
 log = logging.getLogger("csrm")
@@ -70,17 +70,6 @@ class TrainResult:
     def curves(self) -> Curves:
         """Values by step: loss per task, gradient norm, rate, dev micro-F1 and log loss."""
         return self.progress.curves
-
-
-def learning_rate(step: int, config: Llm) -> float:
-    """Return the rate of 0-based ``step``: linear warm-up, then linear or cosine to zero (A5)."""
-    warmup = max(1, round(config.warmup * config.steps))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    left = (config.steps - step) / max(1, config.steps - warmup)
-    if config.schedule == "cosine":
-        left = (1.0 - math.cos(math.pi * left)) / 2.0
-    return config.lr * left
 
 
 def train(
@@ -183,7 +172,7 @@ class _Run:
         """Add up the step's gradients; return this process' part of losses, samples, tokens."""
         team = self.team
         self.model.causal.train()
-        _seed(self.seed, self.progress.step, team.rank)
+        seed_step(self.seed, self.progress.step, team.rank)
         size = self.progress.micro_batch or largest(draws, team.size)
         todo = [*passes(draws, size, team.rank, team.size)]
         losses, samples, tokens = [0.0] * len(draws), 0, 0
@@ -286,9 +275,3 @@ class _Run:
             (p.tokens - tokens) / seconds, f"{int(left) // 60}:{int(left) % 60:02d}",
         )  # fmt: skip
         self.reported = (now, p.samples, p.tokens)
-
-
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Make what follows (dropout) a function of these three alone."""
-    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state))
