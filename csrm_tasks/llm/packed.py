@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -202,11 +202,13 @@ def _attend_block(
 ) -> Tensor:
     """Return (n, L, heads, D)."""
     n, length = block.queries.shape
-    asked = _take(q, block.queries)
+    asked, keys, values = _take(q, block.queries), _take(k, block.keys), _take(v, block.keys)
+    groups = q.shape[1] // k.shape[1]
+    if block.seen is not None and q.is_cuda:  # with a mask, no fused kernel there takes fewer heads
+        keys, values, groups = repeat_kv(keys, groups), repeat_kv(values, groups), 1
     out = scaled_dot_product_attention(
-        asked, _take(k, block.keys), _take(v, block.keys), block.seen,
-        dropout_p=dropout, is_causal=block.seen is None, scale=scale,
-        enable_gqa=k.shape[1] != q.shape[1],
+        asked, keys, values, block.seen,
+        dropout_p=dropout, is_causal=block.seen is None, scale=scale, enable_gqa=groups > 1,
     )  # fmt: skip
     return out.transpose(1, 2).reshape(n, length, *out.shape[1::2])
 
