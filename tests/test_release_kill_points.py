@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from release_fixtures import MARKET, publish
-from release_world import AUTO, World
+from release_world import AUTO, MODEL, World
 
 from csrm_tasks import tracking
 from csrm_tasks.cli import main
@@ -74,6 +74,28 @@ def test_a_promotion_killed_after_any_durable_write_happens_exactly_once(
         assert after.moves() == [("promoted", one.id), ("promoted", two.id)], before
         after.agrees()
     assert died == PROMOTION
+
+
+def test_an_adoption_by_reconcile_killed_after_any_durable_write_happens_exactly_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopting = AUTO.release.model_copy(update={"alias_moved": "adopt"})
+    homes = sqlite_homes(tmp_path, AUTO.model_copy(update={"release": adopting}))
+    begin = homes.new()
+    world = world_of(begin)
+    one = world.release("one")
+    world.promote(one)
+    two = world.release("two")
+    world.refresh()
+    version = world.api.get_model_version_by_alias(MODEL, "challenger").version
+    world.api.set_registered_model_alias(MODEL, "champion", version)  # by hand
+    homes.begin_with(begin)
+    args = ["release", "reconcile", "--market", MARKET]
+    for before, environment in deaths(homes, args):
+        assert finish(args, environment, monkeypatch) == 0
+        after = world_of(environment)
+        assert after.moves() == [("promoted", one.id), ("promoted", two.id)], before
+        after.agrees()
 
 
 def test_of_two_promoters_at_once_one_wins_and_the_other_says_so(

@@ -16,7 +16,8 @@ from csrm_tasks import tracking
 from csrm_tasks.cli import main
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, registry
-from csrm_tasks.release.reconcile import ACTOR, reconcile
+from csrm_tasks.release.promote import HAND
+from csrm_tasks.release.reconcile import reconcile
 from csrm_tasks.settings import Settings, load_settings
 
 REVERT = market()
@@ -82,12 +83,21 @@ def test_a_champion_moved_by_hand_is_put_back_and_recorded(
 ) -> None:
     for _ in range(2):  # whoever does it again is put back again
         point_champion(world, three["waits"].id)
-        (said, repaired) = settle(world, REVERT)
-        assert "moved by hand to version 3 and put back" in said and repaired == "champion: 3 → 2"
+        assert settle(world, REVERT) == ["champion: 3 → 2"]
     row = last(world)
-    assert (row.action, row.release_id, row.actor) == ("reverted", three["waits"].id, ACTOR)
+    assert "moved by hand to version 3 and put back" in row.reason
+    assert (row.action, row.release_id, row.actor) == ("reverted", three["waits"].id, HAND)
     assert "the market's policy is to put it back" in row.reason
     assert world.live() == three["live"].id
+
+
+def test_whatever_repairs_the_views_first_writes_the_hand_down(
+    world: World, three: dict[str, Any]
+) -> None:
+    point_champion(world, three["waits"].id)
+    world.refresh()  # as every move of a rollout does
+    assert (last(world).action, last(world).actor) == ("reverted", HAND)
+    world.agrees()
 
 
 def test_a_waiting_release_chosen_by_hand_is_adopted_through_its_gate(
@@ -97,7 +107,7 @@ def test_a_waiting_release_chosen_by_hand_is_adopted_through_its_gate(
     said = settle(world, ADOPT)
     assert said[0].startswith(f"champion: {three['waits'].id} was chosen by hand and is adopted")
     row = last(world)
-    assert (row.action, row.actor) == ("promoted", ACTOR)
+    assert (row.action, row.actor) == ("promoted", HAND)
     assert row.payload["verdict"] == three["waits"].verdict["digest"]
     assert world.aliases() == {"champion": three["waits"].id, "previous": three["live"].id}
 
@@ -108,19 +118,20 @@ def test_moving_the_champion_back_by_hand_is_adopted_as_a_rollback(
     point_champion(world, three["was"].id)
     settle(world, ADOPT)
     row = last(world)
-    assert (row.action, row.release_id, row.actor) == ("rolled_back", three["was"].id, ACTOR)
+    assert (row.action, row.release_id, row.actor) == ("rolled_back", three["was"].id, HAND)
 
 
 def test_a_hand_cannot_get_round_verdict_and_approval(world: World, three: dict[str, Any]) -> None:
     failed = world.release("failed", "FAIL")
     point_champion(world, failed.id)
-    said = settle(world, ADOPT)
-    assert "the gate said FAIL" in said[0]
+    settle(world, ADOPT)
+    assert "the gate said FAIL" in last(world).reason
     manual = ADOPT.model_copy(
         update={"release": ADOPT.release.model_copy(update={"approval": "manual"})}
     )
     point_champion(world, three["waits"].id)
-    assert "waits for approval" in settle(world, manual)[0]
+    settle(world, manual)
+    assert "waits for approval" in last(world).reason
     assert world.live() == three["live"].id
     assert [e.action for e in ledger.history(world.settings, MARKET)][-2:] == ["reverted"] * 2
 
@@ -193,7 +204,7 @@ def test_the_commands_tell_and_repair(
     assert said("verify") == "5 rows verified\n"
     assert said("reconcile") == "nothing to repair\n"
     point_champion(world, three["waits"].id)
-    assert "moved by hand to version 3" in said("reconcile")
+    assert said("reconcile") == "champion: 3 → 2\n"
     shown = said("show", three["waits"].id)
     assert "registered" in shown and "reverted" in shown
     assert f"bundle: {three['waits'].bundle.ref}" in shown

@@ -19,6 +19,7 @@ from csrm_tasks.release.bundle import release_id
 from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")
+HAND = "champion alias in MLflow"
 
 
 def promote(
@@ -97,9 +98,38 @@ def _last_step(config: MarketConfig, release: str, entries: Sequence[ledger.Entr
     return passed.seq
 
 
-def refresh_views(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
-    """Bring MLflow aliases and the routing document up to the ledger; returns alias repairs."""
+def refresh_views(
+    settings: Settings,
+    config: MarketConfig,
+    api: Any,
+    why: str = "the ledger decides what is live",
+) -> list[str]:
+    """Bring MLflow aliases and the routing document up to the ledger; returns alias repairs.
+
+    A champion alias that somebody moved by hand is put back, and the ledger says so and ``why``.
+    """
+    seen = registry.look(api, config.model_name)  # before the ledger: a promoter writes there first
     entries = ledger.verified(settings, config.market)
+    versions = registry.versions(api, config.model_name) if entries else {}
+    moved = registry.moved_by_hand(seen, versions, entries)
+    if moved is not None:
+        _record(settings, config, ledger.live(entries), moved, why)
     repairs = registry.reconcile(api, config.model_name, entries)
     routing.publish(settings, config.market)
     return repairs
+
+
+def _record(
+    settings: Settings, config: MarketConfig, live: str | None, moved: registry.Moved, why: str
+) -> None:
+    """Write down that a hand moved the champion alias and that it is put back."""
+    row = ledger.append(
+        settings,
+        config.market,
+        "reverted",
+        moved.release or str(live),
+        actor=HAND,
+        reason=f"moved by hand to version {moved.version} and put back to {live}: {why}",
+        payload={"version": str(moved.version), "after": moved.after},
+    )
+    log.warning("%s: %s", row.actor, row.reason)

@@ -9,7 +9,6 @@ promotion must stand (verdict, approval, steps), or put back; the ledger says wh
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +17,8 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, registration, registry, rollback
-from csrm_tasks.release.promote import promote, refresh_views
+from csrm_tasks.release.promote import HAND, promote, refresh_views
 from csrm_tasks.settings import Settings
-
-log = logging.getLogger("csrm")
-ACTOR = "champion alias in MLflow"
 
 
 def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
@@ -33,10 +29,17 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     if not entries:
         return []
     repairs = _versions(settings, config, api, entries)
+    why = "the market's policy is to put it back"
     moved = registry.moved_by_hand(seen, registry.versions(api, name), entries)
-    if moved is not None:
-        repairs.append(_settle(settings, config, api, entries, moved))
-    return repairs + refresh_views(settings, config, api)
+    if moved is not None and moved.release and config.release.alias_moved == "adopt":
+        try:
+            row = _adopt(settings, config, api, entries, moved.release)
+            repairs.append(
+                f"champion: {row.release_id} was chosen by hand and is adopted, row {row.seq}"
+            )
+        except CsrmError as e:
+            why = str(e)
+    return repairs + refresh_views(settings, config, api, why)
 
 
 def _versions(
@@ -67,43 +70,14 @@ def _again(settings: Settings, config: MarketConfig, api: Any, row: ledger.Entry
     return registration.ensure(api, config.model_name, run_id, bundle, tags, work)
 
 
-def _settle(
-    settings: Settings,
-    config: MarketConfig,
-    api: Any,
-    entries: list[ledger.Entry],
-    moved: registry.Moved,
-) -> str:
-    """Adopt what a hand chose, or put it back and say so in the ledger; returns it in words."""
-    why = "the market's policy is to put it back"
-    if config.release.alias_moved == "adopt" and moved.release is not None:
-        try:
-            row = _adopt(settings, config, api, entries, moved.release)
-            return f"champion: {row.release_id} was chosen by hand and is adopted, row {row.seq}"
-        except CsrmError as e:
-            why = str(e)
-    live = ledger.live(entries)
-    row = ledger.append(
-        settings,
-        config.market,
-        "reverted",
-        moved.release or str(live),
-        actor=ACTOR,
-        reason=f"moved by hand to version {moved.version} and put back to {live}: {why}",
-        payload={"version": str(moved.version), "after": moved.after},
-    )
-    log.warning("%s: %s", row.actor, row.reason)
-    return f"champion: {row.reason}"
-
-
 def _adopt(
     settings: Settings, config: MarketConfig, api: Any, entries: list[ledger.Entry], release: str
 ) -> ledger.Entry:
     stack = ledger.lives(entries)
     if len(stack) > 1 and release == stack[-2]:
-        given = {"actor": ACTOR, "reason": "moved back by hand", "leaving": stack[-1]}
+        given = {"actor": HAND, "reason": "moved back by hand", "leaving": stack[-1]}
         return rollback.roll_back(settings, config, api, **given)
     made = ledger.registration(entries, release)
     store = ArtifactStore(settings.artifacts, settings.cache)
     bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
-    return promote(settings, config, bundle, gate, api, actor=ACTOR)
+    return promote(settings, config, bundle, gate, api, actor=HAND)

@@ -102,7 +102,8 @@ def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -
 @step("register", inputs=["bundle", "gate"], effect=True)
 def register(ctx: Context) -> Facts:
     """Record the release in MLflow as one model version and in the ledger as registered."""
-    from csrm_tasks.release import registration, registry
+    from csrm_tasks.release import registration
+    from csrm_tasks.release.reconcile import reconcile
 
     candidate = ctx.input("bundle")
     verdict = verdicts.read(ctx.input("gate"))
@@ -144,8 +145,7 @@ def register(ctx: Context) -> Facts:
         reason="; ".join(verdict["reasons"]),
         payload=payload,
     )
-    entries = ledger.verified(ctx.settings, ctx.market.market)
-    registry.reconcile(api, ctx.market.model_name, entries)
+    reconcile(ctx.settings, ctx.market, api)
     return {"release": release, "version": version, "run": run_id, "seq": row.seq}
 
 
