@@ -36,6 +36,9 @@ class BlobStore(Protocol):
     def download(self, key: str, target: Path) -> None:
         """Copy ``key`` to a local file; raises FileNotFoundError when there is none."""
 
+    def delete(self, key: str) -> None:
+        """Delete one key, if it is there."""
+
     def delete_tree(self, prefix: str) -> None:
         """Delete everything below ``prefix``."""
 
@@ -116,6 +119,10 @@ class LocalBlobs:
         """See :class:`BlobStore`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.root / key, target)
+
+    def delete(self, key: str) -> None:
+        """See :class:`BlobStore`."""
+        (self.root / key).unlink(missing_ok=True)
 
     def delete_tree(self, prefix: str) -> None:
         """See :class:`BlobStore`."""
@@ -199,10 +206,14 @@ class S3Blobs:
                 raise FileNotFoundError(key) from e
             raise
 
+    def delete(self, key: str) -> None:
+        """See :class:`BlobStore`."""
+        self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
     def delete_tree(self, prefix: str) -> None:
         """See :class:`BlobStore`."""
         for key in self.keys(prefix):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            self.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
         """See :class:`BlobStore`."""

@@ -96,3 +96,24 @@ def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
 
     entry = manage.rollback(home_settings(market), market, actor, reason, leaving)
     click.echo(f"{entry.release_id} is live again, row {entry.seq}")
+
+
+@release.command()
+@market_option
+@click.option("--apply", "really", is_flag=True, help="Delete; otherwise only say what would be.")
+def collect(market: str, really: bool) -> None:
+    """List artifacts that no live, previous or recent release needs; delete them if told to."""
+    from datetime import UTC, datetime
+
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.release import retention
+
+    settings = home_settings(market)
+    policy = load_market(market, settings.markets).retention
+    found = retention.plan(settings, market, policy, datetime.now(UTC))
+    for ref, size in found.collect.items():
+        click.echo(f"{size:>14,}  {ref}")
+    if really:
+        retention.collect(settings, found.collect)
+    total, done = sum(found.collect.values()), "deleted" if really else "would be deleted (--apply)"
+    click.echo(f"{len(found.collect)} artifacts, {total:,} bytes {done}; {len(found.keep)} stay")

@@ -17,6 +17,7 @@ from csrm_tasks.sections import (
     Ingest,
     Llm,
     Release,
+    Retention,
     Retrieval,
     Rollout,
     Schedule,
@@ -48,6 +49,7 @@ class MarketConfig(Section):
     gate: Gate | None = Field(default=None, description="no policy: nothing is ever promoted")
     release: Release = Release()
     rollout: Rollout = Rollout()
+    retention: Retention = Retention()
     controls: Controls = Controls()
 
     @property

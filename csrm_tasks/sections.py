@@ -256,6 +256,13 @@ class Rollout(Section):
         return self
 
 
+class Retention(Section):
+    """What is never collected, beside the live releases and what is being rolled out."""
+
+    recent_days: Positive = 35  # artifacts younger than this
+    rollback_days: Positive = 90  # what ledger rows younger than this name
+
+
 class Controls(Section):
     """Control arms trained beside the weekly model, to see what each part earns."""
 

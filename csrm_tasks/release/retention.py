@@ -1,0 +1,106 @@
+"""Which artifacts may be thrown away, and throwing them away.
+
+Kept: what is recent; what a ledger row within the rollback window names; the live release, its
+predecessors that must stay loadable, and what is being rolled out or waits, whatever their age.
+Each of these with what it was made of, one level deep, and what those name in their facts: that is
+what loading, scoring and comparing a release takes. How its parts were trained is further back, and
+goes. Copies inside MLflow are not touched. Collect while no DAG runs that reuses old artifacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from csrm_tasks.artifacts import MANIFEST, ArtifactStore
+from csrm_tasks.blobs import open_blobs
+from csrm_tasks.release import ledger, rollout, routing
+from csrm_tasks.sections import Retention
+from csrm_tasks.settings import Settings
+
+Manifests = Mapping[str, Mapping[str, Any]]  # reference → manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be collected, and what stays and why."""
+
+    collect: Mapping[str, int]  # reference → bytes
+    keep: Mapping[str, str]  # reference → reason
+
+
+def plan(settings: Settings, market: str, policy: Retention, now: datetime) -> Plan:
+    """Decide over every published artifact of a market."""
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    keys = open_blobs(settings.artifacts).keys(market)
+    refs = [k.removesuffix(f"/{MANIFEST}") for k in keys if k.endswith(f"/{MANIFEST}")]
+    found = {ref: m for ref in refs if (m := store.manifest(ref)) is not None}
+    keep = needed(found, ledger.verified(settings, market), policy, now)
+    gone = {r: sum(f["size"] for f in m["files"]) for r, m in found.items() if r not in keep}
+    return Plan(gone, keep)
+
+
+def needed(
+    manifests: Manifests, entries: Sequence[ledger.Entry], policy: Retention, now: datetime
+) -> dict[str, str]:
+    """Return the references that must stay, each with the first reason."""
+    keep: dict[str, str] = {}
+    for row, why in _rows(entries, policy, now):
+        for ref in _closure(manifests, row.payload):
+            keep.setdefault(ref, why)
+    horizon = (now - timedelta(days=policy.recent_days)).timestamp()
+    for ref, manifest in manifests.items():
+        if manifest["created_at"] >= horizon:
+            keep.setdefault(ref, "recent")
+    return keep
+
+
+def _rows(
+    entries: Sequence[ledger.Entry], policy: Retention, now: datetime
+) -> Iterator[tuple[ledger.Entry, str]]:
+    """Yield the ledger rows whose artifacts must stay, with the reason."""
+    stay = {release: "live or before it" for release in ledger.lives(entries)[-1 - routing.KEPT :]}
+    state, next_up = rollout.opened(entries), rollout.waiting(entries)
+    if state is not None:
+        stay |= dict.fromkeys((state.release, state.control), "being rolled out")
+    if next_up is not None:
+        stay[next_up.release_id] = "waits"
+    horizon = now - timedelta(days=policy.rollback_days)
+    for row in entries:
+        if row.release_id in stay:
+            yield row, f"{row.release_id}: {stay[row.release_id]}"
+        elif datetime.fromisoformat(row.at) >= horizon:
+            yield row, f"row {row.seq} is within {policy.rollback_days} days"
+
+
+def _closure(manifests: Manifests, payload: Mapping[str, Any]) -> set[str]:
+    """Return what a ledger row names, what that was made of, and what all these name."""
+    named = _named(manifests, [payload])
+    parts = named | _named(manifests, [manifests[r]["inputs"] for r in named])
+    return parts | _named(manifests, [manifests[r]["facts"] for r in parts])
+
+
+def _named(manifests: Manifests, documents: Iterable[Any]) -> set[str]:
+    return {text for d in documents for text in _strings(d) if text in manifests}
+
+
+def _strings(document: Any) -> Iterator[str]:
+    """Yield every string in JSON-like data."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, Mapping):
+        for value in document.values():
+            yield from _strings(value)
+    elif isinstance(document, (list, tuple)):
+        for value in document:
+            yield from _strings(value)
+
+
+def collect(settings: Settings, refs: Iterable[str]) -> None:
+    """Delete artifacts. The manifest goes first: what is half deleted does not exist any more."""
+    blobs = open_blobs(settings.artifacts)
+    for ref in refs:
+        blobs.delete(f"{ref}/{MANIFEST}")
+        blobs.delete_tree(ref)
