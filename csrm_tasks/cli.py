@@ -22,6 +22,7 @@ from csrm_tasks.cli_options import home_settings, market_option
 from csrm_tasks.cli_quarantine import quarantine
 from csrm_tasks.cli_release import release
 from csrm_tasks.cli_rollout import rollout
+from csrm_tasks.cli_rqa import rqa
 from csrm_tasks.cli_serve import serve
 from csrm_tasks.cli_study import study
 from csrm_tasks.errors import ArtifactError, CsrmError
@@ -180,6 +181,6 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
         return store_digest(connection, Lake(settings.lake, market), market, day)
 
 
-for group in (quarantine, release, rollout, gate, serve, demo, study):
+for group in (quarantine, release, rollout, gate, rqa, serve, demo, study):
     cli.add_command(group)
 cli.add_command(llm_cost)

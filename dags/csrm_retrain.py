@@ -83,6 +83,8 @@ def retrain(market: MarketConfig) -> None:
     peers = {"baselines": task("baselines", snapshot=snap), "champion": live}
     names = ",".join([*readers, *untrained, *exports])
     given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
+    if market.controls.rqa_off:
+        peers["alone"] = task("score_pairs", "score_alone", split="gold", snapshot=snap, llm=llm)
     evaluation = task("evaluate", names=names, **given, **peers)
 
     # Judge, then record, and promote: the last and only risky step guards itself as well.

@@ -57,6 +57,7 @@ def test_calendar(landed: Path) -> None:
     expected = {
         *(f"2026-01-04/ko-KR/{f}" for f in ("catalogue.csv", "labels.csv", *behaviour)),
         *(f"2026-01-04/zh-TW/{f}" for f in ("catalogue.csv", "translations.csv")),
+        "judged/zh-TW/generated-truth.parquet",
         *(f"{day}/zh-TW/{f}" for day in NIGHTS for f in (*night, *behaviour)),
     }
     assert set(files(landed / "tiny")) == expected | {".generated.json"}

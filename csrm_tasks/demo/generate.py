@@ -16,7 +16,7 @@ from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import PROJECT_ROOT, Settings
 
-VERSION = 1  # of what is generated; a market made by another version is refused
+VERSION = 2  # of what is generated; a market made by another version is refused
 DEMO_PRODUCTS, NAMES_PRODUCTS = 5_000, 10_000  # both locales together
 FEWEST, MOST = 500, 1_000_000  # fewer would leave kinds of queries without products
 NAMES_DATA = PROJECT_ROOT.parent / "shared" / "data"  # where --data is not given

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from csrm_tasks.demo import ubi
 from csrm_tasks.demo.compose import CHOICES
 from csrm_tasks.demo.files import csv_bytes, jsonl_bytes, put, put_gzip
 from csrm_tasks.demo.labels import Judgements, default_queries, source_labels, target_labels
 from csrm_tasks.demo.queries import QuerySet, make_queries
+from csrm_tasks.demo.search import Shelves
 from csrm_tasks.demo.shoppers import Engine, simulate
 from csrm_tasks.demo.translations import make_translations
 from csrm_tasks.demo.world import SOURCE, TARGET, Product, World, make_product, stream
@@ -40,6 +42,7 @@ NIGHTS = ("2026-01-05", "2026-01-06", "2026-01-07")
 SOURCE_SESSIONS, NIGHT_SESSIONS = 6000, 1500  # at the default size
 CHANGED = 0.01  # share of the catalogue that a night changes
 GUIDELINE = "v1"
+JUDGED_EVERY, JUDGED_ROWS = 3, 2_000_000  # every third target query is judged, of so many pairs
 
 CATALOGUE = ("product_id", "title", "brand", "category", "description")
 LABELS = ("label_id", "query", "product_id", "grade", "rater_id", "guideline_version", "rated_at")
@@ -58,6 +61,7 @@ class Landing:
     def write(self) -> None:
         """Write every file of the calendar."""
         self.write_history()
+        self.write_judged()
         for number, day in enumerate(NIGHTS):
             self.write_night(number, day)
 
@@ -111,6 +115,26 @@ class Landing:
         changes.append(("", "商品名稱遺失", "", "", ""))
         self.put(day, TARGET, "catalogue-changes.csv", csv_bytes(CATALOGUE, changes))
         self.write_behaviour(self.engine, TARGET, day, 1, NIGHT_SESSIONS, broken=True)
+
+    def write_judged(self) -> None:
+        """Write which products are right for some target queries, by the rule that none else sees.
+
+        It stands for people who judge retrieved titles: a market of its own would send them a sheet
+        of what was retrieved. Right is exact or substitute.
+        """
+        shelves, queries = Shelves(self.world.lexicon, self.world.target), self.queries[TARGET]
+        ids = pl.Series("product_id", [p.product_id for p in self.world.target.products])
+        rows = np.arange(len(ids))
+        judged = queries.queries[::JUDGED_EVERY][: max(1, JUDGED_ROWS // len(ids))]
+        frames = [
+            pl.DataFrame([ids, pl.Series("correct", shelves.grades(query, rows) >= 1)]).select(
+                pl.lit(query.text).alias("query"), "product_id", "correct"
+            )
+            for query in judged
+        ]
+        folder = self.root / self.market / "judged" / TARGET
+        folder.mkdir(parents=True, exist_ok=True)
+        pl.concat(frames).write_parquet(folder / "generated-truth.parquet")
 
     def label_rows(
         self, judged: Judgements, name: str, day: str, rows: np.ndarray[Any, Any]

@@ -158,14 +158,20 @@ def rqa_lines(evaluation: Mapping[str, Any], candidate: str | None) -> list[str]
     """Say how often retrieved titles were right (A26); ``candidate`` is the new release's RQA."""
     lines = []
     for ref, facts in evaluation["rqa"].items():
-        shares = [
-            f"{locale} {100 * measured['rqa_accuracy']:.1f} %"
-            for locale, measured in facts["locales"].items()
-            if measured["rqa_accuracy"] is not None
-        ]
+        found = {locale: _share_right(m) for locale, m in facts["locales"].items()}
+        shares = [f"{locale} {share}" for locale, share in found.items() if share]
         which = "RQA*" if ref == candidate else "RQA of the live retriever"
         lines.append(f"titles that are right, {which}: {', '.join(shares)}")
     return lines
+
+
+def _share_right(measured: Mapping[str, Any]) -> str:
+    """By judgements of titles where there are some, else by graded pairs."""
+    if measured.get("judged_accuracy") is not None:
+        bm25 = 100 * measured["judged_accuracy_bm25"]
+        return f"{100 * measured['judged_accuracy']:.1f} % (judged; BM25 alone {bm25:.1f} %)"
+    proxy = measured["rqa_accuracy"]
+    return "" if proxy is None else f"{100 * proxy:.1f} % (of graded pairs)"
 
 
 def release_lines(entries: Sequence[ledger.Entry]) -> list[str]:

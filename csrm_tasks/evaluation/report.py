@@ -10,6 +10,7 @@ from typing import Any
 
 from csrm_tasks.evaluation import report_parts as parts
 from csrm_tasks.evaluation.report_data import data_part
+from csrm_tasks.evaluation.report_rqa import accuracy_table, resolved_table
 from csrm_tasks.evaluation.report_slices import slices_part
 from csrm_tasks.evaluation.report_training import training_part
 
@@ -181,8 +182,11 @@ def _rqa(summary: Json) -> str:
         [f"<code>{escape(ref)}</code>", f'<span class="text">{escape(_facts(facts))}</span>']
         for ref, facts in summary["rqa"].items()
     ]
-    return "<h2>Retrieved titles (RQA)</h2>" + parts.table(
-        "Measured when the titles were retrieved", ["artifact", "facts"], rows
+    return (
+        "<h2>Retrieved titles (RQA)</h2>"
+        + accuracy_table(summary["rqa"])
+        + resolved_table(summary.get("resolved"))
+        + parts.table("Measured when the titles were retrieved", ["artifact", "facts"], rows)
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from csrm_tasks.records import RQA
+from csrm_tasks.retrieval.judged import judged_accuracy
 from csrm_tasks.retrieval.quality import (
     Accuracy,
     Retrieved,
@@ -27,6 +28,7 @@ class LocaleRqa:
 
     locale: str
     found: Retrieved
+    lexical: Retrieved  # of BM25 alone, for comparison
     judged: dict[str, pl.DataFrame]  # split → JUDGED
 
 
@@ -40,7 +42,11 @@ def retrieve_locale(
         str(split): judged_titles(group, tables["products"], title_tokens)
         for (split,), group in tables["pairs"].group_by(["split"], maintain_order=True)
     }
-    return LocaleRqa(locale, dict(zip(queries["query_id"], found, strict=True)), judged)
+    alone = retriever.without_dense().retrieve(queries["norm"].to_list())
+    names = queries["query_id"].to_list()
+    return LocaleRqa(
+        locale, dict(zip(names, found, strict=True)), dict(zip(names, alone, strict=True)), judged
+    )
 
 
 def thresholds(parts: list[LocaleRqa], k: int) -> dict[str, float]:
@@ -57,12 +63,23 @@ def thresholds(parts: list[LocaleRqa], k: int) -> dict[str, float]:
     return {p.locale: chosen.get(p.locale, shared) for p in parts}
 
 
-def summarise(part: LocaleRqa, found: Retrieved) -> dict[str, Any]:
-    """Return the proxy accuracy over all judged pairs, and over dev and gold alone (A26)."""
+def summarise(part: LocaleRqa, found: Retrieved, k: int, answers: pl.DataFrame) -> dict[str, Any]:
+    """Return how often titles are right (A26).
+
+    ``judged_*``: by people (``answers``), beside BM25 alone. ``rqa_accuracy``: the proxy over all
+    graded pairs, and over dev and gold alone.
+    """
+    lexical = {q: titles[:k] for q, titles in part.lexical.items()}
+    by_people = {
+        "judged_accuracy": judged_accuracy(found, answers),
+        "judged_accuracy_bm25": judged_accuracy(lexical, answers),
+    }
     held_out = [part.judged[s] for s in ("dev", "gold") if s in part.judged]
     everything = _accuracy(found, list(part.judged.values()))
     unseen = _accuracy(found, held_out)
     return {
+        **{name: share for name, (share, _) in by_people.items()},
+        "judged_titles": by_people["judged_accuracy"][1],
         "rqa_accuracy": everything.value,
         "judged": everything.judged,
         "rqa_accuracy_dev_gold": unseen.value,

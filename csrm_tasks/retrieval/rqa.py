@@ -82,6 +82,10 @@ class RqaRetriever:
         self._row = {p: i for i, p in enumerate(dense.index.ids)} if dense else {}
         self._terms = {p: frozenset(tokens(t)) for p, t in titles.items()}
 
+    def without_dense(self) -> RqaRetriever:
+        """Return BM25 alone over the same titles."""
+        return RqaRetriever(self._titles, self._bm25, None, self._title_tokens)
+
     def retrieve(self, queries: Sequence[str]) -> list[list[Title]]:
         """Return at most :data:`CANDIDATES` of each query, best first; :func:`keep` comes next.
 

@@ -12,7 +12,7 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, read_table
+from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, RQA, SCORED, read_table
 from csrm_tasks.release import ledger
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
@@ -71,13 +71,15 @@ def champion(ctx: Context) -> Facts:
 @step(
     "evaluate",
     inputs=["snapshot", "baselines", "champion"],
+    optional=["alone"],
     many=["llm_scores", "tower_scores"],
     rooms=["evaluation", "records", "dataset.health"],
 )
 def evaluate(ctx: Context, *, names: str) -> Facts:
     """Judge all models on the frozen gold set, pairwise and by slice; write figures and report.
 
-    ``names``: comma-separated, one per score artifact, those of LLMs first.
+    ``names``: comma-separated, one per score artifact, those of LLMs first. ``alone``: gold scores
+    of an LLM without retrieved titles, to be compared with its own among the others.
     """
     from csrm_tasks.evaluation import evidence, report
     from csrm_tasks.evaluation.gold import gold_set
@@ -93,6 +95,7 @@ def evaluate(ctx: Context, *, names: str) -> Facts:
         "champion": ctx.input("champion").facts["release"],
         **summarise(models, gold, _rivals(ctx, models)),
         "rqa": _rqa(ctx),
+        "resolved": _resolved(ctx, gold.frame),
         "training": _training(ctx, _names(ctx, names)),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
@@ -175,6 +178,23 @@ def _rqa(ctx: Context) -> dict[str, Any]:
     """Facts of the RQA that each LLM read, by its reference (A26)."""
     refs = {a.inputs["rqa"] for a in ctx.lists["llm_scores"] if a.inputs.get("rqa")}
     return {ref: dict(ctx.store.open(ref).facts) for ref in sorted(refs)}
+
+
+def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
+    """What titles changed for the LLM that ``alone`` was scored with (None: not asked)."""
+    from csrm_tasks.evaluation.resolved import resolved
+
+    alone = ctx.inputs.get("alone")
+    same = [
+        a for a in ctx.lists["llm_scores"]
+        if alone and a.inputs.get("llm") == alone.inputs["llm"] and a.inputs.get("rqa")
+    ]  # fmt: skip
+    if alone is None or not same:
+        return None
+    titles = ctx.store.open(same[-1].inputs["rqa"]).file("rqa.parquet")
+    without, augmented = (read_table(a.file("scored.parquet"), SCORED) for a in (alone, same[-1]))
+    queries = read_table(ctx.input("snapshot").file("queries.parquet"), QUERIES)
+    return resolved(gold, without, augmented, queries, read_table(titles, RQA))
 
 
 def _training(ctx: Context, names: list[str]) -> dict[str, Any]:

@@ -192,22 +192,32 @@ def _earlier_index(ctx: Context, locale: str) -> ProductIndex | None:
     return ProductIndex.load(previous.path / locale, writable=True)
 
 
+def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+    """What people judged lies in the landing zone."""
+    from csrm_tasks.retrieval.judged import judged_identity
+
+    return judged_identity(settings.landing, market.market)
+
+
 @step(
     "build_rqa",
     inputs=["snapshot", "bm25"],
     optional=["ebr", "index"],
     config=["retrieval"],
     rooms=ROOMS,
+    extra=_judgements,
 )
 def build_rqa(ctx: Context) -> Facts:
     """Find the titles that augment every query, and measure how often they are right (A24, A26).
 
     Without ``ebr`` and ``index`` it is BM25 alone. The snapshot may be newer than the EBR.
+    Judgements by people are read from the landing zone (:mod:`csrm_tasks.retrieval.judged`).
     """
     from csrm_tasks import tracking
     from csrm_tasks.records import RQA, write_table
     from csrm_tasks.retrieval import augment
     from csrm_tasks.retrieval.bm25 import Bm25Index
+    from csrm_tasks.retrieval.judged import read_judged
     from csrm_tasks.retrieval.rqa import RqaRetriever, keep
 
     rqa, dense = ctx.market.retrieval.rqa, _dense(ctx)
@@ -222,7 +232,8 @@ def build_rqa(ctx: Context) -> Facts:
     kept: dict[str, list[Title]] = {}
     for part in parts:
         found = {q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.found.items()}
-        facts["locales"][part.locale] = augment.summarise(part, found)
+        answers = read_judged(ctx.settings.landing, ctx.market.market, part.locale)
+        facts["locales"][part.locale] = augment.summarise(part, found, rqa.k, answers)
         kept |= found
     write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
     _write_json(ctx.out / "rqa.json", facts | rqa.model_dump())

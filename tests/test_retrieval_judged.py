@@ -1,0 +1,106 @@
+"""Judgements by people: sheet, answers, accuracy, and what a bad sheet is told (A26)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from csrm_tasks.cli import main
+from csrm_tasks.dataset.text import query_id
+from csrm_tasks.errors import DataError
+from csrm_tasks.records import QUERIES, RQA
+from csrm_tasks.retrieval import judged
+from csrm_tasks.retrieval.augment import rqa_table
+from csrm_tasks.retrieval.rqa import Title
+
+KEY = query_id("zh-TW", "安城")
+
+
+def _put(landing: Path, name: str, text: str) -> Path:
+    path = landing / "m" / "judged" / "zh-TW" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_majority_of_raters_decides_and_empty_rows_say_nothing(tmp_path: Path) -> None:
+    _put(
+        tmp_path,
+        "a.csv",
+        "query,product_id,title,correct\n安城,p1,t,Yes\n 安城,p2,t,\n安城,p3,t,no\n",
+    )
+    _put(tmp_path, "b.csv", "query,product_id,correct\n安城,p1,0\n安城,p3,false\n")
+    found = judged.read_judged(tmp_path, "m", "zh-TW")
+    assert found.rows() == [(KEY, "p1", True), (KEY, "p3", False)]  # half is enough
+    assert judged.read_judged(tmp_path, "m", "ko-KR").is_empty()
+    assert judged.read_judged(tmp_path, "other", "zh-TW").is_empty()
+
+
+def test_a_new_answer_changes_what_a_build_depends_on(tmp_path: Path) -> None:
+    _put(tmp_path, "a.csv", "query,product_id,correct\n安城,p1,yes\n")
+    before = judged.judged_identity(tmp_path, "m")
+    _put(tmp_path, "a.csv", "query,product_id,correct\n安城,p1,no\n")
+    assert judged.judged_identity(tmp_path, "m") != before
+
+
+def test_accuracy_is_of_judged_titles_by_product() -> None:
+    found = {
+        KEY: [Title("p1", "t", 1, 0.5), Title("p2", "t", 1, 0.5)],
+        "r": [Title("p1", "t", 1, 0)],
+    }
+    answers = pl.DataFrame([(KEY, "p1", True), (KEY, "p9", False)], judged.ANSWERS, orient="row")
+    assert judged.judged_accuracy(found, answers) == (1.0, 1)
+    assert judged.judged_accuracy(found, answers.clear()) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "query,product_id,correct\n安城,p1,yes\n安城,p2,maybe\n",
+            "row 3, field 'correct' is 'maybe'",
+        ),
+        ("query,product_id\n安城,p1\n", "column 'correct' is missing"),
+        ("query,product_id,correct\n安城,p1,\n", "no row has an answer"),
+    ],
+)
+def test_a_bad_sheet_is_refused_by_row_and_field(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "sheet.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        judged.accept(tmp_path, "m", "zh-TW", path)
+    assert judged.judged_files(tmp_path, "m") == []
+
+
+def test_a_sheet_goes_out_and_comes_back(tmp_path: Path) -> None:
+    table = rqa_table(
+        {KEY: [Title("p1", "安城 湯麵", 1, 0.5), Title("p2", "湯麵", 1, 0.5)], "q": []}
+    )
+    asked = pl.DataFrame([(KEY, "zh-TW", "安城", "安城", "", "log", 1)], QUERIES, orient="row")
+    nothing = judged.read_judged(tmp_path, "m", "zh-TW")
+    rows = judged.sheet(table.select(list(RQA)), asked, nothing)
+    assert rows.columns == list(judged.SHEET)
+    assert rows["title"].to_list() == ["安城 湯麵", "湯麵"]
+    path = tmp_path / "sheet.csv"
+    rows.with_columns(correct=pl.Series(["yes", ""])).write_csv(path)
+    assert judged.accept(tmp_path, "m", "zh-TW", path)[1] == 1
+    again = judged.accept(tmp_path, "m", "zh-TW", path)[0]
+    assert judged.judged_files(tmp_path, "m") == [again]
+    answers = judged.read_judged(tmp_path, "m", "zh-TW")
+    assert answers.rows() == [(KEY, "p1", True)]
+    assert judged.sheet(table, asked, answers)["product_id"].to_list() == ["p2"]
+
+
+def test_the_command_line_accepts_and_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSRM_HOME", str(tmp_path))
+    path = tmp_path / "sheet.csv"
+    path.write_text("query,product_id,correct\n安城,p1,yes\n", encoding="utf-8")
+    arguments = ["rqa", "accept", "--market", "demo", "--locale", "zh-TW"]
+    assert main([*arguments, str(path)]) == 0
+    assert "1 answers" in capsys.readouterr().out
+    assert main([*arguments, str(tmp_path / "none.csv")]) == 2
+    assert "is no file" in capsys.readouterr().err
