@@ -135,6 +135,7 @@ def test_the_table_says_every_comparison_and_what_is_missing() -> None:
     assert "+0.190" in gap and "holds" in gap
     assert next(line for line in lines if "`sd` −" in line).endswith("| – |")
     assert all(any(f"micro-F1, `{arm}`" in line for line in lines) for arm in arms)
+    assert "nan" not in table(results[:1])
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """What one seed of the study starts from: its market, two snapshots, and clean judged pairs.
 
 The market is generated and goes through the product's own steps (ingest, publish, snapshot). Its
-gold pairs are then replaced by the generator's truth on every target query that no label explains:
-two to three times as many queries as raters judge, without their errors. Shoppers may have typed
-them, as in a real market's log; no arm of the study trains on their conversions.
+gold pairs are then replaced by the generator's truth on every target query that no rater saw: twice
+as many queries as raters judge, without their errors. Shoppers may have typed them, as in a real
+market's log; no arm of the study trains on their conversions.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str
 
 
 def with_truth(pairs: pl.DataFrame, queries: pl.DataFrame, world: World) -> pl.DataFrame:
-    """Replace the gold pairs of ``pairs`` (PAIRS) by true grades of every unlabelled target query.
+    """Replace the gold pairs of ``pairs`` (PAIRS) by true grades of every unjudged target query.
 
     As in any market, split by query (A10), a nickname in it may have been labelled with another
     query.

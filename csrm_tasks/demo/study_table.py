@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 from csrm_tasks.demo.study import SeedResult, effects
 from csrm_tasks.demo.study_effects import Effect, over_seeds, queries_needed, verdict
@@ -62,6 +63,8 @@ def _gap_row(results: Sequence[SeedResult]) -> list[str]:
 
 
 def _limits(x: Interval, unit: float, digits: int) -> str:
+    if not isfinite(x.lo):
+        return "–"  # one seed has no interval by seed
     return f"[{unit * x.lo:+.{digits}f}, {unit * x.hi:+.{digits}f}]"
 
 
