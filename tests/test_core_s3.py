@@ -10,12 +10,15 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.blobs import BlobStore, open_blobs
+from csrm_tasks.release import ledger, routing
+from csrm_tasks.settings import Settings
 
 pytestmark = pytest.mark.s3
 
@@ -92,6 +95,10 @@ def test_bytes_files_and_listing(root: str, tmp_path: Path) -> None:
     assert (tmp_path / "back" / "f").read_bytes() == b"file"
     assert blobs.keys("a") == ["a/f"]
     assert blobs.local_path("a/f") is None
+    blobs.delete("a/f")
+    blobs.delete("a/f")  # gone already: nothing to say
+    assert blobs.read("a/f") is None
+    blobs.upload("a/f", tmp_path / "f")
     blobs.delete_tree("a")
     assert blobs.keys("a") == []
 
@@ -128,3 +135,28 @@ def test_a_wrong_secret_is_refused_and_never_told(
     with pytest.raises(ClientError) as caught:
         open_blobs("s3://bucket").read("k")
     assert "wrong-secret" not in str(caught.value)
+
+
+def test_two_publishers_of_routing_on_s3_agree_and_the_newer_row_stays(
+    moto: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    credentials(monkeypatch, moto)
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="routing")
+    there = replace(settings, routing="s3://routing/documents")
+    for n, release in enumerate(("r1", "r2"), start=1):
+        payload = {"bundle": f"b/{release}", "embeddings": f"e/{release}"}
+        ledger.append(there, "m", "promoted", release, actor="t", reason="", payload=payload)
+        published = [routing.publish(there, "m") for _ in range(2)]
+        assert published[0] == published[1] == routing.read(there, "m")
+        assert published[0] is not None and published[0]["ledger_seq"] == n
+    stale = routing.document("m", ledger.verified(there, "m")[:1])
+    assert stale is not None
+    assert routing._replace(open_blobs(there.routing), "m", stale) is False
+    # Somebody else's write between reading and replacing: the condition refuses ours.
+    blobs = open_blobs(there.routing)
+    before = blobs.read("m.json")
+    assert before is not None
+    assert blobs.replace("m.json", before + b" ", before)
+    assert not blobs.replace("m.json", b"{}", before)

@@ -14,8 +14,16 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+import yaml
+from release_fixtures import MARKET, market
+from release_world import World
 
-from csrm_tasks.errors import ConfigError
+from csrm_tasks import tracking
+from csrm_tasks.errors import ConfigError, RefusedError
+from csrm_tasks.release import ledger, manage
+from csrm_tasks.sections import Rollout, Step
+from csrm_tasks.settings import Settings
+from csrm_tasks.steps import run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.airflow
@@ -29,7 +37,10 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Modu
         patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
         patch.syspath_prepend(str(ROOT / "dags"))
         patch.syspath_prepend(str(ROOT / "plugins"))
-        yield {name: importlib.import_module(name) for name in ("csrm_wiring", "csrm_links")}
+        yield {
+            name: importlib.import_module(name)
+            for name in ("csrm_wiring", "csrm_approval", "csrm_links")
+        }
 
 
 @pytest.fixture
@@ -153,3 +164,55 @@ def test_without_an_answering_mlflow_there_is_no_link(
     assert csrm_links.MlflowRunLink().get_link(None, ti_key="train") == ""
     monkeypatch.delenv("CSRM_MLFLOW_UI")
     assert csrm_links.MlflowRunLink().get_link(None, ti_key="train") == ""
+
+
+ANN = {"id": "7", "name": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "user", "approved", "actor"),
+    [
+        (["Approve"], ANN, True, "ann"),
+        (["Reject"], ANN, False, "ann"),
+        (["Reject"], None, False, "timeout"),  # nobody answered in time: the default
+        (["Approve"], None, False, "timeout"),  # a yes that nobody gave
+        ([], ANN, False, "ann"),
+    ],
+)
+def test_only_a_persons_yes_lets_a_release_start(
+    modules: dict[str, ModuleType], settings: Settings, monkeypatch: pytest.MonkeyPatch,
+    chosen: list[str], user: dict[str, str] | None, approved: bool, actor: str,
+) -> None:  # fmt: skip
+    config = market(approval="manual", rollout=Rollout(steps=(Step(weight=5),)))
+    world = World(settings)
+    world.promote(world.release("one"))
+    two = world.release("two")
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
+    folder = settings.home / "markets"
+    folder.mkdir()
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True))
+    (folder / f"{MARKET}.yaml").write_text(text)
+    monkeypatch.setenv("CSRM_HOME", str(settings.home))
+    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    approval: Any = modules["csrm_approval"]
+
+    state = run_step("rollout_state", config, settings=settings)
+    assert approval.whether_to_ask.function(state) == "ask"
+    answer = {"chosen_options": chosen, "responded_by_user": user}
+    assert approval.record(state, answer, "run1") is approved
+    last = ledger.history(settings, MARKET)[-1]
+    assert (last.action, last.actor) == ("approved" if approved else "rejected", actor)
+
+    after = run_step("rollout_state", config, settings=settings)
+    if approved:
+        assert approval.whether_to_ask.function(after) == "start"
+        run_step("rollout_start", config, {"state": after}, settings=settings)
+        assert world.doc()["next"] == two.id
+        return
+    assert approval.whether_to_ask.function(after) is None  # it is not asked about again
+    with pytest.raises(RefusedError, match="waits for approval"):  # nor does it start
+        run_step("rollout_start", config, {"state": state}, settings=settings)
+    assert (world.doc()["next"], world.doc()["stable"] == two.id) == (None, False)
+    manage.approve(settings, MARKET, two.id, "bob", "looked again")
+    again = run_step("rollout_state", config, settings=settings)
+    assert approval.whether_to_ask.function(again) == "start"

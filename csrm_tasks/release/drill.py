@@ -25,7 +25,7 @@ from csrm_tasks.store.tables import LEDGER
 
 
 class Aliases:
-    """A copy of a registered model's versions and aliases, with as much of MlflowClient as
+    """A copy of a registered model's versions, aliases and tags, with as much of MlflowClient as
     :mod:`.registry` uses.
     """
 
@@ -35,19 +35,24 @@ class Aliases:
             SimpleNamespace(version=v, tags={registry.RELEASE_TAG: r})
             for r, v in registry.versions(api, model).items()
         ]
-        self._aliases = dict(api.get_registered_model(model).aliases)
+        found = api.get_registered_model(model)
+        self._aliases, self._tags = dict(found.aliases), dict(found.tags)
 
     def search_model_versions(self, _query: str, page_token: str | None = None) -> Any:
         """Return all versions as one page."""
         return type("Page", (list,), {"token": page_token})(self._versions)
 
     def get_registered_model(self, _name: str) -> Any:
-        """Return the aliases."""
-        return SimpleNamespace(aliases=dict(self._aliases))
+        """Return aliases and tags."""
+        return SimpleNamespace(aliases=dict(self._aliases), tags=dict(self._tags))
 
     def set_registered_model_alias(self, _name: str, alias: str, version: str) -> None:
         """Move an alias of the copy."""
         self._aliases[alias] = version
+
+    def set_registered_model_tag(self, _name: str, key: str, value: str) -> None:
+        """Tag the copy."""
+        self._tags[key] = value
 
     def delete_registered_model_alias(self, _name: str, alias: str) -> None:
         """Remove an alias of the copy."""
