@@ -95,7 +95,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     model = load_base(config.base)
     add_lora(model, config.lora, market.seed)
     if config.gradient_checkpointing:
-        checkpoint_activations(model)
+        checkpoint_activations(model.causal)
     encoder = PromptEncoder(model.tokenizer, config.max_length)
     mixture = _mixture(market, data, model, encoder)
     dev = _Judge(model, encoder, relevance_rows(data.fields, data.dev))

@@ -104,14 +104,14 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
         raise ConfigError(f"llm.lora.targets does not fit the base model: {reason}") from e
 
 
-def checkpoint_activations(model: Model) -> None:
+def checkpoint_activations(causal: Any) -> None:
     """Keep only each layer's input for the backward pass, and compute the rest again there.
 
     Not the last layer: its feed-forward part runs on a few tokens only, by a hook that is gone
     when the backward pass comes (``packed.run_packed``), and its memory is one layer's.
     """
-    model.causal.gradient_checkpointing_enable({"use_reentrant": False})
-    model.causal.base_model.layers[-1].gradient_checkpointing = False
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    causal.base_model.layers[-1].gradient_checkpointing = False
 
 
 def adapter_state(model: Model) -> dict[str, Tensor]:
