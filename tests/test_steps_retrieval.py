@@ -126,7 +126,11 @@ def test_index_files_are_the_contract(chain: Chain, built: dict[str, str]) -> No
         assert set(ids) == set(products().filter(pl.col("locale") == locale)["product_id"])
         measured = artifact.facts["locales"][locale]
         assert measured["recall_at_100"] == 1.0
-        assert 0 < measured["dev_recall_at_20"] <= 1
+        assert 0 < measured["measures"]["dev"]["recall_at_20"] <= 1
+        assert measured["measures"]["bought"] is None
+        run = artifact.file(f"trec/{locale}/ebr.run").read_text(encoding="utf-8").splitlines()
+        assert run[0].split()[1::2] == ["Q0", "1", "ebr"]
+        assert artifact.file(f"trec/{locale}/dev.qrels").stat().st_size > 0
 
 
 def test_rqa_has_a_row_for_every_query_and_its_accuracy_is_recomputable(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from csrm_tasks.retrieval import trec
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.retrieval.ivf import RECALL_SAMPLE
-from csrm_tasks.retrieval.quality import recall_at, relevant_products
 from csrm_tasks.retrieval.segment import stamp
 from csrm_tasks.sections import Retrieval
 
 log = logging.getLogger("csrm")
-
-FOUND_AT = 20  # products per query in the measured recall of judged pairs
 
 
 def index_locale(
@@ -32,9 +31,7 @@ def index_locale(
     """Embed and index ``tables["products"]`` (one locale's); returns the index and its facts.
 
     Only what ``previous`` lacks is embedded, if the same encoder made it. Facts: kind, products,
-    how many were embedded, snapshot, recall_at_100 against exact search, drift, and
-    dev_recall_at_20, the mean share of a dev query's products graded ≥ 1 that are found (None
-    without such a query).
+    how many were embedded, snapshot, recall_at_100 against exact search, and drift.
     """
     products = tables["products"].sort("product_id")
     sample = tables["queries"].sort("query_id").head(RECALL_SAMPLE)["norm"].to_list()
@@ -51,12 +48,10 @@ def index_locale(
             locale, ids, texts, vectors, digest, sample=asked, exact_below=below, seed=seed
         )
     )
-    recall = dev_recall(index, model, tables["queries"], tables["pairs"])
-    log.info("index %s: %s, %d embedded, dev recall@%d %s",
-             locale, index.info, len(ids), FOUND_AT, recall)  # fmt: skip
+    log.info("index %s: %s, %d embedded", locale, index.info, len(ids))
     named = ("kind", "products", "recall_at_100", "drift", "snapshot")
     facts = {name: getattr(index.info, name) for name in named}
-    return index, facts | {"embedded": len(ids), "dev_recall_at_20": recall}
+    return index, facts | {"embedded": len(ids)}
 
 
 def difference(index: ProductIndex, products: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -68,14 +63,29 @@ def difference(index: ProductIndex, products: pl.DataFrame) -> tuple[pl.DataFram
     return new.drop("stamp"), gone.to_list()
 
 
-def dev_recall(
-    index: ProductIndex, model: BiEncoder, queries: pl.DataFrame, pairs: pl.DataFrame
-) -> float | None:
-    """Return recall@20 of the dev queries' products graded ≥ 1 (None where there are none)."""
-    relevant = relevant_products(pairs.filter(pl.col("split") == "dev"))
-    asked = queries.filter(pl.col("query_id").is_in(list(relevant)))
-    if asked.is_empty():
-        return None
-    rows, _ = index.search(model.encode(asked["norm"].to_list()), FOUND_AT)
-    found = [[index.ids[r] for r in row if r >= 0] for row in rows.tolist()]
-    return recall_at(dict(zip(asked["query_id"], found, strict=True)), relevant)
+def judge(
+    index: ProductIndex, model: BiEncoder, tables: Mapping[str, pl.DataFrame], folder: Path
+) -> dict[str, dict[str, float] | None]:
+    """Measure the encoder's ranking by dev labels and by purchases; write qrels and run to folder.
+
+    Purchases are those of the snapshot's window: an EBR trained with local behaviour has seen them.
+    """
+    qrels = {
+        "dev": trec.qrels_of_labels(tables["pairs"], "dev"),
+        "bought": trec.qrels_of_purchases(tables["behaviour"]),
+    }
+    ids = pl.concat(list(qrels.values()))["query_id"].unique()
+    asked = tables["queries"].filter(pl.col("query_id").is_in(ids.implode())).sort("query_id")
+    rows, scores = index.search(model.encode(asked["norm"].to_list()), trec.DEPTH)
+    found = {
+        query: [(index.ids[r], s) for r, s in zip(near, cosines, strict=True) if r >= 0]
+        for query, near, cosines in zip(
+            asked["query_id"], rows.tolist(), scores.tolist(), strict=True
+        )
+    }
+    run = trec.run_of(found)
+    folder.mkdir(parents=True)
+    trec.write_run(run, folder / "ebr.run", "ebr")
+    for name, table in qrels.items():
+        trec.write_qrels(table, folder / f"{name}.qrels")
+    return {name: trec.measure(table, run) for name, table in qrels.items()}

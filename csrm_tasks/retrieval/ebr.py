@@ -121,15 +121,17 @@ class EbrTrainer:
 
     def batch_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the batch's contrastive and MSE losses (A22)."""
+        cosine, positive = self.cosines(batch)
+        weight, allowed = torch.from_numpy(batch.weight), torch.from_numpy(batch.allowed)
+        contrastive = contrastive_loss(cosine, positive, allowed, weight, self.config.temperature)
+        return contrastive, mse_loss(cosine.gather(1, positive[:, None]).squeeze(1), weight)
+
+    def cosines(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return every pair's query against every title (B, P), and its own title's column (B,)."""
         queries = self._encode(self._queries, batch.queries)  # (Q, dim)
         titles = self._encode(self._titles, batch.titles)  # (P, dim)
-        cosine = (queries @ titles.T)[torch.from_numpy(batch.query_of)]  # (B, P)
-        positive = torch.from_numpy(batch.title_of)
-        weight = torch.from_numpy(batch.weight)
-        contrastive = contrastive_loss(
-            cosine, positive, torch.from_numpy(batch.allowed), weight, self.config.temperature
-        )
-        return contrastive, mse_loss(cosine.gather(1, positive[:, None]).squeeze(1), weight)
+        cosine = (queries @ titles.T)[torch.from_numpy(batch.query_of)]
+        return cosine, torch.from_numpy(batch.title_of)
 
     def _encode(self, texts: TokenisedTexts, rows: Rows) -> Tensor:
         """Embed ``rows`` with gradient, (len(rows), dim), in chunks of like length."""

@@ -41,10 +41,10 @@ def _table(ctx: Context, name: str) -> pl.DataFrame:
 
 
 def _by_locale(ctx: Context) -> dict[str, dict[str, pl.DataFrame]]:
-    """Split products, queries and pairs of the snapshot by the locales that have products."""
+    """Split tables of the snapshot by the locales that have products."""
     import polars as pl
 
-    tables = {name: _table(ctx, name) for name in ("products", "queries", "pairs")}
+    tables = {name: _table(ctx, name) for name in ("products", "queries", "pairs", "behaviour")}
     return {
         locale: {k: t.filter(pl.col("locale") == locale) for k, t in tables.items()}
         for locale in sorted(tables["products"]["locale"].unique())
@@ -153,11 +153,12 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
 def build_index(ctx: Context) -> Facts:
     """Embed every locale's titles and index them, with recall measured (A25).
 
+    ``trec/{locale}`` holds qrels (dev labels, purchases) and the run they were judged by.
     ``previous`` is an earlier index: what the same encoder embedded for it is not embedded again.
     """
     import torch
 
-    from csrm_tasks.retrieval.catalogue import index_locale
+    from csrm_tasks.retrieval.catalogue import index_locale, judge
     from csrm_tasks.retrieval.encoder import BiEncoder
 
     torch.set_num_threads(ctx.settings.threads)
@@ -170,6 +171,7 @@ def build_index(ctx: Context) -> Facts:
             locale, model, digest, own, ctx.market.retrieval, ctx.market.seed, earlier
         )
         index.save(ctx.out / locale)
+        measured["measures"] = judge(index, model, own, ctx.out / "trec" / locale)
         facts["locales"][locale] = measured
     return facts
 
