@@ -17,14 +17,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import alembic.script
 import ibis
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store
 import mlflow.tracking
 import psycopg2
 import sqlalchemy as sa
 import yaml
+from sqlalchemy.orm import configure_mappers
 
 import csrm_tasks.ingest.sums
 import csrm_tasks.release.manage
+import csrm_tasks.release.reconcile
 from csrm_tasks.cli import main
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings, load_settings
@@ -33,8 +38,9 @@ from csrm_tasks.store import open_store
 from tests.conftest import new_database
 
 PRELOADED = (  # once, before the forks
-    ibis.duckdb, psycopg2, mlflow.tracking, csrm_tasks.ingest.sums, csrm_tasks.release.manage,
-    all_steps(),
+    ibis.duckdb, psycopg2, alembic.script, csrm_tasks.ingest.sums, csrm_tasks.release.manage,
+    csrm_tasks.release.reconcile, mlflow.store.model_registry.sqlalchemy_store,
+    mlflow.store.tracking.sqlalchemy_store, mlflow.tracking, configure_mappers(), all_steps(),
 )  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
