@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from csrm_tasks.evaluation import model_card, report
 from csrm_tasks.evaluation.gold import gold_set
 from csrm_tasks.evaluation.measures import MEASURES
+from csrm_tasks.evaluation.report_parts import number
 from csrm_tasks.evaluation.summary import against, headline, summarise
 
 RIVALS = [("final", "champion"), ("towers", "champion_towers")]
@@ -191,6 +192,13 @@ def test_the_model_card_says_the_same(summary: dict[str, Any]) -> None:
     assert "| no brand |" in card and "`demo/select_llm/1`" in card
     cold = model_card.render(about | {"generated": False}, verdict_of("PASS", "enough"), None)
     assert "dev set: 0.610" in cold and "not known" in cold and "generated" not in cold
+
+
+def test_a_zero_has_no_minus(summary: dict[str, Any]) -> None:
+    assert number(-0.0, signed=True) == number(-0.0004, signed=True) == "+0.000"
+    assert number(-0.0006) == "−0.001"
+    page = report.render(summary)
+    assert "−0.000" not in page
 
 
 def test_headline_holds_finite_numbers_only(summary: dict[str, Any]) -> None:

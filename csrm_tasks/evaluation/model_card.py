@@ -65,12 +65,13 @@ def _slices(summary: Json) -> list[str]:
     if not candidates or not summary["slices"]:
         return []
     head = " | ".join(candidates)
-    lines = ["", f"| slice | pairs | {head} |", "| --- | --- |" + " --- |" * len(candidates)]
+    lines = ["", "By slice: micro-F1 of the LLM, EM F1 of the towers.", ""]
+    lines += [f"| slice | pairs | {head} |", "| --- | --- |" + " --- |" * len(candidates)]
     for s in summary["slices"]:
         of = (next(s["figures"][c][f] for f in SAID_OF if f in s["figures"][c]) for c in candidates)
         cells = " | ".join(_estimate(figure) for figure in of)
         lines.append(f"| {s['name'].replace('_', ' ')} | {s['pairs']:,} | {cells} |")
-    return [*lines, "", "By slice: micro-F1 of the LLM, EM F1 of the towers."]
+    return lines
 
 
 def _estimate(figure: Json | None) -> str:

@@ -29,7 +29,7 @@ class Interval:
 
     def negated(self) -> Interval:
         """Return the interval of the difference the other way round."""
-        return Interval(-self.value, -self.hi, -self.lo)
+        return Interval(0.0 - self.value, 0.0 - self.hi, 0.0 - self.lo)
 
     def as_json(self) -> dict[str, float | None]:
         """Return the three numbers; JSON has no NaN, so an undefined one is null."""

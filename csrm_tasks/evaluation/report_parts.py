@@ -21,6 +21,7 @@ def number(value: float | None, signed: bool = False) -> str:
     """Format a share with three decimals; an undefined one is a dash."""
     if value is None:
         return "–"
+    value = round(value, 3) + 0.0  # no minus before a zero
     text = f"{value:+.3f}" if signed else f"{value:.3f}"
     return text.replace("-", "−")
 
