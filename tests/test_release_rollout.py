@@ -22,11 +22,6 @@ MANUAL = market(approval="manual", rollout=PLAN)
 
 
 @pytest.fixture
-def settings(both_settings: Settings) -> Settings:
-    return both_settings
-
-
-@pytest.fixture
 def world(settings: Settings) -> World:
     """An installation with a live release, made before there were steps."""
     world = World(settings)
@@ -271,16 +266,16 @@ def by_hand(world: World) -> Any:
     ],
 )
 def test_killed_after_any_write_and_run_again_it_happened_once(
-    settings: Settings, prepare: Any, ends: list[str]
+    both_settings: Settings, prepare: Any, ends: list[str]
 ) -> None:
     kill, total = 0, 1
     while kill < total:
         kill += 1
-        world = World(settings)
+        world = World(both_settings)
         world.clear()
         world.promote(world.release("one"))
         act = prepare(world)
-        before = len(manage.history(settings, MARKET))
+        before = len(manage.history(both_settings, MARKET))
         with pytest.MonkeyPatch.context() as patch:
             done = kill_after(patch, kill)
             try:
@@ -289,9 +284,9 @@ def test_killed_after_any_write_and_run_again_it_happened_once(
             except Killed:
                 total = kill + 1
         act(world)
-        rows = manage.history(settings, MARKET)[before:]
+        rows = manage.history(both_settings, MARKET)[before:]
         assert [e.action for e in rows] == ends, kill
-        assert manage.verify(settings, MARKET) == before + len(ends)
+        assert manage.verify(both_settings, MARKET) == before + len(ends)
         world.agrees()
     assert kill > len(ends)  # the views are writes as well
 
