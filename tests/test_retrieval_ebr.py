@@ -115,6 +115,33 @@ def test_batch_losses_equal_pair_by_pair_encoding(base: Path, tmp_path: Path) ->
     assert mse.item() == pytest.approx(mse_loss(picked, weight).item(), rel=1e-4)
 
 
+def test_cached_gradients_equal_the_plain_large_batch(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward, dropout included; the cache never holds two chunks' graphs."""
+    monkeypatch.setattr(ebr, "CHUNK", 5)
+    found = {}
+    for above in (10**6, 1):
+        monkeypatch.setattr(ebr, "CACHE_ABOVE", above)
+        trainer = _trainer(base, tmp_path, 1)
+        trainer.model.train()
+        for module in trainer.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        torch.manual_seed(11)
+        batch = draw(trainer.data, 40, 15, np.random.default_rng(3))
+        contrastive, mse = trainer.batch_losses(batch)
+        (contrastive + mse).backward()
+        missing = all(p.grad is None for p in trainer.model.parameters())
+        assert missing == (above == 1)  # nothing has gone through the encoder yet
+        trainer._cache.backward()
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        found[above] = (contrastive, mse, torch.rand(3), *gradients)
+    assert len(found[1]) == len(found[10**6]) > 10
+    for plain, cached in zip(found[10**6], found[1], strict=True):
+        assert torch.allclose(plain, cached, atol=1e-6)
+
+
 def test_training_follows_the_cvr_against_the_words(base: Path, tmp_path: Path) -> None:
     """Who searches a kind buys the next one: only the teacher knows, no title says so."""
     model = BiEncoder.from_base(str(base), 16, 24, seed=0)

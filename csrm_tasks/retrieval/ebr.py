@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from csrm_tasks.retrieval.encoder import BiEncoder
+from csrm_tasks.retrieval.gradcache import GradCache
 from csrm_tasks.retrieval.losses import contrastive_loss, mse_loss
 from csrm_tasks.retrieval.pairs import LocalePairs, Mask, Rows, TrainingPairs
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
@@ -39,6 +40,7 @@ CLIP = 1.0
 LINES = 10  # progress lines of a run
 PER_TITLE = 4  # pairs of a title in one step, at most
 CHUNK = 64  # texts encoded together
+CACHE_ABOVE = 1024  # pairs and pool of a step above which gradients are cached, to bound memory
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class EbrTrainer:
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY
         )
+        self._cache = GradCache(model)
         self._checkpoint = work / "ebr.safetensors"
         self.losses = torch.zeros(config.steps, 2)  # contrastive, MSE of every step
         self.step = 0
@@ -115,6 +118,7 @@ class EbrTrainer:
             group["lr"] = self.config.lr * schedule(self.step, self.config.steps)
         self._optimizer.zero_grad(set_to_none=True)
         (contrastive + self.config.mse_weight * mse).backward()  # type: ignore[no-untyped-call]
+        self._cache.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, CLIP)
         self._optimizer.step()
         return torch.stack([contrastive, mse]).detach()
@@ -136,8 +140,12 @@ class EbrTrainer:
     def _encode(self, texts: TokenisedTexts, rows: Rows) -> Tensor:
         """Embed ``rows`` with gradient, (len(rows), dim), in chunks of like length."""
         order = np.argsort(texts.lengths[rows], kind="stable")
-        chunks = np.array_split(rows[order], -(-len(rows) // CHUNK))
-        encoded = torch.cat([self.model(*texts.batch(chunk)) for chunk in chunks])
+        parts = np.array_split(rows[order], -(-len(rows) // CHUNK))
+        chunks = [texts.batch(part) for part in parts]
+        if self.config.batch + self.config.pool > CACHE_ABOVE and torch.is_grad_enabled():
+            encoded = self._cache.encode(chunks)
+        else:
+            encoded = torch.cat([self.model(ids, mask) for ids, mask in chunks])
         return encoded[torch.from_numpy(np.argsort(order))]
 
     def save(self) -> None:
