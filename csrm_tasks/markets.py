@@ -22,6 +22,7 @@ from csrm_tasks.sections import (
     Rollout,
     Schedule,
     Section,
+    Serving,
     Snapshot,
     Towers,
 )
@@ -47,6 +48,7 @@ class MarketConfig(Section):
     retrieval: Retrieval
     towers: Towers
     gate: Gate | None = Field(default=None, description="no policy: nothing is ever promoted")
+    serving: Serving = Serving()
     release: Release = Release()
     rollout: Rollout = Rollout()
     retention: Retention = Retention()

@@ -190,6 +190,13 @@ class Towers(Section):
     precision_floor: Share | None = None  # A33; null: max F1
 
 
+class Serving(Section):
+    """What a release may cost where it is served (A48), measured before it may go live."""
+
+    p99_ms: Annotated[float, Field(gt=0)] = 100.0  # a query and 100 products, in one process
+    memory_mb: Positive = 4096  # of that process at its peak
+
+
 class Gate(Section):
     """Promotion policy (A46). Margins and floors are shares (0.01 is one point)."""
 

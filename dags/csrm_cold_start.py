@@ -50,7 +50,9 @@ def cold_start(market: MarketConfig) -> None:
         parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     live = task("champion", "find_champion")
-    verdict = task("gate", "judge", stage=1, bundle=bundle, champion=live)
+    probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
+    found = {"servability": probed, "champion": live}
+    verdict = task("gate", "judge", stage=1, bundle=bundle, **found)
     registered = task("register", bundle=bundle, gate=verdict)
     promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
     registered >> is_approved(verdict) >> promoted

@@ -92,7 +92,9 @@ def retrain(market: MarketConfig) -> None:
     if market.release.export_llm:
         parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
-    verdict = task("gate", "judge", stage=2, bundle=bundle, evaluation=evaluation, champion=live)
+    probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
+    found = {"evaluation": evaluation, "servability": probed, "champion": live}
+    verdict = task("gate", "judge", stage=2, bundle=bundle, **found)
     registered = task("register", bundle=bundle, gate=verdict)
     promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
     registered >> is_approved(verdict) >> promoted

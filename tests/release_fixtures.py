@@ -102,6 +102,14 @@ def write_snapshot(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(document))
 
 
+def probed(settings: Settings, bundle: Artifact, outcome: str = "PASS") -> Artifact:
+    """Publish what the servability step would say of a bundle."""
+    facts = {"outcome": outcome, "reasons": ["p99 1 ms, budget 100"]}
+    of = {"bundle": bundle.ref}
+    key = f"{bundle.ref.rsplit('/', 1)[1]}-{outcome}"
+    return publish(settings, "servability", key, lambda _: None, facts, of)
+
+
 def scores(settings: Settings, key: str, part: dict[str, str], snapshot: str, right: float) -> Any:
     """Publish gold scores of a release's LLM and towers; returns both references."""
     judged = gold(80)

@@ -73,7 +73,7 @@ COLD_START = [
     "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo", "train_ebr",
     "build_index", "build_rqa", "train_llm_stage1", "select_llm", "tower_pairs",
     "score_tower_pairs", "train_towers", "export_towers", "embed_products", "bundle",
-    "find_champion", "judge", "register", "is_approved", "promote",
+    "find_champion", "servability", "judge", "register", "is_approved", "promote",
 ]  # fmt: skip
 RETRAIN = [
     "find_champion", "snapshot", "build_bm25", "build_index_live", "build_rqa_live",
@@ -83,7 +83,7 @@ RETRAIN = [
     "embed_products", "train_towers_hard", "export_hard",
     "score_champion", "score_stage2", "score_round1", "score_round2", "score_final",
     "score_champion_towers", "score_towers_hard", "score_towers",
-    "baselines", "evaluate", "bundle", "judge", "register", "is_approved", "promote",
+    "baselines", "evaluate", "bundle", "servability", "judge", "register", "is_approved", "promote",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from release_fixtures import MARKET, market, parts, scores, store_of
+from release_fixtures import MARKET, market, parts, probed, scores, store_of
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
@@ -37,7 +37,10 @@ class Pipeline:
         """Bundle and judge; returns the three artifacts' references by input name."""
         bundle = self.run("bundle", part)
         champion = self.run("champion", {})
-        given = {"bundle": bundle.ref, "champion": champion.ref, "evaluation": evaluation}
+        given = {
+            "bundle": bundle.ref, "champion": champion.ref, "evaluation": evaluation,
+            "servability": probed(self.settings, bundle).ref,
+        }  # fmt: skip
         return {"bundle": bundle.ref, "gate": self.run("gate", given, stage=stage).ref}
 
     def released(self, made: dict[str, str]) -> Artifact:

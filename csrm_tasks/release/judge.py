@@ -24,6 +24,7 @@ class Sides:
 
     candidate: Artifact
     champion: Artifact
+    servability: Artifact  # of the candidate (A48)
     evaluation: Artifact | None
 
 
@@ -41,13 +42,13 @@ def replay(store: ArtifactStore, gate: Artifact) -> dict[str, Any]:
     old = verdicts.read(gate)
     found = {
         name: store.open(gate.inputs[name])
-        for name in ("bundle", "champion", "evaluation")
+        for name in ("bundle", "champion", "servability", "evaluation")
         if gate.inputs.get(name)
     }
-    for name in ("bundle", "evaluation"):
-        if old[f"{name}_digest"] != (found[name].digest if name in found else None):
+    for name in ("bundle", "servability", "evaluation"):
+        if old.get(f"{name}_digest") != (found[name].digest if name in found else None):
             raise RefusedError(f"{gate.ref}: its {name} is no longer what was judged")
-    sides = Sides(found["bundle"], found["champion"], found.get("evaluation"))
+    sides = Sides(found["bundle"], found["champion"], found["servability"], found.get("evaluation"))
     policy = Gate.model_validate_json(json.dumps(old["policy"]))
     new = _sealed(store, sides, old["stage"], policy, old["policy"])
     if new["digest"] != old["digest"]:
@@ -65,8 +66,11 @@ def _sealed(
 ) -> dict[str, Any]:
     if stage not in (1, 2):
         raise ConfigError(f"gate: stage is 1 or 2, not {stage}")
+    from csrm_tasks.evaluation.checks import combine
+
     decision = (_cold_start if stage == 1 else _on_gold)(store, sides, policy)
     candidate, evaluation = sides.candidate, sides.evaluation
+    decision = combine([*decision.checks, _servable(sides)])
     return verdicts.seal(
         {
             "stage": stage,
@@ -74,12 +78,25 @@ def _sealed(
             "bundle": candidate.ref,
             "bundle_digest": candidate.digest,
             "champion": sides.champion.facts["release"],
+            "servability": sides.servability.ref,
+            "servability_digest": sides.servability.digest,
             "evaluation": evaluation.ref if evaluation else None,
             "evaluation_digest": evaluation.digest if evaluation else None,
             "policy": written,
             **decision.as_json(),
         }
     )
+
+
+def _servable(sides: Sides) -> Any:
+    """Return the probe's finding as one more claim, without which nothing passes (A48)."""
+    from csrm_tasks.evaluation.checks import Check
+
+    probed = sides.servability.inputs["bundle"]
+    if probed != sides.candidate.ref:
+        raise ConfigError(f"gate: {sides.servability.ref} probed {probed}, another bundle")
+    facts = sides.servability.facts
+    return Check("servability", facts["outcome"], f"servability: {'; '.join(facts['reasons'])}")
 
 
 def same_weights(store: ArtifactStore, llm: str) -> list[str]:

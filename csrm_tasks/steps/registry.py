@@ -34,7 +34,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # under csrm_tasks.steps
 MODULES = (
     "data", "replay", "llm", "llm_export", "retrieval", "towers", "baselines", "evaluation",
-    "release", "rollout", "audits", "upkeep",
+    "release", "serving", "rollout", "audits", "upkeep",
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
 
 @step(
     "gate",
-    inputs=["bundle", "champion"],
+    inputs=["bundle", "champion", "servability"],
     optional=["evaluation"],
     config=["gate"],
     rooms=["evaluation", "release.verdicts", "release.judge"],
@@ -68,7 +68,9 @@ def gate(ctx: Context, *, stage: int) -> Facts:
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
     """
     evaluation = ctx.inputs.get("evaluation")
-    sides = judge.Sides(ctx.input("bundle"), ctx.input("champion"), evaluation)
+    sides = judge.Sides(
+        ctx.input("bundle"), ctx.input("champion"), ctx.input("servability"), evaluation
+    )
     sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate)
     text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
     (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")

@@ -1,0 +1,63 @@
+"""What runs in a fresh process to see whether a bundle can be served (A48).
+
+``python -m csrm_tasks.release.probe BUNDLE CASES OUT THREADS``: loads the bundle as a server does,
+scores the judged pairs of ``CASES/pairs.parquet``, replays the searches of
+``CASES/requests.parquet`` one by one, and writes what it saw to ``OUT`` as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+PAIRS, REQUESTS = "pairs.parquet", "requests.parquet"
+PASSES = 3  # the best one counts: what else the machine does only makes a pass slower
+
+
+def probe(bundle: Path, cases: Path, threads: int) -> dict[str, Any]:
+    """Return probabilities of the pairs, latencies (ms), time to load (s), memory (bytes)."""
+    from csrm_tasks.release.scorer import ReleaseScorer
+
+    began = time.perf_counter()
+    scorer = ReleaseScorer(bundle, threads)
+    loaded = time.perf_counter() - began
+    pairs = pl.read_parquet(cases / PAIRS)
+    scored = scorer.score(*(pairs[c].to_list() for c in ("query", "product_id", "title")))
+    passes = [_replay(scorer, pl.read_parquet(cases / REQUESTS)) for _ in range(PASSES)]
+    return {
+        "em": scored.em.tolist(),
+        "defect": scored.defect.tolist(),
+        "p50_ms": min(float(np.median(p)) for p in passes),
+        "p99_ms": min(float(np.quantile(p, 0.99)) for p in passes),
+        "load_seconds": loaded,
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _replay(scorer: Any, requests: pl.DataFrame) -> list[float]:
+    """Score every search as if it came in by itself; milliseconds of each."""
+    found = []
+    for query, products in requests.select("query", "products").iter_rows():
+        began = time.perf_counter()
+        vectors = scorer.products.take(scorer.products.rows(products))
+        scorer.judge(scorer.encode_queries([query])[0], vectors)
+        found.append((time.perf_counter() - began) * 1e3)
+    return found
+
+
+def main(args: list[str]) -> None:
+    """Probe and write the result."""
+    bundle, cases, out, threads = args
+    found = probe(Path(bundle), Path(cases), int(threads))
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
