@@ -25,7 +25,8 @@ class Schedule(Section):
 
     ingest: str | None = "0 2 * * *"
     retrain: str | None = "0 4 * * 1"
-    rollout: str | None = "0 6 * * *"  # after the night's ingest
+    refresh: str | None = "0 3 * * *"  # after the night's ingest
+    rollout: str | None = "0 6 * * *"  # likewise
     drill: str | None = "0 5 1 * *"
 
 

@@ -47,6 +47,7 @@ print("LOADED" + json.dumps({
 }))
 """
 INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
+REFRESH = ["refresh", "publish_refresh"]
 REPLAY = ["replay", "is_applied", "aggregate", "publish_day"]
 ROLLOUT = [
     "find",
@@ -113,8 +114,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
     assert loaded["errors"] == {}
     names = [
-        "csrm_cold_start", "csrm_drill", "csrm_ingest", "csrm_replay", "csrm_retrain",
-        "csrm_rollback", "csrm_rollout",
+        "csrm_cold_start", "csrm_drill", "csrm_ingest", "csrm_refresh", "csrm_replay",
+        "csrm_retrain", "csrm_rollback", "csrm_rollout",
     ]  # fmt: skip
     assert sorted(loaded["dags"]) == [f"{n}__mini" for n in names]
 
@@ -123,8 +124,8 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
 @pytest.mark.parametrize(
     ("dag", "tasks"),
     [
-        ("csrm_ingest", INGEST), ("csrm_replay", REPLAY), ("csrm_cold_start", COLD_START),
-        ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT), ("csrm_rollback", ["roll_back"]),
+        ("csrm_ingest", INGEST), ("csrm_refresh", REFRESH), ("csrm_replay", REPLAY),
+        ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT), ("csrm_rollback", ["roll_back"]),
         ("csrm_drill", ["drill"]),
     ],
 )  # fmt: skip
@@ -219,10 +220,10 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
-    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 14
+    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 16
     (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
     errors = load(tmp_path / "home", tmp_path)["errors"]
-    assert len(errors) == 7
+    assert len(errors) == 8
     assert all("two.yaml: colour:" in e for e in errors.values())
 
 

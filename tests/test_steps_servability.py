@@ -138,8 +138,10 @@ PAIR = {"pair_id": "x", "locale": "zh-TW", "query": "q", "product_id": "p", "tit
 SEEN = {"p50_ms": 1.0, "p99_ms": 2.0, "load_seconds": 0.1, "memory_bytes": 2**20}
 
 
-@pytest.mark.parametrize(("flips", "outcome"), [(0, "PASS"), (1, "PASS"), (5, "PASS"), (6, "FAIL")])
-def test_half_a_percent_of_decisions_may_flip(flips: int, outcome: str) -> None:
+@pytest.mark.parametrize(("flips", "outcome"), [(0, "PASS"), (11, "PASS"), (12, "FAIL")])
+def test_half_a_percent_of_decisions_may_flip_and_luck_adds_a_little(
+    flips: int, outcome: str
+) -> None:
     n = 1000
     em = np.where(np.arange(n) < flips, 0.499, 0.501)
     pairs = pl.DataFrame({"em": np.full(n, 0.501), "defect": np.zeros(n)})

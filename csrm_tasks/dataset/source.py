@@ -68,6 +68,20 @@ def product_versions(connection: Connection, market: str, days: Sequence[str]) -
     return versions.sort("locale", "product_id", "day", "file_id").drop("file_id")
 
 
+def catalogue(
+    connection: Connection, market: str, days: Sequence[str], locale: str
+) -> pl.DataFrame:
+    """Return the last version of each product of one locale: product_id and title, sorted."""
+    names = ("product_id", "title", "day")
+    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {"file_id": pl.Int64}
+    statement = sa.select(*(PRODUCTS.c[c] for c in schema)).where(
+        PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days), PRODUCTS.c.locale == locale
+    )
+    versions = fetch(connection, statement, schema).sort("product_id", "day", "file_id")
+    latest = versions.unique("product_id", keep="last", maintain_order=True)
+    return latest.select("product_id", "title")
+
+
 def latest_products(versions: pl.DataFrame) -> pl.DataFrame:
     """Return the last version of every product; the PRODUCTS columns."""
     latest = versions.unique(["locale", "product_id"], keep="last", maintain_order=True)

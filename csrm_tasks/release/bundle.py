@@ -18,10 +18,11 @@ from typing import Any
 
 from csrm_tasks.artifacts import Artifact, check_files, describe_files
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.towers.embed import IDS, VECTORS
 
 FORMAT = 2  # of the folder; a server refuses what it does not know
 TOWERS = "towers"  # folder of the exported towers inside the bundle
-EMBEDDINGS = ("embeddings.npy", "product_ids.parquet")
+EMBEDDINGS = (VECTORS, IDS)
 MANIFEST = "release.json"
 
 

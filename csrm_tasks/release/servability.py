@@ -7,6 +7,7 @@ have not searched yet (a cold start), the snapshot's other queries stand in.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.checks import Check, Verdict, combine
 from csrm_tasks.release import probe
 from csrm_tasks.sections import Serving
@@ -24,7 +26,8 @@ from csrm_tasks.sections import Serving
 MOST_PAIRS = 2_000
 SEARCHES = 200
 PAGE = 100  # products of a search
-MOST_FLIPS = 0.005  # of decisions on dev pairs, as the export's (A34); one of few is allowed
+MOST_FLIPS = 0.005  # of decisions: the export's bound (A34), and by luck on these fewer pairs …
+LUCK = 3.0  # … so many standard deviations above it
 MEAN_ERROR = 0.01  # of probabilities: int8 moves single ones, other text moves them all
 PATIENCE = 600  # seconds for a probe
 
@@ -50,7 +53,8 @@ def searches(
 ) -> pl.DataFrame:
     """Return (query, products) of the most frequent searches of one locale; see the module.
 
-    ``queries`` and ``behaviour`` are those of the locale, ``products`` its catalogue.
+    ``queries`` and ``behaviour`` are those of the locale, ``products`` its catalogue. Raises
+    :class:`DataError` where there is no query.
     """
     known = pl.Series("product_id", products)
     shown = behaviour.filter(pl.col("product_id").is_in(known.implode()))
@@ -61,6 +65,8 @@ def searches(
     chosen = chosen.filter(pl.col("query") != "").sort(
         pl.col("impressions").fill_null(-1), "query_id", descending=[True, False]
     ).head(SEARCHES)  # fmt: skip
+    if chosen.is_empty():
+        raise DataError("the snapshot has no query of the market's locale to replay")
     rng = np.random.default_rng(seed)
     pages = []
     for first in chosen["products"].to_list():
@@ -109,7 +115,9 @@ def judge(
 
 def _checks(figures: Mapping[str, float], budget: Serving) -> list[Check]:
     pairs, flips = figures["pairs"], figures["flips"]
-    same = figures["mean_error"] <= MEAN_ERROR and flips <= max(1.0, MOST_FLIPS * pairs)
+    expected = MOST_FLIPS * pairs
+    few = flips <= expected + LUCK * math.sqrt(expected)
+    same = few and figures["mean_error"] <= MEAN_ERROR
     scores = Check("scores", "PASS" if same else "FAIL", (
         f"served scores differ from training by {figures['mean_error']:.5f} in the mean and "
         f"{flips:.0f} decisions of {pairs:.0f} pairs"))  # fmt: skip

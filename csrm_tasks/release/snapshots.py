@@ -8,7 +8,7 @@ artifact ``ref``; its ``snapshot.json`` says which towers made it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -69,8 +69,10 @@ def read(settings: Settings, market: str) -> Embeddings:
     return parse(market, open_blobs(settings.routing).read(key(market)))
 
 
-def publish(settings: Settings, market: str, made: Mapping[str, Snapshot]) -> Embeddings:
-    """Replace the document by one that names ``made``, and no other release's vectors.
+def publish(
+    settings: Settings, market: str, made: Mapping[str, Snapshot], kept: Sequence[str] = ()
+) -> Embeddings:
+    """Replace the document by one that names ``made`` and what it says of the ``kept`` releases.
 
     Doing it again changes nothing. Raises :class:`RefusedError` when others keep replacing it, or
     when a later day's vectors are published already.
@@ -79,10 +81,9 @@ def publish(settings: Settings, market: str, made: Mapping[str, Snapshot]) -> Em
     for _ in range(ATTEMPTS):
         raw = blobs.read(key(market))
         now = parse(market, raw)
-        document = Embeddings(
-            market=market,
-            releases={name: _after(now.releases.get(name), one) for name, one in made.items()},
-        )
+        stay = {name: now.releases[name] for name in kept if name in now.releases}
+        new = {name: _after(now.releases.get(name), one) for name, one in made.items()}
+        document = Embeddings(market=market, releases={**stay, **new})
         text = json.dumps(document.model_dump(mode="json"), indent=1, sort_keys=True).encode()
         if text == raw or blobs.replace(key(market), text, raw):
             return document

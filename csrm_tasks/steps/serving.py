@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from csrm_tasks.errors import ConfigError
+from csrm_tasks import tracking
+from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.release import routing, snapshots
 from csrm_tasks.steps.registry import Context, Facts, step
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")
 
@@ -67,3 +77,95 @@ def _cases(ctx: Context) -> Any:
     return servability.judged_pairs(dev, locale), servability.searches(
         queries.filter(here), behaviour.filter(here), catalogue, ctx.market.seed
     )
+
+
+ARMS = ("stable", "next", "holdout")
+
+
+def _live(market: MarketConfig, settings: Settings) -> dict[str, str]:
+    """Return release → bundle of who is served by one, or is about to be."""
+    document = routing.read(settings, market.market)
+    found = {} if document is None else {document[arm] for arm in ARMS if document[arm]}
+    return {name: document["bundles"][name] for name in sorted(found)} if document else {}
+
+
+def _catalogue_and_releases(
+    market: MarketConfig, settings: Settings, params: Mapping[str, Any]
+) -> Any:
+    """Published days and live releases are what a refresh depends on; known vectors save work."""
+    from csrm_tasks.dataset.source import published_days
+    from csrm_tasks.ingest.landing import check_day
+    from csrm_tasks.store import open_store, reading
+
+    with reading(open_store(settings.db_url)) as connection:
+        days = published_days(connection, market.market, check_day(params["day"]))
+    return {"days": days, "releases": _live(market, settings)}
+
+
+@step("refresh", rooms=["towers", "dataset.source"], extra=_catalogue_and_releases)
+def refresh(ctx: Context, *, day: str) -> Facts:
+    """Embed products that are new or changed up to ``day`` for every live release (A35)."""
+    from csrm_tasks.dataset.source import catalogue, published_days
+    from csrm_tasks.store import open_store, reading
+
+    market = ctx.market
+    with reading(open_store(ctx.settings.db_url)) as connection:
+        days = [*published_days(connection, market.market, day)]
+        products = catalogue(connection, market.market, days, market.target_locale)
+    releases = _live(market, ctx.settings)
+    if releases and products.is_empty():
+        raise DataError(f"{market.market} has no published product up to {day}: run ingest first")
+    facts = {name: _refreshed(ctx, name, bundle, products) for name, bundle in releases.items()}
+    numbers = {f"{k}_{name}": float(v) for name, one in facts.items() for k, v in one.items()}
+    tracking.log_run(ctx.settings, market.market, ctx.ref, params={"day": day}, metrics=numbers)
+    return {"day": day, "releases": facts}
+
+
+def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dict[str, Any]:
+    """Write one release's snapshot, from the vectors that it has now; returns its figures."""
+    from csrm_tasks.release.bundle import TOWERS, read_manifest
+    from csrm_tasks.towers.embed import Known, embed_catalogue
+    from csrm_tasks.towers.runtime import TowerRuntime
+
+    bundle = ctx.store.open(ref).path
+    export = read_manifest(bundle)["parts"]["export"]
+    out = ctx.out / name
+    out.mkdir()
+    runtime = TowerRuntime(bundle / TOWERS, threads=ctx.settings.threads)
+    known = Known.load(_current(ctx, name, export) or bundle)
+    done = embed_catalogue(products, runtime.encode_products, runtime.dim, out, known)
+    text = json.dumps(snapshots.about(name, export), indent=1, sort_keys=True)
+    (out / snapshots.SNAPSHOT).write_text(text, encoding="utf-8")
+    share = done.stale / done.products
+    log.info("%s: %d of %d products embedded", name, done.encoded, done.products)
+    return {
+        "products": done.products, "encoded": done.encoded, "stale": share,
+        "coverage": done.covered / done.products,
+    }  # fmt: skip
+
+
+def _current(ctx: Context, name: str, export: Mapping[str, str]) -> Path | None:
+    """Return the vectors that are published for a release, if they are its towers'."""
+    published = snapshots.read(ctx.settings, ctx.market.market).releases.get(name)
+    if published is None:
+        return None
+    folder = ctx.store.open(published.ref).path / name
+    about = json.loads((folder / snapshots.SNAPSHOT).read_text(encoding="utf-8"))
+    return folder if about["export"] == export else None
+
+
+@step("publish_refresh", inputs=["refresh"], effect=True)
+def publish_refresh(ctx: Context) -> Facts:
+    """Let servers take the refreshed vectors; those before stay named as the way back."""
+    made = ctx.input("refresh")
+    day, found = made.facts["day"], made.facts["releases"]
+    new = {
+        name: snapshots.Snapshot(ref=made.ref, day=day, **figures)
+        for name, figures in found.items()
+    }
+    if not new:
+        return {"day": day, "releases": []}  # nothing is live yet
+    document = routing.read(ctx.settings, ctx.market.market) or {}
+    kept = document.get("predecessors", [])
+    snapshots.publish(ctx.settings, ctx.market.market, new, kept)
+    return {"day": day, "releases": sorted(new)}

@@ -225,24 +225,19 @@ def export_towers(ctx: Context) -> Facts:
 @step("embed_products", inputs=["snapshot", "export"], rooms=ROOMS)
 def embed_products(ctx: Context) -> Facts:
     """Embed the target locale's products with the exported tower, each with its content hash."""
-    import numpy as np
     import polars as pl
 
+    from csrm_tasks.towers.embed import embed_catalogue
     from csrm_tasks.towers.runtime import TowerRuntime
-    from csrm_tasks.towers.texts import product_digest
 
     locale = ctx.market.target_locale
     products = _table(ctx, "products").filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
-    titles = products["title"].to_list()
-    np.save(ctx.out / "embeddings.npy", runtime.encode_products(titles))  # (N, 2, dim)
-    products.select("product_id").with_columns(
-        digest=pl.Series([product_digest(t) for t in titles], dtype=pl.String)
-    ).write_parquet(ctx.out / "product_ids.parquet")
-    log.info("embedded %d products of %s", len(titles), locale)
-    return {"products": len(titles), "locale": locale, "dim": runtime.dim}
+    embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out)
+    log.info("embedded %d products of %s", products.height, locale)
+    return {"products": products.height, "locale": locale, "dim": runtime.dim}
 
 
 @step("score_towers", inputs=["snapshot", "export"], rooms=ROOMS)

@@ -1,0 +1,31 @@
+"""
+### Nightly refresh: today's catalogue in the vectors of what is live
+
+`refresh` embeds what is new or changed (by content hash) with the towers of every release that
+serves somebody (stable, next, hold-out) and copies the rest · `publish_refresh` names the new
+vectors in the embeddings document, from which servers take them up within seconds.
+
+**Window**: the catalogue as published up to the day in parameter `day`, else of the run's data
+interval. **A night's ingest was late?** The next refresh catches up; or run this one again.
+**A task failed?** Clear it: servers go on with the vectors that they have. The document keeps the
+vectors before by reference. What was embedded and how much was stale is in the run's figures.
+"""
+
+from __future__ import annotations
+
+from csrm_wiring import DAY, market_dag, markets, tasks_of
+
+from csrm_tasks.markets import MarketConfig
+
+
+def refresh(market: MarketConfig) -> None:
+    """refresh → publish."""
+    task = tasks_of(market)
+    made = task("refresh", day="{{ day_of(params, dag_run) }}")
+    task("publish_refresh", refresh=made)
+
+
+for m in markets():  # Airflow finds the DAGs among the names of this module
+    globals()[f"csrm_refresh__{m.market}"] = market_dag(
+        "csrm_refresh", m, refresh, doc=__doc__, schedule=m.schedule.refresh, params={"day": DAY}
+    )
