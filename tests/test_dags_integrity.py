@@ -125,8 +125,8 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
     ("dag", "tasks"),
     [
         ("csrm_ingest", INGEST), ("csrm_refresh", REFRESH), ("csrm_replay", REPLAY),
-        ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT), ("csrm_rollback", ["roll_back"]),
-        ("csrm_drill", ["drill"]),
+        ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT),
+        ("csrm_rollback", ["roll_back"]), ("csrm_drill", ["drill"]),
     ],
 )  # fmt: skip
 def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:

@@ -223,7 +223,7 @@ def test_a_failure_inside_is_500_counted_and_tells_nothing(
     blobs = open_blobs(settings.routing)
     [day] = blobs.keys("tiny/serving")
     figures = json.loads(blobs.read(day) or b"")
-    assert figures[release] == {"requests": 1, "errors": 1, "p99_ms": None, "buckets": {}}
+    assert figures[release] == {"requests": 1, "errors": 1, "p99_ms": 0.0, "buckets": {}}
 
 
 def test_without_a_release_it_is_alive_but_not_ready(settings: Settings) -> None:

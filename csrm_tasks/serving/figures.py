@@ -80,7 +80,7 @@ class Figures:
 
 
 def _sum(before: dict[str, Any] | None, new: _Tally) -> dict[str, Any]:
-    """Return a release's entry with ``new`` added; p99 in milliseconds, null without an answer."""
+    """Return a release's entry with ``new`` added; p99 in milliseconds, 0 when none was answered."""
     old = before or {"requests": 0, "errors": 0, "buckets": {}}
     buckets = Counter(old["buckets"]) + new.buckets
     return {
@@ -91,10 +91,10 @@ def _sum(before: dict[str, Any] | None, new: _Tally) -> dict[str, Any]:
     }
 
 
-def _quantile(buckets: Counter[str], share: float) -> float | None:
+def _quantile(buckets: Counter[str], share: float) -> float:
     wanted, seen = share * buckets.total(), 0
     for bucket in sorted(buckets, key=int):
         seen += buckets[bucket]
         if seen >= wanted:
             return round(math.exp(int(bucket) * STEP), 3)
-    return None
+    return 0.0
