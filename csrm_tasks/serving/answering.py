@@ -148,6 +148,10 @@ class Answers:
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
+    async def settle(self) -> None:
+        """Wait for the copies that are under way."""
+        await asyncio.gather(*self._shadows)
+
     async def _copy(self, release: LoadedRelease, listing: Listing) -> None:
         rows = release.products.rows(listing.ids())
         known = [i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None]

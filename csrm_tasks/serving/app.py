@@ -98,6 +98,7 @@ def create_app(service: Service, token: str) -> FastAPI:
     async def life(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
+        await service.answers.settle()
         service.stop()
 
     app = FastAPI(title="CSRM", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)

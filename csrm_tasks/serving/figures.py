@@ -80,7 +80,7 @@ class Figures:
 
 
 def _sum(before: dict[str, Any] | None, new: _Tally) -> dict[str, Any]:
-    """Return a release's entry with ``new`` added; p99 in milliseconds, 0 when none was answered."""
+    """Return a release's entry with ``new`` added; p99 in ms, 0 when none was answered."""
     old = before or {"requests": 0, "errors": 0, "buckets": {}}
     buckets = Counter(old["buckets"]) + new.buckets
     return {
