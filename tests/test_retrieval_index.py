@@ -220,3 +220,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps(info | {"dim": 8}))
     with pytest.raises(ArtifactError, match=r"do not match index\.json"):
         ProductIndex.load(tmp_path)
+    info.pop("drift")
+    (tmp_path / "index.json").write_text(json.dumps(info))
+    with pytest.raises(ArtifactError, match="another version"):
+        ProductIndex.load(tmp_path)

@@ -195,7 +195,12 @@ class ProductIndex:
         """
         if not (folder / "index.json").exists():
             raise ArtifactError(f"{folder} holds no index; run build_index")
-        info = IndexInfo(**json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        try:
+            info = IndexInfo(**json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        except TypeError as e:
+            raise ArtifactError(
+                f"{folder}/index.json was written by another version ({e}); run build_index again"
+            ) from e
         vectors = np.load(folder / "embeddings.npy", mmap_mode="r")
         entries = pl.read_parquet(folder / "product_ids.parquet")
         if vectors.shape != (info.products, info.dim) or len(entries) != info.products:

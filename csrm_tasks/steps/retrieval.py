@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csrm_tasks.errors import ConfigError
+from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.steps.registry import Context, Facts, step
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def build_bm25(ctx: Context) -> Facts:
     previous = ctx.inputs.get("previous")
     for locale, own in _by_locale(ctx).items():
         folder = ctx.out / locale
-        if previous and (previous.path / locale).is_dir():
+        if previous and (previous.path / locale / "index.json").is_file():  # else another's format
             shutil.copytree(previous.path / locale, folder)
             index = Bm25Index(folder)
         else:
@@ -189,9 +189,13 @@ def _earlier_index(ctx: Context, locale: str) -> ProductIndex | None:
     from csrm_tasks.retrieval.index import ProductIndex
 
     previous = ctx.inputs.get("previous")
-    if previous is None or not (previous.path / locale).is_dir():
+    if previous is None:
         return None
-    return ProductIndex.load(previous.path / locale, writable=True)
+    try:
+        return ProductIndex.load(previous.path / locale, writable=True)
+    except ArtifactError as e:  # a locale it lacks, or another version's format
+        log.info("everything of %s is embedded: %s", locale, e)
+        return None
 
 
 def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
