@@ -166,6 +166,12 @@ def test_lora_on_layers_that_are_not_there_is_refused(base: Path) -> None:
         add_lora(load_base(str(base)), Lora(r=2, targets=("qkv_proj",)), seed=0)
 
 
+@pytest.mark.parametrize("rows", ["embed_tokens", "lm_head"])
+def test_lora_leaves_the_label_rows_alone(base: Path, rows: str) -> None:
+    with pytest.raises(ConfigError, match="takes in the embeddings"):
+        add_lora(load_base(str(base)), Lora(r=2, targets=("q_proj", rows)), seed=0)
+
+
 def test_a_base_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_base("no/such-model")

@@ -81,9 +81,11 @@ def _check(model: Model) -> None:
 def add_lora(model: Model, config: Lora, seed: int) -> None:
     """Put a fresh LoRA on the model (A5, A17); the adapter is fp32 and the only trainable part.
 
-    Raises :class:`ConfigError` where the base has no layers of the configured names.
+    Raises :class:`ConfigError` where the base has no layers of the configured names, or where they
+    are the embeddings: the label rows are read from these weights, past any adapter on them.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     torch.manual_seed(seed)
     try:
@@ -102,6 +104,12 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
     except ValueError as e:
         reason = str(e).split(". ")[0]
         raise ConfigError(f"llm.lora.targets does not fit the base model: {reason}") from e
+    rows = (model.causal.get_input_embeddings(), model.causal.get_output_embeddings())
+    if any(isinstance(layer, BaseTunerLayer) for layer in rows):
+        raise ConfigError(
+            f"llm.lora.targets {list(config.targets)} takes in the embeddings, whose rows the "
+            "labels are read from; name layers of the trunk only"
+        )
 
 
 def checkpoint_activations(causal: Any) -> None:
