@@ -1,7 +1,8 @@
 """Named recipes of the relevance LLM (A5): ``llm.preset`` in a market file, then field by field.
 
 A market's own keys win over the preset's. Neither paper says how a batch is cut into passes;
-``micro_batch`` and ``gradient_checkpointing`` are ours, for a 14B base on a GPU of 80 and 24 GB.
+``micro_batch`` and ``gradient_checkpointing`` are ours, for a 14B base on a GPU of 80 GB, and on
+several of 24 GB with ``llm.processes`` and ``llm.sharding: full`` beside the preset.
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ class Llm(Section):
     micro_batch: Positive | None = None  # samples of one pass at most; null: a task's whole batch
     gradient_checkpointing: bool = False  # a third more work for far less memory
     processes: Positive = 1  # that train together on one machine, each on its own GPU
+    sharding: Literal["none", "full"] = "none"  # full: each of them keeps a slice of the base
     steps: Positive = 500_000  # optimizer steps at most
     ranker_steps: Positive | None = (
         None  # of the first cold-start run, a mere CVR ranker; null: steps
@@ -137,6 +138,15 @@ class Llm(Section):
     checkpoint_seconds: Positive = 600
     rqa_dropout: Share = 0.1  # A24
     siblings: Positive = 8  # samples of one query drawn together; their prefix is run once (A12)
+
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        if self.sharding != "none" and self.processes == 1:
+            raise ValueError(
+                f"sharding is {self.sharding}, but processes is 1: one process has nobody to share "
+                "the base with; raise processes to the number of GPUs, or leave sharding out"
+            )
+        return self
 
 
 class Ebr(Section):

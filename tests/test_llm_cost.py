@@ -23,6 +23,7 @@ from csrm_tasks.llm.cost import (
     layer_bytes,
     one_by_one,
     shared,
+    train_bytes,
     train_flops,
     translations,
 )
@@ -189,6 +190,15 @@ def test_the_papers_bases_have_their_published_sizes() -> None:
     assert QWEN3_14B.weights == pytest.approx(14.8e9, rel=0.01)
     share = ORION_14B.lora(128) / (ORION_14B.weights + ORION_14B.lora(128))
     assert share == pytest.approx(0.0107, abs=0.0001)  # paper 1: 1.07 % (A5)
+
+
+def test_slices_of_the_layers_leave_the_rest_whole() -> None:
+    """Beside its slice a process holds three layers, the embeddings, LoRA and what it keeps."""
+    work = one_by_one(8, 170)
+    layers = 2 * (QWEN3_14B.weights - 2 * QWEN3_14B.vocabulary * QWEN3_14B.hidden)
+    whole = train_bytes(QWEN3_14B, work, 32, True)
+    sliced = train_bytes(QWEN3_14B, work, 32, True, slices=4)
+    assert whole - sliced == pytest.approx(layers * (1 - 1 / 4 - 3 / QWEN3_14B.layers))
 
 
 def test_a_job_grows_with_what_there_is_to_do_and_shrinks_with_what_is_shared() -> None:

@@ -1,4 +1,4 @@
-"""Two processes train what one does, and one that dies ends the training in one line (A5)."""
+"""Two processes train what one does, whole or sharded; one that dies ends it in one line (A5)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import psutil
 import pytest
 import torch
 from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
+from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import BloomConfig, BloomForCausalLM
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm import model as model_module
 from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs
 from csrm_tasks.llm.launch import run_training
+from csrm_tasks.llm.shard import shard_layers
 from csrm_tasks.llm.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 
@@ -59,18 +62,25 @@ def adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 # What the workers' interpreters start with: checkpoints after every step; the second process runs
 # out of memory in its fourth pass, and kills itself when there is a checkpoint of the fourth step.
+# Each notes how many of the decoder layers' weights it holds, and of how many.
 SABOTAGE = """
 import os
 if os.environ.get("RANK"):
     import signal
     from pathlib import Path
     import torch
+    from torch.distributed.tensor import DTensor
     from csrm_tasks.llm import finetune, model
     from csrm_tasks.llm.mixture import Draw
 
     work, train, loss, count = Path({work!r}), finetune.train, Draw.loss, [0]
 
     def sabotaged(draw):
+        frozen = [p for p in draw.task._model.causal.base_model.layers.parameters()
+                  if not p.requires_grad]
+        held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in frozen)
+        whole = sum(p.numel() for p in frozen)
+        (work / f"held-{{os.environ['RANK']}}").write_text(f"{{held}} {{whole}}")
         if os.environ["RANK"] == "1":
             count[0] += 1
             if count[0] == 4 and not (work / "halved.json").exists():
@@ -94,22 +104,29 @@ def test_two_processes_train_what_one_does_whatever_befalls_one_of_them(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Batches of odd sizes: 6 relevance, 1 translation (one process has none) and 3 CVR samples."""
+    """Batches of odd sizes: 6 relevance, 1 translation (one process has none) and 3 CVR samples.
+
+    The base is sharded, through a checkpoint and a resume, until the second process is killed; they
+    end with whole copies: a checkpoint does not say how it was made.
+    """
     one = run(market, given, tmp_path, "one")
     customized = tmp_path / "site" / "sitecustomize.py"
     customized.parent.mkdir()
     customized.write_text(SABOTAGE.format(work=str(tmp_path / "work-two")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(customized.parent), *sys.path]))
+    kept = {"sharding": "full", "gradient_checkpointing": True}
     with pytest.raises(TrainingError, match="process 1 of 2 was ended by SIGKILL") as caught:
-        run(market, given, tmp_path, "two", processes=2)
+        run(market, given, tmp_path, "two", processes=2, **kept)
     assert "\n" not in str(caught.value)
     assert "started again with half as many samples a pass" in caplog.text
+    assert shares_held(tmp_path / "work-two") == [0.5, 0.5]
     two = run(market, given, tmp_path, "two", processes=2)
+    assert shares_held(tmp_path / "work-two") == [1.0, 1.0]
 
     assert (two.facts["micro_batch"], two.facts["halved_at"]) == (2, 1)
     assert one.curves.keys() == two.curves.keys()
-    for name, curve in one.curves.items():
-        assert np.allclose(curve, two.curves[name], rtol=1e-4, atol=1e-5), name
+    for curve, points in one.curves.items():
+        assert np.allclose(points, two.curves[curve], rtol=1e-4, atol=1e-5), curve
     a, b = adapter(tmp_path, "one"), adapter(tmp_path, "two")
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[k], b[k], rtol=1e-3, atol=2e-5) for k in a)
@@ -117,6 +134,12 @@ def test_two_processes_train_what_one_does_whatever_befalls_one_of_them(
         assert one.facts[fact] == two.facts[fact]
     files = [sorted(p.name for p in (tmp_path / f"out-{n}").iterdir()) for n in ("one", "two")]
     assert files[0] == files[1]
+
+
+def shares_held(work: Path) -> list[float]:
+    """Return which share of the layers' weights each process had in its last pass."""
+    held = [[int(n) for n in (work / f"held-{rank}").read_text().split()] for rank in (0, 1)]
+    return [mine / whole for mine, whole in held]
 
 
 CHILD = "from csrm_tasks.llm import worker; worker._die_with_parent(); print(1); input()"
@@ -139,6 +162,17 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
     assert len(workers) == 1
     assert psutil.wait_procs(workers, timeout=30)[1] == []
     parent.communicate()
+
+
+def test_sharding_among_one_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"llm\n.*sharding is full, but processes is 1"):
+        make_market(Path("base"), sharding="full")
+
+
+def test_a_base_without_layers_is_refused() -> None:
+    causal = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2))
+    with pytest.raises(ConfigError, match=r"llm\.sharding: model type 'bloom' is not built of lay"):
+        shard_layers(causal, torch.device("cpu"))
 
 
 def test_more_processes_than_gpus_are_refused(

@@ -177,7 +177,17 @@ def activation_bytes(shape: Shape, work: Work, r: int, checkpointing: bool = Fal
     return (shape.layers - 1) * layer + layer_bytes(shape, work, r, last=True)
 
 
-def train_bytes(shape: Shape, work: Work, r: int, checkpointing: bool = False) -> float:
-    """Bytes of a training process with passes of ``work``, weights in bf16."""
+def train_bytes(
+    shape: Shape, work: Work, r: int, checkpointing: bool = False, slices: int = 1
+) -> float:
+    """Bytes of a training process with passes of ``work``, weights in bf16.
+
+    ``slices``: processes that share the decoder layers (``llm.sharding``). Then each holds besides
+    its slice the layer that runs, the next one, and the buffer in which that one arrives.
+    """
     kept = activation_bytes(shape, work, r, checkpointing)
-    return BF16 * shape.weights + ADAM * shape.lora(r) + kept
+    weights = float(shape.weights)
+    if slices > 1:
+        layer = shape.attention + shape.feed_forward
+        weights += layer * (3 + shape.layers / slices - shape.layers)
+    return BF16 * weights + ADAM * shape.lora(r) + kept

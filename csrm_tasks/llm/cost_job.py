@@ -106,7 +106,10 @@ def memory(shape: Shape, llm: Llm) -> str:
     """Say what a training process needs, with and without checkpointed layers."""
     rows = llm.micro_batch or llm.batch
     work, gib = together(rows, 1), 2**30
-    with_all, with_few = (train_bytes(shape, work, llm.lora.r, c) / gib for c in (False, True))
+    slices = llm.processes if llm.sharding == "full" else 1
+    with_all, with_few = (
+        train_bytes(shape, work, llm.lora.r, kept, slices) / gib for kept in (False, True)
+    )
     return (
         f"{shape.weights / 1e9:.3g} G weights, {shape.lora(llm.lora.r) / 1e6:.3g} M trained; "
         f"training {rows} unrelated prompts a pass: {with_all:.3g} GiB a process, {with_few:.3g} "

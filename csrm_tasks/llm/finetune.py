@@ -92,7 +92,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``."""
     config = market.llm
     data = _load(market, given)
-    model = load_base(config.base)
+    model = load_base(config.base, sharded=config.sharding == "full")
     add_lora(model, config.lora, market.seed)
     if config.gradient_checkpointing:
         checkpoint_activations(model.causal)

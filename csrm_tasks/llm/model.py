@@ -16,6 +16,7 @@ from csrm_tasks.llm.identity import base_digest
 from csrm_tasks.llm.labels import label_ids
 from csrm_tasks.llm.precision import choose_device, choose_dtype
 from csrm_tasks.llm.prompts import LABEL_SPACES, ProductFields, QueryFields
+from csrm_tasks.llm.shard import shard_layers
 from csrm_tasks.markets import resolve_model
 from csrm_tasks.sections import Lora
 
@@ -43,8 +44,12 @@ class Model:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def load_base(base: str) -> Model:
+def load_base(base: str, *, sharded: bool = False) -> Model:
     """Load ``base`` (folder or hub name) from safetensors and check that labels can be read out.
+
+    ``sharded``: each of the processes that train together keeps a slice of it. On its way to the
+    device it is mapped from its files, not read: the processes of a machine share one copy there,
+    if the files have the number format that it is used in.
 
     Raises :class:`ConfigError` where it cannot be loaded, splits a label (A1) or transforms its
     logits.
@@ -60,7 +65,11 @@ def load_base(base: str) -> Model:
     except (OSError, ValueError) as e:
         reason = str(e).strip().split("\n")[0]
         raise ConfigError(f"llm.base {base!r} cannot be loaded: {reason}") from e
-    causal.to(device).eval().requires_grad_(False)
+    causal.eval().requires_grad_(False)
+    if sharded:
+        shard_layers(causal, device)
+    else:
+        causal.to(device)
     labels = {
         space.name: torch.tensor(label_ids(tokenizer, space), device=device)
         for space in LABEL_SPACES.values()

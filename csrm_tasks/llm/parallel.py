@@ -15,6 +15,7 @@ from torch import Tensor
 
 from csrm_tasks.llm.mixture import Draw
 from csrm_tasks.llm.model import Model
+from csrm_tasks.llm.shard import leave_shards_to_fsdp
 
 
 class Losses(torch.nn.Module):
@@ -38,6 +39,7 @@ class Team:
         self.rank: int = self._accelerator.process_index
         self._losses = Losses(model.causal)
         if self.size > 1:
+            leave_shards_to_fsdp(self._losses)
             self._losses = self._accelerator.prepare_model(self._losses)
 
     @property
