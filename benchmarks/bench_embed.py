@@ -17,31 +17,16 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers import models as parts
-from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
+from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
 from csrm_tasks.dataset.text import normalise
 from csrm_tasks.demo.generate import demo_world
 from csrm_tasks.llm.precision import choose_dtype
 from csrm_tasks.retrieval.encoder import BATCH_TOKENS, BiEncoder
 from csrm_tasks.retrieval.exact import Vectors, exact_search
-from csrm_tasks.settings import PROJECT_ROOT
 
 DIM, TOKENS = 128, 48
-
-
-def make_base(folder: Path, layers: int) -> Path:
-    """Save a random encoder with XLM-R-base's widths and the shipped tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(PROJECT_ROOT / "csrm_tasks/demo/base/encoder")
-    torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=layers,
-        num_attention_heads=12, intermediate_size=3072, max_position_embeddings=130,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    XLMRobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def peer_of(base: Path, ours: BiEncoder) -> SentenceTransformer:

@@ -14,8 +14,9 @@ from release_world import World
 
 from csrm_tasks.cli import main
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.release import ledger, retention
+from csrm_tasks.release import ledger, retention, snapshots
 from csrm_tasks.release.ledger import GENESIS, Entry
+from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.sections import Retention, Rollout
 from csrm_tasks.settings import Settings
 
@@ -118,6 +119,21 @@ def test_collecting_is_planned_first_and_leaves_a_way_back(world: World) -> None
         world.roll_back()
     assert [m[0] for m in world.moves()[-2:]] == ["rolled_back"] * 2
     world.agrees()
+
+
+def test_vectors_that_servers_may_take_up_stay_with_those_before_them(world: World) -> None:
+    def refreshed(key: str) -> Snapshot:
+        ref = publish(world.settings, "refresh", key, lambda f: (f / "v").write_text(key)).ref
+        return Snapshot(
+            ref=ref, day="2026-01-01", products=1, encoded=1, coverage=1.0, stale=1.0
+        )  # fmt: skip
+
+    made = [refreshed(key) for key in ("gone", "before", "now")]
+    for one in made:
+        snapshots.publish(world.settings, MARKET, {"tiny-x": one})
+    found = retention.plan(world.settings, MARKET, POLICY, old())
+    assert made[0].ref in found.collect
+    assert {one.ref for one in made[1:]} <= set(found.keep)
 
 
 def test_the_window_keeps_everything_that_the_ledger_names(world: World) -> None:

@@ -1,7 +1,8 @@
 """Which artifacts may be thrown away, and throwing them away.
 
 Kept: what is recent; what a ledger row within the rollback window names; the live release, its
-predecessors that must stay loadable, and what is being rolled out or waits, whatever their age.
+predecessors that must stay loadable, and what is being rolled out or waits, whatever their age;
+the refreshed vectors of a catalogue that servers may take up, and those before them.
 Each of these with what it was made of, one level deep, and what those name in their facts: that is
 what loading, scoring and comparing a release takes. How its parts were trained is further back, and
 goes. Copies inside MLflow are not touched. Collect while no DAG runs that reuses old artifacts.
@@ -16,7 +17,7 @@ from typing import Any
 
 from csrm_tasks.artifacts import MANIFEST, ArtifactStore
 from csrm_tasks.blobs import open_blobs
-from csrm_tasks.release import ledger, rollout, routing
+from csrm_tasks.release import ledger, rollout, routing, snapshots
 from csrm_tasks.sections import Retention
 from csrm_tasks.settings import Settings
 
@@ -38,6 +39,10 @@ def plan(settings: Settings, market: str, policy: Retention, now: datetime) -> P
     refs = [k.removesuffix(f"/{MANIFEST}") for k in keys if k.endswith(f"/{MANIFEST}")]
     found = {ref: m for ref in refs if (m := store.manifest(ref)) is not None}
     keep = needed(found, ledger.verified(settings, market), policy, now)
+    for name, vectors in snapshots.read(settings, market).releases.items():
+        for ref in (vectors.ref, vectors.previous):
+            if ref in found:
+                keep.setdefault(ref, f"{name}: its catalogue's vectors")
     gone = {r: sum(f["size"] for f in m["files"]) for r, m in found.items() if r not in keep}
     return Plan(gone, keep)
 

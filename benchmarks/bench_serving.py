@@ -1,0 +1,197 @@
+"""`/score` of 100 precomputed products under load, beside `mlflow models serve` on the same bundle.
+
+The server is a process of its own, and so is its peer; a light closed loop asks both the same. The
+query tower has XLM-R-base's widths and two layers (the serving profile), int8, random weights;
+queries are drawn from generated titles by Zipf's law, so that some come again (ours remembers them;
+how many is shown). Then three switches of release and one rollback under load: what failed counts.
+Last, what it costs to refresh a catalogue of which 1 % changed, as a share of embedding it whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import polars as pl
+
+from benchmarks.harness import closing_line, table
+from benchmarks.load import Load, drive, for_seconds, post
+from benchmarks.serving_world import MARKET, Releases, route
+from csrm_tasks.demo.generate import demo_world
+from csrm_tasks.release import model
+from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.towers.embed import Known, embed_catalogue
+from csrm_tasks.towers.runtime import TowerRuntime
+
+BIN = Path(sys.executable).parent
+PRODUCTS = 100  # of a request
+ZIPF = 1.2
+CLIENTS = (1, 8, 64)
+
+
+@contextmanager
+def server(command: list[str], port: int, ready: str, env: dict[str, str]) -> Iterator[None]:
+    """Run a server until the block ends."""
+    child = subprocess.Popen(
+        [str(BIN / command[0]), *command[1:], "--port", str(port)], env=os.environ | env,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not _ready(f"http://127.0.0.1:{port}{ready}"):
+            if child.poll() is not None:
+                raise RuntimeError(f"{command[0]} ended with {child.returncode}")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait()
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def searches(titles: list[str], products: list[str], count: int) -> list[tuple[str, list[str]]]:
+    """Return queries (the first words of titles, often asked ones often) with products each."""
+    rng = np.random.default_rng(0)
+    ranks = np.minimum(rng.zipf(ZIPF, count), len(titles)) - 1
+    texts = [" ".join(titles[r].split()[:4]) for r in ranks]
+    return [(t, rng.choice(products, PRODUCTS, replace=False).tolist()) for t in texts]
+
+
+def ours_body(query: str, ids: list[str]) -> bytes:
+    """Return the body of a request to the service."""
+    return json.dumps({"query": query, "products": ids}).encode()
+
+
+def peer_body(query: str, ids: list[str]) -> bytes:
+    """Return the body of the same request to MLflow's server."""
+    rows = [[query, i] for i in ids]
+    split = {"columns": ["query", "product_id"], "data": rows}
+    return json.dumps({"dataframe_split": split}).encode()
+
+
+async def switches(
+    settings: Settings, port: int, requests: list[bytes], made: list[tuple[str, object]]
+) -> Load:
+    """Switch three times and go back once while eight clients ask; waits until each one answers."""
+    plan = [(1, made[1], made[:1]), (2, made[2], made[1:2]), (3, made[3], made[2:3]),
+            (4, made[2], made[1:2])]  # fmt: skip
+    done, at = False, 0
+
+    def going(load: Load) -> bool:
+        nonlocal done, at
+        if at < len(plan) and (at == 0 or plan[at - 1][1][0].encode() in load.last):
+            seq, stable, before = plan[at]
+            route(settings, seq + 1, stable, *before)  # type: ignore[arg-type]
+            at += 1
+        elif at == len(plan) and plan[-1][1][0].encode() in load.last:
+            done = True
+        return not done
+
+    return await drive(port, requests, 8, going)
+
+
+def refresh(folder: Path, titles: list[str], work: Path) -> tuple[float, float, int]:
+    """Return seconds of a whole embedding, of a refresh of 1 %, and how many that encoded."""
+    runtime = TowerRuntime(folder)
+    ids = [f"{i:06d}" for i in range(len(titles))]
+    changed = [f"{t} 新" if i % 100 == 0 else t for i, t in enumerate(titles)]
+    frames = [pl.DataFrame({"product_id": ids, "title": t}) for t in (titles, changed)]
+    for name in ("whole", "part"):
+        (work / name).mkdir()
+    began = time.perf_counter()
+    embed_catalogue(frames[0], runtime.encode_products, runtime.dim, work / "whole")
+    middle = time.perf_counter()
+    known = Known.load(work / "whole")
+    done = embed_catalogue(frames[1], runtime.encode_products, runtime.dim, work / "part", known)
+    return middle - began, time.perf_counter() - middle, done.encoded
+
+
+def row(name: str, clients: int, load: Load) -> dict[str, object]:
+    """Return a row of the table."""
+    return {
+        "server": name, "clients": clients, "requests/s": load.rate,
+        **{f"p{p} ms": load.quantile(p / 100) * 1e3 for p in (50, 95, 99)}, "failed": load.failed,
+    }  # fmt: skip
+
+
+def main(quick: bool) -> None:
+    """Print the tables and the figures."""
+    seconds, repeats = (1.5, 1) if quick else (5.0, 3)
+    with tempfile.TemporaryDirectory() as home:
+        settings = load_settings({"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets"})
+        settings.home.mkdir(exist_ok=True)
+        titles = [p.title for p in demo_world(5000, 0).target.products]
+        titles = list(dict.fromkeys(titles))
+        products = [f"p{i}" for i in range(len(titles))]
+        releases = Releases(settings, products)
+        made = [releases.make(seed) for seed in range(4)]
+        route(settings, 1, made[0])
+        asked = searches(titles, products, 2000)
+        token = secrets.token_hex(16)
+        saved = model.save(made[0][1].path, Path(home) / "mlflow")
+        env = {"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets", "CSRM_SERVING_TOKEN": token}
+        ports = free_port(), free_port()
+        streams = {
+            "csrm serve": (ports[0], [post("/score", ours_body(*a), token) for a in asked]),
+            "mlflow models serve": (ports[1], [post("/invocations", peer_body(*a)) for a in asked]),
+        }
+        peer = ["mlflow", "models", "serve", "-m", str(saved), "--env-manager", "local"]
+        path = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        loads: dict[tuple[str, int], list[Load]] = {}
+        with (
+            server(["csrm", "serve", "--market", MARKET], ports[0], "/readyz", env),
+            server(peer, ports[1], "/ping", path),
+        ):
+            for _ in range(repeats):
+                for clients in CLIENTS:
+                    for name, (port, requests) in streams.items():
+                        load = asyncio.run(drive(port, requests, clients, for_seconds(seconds)))
+                        loads.setdefault((name, clients), []).append(load)
+            moved = asyncio.run(switches(settings, ports[0], streams["csrm serve"][1], made))
+        whole, part, encoded = refresh(releases.export.path, titles[: 600 if quick else 3000],
+                                       settings.home)  # fmt: skip
+    best = {k: sorted(v, key=lambda one: one.rate)[len(v) // 2] for k, v in loads.items()}
+    rows = [row(name, clients, load) for (name, clients), load in best.items()]
+    print(table([*rows, row("csrm serve, 3 switches and a rollback", 8, moved)]))
+    distinct = len({q for q, _ in asked})
+    print(f"\n{PRODUCTS} products a request; {distinct} distinct of {len(asked)} queries.")
+    print(f"\nRefresh: {encoded} titles in {part:.3f} s, all in {whole:.2f} s.\n")
+    ours, theirs = loads["csrm serve", 8], loads["mlflow models serve", 8]
+    failed = moved.failed + sum(one.failed for key, v in loads.items()
+                                if key[0] == "csrm serve" for one in v)  # fmt: skip
+    figures = {
+        "requests_per_s": median(one.rate for one in ours),
+        "p99_s": median(one.quantile(0.99) for one in ours),
+        "failed": failed,
+        "ratio_mlflow": median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True)),
+        "p99_switching_s": moved.quantile(0.99),
+        "refresh_share": part / whole,
+    }
+    print(closing_line("serving", figures, ("fastapi", "uvicorn", "onnxruntime", "mlflow")))

@@ -1,0 +1,76 @@
+"""A closed loop of HTTP clients on keep-alive connections, light enough not to be what is timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import cycle
+
+import numpy as np
+
+
+@dataclass
+class Load:
+    """What the clients saw."""
+
+    seconds: list[float] = field(default_factory=list)  # of each answered request
+    failed: int = 0  # not 200, or no answer
+    elapsed: float = 0.0
+    last: bytes = b""  # body of the newest answer
+
+    @property
+    def rate(self) -> float:
+        """Answered requests per second."""
+        return len(self.seconds) / self.elapsed
+
+    def quantile(self, share: float) -> float:
+        """Quantile of the time to answer, in seconds."""
+        return float(np.quantile(self.seconds, share))
+
+
+def post(path: str, body: bytes, token: str = "") -> bytes:
+    """Return the bytes of a request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {token}\r\n" if token else ""
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def drive(
+    port: int, requests: list[bytes], clients: int, going: Callable[[Load], bool]
+) -> Load:
+    """Let ``clients`` ask one after another for as long as ``going`` says so."""
+    load, stream = Load(), cycle(requests)
+    began = time.perf_counter()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while going(load):
+            start = time.perf_counter()
+            try:
+                writer.write(next(stream))
+                status, load.last = await _answer(reader)
+            except (OSError, asyncio.IncompleteReadError):
+                load.failed += 1
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                continue
+            load.seconds.append(time.perf_counter() - start)
+            load.failed += status != 200
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    load.elapsed = time.perf_counter() - began
+    return load
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
+    return int(head.split(b" ", 2)[1]), await reader.readexactly(int(fields[b"content-length"]))
+
+
+def for_seconds(seconds: float) -> Callable[[Load], bool]:
+    """Return a condition that holds for so long."""
+    end = time.perf_counter() + seconds
+    return lambda _: time.perf_counter() < end
