@@ -175,7 +175,7 @@ def main(quick: bool) -> None:
                         load = asyncio.run(drive(port, requests, clients, for_seconds(seconds)))
                         loads.setdefault((name, clients), []).append(load)
             moved = asyncio.run(switches(settings, ports[0], streams["csrm serve"][1], made))
-        whole, part, encoded = refresh(releases.export.path, titles[: 600 if quick else 3000],
+        whole, part, encoded = refresh(releases.export.path, titles[: 1500 if quick else 3000],
                                        settings.home)  # fmt: skip
     best = {k: sorted(v, key=lambda one: one.rate)[len(v) // 2] for k, v in loads.items()}
     rows = [row(name, clients, load) for (name, clients), load in best.items()]
