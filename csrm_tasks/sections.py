@@ -138,6 +138,9 @@ class Llm(Section):
     checkpoint_seconds: Positive = 600
     rqa_dropout: Share = 0.1  # A24
     siblings: Positive = 8  # samples of one query drawn together; their prefix is run once (A12)
+    # Tasks that share the scoring of a large table. Left out of fingerprints: how work is cut says
+    # nothing of what comes out, and a new cut must not train anew.
+    score_shards: Positive = Field(default=1, exclude=True)
 
     @model_validator(mode="after")
     def _shared(self) -> Self:

@@ -14,6 +14,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
+from csrm_shards import scoring_of
 from csrm_wiring import UNTIL, is_approved, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
@@ -21,14 +22,14 @@ from csrm_tasks.markets import MarketConfig
 
 def cold_start(market: MarketConfig) -> None:
     """snapshot → retrieval by the plain LLM → LLM with RQA → towers → release."""
-    task = tasks_of(market)
+    task, score = tasks_of(market), scoring_of(market)
     snap = task("snapshot", stage=1, until="{{ params.until }}")
     bm25 = task("build_bm25", snapshot=snap)
 
     # Retrieval: the plain LLM ranks what BM25 finds; the retriever learns from that (A21, A22).
     pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
     plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, snapshot=snap)
-    cvr = task("score_pairs", "score_pseudo", space="cvr", snapshot=snap, llm=plain, pairs=pseudo)
+    cvr = score("score_pseudo", {"snapshot": snap, "llm": plain, "pairs": pseudo}, space="cvr")
     ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr)
     index = task("build_index", snapshot=snap, ebr=ebr)
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
@@ -39,7 +40,8 @@ def cold_start(market: MarketConfig) -> None:
 
     # The towers learn its soft labels (A29, A31).
     pairs = task("tower_pairs", snapshot=snap, ebr=ebr, index=index)
-    soft = task("score_pairs", "score_tower_pairs", snapshot=snap, llm=llm, pairs=pairs, rqa=rqa)
+    asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
+    soft = score("score_tower_pairs", asked)
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)
     vectors = task("embed_products", snapshot=snap, export=export)

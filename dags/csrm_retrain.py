@@ -15,6 +15,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
+from csrm_shards import scoring_of
 from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, peers_of, tasks_of
 
 from csrm_tasks.markets import MarketConfig
@@ -22,7 +23,7 @@ from csrm_tasks.markets import MarketConfig
 
 def retrain(market: MarketConfig) -> None:
     """snapshot → retrieval → LLM and its rounds → towers → judgement → release."""
-    task = tasks_of(market)
+    task, score = tasks_of(market), scoring_of(market)
     live = task("champion", "find_champion")
     live_llm, live_ebr, live_towers = (fact(live, name) for name in ("llm", "ebr", "export"))
     snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
@@ -37,7 +38,7 @@ def retrain(market: MarketConfig) -> None:
     # The retriever, now with local behaviour: RQA* (A23).
     pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
     read0 = {"snapshot": snap, "llm": live_llm, "rqa": rqa0}
-    cvr = task("score_pairs", "score_pseudo", space="cvr", pairs=pseudo, **read0)
+    cvr = score("score_pseudo", read0 | {"pairs": pseudo}, space="cvr")
     ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr)
     index = task("build_index", snapshot=snap, ebr=ebr)
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
@@ -46,14 +47,15 @@ def retrain(market: MarketConfig) -> None:
     last = task("train_llm", "train_llm_stage2", arm="stage2", snapshot=snap, rqa=rqa)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):
-        soft = task("score_pairs", f"relabel_{n}", split="train", snapshot=snap, llm=last, rqa=rqa)
+        soft = score(f"relabel_{n}", {"snapshot": snap, "llm": last, "rqa": rqa}, split="train")
         given = {"arm": f"round{n}", "round": n, "snapshot": snap, "rqa": rqa, "soft": soft}
         last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
     llm = task("select_llm", llms=[*llms.values()])
 
     # The towers learn its soft labels (A29-A31); beside them the same towers on hard labels (A32).
     pairs = task("tower_pairs", snapshot=snap, ebr=ebr, index=index)
-    soft = task("score_pairs", "score_tower_pairs", snapshot=snap, llm=llm, pairs=pairs, rqa=rqa)
+    asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
+    soft = score("score_tower_pairs", asked)
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)
     vectors = task("embed_products", snapshot=snap, export=export)

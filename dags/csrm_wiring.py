@@ -8,7 +8,7 @@ would meet the same bad file); anything else is retried.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -77,11 +77,12 @@ def market_dag(
 
 @task
 def run(
-    step: str, market: str, inputs: dict[str, Any], params: dict[str, Any], connection: str = ""
+    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = ""
 ) -> str:
     """The body of every task: run one step and return the reference of its artifact.
 
-    A step that asks an endpoint finds address and token of ``connection`` in its environment.
+    ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
+    that asks an endpoint finds address and token of ``connection`` in its environment.
     """
     from csrm_tasks.errors import CsrmError
     from csrm_tasks.steps import run_step
@@ -89,7 +90,7 @@ def run(
     try:
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
-        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, params)
+        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
     except CsrmError as e:
         raise AirflowFailException(str(e)) from e
 
@@ -108,7 +109,7 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
         one = run.override(task_id=task_id or step, trigger_rule=rule)
-        return one(step=step, market=market.market, inputs=inputs, params=params, **about)
+        return one(step=step, market=market.market, inputs=inputs, options=params, **about)
 
     return add
 
@@ -151,7 +152,7 @@ def reference(value: Any) -> Any:
     """Turn a rendered input into what ``run_step`` takes: a reference, a list of them, or None."""
     if isinstance(value, Mapping):
         return f"{value['of']}#{value['fact']}"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, str):  # a list, or of mapped tasks
         return [reference(v) for v in value]
     return value
 

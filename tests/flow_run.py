@@ -1,7 +1,8 @@
 """Run DAGs of a market through Airflow's ``dag.test()``, in a process of its own.
 
 ``python flow_run.py DAG_FOLDER RUNS`` where RUNS is JSON: a list of [dag_id, conf]. Prints one
-line ``FLOW`` + JSON: per run its state, and per task its state and what it returned.
+line ``FLOW`` + JSON: per run its state, per task (``task[0]``, … where mapped) its state and what
+it returned, and what mapped tasks are called.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 
+def named(one: Any) -> str:
+    """Return the task's id, with its place among the tasks that were mapped from it."""
+    return one.task_id if one.map_index < 0 else f"{one.task_id}[{one.map_index}]"
+
+
 def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
     """Run ``runs`` one after another; stop at the first that fails."""
     initdb()
@@ -32,10 +38,11 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
                 select(TaskInstance).where(TaskInstance.run_id == run.run_id)
             ).all()
             returned = {
-                r.task_id: XComModel.deserialize_value(r) for r in rows if r.key == "return_value"
+                named(r): XComModel.deserialize_value(r) for r in rows if r.key == "return_value"
             }
-        tasks = {t.task_id: [str(t.state), returned.get(t.task_id)] for t in instances}
-        found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks})
+        tasks = {named(t): [str(t.state), returned.get(named(t))] for t in instances}
+        called = {named(t): t.rendered_map_index for t in instances if t.map_index >= 0}
+        found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks, "called": called})
         if str(run.state) != "success":
             break
     print("FLOW" + json.dumps(found), flush=True)

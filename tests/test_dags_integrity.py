@@ -22,10 +22,17 @@ from airflow.dag_processing.dagbag import BundleDagBag
 folder = sys.argv[1]
 bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags")
 def kwargs(task):
+    if task.is_mapped:
+        first = {k: v[0] for k, v in task.op_kwargs_expand_input.value.items()}
+        return task.partial_kwargs["op_kwargs"] | first
     return getattr(task, "op_kwargs", {})
+def shards(task):
+    return len(task.op_kwargs_expand_input.value["options"]) if task.is_mapped else 0
+def is_list(value):
+    return isinstance(value, list) or getattr(getattr(value, "operator", None), "is_mapped", False)
 def inputs(task):
     given = kwargs(task).get("inputs") or {}
-    return {k: isinstance(v, list) for k, v in given.items()}
+    return {k: is_list(v) for k, v in given.items()}
 print("LOADED" + json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
@@ -38,7 +45,7 @@ print("LOADED" + json.dumps({
         "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
         "tasks": {t.task_id: {
             "step": kwargs(t).get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
-            "params": kwargs(t).get("params") or {}, "retries": t.retries,
+            "params": kwargs(t).get("options") or {}, "retries": t.retries, "shards": shards(t),
             "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
                      t.defaults] if t.task_id == "ask" else None,
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
@@ -46,6 +53,7 @@ print("LOADED" + json.dumps({
     } for d in bag.dags.values()},
 }))
 """
+SHARDED = {"score_pseudo", "relabel_1", "relabel_2", "score_tower_pairs"}
 INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
 REFRESH = ["refresh", "publish_refresh"]
 REPLAY = ["replay", "is_applied", "aggregate", "publish_day"]
@@ -71,16 +79,18 @@ OWN = {
     "has_queries",
 }  # no steps
 COLD_START = [
-    "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo", "train_ebr",
-    "build_index", "build_rqa", "train_llm_stage1", "select_llm", "tower_pairs",
-    "score_tower_pairs", "train_towers", "export_towers", "embed_products", "bundle",
-    "find_champion", "servability", "judge", "register", "is_approved", "promote",
+    "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo_shards",
+    "score_pseudo", "train_ebr", "build_index", "build_rqa", "train_llm_stage1", "select_llm",
+    "tower_pairs", "score_tower_pairs_shards", "score_tower_pairs", "train_towers",
+    "export_towers", "embed_products", "bundle", "find_champion",
+    "servability", "judge", "register", "is_approved", "promote",
 ]  # fmt: skip
 RETRAIN = [
     "find_champion", "snapshot", "build_bm25", "build_index_live", "build_rqa_live",
-    "pseudo_pairs", "score_pseudo", "train_ebr", "build_index", "build_rqa",
-    "train_llm_stage2", "relabel_1", "train_llm_round1", "relabel_2", "train_llm_round2",
-    "select_llm", "tower_pairs", "score_tower_pairs", "train_towers", "export_towers",
+    "pseudo_pairs", "score_pseudo_shards", "score_pseudo", "train_ebr", "build_index", "build_rqa",
+    "train_llm_stage2", "relabel_1_shards", "relabel_1", "train_llm_round1",
+    "relabel_2_shards", "relabel_2", "train_llm_round2", "select_llm", "tower_pairs",
+    "score_tower_pairs_shards", "score_tower_pairs", "train_towers", "export_towers",
     "embed_products", "train_towers_hard", "export_hard",
     "score_champion", "score_stage2", "score_round1", "score_round2", "score_final",
     "score_champion_towers", "score_towers_hard", "score_towers",
@@ -144,6 +154,34 @@ def test_everything_stands_before_promote_and_nothing_after(
     assert found["ancestors"] == sorted(set(tasks) - {"promote"})
     assert found["after"] == []
     assert {t["rule"] for t in found["tasks"].values()} == {"all_success"}
+
+
+@pytest.mark.airflow
+def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
+    loaded: dict, tmp_path: Path
+) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mini.yaml").write_text(text.replace("score_shards: 2", "score_shards: 1"))
+    whole = load(tmp_path / "home", tmp_path)
+    assert whole["errors"] == {}
+    for name, expected in (("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)):
+        cut, one = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, whole))
+        asked = SHARDED & set(expected)
+        assert set(one) == {t for t in expected if not t.endswith("_shards")}
+        assert set(cut) == set(one) | {f"{t}_shards" for t in asked}
+        assert {n: t["shards"] for n, t in cut.items() if t["shards"]} == {
+            f"{t}_shards": 2 for t in asked
+        }
+        for task in asked:
+            joined, shard = cut[task], cut[f"{task}_shards"]
+            assert (joined["step"], shard["step"]) == ("join_shards", "score_shard")
+            assert one[task]["step"] == "score_pairs"
+            assert shard["params"] == joined["params"] | {"shard": 0, "of": 2}
+            assert joined["params"] == one[task]["params"]
+            assert shard["inputs"] == one[task]["inputs"]
+            assert joined["inputs"] == one[task]["inputs"] | {"shards": True}
+            assert shard["after"] == [task]
+            assert joined["after"] == one[task]["after"]
 
 
 @pytest.mark.airflow

@@ -90,6 +90,23 @@ def test_what_travels_between_tasks_are_references_to_what_exists(
             assert store.manifest(ref) is not None, ref
 
 
+def test_what_was_scored_in_shards_is_joined_from_references(
+    runs: list[Run], settings: Settings
+) -> None:
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    for run, tasks in (
+        (runs[1], ("score_pseudo", "score_tower_pairs")),
+        (runs[5], ("score_pseudo", "relabel_1", "score_tower_pairs")),
+    ):
+        for task in tasks:
+            names = [f"{task}_shards[{k}]" for k in (0, 1)]
+            assert [run["called"][name] for name in names] == ["shard 0 of 2", "shard 1 of 2"]
+            joined = store.open(refs(run)[task])
+            assert joined.inputs["shards"] == [refs(run)[name] for name in names]
+            pairs = [store.open(ref).facts["pairs"] for ref in joined.inputs["shards"]]
+            assert joined.facts["pairs"] == sum(pairs) > max(pairs)
+
+
 def test_two_releases_are_registered_and_the_second_is_live(
     runs: list[Run], settings: Settings
 ) -> None:

@@ -78,9 +78,18 @@ def in_fold(pairs: pl.DataFrame, fold: int) -> pl.DataFrame:
 
     A query's half follows from its identifier, so all its products fall into one half, always.
     """
-    ids = pairs["query_id"].unique().to_list()
-    own = [i for i in ids if int(text_digest("fold", i), 16) % 2 == fold]
-    return pairs.filter(pl.col("query_id").is_in(own))
+    return pairs.filter(_parts(pairs, "fold", 2) == fold)
+
+
+def shard_numbers(pairs: pl.DataFrame, of: int) -> pl.Series:
+    """Return the shard (0 … of - 1) of each pair, aligned; a query is in one shard, always."""
+    return _parts(pairs, "shard", of)
+
+
+def _parts(pairs: pl.DataFrame, salt: str, of: int) -> pl.Series:
+    ids = pairs["query_id"].unique()
+    found = [int(text_digest(salt, i), 16) % of for i in ids]
+    return pairs["query_id"].replace_strict(ids, found, return_dtype=pl.Int64)
 
 
 def selection_dev(snapshot: Path, source: str, target: str) -> tuple[pl.DataFrame, pl.DataFrame]:

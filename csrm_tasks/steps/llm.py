@@ -1,8 +1,7 @@
-"""Steps of the relevance LLM: train an arm or a round, score pairs, choose and calibrate."""
+"""Steps of the relevance LLM: train an arm or a round, choose and calibrate."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,10 +14,7 @@ from csrm_tasks.steps.registry import Context, Facts, step
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import polars as pl
-
     from csrm_tasks.artifacts import Artifact
-    from csrm_tasks.llm.data import Fields
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
 
@@ -100,47 +96,6 @@ def _pass_on(ctx: Context, soft: Artifact) -> Facts:
     return dict(last.facts) | {"stopped": soft.facts["stopped"], "passed_on": last.ref}
 
 
-@step(
-    "score_pairs",
-    inputs=["snapshot", "llm"],
-    optional=["pairs", "rqa"],
-    config=["llm", "seed"],
-    rooms=["llm"],
-)
-def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> Facts:
-    """Score given pairs, or the snapshot's own of ``split``, with a trained LLM (A8, A16, A19).
-
-    ``split=train`` gives soft labels (temperature 1); the file then also has pair_id and grade.
-    They are cross-fitted where the teacher has memorised its labels (A18), and there are none where
-    the teacher is no better on dev than its own teacher was: the rounds end there (A17).
-    """
-    if ("pairs" in ctx.inputs) == bool(split):
-        raise ConfigError("score_pairs takes either input 'pairs' or parameter 'split', not both")
-    relabel = split == "train" and space == "relevance"
-    stopped = _stopped(ctx) if relabel else None
-    if stopped:
-        log.info("no soft labels: %s", stopped)
-        return {"stopped": stopped, "pairs": 0}
-    _use_threads(ctx)
-    from csrm_tasks.llm.data import load_fields, load_pairs, space_named
-    from csrm_tasks.llm.scoring import RelevanceScorer
-    from csrm_tasks.records import PAIRS, SCORED, write_table
-
-    snapshot = ctx.input("snapshot").path
-    scorer = RelevanceScorer.load(ctx.input("llm").path)
-    fields = load_fields(snapshot, _path(ctx, "rqa"))
-    judged = {k: PAIRS[k] for k in ("pair_id", "grade")} if split else {}
-    pairs = load_pairs(snapshot, split) if split else _given_pairs(ctx)
-    scored = scorer.score(space_named(space), fields, pairs, calibrated=split != "train")
-    facts: Facts = {"pairs": len(scored), "truncated": scorer.encoder.truncated}
-    if split and space == "relevance":
-        facts |= _agreement(scored)
-    if relabel:
-        scored, facts = _soft_labels(ctx, scored, fields, facts)
-    write_table(scored, judged | SCORED, ctx.out / "scored.parquet")
-    return facts
-
-
 @step("select_llm", many=["llms"], rooms=["llm.calibration"])
 def select_llm(ctx: Context) -> Facts:
     """Choose the best model on dev (A17) and calibrate its temperature there (A30)."""
@@ -193,75 +148,3 @@ def _reliability(best: Artifact, out: Path) -> Path:
     path = out / "reliability.svg"
     path.write_text(reliability.plot("Reliability on dev", curves, reliability.STYLE))
     return path
-
-
-def _given_pairs(ctx: Context) -> pl.DataFrame:
-    import polars as pl
-
-    return pl.read_parquet(
-        ctx.input("pairs").file("pairs.parquet"), columns=["query_id", "product_id", "locale"]
-    )
-
-
-def _agreement(scored: pl.DataFrame) -> Facts:
-    """Agreement with the human grades, over all and by locale."""
-    import polars as pl
-
-    predicted = pl.concat_list("p0", "p1", "p2").list.arg_max()
-    right = scored.select("locale", right=predicted == pl.col("grade"))
-    by_locale = right.group_by("locale").agg(pl.col("right").mean()).sort("locale")
-    return {
-        "agreement": right["right"].cast(pl.Float64).sum() / max(1, len(right)),
-        "agreement_by_locale": dict(by_locale.iter_rows()),
-    }
-
-
-def _teacher_of(ctx: Context, llm: Artifact) -> Artifact | None:
-    """Return the model whose soft labels ``llm`` learnt from, if any."""
-    soft = llm.inputs.get("soft")
-    return None if soft is None else ctx.store.open(ctx.store.open(soft).inputs["llm"])
-
-
-def _stopped(ctx: Context) -> str | None:
-    """Say why there is no further round of self-distillation, or None where there is (A17)."""
-    teacher = ctx.input("llm")
-    before = _teacher_of(ctx, teacher)
-    if before is None or "stopped" in teacher.facts:
-        found: str | None = teacher.facts.get("stopped")
-        return found
-    now, then = (float(a.facts["dev_micro_f1"]) for a in (teacher, before))
-    if now > then:
-        return None
-    return f"dev micro-F1 {now:.4f} after a round, {then:.4f} before it"
-
-
-def _soft_labels(
-    ctx: Context, scored: pl.DataFrame, fields: Fields, facts: Facts
-) -> tuple[pl.DataFrame, Facts]:
-    """Return soft labels, cross-fitted where the teacher knows its labels by heart (A18).
-
-    Writes ``changes.json``: what they say of the human labels.
-    """
-    from csrm_tasks.llm.finetune import FinetuneInputs
-    from csrm_tasks.llm.rounds import changes, cross_fit
-
-    limit, fit = ctx.market.llm.distillation.memorised, facts["agreement"]
-    memorised = fit >= limit
-    log.info(
-        "teacher agrees with %.1f %% of the human train labels (limit %.1f %%): %s",
-        100 * fit, 100 * limit,
-        "memorised, so two halves label each other" if memorised else "in-sample soft labels",
-    )  # fmt: skip
-    facts |= {"train_fit": fit, "memorised": memorised, "cross_fitted": memorised}
-    if memorised:
-        soft = ctx.input("llm").inputs.get("soft")
-        given = FinetuneInputs(
-            ctx.input("snapshot").path, _path(ctx, "rqa"),
-            None if soft is None else ctx.store.open(soft).path, "fold", 0,
-        )  # fmt: skip
-        scored, folds = cross_fit(ctx.market, given, ctx.work)
-        facts |= folds | _agreement(scored)
-    found = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)
-    text = json.dumps(found, ensure_ascii=False, indent=1)
-    (ctx.out / "changes.json").write_text(text, encoding="utf-8")
-    return scored, facts

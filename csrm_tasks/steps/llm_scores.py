@@ -1,0 +1,251 @@
+"""Steps that score pairs with a relevance LLM: all at once, or in shards that are put together.
+
+A shard holds whole queries, so that a query's prefix is still run once (A12). Each is an artifact
+of its own: what is done is never scored again (A19), and a killed one costs that shard only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.steps.registry import Context, Facts, step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+    from csrm_tasks.artifacts import Artifact
+
+log = logging.getLogger("csrm")
+
+READS: dict[str, Any] = {
+    "inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa"], "config": ["llm", "seed"],
+    "rooms": ["llm"],
+}  # fmt: skip
+
+
+@step("score_pairs", **READS)
+def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> Facts:
+    """Score given pairs, or the snapshot's own of ``split``, with a trained LLM (A8, A16, A19).
+
+    ``split=train`` gives soft labels (temperature 1); the file then also has pair_id and grade.
+    They are cross-fitted where the teacher has memorised its labels (A18), and there are none where
+    the teacher is no better on dev than its own teacher was: the rounds end there (A17).
+    """
+    pairs = _asked(ctx, split)
+    stopped = _stopped(ctx, space, split)
+    if stopped:
+        return _no_labels(stopped)
+    scored, truncated = _score(ctx, pairs, space, split)
+    return _finish(ctx, scored, truncated, space, split)
+
+
+@step("score_shard", **READS)
+def score_shard(
+    ctx: Context, *, shard: int, of: int, space: str = "relevance", split: str = ""
+) -> Facts:
+    """Score what ``score_pairs`` would, but only shard ``shard`` (from 0) ``of`` so many."""
+    from csrm_tasks.llm.data import shard_numbers
+
+    if not 0 <= shard < of:
+        raise ConfigError(f"score_shard: there is no shard {shard} of {of}; they count from 0")
+    pairs = _asked(ctx, split)
+    stopped = _stopped(ctx, space, split)
+    if stopped:
+        return _no_labels(stopped)
+    scored, truncated = _score(ctx, pairs.filter(shard_numbers(pairs, of) == shard), space, split)
+    _write(ctx, scored, split)
+    log.info("shard %d of %d: %d of %d pairs", shard, of, len(scored), len(pairs))
+    return _shard_facts(shard, of, space, split) | {"pairs": len(scored), "truncated": truncated}
+
+
+@step("join_shards", many=["shards"], **READS)
+def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> Facts:
+    """Put all shards together to what ``score_pairs`` would have made, in its order.
+
+    Raises :class:`DataError` unless every pair was scored once, from these very inputs.
+    """
+    pairs = _asked(ctx, split)
+    stopped = _stopped(ctx, space, split)
+    if stopped:
+        return _no_labels(stopped)
+    scored = _joined(ctx, pairs, space, split)
+    truncated = sum(int(shard.facts["truncated"]) for shard in ctx.lists["shards"])
+    return _finish(ctx, scored, truncated, space, split)
+
+
+def _asked(ctx: Context, split: str) -> pl.DataFrame:
+    """Return the pairs to score: given ones, or the snapshot's judged ones of ``split``."""
+    import polars as pl
+
+    from csrm_tasks.llm.data import load_pairs
+
+    if ("pairs" in ctx.inputs) == bool(split):
+        raise ConfigError("score pairs of either input 'pairs' or parameter 'split', not both")
+    if split:
+        return load_pairs(ctx.input("snapshot").path, split)
+    given = ctx.input("pairs").file("pairs.parquet")
+    return pl.read_parquet(given, columns=["query_id", "product_id", "locale"])
+
+
+def _score(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> tuple[pl.DataFrame, int]:
+    """Return ``pairs`` with their probabilities, and how many prompts were cut."""
+    import torch
+
+    from csrm_tasks.llm.data import load_fields, space_named
+    from csrm_tasks.llm.scoring import RelevanceScorer
+
+    torch.set_num_threads(ctx.settings.threads)
+    scorer = RelevanceScorer.load(ctx.input("llm").path)
+    fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
+    scored = scorer.score(space_named(space), fields, pairs, calibrated=split != "train")
+    return scored, scorer.encoder.truncated
+
+
+def _rqa(ctx: Context) -> Path | None:
+    found = ctx.inputs.get("rqa")
+    return None if found is None else found.path
+
+
+def _finish(ctx: Context, scored: pl.DataFrame, truncated: int, space: str, split: str) -> Facts:
+    """Write what was scored, with its agreement with people and, of train, as soft labels."""
+    facts: Facts = {"pairs": len(scored), "truncated": truncated}
+    if split and space == "relevance":
+        facts |= _agreement(scored)
+    if _relabels(space, split):
+        scored, facts = _soft_labels(ctx, scored, facts)
+    _write(ctx, scored, split)
+    return facts
+
+
+def _write(ctx: Context, scored: pl.DataFrame, split: str) -> None:
+    from csrm_tasks.records import PAIRS, SCORED, write_table
+
+    judged = {k: PAIRS[k] for k in ("pair_id", "grade")} if split else {}
+    write_table(scored, judged | SCORED, ctx.out / "scored.parquet")
+
+
+def _shard_facts(shard: int, of: int, space: str, split: str) -> Facts:
+    return {"shard": shard, "of": of, "space": space, "split": split}
+
+
+def _joined(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> pl.DataFrame:
+    """Return ``pairs`` with the probabilities that the shards hold, every pair once."""
+    import polars as pl
+
+    from csrm_tasks.llm.data import shard_numbers
+
+    shards = ctx.lists["shards"]
+    if not shards:
+        raise ConfigError("join_shards needs every shard in input 'shards'")
+    placed, number = pairs.with_row_index("place"), shard_numbers(pairs, len(shards))
+    parts = []
+    for k, shard in enumerate(shards):
+        _check_shard(ctx, shard, _shard_facts(k, len(shards), space, split))
+        parts.append(_with_scores(placed.filter(number == k), shard))
+    return pl.concat(parts).sort("place").drop("place")
+
+
+def _check_shard(ctx: Context, shard: Artifact, asked: Facts) -> None:
+    given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
+    if dict(shard.inputs) != given or not asked.items() <= shard.facts.items():
+        raise DataError(
+            f"{shard.ref} is not shard {asked['shard']} of {asked['of']} of these pairs and this "
+            "model; give every shard of one scoring, in order"
+        )
+
+
+def _with_scores(own: pl.DataFrame, shard: Artifact) -> pl.DataFrame:
+    """Append the shard's p0, p1, p2 to its pairs, which it must hold once each, in order."""
+    import polars as pl
+
+    keys = ["query_id", "product_id", "locale"]
+    scored = pl.read_parquet(shard.file("scored.parquet"))
+    if not scored.select(keys).equals(own.select(keys)):
+        raise DataError(
+            f"{shard.ref} holds {len(scored)} pairs, not the {len(own)} of its shard once each; "
+            "delete its folder and run score_shard again"
+        )
+    return own.hstack(scored.select("p0", "p1", "p2"))
+
+
+def _agreement(scored: pl.DataFrame) -> Facts:
+    """Agreement with the human grades, over all and by locale."""
+    import polars as pl
+
+    predicted = pl.concat_list("p0", "p1", "p2").list.arg_max()
+    right = scored.select("locale", right=predicted == pl.col("grade"))
+    by_locale = right.group_by("locale").agg(pl.col("right").mean()).sort("locale")
+    return {
+        "agreement": right["right"].cast(pl.Float64).sum() / max(1, len(right)),
+        "agreement_by_locale": dict(by_locale.iter_rows()),
+    }
+
+
+def _teacher_of(ctx: Context, llm: Artifact) -> Artifact | None:
+    """Return the model whose soft labels ``llm`` learnt from, if any."""
+    soft = llm.inputs.get("soft")
+    return None if soft is None else ctx.store.open(ctx.store.open(soft).inputs["llm"])
+
+
+def _relabels(space: str, split: str) -> bool:
+    return split == "train" and space == "relevance"
+
+
+def _no_labels(stopped: str) -> Facts:
+    log.info("no soft labels: %s", stopped)
+    return {"stopped": stopped, "pairs": 0}
+
+
+def _stopped(ctx: Context, space: str, split: str) -> str | None:
+    """Say why there is no further round of self-distillation, or None where there is (A17)."""
+    if not _relabels(space, split):
+        return None
+    teacher = ctx.input("llm")
+    before = _teacher_of(ctx, teacher)
+    if before is None or "stopped" in teacher.facts:
+        found: str | None = teacher.facts.get("stopped")
+        return found
+    now, then = (float(a.facts["dev_micro_f1"]) for a in (teacher, before))
+    if now > then:
+        return None
+    return f"dev micro-F1 {now:.4f} after a round, {then:.4f} before it"
+
+
+def _soft_labels(ctx: Context, scored: pl.DataFrame, facts: Facts) -> tuple[pl.DataFrame, Facts]:
+    """Return soft labels, cross-fitted where the teacher knows its labels by heart (A18).
+
+    Writes ``changes.json``: what they say of the human labels.
+    """
+    import torch
+
+    from csrm_tasks.llm.data import load_fields
+    from csrm_tasks.llm.finetune import FinetuneInputs
+    from csrm_tasks.llm.rounds import changes, cross_fit
+
+    limit, fit = ctx.market.llm.distillation.memorised, facts["agreement"]
+    memorised = fit >= limit
+    log.info(
+        "teacher agrees with %.1f %% of the human train labels (limit %.1f %%): %s",
+        100 * fit, 100 * limit,
+        "memorised, so two halves label each other" if memorised else "in-sample soft labels",
+    )  # fmt: skip
+    facts |= {"train_fit": fit, "memorised": memorised, "cross_fitted": memorised}
+    if memorised:
+        torch.set_num_threads(ctx.settings.threads)
+        soft = ctx.input("llm").inputs.get("soft")
+        given = FinetuneInputs(
+            ctx.input("snapshot").path, _rqa(ctx),
+            None if soft is None else ctx.store.open(soft).path, "fold", 0,
+        )  # fmt: skip
+        scored, folds = cross_fit(ctx.market, given, ctx.work)
+        facts |= folds | _agreement(scored)
+    fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
+    found = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)
+    text = json.dumps(found, ensure_ascii=False, indent=1)
+    (ctx.out / "changes.json").write_text(text, encoding="utf-8")
+    return scored, facts
