@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,26 +67,44 @@ def _ahead(batches: Iterator[Records]) -> Iterator[Records]:
             yield records
 
 
+@contextmanager
+def _written(path: Path, contract: Contract) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Give a function that adds rows to a Parquet file, on another core than its caller's."""
+    import pyarrow.parquet as pq
+
+    schema = pl.DataFrame(schema=contract.schema).to_arrow().schema
+    with (
+        pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        pending: Future[None] = pool.submit(lambda: None)
+
+        def write(rows: pl.DataFrame) -> None:
+            nonlocal pending
+            pending.result()  # no more than one table waits
+            pending = pool.submit(writer.write_table, rows.to_arrow())
+
+        yield write
+        pending.result()
+
+
 def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
     """Judge every row of a file and write the clean ones to ``clean`` as Parquet.
 
     Rejected rows stay in memory. A file that cannot be read to its end gives no row at all.
     """
-    import pyarrow.parquet as pq
-
-    schema = pl.DataFrame(schema=source.contract.schema).to_arrow().schema
     header = b""
     rejected = [pl.DataFrame(schema=REJECTED)]
     fault = None
     rows = 0
     try:
-        with pq.ParquetWriter(clean, schema, compression="lz4", use_dictionary=False) as writer:
+        with _written(clean, source.contract) as write:
             for records in _ahead(source.batches()):
                 judged = judge(records, source.contract, day, terms)
                 header, fault = records.header, judged.fault
                 rejected.append(judged.rejected)
                 rows += judged.clean.height
-                writer.write_table(judged.clean.to_arrow())
+                write(judged.clean)
     except UnreadableError as e:
         with source.path.open("rb") as f:
             judged = unreadable(source.contract, str(e), f.read(HEAD_BYTES))
