@@ -3,7 +3,8 @@
 
 Learns from the source market's labels and conversions and from translations; no target label or
 log is read. Plain LLM → scores BM25's pseudo pairs → trains the retriever → its titles augment the
-queries (RQA) → LLM again, with RQA → distilled into the online towers → bundle → gate → live.
+queries (RQA) → LLM again, with RQA → distilled into the online towers → bundle, probed in a fresh
+process (`servability`) → gate → live.
 
 **Window**: everything published up to the day in parameter `until`. Started by hand.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from

@@ -3,7 +3,8 @@
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
 markets → self-distillation rounds → towers → everything, the live release included, scored on the
-same frozen gold set → gate → recorded with its verdict, and promoted or not.
+same frozen gold set, the bundle probed in a fresh process (`servability`: scores as in training,
+latency and memory within budget) → gate → recorded with its verdict, and promoted or not.
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
