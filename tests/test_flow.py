@@ -1,4 +1,4 @@
-"""The four DAGs, through Airflow, on a miniature market: from files to a second release."""
+"""The DAGs, through Airflow, on a miniature market: from files to a second release."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flow_fixtures import MARKET, make_flow_market
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.markets import load_market
-from csrm_tasks.release import ledger, routing
+from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +29,9 @@ REPLAYS = [
     (f"csrm_replay__{MARKET}", {"day": DAYS[0]} | more)
     for more in ({}, {"apply": True, "reason": "unknown_product"})
 ]
+REFRESH = (f"csrm_refresh__{MARKET}", {"day": DAYS[-1]})
 # Once more, after the release: the first day, and the cold start.
-RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START, *REPLAYS]
+RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START, *REPLAYS, REFRESH]
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 Run = dict[str, Any]
@@ -175,9 +176,19 @@ def test_a_cold_start_again_trains_nothing_and_displaces_no_better_release(
 
 
 def test_a_replay_publishes_when_it_is_applied_and_only_then(runs: list[Run]) -> None:
-    dry, applied = ({t: state for t, (state, _) in run["tasks"].items()} for run in runs[8:])
+    dry, applied = ({t: state for t, (state, _) in run["tasks"].items()} for run in runs[8:10])
     assert dry == {
         "replay": "success", "is_applied": "success",
         "aggregate": "skipped", "publish_day": "skipped",
     }  # fmt: skip
     assert set(applied.values()) == {"success"}
+
+
+def test_the_live_releases_vectors_are_those_of_todays_catalogue(
+    runs: list[Run], settings: Settings
+) -> None:
+    live = str(ledger.live(ledger.verified(settings, MARKET)))
+    found = snapshots.read(settings, MARKET).releases
+    assert list(found) == [live]
+    assert found[live].ref == refs(runs[10])["refresh"]
+    assert found[live].coverage == 1.0 and found[live].encoded < found[live].products / 10
