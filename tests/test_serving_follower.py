@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from release_fixtures import MARKET, publish, store_of, write_embeddings
-from serving_fixtures import document, release, route, serving
+from release_fixtures import MARKET, market, publish, store_of, write_embeddings
+from serving_fixtures import HEAD, TOKEN, ByHand, document, release, route, serving
 
 from csrm_tasks.release import snapshots
+from csrm_tasks.release.scorer import ReleaseScorer
 from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.serving import follower
+from csrm_tasks.serving.app import create_app
 from csrm_tasks.settings import Settings
 
 ASKED = {"query": "紅色 1", "products": ["p0", "p1", "p2"]}
@@ -212,3 +216,51 @@ def test_an_embeddings_document_that_cannot_be_read_is_an_alarm(settings: Settin
             service.follower.poll()
             assert "embeddings" in alarms(client)
             assert answer(client) == before
+
+
+def test_switching_under_load_drops_nothing_and_mixes_nothing(settings: Settings) -> None:
+    made = [release(settings, key) for key in "abcd"]
+    want = {
+        name: ReleaseScorer(store_of(settings).open(ref).path)
+        .score(["紅色 1"] * 3, ["p0", "p1", "p2"], [None] * 3)
+        .em.tolist()
+        for name, ref in made
+    }
+    route(settings, document(made[0]))
+    service = ByHand(settings, market(), "t")
+    seen: list[tuple[int, str, list[float]]] = []
+    done = False
+
+    async def client(asker: httpx.AsyncClient) -> None:
+        while not done:
+            got = await asker.post("/score", json=ASKED)
+            found = got.json()
+            seen.append((got.status_code, found["release"], [p["em"] for p in found["products"]]))
+            await asyncio.sleep(0)  # without a network nothing else would let others run
+
+    async def answered_by(name: str) -> None:
+        while not seen or seen[-1][1] != name:
+            await asyncio.sleep(0)
+
+    async def operator() -> None:
+        nonlocal done
+        moves = [(made[1], made[0]), (made[2], made[1]), (made[3], made[2]), (made[2], made[1])]
+        for seq, (stable, before) in enumerate(moves, start=2):
+            route(settings, document(stable, before, seq=seq))
+            await asyncio.to_thread(service.follower.poll)
+            await answered_by(stable[0])
+        done = True
+
+    async def scenario() -> None:
+        transport = httpx.ASGITransport(app=create_app(service, TOKEN))
+        address = "http://service"
+        async with httpx.AsyncClient(transport=transport, base_url=address, headers=HEAD) as asker:
+            await asyncio.gather(operator(), *(client(asker) for _ in range(6)))
+
+    service.start()
+    asyncio.run(scenario())
+    service.stop()
+    assert {status for status, _, _ in seen} == {200}
+    assert {name for _, name, _ in seen} == {name for name, _ in made[1:]} | {made[0][0]}
+    for _, name, em in seen:
+        assert np.allclose(em, want[name], atol=1e-6)
