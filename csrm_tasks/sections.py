@@ -152,6 +152,20 @@ class Llm(Section):
         return self
 
 
+class Mining(Section):
+    """Hard negatives: titles that BM25 ranks high for a query and that are no pair of it (A22)."""
+
+    first: Annotated[int, Field(ge=0)] = 20  # rank from 0, inclusive; those above are often right
+    last: Positive = 100  # exclusive
+    per_query: Positive = 4
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if self.first >= self.last:
+            raise ValueError(f"first {self.first} must be below last {self.last}: no rank is left")
+        return self
+
+
 class Ebr(Section):
     """The embedding-based retriever (A22, A23)."""
 
@@ -163,6 +177,11 @@ class Ebr(Section):
     pool: Positive = 256  # shared random products as negatives
     lr: float = 5e-5
     mse_weight: float = 1.0
+    within_query: Literal["margin_mse", "kl"] | None = None  # a third loss, over a query's titles
+    # A title nearer to the query than this share of the positive's cosine is no negative (from the
+    # middle of training on); null: only known pairs are left out.
+    false_negative: Share | None = None
+    mining: Mining | None = None
     max_length: Positive = 64
 
 

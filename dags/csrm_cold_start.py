@@ -31,7 +31,8 @@ def cold_start(market: MarketConfig) -> None:
     pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
     plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, snapshot=snap)
     cvr = score("score_pseudo", {"snapshot": snap, "llm": plain, "pairs": pseudo}, space="cvr")
-    ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr)
+    mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
+    ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr, **mined)
     index = task("build_index", snapshot=snap, ebr=ebr)
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 

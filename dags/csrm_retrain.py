@@ -40,7 +40,8 @@ def retrain(market: MarketConfig) -> None:
     pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
     read0 = {"snapshot": snap, "llm": live_llm, "rqa": rqa0}
     cvr = score("score_pseudo", read0 | {"pairs": pseudo}, space="cvr")
-    ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr)
+    mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
+    ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr, **mined)
     index = task("build_index", snapshot=snap, ebr=ebr)
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from retrieval_fixtures import KINDS, behaviour, products, queries, scored, tiny_encoder
+from torch import Tensor
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.records import SCORED
 from csrm_tasks.retrieval import ebr
-from csrm_tasks.retrieval.ebr import EbrTrainer, draw, schedule
+from csrm_tasks.retrieval.batches import draw
+from csrm_tasks.retrieval.ebr import EbrTrainer, schedule
 from csrm_tasks.retrieval.encoder import BiEncoder
-from csrm_tasks.retrieval.losses import contrastive_loss, mse_loss
+from csrm_tasks.retrieval.losses import (
+    contrastive_loss,
+    false_negatives,
+    margin_mse_loss,
+    mse_loss,
+    within_query_kl,
+)
 from csrm_tasks.retrieval.pairs import TrainingPairs, training_pairs
 from csrm_tasks.sections import Ebr
 
@@ -26,17 +36,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("base"), texts)
 
 
-def _config(steps: int) -> Ebr:
-    return Ebr(encoder="-", dim=16, steps=steps, batch=24, pool=12, lr=3e-3)
+def _config(steps: int, **more: Any) -> Ebr:
+    return Ebr(encoder="-", dim=16, steps=steps, batch=24, pool=12, lr=3e-3, **more)
 
 
 def _data(local: bool = False) -> TrainingPairs:
     return training_pairs(queries(), products(), scored(), behaviour() if local else None)
 
 
-def _trainer(base: Path, work: Path, steps: int) -> EbrTrainer:
+def _trainer(base: Path, work: Path, steps: int, **more: Any) -> EbrTrainer:
     model = BiEncoder.from_base(str(base), 16, 24, seed=0)
-    return EbrTrainer(model, _data(), _config(steps), 7, work)
+    return EbrTrainer(model, _data(), _config(steps, **more), 7, work)
 
 
 def test_pairs_are_by_text_so_that_copies_are_one() -> None:
@@ -113,6 +123,70 @@ def test_batch_losses_equal_pair_by_pair_encoding(base: Path, tmp_path: Path) ->
     assert contrastive.item() == pytest.approx(expected.item(), rel=1e-4)
     picked = torch.stack([cosine[i, j] for i, j in enumerate(own)])
     assert mse.item() == pytest.approx(mse_loss(picked, weight).item(), rel=1e-4)
+
+
+def test_a_batch_by_query_holds_several_scored_titles_of_each() -> None:
+    data = _data()
+    batch = draw(data, 20, 6, np.random.default_rng(1), by_query=True)
+    assert len(batch.weight) == 20
+    assert (np.bincount(batch.query_of) == 4).all()
+    weights = {
+        (q, t): w
+        for part in data.locales
+        for q, t, w in zip(part.query, part.title, part.weight, strict=True)
+    }
+    expected = [[weights.get((q, t), np.nan) for t in batch.titles] for q in batch.queries]
+    np.testing.assert_array_equal(batch.teacher, np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("within", "loss"),
+    [
+        ("margin_mse", margin_mse_loss),
+        ("kl", lambda cosine, teacher: within_query_kl(cosine, teacher, 0.05)),
+    ],
+)
+def test_the_loss_within_queries_is_a_third_one_and_each_query_counts_once(
+    base: Path, tmp_path: Path, within: str, loss: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    trainer = _trainer(base, tmp_path, 1, within_query=within)
+    trainer.model.eval()
+    batch = draw(trainer.data, 16, 4, np.random.default_rng(2), by_query=True)
+    found = trainer.batch_losses(batch)
+    q, t = (
+        torch.from_numpy(trainer.model.encode([texts[i] for i in rows]))
+        for texts, rows in (
+            (trainer.data.queries, batch.queries), (trainer.data.titles, batch.titles)
+        )
+    )  # fmt: skip
+    expected = loss(q @ t.T, torch.from_numpy(batch.teacher)).item()
+    assert len(found) == 3
+    assert found[2].item() == pytest.approx(expected, rel=1e-3)
+    assert expected > 0
+    plain = _trainer(base, tmp_path, 1)
+    plain.model.eval()
+    assert [x.item() for x in plain.batch_losses(batch)] == [x.item() for x in found[:2]]
+    trainer.run()
+    assert list(trainer.metrics()) == ["contrastive", "mse", within]
+
+
+def test_false_negatives_are_masked_from_the_middle_on(base: Path, tmp_path: Path) -> None:
+    trainer = _trainer(base, tmp_path, 10, false_negative=0.5)
+    batch = draw(trainer.data, 16, 8, np.random.default_rng(2))
+    trainer.model.eval()
+    cosine, positive = trainer.cosines(batch)
+    weight, allowed = torch.from_numpy(batch.weight), torch.from_numpy(batch.allowed)
+    false = allowed & false_negatives(cosine, positive, 0.5)
+    assert false.sum() > 0
+    for step, kept in ((4, allowed), (5, allowed & ~false)):
+        trainer.step = step
+        expected = contrastive_loss(cosine, positive, kept, weight, 0.05).item()
+        assert trainer.batch_losses(batch)[0].item() == pytest.approx(expected, abs=1e-6)
+    trainer.step = 0
+    trainer.run()
+    masked = [share for _, share in trainer.curves()["masked"]]
+    assert masked[:5] == [0.0] * 5
+    assert min(masked[5:]) >= 0.0 < max(masked[5:])
 
 
 def test_cached_gradients_equal_the_plain_large_batch(

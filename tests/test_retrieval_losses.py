@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from csrm_tasks.retrieval.losses import contrastive_loss, equation_1, mse_loss
+from csrm_tasks.retrieval.losses import (
+    contrastive_loss,
+    equation_1,
+    false_negatives,
+    margin_mse_loss,
+    mse_loss,
+    within_query_kl,
+)
 
 
 def _case(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,6 +105,92 @@ def test_mse_equals_the_loop() -> None:
     assert got == pytest.approx(
         sum((w - c) ** 2 for w, c in zip(weight, cosine[:, 0], strict=True)) / 5
     )
+
+
+def _lists(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Cosines and CVRs of 6 queries and 7 titles: most not scored, one query with 1, one with 0."""
+    generator = torch.Generator().manual_seed(seed)
+    cosine = torch.rand(6, 7, generator=generator, dtype=torch.float64) * 2 - 1
+    teacher = torch.rand(6, 7, generator=generator, dtype=torch.float64)
+    teacher[torch.rand(6, 7, generator=generator) < 0.5] = torch.nan
+    teacher[3], teacher[4, 1:], teacher[4, 0] = torch.nan, torch.nan, 0.4
+    return cosine, teacher
+
+
+def _margin_loop(cosine: Tensor, teacher: Tensor) -> float:
+    found = []
+    for c, t in zip(cosine.tolist(), teacher.tolist(), strict=True):
+        scored = [i for i, value in enumerate(t) if not math.isnan(value)]
+        found += [((c[i] - c[j]) - (t[i] - t[j])) ** 2 for i in scored for j in scored if i < j]
+    return sum(found) / len(found)
+
+
+def _kl_loop(cosine: Tensor, teacher: Tensor, temperature: float) -> float:
+    found = []
+    for c, t in zip(cosine.tolist(), teacher.tolist(), strict=True):
+        scored = [i for i, value in enumerate(t) if not math.isnan(value)]
+        if len(scored) < 2:
+            continue
+        p, q = (
+            [math.exp(t[i] / temperature) for i in scored],
+            [math.exp(c[i] / temperature) for i in scored],
+        )
+        found.append(
+            sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
+        )
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_losses_within_a_query_equal_their_loops(seed: int) -> None:
+    case = _lists(seed)
+    assert margin_mse_loss(*case).item() == pytest.approx(_margin_loop(*case), rel=1e-12)
+    for temperature in (0.05, 1.0):
+        expected = pytest.approx(_kl_loop(*case, temperature), rel=1e-12)
+        assert within_query_kl(*case, temperature).item() == expected
+
+
+def test_gradients_within_a_query_are_right_and_only_of_what_was_scored() -> None:
+    cosine, teacher = _lists(2)
+    cosine.requires_grad_()
+    teacher.requires_grad_()
+    assert torch.autograd.gradcheck(lambda c: margin_mse_loss(c, teacher), (cosine,))
+    assert torch.autograd.gradcheck(lambda c: within_query_kl(c, teacher, 0.5), (cosine,))
+    lone = teacher.isnan() | ((~teacher.isnan()).sum(dim=1, keepdim=True) < 2)
+    for loss in (margin_mse_loss(cosine, teacher), within_query_kl(cosine, teacher, 0.5)):
+        (gradient,) = torch.autograd.grad(loss, cosine)
+        assert (gradient[lone] == 0).all()
+        assert (gradient[~lone] != 0).all()
+        assert gradient.sum(dim=1).abs().max() < 1e-12  # a query's cosines may all move together
+    assert not margin_mse_loss(cosine.detach(), teacher).requires_grad
+
+
+def test_limits_of_the_losses_within_a_query() -> None:
+    cosine, teacher = _lists(3)
+    right = teacher.nan_to_num(0.7) + torch.arange(6)[:, None] / 10  # right but for a constant
+    assert margin_mse_loss(right, teacher).item() == pytest.approx(0.0, abs=1e-15)
+    assert within_query_kl(right, teacher, 0.05).item() == pytest.approx(0.0, abs=1e-12)
+    for nothing in (torch.full_like(teacher, torch.nan), teacher[3:5]):
+        own = cosine[: len(nothing)].clone().requires_grad_()
+        for loss in (margin_mse_loss(own, nothing), within_query_kl(own, nothing, 0.05)):
+            assert loss.item() == 0.0
+            (gradient,) = torch.autograd.grad(loss, own)
+            assert (gradient == 0).all()
+    sharp = within_query_kl(cosine.float(), teacher.float(), 1e-3)  # no overflow, no NaN
+    assert sharp.isfinite()
+
+
+def test_false_negatives_are_those_above_a_share_of_the_positive() -> None:
+    cosine, positive, _, _ = _case(9)
+    for share in (0.0, 0.5, 1.0):
+        found = false_negatives(cosine, positive, share)
+        for b, own in enumerate(positive.tolist()):
+            bar = cosine[b, own].item()
+            for p in range(9):
+                expected = p != own and bar > 0 and cosine[b, p].item() > share * bar
+                assert found[b, p].item() is expected
+    assert false_negatives(cosine, positive, 0.5).any()
+    assert not false_negatives(-cosine.abs(), positive, 0.5).any()
 
 
 def test_equation_1_is_what_the_paper_prints() -> None:

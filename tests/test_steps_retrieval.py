@@ -28,7 +28,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, read_table, write_table
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.index import ProductIndex
-from csrm_tasks.sections import Ebr, Llm, Retrieval, Towers
+from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import run_step
 
@@ -170,6 +170,34 @@ def test_local_behaviour_and_a_warm_start_change_the_model(
     assert len({a.facts["encoder_digest"] for a in (cold, local, warm)}) == 3
     assert warm.facts["contrastive"] < local.facts["contrastive"]
     assert json.loads(warm.file("ebr.json").read_text())["warm"] == built["ebr"]
+
+
+def test_a_warm_start_of_another_width_is_refused(chain: Chain, built: dict[str, str]) -> None:
+    ebr = chain.market.retrieval.ebr.model_copy(update={"dim": 24})
+    retrieval = chain.market.retrieval.model_copy(update={"ebr": ebr})
+    market = chain.market.model_copy(update={"retrieval": retrieval})
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1", "warm": built["ebr"]}
+    with pytest.raises(ConfigError, match=f"dim is 24, but {built['ebr']} has 16: set it back"):
+        run_step("train_ebr", market, inputs, {"local": True}, chain.settings)
+
+
+def test_hard_negatives_and_a_loss_within_queries_are_a_markets_choice(
+    chain: Chain, built: dict[str, str]
+) -> None:
+    more = {"within_query": "margin_mse", "mining": Mining(first=0, last=20, per_query=2)}
+    ebr = chain.market.retrieval.ebr.model_copy(update=more)
+    retrieval = chain.market.retrieval.model_copy(update={"ebr": ebr})
+    market = chain.market.model_copy(update={"retrieval": retrieval})
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    mined = inputs | {"bm25": built["bm25"]}
+    trained = chain.open(run_step("train_ebr", market, mined, {"local": False}, chain.settings))
+    assert trained.facts["encoder_digest"] != chain.open(built["ebr"]).facts["encoder_digest"]
+    assert trained.facts["mining_queries"] == len(queries())
+    assert trained.facts["mining_pairs"] > 0
+    assert trained.facts["margin_mse"] > 0
+    for wrong, config in ((inputs, market), (mined, chain.market)):
+        with pytest.raises(ConfigError, match=r"'bm25' where retrieval\.ebr\.mining is set, only"):
+            run_step("train_ebr", config, wrong, {"local": False}, chain.settings)
 
 
 def test_a_newer_snapshot_is_served_by_the_older_ebr(

@@ -29,8 +29,9 @@ from csrm_tasks.demo.runner_home import Home
 from csrm_tasks.demo.search import Shelves
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.markets import load_market
+from csrm_tasks.retrieval.batches import Batch
 from csrm_tasks.retrieval.catalogue import index_locale, judge
-from csrm_tasks.retrieval.ebr import Batch, EbrTrainer
+from csrm_tasks.retrieval.ebr import EbrTrainer
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.retrieval.losses import equation_1

@@ -1,12 +1,9 @@
 """Training the embedding-based retriever (A22, A23): one trainer for RQA and RQA*.
 
-A step draws one locale (in proportion to its pairs), B pairs of it, and a pool of random titles of
-the same locale. A title costs several times what a query costs, so pairs are drawn in groups that
-share one: B/4 at random, then at most four pairs of each one's title. Every distinct text of the
-step is encoded once, in chunks of like length; all titles of the step are everybody's candidates,
-minus the pairs known of the same query. The batch of a step depends on
-(seed, step) alone and dropout is seeded per step, so a run that was killed goes on from its last
-checkpoint to the very same weights.
+A step's batch (:mod:`csrm_tasks.retrieval.batches`) depends on (seed, step) alone and dropout is
+seeded per step, so a run that was killed goes on from its last checkpoint to the very same weights.
+Every distinct text of a step is encoded once, in chunks of like length; all titles of the step are
+everybody's candidates, minus the pairs known of the same query.
 """
 
 from __future__ import annotations
@@ -14,20 +11,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from csrm_tasks.retrieval.batches import Batch, draw
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.gradcache import GradCache
-from csrm_tasks.retrieval.losses import contrastive_loss, mse_loss
-from csrm_tasks.retrieval.pairs import LocalePairs, Mask, Rows, TrainingPairs
+from csrm_tasks.retrieval.losses import (
+    contrastive_loss,
+    false_negatives,
+    margin_mse_loss,
+    mse_loss,
+    within_query_kl,
+)
+from csrm_tasks.retrieval.pairs import Rows, TrainingPairs
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.sections import Ebr
 
@@ -38,34 +40,8 @@ WARMUP = 0.06  # share of the steps
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
 LINES = 10  # progress lines of a run
-PER_TITLE = 4  # pairs of a title in one step, at most
 CHUNK = 64  # texts encoded together
 CACHE_ABOVE = 1024  # pairs and pool of a step above which gradients are cached, to bound memory
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's rows: B pairs over Q distinct queries and P distinct titles."""
-
-    queries: Rows  # (Q,) distinct query rows
-    titles: Rows  # (P,) distinct title rows: positives and pool
-    query_of: Rows  # (B,) into queries
-    title_of: Rows  # (B,) into titles
-    allowed: Mask  # (B, P) may this title be a negative of this pair?
-    weight: npt.NDArray[np.float32]  # (B,)
-
-
-def draw(data: TrainingPairs, size: int, pool: int, rng: np.random.Generator) -> Batch:
-    """Draw one batch of at most ``size`` pairs and ``pool`` random titles of one locale."""
-    share = np.array([len(part.query) for part in data.locales], float)
-    part: LocalePairs = data.locales[rng.choice(len(share), p=share / share.sum())]
-    seeds = rng.choice(len(part.query), min(-(-size // PER_TITLE), len(part.query)), replace=False)
-    pairs = part.around(seeds, PER_TITLE, rng)
-    random = rng.choice(part.catalogue, min(pool, len(part.catalogue)), replace=False)
-    titles, title_of = np.unique(np.concatenate([part.title[pairs], random]), return_inverse=True)
-    queries, query_of = np.unique(part.query[pairs], return_inverse=True)
-    allowed = ~part.is_pair(part.query[pairs], titles, len(data.titles))
-    return Batch(queries, titles, query_of, title_of[: len(pairs)], allowed, part.weight[pairs])
 
 
 class EbrTrainer:
@@ -82,8 +58,14 @@ class EbrTrainer:
             self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY
         )
         self._cache = GradCache(model)
+        self._masked = 0.0  # share of the last batch's negatives that were held to be false ones
         self._checkpoint = work / "ebr.safetensors"
-        self.losses = torch.zeros(config.steps, 2)  # contrastive, MSE of every step
+        self.names = ["contrastive", "mse"]
+        if config.within_query:
+            self.names.append(config.within_query)
+        if config.false_negative is not None:
+            self.names.append("masked")
+        self.losses = torch.zeros(config.steps, len(self.names))  # of every step
         self.step = 0
 
     def run(self) -> None:
@@ -103,32 +85,51 @@ class EbrTrainer:
         self.model.eval()
 
     def _say(self, every: int) -> None:
-        contrastive, mse = self.losses[self.step - every : self.step].mean(dim=0).tolist()
-        log.info(
-            "ebr: step %d of %d, contrastive %.4f, mse %.4f",
-            self.step, self.config.steps, contrastive, mse,
-        )  # fmt: skip
+        means = self.losses[self.step - every : self.step].mean(dim=0).tolist()
+        parts = ", ".join(f"{n} {m:.4f}" for n, m in zip(self.names, means, strict=True))
+        log.info("ebr: step %d of %d, %s", self.step, self.config.steps, parts)
 
     def _update(self) -> Tensor:
         torch.manual_seed(self.seed * 1_000_003 + self.step)  # dropout of this step
         rng = np.random.default_rng([self.seed, self.step])
-        batch = draw(self.data, self.config.batch, self.config.pool, rng)
-        contrastive, mse = self.batch_losses(batch)
+        by_query = self.config.within_query is not None
+        batch = draw(self.data, self.config.batch, self.config.pool, rng, by_query=by_query)
+        contrastive, mse, *within = self.batch_losses(batch)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.lr * schedule(self.step, self.config.steps)
         self._optimizer.zero_grad(set_to_none=True)
-        (contrastive + self.config.mse_weight * mse).backward()  # type: ignore[no-untyped-call]
+        loss = sum(within, contrastive + self.config.mse_weight * mse)
+        loss.backward()  # type: ignore[no-untyped-call]
         self._cache.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, CLIP)
         self._optimizer.step()
-        return torch.stack([contrastive, mse]).detach()
+        masked = [] if self.config.false_negative is None else [torch.tensor(self._masked)]
+        return torch.stack([contrastive, mse, *within, *masked]).detach()
 
-    def batch_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the batch's contrastive and MSE losses (A22)."""
+    def batch_losses(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the batch's contrastive and MSE losses, and the one within queries (A22)."""
         cosine, positive = self.cosines(batch)
         weight, allowed = torch.from_numpy(batch.weight), torch.from_numpy(batch.allowed)
+        allowed = self._without_false(cosine, positive, allowed)
         contrastive = contrastive_loss(cosine, positive, allowed, weight, self.config.temperature)
-        return contrastive, mse_loss(cosine.gather(1, positive[:, None]).squeeze(1), weight)
+        mse = mse_loss(cosine.gather(1, positive[:, None]).squeeze(1), weight)
+        if self.config.within_query is None:
+            return contrastive, mse
+        first = np.unique(batch.query_of, return_index=True)[1]  # (Q,) a pair of each query
+        by_query, teacher = cosine[torch.from_numpy(first)], torch.from_numpy(batch.teacher)
+        if self.config.within_query == "margin_mse":
+            return contrastive, mse, margin_mse_loss(by_query, teacher)
+        return contrastive, mse, within_query_kl(by_query, teacher, self.config.temperature)
+
+    def _without_false(self, cosine: Tensor, positive: Tensor, allowed: Tensor) -> Tensor:
+        """Take false negatives out, in the second half: by then the model is a judge of its own."""
+        share = self.config.false_negative
+        if share is None or self.step < self.config.steps // 2:
+            self._masked = 0.0
+            return allowed
+        false = false_negatives(cosine, positive, share) & allowed
+        self._masked = int(false.sum()) / max(1, int(allowed.sum()))
+        return allowed & ~false
 
     def cosines(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return every pair's query against every title (B, P), and its own title's column (B,)."""
@@ -182,7 +183,7 @@ class EbrTrainer:
     def metrics(self) -> dict[str, float]:
         """Return the mean losses of the last tenth of the steps."""
         tail = self.losses[-max(1, self.config.steps // LINES) :].mean(dim=0)
-        return {"contrastive": float(tail[0]), "mse": float(tail[1])}
+        return dict(zip(self.names, tail.tolist(), strict=True))
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """Return at most 100 points a curve, each the mean since the point before."""
@@ -190,7 +191,7 @@ class EbrTrainer:
         points = torch.split(self.losses, width)
         return {
             name: [((i + 1) * width, float(p[:, column].mean())) for i, p in enumerate(points)]
-            for column, name in enumerate(("contrastive", "mse"))
+            for column, name in enumerate(self.names)
         }
 
 

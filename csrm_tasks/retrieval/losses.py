@@ -1,7 +1,7 @@
 """Losses of the embedding-based retriever, and eq. (1) of paper 1 as it is printed.
 
-All are pure functions of tensors. Shapes: B pairs in the batch, P products in it (the B positives
-and a shared pool of random ones), d the width of an embedding.
+All are pure functions of tensors. Shapes: B pairs in the batch, Q distinct queries and P products
+in it (the B positives and a shared pool of random ones).
 """
 
 from __future__ import annotations
@@ -34,6 +34,52 @@ def contrastive_loss(
 def mse_loss(cosine: Tensor, target: Tensor) -> Tensor:
     """Mean of (CVR − c)² over the batch's pairs; ``cosine`` and ``target`` are (B,)  (A22)."""
     return (target.detach() - cosine).square().mean()
+
+
+def margin_mse_loss(cosine: Tensor, teacher: Tensor) -> Tensor:
+    """MarginMSE within a query: the difference of two cosines should be that of the two CVRs (A22).
+
+    ``cosine`` (Q, P); ``teacher`` (Q, P) the CVR, NaN where a pair was not scored. Mean over all
+    couples of scored products of one query of ``((c_i - c_j) - (t_i - t_j))²``; 0 where no query
+    has two. Hofstätter et al., 2020, "Improving efficient neural ranking models with cross-
+    architecture knowledge distillation", there with one positive and one negative.
+    """
+    scored = ~teacher.isnan()
+    count = scored.sum(dim=1, keepdim=True)  # (Q, 1)
+    error = torch.where(scored, cosine - teacher.detach().nan_to_num(), 0.0)
+    centred = torch.where(scored, error - error.sum(dim=1, keepdim=True) / count.clamp(min=1), 0.0)
+    squares = (count * centred.square()).sum()  # n Σ (e_i - ē)² = Σ_{i<j} (e_i - e_j)²
+    return squares / (count * (count - 1) // 2).sum().clamp(min=1)
+
+
+def within_query_kl(cosine: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the cosines' ranking of a query's scored products from the CVRs' (A22).
+
+    Shapes as in :func:`margin_mse_loss`. Both are softmaxes at the same temperature, so that its
+    minimum (cosine = CVR, up to a constant of the query) is where the regression has its own. Mean
+    over the queries with two scored products or more; 0 where there is none.
+    """
+    some = (~teacher.isnan()).sum(dim=1) >= 2
+    cosine, teacher = cosine[some], teacher[some].detach()
+    if not len(teacher):
+        return cosine.sum()  # of nothing: 0, with a gradient of 0
+    missing = teacher.isnan()
+    target = F.log_softmax((teacher / temperature).masked_fill(missing, -torch.inf), dim=1)
+    ours = F.log_softmax((cosine / temperature).masked_fill(missing, -torch.inf), dim=1)
+    gap = (target - ours).masked_fill(missing, 0.0)  # -inf less -inf is none of ours
+    return (target.exp() * gap).sum() / len(teacher)
+
+
+def false_negatives(cosine: Tensor, positive: Tensor, share: float) -> Tensor:
+    """Return (B, P) bool: is this product nearer to the query than a negative may be (A22)?
+
+    Its cosine is above ``share`` of the positive's. ``cosine`` (B, P) and ``positive`` (B,) as in
+    :func:`contrastive_loss`; no gradient. Nothing is, where the positive's cosine is not above 0:
+    such a model is no judge yet. The positive itself never is.
+    """
+    cosine = cosine.detach()
+    own = cosine.gather(1, positive[:, None])  # (B, 1)
+    return ((cosine > share * own) & (own > 0)).scatter(1, positive[:, None], value=False)
 
 
 def equation_1(positive: Tensor, negatives: Tensor, cvr: Tensor) -> tuple[Tensor, Tensor]:

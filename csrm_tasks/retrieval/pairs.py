@@ -7,6 +7,7 @@ positive can then never stand among the negatives.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from csrm_tasks.errors import DataError
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -26,28 +28,61 @@ class LocalePairs:
     locale: str
     query: Rows  # (n,)
     title: Rows  # (n,)
-    weight: npt.NDArray[np.float32]  # (n,) CVR or behaviour weight, in [0, 1]
+    weight: Scores  # (n,) CVR or behaviour weight, in [0, 1]
     catalogue: Rows  # every distinct title row of the locale, sorted: the pool's source
     known: Rows  # sorted keys query · titles + title of all pairs
 
     def around(self, pairs: Rows, most: int, rng: np.random.Generator) -> Rows:
         """Return all pairs that share a title with ``pairs``, at random ``most`` of each title."""
-        titles = np.unique(self.title[pairs])
-        start = np.searchsorted(self.title, titles, "left")
-        count = np.searchsorted(self.title, titles, "right") - start
-        before = np.repeat(np.cumsum(count) - count, count)  # pairs of earlier titles
-        place = np.arange(count.sum()) - before  # 0.. within its title
-        found = np.repeat(start, count) + place
-        shuffled = found[np.lexsort((rng.random(len(found)), self.title[found]))]
-        kept: Rows = shuffled[place < most]
-        return kept
+        return _some_of_each(self.title, self.title[pairs], most, rng)
 
-    def is_pair(self, query: Rows, title: Rows, titles: int) -> Mask:
-        """Return (B, P) bool: is title column p a known pair of query row b?"""
+    def lists(self, pairs: Rows, most: int, rng: np.random.Generator) -> Rows:
+        """Return all pairs that share a query with ``pairs``, at random ``most`` of each query."""
+        order = self._by_query
+        return order[_some_of_each(self._query_sorted, self.query[pairs], most, rng)]
+
+    def teacher(self, query: Rows, title: Rows, titles: int) -> Scores:
+        """Return (Q, P): the weight of query row q with title row p, NaN where it is no pair."""
         keys = query[:, None] * titles + title[None, :]
         at = np.minimum(np.searchsorted(self.known, keys), len(self.known) - 1)
-        found: Mask = self.known[at] == keys
+        weight = self._weight_by_query[at]
+        found: Scores = np.where(self.known[at] == keys, weight, np.float32("nan"))
         return found
+
+    def titles_of(self, query: int) -> Rows:
+        """Return the title rows of all pairs of query row ``query``."""
+        start, end = np.searchsorted(self._query_sorted, [query, query + 1])
+        found: Rows = self.title[self._by_query[start:end]]
+        return found
+
+    @cached_property
+    def _query_sorted(self) -> Rows:
+        found: Rows = self.query[self._by_query]
+        return found
+
+    @cached_property
+    def _by_query(self) -> Rows:
+        """The pairs in the order of ``known``: by query, then title."""
+        order: Rows = np.lexsort((self.title, self.query))
+        return order
+
+    @cached_property
+    def _weight_by_query(self) -> Scores:
+        found: Scores = self.weight[self._by_query]
+        return found
+
+
+def _some_of_each(keys: Rows, wanted: Rows, most: int, rng: np.random.Generator) -> Rows:
+    """Return the places of ``wanted`` in the sorted ``keys``, at random ``most`` of each key."""
+    wanted = np.unique(wanted)
+    start = np.searchsorted(keys, wanted, "left")
+    count = np.searchsorted(keys, wanted, "right") - start
+    before = np.repeat(np.cumsum(count) - count, count)  # places of earlier keys
+    place = np.arange(count.sum()) - before  # 0.. within its key
+    found = np.repeat(start, count) + place
+    shuffled = found[np.lexsort((rng.random(len(found)), keys[found]))]
+    kept: Rows = shuffled[place < most]
+    return kept
 
 
 @dataclass(frozen=True)
@@ -57,6 +92,7 @@ class TrainingPairs:
     queries: list[str]
     titles: list[str]
     locales: tuple[LocalePairs, ...]
+    mined: Rows | None = None  # (queries, n) hard negatives of each, -1 where there are fewer
 
     @property
     def count(self) -> int:

@@ -113,7 +113,7 @@ class RqaRetriever:
             if len(taken) == CANDIDATES or not asked:
                 break
             terms = self._terms.get(product)  # None for a product that is gone
-            if not terms or any(_jaccard(terms, other) >= NEAR for other in seen):
+            if not terms or any(jaccard(terms, other) >= NEAR for other in seen):
                 continue
             seen.append(terms)
             text = cut(self._titles[product], self._title_tokens)
@@ -147,5 +147,6 @@ def fuse(rankings: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / len(a | b)
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    """Return the share of all words that both have; two without a word have nothing in common."""
+    return len(a & b) / max(1, len(a | b))

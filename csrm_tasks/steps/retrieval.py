@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from csrm_tasks.steps.registry import Context, Facts, step
 if TYPE_CHECKING:
     import polars as pl
 
+    from csrm_tasks.artifacts import Artifact
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.index import ProductIndex
+    from csrm_tasks.retrieval.pairs import TrainingPairs
     from csrm_tasks.retrieval.rqa import Dense, Title
     from csrm_tasks.settings import Settings
 
@@ -101,7 +104,7 @@ def pseudo_pairs(ctx: Context) -> Facts:
 @step(
     "train_ebr",
     inputs=["snapshot", "scored"],
-    optional=["warm"],
+    optional=["warm", "bm25"],
     config=["retrieval", "seed"],
     rooms=ROOMS,
     extra=_encoder_identity,
@@ -109,7 +112,8 @@ def pseudo_pairs(ctx: Context) -> Facts:
 def train_ebr(ctx: Context, *, local: bool) -> Facts:
     """Train the retriever on pairs scored by the CVR ranker; ``local`` adds behaviour (A22, A23).
 
-    ``warm`` is an earlier EBR to start from instead of the base encoder.
+    ``warm`` is an earlier EBR to start from instead of the base encoder. ``bm25`` goes with
+    ``retrieval.ebr.mining``: hard negatives are mined from it.
     """
     import torch
 
@@ -124,15 +128,16 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
     behaviour = _table(ctx, "behaviour") if local else None
     data = training_pairs(_table(ctx, "queries"), _table(ctx, "products"), scored, behaviour)
+    data, mined = _with_hard_negatives(ctx, data)
     warm = ctx.inputs.get("warm")
     model = (
-        BiEncoder.load(warm.file("encoder"))
+        _warm_start(warm, config.dim)
         if warm
         else BiEncoder.from_base(config.encoder, config.dim, config.max_length, seed)
     )
     trainer = EbrTrainer(model, data, config, seed, ctx.work)
     trainer.run()
-    metrics = trainer.metrics() | {"pairs": data.count}
+    metrics = trainer.metrics() | {"pairs": data.count} | mined
     facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
     about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
     _write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
@@ -141,6 +146,35 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
         params=config.model_dump() | about, metrics=metrics, curves=trainer.curves(),
     )  # fmt: skip
     return facts
+
+
+def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPairs, Facts]:
+    """Mine what the market asks for, with statistics (A22); nothing by default."""
+    config = ctx.market.retrieval.ebr.mining
+    if (config is None) != ("bm25" not in ctx.inputs):
+        raise ConfigError("train_ebr takes input 'bm25' where retrieval.ebr.mining is set, only")
+    if config is None:
+        return data, {}
+    from csrm_tasks.retrieval.bm25 import Bm25Index
+    from csrm_tasks.retrieval.mining import mine
+
+    folder = ctx.input("bm25")
+    indexes = {p.locale: Bm25Index(folder.file(p.locale)) for p in data.locales}
+    data, counts = mine(data, _table(ctx, "products"), indexes, config)
+    return data, {f"mining_{name}": n for name, n in asdict(counts).items()}
+
+
+def _warm_start(warm: Artifact, dim: int) -> BiEncoder:
+    """Load an earlier EBR; raises :class:`ConfigError` where its vectors have another width."""
+    from csrm_tasks.retrieval.encoder import BiEncoder
+
+    model = BiEncoder.load(warm.file("encoder"))
+    if model.dim != dim:
+        raise ConfigError(
+            f"retrieval.ebr.dim is {dim}, but {warm.ref} has {model.dim}: set it back, or train "
+            "without 'warm' (a cold start does)"
+        )
+    return model
 
 
 @step(
