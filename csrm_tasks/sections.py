@@ -199,6 +199,8 @@ class Retrieval(Section):
     rqa: RqaText = RqaText()
     bm25_k: Positive = 20  # pseudo pairs per query (A21)
     exact_below: Positive = 50_000  # products; above, IVF-SQ8 (A25)
+    # Tasks that share the embedding of a catalogue; not in fingerprints, as Llm.score_shards.
+    index_shards: Positive = Field(default=1, exclude=True)
 
 
 class Towers(Section):

@@ -15,7 +15,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
-from csrm_shards import scoring_of
+from csrm_shards import indexing_of, scoring_of
 from csrm_wiring import UNTIL, is_approved, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
@@ -33,7 +33,7 @@ def cold_start(market: MarketConfig) -> None:
     cvr = score("score_pseudo", {"snapshot": snap, "llm": plain, "pairs": pseudo}, space="cvr")
     mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
     ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr, **mined)
-    index = task("build_index", snapshot=snap, ebr=ebr)
+    index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 
     # The relevance LLM, with retrieved titles in its prompt (A9, A24).

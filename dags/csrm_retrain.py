@@ -16,7 +16,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
-from csrm_shards import scoring_of
+from csrm_shards import indexing_of, scoring_of
 from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, peers_of, tasks_of
 
 from csrm_tasks.markets import MarketConfig
@@ -32,7 +32,7 @@ def retrain(market: MarketConfig) -> None:
 
     # What the live retriever finds now: the live LLM reads it, and RQA* is compared with it.
     of_live = {"ebr": live_ebr, "previous": fact(live, "index")}
-    index0 = task("build_index", "build_index_live", snapshot=snap, **of_live)
+    index0 = indexing_of(market)("build_index_live", {"snapshot": snap} | of_live)
     found0 = {"snapshot": snap, "bm25": bm25, "ebr": live_ebr, "index": index0}
     rqa0 = task("build_rqa", "build_rqa_live", **found0)
 
@@ -42,7 +42,7 @@ def retrain(market: MarketConfig) -> None:
     cvr = score("score_pseudo", read0 | {"pairs": pseudo}, space="cvr")
     mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
     ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr, **mined)
-    index = task("build_index", snapshot=snap, ebr=ebr)
+    index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 
     # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).

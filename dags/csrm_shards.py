@@ -1,6 +1,7 @@
-"""Scoring a large table as mapped tasks, one per shard of its queries, and a task that joins them.
+"""Scoring a large table, or embedding a catalogue, as mapped tasks, and a task that joins them.
 
-A market with ``llm.score_shards: 1`` gets the one task that scores everything. Tasks hand over
+A market with ``llm.score_shards: 1`` gets the one task that scores everything, and with
+``retrieval.index_shards: 1`` the one that embeds everything. Tasks hand over
 references only; a cleared or killed shard is scored again alone, what is done is found again.
 """
 
@@ -30,3 +31,18 @@ def scoring_of(market: MarketConfig) -> Callable[..., XComArg]:
         return task("join_shards", task_id, shards=shards, **inputs, **params)
 
     return score
+
+
+def indexing_of(market: MarketConfig) -> Callable[..., XComArg]:
+    """Return ``index(task_id, inputs)``: a catalogue's index, however its embedding was cut."""
+    task, of = tasks_of(market), market.retrieval.index_shards
+
+    def index(task_id: str, inputs: dict[str, Any]) -> XComArg:
+        if of == 1:
+            return task("build_index", task_id, **inputs)
+        shard = run.override(task_id=f"{task_id}_shards", map_index_template=SHARD)
+        one = shard.partial(step="embed_shard", market=market.market, inputs=inputs)
+        shards = one.expand(options=[{"shard": k, "of": of} for k in range(of)])
+        return task("join_index", task_id, shards=shards, **inputs)
+
+    return index

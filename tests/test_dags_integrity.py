@@ -185,6 +185,29 @@ def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
 
 
 @pytest.mark.airflow
+def test_a_market_may_embed_its_catalogue_in_shards(loaded: dict, tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    cut = text.replace("retrieval:\n", "retrieval:\n  index_shards: 3\n")
+    (tmp_path / "mini.yaml").write_text(cut, encoding="utf-8")
+    sharded = load(tmp_path / "home", tmp_path)
+    assert sharded["errors"] == {}
+    for name, asked in (
+        ("csrm_cold_start", {"build_index"}),
+        ("csrm_retrain", {"build_index", "build_index_live"}),
+    ):
+        one, many = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, sharded))
+        assert set(many) == set(one) | {f"{t}_shards" for t in asked}
+        for task in asked:
+            joined, shard = many[task], many[f"{task}_shards"]
+            assert (joined["step"], shard["step"]) == ("join_index", "embed_shard")
+            assert (one[task]["step"], shard["shards"]) == ("build_index", 3)
+            assert shard["params"] == {"shard": 0, "of": 3}
+            assert shard["inputs"] == one[task]["inputs"]
+            assert joined["inputs"] == one[task]["inputs"] | {"shards": True}
+            assert (shard["after"], joined["after"]) == ([task], one[task]["after"])
+
+
+@pytest.mark.airflow
 def test_a_replay_is_a_dry_run_unless_told_and_publishes_only_what_it_applied(loaded: dict) -> None:
     found = loaded["dags"]["csrm_replay__mini"]
     assert found["params"] == {"day": None, "reason": None, "apply": False}

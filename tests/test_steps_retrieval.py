@@ -23,7 +23,7 @@ from retrieval_fixtures import (
 from csrm_tasks import records, tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.dataset.text import query_id
-from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.errors import ArtifactError, ConfigError, DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, read_table, write_table
 from csrm_tasks.retrieval.bm25 import Bm25Index
@@ -282,6 +282,41 @@ def test_only_changed_titles_are_embedded_again(
     inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
     other_ebr = build(ebr=chain.run("train_ebr", inputs, local=True), previous=before.ref)
     assert other_ebr.facts["locales"]["zh-TW"]["embedded"] == 31
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_catalogue_embedded_in_shards_gives_the_index_of_one_task(
+    chain: Chain, built: dict[str, str], tmp_path: Path, grown: bool
+) -> None:
+    given: dict[str, Any] = {"snapshot": "small/snapshot/1", "ebr": built["ebr"]}
+    if grown:  # one title is new, the rest is carried over
+        write_snapshot(tmp_path)
+        new = pl.when(pl.col("product_id") == "zh01").then(pl.lit("全新")).otherwise("title")
+        goods = products().with_columns(title=new)
+        write_table(goods, records.PRODUCTS, tmp_path / "products.parquet")
+        snapshot = chain.publish("snapshot", tmp_path, 77)
+        given |= {"snapshot": snapshot, "previous": built["index"]}
+    whole = chain.open(chain.run("build_index", given))
+    shards = [chain.run("embed_shard", given, shard=k, of=3) for k in range(3)]
+    joined = chain.open(chain.run("join_index", given | {"shards": shards}))
+    sizes = [sum(chain.open(s).facts["embedded"].values()) for s in shards]
+    assert sum(sizes) == (1 if grown else 64)
+    assert grown or min(sizes) > 0
+    assert joined.facts["locales"].keys() == whole.facts["locales"].keys()
+    for locale in ("ko-KR", "zh-TW"):
+        one, other = (ProductIndex.load(a.file(locale)) for a in (joined, whole))
+        assert one.ids == other.ids
+        assert one.info == other.info
+        assert np.abs(one.vectors - other.vectors).max() < 1e-5
+        embedded = [a.facts["locales"][locale]["embedded"] for a in (joined, whole)]
+        assert embedded[0] == embedded[1]
+    for wrong in (shards[:2], shards[::-1], [shards[0], shards[0], shards[2]]):
+        with pytest.raises(DataError, match="give every shard of one embedding, in order"):
+            chain.run("join_index", given | {"shards": wrong})
+    with pytest.raises(ConfigError, match="needs every shard"):
+        chain.run("join_index", given)
+    with pytest.raises(ConfigError, match="no shard 3 of 3"):
+        chain.run("embed_shard", given, shard=3, of=3)
 
 
 def test_bm25_alone_and_wrong_inputs(chain: Chain, built: dict[str, str]) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from csrm_tasks.blobs import text_digest
 from csrm_tasks.retrieval import trec
 from csrm_tasks.retrieval.encoder import BiEncoder
+from csrm_tasks.retrieval.exact import Vectors
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.retrieval.ivf import RECALL_SAMPLE
 from csrm_tasks.retrieval.segment import stamp
 from csrm_tasks.sections import Retrieval
 
 log = logging.getLogger("csrm")
+
+Embed = Callable[[Sequence[str]], Vectors]  # product ids → (n, dim)
 
 
 def index_locale(
@@ -27,18 +31,20 @@ def index_locale(
     config: Retrieval,
     seed: int,
     previous: ProductIndex | None = None,
+    embed: Embed | None = None,
 ) -> tuple[ProductIndex, dict[str, Any]]:
     """Embed and index ``tables["products"]`` (one locale's); returns the index and its facts.
 
-    Only what ``previous`` lacks is embedded, if the same encoder made it. Facts: kind, products,
-    how many were embedded, snapshot, recall_at_100 against exact search, and drift.
+    Only what ``previous`` lacks is embedded, if the same encoder made it. ``embed`` has the vectors
+    of products that other tasks embedded; without it ``model`` embeds them here. Facts: kind,
+    products, how many were embedded, snapshot, recall_at_100 against exact search, and drift.
     """
     products = tables["products"].sort("product_id")
     sample = tables["queries"].sort("query_id").head(RECALL_SAMPLE)["norm"].to_list()
-    known = previous if previous and previous.info.encoder_digest == digest else None
+    known = of_encoder(previous, digest)
     new, deleted = difference(known, products) if known else (products, [])
     ids, texts = new["product_id"].to_list(), new["title"].to_list()
-    vectors = model.encode(texts)
+    vectors = embed(ids) if embed else model.encode(texts)
     asked = model.encode(sample or products["title"].head(RECALL_SAMPLE).to_list())
     below = config.exact_below
     index = (
@@ -52,6 +58,17 @@ def index_locale(
     named = ("kind", "products", "recall_at_100", "drift", "snapshot")
     facts = {name: getattr(index.info, name) for name in named}
     return index, facts | {"embedded": len(ids)}
+
+
+def of_encoder(previous: ProductIndex | None, digest: str) -> ProductIndex | None:
+    """Return ``previous`` if its vectors are of the encoder ``digest``, to go on from."""
+    return previous if previous and previous.info.encoder_digest == digest else None
+
+
+def shard_of(products: pl.DataFrame, shard: int, of: int) -> pl.DataFrame:
+    """Return the products of shard ``shard`` (from 0); a product is in one shard, always."""
+    number = [int(text_digest("shard", p), 16) % of for p in products["product_id"]]
+    return products.filter(pl.Series(number, dtype=pl.Int64) == shard)
 
 
 def difference(index: ProductIndex, products: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:

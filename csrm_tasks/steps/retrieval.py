@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.errors import ArtifactError, ConfigError, DataError
 from csrm_tasks.steps.registry import Context, Facts, step
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from csrm_tasks.artifacts import Artifact
     from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.retrieval.catalogue import Embed
     from csrm_tasks.retrieval.encoder import BiEncoder
+    from csrm_tasks.retrieval.exact import Vectors
     from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.pairs import TrainingPairs
     from csrm_tasks.retrieval.rqa import Dense, Title
@@ -177,37 +179,109 @@ def _warm_start(warm: Artifact, dim: int) -> BiEncoder:
     return model
 
 
-@step(
-    "build_index",
-    inputs=["snapshot", "ebr"],
-    optional=["previous"],
-    config=["retrieval", "seed"],
-    rooms=ROOMS,
-)
+INDEX_READS: dict[str, Any] = {
+    "inputs": ["snapshot", "ebr"], "optional": ["previous"], "config": ["retrieval", "seed"],
+    "rooms": ROOMS,
+}  # fmt: skip
+
+
+@step("build_index", **INDEX_READS)
 def build_index(ctx: Context) -> Facts:
     """Embed every locale's titles and index them, with recall measured (A25).
 
     ``trec/{locale}`` holds qrels (dev labels, purchases) and the run they were judged by.
     ``previous`` is an earlier index: what the same encoder embedded for it is not embedded again.
     """
-    import torch
+    return _index(ctx, lambda locale: None)
 
+
+@step("embed_shard", **INDEX_READS)
+def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
+    """Embed what ``build_index`` would, but only shard ``shard`` (from 0) ``of`` so many."""
+    import numpy as np
+
+    from csrm_tasks.retrieval.catalogue import difference, of_encoder, shard_of
+
+    if not 0 <= shard < of:
+        raise ConfigError(f"embed_shard: there is no shard {shard} of {of}; they count from 0")
+    model, digest = _encoder(ctx)
+    facts: Facts = {"shard": shard, "of": of, "embedded": {}}
+    for locale, own in _by_locale(ctx).items():
+        known, products = of_encoder(_earlier_index(ctx, locale), digest), own["products"]
+        new = shard_of(difference(known, products)[0] if known else products, shard, of)
+        new.select("product_id").write_parquet(ctx.out / f"{locale}.parquet")
+        np.save(ctx.out / f"{locale}.npy", model.encode(new["title"].to_list()))
+        facts["embedded"][locale] = len(new)
+    return facts
+
+
+@step("join_index", many=["shards"], **INDEX_READS)
+def join_index(ctx: Context) -> Facts:
+    """Index what all shards embedded: what ``build_index`` would have made.
+
+    Raises :class:`DataError` unless every product was embedded, from these very inputs.
+    """
+    shards = ctx.lists["shards"]
+    if not shards:
+        raise ConfigError("join_index needs every shard in input 'shards'")
+    given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
+    for k, shard in enumerate(shards):
+        place = (shard.facts.get("shard"), shard.facts.get("of"))
+        if dict(shard.inputs) != given or place != (k, len(shards)):
+            raise DataError(
+                f"{shard.ref} is not shard {k} of {len(shards)} of this catalogue and this EBR; "
+                "give every shard of one embedding, in order"
+            )
+    return _index(ctx, lambda locale: _embedded(shards, locale))
+
+
+def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
+    """Return the function that finds the vectors of products among those of the shards."""
+    import numpy as np
+    import polars as pl
+
+    ids = [pl.read_parquet(s.file(f"{locale}.parquet"))["product_id"] for s in shards]
+    vectors = np.concatenate([np.load(s.file(f"{locale}.npy")) for s in shards])
+    row = {product: i for i, product in enumerate(pl.concat(ids))}
+
+    def embed(products: Sequence[str]) -> Vectors:
+        missing = [p for p in products if p not in row]
+        if missing:
+            raise DataError(
+                f"no shard embedded product {missing[0]!r} of {locale} ({len(missing)} are "
+                "missing): run embed_shard for every shard again"
+            )
+        found: Vectors = vectors[[row[p] for p in products]]
+        return found
+
+    return embed
+
+
+def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Facts:
     from csrm_tasks.retrieval.catalogue import index_locale, judge
-    from csrm_tasks.retrieval.encoder import BiEncoder
 
-    torch.set_num_threads(ctx.settings.threads)
-    model = _for_inference(BiEncoder.load(ctx.input("ebr").file("encoder")))
-    digest = str(ctx.input("ebr").facts["encoder_digest"])
+    model, digest = _encoder(ctx)
     facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
     for locale, own in _by_locale(ctx).items():
         earlier = _earlier_index(ctx, locale)
         index, measured = index_locale(
-            locale, model, digest, own, ctx.market.retrieval, ctx.market.seed, earlier
-        )
+            locale, model, digest, own, ctx.market.retrieval, ctx.market.seed, earlier,
+            embed(locale),
+        )  # fmt: skip
         index.save(ctx.out / locale)
         measured["measures"] = judge(index, model, own, ctx.out / "trec" / locale)
         facts["locales"][locale] = measured
     return facts
+
+
+def _encoder(ctx: Context) -> tuple[BiEncoder, str]:
+    import torch
+
+    from csrm_tasks.retrieval.encoder import BiEncoder
+
+    torch.set_num_threads(ctx.settings.threads)
+    model = _for_inference(BiEncoder.load(ctx.input("ebr").file("encoder")))
+    return model, str(ctx.input("ebr").facts["encoder_digest"])
 
 
 def _for_inference(model: BiEncoder) -> BiEncoder:
@@ -293,15 +367,10 @@ def _dense(ctx: Context) -> Callable[[str], Dense] | None:
         raise ConfigError("build_rqa takes inputs 'ebr' and 'index' together, or neither")
     if "ebr" not in ctx.inputs:
         return None
-    import torch
-
-    from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.rqa import Dense
 
-    torch.set_num_threads(ctx.settings.threads)
-    model = _for_inference(BiEncoder.load(ctx.input("ebr").file("encoder")))
-    digest = str(ctx.input("ebr").facts["encoder_digest"])
+    model, digest = _encoder(ctx)
 
     def opened(locale: str) -> Dense:
         dense = Dense(model, ProductIndex.load(ctx.input("index").file(locale)))
