@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval import exact, ivf
+from csrm_tasks.retrieval.catalogue import difference
 from csrm_tasks.retrieval.exact import Vectors, exact_search
 from csrm_tasks.retrieval.index import ProductIndex
 
@@ -224,3 +226,22 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps(info))
     with pytest.raises(ArtifactError, match="another version"):
         ProductIndex.load(tmp_path)
+
+
+def test_titles_that_a_new_normalisation_reads_otherwise_are_embedded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goods = pl.DataFrame({"product_id": ["a", "b", "c"], "title": ["mug", "CAFÉ  cup", "é"]})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            "csrm_tasks.retrieval.index.normalise", str.casefold
+        )  # it left double spaces alone
+        built = ProductIndex.build(
+            "zh-TW", goods["product_id"].to_list(), goods["title"].to_list(), _vectors(0, 3), "d",
+            sample=_vectors(0, 1), exact_below=9, seed=0,
+        )  # fmt: skip
+        assert difference(built, goods)[0].is_empty()
+    new, gone = difference(built, goods)
+    assert (new["product_id"].to_list(), gone) == (["b"], [])
+    respelt = goods.with_columns(title=pl.col("title").replace("mug", "Mug "))
+    assert difference(built, respelt)[0]["product_id"].to_list() == ["b"]  # read as before

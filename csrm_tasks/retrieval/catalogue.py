@@ -13,9 +13,8 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.retrieval import trec
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.exact import Vectors
-from csrm_tasks.retrieval.index import ProductIndex
+from csrm_tasks.retrieval.index import ProductIndex, stamps
 from csrm_tasks.retrieval.ivf import RECALL_SAMPLE
-from csrm_tasks.retrieval.segment import stamp
 from csrm_tasks.sections import Retrieval
 
 log = logging.getLogger("csrm")
@@ -73,8 +72,9 @@ def shard_of(products: pl.DataFrame, shard: int, of: int) -> pl.DataFrame:
 
 def difference(index: ProductIndex, products: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Return the products that ``index`` lacks or holds with another title, and ids now gone."""
-    stamps = pl.Series("stamp", [stamp(t) for t in products["title"]], pl.UInt64)
-    stamped = products.with_columns(stamps)
+    stamped = products.with_columns(
+        pl.Series("stamp", stamps(products["title"].to_list()), pl.UInt64)
+    )
     new = stamped.join(index.entries, on=["product_id", "stamp"], how="anti")
     gone = index.entries.join(products, on="product_id", how="anti")["product_id"]
     return new.drop("stamp"), gone.to_list()

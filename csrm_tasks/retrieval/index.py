@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.records import Schema
 from csrm_tasks.retrieval import ivf as lists
@@ -217,7 +218,16 @@ class ProductIndex:
 def _entries(locale: str, ids: Sequence[str], texts: Sequence[str]) -> pl.DataFrame:
     if len(set(ids)) != len(ids):
         raise ArtifactError(f"{locale}: a product id occurs twice in the embeddings")
-    return pl.DataFrame([list(ids), [stamp(t) for t in texts]], ENTRIES)
+    return pl.DataFrame([list(ids), stamps(texts)], ENTRIES)
+
+
+def stamps(texts: Sequence[str]) -> list[int]:
+    """Stamp each text as the encoder reads it.
+
+    Where a new normalisation reads a title otherwise, the stamp of its vector is stale, and just
+    that title is embedded again.
+    """
+    return [stamp(normalise(t)) for t in texts]
 
 
 def _snapshot(encoder_digest: str, entries: pl.DataFrame) -> str:
