@@ -4,8 +4,9 @@ Same random Qwen3 (25 M trunk, vocabulary 151,936), same LoRA, same batch (16 ×
 The peer is what one writes with transformers: ``model(input_ids, labels=…)``, every position but
 the label's ignored. Both also run with ``llm.gradient_checkpointing`` (a layer keeps its input only
 and is computed again on the way back); the ratios are without it on both sides unless they say so.
-Time in one process, alternating, on one heap (``llm.heap``) for both; memory each in a process of
-its own, as the peak above what the loaded model takes.
+Time in one process, alternating. Memory each in a process of its own, above the loaded model: *in
+tensors* is the most that torch held at once, as ``max_memory_allocated`` tells of a GPU;
+*resident* is the kernel's peak, in which the allocator's holes count as well.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
 from benchmarks.llm_shapes import LABELS, VOCABULARY, qwen3, with_lora
 from csrm_tasks.llm.head import label_logits, soft_cross_entropy
-from csrm_tasks.llm.heap import keep_one_heap
 from csrm_tasks.llm.model import checkpoint_activations
 from csrm_tasks.llm.packed import pack, run_packed
 from csrm_tasks.llm.precision import choose_dtype
@@ -73,14 +75,13 @@ def _steps(causal: Any, batch: int) -> dict[str, Step]:
     return {OURS: ours, PEER: peer}
 
 
-def extra_bytes(which: str, batch: int) -> int:
-    """Return the peak memory of two steps above the loaded model's; runs in a fresh process.
+def extra_bytes(which: str, batch: int) -> tuple[int, int]:
+    """Return peak memory of a step above the loaded model's: in tensors, and resident.
 
-    The peak is the kernel's (``VmHWM``), set back once the models are there: making them takes more
-    than they hold.
+    Runs in a fresh process. The resident peak is the kernel's (``VmHWM``), set back once the models
+    are there: making them takes more than they hold.
     """
     torch.set_num_threads(1)
-    keep_one_heap()  # as a training does; the peer has it too
     step = steps(torch.float32, batch)[which]
     Path("/proc/self/clear_refs").write_text("5")
     loaded: int = psutil.Process().memory_info().rss
@@ -88,10 +89,20 @@ def extra_bytes(which: str, batch: int) -> int:
     step()
     status = Path("/proc/self/status").read_text()
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    return int(peak) * 1024 - loaded
+    return tensor_bytes(step), int(peak) * 1024 - loaded
 
 
-def fresh(which: str, batch: int) -> int:
+def tensor_bytes(step: Step) -> int:
+    """Return the most that was allocated at once during a step, by torch's own records."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    results: Any = seen.profiler
+    records = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e.nbytes() for e in sorted(records, key=lambda e: e.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
+def fresh(which: str, batch: int) -> tuple[int, int]:
     """Run :func:`extra_bytes` in a new interpreter."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(extra_bytes, which, batch).result()
@@ -105,7 +116,6 @@ def native() -> str:
 def main(quick: bool) -> None:
     """Print tables and the closing line."""
     torch.set_num_threads(1)
-    keep_one_heap()
     batch, repeats = (4, 2) if quick else (BATCH, 5)
     contestants = steps(torch.float32, batch)
     fp32 = alternate(contestants, repeats)
@@ -114,13 +124,16 @@ def main(quick: bool) -> None:
     for title, timings in (("fp32", fp32), (f"bf16 ({native()} on this CPU)", bf16)):
         print(f"{title}, batch {batch} × {LENGTH}\n")
         print(table(timing_rows(timings, batch, "pairs/s")), end="\n\n")
-    print(table([{"contestant": k, "MB above the model": v / 1e6} for k, v in memory.items()]))
+    print(table([{"contestant": k, "MB in tensors": held / 1e6, "MB resident": resident / 1e6}
+                 for k, (held, resident) in memory.items()]))  # fmt: skip
     print()
     figures = {
         "time_ratio_fp32": ratio(fp32[PEER], fp32[OURS]),
-        "memory_ratio_fp32": memory[PEER] / memory[OURS],
+        "memory_ratio_fp32": memory[PEER][0] / memory[OURS][0],
+        "memory_ratio_fp32_resident": memory[PEER][1] / memory[OURS][1],
         "time_ratio_bf16": ratio(bf16[PEER], bf16[OURS]),
         "time_ratio_fp32_checkpointed": ratio(fp32[PEER_CHECKPOINTED], fp32[OURS_CHECKPOINTED]),
-        "memory_ratio_fp32_checkpointed": memory[PEER_CHECKPOINTED] / memory[OURS_CHECKPOINTED],
+        "memory_ratio_fp32_checkpointed_resident": memory[PEER_CHECKPOINTED][1]
+        / memory[OURS_CHECKPOINTED][1],
     }
     print(closing_line("llm_step", figures, ("torch", "transformers", "peft")))

@@ -30,7 +30,6 @@ from csrm_tasks.llm.data import (
     translation_rows,
 )
 from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.heap import keep_one_heap
 from csrm_tasks.llm.identity import LlmCard
 from csrm_tasks.llm.mixture import Mixture, Part
 from csrm_tasks.llm.model import (
@@ -93,7 +92,6 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``."""
     config = market.llm
     data = _load(market, given)
-    keep_one_heap()
     model = load_base(config.base, sharded=config.sharding == "full")
     add_lora(model, config.lora, market.seed)
     if config.gradient_checkpointing:
