@@ -14,9 +14,10 @@ from evaluation_fixtures import DATA, LOCALE, gold, llm_frame, tables, tower_fra
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.artifacts import Artifact, ArtifactStore, describe_files
 from csrm_tasks.llm.identity import LlmCard
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release.bundle import FORMAT, MANIFEST, TOWERS
 from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Rollout, Towers
 from csrm_tasks.settings import Settings
 from csrm_tasks.towers.texts import TEXT_VERSION
@@ -125,6 +126,19 @@ def scores(settings: Settings, key: str, part: dict[str, str], snapshot: str, ri
         inputs={"snapshot": snapshot, "export": part["export"]},
     )  # fmt: skip
     return llm.ref, towers.ref
+
+
+def a_bundle(key: str) -> Callable[[Path], None]:
+    """Return a writer of a bundle that its manifest describes, towers and vectors in it."""
+
+    def write(folder: Path) -> None:
+        (folder / TOWERS).mkdir(exist_ok=True)
+        write_export(folder / TOWERS)
+        write_embeddings(folder)
+        manifest = {"format": FORMAT, "files": describe_files(folder), "note": key}
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+
+    return write
 
 
 def write_export(folder: Path) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import yaml
-from release_fixtures import MARKET, market
+from release_fixtures import MARKET, a_bundle, market
 from release_world import World
-from test_release_drill import a_bundle
 
 from csrm_tasks import tracking
 from csrm_tasks.release import manage

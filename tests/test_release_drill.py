@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from release_fixtures import MARKET, market, store_of, write_embeddings, write_export
+from release_fixtures import MARKET, a_bundle, market, store_of
 from release_world import AUTO, World
 
 from csrm_tasks import tracking
-from csrm_tasks.artifacts import describe_files
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.release import drill, manage, routing
-from csrm_tasks.release.bundle import FORMAT, MANIFEST, TOWERS
+from csrm_tasks.release.bundle import TOWERS
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
-
-
-def a_bundle(key: str) -> Any:
-    def write(folder: Path) -> None:
-        (folder / TOWERS).mkdir(exist_ok=True)
-        write_export(folder / TOWERS)
-        write_embeddings(folder)
-        manifest = {"format": FORMAT, "files": describe_files(folder), "note": key}
-        (folder / MANIFEST).write_text(json.dumps(manifest))
-
-    return write
 
 
 @pytest.fixture

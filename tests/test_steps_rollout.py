@@ -14,20 +14,18 @@ import sqlalchemy as sa
 from release_fixtures import (
     LOCALE,
     MARKET,
+    a_bundle,
     market,
     publish,
     store_of,
-    write_embeddings,
-    write_export,
     write_snapshot,
 )
 from release_world import World
 
 from csrm_tasks import tracking
-from csrm_tasks.artifacts import Artifact, describe_files
+from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError, RefusedError
 from csrm_tasks.release import ledger, manage
-from csrm_tasks.release.bundle import FORMAT, MANIFEST, TOWERS
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -62,15 +60,8 @@ class Rolling(World):
     def real_release(self, key: str) -> Any:
         snapshot = publish(self.settings, "snapshot", "s", write_tables)
 
-        def write(folder: Path) -> None:
-            (folder / TOWERS).mkdir(exist_ok=True)
-            write_export(folder / TOWERS)
-            write_embeddings(folder)
-            manifest = {"format": FORMAT, "files": describe_files(folder), "note": key}
-            (folder / MANIFEST).write_text(json.dumps(manifest))
-
         refs = {"snapshot": snapshot.ref, "llm": "tiny/select_llm/x", "rqa": "tiny/build_rqa/x"}
-        return lambda: self.release(key, write=write, **refs)
+        return lambda: self.release(key, write=a_bundle(key), **refs)
 
     def day(self, after: int) -> str:
         """Publish the day so many days after this step began, and return it."""

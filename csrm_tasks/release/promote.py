@@ -8,7 +8,7 @@ is found, the views are brought up to date, and nothing happens twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from csrm_tasks.artifacts import Artifact
@@ -47,18 +47,23 @@ def promote(
             release,
             actor=actor,
             reason="; ".join(verdict["reasons"]),
-            payload={
-                "bundle": bundle.ref,
-                "digest": bundle.digest,
-                "embeddings": bundle.inputs["embeddings"],
-                "verdict": verdict["digest"],
-            },
+            payload=vouched(bundle, verdict),
             expected=ledger.Expected(verdict["champion"], _last_step(config, release, entries)),
         )
     else:
         log.info("promote: %s was promoted by row %d already", release, row.seq)
     refresh_views(settings, config, api)
     return row
+
+
+def vouched(bundle: Artifact, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ledger row says of a release that may reach shoppers, and of who vouched."""
+    return {
+        "bundle": bundle.ref,
+        "digest": bundle.digest,
+        "embeddings": bundle.inputs["embeddings"],
+        "verdict": verdict["digest"],
+    }
 
 
 def guard(

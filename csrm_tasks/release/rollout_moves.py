@@ -14,7 +14,7 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, rollout
-from csrm_tasks.release.promote import guard, promote, refresh_views
+from csrm_tasks.release.promote import guard, promote, refresh_views, vouched
 from csrm_tasks.release.rollback import roll_back
 from csrm_tasks.settings import Settings
 
@@ -73,13 +73,7 @@ def _append_start(
         release,
         actor=ACTOR,
         reason="; ".join(verdict["reasons"]),
-        payload={
-            "bundle": bundle.ref,
-            "digest": bundle.digest,
-            "embeddings": bundle.inputs["embeddings"],
-            "verdict": verdict["digest"],
-            "plan": config.rollout.model_dump_json(),
-        },
+        payload=vouched(bundle, verdict) | {"plan": config.rollout.model_dump_json()},
         expected=ledger.Expected(verdict["champion"], turn.seq),
     )
 
