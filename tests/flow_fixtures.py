@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from csrm_tasks.demo.generate import generate_demo
+from csrm_tasks.settings import Settings
 
 MARKET = "mini"
 ROOT = Path(__file__).resolve().parent
@@ -71,3 +76,22 @@ def rewrite(path: Path, lines: list[str]) -> None:
     """Write a gzip file anew."""
     with gzip.open(path, "wt", encoding="utf-8") as f:
         f.writelines(lines)
+
+
+def run_flow(settings: Settings, airflow_home: Path, runs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Run DAGs in a process of its own (Airflow reads its home when imported); all must succeed."""
+    dags = str(ROOT.parent / "dags")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
+        "AIRFLOW_HOME": str(airflow_home), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__DAGS_FOLDER": dags, "PYTHONPATH": str(ROOT.parent),
+        "CSRM_HOME": str(settings.home), "CSRM_MARKETS": str(settings.markets),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "flow_run.py"), dags, json.dumps(runs)],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FLOW")]
+    assert lines, done.stderr[-3000:]
+    found: list[dict[str, Any]] = json.loads(lines[0].removeprefix("FLOW"))
+    assert [r["state"] for r in found] == ["success"] * len(runs), done.stdout[-5000:]
+    return found

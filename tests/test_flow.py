@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from flow_fixtures import MARKET, make_flow_market
+from flow_fixtures import MARKET, make_flow_market, run_flow
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
@@ -19,7 +16,6 @@ from csrm_tasks.markets import load_market
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings, load_settings
 
-ROOT = Path(__file__).resolve().parent.parent
 DAYS = ("2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07")
 FIRST_DAY: tuple[str, dict[str, Any]] = (f"csrm_ingest__{MARKET}", {"day": DAYS[0]})
 COLD_START = (f"csrm_cold_start__{MARKET}", {"until": DAYS[0]})
@@ -52,21 +48,8 @@ def settings(folder: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def runs(folder: Path, settings: Settings) -> list[Run]:
-    """Run everything once, in a process of its own: Airflow reads its home when imported."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
-        "AIRFLOW_HOME": str(folder / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "PYTHONPATH": str(ROOT),
-        "CSRM_HOME": str(settings.home), "CSRM_MARKETS": str(settings.markets),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "flow_run.py"), str(ROOT / "dags"), json.dumps(RUNS)],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FLOW")]
-    assert lines, done.stderr[-3000:]
-    found: list[Run] = json.loads(lines[0].removeprefix("FLOW"))
-    assert [r["state"] for r in found] == ["success"] * len(RUNS), done.stdout[-5000:]
-    return found
+    """Run everything once."""
+    return run_flow(settings, folder / "airflow", RUNS)
 
 
 def refs(run: Run) -> dict[str, str]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 import yaml
+from flow_fixtures import run_flow
 from release_fixtures import MARKET, a_bundle, market
 from release_world import World
 
@@ -23,7 +19,6 @@ from csrm_tasks.settings import load_settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.tables import DAYS
 
-ROOT = Path(__file__).resolve().parent.parent
 TODAY = datetime.now(UTC).date().isoformat()
 TICK = (f"csrm_rollout__{MARKET}", {"day": TODAY})
 RUNS = [
@@ -60,21 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def runs(world: World) -> list[dict[str, Any]]:
-    home, settings = world.settings.home, world.settings
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
-        "AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "PYTHONPATH": str(ROOT),
-        "CSRM_HOME": str(home), "CSRM_MARKETS": str(settings.markets),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "flow_run.py"), str(ROOT / "dags"), json.dumps(RUNS)],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FLOW")]
-    assert lines, done.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(lines[0].removeprefix("FLOW"))
-    assert [r["state"] for r in found] == ["success"] * len(RUNS), done.stdout[-5000:]
-    return found
+    return run_flow(world.settings, world.settings.home / "airflow", RUNS)
 
 
 def states(run: dict[str, Any]) -> dict[str, str]:
