@@ -151,10 +151,39 @@ def test_a_folder_that_is_no_bundle_or_a_newer_one_is_refused(
         ReleaseScorer(copy)
 
 
-def test_an_empty_query_is_an_error_with_its_row(settings: Settings) -> None:
+@pytest.mark.parametrize("empty", ["", " ", "\u3000", "\u200b"])
+def test_an_empty_query_is_an_error_with_its_row(settings: Settings, empty: str) -> None:
     scorer = ReleaseScorer(bundle_of(settings).path)
     with pytest.raises(DataError, match="row 1: the query is empty"):
-        scorer.score(["物品", " "], ["p0", "p0"], [None, None])
+        scorer.score(["物品", empty], ["p0", "p0"], [None, None])
+
+
+def test_ten_thousand_pairs_at_once_are_scored_as_one_by_one(settings: Settings) -> None:
+    scorer = ReleaseScorer(bundle_of(settings).path)
+    queries = ["紅色 物品", "2"] * 5_000
+    products = ["p1", None, "p2", "new"] * 2_500
+    titles = [None, "3 紅色", None, "物品"] * 2_500
+    found = scorer.score(queries, products, titles)
+    alone = [
+        scorer.score([q], [p], [t]).em
+        for q, p, t in zip(queries[:4], products[:4], titles[:4], strict=True)
+    ]
+    assert np.allclose(found.em.reshape(-1, 4), np.ravel(alone), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["query", "title"])
+def test_a_text_of_100_kb_is_an_error_with_its_row(settings: Settings, name: str) -> None:
+    scorer = ReleaseScorer(bundle_of(settings).path)
+    long = "長" * 100_000
+    query, title = (long, "3") if name == "query" else ("1", long)
+    with pytest.raises(DataError, match=f"row 1: the {name} has 100000 characters, at most"):
+        scorer.score(["物品", query], ["p0", None], [None, title])
+
+
+def test_vectors_of_a_catalogue_are_mapped_and_not_read(settings: Settings) -> None:
+    vectors = ReleaseScorer(bundle_of(settings).path).products._vectors
+    assert isinstance(vectors, np.memmap)
+    assert not vectors.flags.writeable
 
 
 def test_vectors_of_another_width_are_refused(settings: Settings, tmp_path: Path) -> None:

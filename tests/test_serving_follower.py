@@ -148,6 +148,27 @@ def test_a_lost_predecessor_is_an_alarm_and_nothing_else(settings: Settings) -> 
         assert one[0] in alarms(client)["predecessor"]
 
 
+def test_of_two_predecessors_the_one_that_can_be_loaded_is(settings: Settings) -> None:
+    lost, kept, live = (release(settings, key) for key in "abc")
+    shutil.rmtree(store_of(settings).open(lost[1]).path)
+    route(settings, document(live, lost, kept, seq=3))
+    with serving(settings) as (client, _):
+        assert client.get("/readyz").json()["loaded"] == sorted([live[0], kept[0]])
+        assert lost[0] in alarms(client)["predecessor"]
+
+
+def test_a_bad_release_that_is_taken_back_is_an_alarm_no_more(settings: Settings) -> None:
+    good = document(release(settings, "a"))
+    route(settings, good)
+    with serving(settings) as (client, service):
+        route(settings, {**good, "stable": "tiny-gone", "bundles": {"tiny-gone": "tiny/bundle/x"}})
+        service.follower.poll()
+        assert set(alarms(client)) == {"release"}
+        route(settings, good)
+        service.follower.poll()
+        assert alarms(client) == {}
+
+
 def test_without_the_document_the_last_good_one_is_followed(settings: Settings) -> None:
     route(settings, document(release(settings, "a")))
     with serving(settings) as (client, service):

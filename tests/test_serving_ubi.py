@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -192,19 +195,70 @@ def test_one_bad_event_refuses_the_whole_request(
     assert landed(settings.landing) == {}
 
 
-def test_a_full_disk_is_an_alarm_and_searches_go_on(
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size`` bytes: the kernel writes what fits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [0, 1, 11, 40_000])
+def test_records_that_the_disk_takes_in_part_are_taken_back(tmp_path: Path, room: int) -> None:
+    log = log_at(tmp_path, Clock("2026-01-01T12:00:00"))
+    log.write("ubi_queries", [{"n": 1}])
+    [part] = tmp_path.rglob(".ubi_queries*")
+    size = part.stat().st_size
+    with disk_of(size + room), pytest.raises(OSError, match="too large"):
+        log.write("ubi_queries", [{"n": 2}, {"text": "長" * 20_000}])
+    assert part.stat().st_size == size
+    log.write("ubi_queries", [{"n": 3}])
+    log.close()
+    assert landed(tmp_path) == {
+        "2026-01-01/zh-TW/ubi_queries-a.0.jsonl": [{"n": 1}, {"n": 3}]
+    }  # fmt: skip
+
+
+def test_a_landing_zone_that_takes_no_files_is_an_error_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / MARKET).write_text("a file where a folder should be")
+    with pytest.raises(ConfigError, match="takes no files"):
+        log_at(tmp_path, Clock("2026-01-01T12:00:00"))
+
+
+def test_a_full_disk_is_an_alarm_and_searches_go_on(settings: Settings) -> None:
+    route(settings, document(release(settings, "a")))
+    asked = {"query": "1", "products": ["p0"]}
+    with serving(settings) as (client, _):
+        first = client.post("/rank", json=asked).json()["query_id"]
+        with disk_of(100):
+            assert client.post("/rank", json=asked).status_code == 200
+            assert "too large" in client.get("/readyz").json()["alarms"]["ubi"]
+            assert 'csrm_alarm{kind="ubi"} 1.0' in client.get("/metrics").text
+        last = client.post("/rank", json=asked).json()["query_id"]
+        assert client.get("/readyz").json()["alarms"] == {}
+        assert 'csrm_logged_total{kind="ubi_queries"} 2.0' in client.get("/metrics").text
+    [records] = landed(settings.landing).values()
+    assert [r["query_id"] for r in records] == [first, last]
+
+
+def test_a_disk_that_fails_at_the_end_leaves_the_records_to_the_next_service(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     route(settings, document(release(settings, "a")))
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
     with serving(settings) as (client, service):
-
-        def full(*_: Any) -> None:
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(service.ubi, "write", full)
-            got = client.post("/rank", json={"query": "1", "products": ["p0"]})
-            assert got.status_code == 200
-            assert "No space left" in client.get("/readyz").json()["alarms"]["ubi"]
         client.post("/rank", json={"query": "1", "products": ["p0"]})
-        assert client.get("/readyz").json()["alarms"] == {}
+        monkeypatch.setattr("csrm_tasks.serving.ubi.os.fsync", broken)
+    assert "Input/output" in service.alarms.texts()["ubi"]
+    assert landed(settings.landing) == {}
+    monkeypatch.undo()
+    with serving(settings):
+        pass
+    [records] = landed(settings.landing).values()
+    assert len(records) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.release.bundle import EMBEDDINGS, TOWERS, read_manifest
 
 Floats = npt.NDArray[np.float32]
 Texts = Sequence[str | None]
+
+LONGEST = 10_000  # characters of a text: five times the contracts' longest, for what was normalised
 
 
 class Scored(NamedTuple):
@@ -96,15 +99,16 @@ class ReleaseScorer:
     def score(self, queries: Sequence[str], products: Texts, titles: Texts) -> Scored:
         """Score N pairs; each names a product of the catalogue or brings its title.
 
-        Raises :class:`DataError` for a pair that has neither, or no query.
+        Raises :class:`DataError` for a pair that has neither, or no query, or a text beyond
+        :data:`LONGEST`.
         """
-        empty = next((i for i, q in enumerate(queries) if not q.strip()), None)
+        for name, texts in (("query", queries), ("title", titles)):
+            _check_lengths(name, texts)
+        empty = next((i for i, q in enumerate(queries) if not normalise(q)), None)
         if empty is not None:
             raise DataError(f"row {empty}: the query is empty; give its text")
-        distinct = {q: i for i, q in enumerate(dict.fromkeys(queries))}
-        encoded = self.encode_queries(list(distinct))  # a query is embedded once
-        query_vectors = encoded[[distinct[q] for q in queries]]  # (N, 2, dim)
-        return self.judge(query_vectors, self._vectors(products, titles))
+        product_vectors = self._vectors(products, titles)
+        return self.judge(_each_once(self.encode_queries, queries), product_vectors)
 
     def _vectors(self, products: Texts, titles: Texts) -> Floats:
         """Return product vectors (N, 2, dim): stored where known, else embedded from the title."""
@@ -119,5 +123,17 @@ class ReleaseScorer:
         known = [i for i, row in enumerate(rows) if row is not None]
         found[known] = self.products.take([row for row in rows if row is not None])
         if lacking:
-            found[lacking] = self.encode_titles([titles[i] or "" for i in lacking])
+            found[lacking] = _each_once(self.encode_titles, [titles[i] or "" for i in lacking])
         return found
+
+
+def _check_lengths(name: str, texts: Texts) -> None:
+    for i, text in enumerate(texts):
+        if text is not None and len(text) > LONGEST:
+            raise DataError(f"row {i}: the {name} has {len(text)} characters, at most {LONGEST}")
+
+
+def _each_once(encode: Callable[[Sequence[str]], Floats], texts: Sequence[str]) -> Floats:
+    """Return vectors (len(texts), 2, dim); a text that is there twice is embedded once."""
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return encode(list(row))[[row[text] for text in texts]]

@@ -78,7 +78,10 @@ class Service:
         self.follower.stop()
         self.pool.shutdown()
         self.tend(flush=True)
-        self.ubi.close()
+        try:
+            self.ubi.close()
+        except OSError as e:
+            self.alarms.raise_("ubi", e)
 
     def health(self) -> dict[str, Any]:
         """Return what answers now, and which alarms are on."""

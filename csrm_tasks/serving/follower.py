@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from csrm_tasks.blobs import BlobStore, open_blobs
@@ -86,33 +86,39 @@ class Follower:
     def poll(self) -> None:
         """Look at both documents once; whatever goes wrong is an alarm, never an exception."""
         try:
-            blobs = open_blobs(self._settings.routing)
-            self._follow(blobs)
-            self._refresh(blobs)
+            self._follow()
+            self._refresh()
             self._show()
         except Exception as e:  # a bucket out of reach, a disk that is full: try again later
             self._alarms.raise_("routing", e)
 
-    def _follow(self, blobs: BlobStore) -> None:
-        document = self._document(blobs)
+    @cached_property
+    def _blobs(self) -> BlobStore:
+        """Opened by the first poll that can, and kept: so is its connection to S3."""
+        return open_blobs(self._settings.routing)
+
+    def _follow(self) -> None:
+        document = self._document()
         if document is None:
             return
         if self.state is None or self.state.document != document:
-            found = self._load(document.answering, document, "release")
-            if found is None:
+            found, lost = self._loaded(document.answering, document, "release")
+            if lost:
                 return
             kept = self.state.releases if self.state else {}
             known = {r: kept[r] for r in document.predecessors if r in kept}
             self.state = State(document, document.fields(), {**known, **found})
             log.warning("serving: %s follows row %d", self._market, document.ledger_seq)
-        before = self._load(document.predecessors, document, "predecessor")
-        if before is not None:
-            self.state = replace(self.state, releases={**before, **self.state.releases})
+        self._alarms.clear("release")
+        before, lost = self._loaded(document.predecessors, document, "predecessor")
+        self.state = replace(self.state, releases={**before, **self.state.releases})
+        if not lost:
+            self._alarms.clear("predecessor")
 
-    def _document(self, blobs: BlobStore) -> Document | None:
+    def _document(self) -> Document | None:
         """Return the published document if it can be followed, else None and an alarm."""
         try:
-            raw = blobs.read(routing.key(self._market))
+            raw = self._blobs.read(routing.key(self._market))
             if raw is None:
                 raise RefusedError(f"routing of {self._market}: none is published")
             document = parse(self._market, raw)
@@ -127,21 +133,20 @@ class Follower:
         self._alarms.clear("routing")
         return document
 
-    def _load(
+    def _loaded(
         self, names: list[str], document: Document, kind: Any
-    ) -> dict[str, LoadedRelease] | None:
-        """Return the named releases, loaded once each; None where one cannot be, with an alarm."""
+    ) -> tuple[dict[str, LoadedRelease], bool]:
+        """Return the named releases, loaded once each, and whether one is lost, with an alarm."""
         have = self.state.releases if self.state else {}
-        found: dict[str, LoadedRelease] = {}
-        for name in names:
-            loaded = have.get(name) or self._attempt(
+        found = {
+            name: have.get(name)
+            or self._attempt(
                 name, kind, partial(self._loader.release, name, document.bundles[name])
             )
-            if loaded is None:
-                return None
-            found[name] = loaded
-        self._alarms.clear(kind)
-        return found
+            for name in names
+        }
+        good = {name: loaded for name, loaded in found.items() if loaded is not None}
+        return good, len(good) < len(found)
 
     def _attempt(self, name: str, kind: Any, load: Callable[[], Any]) -> Any:
         """Load something, not oftener than every so many seconds once it failed."""
@@ -156,12 +161,12 @@ class Follower:
         self._failed.pop(name, None)
         return found
 
-    def _refresh(self, blobs: BlobStore) -> None:
+    def _refresh(self) -> None:
         """Take newer vectors of the catalogue for the releases that have some."""
         if self.state is None:
             return
         try:
-            document = snapshots.parse(self._market, blobs.read(snapshots.key(self._market)))
+            document = snapshots.parse(self._market, self._blobs.read(snapshots.key(self._market)))
         except RefusedError as e:
             self._alarms.raise_("embeddings", e)
             return

@@ -1,7 +1,7 @@
 """What shoppers asked and did, as User Behavior Insights records in the landing zone.
 
 A record goes to a file whose name begins with a dot (an upload under way, which ingest leaves
-alone) in the folder of its day, flushed line by line; after midnight, and when the service ends,
+alone) in the folder of its day, whole or not at all; after midnight, and when the service ends,
 the file gets its name by one rename. What a killed service left is published by the next one of
 the same instance, less a last line that was cut. A file that is ready only when its day may have
 been ingested already is delivered with today: ingest takes late events.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal
 
 from filelock import FileLock, Timeout
 
@@ -35,7 +35,7 @@ class _Open:
     """A file that is being written."""
 
     part: Path
-    file: TextIO
+    file: BinaryIO  # unbuffered: what the disk did not take is not kept for later
 
 
 class UbiLog:
@@ -44,7 +44,8 @@ class UbiLog:
     def __init__(self, landing: Path, market: str, locale: str, instance: str, now: Clock) -> None:
         """Take the instance's name and publish what a killed predecessor left.
 
-        Raises :class:`ConfigError` when another running service has that name.
+        Raises :class:`ConfigError` when another running service has that name, or the landing
+        zone takes no files.
         """
         self._root = landing / market
         self._locale = locale
@@ -52,25 +53,29 @@ class UbiLog:
         self._now = now
         self._open: dict[str, _Open] = {}
         self._mutex = threading.Lock()
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._name = FileLock(self._root / f".serving-{instance}.lock", timeout=0)
+        lock = self._root / f".serving-{instance}.lock"
+        self._name = FileLock(lock, timeout=0, thread_local=False)  # whichever thread closes it
         try:
-            self._name.acquire()
+            self._take_over()
         except Timeout as e:
             raise ConfigError(
                 f"another service writes as {instance} below {self._root}; give --instance"
             ) from e
-        for part in sorted(self._root.glob(f"*/{locale}/.ubi_*-{instance}.*.jsonl")):
+        except OSError as e:
+            raise ConfigError(f"the landing zone {self._root} takes no files: {e}") from e
+
+    def _take_over(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._name.acquire()
+        for part in sorted(self._root.glob(f"*/{self._locale}/.ubi_*-{self._instance}.*.jsonl")):
             _cut_torn_line(part)
             self._publish(part)
 
     def write(self, kind: Kind, records: list[Mapping[str, Any]]) -> None:
-        """Append records; raises OSError when the disk does not take them."""
+        """Append all records; raises OSError, and has written none, when the disk is full."""
         lines = [json.dumps(r, ensure_ascii=False, separators=(",", ":")) + "\n" for r in records]
         with self._mutex:
-            file = self._file(kind)
-            file.write("".join(lines))
-            file.flush()
+            _append(self._file(kind), "".join(lines).encode())
 
     def rotate(self) -> None:
         """Publish the files of past days."""
@@ -78,15 +83,17 @@ class UbiLog:
             self._close(lambda part: part.parent.parent.name != self._day())
 
     def close(self) -> None:
-        """Publish everything and give the name back."""
-        with self._mutex:
-            self._close(lambda part: True)
-        self._name.release()
+        """Publish everything and give the name back; what fails is left to the next service."""
+        try:
+            with self._mutex:
+                self._close(lambda part: True)
+        finally:
+            self._name.release()
 
     def _day(self) -> str:
         return self._now().date().isoformat()
 
-    def _file(self, kind: Kind) -> TextIO:
+    def _file(self, kind: Kind) -> BinaryIO:
         day = self._day()
         found = self._open.get(kind)
         if found and found.part.parent.parent.name == day:
@@ -95,7 +102,7 @@ class UbiLog:
         folder = self._root / day / self._locale
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{self._free(folder, kind)}"
-        self._open[kind] = _Open(part, part.open("x", encoding="utf-8", newline="\n"))
+        self._open[kind] = _Open(part, part.open("xb", buffering=0))
         return self._open[kind].file
 
     def _free(self, folder: Path, kind: str) -> str:
@@ -123,6 +130,18 @@ class UbiLog:
         folder.mkdir(parents=True, exist_ok=True)
         kind = part.name[1:].split("-", 1)[0]
         part.rename(folder / (part.name[1:] if in_time else self._free(folder, kind)))
+
+
+def _append(file: BinaryIO, data: bytes) -> None:
+    """Write all of ``data``; where that fails, take back what a disk took of it as it filled up."""
+    start = file.tell()
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError:
+        file.seek(start)
+        file.truncate()
+        raise
 
 
 def _cut_torn_line(part: Path) -> None:
