@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +24,7 @@ from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+UNUSED = 7 * 86_400.0  # seconds that a local copy of something remote is kept after its last use
 REMEDY = "delete the artifact's folder and run its step again"
 
 
@@ -80,15 +83,23 @@ class ArtifactStore:
     def open(self, ref: str) -> Artifact:
         """Open ``ref`` as local files after checking sizes and digests.
 
-        Raises :class:`ArtifactError` when it was never published or a byte has changed.
+        Raises :class:`ArtifactError` when it was never published or a byte has changed. A local
+        copy of something remote that has changed is fetched once more.
         """
         manifest = self.manifest(ref)
         if manifest is None:
             raise ArtifactError(f"artifact {ref} does not exist; run the step that makes it")
-        data = f"{ref}/{manifest['data']}"
-        path = self._blobs.local_path(data) or self._fetch(data, manifest["files"])
+        data, files = f"{ref}/{manifest['data']}", manifest["files"]
+        own = self._blobs.local_path(data)
+        path = own or self._fetch(data, files)
         if ref not in self._verified:
-            check_files(f"artifact {ref}", path, manifest["files"], REMEDY)
+            try:
+                check_files(f"artifact {ref}", path, files, REMEDY)
+            except ArtifactError:
+                if own is not None:
+                    raise
+                shutil.rmtree(path)
+                check_files(f"artifact {ref}", self._fetch(data, files), files, REMEDY)
             self._verified.add(ref)
         return Artifact(ref, manifest["digest"], path, manifest["facts"], manifest["inputs"])
 
@@ -126,7 +137,8 @@ class ArtifactStore:
 
     def _fetch(self, data: str, files: list[dict[str, Any]]) -> Path:
         target = self._cache / data
-        if target.exists():
+        with suppress(FileNotFoundError):
+            os.utime(target)  # it is in use
             return target
         part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex[:8]}")
         for entry in files:
@@ -136,7 +148,16 @@ class ArtifactStore:
             part.rename(target)
         except OSError:  # another process fetched it first
             shutil.rmtree(part, ignore_errors=True)
+        self._forget()
         return target
+
+    def _forget(self) -> None:
+        """Delete local copies that nobody opened for a while: a server fetches vectors nightly."""
+        oldest = time.time() - UNUSED
+        for copy in self._cache.glob("*/*/*/data-*"):  # also what a killed process fetched in part
+            with suppress(FileNotFoundError):  # another process forgot it first
+                if copy.stat().st_mtime < oldest:
+                    shutil.rmtree(copy, ignore_errors=True)
 
 
 def check_files(what: str, folder: Path, files: list[dict[str, Any]], remedy: str) -> None:

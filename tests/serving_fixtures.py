@@ -13,8 +13,9 @@ from fastapi.testclient import TestClient
 from release_fixtures import DIM, MARKET, market, parts, publish, store_of, write_embeddings
 
 from csrm_tasks.blobs import open_blobs
-from csrm_tasks.release import routing
+from csrm_tasks.release import routing, snapshots
 from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.serving.app import Service, create_app
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -45,6 +46,23 @@ def release(settings: Settings, key: str) -> tuple[str, str]:
     part["embeddings"] = publish(settings, "embed_products", f"{key}-own", vectors, inputs=of).ref
     bundle = store_of(settings).open(run_step("bundle", market(), part, {}, settings))
     return release_id(bundle), bundle.ref
+
+
+def refreshed(settings: Settings, key: str, name: str, of: str) -> Snapshot:
+    """Publish other vectors of three products for a release, made by the towers of a bundle."""
+    manifest = json.loads(store_of(settings).open(of).file("release.json").read_text())
+
+    def write(folder: Path) -> None:
+        inner = folder / name
+        inner.mkdir(exist_ok=True)
+        write_embeddings(inner)
+        vectors = np.load(inner / "embeddings.npy")
+        np.save(inner / "embeddings.npy", vectors[[2, 1, 0]])
+        text = json.dumps(snapshots.about(name, manifest["parts"]["export"]))
+        (inner / snapshots.SNAPSHOT).write_text(text)
+
+    ref = publish(settings, "refresh", key, write).ref
+    return Snapshot(ref=ref, day="2026-01-02", products=3, encoded=1, coverage=1.0, stale=0.3)
 
 
 def document(*releases: tuple[str, str], seq: int = 1, **changed: Any) -> dict[str, Any]:

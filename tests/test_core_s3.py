@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,10 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from release_fixtures import MARKET
+from serving_fixtures import document, refreshed, release, route, serving
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.blobs import BlobStore, open_blobs
-from csrm_tasks.release import ledger, routing
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings
 
 pytestmark = pytest.mark.s3
@@ -112,6 +117,76 @@ def test_artifacts_over_s3(root: str, tmp_path: Path) -> None:
     assert fresh.open("m/s/f").file("sub/x").read_text() == "hello"
 
 
+def test_a_local_copy_that_was_changed_is_fetched_again_and_one_unused_is_deleted(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("a", "b", "c"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "x").write_text(text)
+    store = ArtifactStore(root, tmp_path / "cache")
+    first = store.publish("m/s/a", tmp_path / "a", facts={}, inputs={}, about={})
+    first.file("x").write_text("z")
+    fresh = ArtifactStore(root, tmp_path / "cache")
+    assert fresh.open("m/s/a").file("x").read_text() == "a"
+
+    kept = store.publish("m/s/b", tmp_path / "b", facts={}, inputs={}, about={})
+    for path in (first.path, kept.path):
+        os.utime(path, (0, 0))
+    fresh.open("m/s/b")  # used again
+    store.publish("m/s/c", tmp_path / "c", facts={}, inputs={}, about={})
+    assert kept.path.exists() and not first.path.exists()
+    assert fresh.open("m/s/a").file("x").read_text() == "a"
+    blobs = open_blobs(root)
+    [data] = [key for key in blobs.keys("m/s/a") if key.endswith("/x")]
+    (tmp_path / "z").write_text("z")
+    blobs.upload(data, tmp_path / "z")
+    with pytest.raises(ArtifactError, match="x was changed"):  # not a copy: the thing itself
+        ArtifactStore(root, tmp_path / "third").open("m/s/a")
+
+
+def test_a_service_lives_on_s3(
+    moto: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    credentials(monkeypatch, moto)
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="serving")
+    there = replace(settings, artifacts="s3://serving/made", routing="s3://serving/documents")
+    one, two = release(there, "a"), release(there, "b")
+    route(there, document(one))
+    with serving(there) as (client, service):
+
+        def answer() -> tuple[str, list[float]]:
+            asked = {"query": "紅色 1", "products": ["p0", "p1", "p2"]}
+            found = client.post("/score", json=asked).json()
+            return found["release"], [p["em"] for p in found["products"]]
+
+        first = answer()
+        assert first[0] == one[0]
+        route(there, document(two, one, seq=2))
+        service.follower.poll()
+        second = answer()
+        assert second[0] == two[0] and second[1] != first[1]
+        snapshots.publish(there, MARKET, {two[0]: refreshed(there, "r", *two)}, [one[0]])
+        service.follower.poll()
+        assert answer()[1] != second[1]
+        assert client.get("/readyz").json()["alarms"] == {}
+        with monkeypatch.context() as patched:
+            patched.setattr(service.follower._blobs, "_bucket", "gone")
+            last = answer()
+            service.follower.poll()
+            assert answer() == last
+            assert "routing" in client.get("/readyz").json()["alarms"]
+        route(there, document(one, seq=3))
+        service.follower.poll()
+        assert answer() == first
+        assert client.get("/readyz").json()["alarms"] == {}
+    blobs = open_blobs(there.routing)
+    [day] = blobs.keys(f"{MARKET}/serving")
+    requests = {r: f["requests"] for r, f in json.loads(blobs.read(day) or b"").items()}
+    assert requests == {one[0]: 2, two[0]: 4}
+
+
 def test_conditional_writes(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     credentials(monkeypatch, moto)
     import boto3
@@ -145,9 +220,9 @@ def test_two_publishers_of_routing_on_s3_agree_and_the_newer_row_stays(
 
     boto3.client("s3").create_bucket(Bucket="routing")
     there = replace(settings, routing="s3://routing/documents")
-    for n, release in enumerate(("r1", "r2"), start=1):
-        payload = {"bundle": f"b/{release}", "embeddings": f"e/{release}"}
-        ledger.append(there, "m", "promoted", release, actor="t", reason="", payload=payload)
+    for n, name in enumerate(("r1", "r2"), start=1):
+        payload = {"bundle": f"b/{name}", "embeddings": f"e/{name}"}
+        ledger.append(there, "m", "promoted", name, actor="t", reason="", payload=payload)
         published = [routing.publish(there, "m") for _ in range(2)]
         assert published[0] == published[1] == routing.read(there, "m")
         assert published[0] is not None and published[0]["ledger_seq"] == n

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from fastapi import WebSocketDisconnect
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
 from release_fixtures import store_of
-from serving_fixtures import HEAD, document, release, route, serving
+from serving_fixtures import HEAD, TOKEN, document, release, route, serving
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.release import assignment
 from csrm_tasks.release.scorer import Scored
+from csrm_tasks.serving.alarms import Kind
 from csrm_tasks.serving.answering import _order
 from csrm_tasks.serving.app import Service
 from csrm_tasks.serving.guard import MOST_BYTES, read_token
@@ -165,16 +173,52 @@ def test_a_body_without_end_is_refused(client: TestClient) -> None:
     assert 400 <= client.post("/score", content=endless()).status_code < 500
 
 
-@pytest.mark.parametrize("given", [None, "", "Bearer ", "Bearer wrong", "Basic a-token"])
+CLOSED = (
+    "/score", "/rank", "/events", "/metrics", "/docs", "/redoc", "/openapi.json", "/", "/nowhere",
+    "/healthz/", "//healthz", "/healthz/../metrics", "/readyz%2f", "/HEALTHZ",
+)  # fmt: skip
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH", "TRACE")
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "Bearer ", "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}",
+              f"Basic {TOKEN}", TOKEN, "Bearer ä"],
+)  # fmt: skip
 def test_nothing_but_health_is_open(client: TestClient, given: str | None) -> None:
-    head = {} if given is None else {"Authorization": given}
+    head = {} if given is None else {"Authorization": given.encode()}
     client.headers.pop("Authorization")
-    posts, gets = ("/score", "/rank", "/events"), ("/metrics", "/docs", "/openapi.json")
-    for method, path in [*(("POST", p) for p in posts), *(("GET", g) for g in gets)]:
+    for method, path in product(METHODS, CLOSED):
         got = client.request(method, path, headers=head)
-        assert (got.status_code, got.headers["www-authenticate"]) == (401, "Bearer")
-    assert client.get("/healthz", headers=head).status_code == 200
-    assert client.get("/readyz", headers=head).status_code == 200
+        assert (got.status_code, got.headers["www-authenticate"]) == (401, "Bearer"), path
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/metrics", headers=head):
+        pass
+    for path in ("/healthz", "/readyz"):
+        assert client.get(path, headers=head).status_code == 200
+        for method in METHODS[1:]:
+            assert client.request(method, path, headers=head).status_code == 405
+
+
+def test_what_is_not_there_is_404_for_who_brings_the_token(client: TestClient) -> None:
+    for path in ("/docs", "/redoc", "/openapi.json", "/nowhere"):
+        assert client.get(path).status_code == 404
+    assert client.get("/score").status_code == 405
+
+
+def test_the_documentation_names_every_metric_alarm_and_route(
+    running: tuple[TestClient, Service],
+) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "SERVING.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"`(csrm_[a-z_]+)(?:\{([a-z,]+)\})?`", text.split("## Metrics")[1]))
+    told.pop("csrm_refresh", None)  # a DAG
+    found = {
+        f"{m._name}_total" if isinstance(m, Counter) else m._name: ",".join(m._labelnames)
+        for m in vars(running[1].metrics).values() if isinstance(m, MetricWrapperBase)
+    }  # fmt: skip
+    assert told == found
+    table = text.split("## Alarms")[1].split("## Metrics")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == set(get_args(Kind))
+    routes = {route.path for route in running[0].app.routes if isinstance(route, APIRoute)}
+    assert set(re.findall(r"`(?:GET |POST )?(/[a-z]+)`", text.split("## Switching")[0])) == routes
 
 
 def test_the_token_comes_from_environment_or_file_and_must_be_one(tmp_path: Any) -> None:
@@ -205,8 +249,9 @@ def test_metrics_count_what_was_answered_and_what_was_remembered(client: TestCli
 
 
 def test_a_failure_inside_is_500_counted_and_tells_nothing(
-    running: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
+    running: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch, settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     client, service = running
     assert service.follower.state is not None
     release = service.follower.state.document.stable
@@ -219,6 +264,7 @@ def test_a_failure_inside_is_500_counted_and_tells_nothing(
     got = quiet.post("/score", json={"query": "1", "products": ["p0"]})
     assert got.status_code == 500
     assert "secret" not in got.text
+    assert TOKEN not in caplog.text
     service.tend(flush=True)
     blobs = open_blobs(settings.routing)
     [day] = blobs.keys("tiny/serving")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,20 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from release_fixtures import MARKET, market, publish, store_of, write_embeddings
-from serving_fixtures import HEAD, TOKEN, ByHand, document, release, route, serving
+from release_fixtures import MARKET, market, store_of
+from serving_fixtures import (
+    HEAD,
+    TOKEN,
+    ByHand,
+    document,
+    refreshed,
+    release,
+    route,
+    serving,
+)
 
 from csrm_tasks.release import snapshots
 from csrm_tasks.release.scorer import ReleaseScorer
-from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.serving import follower
 from csrm_tasks.serving.app import create_app
 from csrm_tasks.settings import Settings
@@ -179,44 +186,20 @@ def test_without_the_document_the_last_good_one_is_followed(settings: Settings) 
         assert "none is published" in alarms(client)["routing"]
 
 
-def snapshot(settings: Settings, key: str, name: str, export: dict[str, str]) -> Snapshot:
-    """Publish refreshed vectors of four products for a release."""
-
-    def write(folder: Path) -> None:
-        inner = folder / name
-        inner.mkdir(exist_ok=True)
-        write_embeddings(inner)
-        vectors = np.load(inner / "embeddings.npy")
-        np.save(inner / "embeddings.npy", vectors[[2, 1, 0]])
-        text = json.dumps(snapshots.about(name, export))
-        (inner / snapshots.SNAPSHOT).write_text(text)
-
-    ref = publish(settings, "refresh", key, write).ref
-    return Snapshot(
-        ref=ref, day="2026-01-02", products=3, encoded=1, coverage=1.0, stale=0.3
-    )  # fmt: skip
-
-
 def test_refreshed_vectors_are_taken_up_and_those_of_another_release_are_not(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = release(settings, "a"), release(settings, "b")
     route(settings, document(one))
-    exports = {
-        name: json.loads(store_of(settings).open(ref).file("release.json").read_text())["parts"][
-            "export"
-        ]
-        for name, ref in (one, two)
-    }
     with serving(settings) as (client, service):
         before = answer(client)
-        wrong = snapshot(settings, "wrong", one[0], exports[two[0]])
+        wrong = refreshed(settings, "wrong", one[0], of=two[1])
         snapshots.publish(settings, MARKET, {one[0]: wrong})
         service.follower.poll()
         assert answer(client) == before
         assert "run the refresh step again" in alarms(client)["embeddings"]
 
-        right = snapshot(settings, "right", one[0], exports[one[0]])
+        right = refreshed(settings, "right", *one)
         snapshots.publish(settings, MARKET, {one[0]: right})
         service.follower.poll()
         assert alarms(client) == {}

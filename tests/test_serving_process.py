@@ -1,7 +1,8 @@
-"""Real servers: `csrm serve` and `mlflow models serve` of one release say the same of a pair."""
+"""Real servers: both score alike; however `csrm serve` ends, what it answered is logged once."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -32,7 +33,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(command: list[str], url: str, env: dict[str, str], log: Path) -> Iterator[int]:
+def server(
+    command: list[str], url: str, env: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server in a session of its own until ``url`` answers 200; ends it by SIGTERM."""
     with log.open("wb") as out:
         child = subprocess.Popen(
@@ -43,9 +46,10 @@ def server(command: list[str], url: str, env: dict[str, str], log: Path) -> Iter
         while not _answers(url):
             assert child.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield child.pid
+        yield child
     finally:
-        os.killpg(child.pid, signal.SIGTERM)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
         child.wait(30)
 
 
@@ -54,6 +58,11 @@ def _answers(url: str) -> bool:
         return httpx.get(url).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def scoring(port: int) -> list[str]:
+    """Return the command of a scoring service."""
+    return [str(BIN / "csrm"), "serve", "--market", MARKET, "--port", str(port)]
 
 
 def environment(settings: Settings, folder: Path) -> dict[str, str]:
@@ -72,14 +81,13 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
     one = release(settings, "a")
     route(settings, document(one))
     saved = model.save(store_of(settings).open(one[1]).path, tmp_path / "work")
-    query, ids = "紅色 物品", ["p0", "p1", "p2"]
-    titles = ["紅色 3", "0 1 物品"]
+    query, ids = " 紅色\u3000\u200b物品 １", ["p0", "p1", "p2"]  # no server gets it normalised
+    titles = ["紅色 3", "０ 1\t物品"]
     env = environment(settings, tmp_path / "markets")
 
     port = free_port()
-    command = [str(BIN / "csrm"), "serve", "--market", MARKET, "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
-    with server(command, f"{url}/readyz", env, tmp_path / "csrm.log"):
+    with server(scoring(port), f"{url}/readyz", env, tmp_path / "csrm.log"):
         products: list[Any] = [*ids, *({"title": t} for t in titles)]
         asked = {"query": query, "products": products}
         ours = httpx.post(f"{url}/score", json=asked, headers=HEAD).json()["products"]
@@ -87,7 +95,7 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
         assert httpx.post(f"{url}/rank", json=asked, headers=HEAD).status_code == 200
     assert TOKEN not in (tmp_path / "csrm.log").read_text()
     [log] = settings.landing.rglob("ubi_queries-*.jsonl")  # SIGTERM: all is published
-    assert query in log.read_text()
+    assert query in [json.loads(line)["user_query"] for line in log.open()]
 
     port = free_port()
     command = [
@@ -108,6 +116,58 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
     assert [[p[n] for n in names] for p in ours] == [
         [pytest.approx(p[n], abs=1e-6) for n in names] for p in theirs
     ]
+
+
+def head_of_a_search(port: int, size: int) -> socket.socket:
+    """Send all but the body of a search; returns once the service asks for the body."""
+    asker = socket.create_connection(("127.0.0.1", port), timeout=30)
+    lines = [
+        "POST /rank HTTP/1.1", "Host: service", f"Authorization: Bearer {TOKEN}",
+        "Content-Type: application/json", f"Content-Length: {size}", "Expect: 100-continue",
+    ]  # fmt: skip
+    asker.sendall("\r\n".join([*lines, "", ""]).encode())
+    assert asker.recv(1000).startswith(b"HTTP/1.1 100")
+    return asker
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_neither_a_kill_nor_an_end_amid_a_request_loses_or_doubles_a_record(
+    settings: Settings, tmp_path: Path
+) -> None:
+    route(settings, document(release(settings, "a")))
+    env = environment(settings, tmp_path / "markets")
+    asked = {"query": "紅色", "products": ["p0"]}
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with server(scoring(port), f"{url}/readyz", env, tmp_path / "killed.log") as child:
+        seen = [
+            httpx.post(f"{url}/rank", json=asked, headers=HEAD).json()["query_id"] for _ in "123"
+        ]
+        child.kill()
+    with server(scoring(port), f"{url}/readyz", env, tmp_path / "ended.log") as child:
+        body = json.dumps(asked).encode()
+        with head_of_a_search(port, len(body)) as asker:
+            child.terminate()
+            while not refuses(port):  # nobody new is let in, who is in is waited for
+                time.sleep(0.01)
+            asker.sendall(body)
+            got = b""
+            while more := asker.recv(65_536):
+                got += more
+        child.wait(30)
+    assert got.startswith(b"HTTP/1.1 200")
+    seen.append(json.loads(got.split(b"\r\n\r\n", 1)[1])["query_id"])
+    landed = [p for p in settings.landing.rglob("*.jsonl") if not p.name.startswith(".")]
+    logged = [json.loads(line)["query_id"] for p in landed for line in p.open()]
+    assert sorted(logged) == sorted(seen)
 
 
 def test_without_a_token_it_does_not_start(settings: Settings, tmp_path: Path) -> None:
