@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from csrm_tasks.serving.server import STOPPING
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 SECRETS = {"POSTGRES_PASSWORD": "p", "AIRFLOW_FERNET_KEY": "f", "AIRFLOW_JWT_SECRET": "j"}
@@ -51,6 +53,7 @@ def test_compose_has_a_scoring_service_for_who_asks_for_it() -> None:
     found = yaml.safe_load(done.stdout)["services"]["serving"]
     assert found["command"][:4] == ["csrm", "serve", "--market", "names"]
     assert {"CSRM_DB_URL", "CSRM_SERVING_TOKEN"} <= set(found["environment"])
+    assert found["stop_grace_period"] == f"{2 * STOPPING}s"
     assert {p["host_ip"] for p in found["ports"]} == {"127.0.0.1"}
 
 

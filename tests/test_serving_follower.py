@@ -146,6 +146,22 @@ def test_a_release_that_cannot_be_loaded_leaves_the_last_good_one(
         assert alarms(client) == {}
 
 
+def test_a_service_that_starts_with_a_document_it_cannot_follow_waits_for_one_it_can(
+    settings: Settings,
+) -> None:
+    good = document(release(settings, "a"))
+    route(settings, {**good, "bundles": {good["stable"]: "tiny/bundle/nowhere"}})
+    with serving(settings) as (client, service):
+        assert client.get("/readyz").status_code == 503
+        assert set(alarms(client)) == {"release"}
+        assert client.post("/score", json=ASKED).status_code == 503
+        service.follower._failed.clear()  # half a minute later
+        route(settings, good)
+        service.follower.poll()
+        assert answer(client)[0] == good["stable"]
+        assert alarms(client) == {}
+
+
 def test_a_lost_predecessor_is_an_alarm_and_nothing_else(settings: Settings) -> None:
     one, two = release(settings, "a"), release(settings, "b")
     shutil.rmtree(store_of(settings).open(one[1]).path)

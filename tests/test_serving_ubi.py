@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from release_fixtures import MARKET, market, store_of
 from serving_fixtures import document, release, route, serving
 
+from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.serving.ubi import UbiLog
 from csrm_tasks.settings import Settings
@@ -242,6 +243,24 @@ def test_a_full_disk_is_an_alarm_and_searches_go_on(settings: Settings) -> None:
         assert 'csrm_logged_total{kind="ubi_queries"} 2.0' in client.get("/metrics").text
     [records] = landed(settings.landing).values()
     assert [r["query_id"] for r in records] == [first, last]
+
+
+def test_an_end_publishes_the_logs_before_it_waits_for_a_release_that_is_loaded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route(settings, document(release(settings, "a")))
+    seen = []
+    with serving(settings) as (client, service):
+        client.post("/rank", json={"query": "1", "products": ["p0"]})
+        files = landed(settings.landing), open_blobs(settings.routing).keys(f"{MARKET}/serving")
+        assert files == ({}, [])
+
+        def stop() -> None:
+            seen.append(landed(settings.landing))
+            seen.append(open_blobs(settings.routing).keys(f"{MARKET}/serving"))
+
+        monkeypatch.setattr(service.follower, "stop", stop)
+    assert [len(found) for found in seen] == [1, 1]
 
 
 def test_a_disk_that_fails_at_the_end_leaves_the_records_to_the_next_service(

@@ -74,14 +74,14 @@ class Service:
         self.follower.start(every, self.tend)
 
     def stop(self) -> None:
-        """End in order: nothing that was answered is lost from the logs."""
-        self.follower.stop()
-        self.pool.shutdown()
-        self.tend(flush=True)
+        """End in order: what was answered is in the logs before anything that may take long."""
         try:
             self.ubi.close()
         except OSError as e:
             self.alarms.raise_("ubi", e)
+        self.tend(flush=True)
+        self.follower.stop()  # a release that is being loaded is loaded first
+        self.pool.shutdown()
 
     def health(self) -> dict[str, Any]:
         """Return what answers now, and which alarms are on."""
