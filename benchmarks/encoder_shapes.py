@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
@@ -10,9 +11,10 @@ from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 from csrm_tasks.settings import PROJECT_ROOT
 
 
-def make_base(folder: Path, layers: int) -> Path:
-    """Save a random encoder with XLM-R-base's widths and the shipped tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(PROJECT_ROOT / "csrm_tasks/demo/base/encoder")
+def make_base(folder: Path, layers: int, tokenizer: Any = None) -> Path:
+    """Save a random encoder with XLM-R-base's widths and a tokenizer, by default the shipped."""
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(PROJECT_ROOT / "csrm_tasks/demo/base/encoder")
     torch.manual_seed(0)
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=layers,

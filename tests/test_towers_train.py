@@ -16,6 +16,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.towers import train as training
 from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.examples import Examples, batches, hard_examples, soft_examples, visits
+from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import Reader
 from csrm_tasks.towers.model import TwinTowers, load_tokenizer
 from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
@@ -142,6 +143,67 @@ def test_each_distinct_text_of_a_batch_is_encoded_once(
         q, p = (getattr(examples, k)[rows[at]] for k in ("query", "product"))
         one = pair_logits(model, *tables, np.array([q]), np.array([p]))
         torch.testing.assert_close(one[0], found[at])
+
+
+def pair_by_pair(
+    model: TwinTowers, examples: Examples, reader: Reader, rows: np.ndarray
+) -> torch.Tensor:
+    """The loss the slow way: both texts of every pair anew, alone, unpadded."""
+    losses = []
+    for row in rows:
+        vectors = []
+        for tower, table in (
+            (model.query, reader.queries([examples.queries[examples.query[row]]])),
+            (model.product, reader.products([examples.products[examples.product[row]]])),
+        ):
+            vectors.append(tower(*map(torch.from_numpy, table.batch(np.array([0])))))
+        logits = model.scale * (vectors[0] * vectors[1]).sum(-1) + model.bias  # (1, 2)
+        exact, irrelevant = (
+            torch.tensor([float(x[row])]) for x in (examples.exact, examples.irrelevant)
+        )
+        losses.append(towers_loss(logits, exact, irrelevant))
+    return torch.stack(losses).mean()
+
+
+def fast(model: TwinTowers, examples: Examples, reader: Reader, rows: np.ndarray) -> torch.Tensor:
+    """The loss as training takes it."""
+    tables = reader.queries(examples.queries), reader.products(examples.products)
+    logits = pair_logits(model, *tables, examples.query[rows], examples.product[rows])
+    exact, irrelevant = (torch.from_numpy(x[rows]) for x in (examples.exact, examples.irrelevant))
+    return towers_loss(logits, exact, irrelevant)
+
+
+def test_loss_and_gradient_are_those_of_every_pair_encoded_anew(
+    model: TwinTowers, examples: Examples, reader: Reader
+) -> None:
+    model.eval()
+    rows = next(stream(examples, 8, 6, 0))
+    found, wanted = (f(model, examples, reader, rows) for f in (fast, pair_by_pair))
+    torch.testing.assert_close(found, wanted)
+    parameters = [p for _, p in model.named_parameters()]
+    for ours, slow in zip(
+        torch.autograd.grad(found, parameters), torch.autograd.grad(wanted, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-4)
+
+
+def test_bf16_multiplies_only(
+    base: Path, examples: Examples, reader: Reader, tmp_path: Path
+) -> None:
+    model = towers(base)
+    seen: set[torch.dtype] = set()
+    model.query.encoder.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda _m, _i, out: seen.add(out.dtype)
+    )
+    vectors: list[torch.Tensor] = []
+    model.query.register_forward_hook(lambda _m, _i, out: vectors.append(out))
+    q, p = reader.queries(examples.queries), reader.products(examples.products)
+    found = train(model, examples, q, p, PLAN, tmp_path / "cast", torch.bfloat16)
+    exact = train(towers(base), examples, q, p, PLAN, tmp_path / "exact")
+    assert seen == {torch.bfloat16}
+    assert {v.dtype for v in vectors} == {torch.float32}
+    assert {x.dtype for x in model.parameters()} == {torch.float32}
+    assert found.curve[-1][1] == pytest.approx(exact.curve[-1][1], abs=0.02)
 
 
 def test_learning_rate_is_linear_to_its_end() -> None:

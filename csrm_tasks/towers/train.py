@@ -74,12 +74,14 @@ def train(
     products: TokenTable,
     plan: TrainPlan,
     checkpoint: Path,
+    dtype: torch.dtype = torch.float32,
 ) -> Progress:
     """Train ``model`` in place on the device it lies on and return what happened.
 
-    ``queries`` and ``products`` hold the texts of ``examples``. Killed and started again with the
-    same arguments it ends in the same weights: the batch and the dropout of a step depend on the
-    seed and the step's number alone, the rest is in ``checkpoint``.
+    ``queries`` and ``products`` hold the texts of ``examples``. With ``dtype`` bf16 the encoders'
+    matrix products are taken in it; weights, residual sums, vectors and loss stay fp32 (A13).
+    Killed and started again with the same arguments it ends in the same weights: the batch and the
+    dropout of a step depend on the seed and the step's number alone, the rest is in ``checkpoint``.
     """
     optimizer = _optimizer(model, plan)
     checkpoints = Checkpoints(checkpoint)
@@ -94,7 +96,10 @@ def train(
     began = time.monotonic() - progress.seconds
     for rows in islice(stream, progress.step, plan.steps):
         torch.manual_seed(plan.seed * 1_000_003 + progress.step)  # dropout
-        logits = pair_logits(model, queries, products, examples.query[rows], examples.product[rows])
+        with torch.autocast(model.scale.device.type, dtype, enabled=dtype != torch.float32):
+            logits = pair_logits(
+                model, queries, products, examples.query[rows], examples.product[rows]
+            )
         target = targets[torch.from_numpy(rows)].to(logits.device)
         loss = towers_loss(logits, target[:, 0], target[:, 1])
         _step(model, optimizer, loss, learning_rate(plan, progress.step))
