@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, StringConstraints, ValidationError
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.presets import with_preset
+from csrm_tasks.presets import with_presets
 from csrm_tasks.sections import (
     Controls,
     Gate,
@@ -85,8 +85,7 @@ def parse_market(path: Path) -> MarketConfig:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
-    if isinstance(raw.get("llm"), dict):
-        raw["llm"] = with_preset(raw["llm"])
+    raw = with_presets(raw)
     try:
         # JSON mode: lists become tuples, as YAML cannot write a tuple; types stay strict.
         import json

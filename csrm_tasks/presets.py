@@ -1,6 +1,6 @@
-"""Named recipes of the relevance LLM (A5): ``llm.preset`` in a market file, then field by field.
+"""Named recipes: ``llm.preset`` and ``towers.preset`` in a market file, then field by field.
 
-A market's own keys win over the preset's. Neither paper says how a batch is cut into passes;
+A market's own keys win over the preset's. Neither paper says how an LLM's batch is cut into passes;
 ``micro_batch`` and ``gradient_checkpointing`` are ours, for a 14B base on a GPU of 80 GB, and on
 several of 24 GB with ``llm.processes`` and ``llm.sharding: full`` beside the preset.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {
+Presets = Mapping[str, Mapping[str, Any]]
+
+LLM: Presets = {
     # Paper 1, section 4.1; warm-up is A5's.
     "csrm-llm": {
         "lora": {"r": 128, "alpha": 256, "dropout": 0.01},
@@ -37,9 +39,37 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``given`` over its preset, nested sections likewise; unknown names change nothing."""
-    return _over(PRESETS.get(str(given.get("preset")), {}), given)
+TWO_TOWERS: dict[str, Any] = {  # what both recipes share: paper 1, section 6.1, and A31
+    "encoder": "FacebookAI/xlm-roberta-base",
+    "dim": 128,
+    "scale": 8.0,
+    "impressed": 20,
+    "retrieved": 100,
+    "batch_queries": 64,
+    "batch_products": 16,
+    "lr": 8e-5,
+    "lr_end": 1e-6,
+}
+TOWERS: Presets = {
+    # Two models of a head each, s fixed and no b, no random products.
+    "paper": {**TWO_TOWERS, "separate_trunks": True, "learn_scale": False, "random": 0},
+    # One trunk pair for both heads, at half the cost; s and b learnt (A28, A29, A31).
+    "recommended": {**TWO_TOWERS, "separate_trunks": False, "learn_scale": True, "random": 8},
+}
+SECTIONS = {"llm": LLM, "towers": TOWERS}
+
+
+def with_presets(market: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a market file with its sections over the presets that they name.
+
+    Nested sections likewise; what is unknown is left for validation to refuse.
+    """
+    chosen = {
+        name: _over(presets.get(str(market[name].get("preset")), {}), market[name])
+        for name, presets in SECTIONS.items()
+        if isinstance(market.get(name), Mapping)
+    }
+    return {**market, **chosen}
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

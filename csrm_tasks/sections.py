@@ -207,12 +207,14 @@ class Towers(Section):
     """Online twin towers (A27-A35)."""
 
     encoder: str  # as Llm.base
+    preset: Literal["paper", "recommended"] | None = None  # below the file's own keys
     dim: Positive = 128
+    separate_trunks: bool = False  # a pair of trunks for each head (A29), at twice the cost
     scale: float = 8.0
     learn_scale: bool = True
     impressed: Positive = 20  # M (A31)
     retrieved: Positive = 100  # N
-    random: Positive = 8
+    random: Annotated[int, Field(ge=0)] = 8
     queries: Positive = 1_000_000  # distillation queries at most
     steps: Positive = 50_000
     batch_queries: Positive = 64

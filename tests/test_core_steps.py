@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
+from csrm_tasks import presets
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market, parse_market
-from csrm_tasks.presets import PRESETS
-from csrm_tasks.sections import Llm
+from csrm_tasks.sections import Llm, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import registry
 from csrm_tasks.steps.registry import Context, Facts, run_step, step
@@ -262,7 +262,31 @@ def test_a_preset_is_a_papers_values_and_the_file_overrides_them_one_by_one(tmp_
     assert (llm.lora.r, llm.lora.alpha, llm.lora.dropout, llm.lr) == (128, 256, 0.01, 2e-5)
     assert (llm.weight_decay, llm.warmup, llm.batch, llm.max_length) == (0.01, 0.03, 64, 2048)
     assert llm.lora.targets == ("q_proj",)
-    assert set(PRESETS) == set(get_args(get_args(Llm.model_fields["preset"].annotation)[0]))
+
+
+def test_the_towers_presets_are_the_papers_values_and_ours(tmp_path: Path) -> None:
+    def towers(keys: str) -> Towers:
+        write_market(tmp_path, GOOD.replace("towers: {encoder: e}", f"towers: {keys}"))
+        return load_market("tiny", tmp_path).towers
+
+    paper = towers("{preset: paper}")
+    assert paper.encoder == "FacebookAI/xlm-roberta-base"
+    assert (paper.impressed, paper.retrieved, paper.random) == (20, 100, 0)
+    assert (paper.dim, paper.batch_queries * paper.batch_products) == (128, 1024)
+    assert (paper.lr, paper.lr_end) == (8e-5, 1e-6)
+    assert (paper.scale, paper.learn_scale, paper.separate_trunks) == (8.0, False, True)
+    ours = towers("{preset: recommended, encoder: b, random: 2}")
+    assert (ours.learn_scale, ours.separate_trunks) == (True, False)
+    assert (ours.encoder, ours.random, ours.dim) == ("b", 2, 128)
+    plain = towers("{encoder: b, random: 2}")
+    assert ours.model_copy(update={"preset": None}) == plain  # what a market gets by default
+
+
+def test_presets_are_those_that_a_section_takes() -> None:
+    for section, known in ((Llm, presets.LLM), (Towers, presets.TOWERS)):
+        named = get_args(get_args(section.model_fields["preset"].annotation)[0])
+        assert set(named) == set(known)
+        assert all(set(keys) <= set(section.model_fields) for keys in known.values())
 
 
 def test_an_unknown_market_lists_the_known(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import run_step
+from csrm_tasks.towers.model import TwinTowers, trunks_of
 from csrm_tasks.towers.runtime import TowerRuntime
 from csrm_tasks.towers.texts import product_digest
 from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot_tables
@@ -149,6 +150,21 @@ def test_export_towers(chain: dict[str, Any]) -> None:
     assert facts["fp32_admitted"]
     assert facts["fp32_pairs"] > 0
     TowerRuntime(chain["export"].path).encode_queries(["茶壺"])
+
+
+def test_separate_trunks_from_training_to_export(world: World, chain: dict[str, Any]) -> None:
+    towers = world.market.towers.model_copy(update={"separate_trunks": True, "steps": 4})
+    market = world.market.model_copy(update={"towers": towers})
+    given = {"snapshot": "toy/snapshot/snapshot"}
+    made = run_step("train_towers", market, given, {"target": "hard"}, world.settings)
+    export = world.store.open(
+        run_step("export_towers", market, given | {"towers": made}, {}, world.settings)
+    )
+    assert export.facts["fp32_admitted"]
+    assert TowerRuntime(export.path).encode_queries(["茶壺"]).shape == (1, 2, 16)
+    one = TwinTowers.load(chain["towers"].file("towers"), dim=16)
+    two = TwinTowers.load(world.store.open(made).file("towers"), dim=16)
+    assert (len(trunks_of(one.query)), len(trunks_of(two.query))) == (1, 2)
 
 
 def test_embed_products(world: World, chain: dict[str, Any]) -> None:

@@ -104,6 +104,7 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     """
     import torch
 
+    from csrm_tasks.llm.precision import choose_device, choose_dtype
     from csrm_tasks.towers.model import TwinTowers, load_tokenizer
     from csrm_tasks.towers.train import TrainPlan, train
 
@@ -112,20 +113,23 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     examples = _examples(ctx, target)
     tokenizer = load_tokenizer(config.encoder)
     reader = _reader(tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token_id, ctx.market)
+    device = choose_device()
     model = TwinTowers.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
-        seed=seed,
-    ).to("cuda" if torch.cuda.is_available() else "cpu")  # fmt: skip
+        seed=seed, separate=config.separate_trunks,
+    ).to(device)  # fmt: skip
+    dtype = choose_dtype(device, model.config.hidden_size)
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
     )
     done = train(
         model, examples, reader.queries(examples.queries), reader.products(examples.products),
-        plan, ctx.work / "checkpoint.safetensors",
+        plan, ctx.work / "checkpoint.safetensors", dtype,
     )  # fmt: skip
     facts = _publish_towers(ctx, model.cpu(), reader) | {
         "target": target, "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
+        "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
     }  # fmt: skip
     numbers = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
     tracking.log_run(

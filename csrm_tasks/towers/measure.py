@@ -15,7 +15,7 @@ from csrm_tasks.records import Grade
 from csrm_tasks.towers.examples import distinct
 from csrm_tasks.towers.export import Reference
 from csrm_tasks.towers.losses import head_logits
-from csrm_tasks.towers.model import HEADS, Tower, TwinTowers
+from csrm_tasks.towers.model import HEADS, AnyTower, TwinTowers
 from csrm_tasks.towers.texts import TEXT_VERSION
 from csrm_tasks.towers.thresholds import Threshold, choose_threshold
 from csrm_tasks.towers.tokens import TokenTable, tower_tokenizer
@@ -44,9 +44,9 @@ class Reader:
 
 
 @torch.inference_mode()
-def embed(tower: Tower, table: TokenTable) -> Vectors:
+def embed(tower: AnyTower, table: TokenTable) -> Vectors:
     """Return the vectors (N, 2, dim) of every text of ``table``."""
-    device = tower.projection.weight.device
+    device = next(tower.parameters()).device
     found: Vectors = np.zeros((len(table), len(HEADS), tower.dim), np.float32)
     for rows in table.chunks(np.arange(len(table)), BATCH_TOKENS):
         ids, mask = (torch.from_numpy(x).to(device) for x in table.batch(rows))

@@ -3,6 +3,9 @@
     text → embeddings (shared) → encoder of the tower → mean over real tokens
          → projection per head → unit vectors (B, 2, dim); heads: exact match, not defect
 
+With separate trunks the heads are two such models, nothing shared between them, side by side in
+one module, one file and one graph.
+
 The tower's own part starts equal on both sides: encoders from the same base and, per head, the
 same orthogonal projection. So the first cosines are those of the base's mean-pooled states and not
 of two unrelated random maps.
@@ -10,8 +13,9 @@ of two unrelated random maps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,59 +31,88 @@ WEIGHTS = "model.safetensors"
 
 
 class Tower(nn.Module):
-    """One side: token ids to unit vectors of both heads."""
+    """One side: token ids to unit vectors of ``heads`` heads, by one trunk."""
 
-    def __init__(self, encoder: Any, dim: int) -> None:
+    def __init__(self, encoder: Any, dim: int, heads: int = len(HEADS)) -> None:
         super().__init__()
         self.encoder = encoder
-        self.projection = nn.Linear(encoder.config.hidden_size, len(HEADS) * dim)
-        self.dim = dim
+        self.projection = nn.Linear(encoder.config.hidden_size, heads * dim)
+        self.dim, self.heads = dim, heads
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map ids and mask (B, T) to vectors (B, 2, dim), each of length 1."""
+        """Map ids and mask (B, T) to vectors (B, heads, dim) of length 1, in fp32 always."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         hidden = states.last_hidden_state  # (B, T, H)
         real = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
         mean = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)  # (B, H)
-        return F.normalize(self.projection(mean).view(-1, len(HEADS), self.dim), dim=-1)
+        with torch.autocast(mean.device.type, enabled=False):  # s·c magnifies a cosine's rounding
+            return F.normalize(self.projection(mean).view(-1, self.heads, self.dim), dim=-1)
+
+
+class SplitTower(nn.Module):
+    """One side with a trunk for each head, as the paper has it: twice the work (A29)."""
+
+    def __init__(self, trunks: Sequence[Tower]) -> None:
+        super().__init__()
+        self.trunks = nn.ModuleList(trunks)
+        self.dim = trunks[0].dim
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ids and mask (B, T) to vectors (B, 2, dim), each of length 1, in fp32 always."""
+        return torch.cat([trunk(input_ids, attention_mask) for trunk in self.trunks], dim=1)
+
+
+AnyTower = Tower | SplitTower
 
 
 class TwinTowers(nn.Module):
     """Query tower and product tower, and per head the scale and bias of A28."""
 
     def __init__(
-        self, query: Any, product: Any, *, dim: int, scale: float, learn_scale: bool
+        self, trunks: Sequence[tuple[Any, Any]], *, dim: int, scale: float, learn_scale: bool
     ) -> None:
-        """Join two encoders of one architecture; ``product`` gives up its embeddings."""
+        """Join (query, product) encoders of one architecture: one pair for both heads, or one each.
+
+        The product encoder of a pair gives up its embeddings.
+        """
         super().__init__()
-        for encoder in (query, product):
-            _drop_pooler(encoder)
-        _share_embeddings(query, product)
-        self.query = Tower(query, dim)
-        self.product = Tower(product, dim)
+        for query, product in trunks:
+            _drop_pooler(query)
+            _drop_pooler(product)
+            _share_embeddings(query, product)
+        self.query = _side([query for query, _ in trunks], dim)
+        self.product = _side([product for _, product in trunks], dim)
         self.scale = nn.Parameter(torch.full((len(HEADS),), scale), requires_grad=learn_scale)
         self.bias = nn.Parameter(torch.zeros(len(HEADS)), requires_grad=learn_scale)
 
+    @property
+    def config(self) -> Any:
+        """The configuration that all encoders share."""
+        return trunks_of(self.query)[0].encoder.config
+
     @classmethod
     def from_base(
-        cls, name: str, *, dim: int, scale: float, learn_scale: bool, seed: int
-    ) -> TwinTowers:
+        cls, name: str, *, dim: int, scale: float, learn_scale: bool, seed: int,
+        separate: bool = False,
+    ) -> TwinTowers:  # fmt: skip
         """Start both towers from one pretrained encoder, a folder or a Hugging Face name.
 
+        ``separate`` gives each head its own pair of trunks; its first vectors are the same.
         Raises :class:`ConfigError` when it cannot be loaded.
         """
         found = resolve_model(name)
         try:
-            query, product = (AutoModel.from_pretrained(found, dtype=torch.float32) for _ in "qp")
+            trunks = _pairs(lambda: AutoModel.from_pretrained(found, dtype=torch.float32), separate)
         except (OSError, ValueError) as e:
             reason = str(e).split("\n")[0]
             raise ConfigError(f"towers.encoder {name!r} cannot be loaded: {reason}") from e
-        model = cls(query, product, dim=dim, scale=scale, learn_scale=learn_scale)
+        model = cls(trunks, dim=dim, scale=scale, learn_scale=learn_scale)
         generator = torch.Generator().manual_seed(seed)
-        for rows in model.query.projection.weight.detach().view(len(HEADS), dim, -1):
-            nn.init.orthogonal_(rows, generator=generator)
-        nn.init.zeros_(model.query.projection.bias)
-        model.product.projection.load_state_dict(model.query.projection.state_dict())
+        for query, product in zip(trunks_of(model.query), trunks_of(model.product), strict=True):
+            for rows in query.projection.weight.detach().view(query.heads, dim, -1):
+                nn.init.orthogonal_(rows, generator=generator)
+            nn.init.zeros_(query.projection.bias)
+            product.projection.load_state_dict(query.projection.state_dict())
         return model
 
     @classmethod
@@ -87,10 +120,10 @@ class TwinTowers(nn.Module):
         """Load what :meth:`save` wrote, ready for inference."""
         if not (folder / WEIGHTS).exists():
             raise ArtifactError(f"{folder} holds no towers: {WEIGHTS} is missing")
-        config = AutoConfig.from_pretrained(folder)
-        query, product = (AutoModel.from_config(config, dtype=torch.float32) for _ in "qp")
-        model = cls(query, product, dim=dim, scale=0.0, learn_scale=False)
-        weights = load_file(folder / WEIGHTS)
+        config, weights = AutoConfig.from_pretrained(folder), load_file(folder / WEIGHTS)
+        separate = any(name.startswith("query.trunks.") for name in weights)
+        trunks = _pairs(lambda: AutoModel.from_config(config, dtype=torch.float32), separate)
+        model = cls(trunks, dim=dim, scale=0.0, learn_scale=False)
         if set(weights) != set(_tensors(model)):
             raise ArtifactError(f"{folder / WEIGHTS} does not hold these towers; train them again")
         model.load_state_dict(weights, strict=False)  # the shared names have no tensor of their own
@@ -102,7 +135,21 @@ class TwinTowers(nn.Module):
         # Not safetensors' save_model: it names shared tensors in random order, so that the same
         # weights would be another artifact each time.
         save_file(_tensors(self), folder / WEIGHTS)
-        self.query.encoder.config.save_pretrained(folder)
+        self.config.save_pretrained(folder)
+
+
+def trunks_of(side: AnyTower) -> list[Tower]:
+    """Return a side's trunks: one for both heads, or one for each."""
+    return [side] if isinstance(side, Tower) else [cast(Tower, t) for t in side.trunks]
+
+
+def _side(encoders: Sequence[Any], dim: int) -> AnyTower:
+    towers = [Tower(encoder, dim, len(HEADS) // len(encoders)) for encoder in encoders]
+    return towers[0] if len(towers) == 1 else SplitTower(towers)
+
+
+def _pairs(make: Callable[[], Any], separate: bool) -> list[tuple[Any, Any]]:
+    return [(make(), make()) for _ in (HEADS if separate else HEADS[:1])]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
