@@ -8,8 +8,15 @@ from typing import Any
 import polars as pl
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
+from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs
+from csrm_tasks.llm.launch import run_training
 from csrm_tasks.llm.prompts import TEMPLATE_PIECES
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
@@ -58,19 +65,22 @@ def make_tokenizer(folder: Path, vocabulary: int = 400) -> PreTrainedTokenizerFa
     return tokenizer
 
 
-def make_base(
-    folder: Path, *, width: int = 32, layers: int = 2, seed: int = 0, **more: Any
-) -> Path:
+def make_base(folder: Path, *, seed: int = 0) -> Path:
     """Write a random Llama and its tokenizer to ``folder``."""
     tokenizer = make_tokenizer(folder)
-    torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **more,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    return save_random(LlamaForCausalLM, config, folder, seed)
+
+
+def save_random(kind: Any, config: PretrainedConfig, folder: Path, seed: int = 0) -> Path:
+    """Write a model of random weights to ``folder``."""
+    torch.manual_seed(seed)
+    model = kind(config)
     with torch.no_grad():  # larger than usual, so that prompts really differ
         for p in model.parameters():
             if p.ndim == 2:
@@ -149,3 +159,18 @@ def make_rqa(folder: Path, snapshot: Path) -> Path:
     frame = pl.DataFrame(rows, list(RQA), orient="row")
     write_table(frame, RQA, folder / "rqa.parquet")
     return folder
+
+
+def make_given(folder: Path) -> FinetuneInputs:
+    """Write a snapshot and its retrieved titles below ``folder``: what a training is given."""
+    snapshot = make_snapshot(folder / "snapshot")
+    return FinetuneInputs(snapshot, make_rqa(folder / "rqa", snapshot), None, "plain", 0)
+
+
+def run_as(
+    name: str, market: MarketConfig, given: FinetuneInputs, folder: Path, **llm: Any
+) -> Finetuned:
+    """Train into ``out-{name}`` below ``folder``, with the LLM section changed by ``llm``."""
+    (folder / f"out-{name}").mkdir(exist_ok=True)
+    market = market.model_copy(update={"llm": market.llm.model_copy(update=llm)})
+    return run_training(market, given, folder / f"out-{name}", folder / f"work-{name}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llm_fixtures import make_base, make_tokenizer
+from llm_fixtures import make_base, make_tokenizer, save_random
 from safetensors.torch import load_file
 from test_steps_llm import Installation
 from transformers import (
@@ -39,19 +39,12 @@ def make_qwen3(folder: Path) -> Path:
     tokenizer = make_tokenizer(folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(str(folder))
-    torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=512,
         tie_word_embeddings=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=None,
     )  # fmt: skip
-    model = Qwen3ForCausalLM(config)
-    with torch.no_grad():  # larger than usual, so that prompts really differ
-        for p in model.parameters():
-            if p.ndim == 2:
-                p.normal_(0.0, 0.15)
-    model.save_pretrained(str(folder))
-    return folder
+    return save_random(Qwen3ForCausalLM, config, folder)
 
 
 @pytest.fixture(params=["llama", "qwen3"])

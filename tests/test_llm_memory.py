@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
+from llm_fixtures import make_base, make_given, make_market, run_as
 from safetensors.torch import load_file
 
 from csrm_tasks.llm import finetune as finetune_module
 from csrm_tasks.llm import model as model_module
 from csrm_tasks.llm.accumulate import passes
 from csrm_tasks.llm.batching import Epoch
-from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs, finetune
+from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs
 from csrm_tasks.llm.mixture import Draw
 from csrm_tasks.llm.train import OutOfMemoryError
 from csrm_tasks.markets import MarketConfig
@@ -36,16 +36,7 @@ def market(tmp_path: Path) -> MarketConfig:
 
 @pytest.fixture
 def given(tmp_path: Path) -> FinetuneInputs:
-    snapshot = make_snapshot(tmp_path / "snapshot")
-    return FinetuneInputs(snapshot, make_rqa(tmp_path / "rqa", snapshot), None, "plain", 0)
-
-
-def run(
-    market: MarketConfig, given: FinetuneInputs, folder: Path, name: str, **llm: object
-) -> Finetuned:
-    (folder / f"out-{name}").mkdir(exist_ok=True)
-    market = market.model_copy(update={"llm": market.llm.model_copy(update=llm)})
-    return finetune(market, given, folder / f"out-{name}", folder / f"work-{name}")
+    return make_given(tmp_path)
 
 
 def assert_equal_runs(folder: Path, a: Finetuned, b: Finetuned) -> None:
@@ -68,8 +59,8 @@ def assert_equal_runs(folder: Path, a: Finetuned, b: Finetuned) -> None:
 def test_a_step_in_less_memory_is_the_same_step(
     market: MarketConfig, given: FinetuneInputs, tmp_path: Path, how: dict[str, object]
 ) -> None:
-    whole = run(market, given, tmp_path, "a")
-    cut = run(market, given, tmp_path, "b", **how)
+    whole = run_as("a", market, given, tmp_path)
+    cut = run_as("b", market, given, tmp_path, **how)
     assert_equal_runs(tmp_path, whole, cut)
     assert cut.facts["micro_batch"] == how.get("micro_batch")
     assert cut.facts["halved_at"] is None
@@ -96,11 +87,11 @@ def test_out_of_memory_is_tried_again_with_half_the_samples_a_pass(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole = run(market, given, tmp_path, "a")
+    whole = run_as("a", market, given, tmp_path)
     passes_a_step = 3
     fails = (n == 2 * passes_a_step + 1 for n in range(1000))  # in the third step, its second task
     sizes = failing(monkeypatch, fails)
-    found = run(market, given, tmp_path, "b")
+    found = run_as("b", market, given, tmp_path)
     assert_equal_runs(tmp_path, whole, found)
     largest = max(sizes[:passes_a_step])
     assert found.facts["halved_at"] == 2
@@ -121,9 +112,9 @@ def test_a_second_time_out_of_memory_is_an_error_that_keeps_the_state(
     with monkeypatch.context() as patch:
         failing(patch, (n in (4, 20) for n in range(1000)))
         with pytest.raises(OutOfMemoryError, match=r"step \d with passes of 6 .*llm.micro_batch"):
-            run(market, given, tmp_path, "b")
+            run_as("b", market, given, tmp_path)
     with caplog.at_level(logging.INFO, "csrm"):
-        found = run(market, given, tmp_path, "b")
+        found = run_as("b", market, given, tmp_path)
     assert "training resumes at step" in caplog.text
     assert found.facts["steps"] == 6
     assert found.facts["halved_at"] == 1
@@ -137,7 +128,7 @@ def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory(
 
     monkeypatch.setattr(Draw, "loss", loss)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        run(market, given, tmp_path, "a")
+        run_as("a", market, given, tmp_path)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
@@ -172,6 +163,6 @@ def test_finetune_checkpoints_layers_only_where_asked(
         return real(model, *more)
 
     monkeypatch.setattr(finetune_module, "train", spy)
-    run(market, given, tmp_path, "a", steps=1, evaluate_every=1)
-    run(market, given, tmp_path, "b", steps=1, evaluate_every=1, gradient_checkpointing=True)
+    run_as("a", market, given, tmp_path, steps=1, evaluate_every=1)
+    run_as("b", market, given, tmp_path, steps=1, evaluate_every=1, gradient_checkpointing=True)
     assert seen == [[False, False], [True, False]]

@@ -6,21 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
+from llm_fixtures import make_base, make_given, make_market, run_as
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import BloomConfig, BloomForCausalLM
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm import model as model_module
-from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs
-from csrm_tasks.llm.launch import run_training
+from csrm_tasks.llm.finetune import FinetuneInputs
 from csrm_tasks.llm.shard import shard_layers
 from csrm_tasks.llm.train import TrainingError
 from csrm_tasks.markets import MarketConfig
@@ -41,16 +39,7 @@ def market(tmp_path: Path) -> MarketConfig:
 
 @pytest.fixture
 def given(tmp_path: Path) -> FinetuneInputs:
-    snapshot = make_snapshot(tmp_path / "snapshot")
-    return FinetuneInputs(snapshot, make_rqa(tmp_path / "rqa", snapshot), None, "plain", 0)
-
-
-def run(
-    market: MarketConfig, given: FinetuneInputs, folder: Path, name: str, **llm: Any
-) -> Finetuned:
-    (folder / f"out-{name}").mkdir(exist_ok=True)
-    market = market.model_copy(update={"llm": market.llm.model_copy(update=llm)})
-    return run_training(market, given, folder / f"out-{name}", folder / f"work-{name}")
+    return make_given(tmp_path)
 
 
 def adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -109,18 +98,18 @@ def test_two_processes_train_what_one_does_whatever_befalls_one_of_them(
     The base is sharded, through a checkpoint and a resume, until the second process is killed; they
     end with whole copies: a checkpoint does not say how it was made.
     """
-    one = run(market, given, tmp_path, "one")
+    one = run_as("one", market, given, tmp_path)
     customized = tmp_path / "site" / "sitecustomize.py"
     customized.parent.mkdir()
     customized.write_text(SABOTAGE.format(work=str(tmp_path / "work-two")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(customized.parent), *sys.path]))
     kept = {"sharding": "full", "gradient_checkpointing": True}
     with pytest.raises(TrainingError, match="process 1 of 2 was ended by SIGKILL") as caught:
-        run(market, given, tmp_path, "two", processes=2, **kept)
+        run_as("two", market, given, tmp_path, processes=2, **kept)
     assert "\n" not in str(caught.value)
     assert "started again with half as many samples a pass" in caplog.text
     assert shares_held(tmp_path / "work-two") == [0.5, 0.5]
-    two = run(market, given, tmp_path, "two", processes=2)
+    two = run_as("two", market, given, tmp_path, processes=2)
     assert shares_held(tmp_path / "work-two") == [1.0, 1.0]
 
     assert (two.facts["micro_batch"], two.facts["halved_at"]) == (2, 1)
@@ -180,4 +169,4 @@ def test_more_processes_than_gpus_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match=r"llm\.processes is 2, but this machine has 1 GPU"):
-        run(market, given, tmp_path, "a", processes=2)
+        run_as("a", market, given, tmp_path, processes=2)

@@ -14,13 +14,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
+from llm_fixtures import make_base, make_given, make_market, run_as
 from safetensors.torch import load_file
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm import finetune as finetune_module
 from csrm_tasks.llm import train as train_module
-from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs, finetune
+from csrm_tasks.llm.finetune import FinetuneInputs
 from csrm_tasks.llm.mixture import Draw
 from csrm_tasks.llm.schedule import learning_rate
 from csrm_tasks.llm.train import TrainingError
@@ -36,14 +36,7 @@ def market(tmp_path: Path) -> MarketConfig:
 
 @pytest.fixture
 def given(tmp_path: Path) -> FinetuneInputs:
-    snapshot = make_snapshot(tmp_path / "snapshot")
-    return FinetuneInputs(snapshot, make_rqa(tmp_path / "rqa", snapshot), None, "plain", 0)
-
-
-def run(market: MarketConfig, given: FinetuneInputs, folder: Path, name: str) -> Finetuned:
-    out = folder / f"out-{name}"
-    out.mkdir()
-    return finetune(market, given, out, folder / f"work-{name}")
+    return make_given(tmp_path)
 
 
 # Trains with a checkpoint after every step and kills itself inside the step after the seventh.
@@ -76,8 +69,7 @@ module.finetune(market, given, folder / "out-cut", folder / "work-cut")
 def test_training_lowers_the_loss_of_every_task(
     market: MarketConfig, given: FinetuneInputs, tmp_path: Path
 ) -> None:
-    llm = market.llm.model_copy(update={"steps": 60, "evaluate_every": 10})
-    found = run(market.model_copy(update={"llm": llm}), given, tmp_path, "a")
+    found = run_as("a", market, given, tmp_path, steps=60, evaluate_every=10)
     for name in ("loss_relevance", "loss_mt", "loss_cvr"):
         values = [v for _, v in found.curves[name]]
         assert values[-1] < values[0]
@@ -95,7 +87,7 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_finds(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole = run(market, given, tmp_path, "whole")
+    whole = run_as("whole", market, given, tmp_path)
     child = subprocess.run(
         [sys.executable, "-c", CHILD, market.model_dump_json(), str(tmp_path)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -104,7 +96,7 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_finds(
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     (tmp_path / "out-cut").rmdir()  # nothing was written
     with caplog.at_level(logging.INFO, "csrm"):
-        resumed = run(market, given, tmp_path, "cut")
+        resumed = run_as("cut", market, given, tmp_path)
     assert "training resumes at step 7" in caplog.text
     assert resumed.curves == whole.curves
     a, b = (
@@ -124,7 +116,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    whole = run(market, given, tmp_path, "whole")
+    whole = run_as("whole", market, given, tmp_path)
     real = finetune_module.train
     monkeypatch.setattr(finetune_module, "train", lambda *a: real(*a[:-1], 0.0))
     step = train_module._Run.step
@@ -136,14 +128,14 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_module._Run, "step", stop_at_9)
-        run(market, given, tmp_path, "cut")
+        run_as("cut", market, given, tmp_path)
     work = tmp_path / "work-cut"
     assert sorted(p.name for p in work.iterdir()) == ["checkpoint-8", "checkpoint-9"]
     damaged = work / "checkpoint-9" / f"{name}.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-40])
     (tmp_path / "out-cut").rmdir()
     with caplog.at_level(logging.INFO, "csrm"):
-        resumed = run(market, given, tmp_path, "cut")
+        resumed = run_as("cut", market, given, tmp_path)
     assert "checkpoint-9 cannot be used" in caplog.text
     assert "training resumes at step 8" in caplog.text
     assert resumed.curves == whole.curves
@@ -156,7 +148,7 @@ def test_checkpoints_of_which_none_is_whole_stop_the_training(
     work.mkdir(parents=True)
     (work / "progress.json").write_text('{"progress": {"step"')
     with pytest.raises(ArtifactError, match=r"work-a: no checkpoint .*checkpoint-5.*delete"):
-        run(market, given, tmp_path, "a")
+        run_as("a", market, given, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_named_and_keeps_the_last_good_state(
@@ -172,12 +164,12 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_named_and_keeps_the_last_
 
     monkeypatch.setattr(Draw, "loss", loss)
     with pytest.raises(TrainingError, match=r"nan at step 5, task cvr") as caught:
-        run(market, given, tmp_path, "a")
+        run_as("a", market, given, tmp_path)
     assert seen[-1][0] in str(caught.value)
     monkeypatch.undo()
     assert (tmp_path / "work-a" / "checkpoint-5").exists()
     (tmp_path / "out-a").rmdir()
-    assert run(market, given, tmp_path, "a").facts["steps"] == STEPS  # the cause is gone
+    assert run_as("a", market, given, tmp_path).facts["steps"] == STEPS  # the cause is gone
 
 
 def test_training_stops_when_dev_no_longer_improves(
@@ -186,17 +178,14 @@ def test_training_stops_when_dev_no_longer_improves(
     scores = iter([0.3, 0.5, 0.5, 0.4, 0.9])
     judge = finetune_module._Judge
     monkeypatch.setattr(judge, "score", lambda self: train_module.DevScore(next(scores, 0.0), 1.0))
-    llm = market.llm.model_copy(update={"evaluate_every": 2, "patience": 2})
-    found = run(market.model_copy(update={"llm": llm}), given, tmp_path, "a")
+    found = run_as("a", market, given, tmp_path, evaluate_every=2, patience=2)
     assert (found.facts["steps"], found.facts["best_step"]) == (8, 4)
 
 
 def test_prompts_that_were_cut_are_counted_and_reported(
     market: MarketConfig, given: FinetuneInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = {"max_length": 30, "steps": 1, "evaluate_every": 1}
-    llm = market.llm.model_copy(update=short)
-    found = run(market.model_copy(update={"llm": llm}), given, tmp_path, "a")
+    found = run_as("a", market, given, tmp_path, max_length=30, steps=1, evaluate_every=1)
     assert found.facts["truncated"] > 0
     said = f"{found.facts['truncated']} times a prompt was longer than llm.max_length (30 tokens)"
     assert said in caplog.text
@@ -221,6 +210,7 @@ def test_a_cosine_falls_to_zero_after_the_warm_up(market: MarketConfig) -> None:
 def test_another_seed_is_another_run(
     market: MarketConfig, given: FinetuneInputs, tmp_path: Path
 ) -> None:
-    a = run(market, given, tmp_path, "a")
-    b = run(market.model_copy(update={"seed": 1}), replace(given, arm="b"), tmp_path, "b")
+    a = run_as("a", market, given, tmp_path)
+    other = market.model_copy(update={"seed": 1})
+    b = run_as("b", other, replace(given, arm="b"), tmp_path)
     assert a.curves["loss_relevance"] != b.curves["loss_relevance"]
