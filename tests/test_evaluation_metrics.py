@@ -55,7 +55,9 @@ def test_nothing_judged_is_undefined() -> None:
     empty = np.zeros((3, 3))
     for metric in (metrics.micro_f1, metrics.accuracy, metrics.macro_f1, metrics.quadratic_kappa):
         assert np.isnan(metric(empty))
-    assert np.isnan(metrics.positive_f1(np.array([[5.0, 0.0], [0.0, 0.0]])))
+    nothing_to_find = np.array([[[5.0, 0.0], [0.0, 0.0]], [[4.0, 1.0], [0.0, 0.0]]])
+    assert np.isnan(metrics.positive_f1(nothing_to_find)).all()
+    assert metrics.positive_f1(np.array([[5.0, 0.0], [1.0, 0.0]])) == 0.0
 
 
 def test_ece_equals_a_loop() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -162,6 +163,25 @@ def test_differences_by_slice_are_paired_and_decided_together(summary: dict[str,
             assert d["verdict"] == ("better" if (d["value"] < 0) == lower else "worse")
     hit = [d["p"] for d in defect if d["p"] < 1]
     assert all(p >= 2 / 2001 for p in hit)
+
+
+def test_a_slice_without_exact_products_has_no_em_f1_and_decides_nothing(
+    summary: dict[str, Any],
+) -> None:
+    judged = gold(120)
+    more = replace(judged, slices={"none exact": judged.grade != 2, **judged.slices})
+    first, *others = summarise(models(judged), more, RIVALS)["slices"]
+    assert first["figures"]["towers"]["em_f1"] == {"value": None, "lo": None, "hi": None}
+    assert first["figures"]["towers"]["defect_f1"]["value"] > 0
+    decided = [
+        [d for d in one["differences"] if d["measure"] == "em_f1"] for one in (first, *others)
+    ]
+    assert {d["verdict"] for d in decided[0]} == {"not decided"}
+    alone = [d for one in summary["slices"] for d in one["differences"] if d["measure"] == "em_f1"]
+    assert [d for of in decided[1:] for d in of] == alone  # the same p-values, by Holm
+    page = report.render({**summary, "slices": [first]})
+    row = page.split("minus champion_towers, paired by query: ▲")[1].split("none exact")[1]
+    assert row.split("</tr>")[0].count("<td>–</td>") == 1
 
 
 def test_where_lower_is_better_the_verdict_says_so(summary: dict[str, Any]) -> None:

@@ -82,8 +82,8 @@ def quadratic_kappa(confusion: Floats) -> Floats:
 
 
 def positive_f1(confusion: Floats) -> Floats:
-    """F1 of class 1 of a binary confusion (..., 2, 2)."""
-    return class_f1(confusion)[..., 1]
+    """F1 of class 1 of a binary confusion (..., 2, 2); NaN where there is none to be found."""
+    return np.where(confusion[..., 1, :].sum(-1) > 0, class_f1(confusion)[..., 1], np.nan)
 
 
 def calibration_by_query(

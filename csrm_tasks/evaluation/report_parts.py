@@ -48,7 +48,12 @@ def estimate(figure: Json | None, signed: bool = False) -> str:
 
 
 def chip(comparison: Json) -> str:
-    """Return a difference with what it decides: a colour, a sign, and a word for screen readers."""
+    """Return a difference with what it decides: a colour, a sign, and a word for screen readers.
+
+    A dash where it is undefined.
+    """
+    if comparison["value"] is None:
+        return "–"
     tone, sign = CHIP[comparison["verdict"]]
     text = number(comparison["value"], signed=True)
     lo, hi = number(comparison["lo"], True), number(comparison["hi"], True)

@@ -123,12 +123,14 @@ def _correct(slices: Sequence[Json]) -> None:
     """Decide the differences of each measure over all slices together, by Holm.
 
     A report of twenty slices shows a difference by luck; :func:`.paired.holm` keeps the chance of
-    any at :data:`ALPHA`. What only its own interval decides is "not decided".
+    any at :data:`ALPHA`. What only its own interval decides is "not decided". A slice in which a
+    measure is undefined (no exact product, say) is none of them.
     """
     together: dict[tuple[str, str, str], list[Json]] = {}
     for one in slices:
         for d in one["differences"]:
-            together.setdefault((d["a"], d["b"], d["measure"]), []).append(d)
+            if d["value"] is not None:
+                together.setdefault((d["a"], d["b"], d["measure"]), []).append(d)
     for family in together.values():
         for d, p in zip(family, holm([d["p"] for d in family]), strict=True):
             d["p"] = p
