@@ -14,7 +14,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from csrm_tasks.demo.runner_api import RunState, _lines
+from csrm_tasks.demo.runner import follow
+from csrm_tasks.demo.runner_api import AirflowApi, RunState, _lines
 from csrm_tasks.demo.runner_home import PRELOAD, Home
 from csrm_tasks.demo.runner_plan import finished, plan
 from csrm_tasks.demo.runner_processes import Processes, only_one, stop_leftovers
@@ -163,10 +164,12 @@ def test_finished_only_when_every_run_has_succeeded(home: Home, tmp_path: Path) 
     assert finished(stages, path)
 
 
-def task(name: str, state: str | None) -> dict:
+def task(name: str, state: str | None, index: int = -1) -> dict:
     moment = "2026-01-04T00:00:00Z"
     return {
         "task_id": name,
+        "map_index": index,
+        "try_number": 2,
         "state": state,
         "start_date": moment,
         "end_date": moment,
@@ -187,6 +190,33 @@ def test_without_a_terminal_each_event_is_one_line_once(home: Home) -> None:
         ["success", "1.5", "s"],
         ["failed", "1.5", "s"],
     ]
+
+
+def test_mapped_tasks_are_told_one_by_one_and_a_failed_ones_own_log_is_read(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(home, "2026-01-04")
+    stage = plan("mini", home.settings)[0]
+    console = Console(width=200, force_terminal=False)
+    states = ("success", "success", "failed")
+    state = RunState("failed", [task("score_shards", s, i) for i, s in enumerate(states)])
+    api = AirflowApi("http://nowhere", "", "")
+    asked = []
+
+    def request(method: str, path: str) -> dict:
+        asked.append(path)
+        return {"content": ["last words"]}
+
+    monkeypatch.setattr(api, "request", request)
+    monkeypatch.setattr(api, "state", lambda *_: state)
+    with console.capture() as out, Progress(console, [stage]) as progress:
+        with pytest.raises(CsrmError, match=r"task score_shards\[2\] failed"):
+            follow(api, Processes(home.processes, home.logs, {}), stage, progress)
+        progress.update(stage, state)
+    lines = out.get().splitlines()
+    assert [line.split()[4] for line in lines[:3]] == [f"score_shards[{i}]" for i in range(3)]
+    assert [line.strip() for line in lines[3:]] == ["last words"]
+    assert [path.rsplit("/", 1)[1] for path in asked] == ["2?map_index=2"]
 
 
 def test_what_an_earlier_run_has_done_is_one_line(home: Home) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from csrm_tasks.demo.generate import generate
-from csrm_tasks.demo.runner_api import ENDED, AirflowApi
+from csrm_tasks.demo.runner_api import ENDED, AirflowApi, named
 from csrm_tasks.demo.runner_home import USER, Home, check_disk, check_port
 from csrm_tasks.demo.runner_plan import Stage, finished, plan
 from csrm_tasks.demo.runner_processes import (
@@ -146,7 +146,7 @@ def follow(api: AirflowApi, processes: Processes, stage: Stage, progress: Progre
         task = next((t for t in state.tasks if t["state"] == "failed"), state.tasks[-1])
         for line in api.log_tail(stage.dag_id, stage.run_id, task):
             progress.say(f"    {line}")
-        raise CsrmError(f"{stage.title}: task {task['task_id']} failed; its log ends as above")
+        raise CsrmError(f"{stage.title}: task {named(task)} failed; its log ends as above")
 
 
 def answers(url: str) -> bool:

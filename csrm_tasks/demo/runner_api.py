@@ -93,7 +93,7 @@ class AirflowApi:
         """Return the last lines of a task's last attempt."""
         number = max(1, int(task["try_number"]))
         path = f"{self._run(dag_id, run_id)}/taskInstances/{task['task_id']}/logs/{number}"
-        entries = self.request("GET", path)["content"]
+        entries = self.request("GET", f"{path}?map_index={task['map_index']}")["content"]
         return [line for e in entries for line in _lines(e)][-TAIL:]
 
     def request(self, method: str, path: str, body: Any = None, *, none_for: int = 0) -> Any:
@@ -132,6 +132,12 @@ class AirflowApi:
     @staticmethod
     def _run(dag_id: str, run_id: str) -> str:
         return f"/dags/{dag_id}/dagRuns/{quote(run_id)}"
+
+
+def named(task: Mapping[str, Any]) -> str:
+    """Return a task instance's name; a mapped one has its number in it."""
+    name = str(task["task_id"])
+    return name if task["map_index"] < 0 else f"{name}[{task['map_index']}]"
 
 
 def _lines(entry: Any) -> list[str]:

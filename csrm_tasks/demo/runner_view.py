@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from csrm_tasks.demo.runner_api import RunState
+from csrm_tasks.demo.runner_api import RunState, named
 from csrm_tasks.demo.runner_plan import Stage
 
 DONE = ("success", "skipped")
@@ -48,7 +48,7 @@ class Progress:
     def known(self, stage: Stage, state: RunState, how: str) -> None:
         """Say in one line what of a run that is there already (``how``) was done before."""
         ended = [t for t in state.tasks if t["state"] in DONE]
-        self._told |= {(stage.run_id, t["task_id"], t["state"]) for t in ended}
+        self._told |= {(stage.run_id, named(t), t["state"]) for t in ended}
         self.say(f"{stage.title}: {how}, {done(state)}/{len(state.tasks)} tasks were done before")
 
     def update(self, stage: Stage, state: RunState) -> None:
@@ -58,7 +58,7 @@ class Progress:
             self._live.update(self._table())
             return
         for task in state.tasks:
-            key = (stage.run_id, task["task_id"], task["state"] or "")
+            key = (stage.run_id, named(task), task["state"] or "")
             if key[2] in (*DONE, "failed", "up_for_retry") and key not in self._told:
                 self._told.add(key)
                 self.say(_line(stage, state, task))
@@ -73,7 +73,7 @@ class Progress:
                 table.add_row(stage.title, "", "", "", "")
                 continue
             color = SHOWN.get(state.state, "yellow")
-            now = ", ".join(t["task_id"] for t in state.tasks if t["state"] == "running")
+            now = ", ".join(named(t) for t in state.tasks if t["state"] == "running")
             table.add_row(
                 stage.title,
                 f"[{color}]{state.state}[/]",
@@ -107,4 +107,4 @@ def _line(stage: Stage, state: RunState, task: dict[str, Any]) -> str:
     took = f"{task['duration']:.1f} s" if task["duration"] else ""
     clock = time.strftime("%H:%M:%S")
     count = f"{done(state)}/{len(state.tasks)}"
-    return f"{clock}  {stage.title:<20} {count:>6}  {task['task_id']:<22} {task['state']} {took}"
+    return f"{clock}  {stage.title:<20} {count:>6}  {named(task):<22} {task['state']} {took}"
