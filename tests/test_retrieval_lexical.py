@@ -179,8 +179,13 @@ def test_another_analyser_means_analysing_anew(
     Bm25Index.build(tmp_path / "i", documents)
     monkeypatch.undo()
     index = Bm25Index(tmp_path / "i")
+    for use in (lambda: index.search(["w1"], 5), lambda: index.add([]), lambda: index.delete([])):
+        with pytest.raises(ArtifactError, match="another version of the analyser; run build_bm25"):
+            use()
     assert index.sync(documents) == 50
     assert index.sync(documents) == 0
+    rebuilt = Bm25Index.build(tmp_path / "rebuilt", documents)
+    assert index.search(["w1 w2"], 5) == rebuilt.search(["w1 w2"], 5)
 
 
 def test_a_killed_commit_is_as_if_it_had_not_been(

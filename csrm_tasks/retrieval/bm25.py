@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval import commits
 from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.commits import Part
@@ -61,13 +62,16 @@ class Bm25Index:
     def add(self, documents: Iterable[tuple[str, str]]) -> None:
         """Add (id, text); a document whose id is already there is replaced. Atomic.
 
-        Of several documents of one id the last stays.
+        Of several documents of one id the last stays. Raises :class:`ArtifactError` for an index
+        of another analyser.
         """
+        self._require_own_tokens()
         fresh = Segment.build(documents)
         self._commit(fresh, fresh.table["id"].to_list())
 
     def delete(self, identifiers: Iterable[str]) -> None:
-        """Delete by id; an id that is not there is no error. Atomic."""
+        """Delete by id; an id that is not there is no error. Atomic; raises as :meth:`add`."""
+        self._require_own_tokens()
         self._commit(None, list(identifiers))
 
     def sync(self, documents: Iterable[tuple[str, str]]) -> int:
@@ -82,13 +86,23 @@ class Bm25Index:
         self._commit(fresh, [*(held.keys() - wanted.keys()), *fresh.table["id"]])
         return len(fresh)
 
+    def _require_own_tokens(self) -> None:
+        if self._stale:
+            raise ArtifactError(
+                f"{self.folder} was built by another version of the analyser; run build_bm25 again"
+            )
+
     def _stamps(self) -> Iterator[tuple[str, int]]:
         for part in self._parts:
             live = part.segment.table.filter(pl.Series(part.alive))
             yield from live.select("id", "stamp").iter_rows()
 
     def search(self, queries: Sequence[str], k: int) -> list[Hits]:
-        """Return the best ``k`` of each query, ties by id; [] for a query without tokens."""
+        """Return the best ``k`` of each query, ties by id; [] for a query without tokens.
+
+        Raises :class:`ArtifactError` for an index whose tokens are not this code's.
+        """
+        self._require_own_tokens()
         scratch = [np.zeros(len(part.segment)) for part in self._parts]
         return [self._search_one(tokens(query), k, scratch) for query in queries]
 
