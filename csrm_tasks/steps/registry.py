@@ -33,8 +33,8 @@ log = logging.getLogger("csrm")
 PACKAGE = Path(__file__).resolve().parent.parent
 # under csrm_tasks.steps
 MODULES = (
-    "data", "replay", "llm", "llm_scores", "llm_export", "retrieval", "towers", "baselines",
-    "evaluation", "release", "serving", "rollout", "audits", "upkeep",
+    "data", "replay", "llm", "llm_scores", "llm_export", "retrieval", "retrieval_index", "towers",
+    "baselines", "evaluation", "release", "serving", "rollout", "audits", "upkeep",
 )  # fmt: skip
 
 

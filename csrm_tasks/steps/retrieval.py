@@ -1,27 +1,23 @@
-"""Steps of retrieval: BM25, pseudo pairs, the EBR, its index, and RQA."""
+"""Steps of retrieval: BM25, pseudo pairs, the EBR, and RQA."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csrm_tasks.errors import ArtifactError, ConfigError, DataError
+from csrm_tasks.errors import ConfigError
 from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.retrieval_index import open_encoder
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from csrm_tasks.artifacts import Artifact
     from csrm_tasks.markets import MarketConfig
-    from csrm_tasks.retrieval.catalogue import Embed
     from csrm_tasks.retrieval.encoder import BiEncoder
-    from csrm_tasks.retrieval.exact import Vectors
-    from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.pairs import TrainingPairs
     from csrm_tasks.retrieval.rqa import Dense, Title
     from csrm_tasks.settings import Settings
@@ -38,24 +34,6 @@ def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[
     return base_digest(market.retrieval.ebr.encoder)
 
 
-def _table(ctx: Context, name: str) -> pl.DataFrame:
-    from csrm_tasks import records
-
-    schema: records.Schema = getattr(records, name.upper())
-    return records.read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
-
-
-def _by_locale(ctx: Context) -> dict[str, dict[str, pl.DataFrame]]:
-    """Split tables of the snapshot by the locales that have products."""
-    import polars as pl
-
-    tables = {name: _table(ctx, name) for name in ("products", "queries", "pairs", "behaviour")}
-    return {
-        locale: {k: t.filter(pl.col("locale") == locale) for k, t in tables.items()}
-        for locale in sorted(tables["products"]["locale"].unique())
-    }
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -68,10 +46,11 @@ def build_bm25(ctx: Context) -> Facts:
     changed titles are analysed.
     """
     from csrm_tasks.retrieval.bm25 import Bm25Index
+    from csrm_tasks.retrieval.tables import by_locale
 
     facts: Facts = {"products": {}, "analysed": {}}
     previous = ctx.inputs.get("previous")
-    for locale, own in _by_locale(ctx).items():
+    for locale, own in by_locale(ctx.input("snapshot")).items():
         folder = ctx.out / locale
         if previous and (previous.path / locale / "index.json").is_file():  # else another's format
             shutil.copytree(previous.path / locale, folder)
@@ -92,8 +71,9 @@ def pseudo_pairs(ctx: Context) -> Facts:
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.pseudo import PSEUDO
     from csrm_tasks.retrieval.pseudo import pseudo_pairs as pair_up
+    from csrm_tasks.retrieval.tables import table
 
-    queries, products = _table(ctx, "queries"), _table(ctx, "products")
+    queries, products = (table(ctx.input("snapshot"), name) for name in ("queries", "products"))
     found = sorted(products["locale"].unique())
     indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in found}
     pairs = pair_up(queries, products, indexes, ctx.market.retrieval.bm25_k)
@@ -124,12 +104,15 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     from csrm_tasks.retrieval.ebr import EbrTrainer
     from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.pairs import training_pairs
+    from csrm_tasks.retrieval.tables import table
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.retrieval.ebr, ctx.market.seed
     scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
-    behaviour = _table(ctx, "behaviour") if local else None
-    data = training_pairs(_table(ctx, "queries"), _table(ctx, "products"), scored, behaviour)
+    snapshot = ctx.input("snapshot")
+    behaviour = table(snapshot, "behaviour") if local else None
+    queries, products = table(snapshot, "queries"), table(snapshot, "products")
+    data = training_pairs(queries, products, scored, behaviour)
     data, mined = _with_hard_negatives(ctx, data)
     warm = ctx.inputs.get("warm")
     model = (
@@ -159,10 +142,11 @@ def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPai
         return data, {}
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.mining import mine
+    from csrm_tasks.retrieval.tables import table
 
     folder = ctx.input("bm25")
     indexes = {p.locale: Bm25Index(folder.file(p.locale)) for p in data.locales}
-    data, counts = mine(data, _table(ctx, "products"), indexes, config)
+    data, counts = mine(data, table(ctx.input("snapshot"), "products"), indexes, config)
     return data, {f"mining_{name}": n for name, n in asdict(counts).items()}
 
 
@@ -179,133 +163,6 @@ def _warm_start(warm: Artifact, dim: int) -> BiEncoder:
     return model
 
 
-INDEX_READS: dict[str, Any] = {
-    "inputs": ["snapshot", "ebr"], "optional": ["previous"], "config": ["retrieval", "seed"],
-    "rooms": ROOMS,
-}  # fmt: skip
-
-
-@step("build_index", **INDEX_READS)
-def build_index(ctx: Context) -> Facts:
-    """Embed every locale's titles and index them, with recall measured (A25).
-
-    ``trec/{locale}`` holds qrels (dev labels, purchases) and the run they were judged by.
-    ``previous`` is an earlier index: what the same encoder embedded for it is not embedded again.
-    """
-    return _index(ctx, lambda locale: None)
-
-
-@step("embed_shard", **INDEX_READS)
-def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
-    """Embed what ``build_index`` would, but only shard ``shard`` (from 0) ``of`` so many."""
-    import numpy as np
-
-    from csrm_tasks.retrieval.catalogue import difference, of_encoder, shard_of
-
-    if not 0 <= shard < of:
-        raise ConfigError(f"embed_shard: there is no shard {shard} of {of}; they count from 0")
-    model, digest = _encoder(ctx)
-    facts: Facts = {"shard": shard, "of": of, "embedded": {}}
-    for locale, own in _by_locale(ctx).items():
-        known, products = of_encoder(_earlier_index(ctx, locale), digest), own["products"]
-        new = shard_of(difference(known, products)[0] if known else products, shard, of)
-        new.select("product_id").write_parquet(ctx.out / f"{locale}.parquet")
-        np.save(ctx.out / f"{locale}.npy", model.encode(new["title"].to_list()))
-        facts["embedded"][locale] = len(new)
-    return facts
-
-
-@step("join_index", many=["shards"], **INDEX_READS)
-def join_index(ctx: Context) -> Facts:
-    """Index what all shards embedded: what ``build_index`` would have made.
-
-    Raises :class:`DataError` unless every product was embedded, from these very inputs.
-    """
-    shards = ctx.lists["shards"]
-    if not shards:
-        raise ConfigError("join_index needs every shard in input 'shards'")
-    given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
-    for k, shard in enumerate(shards):
-        place = (shard.facts.get("shard"), shard.facts.get("of"))
-        if dict(shard.inputs) != given or place != (k, len(shards)):
-            raise DataError(
-                f"{shard.ref} is not shard {k} of {len(shards)} of this catalogue and this EBR; "
-                "give every shard of one embedding, in order"
-            )
-    return _index(ctx, lambda locale: _embedded(shards, locale))
-
-
-def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
-    """Return the function that finds the vectors of products among those of the shards."""
-    import numpy as np
-    import polars as pl
-
-    ids = [pl.read_parquet(s.file(f"{locale}.parquet"))["product_id"] for s in shards]
-    vectors = np.concatenate([np.load(s.file(f"{locale}.npy")) for s in shards])
-    row = {product: i for i, product in enumerate(pl.concat(ids))}
-
-    def embed(products: Sequence[str]) -> Vectors:
-        missing = [p for p in products if p not in row]
-        if missing:
-            raise DataError(
-                f"no shard embedded product {missing[0]!r} of {locale} ({len(missing)} are "
-                "missing): run embed_shard for every shard again"
-            )
-        found: Vectors = vectors[[row[p] for p in products]]
-        return found
-
-    return embed
-
-
-def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Facts:
-    from csrm_tasks.retrieval.catalogue import index_locale, judge
-
-    model, digest = _encoder(ctx)
-    facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
-    for locale, own in _by_locale(ctx).items():
-        earlier = _earlier_index(ctx, locale)
-        index, measured = index_locale(
-            locale, model, digest, own, ctx.market.retrieval, ctx.market.seed, earlier,
-            embed(locale),
-        )  # fmt: skip
-        index.save(ctx.out / locale)
-        measured["measures"] = judge(index, model, own, ctx.out / "trec" / locale)
-        facts["locales"][locale] = measured
-    return facts
-
-
-def _encoder(ctx: Context) -> tuple[BiEncoder, str]:
-    import torch
-
-    from csrm_tasks.retrieval.encoder import BiEncoder
-
-    torch.set_num_threads(ctx.settings.threads)
-    model = _for_inference(BiEncoder.load(ctx.input("ebr").file("encoder")))
-    return model, str(ctx.input("ebr").facts["encoder_digest"])
-
-
-def _for_inference(model: BiEncoder) -> BiEncoder:
-    """Embed in the precision that pays here (A13); a model as small as the demo's stays in fp32."""
-    import torch
-
-    from csrm_tasks.llm.precision import choose_dtype
-
-    return model.for_inference(choose_dtype(torch.device("cpu"), model.width))
-
-
-def _earlier_index(ctx: Context, locale: str) -> ProductIndex | None:
-    from csrm_tasks.retrieval.index import ProductIndex
-
-    previous = ctx.inputs.get("previous")
-    if previous is None:
-        return None
-    try:
-        return ProductIndex.load(previous.path / locale, writable=True)
-    except ArtifactError as e:  # a locale it lacks, or another version's format
-        log.info("everything of %s is embedded: %s", locale, e)
-        return None
-
-
 def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     """What people judged lies in the landing zone."""
     from csrm_tasks.retrieval.judged import judged_identity
@@ -318,7 +175,7 @@ def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, A
     inputs=["snapshot", "bm25"],
     optional=["ebr", "index"],
     config=["retrieval"],
-    rooms=ROOMS,
+    rooms=(*ROOMS, "steps.retrieval_index"),
     extra=_judgements,
 )
 def build_rqa(ctx: Context) -> Facts:
@@ -333,10 +190,11 @@ def build_rqa(ctx: Context) -> Facts:
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.judged import read_judged
     from csrm_tasks.retrieval.rqa import RqaRetriever, keep
+    from csrm_tasks.retrieval.tables import by_locale
 
     rqa, dense = ctx.market.retrieval.rqa, _dense(ctx)
     parts: list[augment.LocaleRqa] = []
-    for locale, own in _by_locale(ctx).items():
+    for locale, own in by_locale(ctx.input("snapshot")).items():
         titles = dict(own["products"].select("product_id", "title").iter_rows())
         bm25 = Bm25Index(ctx.input("bm25").file(locale))
         retriever = RqaRetriever(titles, bm25, dense(locale) if dense else None, rqa.title_tokens)
@@ -370,7 +228,7 @@ def _dense(ctx: Context) -> Callable[[str], Dense] | None:
     from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.rqa import Dense
 
-    model, digest = _encoder(ctx)
+    model, digest = open_encoder(ctx)
 
     def opened(locale: str) -> Dense:
         dense = Dense(model, ProductIndex.load(ctx.input("index").file(locale)))

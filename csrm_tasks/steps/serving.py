@@ -26,8 +26,11 @@ log = logging.getLogger("csrm")
     "servability",
     inputs=["bundle", "snapshot", "towers"],
     config=["serving", "seed"],
-    rooms=["release.probe", "release.servability", "release.scorer", "release.bundle", "towers"],
-)
+    rooms=[
+        "release.probe", "release.servability", "release.scorer", "release.bundle", "towers",
+        "dataset.text",
+    ],
+)  # fmt: skip
 def servability(ctx: Context) -> Facts:
     """Load the bundle in a fresh process, compare scores with training, hold it to the budget."""
     from csrm_tasks.release import probe, servability
@@ -102,7 +105,7 @@ def _catalogue_and_releases(
     return {"days": days, "releases": _live(market, settings)}
 
 
-@step("refresh", rooms=["towers", "dataset.source"], extra=_catalogue_and_releases)
+@step("refresh", rooms=["towers", "dataset.source", "dataset.text"], extra=_catalogue_and_releases)
 def refresh(ctx: Context, *, day: str) -> Facts:
     """Embed products that are new or changed up to ``day`` for every live release (A35)."""
     from csrm_tasks.dataset.source import catalogue, published_days
