@@ -27,7 +27,8 @@ from csrm_tasks.cli_serve import serve
 from csrm_tasks.cli_study import study
 from csrm_tasks.errors import ArtifactError, CsrmError
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Step, all_steps, run_step
+from csrm_tasks.steps.registry import Step, all_steps
+from csrm_tasks.steps.running import run_step
 
 
 def main(args: Sequence[str] | None = None) -> int:

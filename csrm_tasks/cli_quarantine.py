@@ -84,7 +84,7 @@ def replay(market: str, day: str, reason: str, apply: bool) -> None:
     """Judge a day's quarantined rows again; with --apply, store the good ones and publish."""
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.ingest.replay import Replayed
-    from csrm_tasks.steps.registry import run_step
+    from csrm_tasks.steps.running import run_step
 
     settings = home_settings(market)
     given = {"day": day, "reason": reason, "apply": apply, "run": uuid.uuid4().hex}

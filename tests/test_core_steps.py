@@ -15,7 +15,8 @@ from csrm_tasks.markets import MarketConfig, load_market, parse_market
 from csrm_tasks.sections import Llm, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import registry
-from csrm_tasks.steps.registry import Context, Facts, run_step, step
+from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.running import ChangedInputError, run_step
 
 MARKET: dict[str, Any] = {
     "market": "tiny",
@@ -184,7 +185,7 @@ def test_what_changes_under_a_running_step_is_not_published(
     def moving(ctx: Context) -> Facts:
         return {}
 
-    with pytest.raises(registry.ChangedInputError, match="run it again"):
+    with pytest.raises(ChangedInputError, match="run it again"):
         run_step("t_moving", market(), settings=settings)
     assert not list(Path(settings.artifacts).rglob("manifest.json"))
     run_step("t_moving", market(), settings=settings)

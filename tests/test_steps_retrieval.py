@@ -30,13 +30,13 @@ from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, Towers
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.registry import run_step
+from csrm_tasks.steps.running import run_step
 
 CHEAP = """
 import sys
 from csrm_tasks.settings import load_settings
 from csrm_tasks.markets import load_market
-from csrm_tasks.steps.registry import run_step
+from csrm_tasks.steps.running import run_step
 settings = load_settings({"CSRM_HOME": sys.argv[1], "CSRM_MARKETS": sys.argv[2]})
 bm25 = run_step("build_bm25", "small", {"snapshot": "small/snapshot/1"}, settings=settings)
 both = {"snapshot": "small/snapshot/1", "bm25": bm25}

@@ -17,7 +17,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.registry import run_step
+from csrm_tasks.steps.running import run_step
 from csrm_tasks.towers.model import TwinTowers, trunks_of
 from csrm_tasks.towers.runtime import TowerRuntime
 from csrm_tasks.towers.texts import product_digest

@@ -15,7 +15,7 @@ import polars as pl
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.demo.study_data import SeedMarket
-from csrm_tasks.steps.registry import run_step
+from csrm_tasks.steps.running import run_step
 
 
 def with_llm(seed: SeedMarket, **changes: Any) -> SeedMarket:

@@ -28,7 +28,8 @@ from csrm_tasks.llm.prompts import RELEVANCE
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, QUERIES, read_table, write_table
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.registry import code_digest, run_step
+from csrm_tasks.steps.registry import code_digest
+from csrm_tasks.steps.running import run_step
 
 ROOMS = ("demo.study_data", "demo.labels", "demo.search")
 GRADES = len(RELEVANCE.tokens)
