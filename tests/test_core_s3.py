@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from release_fixtures import MARKET
 from serving_fixtures import document, refreshed, release, route, serving
+from watch import running
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.blobs import BlobStore, open_blobs
@@ -36,10 +37,9 @@ def free_port() -> int:
 
 
 def serve(command: list[str], port: int) -> Iterator[str]:
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
-    try:
+    with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         while True:
             try:
                 urllib.request.urlopen(url, timeout=1).close()
@@ -51,9 +51,6 @@ def serve(command: list[str], port: int) -> Iterator[str]:
                 assert time.monotonic() < deadline, "the server did not come up"
                 time.sleep(0.05)
         yield url
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def credentials(patch: pytest.MonkeyPatch, url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import yaml
 from release_fixtures import MARKET, market, store_of
 from serving_fixtures import HEAD, TOKEN, document, release, route
+from watch import running
 
 from csrm_tasks.release import model
 from csrm_tasks.settings import Settings
@@ -37,20 +37,15 @@ def server(
     command: list[str], url: str, env: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server in a session of its own until ``url`` answers 200; ends it by SIGTERM."""
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            command, env=os.environ | env, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
+    with (
+        log.open("wb") as out,
+        running(command, env=os.environ | env, stdout=out, stderr=out) as child,
+    ):
         deadline = time.monotonic() + 120
         while not _answers(url):
             assert child.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         yield child
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM)
-        child.wait(30)
 
 
 def _answers(url: str) -> bool:
