@@ -31,7 +31,7 @@ def write_export(folder: Path, work: Path) -> None:
     model = TwinTowers.from_base(str(base), dim=DIM, scale=8.0, learn_scale=True, seed=0).eval()
     for name, tower in (("query", model.query), ("product", model.product)):
         write_onnx(tower, folder / ONNX[name, "fp32"])
-    quantise(folder / ONNX["query", "fp32"], folder / ONNX["query", "int8"], "all_7bit")
+    quantise(folder / ONNX["query", "fp32"], folder / ONNX["query", "int8"], "all")
     tokenizer = load_tokenizer(str(base))
     (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str())
     head = {"scale": 8.0, "bias": 0.0, "threshold": 0.5}

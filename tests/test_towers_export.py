@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from csrm_tasks.errors import ArtifactError, RefusedError
-from csrm_tasks.towers import export, measure
+from csrm_tasks.towers import export, measure, runtime
 from csrm_tasks.towers.export import export_towers, parity, quantise, write_onnx
 from csrm_tasks.towers.model import HEADS, TwinTowers, load_tokenizer
-from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.runtime import TowerRuntime, has_vnni
 from csrm_tasks.towers.texts import product_digest
 from csrm_tasks.towers.thresholds import Threshold
 from tests.towers_fixtures import COLOURS, TYPES, make_encoder, snapshot_tables
@@ -156,7 +156,7 @@ def test_int8_outside_the_bounds_leaves_fp32(
     assert {k: v.admitted for k, v in found.items()} == {
         "fp32": True, "int8_query": False, "int8_product": False,
     }  # fmt: skip
-    assert tried == ["all_7bit", "matmul_8bit"] * 2
+    assert tried == ["all", "matmul"] * 2
     written = json.loads((tmp_path / "serving.json").read_text(encoding="utf-8"))
     assert written["serve"] == {"query": "fp32", "product": "fp32"}
     assert not written["variants"]["int8_query"]["admitted"]
@@ -210,3 +210,28 @@ def test_no_text_gives_no_vector(folder: Path) -> None:
 def test_content_hash_follows_what_the_tower_reads() -> None:
     assert product_digest("Acme  Tea") == product_digest("ＡＣＭＥ tea ")
     assert product_digest("acme tea") != product_digest("acme teas")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "found"),
+    [
+        ("processor: 0\nflags\t\t: fpu avx2 avx512_vnni\n", True),
+        ("flags : avx2 avx_vnni\nflags : avx2\n", True),
+        ("flags : avx2 avx512f\nbugs : avx512_vnni\n", False),
+        ("Features : asimddp\n", False),
+    ],
+)
+def test_signed_weights_are_trusted_to_vnni_alone(
+    cpuinfo: str, found: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+    assert has_vnni(path) == found
+    assert not has_vnni(tmp_path / "missing")
+
+
+def test_without_vnni_the_same_vectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = TowerRuntime(folder, query="int8").encode_queries(TEXTS)
+    monkeypatch.setattr(runtime, "has_vnni", lambda: False)  # the option is set
+    elsewhere = TowerRuntime(folder, query="int8").encode_queries(TEXTS)
+    assert (here * elsewhere).sum(-1).min() > 0.99999

@@ -3,11 +3,11 @@
 The graph is traced by torch's TorchScript exporter: it needs no package beside torch and onnx. It
 covers everything after tokenisation: encoder, mask-aware pooling, projections, normalisation.
 
-Int8 is dynamic. Two recipes are tried, and the first within the bounds is kept: everything
-including the embeddings in 7 bits, the smallest; then the matrix products alone in 8 unsigned
-bits, about three times nearer to fp32. Plain signed 8-bit weights are none of them: they overflow
-the 16-bit accumulators of CPUs without VNNI (cosine 0.977 measured on AVX2), and an export must
-mean the same on every serving machine.
+Int8 is dynamic, with signed 8-bit weights: the quickest kind where the CPU has VNNI. Elsewhere
+they would overflow 16-bit accumulators (cosine 0.977 measured on AVX2), so there the runtime sets
+onnxruntime's precision option (``towers.runtime``), which makes such weights unsigned when they are
+loaded: the same numbers, slower. Two recipes are tried, and the first within the
+bounds is kept: everything including the embeddings, the smallest; then the matrix products alone.
 
 Judged are the pairs as they would be served: int8 queries against fp32 products, since queries
 are embedded within the request's budget and products offline, where fp32 gives a product the same
@@ -48,9 +48,9 @@ VARIANTS = {  # name → (query tower, product tower) that its pairs are judged 
 
 
 RECIPES: dict[str, dict[str, Any]] = {  # int8, the most compact first
-    "all_7bit": {"weight_type": QuantType.QInt8, "reduce_range": True, "per_channel": True},
-    "matmul_8bit": {
-        "weight_type": QuantType.QUInt8, "per_channel": True, "op_types_to_quantize": ["MatMul"],
+    "all": {"weight_type": QuantType.QInt8, "per_channel": True},
+    "matmul": {
+        "weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul"],
     },
 }  # fmt: skip
 

@@ -9,7 +9,9 @@ texts beside it; what ``serving.json`` says to serve was judged with that in it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +130,16 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+@cache
+def has_vnni(cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this CPU adds products of 8 bits in 32; what cannot be read counts as no."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", cpu.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return False
+    return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
+
+
 def _session(folder: Path, tower: str, variant: str, threads: int) -> Any:
     path = folder / ONNX[tower, variant]
     if not path.exists():
@@ -136,4 +148,6 @@ def _session(folder: Path, tower: str, variant: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not has_vnni():  # signed weights would overflow 16-bit sums; with VNNI this costs double
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,165 @@
+"""One query of 12 tokens through a query tower of XLM-R-base's shape: text in, vector out.
+
+Random weights, 250,002 tokens, two threads. Beside torch in fp32 (transformers, the same pooling
+and projection) and sentence-transformers with its ONNX backend and its own dynamic int8, the
+faster of two of its configurations, in a process with packages of its own. Every text is encoded
+alone; contestants take turns of a few texts. p99 is of the 2-layer tower asked by itself.
+
+Flips are decisions that int8 query vectors change against the same tower in fp32, with fp32
+products, on generated pairs of made-up words (benchmarks/concepts.py): only the projections are
+trained, by least squares, the short tower's towards the full tower's vectors. Thresholds are the
+best F1 on half of the queries, flips are counted on the other half.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel
+
+from benchmarks import concepts
+from benchmarks.concepts import DIM
+from benchmarks.encoder_shapes import make_base
+from benchmarks.harness import Timing, closing_line, ratio, table
+from benchmarks.peers.process import Peer, PeerError
+from benchmarks.query_towers import Judged, fit_projection, least_cosine, serve
+from csrm_tasks.towers.measure import Reader, Vectors, embed
+from csrm_tasks.towers.model import Tower
+from csrm_tasks.towers.shorten import cut
+
+THREADS, LAYERS = 2, 2
+TURN, WARM = 14, 4  # texts of a turn; of which not timed
+NAMED = 20_000  # words that texts are made of
+SIZES = {  # quick → layers, tokens, texts to fit on, queries, products, turns
+    False: (12, 250_002, 1500, 600, 300, 40),
+    True: (4, 25_002, 900, 300, 200, 10),
+}
+OURS, SHORT, TORCH = "csrm int8", f"csrm int8, {LAYERS} layers", "torch fp32"
+Seconds = Callable[[Sequence[str]], list[float]]
+
+
+def each(encode: Callable[[list[str]], object], texts: Sequence[str]) -> list[float]:
+    """Encode every text alone and return how long each took."""
+    seconds = []
+    for text in texts:
+        began = time.perf_counter()
+        encode([text])
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+@torch.inference_mode()
+def encode_by_torch(tokenizer: Any, tower: Tower, texts: list[str]) -> Vectors:
+    """Encode as one does with transformers."""
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    found: Vectors = tower(batch["input_ids"], batch["attention_mask"]).numpy()
+    return found
+
+
+def in_turns(contestants: Mapping[str, Seconds], texts: list[str], turns: int) -> dict[str, Timing]:
+    """Let every contestant encode the same few texts, turn by turn; the first of a turn are not
+    timed: caches are another's, and another's threads still spin."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(turns):
+        asked = [texts[(turn * TURN + i) % len(texts)] for i in range(TURN)]
+        for name, run in contestants.items():
+            seconds[name] += run(asked)[WARM:]
+    return {name: Timing(tuple(s)) for name, s in seconds.items()}
+
+
+def ask(peer: Peer, config: str, each: bool, texts: Sequence[str]) -> Any:
+    """Let sentence-transformers encode: seconds of each text, or vectors."""
+    return peer.ask({"config": config, "texts": list(texts), "each": each})
+
+
+def start_peer(base: Path, tower: Tower, folder: Path) -> Peer | None:
+    """Start sentence-transformers; where its packages cannot be had, say so and go on without."""
+    weights, linear = folder / "projection.npz", tower.projection
+    np.savez(weights, weight=linear.weight.detach().numpy(), bias=linear.bias.detach().numpy())
+    try:
+        return Peer("st_onnx", str(base), str(weights), str(folder / "st"), str(THREADS))
+    except PeerError as e:
+        print(f"no ratio to sentence-transformers: {e}\n")
+        return None
+
+
+def rows(runs: Mapping[str, Timing]) -> list[dict[str, object]]:
+    """Rows of the table, in milliseconds a query."""
+    return [
+        {"contestant": name, "median ms": t.median * 1e3}
+        | {f"p{q}": float(np.quantile(t.seconds, q / 100)) * 1e3 for q in (10, 90, 99)}
+        for name, t in runs.items()
+    ]
+
+
+def main(quick: bool) -> None:
+    """Print the tables and the figures."""
+    torch.set_num_threads(THREADS)
+    layers, vocabulary, fitted, asked, sold, turns = SIZES[quick]
+    learnt, queries, products = (
+        concepts.make_texts(n, NAMED, seed) for seed, n in enumerate((fitted, asked, sold))
+    )
+    tokenizer = concepts.make_tokenizer(vocabulary)
+    reader = Reader(tokenizer.backend_tokenizer.to_str(), 32, 32, tokenizer.pad_token_id)
+    of_learnt, of_queries = (reader.queries(t.texts) for t in (learnt, queries))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = make_base(folder / "base", layers, tokenizer)
+        encoder = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False)
+        full = Tower(encoder, DIM).eval()
+        short = cut(full, LAYERS)
+        fit_projection(full, of_learnt, concepts.wanted_vectors(learnt))
+        fit_projection(short, of_learnt, embed(full, of_learnt))
+        served = {
+            OURS: serve(folder / "full", full, reader, THREADS),
+            SHORT: serve(folder / "short", short, reader, THREADS),
+        }
+        peer = start_peer(base, full, folder)
+        configs = peer.hello["configs"] if peer else []
+        contestants: dict[str, Seconds] = {
+            TORCH: partial(each, partial(encode_by_torch, tokenizer, full)),
+            **{k: partial(each, r.encode_queries) for k, r in served.items()},
+            **{k: partial(ask, peer, k, True) for k in configs},
+        }
+        runs = in_turns(contestants, queries.texts, turns)
+        alone = Timing(tuple(contestants[SHORT](queries.texts * 3)))
+        fp32 = {OURS: embed(full, of_queries), SHORT: embed(short, of_queries)}
+        theirs = [ask(peer, k, False, queries.texts) for k in configs]
+        if peer:
+            peer.close()
+    int8 = {
+        k: np.concatenate([r.encode_queries([t]) for t in queries.texts]) for k, r in served.items()
+    }
+    judged = Judged(
+        *concepts.make_pairs(queries, products, seed=5),
+        vectors=embed(full, reader.queries(products.texts)), half=asked // 2,
+    )  # fmt: skip
+    print(table(rows(runs | {f"{SHORT}, by itself": alone})))
+    print(f"\n{vocabulary:,} tokens, {layers} layers, {len(judged.grade):,} pairs.", end=" ")
+    for k in served:
+        print(
+            f"{k}: least cosine to its fp32 {least_cosine(int8[k], fp32[k]):.4f}, decisions right "
+            f"{judged.right(int8[k]):.1%} (fp32 {judged.right(fp32[k]):.1%}).", end=" ",
+        )  # fmt: skip
+    for k, found in zip(configs, theirs, strict=True):
+        vectors = np.array(found, np.float32).reshape(fp32[OURS].shape)
+        print(f"{k}: {least_cosine(vectors, fp32[OURS]):.4f}.", end=" ")
+    figures = {
+        "int8_ratio_torch": ratio(runs[TORCH], runs[OURS]),
+        "p99_2layer_s": float(np.quantile(alone.seconds, 0.99)),
+        "flips": judged.flips(int8[OURS], fp32[OURS]),
+        "flips_2layer": judged.flips(int8[SHORT], fp32[SHORT]),
+    }
+    if configs:
+        best = min((runs[k] for k in configs), key=lambda t: t.median)
+        figures["ratio_st_onnx_int8"] = ratio(best, runs[OURS])
+        figures["ratio_2layer_st_onnx_int8"] = ratio(best, runs[SHORT])
+    print("\n")
+    print(closing_line("tower_query", figures, ("onnxruntime", "torch", "transformers")))

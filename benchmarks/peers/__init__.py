@@ -1,0 +1,1 @@
+"""Peers that cannot live in our environment: each in a process with packages of its own."""
