@@ -97,6 +97,23 @@ def test_what_a_killed_service_left_is_published_less_a_line_that_was_cut(tmp_pa
     assert not list(tmp_path.rglob(".ubi_*"))
 
 
+def test_what_a_service_of_another_name_left_is_published_if_it_is_dead(tmp_path: Path) -> None:
+    clock = Clock("2026-01-01T12:00:00")
+    dead, alive = log_at(tmp_path, clock, "dead"), log_at(tmp_path, clock, "alive")
+    dead.write("ubi_queries", [{"n": 1}])
+    alive.write("ubi_queries", [{"n": 2}])
+    dead._name.release()  # as the kernel does for a killed process
+    log_at(tmp_path, clock, "new").close()
+    first = {"2026-01-01/zh-TW/ubi_queries-dead.0.jsonl": [{"n": 1}]}
+    assert landed(tmp_path) == first
+    alive.write("ubi_queries", [{"n": 3}])
+    alive.close()
+    second = {"2026-01-01/zh-TW/ubi_queries-alive.0.jsonl": [{"n": 2}, {"n": 3}]}
+    assert landed(tmp_path) == first | second
+    log_at(tmp_path, clock, "dead").close()
+    assert landed(tmp_path) == first | second
+
+
 def test_a_file_too_late_for_its_day_is_delivered_with_today(tmp_path: Path) -> None:
     clock = Clock("2026-01-01T12:00:00")
     dead = log_at(tmp_path, clock)

@@ -2,9 +2,9 @@
 
 A record goes to a file whose name begins with a dot (an upload under way, which ingest leaves
 alone) in the folder of its day, whole or not at all; after midnight, and when the service ends,
-the file gets its name by one rename. What a killed service left is published by the next one of
-the same instance, less a last line that was cut. A file that is ready only when its day may have
-been ingested already is delivered with today: ingest takes late events.
+the file gets its name by one rename. What a killed service left is published by the next one that
+starts, whatever its name, less a last line that was cut. A file that is ready only when its day may
+have been ingested already is delivered with today: ingest takes late events.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -42,7 +43,7 @@ class UbiLog:
     """Writes one instance's records for one locale; safe to call from several threads."""
 
     def __init__(self, landing: Path, market: str, locale: str, instance: str, now: Clock) -> None:
-        """Take the instance's name and publish what a killed predecessor left.
+        """Take the instance's name and publish what killed services left.
 
         Raises :class:`ConfigError` when another running service has that name, or the landing
         zone takes no files.
@@ -53,10 +54,11 @@ class UbiLog:
         self._now = now
         self._open: dict[str, _Open] = {}
         self._mutex = threading.Lock()
-        lock = self._root / f".serving-{instance}.lock"
-        self._name = FileLock(lock, timeout=0, thread_local=False)  # whichever thread closes it
+        self._name = self._lock(instance)
         try:
-            self._take_over()
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._name.acquire()
+            self._publish_left()
         except Timeout as e:
             raise ConfigError(
                 f"another service writes as {instance} below {self._root}; give --instance"
@@ -64,12 +66,20 @@ class UbiLog:
         except OSError as e:
             raise ConfigError(f"the landing zone {self._root} takes no files: {e}") from e
 
-    def _take_over(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._name.acquire()
-        for part in sorted(self._root.glob(f"*/{self._locale}/.ubi_*-{self._instance}.*.jsonl")):
-            _cut_torn_line(part)
-            self._publish(part)
+    def _lock(self, instance: str) -> FileLock:
+        """A lock that the kernel frees when its holder dies; whichever thread may give it back."""
+        path = self._root / f".serving-{instance}.lock"
+        return FileLock(path, timeout=0, thread_local=False)
+
+    def _publish_left(self) -> None:
+        """Publish what services left that are no more: a container has another name each time."""
+        for part in sorted(self._root.glob(f"*/{self._locale}/.ubi_*-*.*.jsonl")):
+            owner = part.name.split("-", 1)[1].split(".", 1)[0]
+            dead = nullcontext() if owner == self._instance else self._lock(owner)
+            with suppress(Timeout), dead:  # who lives still writes to it
+                if part.exists():  # its service has not just ended by itself
+                    _cut_torn_line(part)
+                    self._publish(part)
 
     def write(self, kind: Kind, records: list[Mapping[str, Any]]) -> None:
         """Append all records; raises OSError, and has written none, when the disk is full."""
