@@ -213,7 +213,7 @@ class Towers(Section):
     scale: float = 8.0
     learn_scale: bool = True
     impressed: Positive = 20  # M (A31)
-    retrieved: Positive = 100  # N
+    retrieved: Positive = 100  # N, by EBR and BM25
     random: Annotated[int, Field(ge=0)] = 8
     queries: Positive = 1_000_000  # distillation queries at most
     steps: Positive = 50_000
@@ -224,7 +224,10 @@ class Towers(Section):
     query_tokens: Positive = 32
     title_tokens: Positive = 96
     hard_baseline: bool = True  # train A32 beside it every week
-    precision_floor: Share | None = None  # A33; null: max F1
+    typo_share: Share = 0.3  # of the queries: shown misspelt as well
+    # A33: chosen on judged dev pairs, or where these are few by the teacher on the distilled ones
+    thresholds: Literal["dev", "teacher"] = "dev"
+    precision_floor: Share | None = None  # of the chosen thresholds; null: max F1
 
 
 class Serving(Section):

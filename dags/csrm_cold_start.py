@@ -41,7 +41,7 @@ def cold_start(market: MarketConfig) -> None:
     llm = task("select_llm", llms=[stage1])
 
     # The towers learn its soft labels (A29, A31).
-    pairs = task("tower_pairs", snapshot=snap, ebr=ebr, index=index)
+    pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
     soft = score("score_tower_pairs", asked)
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)

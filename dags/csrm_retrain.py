@@ -55,7 +55,7 @@ def retrain(market: MarketConfig) -> None:
     llm = task("select_llm", llms=[*llms.values()])
 
     # The towers learn its soft labels (A29-A31); beside them the same towers on hard labels (A32).
-    pairs = task("tower_pairs", snapshot=snap, ebr=ebr, index=index)
+    pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
     soft = score("score_tower_pairs", asked)
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)

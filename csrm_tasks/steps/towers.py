@@ -34,7 +34,7 @@ def _table(ctx: Context, name: str) -> pl.DataFrame:
     return records.read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
 
 
-@step("tower_pairs", inputs=["snapshot", "ebr", "index"], config=["towers", "seed"],
+@step("tower_pairs", inputs=["snapshot", "bm25", "ebr", "index"], config=["towers", "seed"],
       rooms=(*ROOMS, "retrieval"))  # fmt: skip
 def tower_pairs(ctx: Context) -> Facts:
     """Choose the target-locale pairs that the teacher scores for the towers (A31)."""
@@ -66,19 +66,21 @@ def tower_pairs(ctx: Context) -> Facts:
 
 
 def _retriever(ctx: Context, queries: list[str]) -> tuple[list[str], Any]:
-    """Return the target locale's product ids and a search by rows of ``queries``."""
+    """Return the target locale's product ids and a hybrid search by rows of ``queries`` (A31)."""
     import torch
 
+    from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.encoder import BiEncoder
+    from csrm_tasks.retrieval.hybrid import HybridSearch
     from csrm_tasks.retrieval.index import ProductIndex
     from csrm_tasks.retrieval.rqa import Dense
 
     torch.set_num_threads(ctx.settings.threads)
     model = BiEncoder.load(ctx.input("ebr").file("encoder"))
-    index = ProductIndex.load(ctx.input("index").file(ctx.market.target_locale))
-    Dense(model, index).check(str(ctx.input("ebr").facts["encoder_digest"]))
-    vectors = model.encode(queries)
-    return index.ids, lambda rows, k: index.search(vectors[rows], k)[0]
+    dense = Dense(model, ProductIndex.load(ctx.input("index").file(ctx.market.target_locale)))
+    dense.check(str(ctx.input("ebr").facts["encoder_digest"]))
+    bm25 = Bm25Index(ctx.input("bm25").file(ctx.market.target_locale))
+    return dense.index.ids, HybridSearch(dense, bm25, queries)
 
 
 def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
@@ -107,6 +109,7 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     from csrm_tasks.llm.precision import choose_device, choose_dtype
     from csrm_tasks.towers.model import TwinTowers, load_tokenizer
     from csrm_tasks.towers.train import TrainPlan, train
+    from csrm_tasks.towers.typos import with_typos
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.towers, ctx.market.seed
@@ -122,11 +125,13 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
     )
+    shown = with_typos(examples, config.typo_share, seed)
     done = train(
-        model, examples, reader.queries(examples.queries), reader.products(examples.products),
+        model, shown, reader.queries(shown.queries), reader.products(shown.products),
         plan, ctx.work / "checkpoint.safetensors", dtype,
     )  # fmt: skip
-    facts = _publish_towers(ctx, model.cpu(), reader) | {
+    taught = examples if target == "soft" and config.thresholds == "teacher" else None
+    facts = _publish_towers(ctx, model.cpu(), reader, taught) | {
         "target": target, "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
@@ -162,15 +167,21 @@ def _reader(definition: str, pad_id: int, market: MarketConfig) -> Reader:
     return Reader(definition, market.towers.query_tokens, market.towers.title_tokens, pad_id)
 
 
-def _publish_towers(ctx: Context, model: TwinTowers, reader: Reader) -> Facts:
-    """Score dev, choose thresholds there, write the towers; returns the figures on dev."""
+def _publish_towers(
+    ctx: Context, model: TwinTowers, reader: Reader, taught: Examples | None
+) -> Facts:
+    """Choose thresholds on ``taught``, else on dev, write the towers; returns figures on dev."""
     import polars as pl
 
     from csrm_tasks.towers import measure
 
-    dev = _dev(ctx, ctx.market.target_locale)
+    dev, floor = _dev(ctx, ctx.market.target_locale), ctx.market.towers.precision_floor
     scores = measure.probabilities(model, measure.reference(model, reader, dev))
-    chosen = measure.dev_thresholds(dev, scores, ctx.market.towers.precision_floor)
+    if taught is None:
+        chosen = measure.dev_thresholds(dev, scores, floor)
+    else:
+        values = measure.teacher_thresholds(model, reader, taught, floor, ctx.market.seed)
+        chosen = measure.on_dev(dev, scores, values)
     model.save(ctx.out / "towers")
     (ctx.out / "towers" / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     _write_json(ctx.out / "towers.json", measure.describe(model, reader, chosen))

@@ -12,17 +12,18 @@ import polars as pl
 import torch
 
 from csrm_tasks.records import Grade
-from csrm_tasks.towers.examples import distinct
+from csrm_tasks.towers.examples import Examples, distinct
 from csrm_tasks.towers.export import Reference
 from csrm_tasks.towers.losses import head_logits
 from csrm_tasks.towers.model import HEADS, AnyTower, TwinTowers
 from csrm_tasks.towers.texts import TEXT_VERSION
-from csrm_tasks.towers.thresholds import Threshold, choose_threshold
+from csrm_tasks.towers.thresholds import Bools, Threshold, at_threshold, choose_threshold
 from csrm_tasks.towers.tokens import TokenTable, tower_tokenizer
 
 Vectors = npt.NDArray[np.float32]
 
 BATCH_TOKENS = 4096  # padded tokens of one inference batch
+JUDGED = 200_000  # distilled pairs that thresholds are chosen on, at most
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,48 @@ def probabilities(model: TwinTowers, found: Reference) -> Vectors:
 
 def dev_thresholds(dev: pl.DataFrame, scores: Vectors, floor: float | None) -> dict[str, Threshold]:
     """Choose both heads' thresholds from probabilities (P, 2) of the judged pairs ``dev`` (A33)."""
-    grade = dev["grade"].to_numpy()
-    truth = {"em": grade == Grade.EXACT, "defect": grade == Grade.IRRELEVANT}
+    truth = _truth(dev)
     return {
-        name: choose_threshold(name, scores[:, i], truth[name], floor)
+        name: choose_threshold(name, scores[:, i], truth[i], floor) for i, name in enumerate(HEADS)
+    }
+
+
+def teacher_thresholds(
+    model: TwinTowers, reader: Reader, examples: Examples, floor: float | None, seed: int
+) -> dict[str, float]:
+    """Choose both heads' thresholds on distilled pairs, the teacher's probabilities as truth.
+
+    The cut of greatest *expected* F1: where people have judged few pairs of a market, the teacher,
+    whom A30 calibrates on them, judges many. At most :data:`JUDGED` pairs, drawn by ``seed``.
+    """
+    most = min(JUDGED, len(examples))
+    rows = np.sort(np.random.default_rng(seed).choice(len(examples), most, replace=False))
+    q, query = np.unique(examples.query[rows], return_inverse=True)
+    p, product = np.unique(examples.product[rows], return_inverse=True)
+    queries, products = [examples.queries[i] for i in q], [examples.products[i] for i in p]
+    vectors = (
+        embed(model.query, reader.queries(queries)),
+        embed(model.product, reader.products(products)),
+    )
+    scores = probabilities(model, Reference(queries, products, query, product, *vectors))
+    truth = examples.exact[rows], examples.irrelevant[rows]
+    return {
+        name: choose_threshold(name, scores[:, i], truth[i], floor).value
         for i, name in enumerate(HEADS)
     }
+
+
+def on_dev(dev: pl.DataFrame, scores: Vectors, values: Mapping[str, float]) -> dict[str, Threshold]:
+    """Return the figures of given thresholds on the judged pairs ``dev``; as dev_thresholds."""
+    truth = _truth(dev)
+    return {
+        name: at_threshold(values[name], scores[:, i], truth[i]) for i, name in enumerate(HEADS)
+    }
+
+
+def _truth(dev: pl.DataFrame) -> tuple[Bools, Bools]:
+    grade = dev["grade"].to_numpy()
+    return grade == Grade.EXACT, grade == Grade.IRRELEVANT
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""Decision thresholds chosen on dev (A33), and the figures they give there."""
+"""Decision thresholds (A33), and the figures they give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Threshold:
-    """A head's positive decision is ``probability >= value``; the figures are those on dev."""
+    """A head's positive decision is ``probability >= value``, with its figures on given pairs."""
 
     value: float
     precision: float
@@ -23,18 +23,22 @@ class Threshold:
     f1: float
 
 
-def choose_threshold(name: str, scores: Floats, truth: Bools, floor: float | None) -> Threshold:
+def choose_threshold(
+    name: str, scores: Floats, truth: Bools | Floats, floor: float | None
+) -> Threshold:
     """Choose by greatest F1, or by greatest recall among the cuts of precision ≥ ``floor``.
 
-    ``scores`` and ``truth`` (N,). A cut lies midway between two neighbouring scores: on a score, a
-    rounding error of the export would flip that pair. Where no cut reaches ``floor`` the one of
-    highest precision is taken. Raises :class:`DataError` when dev has no positive of this head.
+    ``scores`` (N,); ``truth`` (N,) says which pairs are positive, or how probably they are: F1,
+    precision and recall are then those of the expected counts. A cut lies midway between two
+    neighbouring scores: on a score, a rounding error of the export would flip that pair. Where no
+    cut reaches ``floor`` the one of highest precision is taken. Raises :class:`DataError` when no
+    pair is positive.
     """
     if not truth.any():
-        raise DataError(f"dev has no positive pair for head {name!r}: no threshold can be chosen")
+        raise DataError(f"no pair is positive for head {name!r}: no threshold can be chosen")
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order].astype(np.float64)
-    hits = np.cumsum(truth[order])
+    hits = np.cumsum(truth[order], dtype=np.float64)
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # ends of runs of ties
     precision = hits[last] / (last + 1.0)
     recall = hits[last] / hits[-1]
@@ -43,6 +47,16 @@ def choose_threshold(name: str, scores: Floats, truth: Bools, floor: float | Non
     return Threshold(
         _midway(ranked, int(last[best])),
         float(precision[best]), float(recall[best]), float(f1[best]),
+    )  # fmt: skip
+
+
+def at_threshold(value: float, scores: Floats, truth: Bools) -> Threshold:
+    """Return the figures that the threshold ``value`` gives on these pairs; 0 where undefined."""
+    predicted = scores >= value
+    hits, said, there = (int(x.sum()) for x in (predicted & truth, predicted, truth))
+    return Threshold(
+        value, hits / said if said else 0.0, hits / there if there else 0.0,
+        binary_f1(predicted, truth),
     )  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+"""Misspelt copies of queries with the pairs and targets of the query that was meant.
+
+A teacher reads past a slip with the help of retrieved titles; the query tower sees the query alone.
+So it is shown both spellings (typo-aware training, Zhuang & Zuccon 2021, here with the teacher's
+probabilities as targets). A slip is a letter dropped or two neighbours swapped, which every script
+knows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from csrm_tasks.towers.examples import Examples
+
+SHORTEST = 3  # letters; a slip leaves too little of a shorter query
+
+
+def with_typos(examples: Examples, share: float, seed: int) -> Examples:
+    """Add a misspelt copy of about ``share`` of the queries, each with all its pairs.
+
+    A pure function of its arguments. Queries of fewer than :data:`SHORTEST` letters get none.
+    """
+    rng = np.random.default_rng([seed, len(examples.queries)])
+    drawn = (rng.random(len(examples.queries)) < share).tolist()
+    copies = {
+        row: misspelt(text, rng)
+        for row, (text, taken) in enumerate(zip(examples.queries, drawn, strict=True))
+        if taken and len(_letters(text)) >= SHORTEST
+    }
+    place = np.full(len(examples.queries), -1, np.int64)
+    place[list(copies)] = len(examples.queries) + np.arange(len(copies))
+    rows = np.flatnonzero(place[examples.query] >= 0)
+    return Examples(
+        [*examples.queries, *copies.values()],
+        examples.products,
+        np.concatenate([examples.query, place[examples.query[rows]]]),
+        np.concatenate([examples.product, examples.product[rows]]),
+        np.concatenate([examples.exact, examples.exact[rows]]),
+        np.concatenate([examples.irrelevant, examples.irrelevant[rows]]),
+    )
+
+
+def misspelt(text: str, rng: np.random.Generator) -> str:
+    """Return ``text`` with one slip: a letter dropped, or swapped with the letter after it."""
+    at = _letters(text)
+    nth = int(rng.integers(len(at) - 1))
+    i, j = at[nth], at[nth + 1]
+    if rng.random() < 0.5:
+        return text[:i] + text[i + 1 :]
+    letters = list(text)
+    letters[i], letters[j] = letters[j], letters[i]
+    return "".join(letters)
+
+
+def _letters(text: str) -> list[int]:
+    return [i for i, letter in enumerate(text) if not letter.isspace()]
