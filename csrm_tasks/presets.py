@@ -53,11 +53,19 @@ TWO_TOWERS: dict[str, Any] = {  # what both recipes share: paper 1, section 6.1,
 TOWERS: Presets = {
     # Two models of a head each, s fixed and no b, no random products, queries as they were typed.
     "paper": {
-        **TWO_TOWERS, "separate_trunks": True, "learn_scale": False, "random": 0, "typo_share": 0.0,
+        **TWO_TOWERS,
+        "separate_trunks": True,
+        "learn_scale": False,
+        "random": 0,
+        "typo_share": 0.0,
     },
     # One trunk pair for both heads, at half the cost; s and b learnt (A28, A29, A31).
     "recommended": {
-        **TWO_TOWERS, "separate_trunks": False, "learn_scale": True, "random": 8, "typo_share": 0.3,
+        **TWO_TOWERS,
+        "separate_trunks": False,
+        "learn_scale": True,
+        "random": 8,
+        "typo_share": 0.3,
     },
 }
 SECTIONS = {"llm": LLM, "towers": TOWERS}
