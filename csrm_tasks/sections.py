@@ -223,6 +223,7 @@ class Towers(Section):
     lr_end: float = 1e-6
     query_tokens: Positive = 32
     title_tokens: Positive = 96
+    product_fields: tuple[Literal["brand", "category"], ...] = ()  # read after the title (A27)
     hard_baseline: bool = True  # train A32 beside it every week
     typo_share: Share = 0.3  # of the queries: shown misspelt as well
     # A33: chosen on judged dev pairs, or where these are few by the teacher on the distilled ones

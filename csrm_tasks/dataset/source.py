@@ -71,15 +71,18 @@ def product_versions(connection: Connection, market: str, days: Sequence[str]) -
 def catalogue(
     connection: Connection, market: str, days: Sequence[str], locale: str
 ) -> pl.DataFrame:
-    """Return the last version of each product of one locale: product_id and title, sorted."""
-    names = ("product_id", "title", "day")
+    """Return the last version of each product of one locale, sorted.
+
+    Columns: product_id, title, brand, category.
+    """
+    names = ("product_id", "title", "brand", "category", "day")
     schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {"file_id": pl.Int64}
     statement = sa.select(*(PRODUCTS.c[c] for c in schema)).where(
         PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days), PRODUCTS.c.locale == locale
     )
     versions = fetch(connection, statement, schema).sort("product_id", "day", "file_id")
     latest = versions.unique("product_id", keep="last", maintain_order=True)
-    return latest.select("product_id", "title")
+    return latest.drop("day", "file_id")
 
 
 def latest_products(versions: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from csrm_tasks.artifacts import Artifact
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NEEDS = ("mlflow", "numpy", "onnxruntime", "polars", "tokenizers", "filelock")
+OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes beside query
 FOLDER = "release"  # of the run's artifacts
 
 
@@ -34,7 +35,7 @@ def save(bundle: Path, work: Path) -> Path:
 
     text = DataType.string
     inputs = [ColSpec(text, "query")]
-    inputs += [ColSpec(text, name, required=False) for name in ("product_id", "title")]
+    inputs += [ColSpec(text, name, required=False) for name in OPTIONAL]
     outputs = [ColSpec(DataType.float, name) for name in ("em", "defect", "promotion")]
     outputs.insert(2, ColSpec(DataType.boolean, "is_defect"))
     target = work / "pyfunc"

@@ -15,7 +15,7 @@ from csrm_tasks.release.scorer import ReleaseScorer
 
 
 class ReleaseModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """``predict`` on a frame with ``query`` and ``product_id`` or ``title``."""
+    """``predict`` on a frame with ``query`` and ``product_id`` or ``title``, brand, category."""
 
     def load_context(self, context: Any) -> None:
         """Load the bundle that was registered."""
@@ -36,8 +36,10 @@ class ReleaseModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             return [v if isinstance(v, str) else None for v in model_input[name].tolist()]
 
         queries = [q or "" for q in column("query")]
+        about = zip(column("title"), column("brand"), column("category"), strict=True)
+        titles = [t and self.scorer.product_text(t, b or "", c or "") for t, b, c in about]
         try:
-            scored = self.scorer.score(queries, column("product_id"), column("title"))
+            scored = self.scorer.score(queries, column("product_id"), titles)
         except DataError as e:  # answered as 400 with its reason, not as a failure of the server
             raise MlflowException.invalid_parameter_value(str(e)) from e
         frame = type(model_input)

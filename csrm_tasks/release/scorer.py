@@ -84,8 +84,14 @@ class ReleaseScorer:
         found: Floats = self._towers.encode_queries(texts)
         return found
 
+    def product_text(self, title: str, brand: str = "", category: str = "") -> str:
+        """Return what this release's product tower reads of a product (A27)."""
+        from csrm_tasks.towers.texts import product_text
+
+        return product_text(title, self._towers.product_fields, brand=brand, category=category)
+
     def encode_titles(self, titles: Sequence[str]) -> Floats:
-        """Embed product titles: (len(titles), 2, dim)."""
+        """Embed products by :meth:`product_text`: (len(titles), 2, dim)."""
         found: Floats = self._towers.encode_products(titles)
         return found
 
@@ -97,7 +103,7 @@ class ReleaseScorer:
         return Scored(scores.em, scores.defect, decided.defect, promotion)
 
     def score(self, queries: Sequence[str], products: Texts, titles: Texts) -> Scored:
-        """Score N pairs; each names a product of the catalogue or brings its title.
+        """Score N pairs; each names a product of the catalogue or brings its :meth:`product_text`.
 
         Raises :class:`DataError` for a pair that has neither, or no query, or a text beyond
         :data:`LONGEST`.

@@ -19,7 +19,7 @@ from csrm_tasks.serving.figures import Figures
 from csrm_tasks.serving.follower import Follower, State
 from csrm_tasks.serving.loading import LoadedRelease
 from csrm_tasks.serving.metrics import Metrics
-from csrm_tasks.serving.requests import Event, Listing, Search
+from csrm_tasks.serving.requests import Event, Item, Listing, Search
 
 log = logging.getLogger("csrm")
 
@@ -124,7 +124,12 @@ class Answers:
         """Score the products at ``chosen`` (default all), and count how that went."""
         began, failed = time.perf_counter(), True
         at = range(len(rows)) if chosen is None else chosen
-        titles = [t for i in at if rows[i] is None and (t := _title(listing, i)) is not None]
+        lacking = [listing.products[i] for i in at if rows[i] is None]
+        titles = [
+            release.scorer.product_text(p.title, p.brand, p.category)
+            for p in lacking
+            if isinstance(p, Item)
+        ]
         try:
             found = await release.score(normalise(listing.query), [rows[i] for i in at], titles)
             failed = False

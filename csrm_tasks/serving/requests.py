@@ -24,6 +24,7 @@ def _said(text: str) -> str:
 Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 Named = Annotated[Id, Field(min_length=1)]
 Query = Annotated[str, Field(max_length=500), AfterValidator(_said)]
+FieldText = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 Title = Annotated[str, Field(max_length=2_000), AfterValidator(_said)]
 
 
@@ -34,10 +35,15 @@ class Body(BaseModel):
 
 
 class Item(Body):
-    """A product that the release may not know: then its title is embedded on the spot."""
+    """A product that the release may not know: then it is embedded on the spot.
+
+    Of brand and category the release reads what its towers were trained with.
+    """
 
     id: Id = ""
     title: Title
+    brand: FieldText = ""
+    category: FieldText = ""
 
 
 def _kind(product: object) -> str:

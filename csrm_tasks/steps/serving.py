@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ def servability(ctx: Context) -> Facts:
     export = ctx.store.open(bundle.inputs["export"])
     if export.inputs["towers"] != ctx.input("towers").ref:
         raise ConfigError(f"servability: {bundle.ref} does not serve {ctx.input('towers').ref}")
-    pairs, requests = _cases(ctx)
+    about = json.loads(export.file("serving.json").read_text(encoding="utf-8"))
+    pairs, requests = _cases(ctx, about["product_fields"])
     pairs.write_parquet(ctx.out / probe.PAIRS)
     requests.write_parquet(ctx.out / probe.REQUESTS)
     found = ctx.out / "probe.json"
@@ -47,7 +48,6 @@ def servability(ctx: Context) -> Facts:
     if failure:
         log.error("servability: %s", failure)
         return {"outcome": "FAIL", "reasons": [failure]}
-    about = json.loads(export.file("serving.json").read_text(encoding="utf-8"))
     thresholds = tuple(about["heads"][head]["threshold"] for head in ("em", "defect"))
     seen = json.loads(found.read_text(encoding="utf-8"))
     verdict, figures = servability.judge(pairs, seen, thresholds, ctx.market.serving)
@@ -59,13 +59,14 @@ def servability(ctx: Context) -> Facts:
     }  # fmt: skip
 
 
-def _cases(ctx: Context) -> Any:
+def _cases(ctx: Context, product_fields: Sequence[str]) -> Any:
     """Return the dev pairs with training's probabilities, and the searches to replay."""
     import polars as pl
 
     from csrm_tasks.records import BEHAVIOUR, PAIRS, PRODUCTS, QUERIES, read_table
     from csrm_tasks.release import servability
     from csrm_tasks.towers.examples import with_texts
+    from csrm_tasks.towers.texts import with_product_text
 
     pairs, queries, products, behaviour = (
         read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
@@ -74,7 +75,8 @@ def _cases(ctx: Context) -> Any:
     )  # fmt: skip
     trained = pl.read_parquet(ctx.input("towers").file("dev_scores.parquet")).drop("grade")
     locale = ctx.market.target_locale
-    dev = with_texts(pairs.join(trained, on="pair_id"), queries, products)
+    read = with_product_text(products, product_fields)
+    dev = with_texts(pairs.join(trained, on="pair_id"), queries, read)
     here = pl.col("locale") == locale
     catalogue = products.filter(here)["product_id"].sort().to_list()
     return servability.judged_pairs(dev, locale), servability.searches(
@@ -129,6 +131,7 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     from csrm_tasks.release.bundle import TOWERS, read_manifest
     from csrm_tasks.towers.embed import Known, embed_catalogue
     from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.texts import with_product_text
 
     bundle = ctx.store.open(ref).path
     export = read_manifest(bundle)["parts"]["export"]
@@ -136,7 +139,8 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     out.mkdir()
     runtime = TowerRuntime(bundle / TOWERS, threads=ctx.settings.threads)
     known = Known.load(_current(ctx, name, export) or bundle)
-    done = embed_catalogue(products, runtime.encode_products, runtime.dim, out, known)
+    read = with_product_text(products, runtime.product_fields)
+    done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known)
     text = json.dumps(snapshots.about(name, export), indent=1, sort_keys=True)
     (out / snapshots.SNAPSHOT).write_text(text, encoding="utf-8")
     share = done.stale / done.products

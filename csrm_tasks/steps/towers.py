@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,11 +146,19 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     return facts
 
 
+def _products(ctx: Context, fields: Sequence[str]) -> pl.DataFrame:
+    """Return the products with what a tower of ``fields`` reads in the place of the title (A27)."""
+    from csrm_tasks.towers.texts import with_product_text
+
+    return with_product_text(_table(ctx, "products"), fields)
+
+
 def _examples(ctx: Context, target: str) -> Examples:
     from csrm_tasks.records import SCORED, read_table
     from csrm_tasks.towers.examples import hard_examples, soft_examples
 
-    queries, products, pairs = (_table(ctx, n) for n in ("queries", "products", "pairs"))
+    queries, pairs = (_table(ctx, n) for n in ("queries", "pairs"))
+    products = _products(ctx, ctx.market.towers.product_fields)
     if target == "hard":
         return hard_examples(pairs, queries, products)
     if target != "soft":
@@ -175,16 +183,21 @@ def _publish_towers(
 
     from csrm_tasks.towers import measure
 
-    dev, floor = _dev(ctx, ctx.market.target_locale), ctx.market.towers.precision_floor
+    config = ctx.market.towers
+    dev = _dev(ctx, ctx.market.target_locale, config.product_fields)
     scores = measure.probabilities(model, measure.reference(model, reader, dev))
     if taught is None:
-        chosen = measure.dev_thresholds(dev, scores, floor)
+        chosen = measure.dev_thresholds(dev, scores, config.precision_floor)
     else:
-        values = measure.teacher_thresholds(model, reader, taught, floor, ctx.market.seed)
+        values = measure.teacher_thresholds(
+            model, reader, taught, config.precision_floor, ctx.market.seed
+        )
         chosen = measure.on_dev(dev, scores, values)
     model.save(ctx.out / "towers")
     (ctx.out / "towers" / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    _write_json(ctx.out / "towers.json", measure.describe(model, reader, chosen))
+    _write_json(
+        ctx.out / "towers.json", measure.describe(model, reader, chosen, config.product_fields)
+    )
     dev.select("pair_id", "grade").with_columns(
         em=pl.Series(scores[:, 0]), defect=pl.Series(scores[:, 1])
     ).write_parquet(ctx.out / "dev_scores.parquet")
@@ -196,7 +209,7 @@ def _publish_towers(
     }
 
 
-def _dev(ctx: Context, locale: str | None) -> pl.DataFrame:
+def _dev(ctx: Context, locale: str | None, fields: Sequence[str]) -> pl.DataFrame:
     """Return judged dev pairs with their texts: of ``locale`` (A33), or all of them."""
     import polars as pl
 
@@ -204,7 +217,7 @@ def _dev(ctx: Context, locale: str | None) -> pl.DataFrame:
 
     pairs = _table(ctx, "pairs")
     chosen = dev_pairs(pairs, locale) if locale else pairs.filter(pl.col("split") == "dev")
-    return with_texts(chosen, _table(ctx, "queries"), _table(ctx, "products"))
+    return with_texts(chosen, _table(ctx, "queries"), _products(ctx, fields))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -230,7 +243,8 @@ def export_towers(ctx: Context) -> Facts:
     reader = measure.Reader(definition, *lengths)
     model = TwinTowers.load(folder, dim=about["dim"])
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
-    found = export(model, ctx.out, about, measure.reference(model, reader, _dev(ctx, None)))
+    dev = _dev(ctx, None, about["product_fields"])
+    found = export(model, ctx.out, about, measure.reference(model, reader, dev))
     facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
     tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
@@ -246,10 +260,11 @@ def embed_products(ctx: Context) -> Facts:
     from csrm_tasks.towers.runtime import TowerRuntime
 
     locale = ctx.market.target_locale
-    products = _table(ctx, "products").filter(pl.col("locale") == locale).sort("product_id")
+    runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
+    products = _products(ctx, runtime.product_fields)
+    products = products.filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")
-    runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
     embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out)
     log.info("embedded %d products of %s", products.height, locale)
     return {"products": products.height, "locale": locale, "dim": runtime.dim}
@@ -269,8 +284,8 @@ def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
     ).sort("pair_id")  # fmt: skip
     if judged.is_empty():
         raise DataError(f"the snapshot has no {locale} pair of split {split!r} to score")
-    rows = with_texts(judged, _table(ctx, "queries"), _table(ctx, "products"))
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
+    rows = with_texts(judged, _table(ctx, "queries"), _products(ctx, runtime.product_fields))
     queries, query = distinct(rows["query"])
     titles, title = distinct(rows["title"])
     vectors = runtime.encode_queries(queries)[query], runtime.encode_products(titles)[title]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,7 +124,10 @@ def _truth(dev: pl.DataFrame) -> tuple[Bools, Bools]:
 
 
 def describe(
-    model: TwinTowers, reader: Reader, thresholds: Mapping[str, Threshold]
+    model: TwinTowers,
+    reader: Reader,
+    thresholds: Mapping[str, Threshold],
+    product_fields: Sequence[str],
 ) -> dict[str, Any]:
     """Return ``towers.json``: what scoring needs beside the weights."""
     heads = {
@@ -138,6 +141,7 @@ def describe(
     }
     return {
         "text_version": TEXT_VERSION,
+        "product_fields": list(product_fields),
         "dim": model.query.dim,
         "heads": heads,
         "query_tokens": reader.query_tokens,

@@ -84,12 +84,17 @@ class TowerRuntime:
         """Width of one head's vector."""
         return int(self.about["dim"])
 
+    @property
+    def product_fields(self) -> tuple[str, ...]:
+        """What the product tower reads after the title (A27); exports of old read none."""
+        return tuple(self.about.get("product_fields", ()))
+
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries: (len(texts), 2, dim)."""
         return self._encode("query", texts)
 
     def encode_products(self, texts: Sequence[str]) -> Vectors:
-        """Embed product titles: (len(texts), 2, dim)."""
+        """Embed product texts (:func:`~csrm_tasks.towers.texts.product_text`), (len, 2, dim)."""
         return self._encode("product", texts)
 
     def score(self, query_vecs: Vectors, product_vecs: Vectors) -> Scores:
