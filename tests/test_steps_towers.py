@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from csrm_tasks import records
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
+from csrm_tasks.towers.examples import soft_examples
 from csrm_tasks.towers.model import TwinTowers, trunks_of
 from csrm_tasks.towers.runtime import TowerRuntime
-from csrm_tasks.towers.texts import product_digest
+from csrm_tasks.towers.texts import product_digest, product_text
+from csrm_tasks.towers.thresholds import choose_threshold
 from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot_tables
 
 
@@ -77,6 +81,17 @@ class World:
             "build_index", "index"
         )
 
+    def lexical(self) -> str:
+        """Publish the BM25 index."""
+        rows = self.tables["products"].select("product_id", "title").rows()
+        Bm25Index.build(self.folder / "bm25" / TARGET, rows)
+        return self.publish("build_bm25", "bm25")
+
+    def retrieval(self, snapshot: str) -> dict[str, str]:
+        """Return the inputs of tower_pairs, all published."""
+        ebr, index = self.retriever()
+        return {"snapshot": snapshot, "bm25": self.lexical(), "ebr": ebr, "index": index}
+
     def teacher(self, pairs: str) -> str:
         """Publish the oracle's scores of a tower_pairs artifact."""
         found = pl.read_parquet(self.store.open(pairs).file("pairs.parquet"))
@@ -98,8 +113,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def chain(world: World) -> dict[str, Any]:
     """The whole chain once: pairs, soft towers, export, embeddings, gold scores."""
     snapshot = world.snapshot()
-    ebr, index = world.retriever()
-    made = {"pairs": world.run("tower_pairs", {"snapshot": snapshot, "ebr": ebr, "index": index})}
+    made = {"pairs": world.run("tower_pairs", world.retrieval(snapshot))}
     scored = world.teacher(made["pairs"].ref)
     made["towers"] = world.run(
         "train_towers", {"snapshot": snapshot, "scored": scored}, target="soft"
@@ -167,6 +181,73 @@ def test_separate_trunks_from_training_to_export(world: World, chain: dict[str, 
     assert (len(trunks_of(one.query)), len(trunks_of(two.query))) == (1, 2)
 
 
+def test_thresholds_by_the_teacher_are_those_of_its_expected_f1(
+    world: World, chain: dict[str, Any]
+) -> None:
+    towers = world.market.towers.model_copy(update={"thresholds": "teacher", "steps": 20})
+    market = world.market.model_copy(update={"towers": towers})
+    given = {"snapshot": "toy/snapshot/snapshot", "scored": "toy/score_pairs/scored"}
+    soft = world.store.open(run_step("train_towers", market, given, {}, world.settings))
+    del given["scored"]
+    hard = world.store.open(
+        run_step("train_towers", market, given, {"target": "hard"}, world.settings)
+    )
+    heads = [json.loads(a.file("towers.json").read_text())["heads"] for a in (soft, hard)]
+    dev = pl.read_parquet(hard.file("dev_scores.parquet"))
+    best = choose_threshold("em", dev["em"].to_numpy(), dev["grade"].to_numpy() == 2, None)
+    assert heads[1]["em"]["threshold"] == best.value  # people's grades have no other judge
+    # Of the soft towers: no cut of the distilled pairs has a greater expected F1.
+    examples = soft_examples(
+        records.read_table(world.store.open(soft.inputs["scored"]).file("scored.parquet"),
+                           records.SCORED),
+        *(world.tables[name] for name in ("queries", "products", "pairs")),
+    )  # fmt: skip
+    export = world.store.open(
+        run_step("export_towers", market, {"snapshot": given["snapshot"], "towers": soft.ref}, {},
+                 world.settings)
+    )  # fmt: skip
+    runtime = TowerRuntime(export.path, query="fp32", product="fp32")
+    scores = runtime.score(
+        runtime.encode_queries(examples.queries)[examples.query],
+        runtime.encode_products(examples.products)[examples.product],
+    ).em
+
+    def expected(cut: float) -> float:
+        said = scores >= cut
+        return float(2 * examples.exact[said].sum() / (said.sum() + examples.exact.sum()))
+
+    chosen = heads[0]["em"]["threshold"]
+    assert expected(chosen) == pytest.approx(max(map(expected, np.unique(scores))), abs=2e-3)
+    assert heads[0]["em"]["dev"]["f1"] == soft.facts["dev_em_f1"]
+
+
+def test_category_is_read_from_training_to_embeddings(world: World) -> None:
+    goods = world.tables["products"].with_columns(
+        category=pl.when(pl.int_range(pl.len()) % 3 > 0).then(pl.lit("廚房")).otherwise(pl.lit(""))
+    )
+    snapshot = world.snapshot("shelved", products=goods)
+    towers = world.market.towers.model_copy(update={"product_fields": ("category",), "steps": 4})
+    market = world.market.model_copy(update={"towers": towers})
+    given = {"snapshot": snapshot}
+    made = run_step("train_towers", market, given, {"target": "hard"}, world.settings)
+    # What was trained says what is read: the market file may have changed since.
+    export = run_step("export_towers", world.market, given | {"towers": made}, {}, world.settings)
+    found = world.store.open(
+        run_step("embed_products", world.market, given | {"export": export}, {}, world.settings)
+    )
+    runtime = TowerRuntime(world.store.open(export).path)
+    assert runtime.product_fields == ("category",)
+    read = {
+        p: product_text(title, ("category",), brand="unread", category=category)
+        for p, title, category in goods.select("product_id", "title", "category").iter_rows()
+    }
+    ids = pl.read_parquet(found.file("product_ids.parquet"))
+    assert ids["digest"].to_list() == [product_digest(read[p]) for p in ids["product_id"]]
+    vectors = np.load(found.file("embeddings.npy"))
+    again = runtime.encode_products([read[p] for p in ids["product_id"]])
+    np.testing.assert_allclose(again, vectors, atol=1e-5)
+
+
 def test_embed_products(world: World, chain: dict[str, Any]) -> None:
     vectors = np.load(chain["embeddings"].file("embeddings.npy"))
     ids = pl.read_parquet(chain["embeddings"].file("product_ids.parquet"))
@@ -211,8 +292,7 @@ def test_cold_start_takes_thresholds_from_source_dev(world: World) -> None:
         "cold", pairs=source, queries=queries, products=products,
         behaviour=world.tables["behaviour"].clear(),
     )  # fmt: skip
-    ebr, index = world.retriever()
-    found = world.run("tower_pairs", {"snapshot": snapshot, "ebr": ebr, "index": index})
+    found = world.run("tower_pairs", world.retrieval(snapshot))
     assert set(found.facts["sources"]) == {"retrieved", "random"}
     scored = oracle(pl.read_parquet(found.file("pairs.parquet")), world.tables)
     records.write_table(scored, records.SCORED, world.folder / "cold_scored" / "scored.parquet")

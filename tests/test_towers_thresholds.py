@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.towers.thresholds import choose_threshold
+from csrm_tasks.towers.thresholds import at_threshold, choose_threshold
 
 
 def sample(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,3 +50,25 @@ def test_all_scores_equal_is_one_cut() -> None:
 def test_no_positive_is_an_error_that_names_the_head() -> None:
     with pytest.raises(DataError, match="head 'em'"):
         choose_threshold("em", np.array([0.2]), np.array([False]), None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probable_truth_counts_as_that_much_of_a_positive(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, truth = rng.random(40), rng.random(40)
+    chosen = choose_threshold("em", scores, truth, None)
+
+    def expected(cut: float) -> float:
+        said = scores >= cut
+        return float(2 * truth[said].sum() / (said.sum() + truth.sum()))
+
+    assert expected(chosen.value) == pytest.approx(max(map(expected, scores)))
+    assert chosen.f1 == pytest.approx(expected(chosen.value))
+
+
+def test_figures_of_a_given_threshold() -> None:
+    scores, truth = np.array([0.9, 0.7, 0.4]), np.array([True, False, True])
+    found = at_threshold(0.5, scores, truth)
+    assert (found.value, found.precision, found.recall, found.f1) == (0.5, 0.5, 0.5, 0.5)
+    nothing = at_threshold(0.95, scores, truth)
+    assert (nothing.precision, nothing.recall, nothing.f1) == (0.0, 0.0, 0.0)

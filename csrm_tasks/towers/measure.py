@@ -127,7 +127,7 @@ def describe(
     model: TwinTowers,
     reader: Reader,
     thresholds: Mapping[str, Threshold],
-    product_fields: Sequence[str],
+    product_fields: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return ``towers.json``: what scoring needs beside the weights."""
     heads = {
