@@ -131,7 +131,7 @@ def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requiremen
         "import pandas as pd, mlflow\n"
         "m = mlflow.pyfunc.load_model(sys.argv[1])\n"
         "rows = pd.DataFrame({'query': ['物品', '紅色'], 'product_id': ['p0', None],\n"
-        "                     'title': [None, '紅色 3']})\n"
+        "                     'title': [None, '紅色 3'], 'category': [None, '1']})\n"
         "out = m.predict(rows)\n"
         "import csrm_tasks\n"
         "print(json.dumps({'code': csrm_tasks.__file__, 'rows': out.to_dict('list')}))\n"
@@ -143,7 +143,7 @@ def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requiremen
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["code"].startswith(str(saved))
-    direct = ReleaseScorer(folder).score(["物品", "紅色"], ["p0", None], [None, "紅色 3"])
+    direct = ReleaseScorer(folder).score(["物品", "紅色"], ["p0", None], [None, "紅色 3 | 1"])
     assert said["rows"]["em"] == pytest.approx(direct.em.tolist(), abs=1e-6)
     assert said["rows"]["is_defect"] == direct.is_defect.tolist()
     assert pl.DataFrame(said["rows"]).columns == ["em", "defect", "is_defect", "promotion"]

@@ -54,11 +54,12 @@ def test_scores_are_those_of_the_release(
 ) -> None:
     from csrm_tasks.release.scorer import ReleaseScorer
 
-    products = ["p1", {"id": "new", "title": "紅色 物品"}, "p0", {"title": "2 3"}]
+    about = {"brand": "0", "category": "1"}  # of which these towers read the category (A27)
+    products = ["p1", {"id": "new", "title": "紅色 物品", **about}, "p0", {"title": "2 3"}]
     found = client.post("/score", json={"query": " 紅色  1 ", "products": products}).json()
     assert (found["release"], found["bucket"]) == (one[0], "stable")
     direct = ReleaseScorer(store_of(settings).open(one[1]).path)
-    ids, titles = ["p1", "new", "p0", None], [None, "紅色 物品", None, "2 3"]
+    ids, titles = ["p1", "new", "p0", None], [None, "紅色 物品 | 1", None, "2 3"]
     want = direct.score(["紅色 1"] * 4, ids, titles)
     assert [p["id"] for p in found["products"]] == ["p1", "new", "p0", ""]
     for name in ("em", "defect", "promotion"):
