@@ -39,7 +39,7 @@ QUERIES: Schema = {
     "query": pl.String,  # as most often typed
     "norm": pl.String,  # normalised (csrm_tasks.dataset.text.normalise)
     "brand": pl.String,  # matched by the query-brand dictionary, "" when none
-    "origin": pl.String,  # label | log | translated | derived (A21)
+    "origin": pl.String,  # label | log | translated | derived (A21) | distilled (A31)
     "impressions": pl.Int64,
 }
 PAIRS: Schema = {

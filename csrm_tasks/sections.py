@@ -57,6 +57,8 @@ class Snapshot(Section):
     behaviour_days: Positive = 30
     cvr_negatives: Positive = 4  # per positive (A8)
     derived_queries: Positive = 2000  # title-derived target queries at most, stage 1 (A21)
+    # Further ones, which the teacher answers for the towers alone, where the log has few (A31)
+    distilled_queries: Annotated[int, Field(ge=0)] = 0
 
 
 class Limits(Section):

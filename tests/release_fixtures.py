@@ -151,8 +151,8 @@ def write_export(folder: Path) -> None:
     head = {"scale": 4.0, "bias": 0.0, "threshold": 0.5}
     about = {
         "dim": DIM, "pad_id": 0, "query_tokens": 8, "title_tokens": 8,
-        "text_version": TEXT_VERSION, "product_fields": ["category"], "heads": {"em": head, "defect": head},
-        "serve": {"query": "fp32", "product": "fp32"},
+        "text_version": TEXT_VERSION, "product_fields": ["category"],
+        "heads": {"em": head, "defect": head}, "serve": {"query": "fp32", "product": "fp32"},
     }  # fmt: skip
     (folder / "serving.json").write_text(json.dumps(about))
     for name in ("query", "product"):

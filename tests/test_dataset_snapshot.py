@@ -122,6 +122,17 @@ def test_stage_1_target_queries_are_translated_and_derived(landed: Settings) -> 
     ]
 
 
+def test_further_title_derived_queries_are_for_the_towers_alone(landed: Settings) -> None:  # A31
+    few = market(snapshot=Snapshot(derived_queries=2))
+    more = market(snapshot=Snapshot(derived_queries=2, distilled_queries=2))
+    alone, found = (
+        table(snapshot(landed, 1, DAY1, config), "queries").filter(locale=ZH)
+        for config in (few, more)
+    )
+    assert found.filter(pl.col("origin") != "distilled").equals(alone)
+    assert alone.filter(origin="derived").height == found.filter(origin="distilled").height == 2
+
+
 def test_stage_2_has_target_evidence(landed: Settings) -> None:
     made = snapshot(landed, 2, DAY1)
     queries = table(made, "queries")

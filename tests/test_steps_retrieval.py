@@ -103,6 +103,20 @@ def test_pseudo_pairs_cover_the_queries(chain: Chain, built: dict[str, str]) -> 
     assert chain.open(built["bm25"]).facts["products"] == {"ko-KR": 32, "zh-TW": 32}
 
 
+def test_queries_for_the_towers_alone_are_not_the_retrievers(
+    chain: Chain, built: dict[str, str], tmp_path: Path
+) -> None:  # A31
+    write_snapshot(tmp_path)
+    path = tmp_path / "queries.parquet"
+    asked = pl.read_parquet(path)
+    apart = asked["query_id"][0]
+    kept = pl.when(pl.col("query_id") == apart).then(pl.lit("distilled")).otherwise("origin")
+    write_table(asked.with_columns(origin=kept), records.QUERIES, path)
+    given = {"snapshot": chain.publish("snapshot", tmp_path, 7), "bm25": built["bm25"]}
+    found = chain.open(chain.run("pseudo_pairs", given)).file("pairs.parquet")
+    assert set(pl.read_parquet(found)["query_id"]) == set(asked["query_id"]) - {apart}
+
+
 def test_ebr_is_saved_whole_and_logged(chain: Chain, built: dict[str, str]) -> None:
     artifact = chain.open(built["ebr"])
     about = json.loads(artifact.file("ebr.json").read_text())

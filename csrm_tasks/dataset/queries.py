@@ -11,7 +11,8 @@ import polars as pl
 from csrm_tasks.dataset.brands import BrandDictionary
 from csrm_tasks.dataset.text import normalise, normalised, query_ids
 
-ORIGINS = ("label", "log", "translated", "derived")  # the first that a query has counts
+DISTILLED = "distilled"  # derived from titles as well, for the towers alone (A31)
+ORIGINS = ("label", "log", "translated", "derived", DISTILLED)  # the first that a query has counts
 TYPED = {"locale": pl.String, "query": pl.String, "n": pl.Int64, "origin": pl.String}
 BRACKETS = re.compile(r"[\[(【（「〔][^\])】）」〕]*[\])】）」〕]")
 SEPARATORS = re.compile(r"[\s,，、;；/|·•~～]+")
@@ -49,6 +50,11 @@ def build_queries(
     empty = best.clear().with_columns(pl.lit("").alias("brand"), pl.lit("").alias("query_id"))
     joined = pl.concat([empty, *ids]).join(impressions, on="query_id", how="left")
     return joined.with_columns(pl.col("impressions").fill_null(0)).sort("query_id")
+
+
+def retriever_queries(queries: pl.DataFrame) -> pl.DataFrame:
+    """Return the queries that the retriever learns from: all but those for the towers alone."""
+    return queries.filter(pl.col("origin") != DISTILLED)
 
 
 def derived_queries(

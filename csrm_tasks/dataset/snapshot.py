@@ -22,7 +22,7 @@ from csrm_tasks.dataset.conversions import cvr_examples
 from csrm_tasks.dataset.health import Check, check, refuse_failed
 from csrm_tasks.dataset.profiles import Seen, profiles, window_of
 from csrm_tasks.dataset.propensity import behaviour_weights
-from csrm_tasks.dataset.queries import TYPED, build_queries, derived_queries
+from csrm_tasks.dataset.queries import DISTILLED, TYPED, build_queries, derived_queries
 from csrm_tasks.dataset.raters import rater_report
 from csrm_tasks.dataset.splits import assign_splits, frozen_gold, uniform
 from csrm_tasks.dataset.text import normalised, pair_ids, query_ids
@@ -190,8 +190,10 @@ def _typed(
     """Every query as typed, with how often and where from."""
     target = market.target_locale
     titles = products.filter(pl.col("locale") == target).select("title", "category")
-    derived = derived_queries(titles.iter_rows(), brands[target], market.snapshot.derived_queries)
+    most, more = market.snapshot.derived_queries, market.snapshot.distilled_queries
+    derived = derived_queries(titles.iter_rows(), brands[target], most + more)
     made = pl.DataFrame(derived, schema={"query": pl.String, "n": pl.Int64}, orient="row")
+    made = made.with_columns(pl.lit(target).alias("locale"))
     translated = translations.filter(pl.col("kind") == "query").select(
         pl.col("target_text").alias("query"), pl.lit(1).alias("n")
     )
@@ -199,7 +201,8 @@ def _typed(
         (ratings.group_by("locale", "query").agg(pl.len().alias("n")), "label"),
         (log.group_by("locale", "query").agg(pl.col("impressions").sum().alias("n")), "log"),
         (translated.with_columns(pl.lit(target).alias("locale")), "translated"),
-        (made.with_columns(pl.lit(target).alias("locale")), "derived"),
+        (made.head(most), "derived"),
+        (made.slice(most), DISTILLED),
     ]
     return pl.concat(
         part.with_columns(pl.lit(origin).alias("origin")).select(

@@ -64,16 +64,19 @@ def build_bm25(ctx: Context) -> Facts:
     return facts
 
 
-@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval"], rooms=ROOMS)
+@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval"],
+      rooms=(*ROOMS, "dataset.queries"))  # fmt: skip
 def pseudo_pairs(ctx: Context) -> Facts:
     """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21)."""
+    from csrm_tasks.dataset.queries import retriever_queries
     from csrm_tasks.records import write_table
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.pseudo import PSEUDO
     from csrm_tasks.retrieval.pseudo import pseudo_pairs as pair_up
     from csrm_tasks.retrieval.tables import table
 
-    queries, products = (table(ctx.input("snapshot"), name) for name in ("queries", "products"))
+    queries = retriever_queries(table(ctx.input("snapshot"), "queries"))
+    products = table(ctx.input("snapshot"), "products")
     found = sorted(products["locale"].unique())
     indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in found}
     pairs = pair_up(queries, products, indexes, ctx.market.retrieval.bm25_k)
@@ -88,7 +91,7 @@ def pseudo_pairs(ctx: Context) -> Facts:
     inputs=["snapshot", "scored"],
     optional=["warm", "bm25"],
     config=["retrieval", "seed"],
-    rooms=ROOMS,
+    rooms=(*ROOMS, "dataset.queries"),
     extra=_encoder_identity,
 )
 def train_ebr(ctx: Context, *, local: bool) -> Facts:
@@ -100,6 +103,7 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     import torch
 
     from csrm_tasks import tracking
+    from csrm_tasks.dataset.queries import retriever_queries
     from csrm_tasks.records import SCORED, read_table
     from csrm_tasks.retrieval.ebr import EbrTrainer
     from csrm_tasks.retrieval.encoder import BiEncoder
@@ -111,7 +115,8 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
     snapshot = ctx.input("snapshot")
     behaviour = table(snapshot, "behaviour") if local else None
-    queries, products = table(snapshot, "queries"), table(snapshot, "products")
+    queries = retriever_queries(table(snapshot, "queries"))
+    products = table(snapshot, "products")
     data = training_pairs(queries, products, scored, behaviour)
     data, mined = _with_hard_negatives(ctx, data)
     warm = ctx.inputs.get("warm")
