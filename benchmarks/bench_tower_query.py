@@ -30,9 +30,9 @@ from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import Timing, closing_line, ratio, table
 from benchmarks.peers.process import Peer, PeerError
 from benchmarks.query_towers import Judged, fit_projection, least_cosine, serve
+from csrm_tasks.towers.depth import cut
 from csrm_tasks.towers.measure import Reader, Vectors, embed
 from csrm_tasks.towers.model import Tower
-from csrm_tasks.towers.shorten import cut
 
 THREADS, LAYERS = 2, 2
 TURN, WARM = 14, 4  # texts of a turn; of which not timed

@@ -212,6 +212,7 @@ class Towers(Section):
     preset: Literal["paper", "recommended"] | None = None  # below the file's own keys
     dim: Positive = 128
     separate_trunks: bool = False  # a pair of trunks for each head (A29), at twice the cost
+    query_layers: Positive | None = None  # serve a query tower of so many layers (A34); null: all
     scale: float = 8.0
     learn_scale: bool = True
     impressed: Positive = 20  # M (A31)

@@ -59,6 +59,8 @@ def retrain(market: MarketConfig) -> None:
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
     soft = score("score_tower_pairs", asked)
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
+    if market.towers.query_layers:
+        towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)
     vectors = task("embed_products", snapshot=snap, export=export)
     exports = {"champion_towers": live_towers}

@@ -208,6 +208,21 @@ def test_a_market_may_embed_its_catalogue_in_shards(loaded: dict, tmp_path: Path
 
 
 @pytest.mark.airflow
+def test_a_market_may_serve_a_shorter_query_tower(loaded: dict, tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    cut = text.replace("towers:\n", "towers:\n  query_layers: 1\n")
+    (tmp_path / "mini.yaml").write_text(cut, encoding="utf-8")
+    short = load(tmp_path / "home", tmp_path)
+    assert short["errors"] == {}
+    for name in ("csrm_cold_start", "csrm_retrain"):
+        one, other = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, short))
+        assert set(other) == set(one) | {"shorten_query_tower"}
+        assert other["train_towers"]["after"] == ["shorten_query_tower"]
+        assert set(other["shorten_query_tower"]["inputs"]) == {"snapshot", "towers", "scored"}
+        assert other["shorten_query_tower"]["after"] == one["train_towers"]["after"]
+
+
+@pytest.mark.airflow
 def test_a_replay_is_a_dry_run_unless_told_and_publishes_only_what_it_applied(loaded: dict) -> None:
     found = loaded["dags"]["csrm_replay__mini"]
     assert found["params"] == {"day": None, "reason": None, "apply": False}

@@ -31,13 +31,13 @@ from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot
 class World:
     """An installation with a snapshot, an untrained EBR and its index, all published."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, layers: int = 1, **towers: Any) -> None:
         self.settings: Settings = load_settings({"CSRM_HOME": str(folder / "home")})
         self.store = ArtifactStore(self.settings.artifacts, self.settings.cache)
-        self.base = make_encoder(folder / "base", layers=1)
+        self.base = make_encoder(folder / "base", layers=layers)
         self.folder = folder
         self.tables = snapshot_tables()
-        towers = {
+        towers |= {
             "encoder": str(self.base), "dim": 16, "impressed": 8, "retrieved": 16, "random": 4,
             "steps": 90, "batch_queries": 8, "batch_products": 24, "lr": 5e-3, "lr_end": 1e-4,
             "query_tokens": 16, "title_tokens": 24,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,6 +224,79 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def _load_towers(ctx: Context) -> tuple[TwinTowers, Reader]:
+    """Return the trained towers of input ``towers`` and how their texts are read."""
+    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.model import TwinTowers
+
+    folder, about = ctx.input("towers").file("towers"), _about(ctx)
+    definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    reader = Reader(definition, *(about[k] for k in ("query_tokens", "title_tokens", "pad_id")))
+    return TwinTowers.load(folder, dim=about["dim"]), reader
+
+
+def _about(ctx: Context) -> dict[str, Any]:
+    text = ctx.input("towers").file("towers.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@step("shorten_query_tower", inputs=["towers", "snapshot"], optional=["scored"],
+      config=["towers", "seed"], rooms=ROOMS)  # fmt: skip
+def shorten_query_tower(ctx: Context) -> Facts:
+    """Teach a query tower of ``towers.query_layers`` layers the full one's vectors (A34).
+
+    What it makes stands in for its input ``towers``, with thresholds of its own; the product tower
+    is the same. A short tower that loses too much on dev is dropped, and the full one passed on.
+    ``scored`` is what the towers learned, for thresholds by the teacher.
+    """
+    import torch
+
+    from csrm_tasks.towers import measure, shorten
+    from csrm_tasks.towers.train import TrainPlan
+
+    torch.set_num_threads(ctx.settings.threads)
+    config, full = ctx.market.towers, ctx.input("towers").facts
+    if config.query_layers is None:
+        raise ConfigError("shorten_query_tower: set towers.query_layers in the market's file")
+    model, reader = _load_towers(ctx)
+    table = reader.queries(_texts_to_distil(ctx))
+    wanted = measure.embed(model.query, table)
+    model.shorten_query(config.query_layers)
+    plan = TrainPlan(
+        config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed
+    )
+    done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
+    taught = _examples(ctx, "soft") if config.thresholds == "teacher" else None
+    facts = _publish_towers(ctx, model, reader, taught)
+    lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
+    admitted = lost <= shorten.MOST_LOSS  # not a number is not
+    if not admitted:
+        log.warning(
+            "the query tower of %d layers loses %.4f of F1 on dev (at most %.2f): the full one "
+            "serves", config.query_layers, lost, shorten.MOST_LOSS,
+        )  # fmt: skip
+        facts = _publish_towers(ctx, *_load_towers(ctx), taught)
+    facts |= {"admitted": admitted, "lost_f1": lost, "queries": len(table), "steps": plan.steps}
+    metrics = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref, params={"query_layers": config.query_layers},
+        metrics=metrics, curves={"one_minus_cosine": done.curve},
+    )  # fmt: skip
+    return facts
+
+
+def _texts_to_distil(ctx: Context) -> list[str]:
+    """Return the distinct queries of both locales, judged or not, without those of dev and gold."""
+    from csrm_tasks.towers.pairs import held_out_queries
+
+    queries = _table(ctx, "queries").join(
+        held_out_queries(_table(ctx, "pairs")), on="query_id", how="anti"
+    )
+    found: list[str] = queries["norm"].unique().sort().to_list()
+    return found
+
+
 @step("export_towers", inputs=["towers", "snapshot"], rooms=ROOMS)
 def export_towers(ctx: Context) -> Facts:
     """Export both towers to ONNX, fp32 and int8; what is outside the bounds is refused (A34)."""
@@ -232,16 +304,11 @@ def export_towers(ctx: Context) -> Facts:
 
     from csrm_tasks.towers import measure
     from csrm_tasks.towers.export import export_towers as export
-    from csrm_tasks.towers.model import TwinTowers
 
     torch.set_num_threads(ctx.settings.threads)
-    folder = ctx.input("towers").file("towers")
-    about = json.loads(ctx.input("towers").file("towers.json").read_text(encoding="utf-8"))
-    shutil.copyfile(folder / "tokenizer.json", ctx.out / "tokenizer.json")
-    definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    lengths = (about[k] for k in ("query_tokens", "title_tokens", "pad_id"))
-    reader = measure.Reader(definition, *lengths)
-    model = TwinTowers.load(folder, dim=about["dim"])
+    model, reader = _load_towers(ctx)
+    about = _about(ctx)
+    (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     dev = _dev(ctx, None, about["product_fields"])
     found = export(model, ctx.out, about, measure.reference(model, reader, dev))

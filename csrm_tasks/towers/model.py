@@ -14,6 +14,7 @@ of two unrelated random maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import resolve_model
+from csrm_tasks.towers.depth import cut
 
 HEADS = ("em", "defect")
 WEIGHTS = "model.safetensors"
@@ -80,14 +82,14 @@ class TwinTowers(nn.Module):
             _drop_pooler(query)
             _drop_pooler(product)
             _share_embeddings(query, product)
-        self.query = _side([query for query, _ in trunks], dim)
+        self.query: AnyTower = _side([query for query, _ in trunks], dim)
         self.product = _side([product for _, product in trunks], dim)
         self.scale = nn.Parameter(torch.full((len(HEADS),), scale), requires_grad=learn_scale)
         self.bias = nn.Parameter(torch.zeros(len(HEADS)), requires_grad=learn_scale)
 
     @property
     def config(self) -> Any:
-        """The configuration that all encoders share."""
+        """The configuration of the query encoders; the products' differ in depth at most."""
         return trunks_of(self.query)[0].encoder.config
 
     @classmethod
@@ -124,6 +126,8 @@ class TwinTowers(nn.Module):
         separate = any(name.startswith("query.trunks.") for name in weights)
         trunks = _pairs(lambda: AutoModel.from_config(config, dtype=torch.float32), separate)
         model = cls(trunks, dim=dim, scale=0.0, learn_scale=False)
+        if config.query_layers < config.num_hidden_layers:
+            model.shorten_query(config.query_layers)
         if set(weights) != set(_tensors(model)):
             raise ArtifactError(f"{folder / WEIGHTS} does not hold these towers; train them again")
         model.load_state_dict(weights, strict=False)  # the shared names have no tensor of their own
@@ -135,7 +139,14 @@ class TwinTowers(nn.Module):
         # Not safetensors' save_model: it names shared tensors in random order, so that the same
         # weights would be another artifact each time.
         save_file(_tensors(self), folder / WEIGHTS)
-        self.config.save_pretrained(folder)
+        config = deepcopy(trunks_of(self.product)[0].encoder.config)
+        config.query_layers = self.config.num_hidden_layers
+        config.save_pretrained(folder)
+
+    def shorten_query(self, layers: int) -> None:
+        """Leave the query tower ``layers`` of its layers; see :func:`towers.depth.cut`."""
+        short = [cut(trunk, layers) for trunk in trunks_of(self.query)]
+        self.query = short[0] if len(short) == 1 else SplitTower(short)
 
 
 def trunks_of(side: AnyTower) -> list[Tower]:

@@ -1,46 +1,87 @@
-"""A query tower of fewer layers, cut from the full one (A34's 2-layer serving profile)."""
+"""Teaching a cut query tower the vectors of the full one, without labels (A34).
+
+The product tower and its vectors stay, so what a short query tower must match is the full one's
+vectors: the loss is the mean over heads of 1 - cosine to them. A logit is off by s·‖q - q'‖ at
+most, whatever the product. Texts are queries of both locales, none of dev and gold.
+"""
 
 from __future__ import annotations
 
-from copy import deepcopy
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from torch import nn
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
-from csrm_tasks.errors import ConfigError
-from csrm_tasks.towers.model import Tower
+from csrm_tasks.towers.checkpoint import Checkpoints
+from csrm_tasks.towers.depth import own_parameters
+from csrm_tasks.towers.model import AnyTower, trunks_of
+from csrm_tasks.towers.tokens import TokenTable
+from csrm_tasks.towers.train import (
+    CLIP,
+    REPORTS,
+    WEIGHT_DECAY,
+    TrainPlan,
+    encode_rows,
+    learning_rate,
+)
+
+log = logging.getLogger("csrm")
+
+Vectors = npt.NDArray[np.float32]
+MOST_LOSS = 0.02  # of F1 on dev by either head: a short tower that loses more does not serve
 
 
-def cut(tower: Tower, layers: int) -> Tower:
-    """Return a copy of ``tower`` with ``layers`` evenly chosen layers, the first and last included.
+@dataclass
+class Progress:
+    """What a checkpoint remembers besides tensors."""
 
-    The embeddings are the same module, not a copy: they are most of a multilingual encoder, and
-    stay as they are. Raises :class:`ConfigError` where the encoder has no more layers than that.
+    step: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+def distil(
+    short: AnyTower, queries: TokenTable, wanted: Vectors, plan: TrainPlan, checkpoint: Path
+) -> Progress:
+    """Train ``short`` in place towards ``wanted`` (N, 2, dim), the full tower's query vectors.
+
+    Without dropout: the batch of a step depends on the seed and its number alone, so that a killed
+    run, started again with the same arguments, ends in the same weights.
     """
-    depth = int(tower.encoder.config.num_hidden_layers)
-    if not 0 < layers < depth:
-        raise ConfigError(
-            f"towers.query_layers is {layers}, but the query tower has {depth} layers: "
-            f"give 1 to {depth - 1}, or null for the full tower alone"
-        )
-    shared = tower.encoder.get_input_embeddings()
-    short = deepcopy(tower, memo={id(shared): shared})
-    stack = _stack(short.encoder, depth)
-    kept = np.linspace(0, depth - 1, layers).round().astype(int).tolist()
-    chosen = [stack[i] for i in kept]
-    del stack[:]
-    stack.extend(chosen)
-    short.encoder.config.num_hidden_layers = layers
-    return short
+    own = nn.ParameterList([p for trunk in trunks_of(short) for p in own_parameters(trunk)])
+    optimizer = torch.optim.AdamW(own, lr=plan.lr, weight_decay=WEIGHT_DECAY)
+    checkpoints = Checkpoints(checkpoint)
+    progress = Progress(**(checkpoints.restore(own, optimizer) or {}))
+    short.requires_grad_(False).eval()
+    own.requires_grad_(True)
+    size = min(plan.batch_queries, len(queries))
+    while progress.step < plan.steps:
+        rng = np.random.default_rng([plan.seed, progress.step])
+        rows = rng.choice(len(queries), size, replace=False)
+        target = torch.from_numpy(wanted[rows])
+        loss = cosine_loss(encode_rows(short, queries, rows), target)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(plan, progress.step)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(own, CLIP)
+        optimizer.step()
+        _note(progress, float(loss.detach()), plan.steps)
+        if checkpoints.due():
+            checkpoints.save(own, optimizer, progress.__dict__)
+    return progress
 
 
-def _stack(encoder: nn.Module, depth: int) -> nn.ModuleList:
-    """Return the list of the encoder's layers."""
-    lists = (m for m in encoder.modules() if isinstance(m, nn.ModuleList))
-    found = next((m for m in lists if len(m) == depth), None)
-    if found is None:
-        raise ConfigError(
-            f"towers.query_layers: {type(encoder).__name__} keeps its layers in no list that could "
-            "be cut; set it to null"
-        )
-    return found
+def cosine_loss(vectors: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over texts and heads of 1 - cosine; both (N, 2, dim) of unit vectors."""
+    return 1.0 - (vectors * wanted).sum(-1).mean()
+
+
+def _note(progress: Progress, loss: float, steps: int) -> None:
+    progress.step += 1
+    if progress.step % max(steps // REPORTS, 1) == 0 or progress.step == steps:
+        progress.curve.append((progress.step, loss))
+        log.info("short query tower: step %d of %d, 1 - cosine %.4f", progress.step, steps, loss)
