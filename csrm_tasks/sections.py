@@ -319,6 +319,7 @@ class Controls(Section):
 
     rqa_cold: bool = False  # stage 2 with the cold-start RQA instead of RQA*
     rqa_off: bool = False  # the chosen LLM without titles: what they resolve, by query
+    cross_encoder: bool = False  # one tower that reads query and title together, beside the two
     encoder: str | None = None  # base of a supervised encoder classifier (paper 1, table 2)
     prompt: str | None = None  # an LLM that is asked without training: a local causal model …
     prompt_connection: str | None = None  # … or a model behind this Airflow connection

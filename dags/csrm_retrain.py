@@ -67,6 +67,8 @@ def retrain(market: MarketConfig) -> None:
     if market.towers.hard_baseline:
         hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
         exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
+    if market.controls.cross_encoder:
+        exports["cross_encoder"] = task("train_cross_encoder", snapshot=snap, scored=soft)
     exports["towers"] = export
 
     # All on the same frozen gold pairs; each LLM reads the titles that it was trained with.

@@ -20,10 +20,11 @@ from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
+from csrm_tasks.towers.cross_runtime import CrossRuntime
 from csrm_tasks.towers.examples import soft_examples
 from csrm_tasks.towers.model import TwinTowers, trunks_of
 from csrm_tasks.towers.runtime import TowerRuntime
-from csrm_tasks.towers.texts import product_digest, product_text
+from csrm_tasks.towers.texts import product_digest, product_text, with_product_text
 from csrm_tasks.towers.thresholds import choose_threshold
 from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot_tables
 
@@ -246,6 +247,52 @@ def test_category_is_read_from_training_to_embeddings(world: World) -> None:
     vectors = np.load(found.file("embeddings.npy"))
     again = runtime.encode_products([read[p] for p in ids["product_id"]])
     np.testing.assert_allclose(again, vectors, atol=1e-5)
+
+
+def test_a_cross_encoder_is_trained_exported_and_scored_like_the_towers(
+    world: World, chain: dict[str, Any]
+) -> None:
+    given = {"snapshot": "toy/snapshot/snapshot", "scored": "toy/score_pairs/scored"}
+    made = world.run("train_cross_encoder", given)
+    assert made.facts["fp32_admitted"]
+    assert made.facts["dev_em_f1"] > 0.5
+    gold = world.run("score_towers", {"snapshot": given["snapshot"], "export": made.ref})
+    found, towers = (pl.read_parquet(a.file("scored.parquet")) for a in (gold, chain["gold"]))
+    assert found.columns == towers.columns
+    assert found["pair_id"].to_list() == towers["pair_id"].to_list()
+    cross = CrossRuntime(made.path)
+    norm = dict(world.tables["queries"].select("query_id", "norm").iter_rows())
+    title = dict(world.tables["products"].select("product_id", "title").iter_rows())
+    row = found.row(3, named=True)
+    one = cross.score_texts([norm[row["query_id"]]], [title[row["product_id"]]])
+    assert row["em"] == pytest.approx(one.em[0], abs=0.02)  # int8 varies with the batch
+    assert row["defect"] == pytest.approx(one.defect[0], abs=0.02)
+    for head in ("em", "defect"):
+        threshold = cross.about["heads"][head]["threshold"]
+        assert found[f"{head}_pred"].to_list() == (found[head] >= threshold).to_list()
+
+
+def test_a_cross_encoder_reads_and_decides_as_the_towers_are_told_to(
+    world: World, chain: dict[str, Any]
+) -> None:
+    told = {"thresholds": "teacher", "product_fields": ("brand",), "steps": 3}
+    market = world.market.model_copy(update={"towers": world.market.towers.model_copy(update=told)})
+    given = {"snapshot": "toy/snapshot/snapshot", "scored": "toy/score_pairs/scored"}
+    made = world.store.open(run_step("train_cross_encoder", market, given, {}, world.settings))
+    cross = CrossRuntime(made.path, variant="fp32")
+    assert cross.product_fields == ("brand",)
+    examples = soft_examples(
+        records.read_table(world.store.open(given["scored"]).file("scored.parquet"),
+                           records.SCORED),
+        world.tables["queries"], with_product_text(world.tables["products"], ("brand",)),
+        world.tables["pairs"],
+    )  # fmt: skip
+    scores = cross.score_texts(
+        [examples.queries[i] for i in examples.query],
+        [examples.products[i] for i in examples.product],
+    )
+    best = choose_threshold("em", scores.em, examples.exact, None)
+    assert cross.about["heads"]["em"]["threshold"] == pytest.approx(best.value, abs=1e-4)
 
 
 def test_embed_products(world: World, chain: dict[str, Any]) -> None:

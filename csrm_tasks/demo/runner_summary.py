@@ -26,6 +26,7 @@ TITLES = {
     "final": "LLM chosen on dev",
     "champion_towers": "towers that were live{stage}",
     "towers_hard": "towers, hard labels",
+    "cross_encoder": "cross-encoder, distilled",
     "towers": "towers, distilled",
 }
 FIGURES = {"micro_f1": "micro-F1", "em_f1": "EM F1", "defect_f1": "defect F1"}

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
+    from csrm_tasks.towers.cross_runtime import CrossRuntime
     from csrm_tasks.towers.examples import Examples
     from csrm_tasks.towers.measure import Reader
     from csrm_tasks.towers.model import TwinTowers
+    from csrm_tasks.towers.runtime import TowerRuntime
 
 log = logging.getLogger("csrm")
 
@@ -339,11 +341,13 @@ def embed_products(ctx: Context) -> Facts:
 
 @step("score_towers", inputs=["snapshot", "export"], rooms=ROOMS)
 def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
-    """Score the target locale's judged pairs of ``split`` as serving would."""
+    """Score the target locale's judged pairs of ``split`` as serving would.
+
+    ``export`` is of the towers, or a cross-encoder.
+    """
     import polars as pl
 
-    from csrm_tasks.towers.examples import distinct, with_texts
-    from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.examples import with_texts
 
     locale = ctx.market.target_locale
     judged = _table(ctx, "pairs").filter(
@@ -351,15 +355,20 @@ def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
     ).sort("pair_id")  # fmt: skip
     if judged.is_empty():
         raise DataError(f"the snapshot has no {locale} pair of split {split!r} to score")
-    runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
-    rows = with_texts(judged, _table(ctx, "queries"), _products(ctx, runtime.product_fields))
-    queries, query = distinct(rows["query"])
-    titles, title = distinct(rows["title"])
-    vectors = runtime.encode_queries(queries)[query], runtime.encode_products(titles)[title]
-    scores = runtime.score(*vectors)
-    decided = runtime.decide(scores)
+    reader = _scorer(ctx.input("export").path, ctx.settings.threads)
+    rows = with_texts(judged, _table(ctx, "queries"), _products(ctx, reader.product_fields))
+    scores = reader.score_texts(rows["query"].to_list(), rows["title"].to_list())
+    decided = reader.decide(scores)
     rows.select("pair_id", "grade", "query_id", "product_id", "locale").with_columns(
         em=pl.Series(scores.em), defect=pl.Series(scores.defect),
         em_pred=pl.Series(decided.em), defect_pred=pl.Series(decided.defect),
     ).write_parquet(ctx.out / "scored.parquet")  # fmt: skip
     return {"pairs": len(rows), "dropped": len(judged) - len(rows), "split": split}
+
+
+def _scorer(export: Path, threads: int) -> TowerRuntime | CrossRuntime:
+    from csrm_tasks.towers.cross_runtime import ONNX, CrossRuntime
+    from csrm_tasks.towers.runtime import TowerRuntime
+
+    cross = (export / ONNX["fp32"]).exists()
+    return CrossRuntime(export, threads=threads) if cross else TowerRuntime(export, threads=threads)

@@ -101,8 +101,11 @@ def export_towers(
     return found
 
 
-def write_onnx(tower: torch.nn.Module, path: Path) -> None:
-    """Trace one tower: input_ids, attention_mask (B, T) int64 → vectors (B, 2, dim) float32."""
+def write_onnx(tower: torch.nn.Module, path: Path, output: str = "vectors") -> None:
+    """Trace one tower: input_ids, attention_mask (B, T) int64 → vectors (B, 2, dim) float32.
+
+    ``output`` names what it returns, for another module on token ids that has no vectors.
+    """
     tower.eval()
     ids = torch.arange(2, 16).view(2, 7) % 4  # any ids do; two texts, one of them shorter
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -111,9 +114,9 @@ def write_onnx(tower: torch.nn.Module, path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             tower, (ids, mask), str(path), dynamo=False, opset_version=OPSET,
-            input_names=["input_ids", "attention_mask"], output_names=["vectors"],
+            input_names=["input_ids", "attention_mask"], output_names=[output],
             dynamic_axes={
-                "input_ids": text_axes, "attention_mask": text_axes, "vectors": {0: "batch"},
+                "input_ids": text_axes, "attention_mask": text_axes, output: {0: "batch"},
             },
         )  # fmt: skip
     onnx.checker.check_model(str(path))

@@ -44,9 +44,7 @@ class Tower(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Map ids and mask (B, T) to vectors (B, heads, dim) of length 1, in fp32 always."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        hidden = states.last_hidden_state  # (B, T, H)
-        real = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-        mean = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)  # (B, H)
+        mean = token_mean(states.last_hidden_state, attention_mask)
         with torch.autocast(mean.device.type, enabled=False):  # s·c magnifies a cosine's rounding
             return F.normalize(self.projection(mean).view(-1, self.heads, self.dim), dim=-1)
 
@@ -79,8 +77,6 @@ class TwinTowers(nn.Module):
         """
         super().__init__()
         for query, product in trunks:
-            _drop_pooler(query)
-            _drop_pooler(product)
             _share_embeddings(query, product)
         self.query: AnyTower = _side([query for query, _ in trunks], dim)
         self.product = _side([product for _, product in trunks], dim)
@@ -102,19 +98,11 @@ class TwinTowers(nn.Module):
         ``separate`` gives each head its own pair of trunks; its first vectors are the same.
         Raises :class:`ConfigError` when it cannot be loaded.
         """
-        found = resolve_model(name)
-        try:
-            trunks = _pairs(lambda: AutoModel.from_pretrained(found, dtype=torch.float32), separate)
-        except (OSError, ValueError) as e:
-            reason = str(e).split("\n")[0]
-            raise ConfigError(f"towers.encoder {name!r} cannot be loaded: {reason}") from e
+        trunks = _pairs(lambda: load_encoder(name), separate)
         model = cls(trunks, dim=dim, scale=scale, learn_scale=learn_scale)
         generator = torch.Generator().manual_seed(seed)
         for query, product in zip(trunks_of(model.query), trunks_of(model.product), strict=True):
-            for rows in query.projection.weight.detach().view(query.heads, dim, -1):
-                nn.init.orthogonal_(rows, generator=generator)
-            nn.init.zeros_(query.projection.bias)
-            product.projection.load_state_dict(query.projection.state_dict())
+            start_equal(query.projection, product.projection, dim, generator)
         return model
 
     @classmethod
@@ -124,7 +112,9 @@ class TwinTowers(nn.Module):
             raise ArtifactError(f"{folder} holds no towers: {WEIGHTS} is missing")
         config, weights = AutoConfig.from_pretrained(folder), load_file(folder / WEIGHTS)
         separate = any(name.startswith("query.trunks.") for name in weights)
-        trunks = _pairs(lambda: AutoModel.from_config(config, dtype=torch.float32), separate)
+        trunks = _pairs(
+            lambda: _without_pooler(AutoModel.from_config(config, dtype=torch.float32)), separate
+        )
         model = cls(trunks, dim=dim, scale=0.0, learn_scale=False)
         if config.query_layers < config.num_hidden_layers:
             model.shorten_query(config.query_layers)
@@ -171,6 +161,34 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in found.values()}
 
 
+def token_mean(hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean of the states (B, T, H) at ``chosen`` tokens (B, T), 0 or 1: (B, H)."""
+    real = chosen.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    mean: Tensor = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
+    return mean
+
+
+def start_equal(query: nn.Linear, product: nn.Linear, dim: int, generator: torch.Generator) -> None:
+    """Start both projections as one orthogonal map per head."""
+    for rows in query.weight.detach().view(-1, dim, query.in_features):
+        nn.init.orthogonal_(rows, generator=generator)
+    nn.init.zeros_(query.bias)
+    product.load_state_dict(query.state_dict())
+
+
+def load_encoder(name: str) -> Any:
+    """Load a pretrained encoder, a folder or a Hugging Face name, without its pooler.
+
+    Raises :class:`ConfigError` when it cannot be loaded.
+    """
+    try:
+        found = AutoModel.from_pretrained(resolve_model(name), dtype=torch.float32)
+    except (OSError, ValueError) as e:
+        reason = str(e).split("\n")[0]
+        raise ConfigError(f"towers.encoder {name!r} cannot be loaded: {reason}") from e
+    return _without_pooler(found)
+
+
 def load_tokenizer(name: str) -> Any:
     """Load the fast tokenizer of an encoder; raises :class:`ConfigError` without one."""
     try:
@@ -186,10 +204,11 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def _drop_pooler(encoder: Any) -> None:
+def _without_pooler(encoder: Any) -> Any:
     """Remove what mean pooling has no use for; where the base lacks it, it would be random."""
     if "pooler" in dict(encoder.named_children()):
         encoder.pooler = None
+    return encoder
 
 
 def _share_embeddings(query: Any, product: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,8 +67,8 @@ class TowerRuntime:
         definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
         serve = self.about["serve"]
         self._sessions = {
-            "query": _session(folder, "query", query or serve["query"], threads),
-            "product": _session(folder, "product", product or serve["product"], threads),
+            "query": open_session(folder / ONNX["query", query or serve["query"]], threads),
+            "product": open_session(folder / ONNX["product", product or serve["product"]], threads),
         }
         self._tokenizers = {
             "query": tower_tokenizer(definition, self.about["query_tokens"]),
@@ -77,7 +77,6 @@ class TowerRuntime:
         heads = [self.about["heads"][name] for name in HEADS]
         self._scale = np.array([h["scale"] for h in heads], np.float32)
         self._bias = np.array([h["bias"] for h in heads], np.float32)
-        self._thresholds = tuple(float(h["threshold"]) for h in heads)
 
     @property
     def dim(self) -> int:
@@ -106,10 +105,17 @@ class TowerRuntime:
         good = 1.0 / (1.0 + np.exp(-(self._scale * cosine + self._bias)))  # A28
         return Scores(good[..., 0], 1.0 - good[..., 1])  # the defect head learns 1 - p_i (A29)
 
+    def score_texts(self, queries: Sequence[str], products: Sequence[str]) -> Scores:
+        """Score N pairs of texts; one that stands in several is embedded once."""
+        found = []
+        for encode, texts in ((self.encode_queries, queries), (self.encode_products, products)):
+            row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+            found.append(encode(list(row))[[row[text] for text in texts]])
+        return self.score(*found)
+
     def decide(self, scores: Scores) -> Decisions:
         """Apply the thresholds chosen on dev (A33)."""
-        em, defect = self._thresholds
-        return Decisions(scores.em >= em, scores.defect >= defect)
+        return decisions(scores, self.about)
 
     def _encode(self, tower: str, texts: Sequence[str]) -> Vectors:
         table = TokenTable(self._tokenizers[tower], texts, self.about["pad_id"])
@@ -119,6 +125,12 @@ class TowerRuntime:
             feed = {"input_ids": ids, "attention_mask": mask}
             found[rows] = self._sessions[tower].run(None, feed)[0]
         return found
+
+
+def decisions(scores: Scores, about: Mapping[str, Any]) -> Decisions:
+    """Decide by the thresholds of an export's ``serving.json`` (A33)."""
+    em, defect = (float(about["heads"][name]["threshold"]) for name in HEADS)
+    return Decisions(scores.em >= em, scores.defect >= defect)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -145,10 +157,10 @@ def has_vnni(cpu: Path = Path("/proc/cpuinfo")) -> bool:
     return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
 
 
-def _session(folder: Path, tower: str, variant: str, threads: int) -> Any:
-    path = folder / ONNX[tower, variant]
+def open_session(path: Path, threads: int) -> Any:
+    """Load a graph; raises :class:`ArtifactError` where the file is not there."""
     if not path.exists():
-        raise ArtifactError(f"{folder} has no {path.name}: that variant was refused at export")
+        raise ArtifactError(f"{path.parent} has no {path.name}: it was refused at export")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

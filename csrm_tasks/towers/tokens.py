@@ -52,17 +52,36 @@ class TokenTable:
         ids[mask] = self._flat[(self._offsets[rows][:, None] + columns)[mask]]
         return ids, mask.astype(np.int64)
 
-    def chunks(self, rows: Rows, most_tokens: int) -> Iterator[Rows]:
-        """Yield positions in ``rows``, shortest texts first, ≤ ``most_tokens`` padded per chunk.
+    def joined(self, other: TokenTable, rows: Rows, others: Rows) -> tuple[Rows, Rows]:
+        """Return token ids of ``rows``, each before its row of ``other``, and whose they are.
 
-        Texts of like length share a chunk, so that little is padded.
+        Both (N, longest); of no text 0 (padding), of this table's 1, of the other's 2.
         """
-        order = np.argsort(self.lengths[rows], kind="stable")
-        lengths = self.lengths[rows][order]
-        start = 0
-        while start < len(order):
-            near = np.maximum(lengths[start : start + most_tokens], 1)
-            width = np.arange(1, len(near) + 1) * near
-            take = max(int(np.searchsorted(width, most_tokens, side="right")), 1)
-            yield order[start : start + take]
-            start += take
+        parts = (self.batch(rows), other.batch(others))
+        left, right = self.lengths[rows][:, None], other.lengths[others][:, None]  # (N, 1)
+        columns = np.arange(int((left + right).max(initial=1)))
+        texts = np.where(columns < left, 1, np.where(columns < left + right, 2, 0))
+        ids = np.full(texts.shape, self._pad_id, np.int64)
+        for text, (found, mask) in enumerate(parts, start=1):
+            ids[texts == text] = found[mask == 1]
+        return ids, texts.astype(np.int64)
+
+    def chunks(self, rows: Rows, most_tokens: int) -> Iterator[Rows]:
+        """Yield positions in ``rows`` as :func:`length_chunks` does."""
+        return length_chunks(self.lengths[rows], most_tokens)
+
+
+def length_chunks(lengths: Rows, most_tokens: int) -> Iterator[Rows]:
+    """Yield positions in ``lengths`` (N,), shortest first, ≤ ``most_tokens`` padded per chunk.
+
+    Texts of like length share a chunk, so that little is padded.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ranked = lengths[order]
+    start = 0
+    while start < len(order):
+        near = np.maximum(ranked[start : start + most_tokens], 1)
+        width = np.arange(1, len(near) + 1) * near
+        take = max(int(np.searchsorted(width, most_tokens, side="right")), 1)
+        yield order[start : start + take]
+        start += take

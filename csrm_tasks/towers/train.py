@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +25,16 @@ from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.tokens import TokenTable
+from csrm_tasks.towers.tokens import TokenTable, length_chunks
 
 log = logging.getLogger("csrm")
 
 Rows = npt.NDArray[np.int64]
+Logits = Callable[[Any, TokenTable, TokenTable, Rows, Rows], Tensor]  # pairs of rows → (P, 2)
 
 WEIGHT_DECAY = 0.01
 CLIP = 1.0  # gradient norm
+HEAD = ("scale", "bias")  # of the towers' heads (A28)
 HEAD_LR = 100.0  # scale and bias are four numbers that must travel far: their share of the rate
 CHUNKS = 4  # chunks of like length that a batch's texts are encoded in …
 LEAST_TOKENS = 1024  # … unless they would be smaller than what a forward pass costs anyway
@@ -68,21 +72,25 @@ def learning_rate(plan: TrainPlan, step: int) -> float:
 
 
 def train(
-    model: TwinTowers,
+    model: nn.Module,
     examples: Examples,
     queries: TokenTable,
     products: TokenTable,
     plan: TrainPlan,
     checkpoint: Path,
     dtype: torch.dtype = torch.float32,
+    logits_of: Logits | None = None,
 ) -> Progress:
     """Train ``model`` in place on the device it lies on and return what happened.
 
-    ``queries`` and ``products`` hold the texts of ``examples``. With ``dtype`` bf16 the encoders'
-    matrix products are taken in it; weights, residual sums, vectors and loss stay fp32 (A13).
+    ``queries`` and ``products`` hold the texts of ``examples``; ``logits_of`` is how ``model``
+    judges pairs of them, by default :func:`pair_logits` of twin towers. With ``dtype`` bf16 the
+    encoders' matrix products are taken in it; weights, residual sums and loss stay fp32 (A13).
     Killed and started again with the same arguments it ends in the same weights: the batch and the
     dropout of a step depend on the seed and the step's number alone, the rest is in ``checkpoint``.
     """
+    judge: Logits = logits_of or pair_logits
+    device = next(model.parameters()).device
     optimizer = _optimizer(model, plan)
     checkpoints = Checkpoints(checkpoint)
     progress = Progress(**(checkpoints.restore(model, optimizer) or {}))
@@ -96,11 +104,9 @@ def train(
     began = time.monotonic() - progress.seconds
     for rows in islice(stream, progress.step, plan.steps):
         torch.manual_seed(plan.seed * 1_000_003 + progress.step)  # dropout
-        with torch.autocast(model.scale.device.type, dtype, enabled=dtype != torch.float32):
-            logits = pair_logits(
-                model, queries, products, examples.query[rows], examples.product[rows]
-            )
-        target = targets[torch.from_numpy(rows)].to(logits.device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            logits = judge(model, queries, products, examples.query[rows], examples.product[rows])
+        target = targets[torch.from_numpy(rows)].to(device)
         loss = towers_loss(logits, target[:, 0], target[:, 1])
         _step(model, optimizer, loss, learning_rate(plan, progress.step))
         progress.seconds = time.monotonic() - began
@@ -123,21 +129,32 @@ def pair_logits(
 
 
 def encode_rows(tower: nn.Module, table: TokenTable, rows: Rows) -> Tensor:
-    """Encode texts (len(rows), 2, dim), in the order given, in chunks of like length."""
-    device = next(tower.parameters()).device
-    budget = -(-int(table.lengths[rows].sum()) // CHUNKS)
+    """Encode texts (len(rows), 2, dim), in the order given."""
+    return in_chunks(tower, table.lengths[rows], lambda at: table.batch(rows[at]))
+
+
+def in_chunks(
+    module: nn.Module, lengths: Rows, batch: Callable[[Rows], tuple[Rows, Rows]]
+) -> Tensor:
+    """Run ``module`` on rows of ``lengths`` (N,) tokens in chunks of like length; (N, …), in order.
+
+    ``batch`` gives token ids and mask of the rows at the positions that it is asked for.
+    """
+    device = next(module.parameters()).device
+    budget = -(-int(lengths.sum()) // CHUNKS)
     parts, order = [], []
-    for at in table.chunks(rows, max(budget, LEAST_TOKENS)):
-        ids, mask = table.batch(rows[at])
-        parts.append(tower(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
+    for at in length_chunks(lengths, max(budget, LEAST_TOKENS)):
+        ids, mask = batch(at)
+        parts.append(module(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
         order.append(at)
     back = np.argsort(np.concatenate(order))
     return torch.cat(parts)[torch.from_numpy(back).to(device)]
 
 
-def _optimizer(model: TwinTowers, plan: TrainPlan) -> torch.optim.Optimizer:
-    heads = [p for p in (model.scale, model.bias) if p.requires_grad]
-    rest = [p for p in model.parameters() if all(p is not h for h in (model.scale, model.bias))]
+def _optimizer(model: nn.Module, plan: TrainPlan) -> torch.optim.Optimizer:
+    named = dict(model.named_parameters())
+    heads = [p for name in HEAD if (p := named.pop(name, None)) is not None and p.requires_grad]
+    rest = list(named.values())
     groups = [{"params": rest, "weight_decay": WEIGHT_DECAY, "share": 1.0}]
     if heads:
         groups.append({"params": heads, "weight_decay": 0.0, "share": HEAD_LR})

@@ -1,0 +1,182 @@
+"""The step of the cross-encoder, a control: training, thresholds and export in one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from csrm_tasks import tracking
+from csrm_tasks.steps.registry import Context, Facts, step
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.settings import Settings
+    from csrm_tasks.towers.cross import CrossEncoder
+    from csrm_tasks.towers.cross_export import Judged
+    from csrm_tasks.towers.examples import Examples
+    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.thresholds import Threshold
+
+log = logging.getLogger("csrm")
+
+TAUGHT = 20_000  # distilled pairs that thresholds are chosen on, at most; each is a run by itself
+
+
+def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
+    """The base encoder's files are an input of training, though no artifact."""
+    from csrm_tasks.llm.identity import base_digest
+
+    return base_digest(market.towers.encoder)
+
+
+@step(
+    "train_cross_encoder",
+    inputs=["snapshot", "scored"],
+    config=["towers", "seed"],
+    rooms=("towers", "dataset.text"),
+    extra=_encoder_identity,
+)
+def train_cross_encoder(ctx: Context) -> Facts:
+    """Distil the cross-encoder from the towers' scored pairs, in as many steps, and export it.
+
+    It reads, and its thresholds are chosen, as the towers' (A27, A33); an export whose scores
+    or decisions differ from the trained model's is refused (A34).
+    """
+    import torch
+
+    from csrm_tasks.llm.precision import choose_device, choose_dtype
+    from csrm_tasks.towers.cross import CrossEncoder, cross_logits
+    from csrm_tasks.towers.cross_export import export_cross
+    from csrm_tasks.towers.train import TrainPlan, train
+    from csrm_tasks.towers.typos import with_typos
+
+    torch.set_num_threads(ctx.settings.threads)
+    config, seed, device = ctx.market.towers, ctx.market.seed, choose_device()
+    examples, dev, every = _data(ctx)
+    shown = with_typos(examples, config.typo_share, seed)
+    reader = _reader(ctx)
+    model = CrossEncoder.from_base(
+        config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
+        tokens=config.query_tokens + config.title_tokens, seed=seed,
+    ).to(device)  # fmt: skip
+    plan = TrainPlan(
+        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
+    )
+    done = train(
+        model, shown, reader.queries(shown.queries), reader.products(shown.products),
+        plan, ctx.work / "checkpoint.safetensors",
+        choose_dtype(device, model.encoder.config.hidden_size), cross_logits,
+    )  # fmt: skip
+    chosen = _thresholds(model, reader, examples, dev, ctx.market)
+    (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
+    # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
+    about, judged = _about(reader, chosen, config.product_fields), _judged(model, reader, every)
+    found = export_cross(model.cpu(), ctx.out, about, judged)
+    facts: Facts = {"pairs": len(examples), "steps": plan.steps, "loss": done.curve[-1][1]}
+    facts |= {f"dev_{head}_f1": threshold.f1 for head, threshold in chosen.items()}
+    facts |= {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
+    log.info("cross-encoder: dev of %s, %d pairs: %s", dev["locale"][0], len(dev), chosen)
+    numbers = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref, params=config.model_dump(),
+        metrics=numbers | {"seconds": done.seconds, "pairs_per_second": done.pairs / done.seconds},
+        curves={"kd_loss": done.curve},
+    )  # fmt: skip
+    return facts
+
+
+def _data(ctx: Context) -> tuple[Examples, pl.DataFrame, pl.DataFrame]:
+    """Return what is learnt from, the dev pairs of the target locale, and all dev pairs."""
+    import polars as pl
+
+    from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, SCORED, read_table
+    from csrm_tasks.towers.examples import dev_pairs, soft_examples, with_texts
+    from csrm_tasks.towers.texts import with_product_text
+
+    queries, products, pairs = (
+        read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
+        for name, schema in (("queries", QUERIES), ("products", PRODUCTS), ("pairs", PAIRS))
+    )
+    products = with_product_text(products, ctx.market.towers.product_fields)
+    scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
+    dev, every = dev_pairs(pairs, ctx.market.target_locale), pairs.filter(pl.col("split") == "dev")
+    return (
+        soft_examples(scored, queries, products, pairs),
+        with_texts(dev, queries, products),
+        with_texts(every, queries, products),
+    )
+
+
+def _reader(ctx: Context) -> Reader:
+    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.model import load_tokenizer
+
+    config = ctx.market.towers
+    tokenizer = load_tokenizer(config.encoder)
+    return Reader(
+        tokenizer.backend_tokenizer.to_str(), config.query_tokens, config.title_tokens,
+        tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def _judged(model: CrossEncoder, reader: Reader, frame: pl.DataFrame) -> Judged:
+    import numpy as np
+
+    from csrm_tasks.towers.cross import cross_probabilities
+    from csrm_tasks.towers.cross_export import Judged
+
+    queries, titles = frame["query"].to_list(), frame["title"].to_list()
+    rows = np.arange(len(frame))
+    scores = cross_probabilities(
+        model, reader.queries(queries), reader.products(titles), rows, rows
+    )
+    return Judged(queries, titles, scores)
+
+
+def _thresholds(
+    model: CrossEncoder, reader: Reader, examples: Examples, dev: pl.DataFrame, market: MarketConfig
+) -> dict[str, Threshold]:
+    """Choose as for the towers: on judged dev pairs, or by the teacher on distilled ones (A33)."""
+    import numpy as np
+
+    from csrm_tasks.towers import measure
+    from csrm_tasks.towers.cross import cross_probabilities
+    from csrm_tasks.towers.model import HEADS
+    from csrm_tasks.towers.thresholds import choose_threshold
+
+    floor = market.towers.precision_floor
+    scores = _judged(model, reader, dev).scores
+    if market.towers.thresholds == "dev":
+        return measure.dev_thresholds(dev, scores, floor)
+    most = min(TAUGHT, len(examples))
+    rows = np.random.default_rng(market.seed).choice(len(examples), most, replace=False)
+    taught = cross_probabilities(
+        model, reader.queries(examples.queries), reader.products(examples.products),
+        examples.query[rows], examples.product[rows],
+    )  # fmt: skip
+    truth = {"em": examples.exact[rows], "defect": examples.irrelevant[rows]}
+    values = {
+        name: choose_threshold(name, taught[:, i], truth[name], floor).value
+        for i, name in enumerate(HEADS)
+    }
+    return measure.on_dev(dev, scores, values)
+
+
+def _about(
+    reader: Reader, thresholds: Mapping[str, Threshold], product_fields: Sequence[str]
+) -> dict[str, Any]:
+    """What scoring needs beside the graph."""
+    from csrm_tasks.towers.texts import TEXT_VERSION
+
+    return {
+        "text_version": TEXT_VERSION,
+        "heads": {k: {"threshold": t.value, "dev": asdict(t)} for k, t in thresholds.items()},
+        "query_tokens": reader.query_tokens,
+        "title_tokens": reader.title_tokens,
+        "pad_id": reader.pad_id,
+        "product_fields": list(product_fields),
+    }
