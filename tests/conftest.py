@@ -16,6 +16,7 @@ from watch import if_killed
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CSRM_TOWER_BACKEND", "exported")  # no test waits for what a clock says
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from csrm_tasks.settings import Settings, load_settings

@@ -69,8 +69,10 @@ def test_a_service_that_starts_loads_the_predecessors_too(settings: Settings) ->
     with serving(settings) as (client, _):
         assert client.get("/readyz").json()["loaded"] == sorted([one[0], two[0]])
         text = client.get("/metrics").text
-        assert f'csrm_release_info{{release="{two[0]}",role="stable"}} 1.0' in text
-        assert f'csrm_release_info{{release="{one[0]}",role="predecessor"}} 1.0' in text
+        assert f'csrm_release_info{{backend="fp32",release="{two[0]}",role="stable"}} 1.0' in text
+        assert (
+            f'csrm_release_info{{backend="fp32",release="{one[0]}",role="predecessor"}} 1.0' in text
+        )
 
 
 def weights(stable: int, next_: int) -> dict[str, int]:

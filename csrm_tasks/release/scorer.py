@@ -65,12 +65,15 @@ class ReleaseScorer:
     def __init__(self, folder: Path, threads: int = 1) -> None:
         """Load the bundle in ``folder``.
 
+        Queries are encoded by the variant that :func:`choose_backend` finds best on this machine.
         Raises :class:`ArtifactError` when it is none, or one of its files was changed.
         """
+        from csrm_tasks.towers.backend import choose_backend
         from csrm_tasks.towers.runtime import TowerRuntime
 
         self.manifest = read_manifest(folder)
-        self._towers: Any = TowerRuntime(folder / TOWERS, threads=threads)
+        self.backend = choose_backend(folder / TOWERS, threads)  # fp32 or int8
+        self._towers: Any = TowerRuntime(folder / TOWERS, query=self.backend, threads=threads)
         self.em_threshold = float(self._towers.about["heads"]["em"]["threshold"])  # A33
         self.products = ProductVectors(folder, self._towers.dim)
 

@@ -198,6 +198,6 @@ class Follower:
         for name, loaded in self.state.releases.items():
             roles = [r for r in ("stable", "next", "holdout") if getattr(document, r) == name]
             for role in roles or ["predecessor"]:
-                self._metrics.role.labels(name, role).set(1)
+                self._metrics.role.labels(name, role, loaded.scorer.backend).set(1)
             self._metrics.products.labels(name).set(len(loaded.products))
             self._metrics.embedded.labels(name).set(loaded.embedded_at)

@@ -35,8 +35,8 @@ class Metrics:
             "csrm_alarm", "1 while something needs a person.", ("kind",), registry=own
         )
         self.role = Gauge(
-            "csrm_release_info", "Loaded releases and their roles.", ("release", "role"),
-            registry=own,
+            "csrm_release_info", "Loaded releases, their roles and query towers.",
+            ("release", "role", "backend"), registry=own,
         )  # fmt: skip
         self.products = Gauge(
             "csrm_embedded_products", "Products with vectors.", ("release",), registry=own

@@ -66,8 +66,9 @@ class TowerRuntime:
         self.about = read_about(folder)
         definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
         serve = self.about["serve"]
+        self.backend = query or str(serve["query"])
         self._sessions = {
-            "query": open_session(folder / ONNX["query", query or serve["query"]], threads),
+            "query": open_session(folder / ONNX["query", self.backend], threads),
             "product": open_session(folder / ONNX["product", product or serve["product"]], threads),
         }
         self._tokenizers = {
