@@ -1,0 +1,39 @@
+"""The sections of a market file, one frozen model per room; unknown keys are refused.
+
+Defaults are the papers' values (A5, A22, A31); the demo market's file overrides what a laptop
+needs smaller. A field exists only where a step reads it.
+"""
+
+from csrm_tasks.sections.base import Section
+from csrm_tasks.sections.data import Health, Ingest, Limits, Snapshot, Spark
+from csrm_tasks.sections.flow import Controls, Schedule
+from csrm_tasks.sections.llm import Distillation, Llm, Lora, Mixture
+from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
+from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
+from csrm_tasks.sections.towers import Towers
+
+__all__ = [
+    "Controls",
+    "Distillation",
+    "Ebr",
+    "Gate",
+    "Health",
+    "Ingest",
+    "Limits",
+    "Llm",
+    "Lora",
+    "Mining",
+    "Mixture",
+    "Release",
+    "Retention",
+    "Retrieval",
+    "Rollout",
+    "RqaText",
+    "Schedule",
+    "Section",
+    "Serving",
+    "Snapshot",
+    "Spark",
+    "Step",
+    "Towers",
+]

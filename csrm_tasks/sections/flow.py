@@ -1,0 +1,26 @@
+"""When a market's DAGs run, and which control arms its weekly one trains."""
+
+from __future__ import annotations
+
+from csrm_tasks.sections.base import Section
+
+
+class Schedule(Section):
+    """Cron expressions in UTC; null means by hand only."""
+
+    ingest: str | None = "0 2 * * *"
+    retrain: str | None = "0 4 * * 1"
+    refresh: str | None = "0 3 * * *"  # after the night's ingest
+    rollout: str | None = "0 6 * * *"  # likewise
+    drill: str | None = "0 5 1 * *"
+
+
+class Controls(Section):
+    """Control arms trained beside the weekly model, to see what each part earns."""
+
+    rqa_cold: bool = False  # stage 2 with the cold-start RQA instead of RQA*
+    rqa_off: bool = False  # the chosen LLM without titles: what they resolve, by query
+    cross_encoder: bool = False  # one tower that reads query and title together, beside the two
+    encoder: str | None = None  # base of a supervised encoder classifier (paper 1, table 2)
+    prompt: str | None = None  # an LLM that is asked without training: a local causal model …
+    prompt_connection: str | None = None  # … or a model behind this Airflow connection
