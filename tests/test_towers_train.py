@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.towers import train as training
 from csrm_tasks.towers.checkpoint import Checkpoints
-from csrm_tasks.towers.examples import Examples, batches, hard_examples, soft_examples, visits
+from csrm_tasks.towers.examples import (
+    Examples,
+    batches,
+    hard_examples,
+    soft_examples,
+    visits,
+    with_texts,
+)
 from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import Reader
 from csrm_tasks.towers.model import TwinTowers, load_tokenizer
 from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
-from tests.towers_fixtures import make_encoder, oracle, snapshot_tables
+from tests.towers_fixtures import TARGET, make_encoder, oracle, snapshot_tables
 
 PLAN = TrainPlan(steps=12, batch_queries=4, batch_products=6, lr=2e-3, lr_end=1e-5, seed=3)
 
@@ -247,15 +255,32 @@ def test_frozen_scale_stays(base: Path, examples: Examples, reader: Reader, tmp_
     assert learnt.bias.abs().min() > 0
 
 
-def test_no_pair_of_dev_or_gold_queries_is_learnt() -> None:
+def learnt(found: Examples) -> set[tuple[str, str]]:
+    """Return the pairs of texts."""
+    rows = zip(found.query.tolist(), found.product.tolist(), strict=True)
+    return {(found.queries[q], found.products[p]) for q, p in rows}
+
+
+def test_no_dev_query_and_no_gold_pair_is_learnt() -> None:
     t = snapshot_tables()
-    held = set(
-        t["queries"].join(t["pairs"].filter(split="train"), on="query_id", how="anti")["norm"]
-    )
-    soft = soft_examples(oracle(t["pairs"], t), t["queries"], t["products"], t["pairs"])
+    texts = {
+        split: set(with_texts(t["pairs"].filter(split=split), t["queries"], t["products"])
+                   .select("query", "title").rows())
+        for split in ("train", "dev", "gold")
+    }  # fmt: skip
+    # A copy of every product under another identifier, scored for every query.
+    copies = t["products"].with_columns(product_id="copy-" + pl.col("product_id"))
+    goods = pl.concat([t["products"], copies])
+    given = t["queries"].select("query_id").join(goods.select("product_id"), how="cross")
+    scored = given.with_columns(locale=pl.lit(TARGET), p0=pl.lit(0.1), p1=pl.lit(0.2),
+                                p2=pl.lit(0.7))  # fmt: skip
+    soft = learnt(soft_examples(scored, t["queries"], goods, t["pairs"]))
+    assert texts["train"] < soft
+    assert not soft & texts["gold"]
+    dev = {q for q, _ in texts["dev"]}
+    assert dev
+    assert not dev & {q for q, _ in soft}
+    assert {q for q, _ in texts["gold"]} < {q for q, _ in soft}  # other products of its queries
     hard = hard_examples(t["pairs"], t["queries"], t["products"])
-    assert held
-    for found in (soft, hard):
-        assert not held & set(found.queries)
-        assert len(found) == len(t["pairs"].filter(split="train"))
+    assert learnt(hard) == texts["train"]
     assert set(hard.exact.tolist()) == {0.0, 1.0}

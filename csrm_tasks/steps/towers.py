@@ -48,7 +48,7 @@ def tower_pairs(ctx: Context) -> Facts:
         _table(ctx, "queries"), _table(ctx, "pairs"), locale, config.queries
     )
     if chosen.is_empty():
-        raise DataError(f"the snapshot has no {locale} query outside dev and gold to distil on")
+        raise DataError(f"the snapshot has no {locale} query outside dev to distil on")
     ids, retrieve = _retriever(ctx, chosen["norm"].to_list())
     found = pairs.tower_pairs(
         chosen["query_id"].to_list(),
@@ -289,7 +289,7 @@ def shorten_query_tower(ctx: Context) -> Facts:
 
 
 def _texts_to_distil(ctx: Context) -> list[str]:
-    """Return the distinct queries of both locales, judged or not, without those of dev and gold."""
+    """Return the distinct queries of both locales, judged or not, without those of dev."""
     from csrm_tasks.towers.pairs import held_out_queries
 
     queries = _table(ctx, "queries").join(

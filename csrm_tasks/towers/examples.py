@@ -36,9 +36,14 @@ class Examples:
 def soft_examples(
     scored: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, pairs: pl.DataFrame
 ) -> Examples:
-    """Teacher probabilities as targets; pairs of dev and gold queries are left out (A10)."""
+    """Teacher probabilities as targets; pairs of dev queries and gold pairs are left out (A10).
+
+    A gold pair is one of texts: a copy of its product under another identifier is the same.
+    """
     kept = scored.join(held_out_queries(pairs), on="query_id", how="anti")
-    return _examples(kept.rename({"p2": "exact", "p0": "irrelevant"}), queries, products)
+    rows = with_texts(kept.rename({"p2": "exact", "p0": "irrelevant"}), queries, products)
+    gold = with_texts(pairs.filter(pl.col("split") == "gold"), queries, products)
+    return _examples(rows.join(gold, on=["query", "title"], how="anti"))
 
 
 def hard_examples(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Examples:
@@ -47,7 +52,7 @@ def hard_examples(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataF
         exact=(pl.col("grade") == Grade.EXACT).cast(pl.Float32),
         irrelevant=(pl.col("grade") == Grade.IRRELEVANT).cast(pl.Float32),
     )
-    return _examples(train, queries, products)
+    return _examples(with_texts(train, queries, products))
 
 
 def dev_pairs(pairs: pl.DataFrame, locale: str) -> pl.DataFrame:
@@ -70,8 +75,8 @@ def with_texts(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFram
     )  # fmt: skip
 
 
-def _examples(frame: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Examples:
-    rows = with_texts(frame, queries, products).sort(["query", "title", "query_id", "product_id"])
+def _examples(rows: pl.DataFrame) -> Examples:
+    rows = rows.sort(["query", "title", "query_id", "product_id"])
     if rows.is_empty():
         raise DataError("no pair is left to train the towers on; check the scored pairs")
     queries_found, query = distinct(rows["query"])
