@@ -66,6 +66,7 @@ def retrain(market: MarketConfig) -> None:
     exports = {"champion_towers": live_towers}
     if market.towers.hard_baseline:
         hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
+        rqa >> hard  # nothing waits for it: beside the rounds, not in front of the retriever
         exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
     if market.controls.cross_encoder:
         exports["cross_encoder"] = task("train_cross_encoder", snapshot=snap, scored=soft)
@@ -76,6 +77,7 @@ def retrain(market: MarketConfig) -> None:
     readers = {"champion": (live_llm, rqa0)}
     if market.controls.rqa_cold:
         cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", snapshot=snap, rqa=rqa0)
+        rqa >> cold  # as the hard towers
         readers["rqa_cold"] = (cold, rqa0)
     readers |= {name: (one, rqa) for name, one in llms.items()} | {"final": (llm, rqa)}
     scores = [
