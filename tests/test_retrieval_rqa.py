@@ -216,9 +216,9 @@ def test_no_threshold_without_evidence() -> None:
 
 def test_a_new_market_borrows_the_threshold() -> None:
     found, judged = _dev(60)
-    own = LocaleRqa("ko-KR", found, {}, {"dev": judged})
-    new = LocaleRqa("zh-TW", found, {}, {})
-    few = LocaleRqa("zh-TW", found, {}, {"dev": judged.head(9), "train": judged})
+    own = LocaleRqa("ko-KR", found, {"dev": judged}, pl.DataFrame(), {})
+    new = LocaleRqa("zh-TW", found, {}, pl.DataFrame(), {})
+    few = LocaleRqa("zh-TW", found, {"dev": judged.head(9), "train": judged}, pl.DataFrame(), {})
     chosen = thresholds([own, new], 3)
     assert chosen["zh-TW"] == chosen["ko-KR"] == choose_threshold(found, judged, 3)
     assert thresholds([own, few], 3) == chosen

@@ -28,12 +28,17 @@ class LocaleRqa:
 
     locale: str
     found: Retrieved
-    lexical: Retrieved  # of BM25 alone, for comparison
     judged: dict[str, pl.DataFrame]  # split → JUDGED
+    answers: pl.DataFrame  # judgements of titles by people (ANSWERS)
+    lexical: Retrieved  # of BM25 alone, for the queries of ``answers``: a comparison
 
 
 def retrieve_locale(
-    locale: str, retriever: RqaRetriever, tables: Mapping[str, pl.DataFrame], title_tokens: int
+    locale: str,
+    retriever: RqaRetriever,
+    tables: Mapping[str, pl.DataFrame],
+    title_tokens: int,
+    answers: pl.DataFrame,
 ) -> LocaleRqa:
     """Retrieve for every query; ``tables`` are one locale's queries, products and pairs."""
     queries = tables["queries"]
@@ -42,11 +47,12 @@ def retrieve_locale(
         str(split): judged_titles(group, tables["products"], title_tokens)
         for (split,), group in tables["pairs"].group_by(["split"], maintain_order=True)
     }
-    alone = retriever.without_dense().retrieve(queries["norm"].to_list())
-    names = queries["query_id"].to_list()
+    asked = queries.join(answers, on="query_id", how="semi")
+    alone = retriever.without_dense().retrieve(asked["norm"].to_list())
     return LocaleRqa(
-        locale, dict(zip(names, found, strict=True)), dict(zip(names, alone, strict=True)), judged
-    )
+        locale, dict(zip(queries["query_id"], found, strict=True)), judged, answers,
+        dict(zip(asked["query_id"], alone, strict=True)),
+    )  # fmt: skip
 
 
 def thresholds(parts: list[LocaleRqa], k: int) -> dict[str, float]:
@@ -63,16 +69,16 @@ def thresholds(parts: list[LocaleRqa], k: int) -> dict[str, float]:
     return {p.locale: chosen.get(p.locale, shared) for p in parts}
 
 
-def summarise(part: LocaleRqa, found: Retrieved, k: int, answers: pl.DataFrame) -> dict[str, Any]:
+def summarise(part: LocaleRqa, found: Retrieved, k: int) -> dict[str, Any]:
     """Return how often titles are right (A26).
 
-    ``judged_*``: by people (``answers``), beside BM25 alone. ``rqa_accuracy``: the proxy over all
+    ``judged_*``: by people, beside BM25 alone. ``rqa_accuracy``: the proxy over all
     graded pairs, and over dev and gold alone.
     """
     lexical = {q: titles[:k] for q, titles in part.lexical.items()}
     by_people = {
-        "judged_accuracy": judged_accuracy(found, answers),
-        "judged_accuracy_bm25": judged_accuracy(lexical, answers),
+        "judged_accuracy": judged_accuracy(found, part.answers),
+        "judged_accuracy_bm25": judged_accuracy(lexical, part.answers),
     }
     held_out = [part.judged[s] for s in ("dev", "gold") if s in part.judged]
     everything = _accuracy(found, list(part.judged.values()))

@@ -32,7 +32,6 @@ class Towers(Section):
     title_tokens: Positive = 96
     product_fields: tuple[Literal["brand", "category"], ...] = ()  # read after the title (A27)
     hard_baseline: bool = True  # train A32 beside it every week
-    dropout: Share | None = None  # of hidden states in training; null: as the encoder was trained
     typo_share: Share = 0.3  # of the queries: shown misspelt as well
     # A33: chosen on judged dev pairs, or where these are few by the teacher on the distilled ones
     thresholds: Literal["dev", "teacher"] = "dev"

@@ -203,14 +203,14 @@ def build_rqa(ctx: Context) -> Facts:
         titles = dict(own["products"].select("product_id", "title").iter_rows())
         bm25 = Bm25Index(ctx.input("bm25").file(locale))
         retriever = RqaRetriever(titles, bm25, dense(locale) if dense else None, rqa.title_tokens)
-        parts.append(augment.retrieve_locale(locale, retriever, own, rqa.title_tokens))
+        answers = read_judged(ctx.settings.landing, ctx.market.market, locale)
+        parts.append(augment.retrieve_locale(locale, retriever, own, rqa.title_tokens, answers))
     chosen = augment.thresholds(parts, rqa.k)
     facts: Facts = {"locales": {}, "thresholds": chosen, "dense": "ebr" in ctx.inputs}
     kept: dict[str, list[Title]] = {}
     for part in parts:
         found = {q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.found.items()}
-        answers = read_judged(ctx.settings.landing, ctx.market.market, part.locale)
-        facts["locales"][part.locale] = augment.summarise(part, found, rqa.k, answers)
+        facts["locales"][part.locale] = augment.summarise(part, found, rqa.k)
         kept |= found
     write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
     _write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
