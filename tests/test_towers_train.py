@@ -284,11 +284,3 @@ def test_no_dev_query_and_no_gold_pair_is_learnt() -> None:
     hard = hard_examples(t["pairs"], t["queries"], t["products"])
     assert learnt(hard) == texts["train"]
     assert set(hard.exact.tolist()) == {0.0, 1.0}
-
-
-def test_dropout_of_training_is_the_encoders_own_unless_said(base: Path) -> None:
-    given = {"dim": 16, "scale": 8.0, "learn_scale": True, "seed": 0}
-    own = TwinTowers.from_base(str(base), **given)
-    other = TwinTowers.from_base(str(base), **given, dropout=0.03)
-    for model, want in ((own, {0.1}), (other, {0.03})):
-        assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == want

@@ -22,8 +22,6 @@ class Towers(Section):
     impressed: Positive = 20  # M (A31)
     retrieved: Positive = 100  # N, by EBR and BM25
     random: Annotated[int, Field(ge=0)] = 8
-    # Tasks that share the teacher's scoring; null: llm.score_shards. Not in fingerprints, as there
-    score_shards: Positive | None = Field(default=None, exclude=True)
     queries: Positive = 1_000_000  # distillation queries at most
     steps: Positive = 50_000
     batch_queries: Positive = 64
@@ -34,7 +32,6 @@ class Towers(Section):
     title_tokens: Positive = 96
     product_fields: tuple[Literal["brand", "category"], ...] = ()  # read after the title (A27)
     hard_baseline: bool = True  # train A32 beside it every week
-    dropout: Share | None = None  # of hidden states in training; null: as the encoder was trained
     typo_share: Share = 0.3  # of the queries: shown misspelt as well
     # A33: chosen on judged dev pairs, or where these are few by the teacher on the distilled ones
     thresholds: Literal["dev", "teacher"] = "dev"

@@ -120,7 +120,7 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     device = choose_device()
     model = TwinTowers.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
-        seed=seed, separate=config.separate_trunks, dropout=config.dropout,
+        seed=seed, separate=config.separate_trunks,
     ).to(device)  # fmt: skip
     dtype = choose_dtype(device, model.config.hidden_size)
     plan = TrainPlan(

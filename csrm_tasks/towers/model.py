@@ -91,13 +91,11 @@ class TwinTowers(nn.Module):
     @classmethod
     def from_base(
         cls, name: str, *, dim: int, scale: float, learn_scale: bool, seed: int,
-        separate: bool = False, dropout: float | None = None,
+        separate: bool = False,
     ) -> TwinTowers:  # fmt: skip
         """Start both towers from one pretrained encoder, a folder or a Hugging Face name.
 
         ``separate`` gives each head its own pair of trunks; its first vectors are the same.
-        ``dropout`` of hidden states takes the place of the encoder's own: where training is short,
-        soft targets on many pairs leave little to regularise.
         Raises :class:`ConfigError` when it cannot be loaded.
         """
         trunks = _pairs(lambda: load_encoder(name), separate)
@@ -105,9 +103,6 @@ class TwinTowers(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for query, product in zip(trunks_of(model.query), trunks_of(model.product), strict=True):
             start_equal(query.projection, product.projection, dim, generator)
-        for module in model.modules():
-            if dropout is not None and isinstance(module, nn.Dropout):
-                module.p = dropout
         return model
 
     @classmethod
