@@ -145,8 +145,6 @@ def _thresholds(
 
     from csrm_tasks.towers import measure
     from csrm_tasks.towers.cross import cross_probabilities
-    from csrm_tasks.towers.model import HEADS
-    from csrm_tasks.towers.thresholds import choose_threshold
 
     floor = market.towers.precision_floor
     scores = _judged(model, reader, dev).scores
@@ -158,12 +156,9 @@ def _thresholds(
         model, reader.queries(examples.queries), reader.products(examples.products),
         examples.query[rows], examples.product[rows],
     )  # fmt: skip
-    truth = {"em": examples.exact[rows], "defect": examples.irrelevant[rows]}
-    values = {
-        name: choose_threshold(name, taught[:, i], truth[name], floor).value
-        for i, name in enumerate(HEADS)
-    }
-    return measure.on_dev(dev, scores, values)
+    truth = examples.exact[rows], examples.irrelevant[rows]
+    chosen = measure.choose_by_head(taught, truth, floor)
+    return measure.on_dev(dev, scores, {name: t.value for name, t in chosen.items()})
 
 
 def _about(

@@ -6,7 +6,6 @@ could be bounded: the largest difference of a probability is, beside the decisio
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,14 @@ import numpy as np
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.cross import CrossEncoder
 from csrm_tasks.towers.cross_runtime import ONNX, CrossRuntime
-from csrm_tasks.towers.export import MOST_FLIPS, RECIPES, quantise, write_onnx
+from csrm_tasks.towers.export import (
+    MOST_FLIPS,
+    RECIPES,
+    decision_flips,
+    quantise,
+    write_about,
+    write_onnx,
+)
 from csrm_tasks.towers.runtime import Scores, Vectors
 
 log = logging.getLogger("csrm")
@@ -55,14 +61,14 @@ def export_cross(
     :class:`RefusedError` when fp32 is outside the bounds; an int8 variant that is, is left out.
     """
     write_onnx(model, out / ONNX["fp32"], "logits")
-    _write(out, {**about, "serve": "fp32"})
+    write_about(out, {**about, "serve": "fp32"})
     found = {"fp32": _judge(out, "fp32", "", judged)}
     if not found["fp32"].admitted:
         raise RefusedError(f"export of the cross-encoder refused: {_reason(found['fp32'])}")
     found["int8"] = _int8(out, judged)
     serve = "int8" if found["int8"].admitted else "fp32"
     variants = {name: asdict(parity) for name, parity in found.items()}
-    _write(out, {**about, "serve": serve, "variants": variants})
+    write_about(out, {**about, "serve": serve, "variants": variants})
     return found
 
 
@@ -83,7 +89,7 @@ def _judge(out: Path, variant: str, recipe: str, judged: Judged) -> CrossParity:
     scores = runtime.score_texts(judged.queries, judged.titles)
     delta = float(np.abs(np.stack(scores, 1) - judged.scores).max())
     ours, truth = (runtime.decide(s) for s in (scores, Scores(*judged.scores.T)))
-    flips = float(((ours.em != truth.em) | (ours.defect != truth.defect)).mean())
+    flips = decision_flips(ours, truth)
     # NaN compares as False, so a broken graph is never admitted.
     admitted = delta <= MOST_DELTA[variant] and flips <= MOST_FLIPS
     found = CrossParity(admitted, delta, flips, len(judged.scores), recipe)
@@ -97,8 +103,3 @@ def _reason(found: CrossParity) -> str:
         f"{found.recipe} on {found.pairs} dev pairs: a probability differs by {found.delta:.4f}, "
         f"decision flips {found.flips:.2%} (at most {MOST_FLIPS:.1%})"
     )
-
-
-def _write(out: Path, about: Mapping[str, Any]) -> None:
-    text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
-    (out / "serving.json").write_text(text, encoding="utf-8")

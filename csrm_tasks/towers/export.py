@@ -33,7 +33,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.runtime import ONNX, TowerRuntime, Vectors
+from csrm_tasks.towers.runtime import ONNX, Decisions, TowerRuntime, Vectors
 
 log = logging.getLogger("csrm")
 
@@ -89,7 +89,7 @@ def export_towers(
     for name, side in (("query", model.query), ("product", model.product)):
         write_onnx(side, out / ONNX[name, "fp32"])
     about = {**about, "serve": {"query": "fp32", "product": "fp32"}}
-    _write(out, about)
+    write_about(out, about)
     found = {"fp32": _judge(out, "fp32", "", reference)}
     if not found["fp32"].admitted:
         raise RefusedError(f"export of the towers refused: {_reason('fp32', found['fp32'])}")
@@ -97,7 +97,7 @@ def export_towers(
         found[f"int8_{tower}"] = _int8(out, tower, reference)
     serve = {"query": "int8" if found["int8_query"].admitted else "fp32", "product": "fp32"}
     variants = {name: asdict(parity) for name, parity in found.items()}
-    _write(out, {**about, "serve": serve, "variants": variants})
+    write_about(out, {**about, "serve": serve, "variants": variants})
     return found
 
 
@@ -158,9 +158,14 @@ def parity(runtime: TowerRuntime, reference: Reference) -> Parity:
     truth = runtime.decide(
         runtime.score(reference.query_vectors[rows[0]], reference.product_vectors[rows[1]])
     )
-    flips = float(((ours.em != truth.em) | (ours.defect != truth.defect)).mean())
+    flips = decision_flips(ours, truth)
     # NaN compares as False, so a broken graph is never admitted.
     return Parity(cosine >= LEAST_COSINE and flips <= MOST_FLIPS, cosine, flips, len(rows[0]))
+
+
+def decision_flips(ours: Decisions, truth: Decisions) -> float:
+    """Return the share of pairs that at least one head decides otherwise (A34)."""
+    return float(((ours.em != truth.em) | (ours.defect != truth.defect)).mean())
 
 
 def _judge(out: Path, name: str, recipe: str, reference: Reference) -> Parity:
@@ -179,6 +184,7 @@ def _reason(name: str, found: Parity) -> str:
     )
 
 
-def _write(out: Path, about: Mapping[str, Any]) -> None:
+def write_about(out: Path, about: Mapping[str, Any]) -> None:
+    """Write ``serving.json``, what a runtime reads beside the graphs."""
     text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
     (out / "serving.json").write_text(text, encoding="utf-8")

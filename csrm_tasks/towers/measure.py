@@ -79,7 +79,13 @@ def probabilities(model: TwinTowers, found: Reference) -> Vectors:
 
 def dev_thresholds(dev: pl.DataFrame, scores: Vectors, floor: float | None) -> dict[str, Threshold]:
     """Choose both heads' thresholds from probabilities (P, 2) of the judged pairs ``dev`` (A33)."""
-    truth = _truth(dev)
+    return choose_by_head(scores, _truth(dev), floor)
+
+
+def choose_by_head(
+    scores: Vectors, truth: Sequence[Bools | Vectors], floor: float | None
+) -> dict[str, Threshold]:
+    """Choose both heads' thresholds from probabilities (P, 2); ``truth`` is (P,) of each head."""
     return {
         name: choose_threshold(name, scores[:, i], truth[i], floor) for i, name in enumerate(HEADS)
     }
@@ -103,11 +109,8 @@ def teacher_thresholds(
         embed(model.product, reader.products(products)),
     )
     scores = probabilities(model, Reference(queries, products, query, product, *vectors))
-    truth = examples.exact[rows], examples.irrelevant[rows]
-    return {
-        name: choose_threshold(name, scores[:, i], truth[i], floor).value
-        for i, name in enumerate(HEADS)
-    }
+    chosen = choose_by_head(scores, (examples.exact[rows], examples.irrelevant[rows]), floor)
+    return {name: threshold.value for name, threshold in chosen.items()}
 
 
 def on_dev(dev: pl.DataFrame, scores: Vectors, values: Mapping[str, float]) -> dict[str, Threshold]:
