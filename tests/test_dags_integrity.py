@@ -156,6 +156,13 @@ def test_everything_stands_before_promote_and_nothing_after(
     assert {t["rule"] for t in found["tasks"].values()} == {"all_success"}
 
 
+def stands_between(shard: dict, joined: dict, task: str, whole: dict) -> None:
+    """Shards read what the whole task reads, their join stands where it stood."""
+    assert shard["inputs"] == whole["inputs"]
+    assert joined["inputs"] == whole["inputs"] | {"shards": True}
+    assert (shard["after"], joined["after"]) == ([task], whole["after"])
+
+
 @pytest.mark.airflow
 def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
     loaded: dict, tmp_path: Path
@@ -178,10 +185,7 @@ def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
             assert one[task]["step"] == "score_pairs"
             assert shard["params"] == joined["params"] | {"shard": 0, "of": 2}
             assert joined["params"] == one[task]["params"]
-            assert shard["inputs"] == one[task]["inputs"]
-            assert joined["inputs"] == one[task]["inputs"] | {"shards": True}
-            assert shard["after"] == [task]
-            assert joined["after"] == one[task]["after"]
+            stands_between(shard, joined, task, one[task])
 
 
 @pytest.mark.airflow
@@ -202,9 +206,7 @@ def test_a_market_may_embed_its_catalogue_in_shards(loaded: dict, tmp_path: Path
             assert (joined["step"], shard["step"]) == ("join_index", "embed_shard")
             assert (one[task]["step"], shard["shards"]) == ("build_index", 3)
             assert shard["params"] == {"shard": 0, "of": 3}
-            assert shard["inputs"] == one[task]["inputs"]
-            assert joined["inputs"] == one[task]["inputs"] | {"shards": True}
-            assert (shard["after"], joined["after"]) == ([task], one[task]["after"])
+            stands_between(shard, joined, task, one[task])
 
 
 @pytest.mark.airflow
