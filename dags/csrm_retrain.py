@@ -57,8 +57,9 @@ def retrain(market: MarketConfig) -> None:
     # The towers learn its soft labels (A29-A31); beside them the same towers on hard labels (A32).
     pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
-    soft = score("score_tower_pairs", asked)
-    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
+    soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
+    slots = market.towers.slots
+    towers = task("train_towers", target="soft", slots=slots, snapshot=snap, scored=soft)
     if market.towers.query_layers:
         towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)

@@ -18,9 +18,12 @@ from csrm_tasks.markets import MarketConfig
 SHARD = "shard {{ task.op_kwargs['options']['shard'] }} of {{ task.op_kwargs['options']['of'] }}"
 
 
-def scoring_of(market: MarketConfig) -> Callable[..., XComArg]:
-    """Return ``score(task_id, inputs, **params)``: the scores of pairs, however they were cut."""
-    task, of = tasks_of(market), market.llm.score_shards
+def scoring_of(market: MarketConfig, shards: int | None = None) -> Callable[..., XComArg]:
+    """Return ``score(task_id, inputs, **params)``: the scores of pairs, however they were cut.
+
+    ``shards`` overrides the market's ``llm.score_shards``.
+    """
+    task, of = tasks_of(market), shards or market.llm.score_shards
 
     def score(task_id: str, inputs: dict[str, Any], **params: str) -> XComArg:
         if of == 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -77,12 +78,14 @@ def market_dag(
 
 @task
 def run(
-    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = ""
-) -> str:
+    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = "",
+    slots: int = 1,
+) -> str:  # fmt: skip
     """The body of every task: run one step and return the reference of its artifact.
 
     ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
-    that asks an endpoint finds address and token of ``connection`` in its environment.
+    that asks an endpoint finds address and token of ``connection`` in its environment. A task that
+    takes several ``slots`` of its pool has the threads of so many.
     """
     from csrm_tasks.errors import CsrmError
     from csrm_tasks.steps import run_step
@@ -90,7 +93,10 @@ def run(
     try:
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
-        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
+        settings = load_settings()
+        settings = replace(settings, threads=settings.threads * slots)
+        given = {k: reference(v) for k, v in inputs.items()}
+        return run_step(step, market, given, options, settings)
     except CsrmError as e:
         raise AirflowFailException(str(e)) from e
 
@@ -100,15 +106,18 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
 
     What earlier tasks returned (and :func:`fact`, and lists of them) are the step's inputs;
     plain values are its parameters. The task is called as its step unless ``task_id`` says else.
-    ``rule`` is its trigger rule, ``connection`` that of an endpoint it asks.
+    ``rule`` is its trigger rule, ``connection`` that of an endpoint it asks, ``slots`` how many of
+    its pool it takes, each with ``CSRM_THREADS`` threads.
     """
 
     def add(step: str, task_id: str = "", /, **given: Any) -> XComArg:
-        about = {"connection": given.pop("connection")} if "connection" in given else {}
+        about = {k: given.pop(k) for k in ("connection", "slots") if k in given}
         rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
-        one = run.override(task_id=task_id or step, trigger_rule=rule)
+        one = run.override(
+            task_id=task_id or step, trigger_rule=rule, pool_slots=about.get("slots", 1)
+        )
         return one(step=step, market=market.market, inputs=inputs, options=params, **about)
 
     return add

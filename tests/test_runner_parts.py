@@ -14,7 +14,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from csrm_tasks.demo.runner import follow
+from csrm_tasks.demo import runner
+from csrm_tasks.demo.runner import Watch, run_stages
 from csrm_tasks.demo.runner_api import AirflowApi, RunState, _lines
 from csrm_tasks.demo.runner_home import PRELOAD, Home
 from csrm_tasks.demo.runner_plan import finished, plan
@@ -131,6 +132,9 @@ def test_the_plan_is_read_off_the_landing_zone(home: Home) -> None:
         "retrain 2026-W03",
     ]  # fmt: skip
     assert stages[1].conf == {"until": "2026-01-04"}
+    first, cold, second, third = (s.run_id for s in stages[:4])
+    waits = [(), (first,), (first,), (second,), (cold, third)]  # nights go on beside the cold start
+    assert [s.after for s in stages] == waits
     assert stages == plan("mini", home.settings)
 
 
@@ -208,15 +212,58 @@ def test_mapped_tasks_are_told_one_by_one_and_a_failed_ones_own_log_is_read(
         return {"content": ["last words"]}
 
     monkeypatch.setattr(api, "request", request)
+    monkeypatch.setattr(api, "run_state", lambda *_: state.state)
     monkeypatch.setattr(api, "state", lambda *_: state)
     with console.capture() as out, Progress(console, [stage]) as progress:
         with pytest.raises(CsrmError, match=r"task score_shards\[2\] failed"):
-            follow(api, Processes(home.processes, home.logs, {}), stage, progress)
+            Watch(api, stage, progress).look()
         progress.update(stage, state)
     lines = out.get().splitlines()
     assert [line.split()[4] for line in lines[:3]] == [f"score_shards[{i}]" for i in range(3)]
     assert [line.strip() for line in lines[3:]] == ["last words"]
     assert [path.rsplit("/", 1)[1] for path in asked] == ["2?map_index=2"]
+
+
+class FakeApi:
+    """An Airflow whose runs end after so many looks; it notes what was running when."""
+
+    def __init__(self, looks: dict[str, int]) -> None:
+        self.left = {}
+        self.looks = looks
+        self.started: list[tuple[str, set[str]]] = []
+
+    def has_dag(self, dag_id: str) -> bool:
+        return True
+
+    def unpause(self, dag_id: str) -> None:
+        pass
+
+    def trigger(self, dag_id: str, run_id: str, conf: dict) -> str:
+        self.started.append((run_id, {r for r, n in self.left.items() if n > 0}))
+        self.left[run_id] = next(n for part, n in self.looks.items() if part in run_id)
+        return "new"
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        self.left[run_id] -= 1
+        return "success" if self.left[run_id] <= 0 else "running"
+
+    def state(self, dag_id: str, run_id: str) -> RunState:
+        return RunState("success" if self.left[run_id] <= 0 else "running", [task("t", "success")])
+
+
+def test_nights_run_beside_the_cold_start_and_the_retraining_after_both(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
+    land(home, "2026-01-04", "2026-01-05", "2026-01-12")
+    stages = plan("mini", home.settings)
+    first, cold, second, third, retrain = (s.run_id for s in stages)
+    api = FakeApi({"ingest": 2, "cold": 30, "retrain": 1})
+    with Processes(home.processes, home.logs, {}) as processes:
+        run_stages(api, processes, stages, Console(quiet=True))  # type: ignore[arg-type]
+    assert api.started == [
+        (first, set()), (cold, set()), (second, {cold}), (third, {cold}), (retrain, set()),
+    ]  # fmt: skip
 
 
 def test_what_an_earlier_run_has_done_is_one_line(home: Home) -> None:

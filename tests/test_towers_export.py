@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -72,6 +73,25 @@ def test_runtime_equals_the_trained_model(
     ):
         np.testing.assert_allclose(ours, measure.embed(tower, table), atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(ours, axis=-1), 1.0, atol=1e-5)
+
+
+def test_a_text_alone_reads_as_in_company(reader: measure.Reader) -> None:
+    every = np.arange(len(TEXTS))
+    table = reader.queries(TEXTS)
+    together, _ = table.batch(every)
+    for row in every:
+        ids, mask = reader.queries([TEXTS[row]]).batch(np.arange(1))
+        assert ids[0].tolist() == together[row, : table.lengths[row]].tolist()
+        assert mask.all()
+
+
+def test_tracing_leaves_the_encoders_attention_as_it_was(model: TwinTowers, tmp_path: Path) -> None:
+    before = model.query.encoder.config._attn_implementation
+    write_onnx(model.query, tmp_path / "x.onnx")
+    assert model.query.encoder.config._attn_implementation == before == "sdpa"
+    operators = {n.op_type for n in onnx.load(tmp_path / "x.onnx").graph.node}
+    assert "Softmax" in operators
+    assert "IsNaN" not in operators  # the fused kernel's guard for rows that see nothing
 
 
 def test_scores_and_decisions(model: TwinTowers, folder: Path) -> None:

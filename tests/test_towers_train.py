@@ -246,6 +246,26 @@ def test_killed_and_resumed_ends_in_the_same_weights(
         assert torch.equal(dict(again.named_parameters())[name], value), name
 
 
+def test_several_threads_sum_gradients_in_the_same_order_every_time() -> None:
+    rng = np.random.default_rng(0)
+    rows, weight = rng.integers(0, 200, 4000), torch.randn(4000, 2, 64)
+    values = torch.randn(200, 2, 64)
+
+    def gradient() -> torch.Tensor:
+        leaf = values.clone().requires_grad_()
+        (training._pick(leaf, rows) * weight).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(torch.equal(first, gradient()) for _ in range(30))  # of plain indexing, ten are
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_frozen_scale_stays(base: Path, examples: Examples, reader: Reader, tmp_path: Path) -> None:
     frozen, learnt = towers(base, learn_scale=False), towers(base)
     for one in (frozen, learnt):

@@ -38,7 +38,8 @@ COMPONENTS = {
 }
 PIPE_COLUMNS = 140
 READY_SECONDS = 300.0  # a busy machine takes minutes over what takes 13 s otherwise
-POLL_SECONDS = 1.5  # listing forty tasks takes the API server some 50 ms
+POLL_SECONDS = 0.7  # one run's state; …
+TELL_SECONDS = 4.0  # … listing its forty tasks takes the API server ten times as long
 
 
 def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> int:
@@ -122,31 +123,51 @@ def migrate(home: Home, processes: Processes) -> None:
 def run_stages(
     api: AirflowApi, processes: Processes, stages: list[Stage], console: Console
 ) -> None:
-    """Trigger the stages one after another and follow each; raises where one fails."""
+    """Trigger each stage once those it waits for have ended, follow all; raises where one fails."""
+    ended: set[str] = set()
+    watches: dict[str, Watch] = {}
     with Progress(console, stages) as progress:
-        for stage in stages:
-            processes.wait_until(lambda s=stage: api.has_dag(s.dag_id), stage.dag_id, READY_SECONDS)  # type: ignore[misc]
-            api.unpause(stage.dag_id)
-            how = api.trigger(stage.dag_id, stage.run_id, stage.conf)
-            if how != "new":
-                progress.known(stage, api.state(stage.dag_id, stage.run_id), how)
-            follow(api, processes, stage, progress)
+        while len(ended) < len(stages):
+            for stage in stages:
+                if stage.run_id not in watches and ended.issuperset(stage.after):
+                    start(api, processes, stage, progress)
+                    watches[stage.run_id] = Watch(api, stage, progress)
+            ended |= {run for run, watch in watches.items() if run not in ended and watch.look()}
+            processes.require_alive()
+            time.sleep(POLL_SECONDS)
 
 
-def follow(api: AirflowApi, processes: Processes, stage: Stage, progress: Progress) -> None:
-    """Show a run until it has ended; raises :class:`CsrmError` with a failed task's log."""
-    while True:
+def start(api: AirflowApi, processes: Processes, stage: Stage, progress: Progress) -> None:
+    """Trigger a stage, or find it begun by an earlier demo and say so."""
+    processes.wait_until(lambda: api.has_dag(stage.dag_id), stage.dag_id, READY_SECONDS)
+    api.unpause(stage.dag_id)
+    how = api.trigger(stage.dag_id, stage.run_id, stage.conf)
+    if how != "new":
+        progress.known(stage, api.state(stage.dag_id, stage.run_id), how)
+
+
+class Watch:
+    """One run that was started: whether it has ended, and from time to time what it is doing."""
+
+    def __init__(self, api: AirflowApi, stage: Stage, progress: Progress) -> None:
+        self._api, self._stage, self._progress = api, stage, progress
+        self._told = float("-inf")
+
+    def look(self) -> bool:
+        """Return whether the run has ended well; raises with the log of a task that failed."""
+        stage, api = self._stage, self._api
+        ended = api.run_state(stage.dag_id, stage.run_id) in ENDED
+        if not ended and time.monotonic() < self._told + TELL_SECONDS:
+            return False
         state = api.state(stage.dag_id, stage.run_id)
-        progress.update(stage, state)
-        if state.state in ENDED:
-            break
-        processes.require_alive()
-        time.sleep(POLL_SECONDS)
-    if state.state == "failed":
-        task = next((t for t in state.tasks if t["state"] == "failed"), state.tasks[-1])
-        for line in api.log_tail(stage.dag_id, stage.run_id, task):
-            progress.say(f"    {line}")
-        raise CsrmError(f"{stage.title}: task {named(task)} failed; its log ends as above")
+        self._progress.update(stage, state)
+        self._told = time.monotonic()
+        if state.state == "failed":
+            task = next((t for t in state.tasks if t["state"] == "failed"), state.tasks[-1])
+            for line in api.log_tail(stage.dag_id, stage.run_id, task):
+                self._progress.say(f"    {line}")
+            raise CsrmError(f"{stage.title}: task {named(task)} failed; its log ends as above")
+        return state.state in ENDED
 
 
 def answers(url: str) -> bool:

@@ -83,11 +83,15 @@ class AirflowApi:
         for run in self.request("GET", f"{path}?state=running&state=queued")["dag_runs"]:
             self.request("PATCH", self._run(dag_id, run["dag_run_id"]), {"state": "failed"})
 
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Return the state of a run."""
+        return str(self.request("GET", self._run(dag_id, run_id))["state"])
+
     def state(self, dag_id: str, run_id: str) -> RunState:
         """Return the state of a run and of its tasks."""
-        run = self.request("GET", self._run(dag_id, run_id))
+        state = self.run_state(dag_id, run_id)
         tasks = self.request("GET", f"{self._run(dag_id, run_id)}/taskInstances?limit=200")
-        return RunState(run["state"], tasks["task_instances"])
+        return RunState(state, tasks["task_instances"])
 
     def log_tail(self, dag_id: str, run_id: str, task: Mapping[str, Any]) -> list[str]:
         """Return the last lines of a task's last attempt."""

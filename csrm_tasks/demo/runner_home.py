@@ -111,9 +111,9 @@ class Home:
             "PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
             "EXECUTOR": "LocalExecutor",
             # LocalExecutor 3.3 takes every ready task into a first-in-first-out queue, whatever
-            # its priority; a limit per run keeps that queue empty, so the longest path goes first.
+            # its priority; a small pool keeps that queue empty, so the longest path goes first.
             # One worker more than that, for the moment in which a finished one is not yet free.
-            "MAX_ACTIVE_TASKS_PER_DAG": str(at_once),
+            "DEFAULT_POOL_TASK_SLOT_COUNT": str(at_once),
             "PARALLELISM": str(at_once + 1),
             "LOAD_EXAMPLES": "false",
             "EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
@@ -131,7 +131,12 @@ class Home:
         # A task's supervisor may miss the moment of its exit and then looks again only when the
         # next heartbeat is due; on two busy cores that is the rule (5 s a task by default).
         workers = {"MIN_HEARTBEAT_INTERVAL": "1"}
-        sections = {"CORE": core, "SCHEDULER": scheduler, "API": api, "WORKERS": workers}
+        # A demo that runs newer DAG files starts a dag-processor of its own.
+        parser = {"MIN_FILE_PROCESS_INTERVAL": "600"}
+        sections = {
+            "CORE": core, "SCHEDULER": scheduler, "API": api, "WORKERS": workers,
+            "DAG_PROCESSOR": parser,
+        }  # fmt: skip
         return {"AIRFLOW_HOME": str(self.airflow)} | {
             f"AIRFLOW__{section}__{key}": value
             for section, values in sections.items()

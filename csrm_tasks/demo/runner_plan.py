@@ -1,4 +1,4 @@
-"""What a demo runs, in order: the first day, the cold start, the nights after it, the retraining.
+"""What a demo runs: the first day, the cold start and beside it the nights, the retraining.
 
 Read off the landing zone: its first day is what a market brings to its cold start, each later day
 is a night, and the last day's ISO week is the week to retrain. A run's id is made from its window
@@ -29,30 +29,41 @@ class Stage:
     dag_id: str
     run_id: str
     conf: Mapping[str, str]
+    after: tuple[str, ...] = ()  # ids of the runs it waits for
 
 
 def plan(market: str, settings: Settings) -> list[Stage]:
-    """Return the DAG runs of a demo on what has been landed; raises :class:`CsrmError`."""
+    """Return the DAG runs of a demo on what has been landed, each behind those it waits for.
+
+    Raises :class:`CsrmError` where nothing has been landed.
+    """
     folder = settings.landing / market
     days = sorted(p.name for p in folder.glob("*-*-*") if p.is_dir())
     if not days:
         raise CsrmError(f"{folder} has no day folder (YYYY-MM-DD): generate or land data first")
     year, week, _ = date.fromisoformat(days[-1]).isocalendar()
     version = code_version(settings.markets / f"{market}.yaml")
-    ingest = [
-        _stage("csrm_ingest", market, f"ingest {d}", f"ingest-{d}-{version}", day=d) for d in days
-    ]
-    iso = f"{year}-W{week:02d}"
+    nights: list[Stage] = []
+    for day in days:  # one after another, as nights are
+        last = tuple(night.run_id for night in nights[-1:])
+        name = f"ingest-{day}-{version}"
+        nights.append(_stage("csrm_ingest", market, f"ingest {day}", name, last, day=day))
     cold = _stage(
         "csrm_cold_start", market, f"cold start {days[0]}", f"cold-start-{days[0]}-{version}",
-        until=days[0],
+        (nights[0].run_id,), until=days[0],
     )  # fmt: skip
-    retrain = _stage("csrm_retrain", market, f"retrain {iso}", f"retrain-{iso}-{version}", week=iso)
-    return [ingest[0], cold, *ingest[1:], retrain]
+    iso = f"{year}-W{week:02d}"
+    retrain = _stage(
+        "csrm_retrain", market, f"retrain {iso}", f"retrain-{iso}-{version}",
+        (cold.run_id, nights[-1].run_id), week=iso,
+    )  # fmt: skip
+    return [nights[0], cold, *nights[1:], retrain]
 
 
-def _stage(dag: str, market: str, title: str, run: str, **conf: str) -> Stage:
-    return Stage(title, f"{dag}__{market}", f"demo-{run}", conf)
+def _stage(
+    dag: str, market: str, title: str, run: str, after: tuple[str, ...], **conf: str
+) -> Stage:
+    return Stage(title, f"{dag}__{market}", f"demo-{run}", conf, after)
 
 
 def code_version(market_file: Path) -> str:

@@ -116,7 +116,8 @@ class EbrTrainer:
         if self.config.within_query is None:
             return contrastive, mse
         first = np.unique(batch.query_of, return_index=True)[1]  # (Q,) a pair of each query
-        by_query, teacher = cosine[torch.from_numpy(first)], torch.from_numpy(batch.teacher)
+        by_query = cosine.index_select(0, torch.from_numpy(first))
+        teacher = torch.from_numpy(batch.teacher)
         if self.config.within_query == "margin_mse":
             return contrastive, mse, margin_mse_loss(by_query, teacher)
         return contrastive, mse, within_query_kl(by_query, teacher, self.config.temperature)
@@ -135,7 +136,8 @@ class EbrTrainer:
         """Return every pair's query against every title (B, P), and its own title's column (B,)."""
         queries = self._encode(self._queries, batch.queries)  # (Q, dim)
         titles = self._encode(self._titles, batch.titles)  # (P, dim)
-        cosine = (queries @ titles.T)[torch.from_numpy(batch.query_of)]
+        # Not queries[…]: its gradient is summed by several threads in no fixed order.
+        cosine = (queries @ titles.T).index_select(0, torch.from_numpy(batch.query_of))
         return cosine, torch.from_numpy(batch.title_of)
 
     def _encode(self, texts: TokenisedTexts, rows: Rows) -> Tensor:
@@ -147,7 +149,7 @@ class EbrTrainer:
             encoded = self._cache.encode(chunks)
         else:
             encoded = torch.cat([self.model(ids, mask) for ids, mask in chunks])
-        return encoded[torch.from_numpy(np.argsort(order))]
+        return encoded.index_select(0, torch.from_numpy(np.argsort(order)))
 
     def save(self) -> None:
         """Write the checkpoint atomically: weights, optimizer moments, losses, step."""

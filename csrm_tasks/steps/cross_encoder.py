@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.towers import encoder_identity, tables_of
 
 if TYPE_CHECKING:
     import polars as pl
 
     from csrm_tasks.markets import MarketConfig
-    from csrm_tasks.settings import Settings
     from csrm_tasks.towers.cross import CrossEncoder
     from csrm_tasks.towers.cross_export import Judged
     from csrm_tasks.towers.examples import Examples
@@ -26,19 +26,12 @@ log = logging.getLogger("csrm")
 TAUGHT = 20_000  # distilled pairs that thresholds are chosen on, at most; each is a run by itself
 
 
-def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
-    """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.identity import base_digest
-
-    return base_digest(market.towers.encoder)
-
-
 @step(
     "train_cross_encoder",
     inputs=["snapshot", "scored"],
     config=["towers", "seed"],
     rooms=("towers", "dataset.text"),
-    extra=_encoder_identity,
+    extra=encoder_identity,
 )
 def train_cross_encoder(ctx: Context) -> Facts:
     """Distil the cross-encoder from the towers' scored pairs, in as many steps, and export it.
@@ -56,8 +49,10 @@ def train_cross_encoder(ctx: Context) -> Facts:
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed, device = ctx.market.towers, ctx.market.seed, choose_device()
-    examples, dev, every = _data(ctx)
-    shown = with_typos(examples, config.typo_share, seed)
+    tables = tables_of(ctx)
+    examples = tables.soft(ctx.input("scored").file("scored.parquet"))
+    dev = tables.dev(ctx.market.target_locale)
+    read = with_typos(examples, config.typo_share, seed)
     reader = _reader(ctx)
     model = CrossEncoder.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
@@ -67,14 +62,17 @@ def train_cross_encoder(ctx: Context) -> Facts:
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
     )
     done = train(
-        model, shown, reader.queries(shown.queries), reader.products(shown.products),
+        model, read, reader.queries(read.queries), reader.products(read.products),
         plan, ctx.work / "checkpoint.safetensors",
         choose_dtype(device, model.encoder.config.hidden_size), cross_logits,
     )  # fmt: skip
     chosen = _thresholds(model, reader, examples, dev, ctx.market)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
-    about, judged = _about(reader, chosen, config.product_fields), _judged(model, reader, every)
+    about, judged = (
+        _about(reader, chosen, config.product_fields),
+        _judged(model, reader, tables.dev(None)),
+    )
     found = export_cross(model.cpu(), ctx.out, about, judged)
     facts: Facts = {"pairs": len(examples), "steps": plan.steps, "loss": done.curve[-1][1]}
     facts |= {f"dev_{head}_f1": threshold.f1 for head, threshold in chosen.items()}
@@ -87,28 +85,6 @@ def train_cross_encoder(ctx: Context) -> Facts:
         curves={"kd_loss": done.curve},
     )  # fmt: skip
     return facts
-
-
-def _data(ctx: Context) -> tuple[Examples, pl.DataFrame, pl.DataFrame]:
-    """Return what is learnt from, the dev pairs of the target locale, and all dev pairs."""
-    import polars as pl
-
-    from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, SCORED, read_table
-    from csrm_tasks.towers.examples import dev_pairs, soft_examples, with_texts
-    from csrm_tasks.towers.texts import with_product_text
-
-    queries, products, pairs = (
-        read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
-        for name, schema in (("queries", QUERIES), ("products", PRODUCTS), ("pairs", PAIRS))
-    )
-    products = with_product_text(products, ctx.market.towers.product_fields)
-    scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
-    dev, every = dev_pairs(pairs, ctx.market.target_locale), pairs.filter(pl.col("split") == "dev")
-    return (
-        soft_examples(scored, queries, products, pairs),
-        with_texts(dev, queries, products),
-        with_texts(every, queries, products),
-    )
 
 
 def _reader(ctx: Context) -> Reader:
@@ -138,8 +114,9 @@ def _judged(model: CrossEncoder, reader: Reader, frame: pl.DataFrame) -> Judged:
 
 
 def _thresholds(
-    model: CrossEncoder, reader: Reader, examples: Examples, dev: pl.DataFrame, market: MarketConfig
-) -> dict[str, Threshold]:
+    model: CrossEncoder, reader: Reader, taught: Examples, dev: pl.DataFrame,
+    market: MarketConfig,
+) -> dict[str, Threshold]:  # fmt: skip
     """Choose as for the towers: on judged dev pairs, or by the teacher on distilled ones (A33)."""
     import numpy as np
 
@@ -150,14 +127,14 @@ def _thresholds(
     scores = _judged(model, reader, dev).scores
     if market.towers.thresholds == "dev":
         return measure.dev_thresholds(dev, scores, floor)
-    most = min(TAUGHT, len(examples))
-    rows = np.random.default_rng(market.seed).choice(len(examples), most, replace=False)
-    taught = cross_probabilities(
-        model, reader.queries(examples.queries), reader.products(examples.products),
-        examples.query[rows], examples.product[rows],
+    most = min(TAUGHT, len(taught))
+    rows = np.random.default_rng(market.seed).choice(len(taught), most, replace=False)
+    found = cross_probabilities(
+        model, reader.queries(taught.queries), reader.products(taught.products),
+        taught.query[rows], taught.product[rows],
     )  # fmt: skip
-    truth = examples.exact[rows], examples.irrelevant[rows]
-    chosen = measure.choose_by_head(taught, truth, floor)
+    truth = taught.exact[rows], taught.irrelevant[rows]
+    chosen = measure.choose_by_head(found, truth, floor)
     return measure.on_dev(dev, scores, {name: t.value for name, t in chosen.items()})
 
 

@@ -13,8 +13,6 @@ from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.steps.registry import Context, Facts, step
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
     from csrm_tasks.towers.cross_runtime import CrossRuntime
@@ -22,17 +20,19 @@ if TYPE_CHECKING:
     from csrm_tasks.towers.measure import Reader
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.tables import TowerTables
 
 log = logging.getLogger("csrm")
 
 ROOMS = ("towers", "dataset.text")
 
 
-def _table(ctx: Context, name: str) -> pl.DataFrame:
-    from csrm_tasks import records
+def tables_of(ctx: Context, fields: Sequence[str] | None = None) -> TowerTables:
+    """Return the snapshot's tables; ``fields`` after the title, by default the market's (A27)."""
+    from csrm_tasks.towers.tables import TowerTables
 
-    schema: records.Schema = getattr(records, name.upper())
-    return records.read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
+    chosen = ctx.market.towers.product_fields if fields is None else fields
+    return TowerTables.read(ctx.input("snapshot").path, chosen)
 
 
 @step("tower_pairs", inputs=["snapshot", "bm25", "ebr", "index"], config=["towers", "seed"],
@@ -41,19 +41,19 @@ def tower_pairs(ctx: Context) -> Facts:
     """Choose the target-locale pairs that the teacher scores for the towers (A31)."""
     import polars as pl
 
+    from csrm_tasks.records import BEHAVIOUR, read_table
     from csrm_tasks.towers import pairs
 
-    locale, config = ctx.market.target_locale, ctx.market.towers
-    chosen = pairs.distillation_queries(
-        _table(ctx, "queries"), _table(ctx, "pairs"), locale, config.queries
-    )
+    locale, config, tables = ctx.market.target_locale, ctx.market.towers, tables_of(ctx)
+    behaviour = read_table(ctx.input("snapshot").file("behaviour.parquet"), BEHAVIOUR)
+    chosen = pairs.distillation_queries(tables.queries, tables.pairs, locale, config.queries)
     if chosen.is_empty():
         raise DataError(f"the snapshot has no {locale} query outside dev to distil on")
     ids, retrieve = _retriever(ctx, chosen["norm"].to_list())
     found = pairs.tower_pairs(
         chosen["query_id"].to_list(),
         ids,
-        _table(ctx, "behaviour").filter(pl.col("locale") == locale),
+        behaviour.filter(pl.col("locale") == locale),
         retrieve,
         pairs.PairPlan(config.impressed, config.retrieved, config.random),
         ctx.market.seed,
@@ -84,7 +84,7 @@ def _retriever(ctx: Context, queries: list[str]) -> tuple[list[str], Any]:
     return dense.index.ids, HybridSearch(dense, bm25, queries)
 
 
-def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
+def encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
     from csrm_tasks.llm.identity import base_digest
 
@@ -97,7 +97,7 @@ def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[
     optional=["scored"],
     config=["towers", "seed"],
     rooms=ROOMS,
-    extra=_encoder_identity,
+    extra=encoder_identity,
 )
 def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
@@ -114,7 +114,8 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.towers, ctx.market.seed
-    examples = _examples(ctx, target)
+    tables = tables_of(ctx)
+    examples = _examples(ctx, tables, target)
     tokenizer = load_tokenizer(config.encoder)
     reader = _reader(tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token_id, ctx.market)
     device = choose_device()
@@ -126,13 +127,13 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
     )
-    shown = with_typos(examples, config.typo_share, seed)
+    read = with_typos(examples, config.typo_share, seed)
     done = train(
-        model, shown, reader.queries(shown.queries), reader.products(shown.products),
+        model, read, reader.queries(read.queries), reader.products(read.products),
         plan, ctx.work / "checkpoint.safetensors", dtype,
     )  # fmt: skip
     taught = examples if target == "soft" and config.thresholds == "teacher" else None
-    facts = _publish_towers(ctx, model.cpu(), reader, taught) | {
+    facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
         "target": target, "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
@@ -147,27 +148,14 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     return facts
 
 
-def _products(ctx: Context, fields: Sequence[str]) -> pl.DataFrame:
-    """Return the products with what a tower of ``fields`` reads in the place of the title (A27)."""
-    from csrm_tasks.towers.texts import with_product_text
-
-    return with_product_text(_table(ctx, "products"), fields)
-
-
-def _examples(ctx: Context, target: str) -> Examples:
-    from csrm_tasks.records import SCORED, read_table
-    from csrm_tasks.towers.examples import hard_examples, soft_examples
-
-    queries, pairs = (_table(ctx, n) for n in ("queries", "pairs"))
-    products = _products(ctx, ctx.market.towers.product_fields)
+def _examples(ctx: Context, tables: TowerTables, target: str) -> Examples:
     if target == "hard":
-        return hard_examples(pairs, queries, products)
+        return tables.hard()
     if target != "soft":
         raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
     if "scored" not in ctx.inputs:
         raise ConfigError("train_towers: target soft needs input 'scored', of score_pairs")
-    scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
-    return soft_examples(scored, queries, products, pairs)
+    return tables.soft(ctx.input("scored").file("scored.parquet"))
 
 
 def _reader(definition: str, pad_id: int, market: MarketConfig) -> Reader:
@@ -176,8 +164,8 @@ def _reader(definition: str, pad_id: int, market: MarketConfig) -> Reader:
     return Reader(definition, market.towers.query_tokens, market.towers.title_tokens, pad_id)
 
 
-def _publish_towers(
-    ctx: Context, model: TwinTowers, reader: Reader, taught: Examples | None
+def publish_towers(
+    ctx: Context, model: TwinTowers, reader: Reader, tables: TowerTables, taught: Examples | None
 ) -> Facts:
     """Choose thresholds on ``taught``, else on dev, write the towers; returns figures on dev."""
     import polars as pl
@@ -185,7 +173,7 @@ def _publish_towers(
     from csrm_tasks.towers import measure
 
     config = ctx.market.towers
-    dev = _dev(ctx, ctx.market.target_locale, config.product_fields)
+    dev = tables.dev(ctx.market.target_locale)
     scores = measure.probabilities(model, measure.reference(model, reader, dev))
     if taught is None:
         chosen = measure.dev_thresholds(dev, scores, config.precision_floor)
@@ -210,23 +198,12 @@ def _publish_towers(
     }
 
 
-def _dev(ctx: Context, locale: str | None, fields: Sequence[str]) -> pl.DataFrame:
-    """Return judged dev pairs with their texts: of ``locale`` (A33), or all of them."""
-    import polars as pl
-
-    from csrm_tasks.towers.examples import dev_pairs, with_texts
-
-    pairs = _table(ctx, "pairs")
-    chosen = dev_pairs(pairs, locale) if locale else pairs.filter(pl.col("split") == "dev")
-    return with_texts(chosen, _table(ctx, "queries"), _products(ctx, fields))
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _load_towers(ctx: Context) -> tuple[TwinTowers, Reader]:
+def load_towers(ctx: Context) -> tuple[TwinTowers, Reader]:
     """Return the trained towers of input ``towers`` and how their texts are read."""
     from csrm_tasks.towers.measure import Reader
     from csrm_tasks.towers.model import TwinTowers
@@ -243,62 +220,6 @@ def _about(ctx: Context) -> dict[str, Any]:
     return found
 
 
-@step("shorten_query_tower", inputs=["towers", "snapshot"], optional=["scored"],
-      config=["towers", "seed"], rooms=ROOMS)  # fmt: skip
-def shorten_query_tower(ctx: Context) -> Facts:
-    """Teach a query tower of ``towers.query_layers`` layers the full one's vectors (A34).
-
-    What it makes stands in for its input ``towers``, with thresholds of its own; the product tower
-    is the same. A short tower that loses too much on dev is dropped, and the full one passed on.
-    ``scored`` is what the towers learned, for thresholds by the teacher.
-    """
-    import torch
-
-    from csrm_tasks.towers import measure, shorten
-    from csrm_tasks.towers.train import TrainPlan
-
-    torch.set_num_threads(ctx.settings.threads)
-    config, full = ctx.market.towers, ctx.input("towers").facts
-    if config.query_layers is None:
-        raise ConfigError("shorten_query_tower: set towers.query_layers in the market's file")
-    model, reader = _load_towers(ctx)
-    table = reader.queries(_texts_to_distil(ctx))
-    wanted = measure.embed(model.query, table)
-    model.shorten_query(config.query_layers)
-    plan = TrainPlan(
-        config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed
-    )
-    done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
-    taught = _examples(ctx, "soft") if config.thresholds == "teacher" else None
-    facts = _publish_towers(ctx, model, reader, taught)
-    lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
-    admitted = lost <= shorten.MOST_LOSS  # not a number is not
-    if not admitted:
-        log.warning(
-            "the query tower of %d layers loses %.4f of F1 on dev (at most %.2f): the full one "
-            "serves", config.query_layers, lost, shorten.MOST_LOSS,
-        )  # fmt: skip
-        facts = _publish_towers(ctx, *_load_towers(ctx), taught)
-    facts |= {"admitted": admitted, "lost_f1": lost, "queries": len(table), "steps": plan.steps}
-    metrics = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
-    tracking.log_run(
-        ctx.settings, ctx.market.market, ctx.ref, params={"query_layers": config.query_layers},
-        metrics=metrics, curves={"one_minus_cosine": done.curve},
-    )  # fmt: skip
-    return facts
-
-
-def _texts_to_distil(ctx: Context) -> list[str]:
-    """Return the distinct queries of both locales, judged or not, without those of dev."""
-    from csrm_tasks.towers.pairs import held_out_queries
-
-    queries = _table(ctx, "queries").join(
-        held_out_queries(_table(ctx, "pairs")), on="query_id", how="anti"
-    )
-    found: list[str] = queries["norm"].unique().sort().to_list()
-    return found
-
-
 @step("export_towers", inputs=["towers", "snapshot"], rooms=ROOMS)
 def export_towers(ctx: Context) -> Facts:
     """Export both towers to ONNX, fp32 and int8; what is outside the bounds is refused (A34)."""
@@ -308,11 +229,11 @@ def export_towers(ctx: Context) -> Facts:
     from csrm_tasks.towers.export import export_towers as export
 
     torch.set_num_threads(ctx.settings.threads)
-    model, reader = _load_towers(ctx)
+    model, reader = load_towers(ctx)
     about = _about(ctx)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
-    dev = _dev(ctx, None, about["product_fields"])
+    dev = tables_of(ctx, about["product_fields"]).dev(None)
     found = export(model, ctx.out, about, measure.reference(model, reader, dev))
     facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
@@ -330,7 +251,7 @@ def embed_products(ctx: Context) -> Facts:
 
     locale = ctx.market.target_locale
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
-    products = _products(ctx, runtime.product_fields)
+    products = tables_of(ctx, runtime.product_fields).products
     products = products.filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")
@@ -347,16 +268,14 @@ def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
     """
     import polars as pl
 
-    from csrm_tasks.towers.examples import with_texts
-
     locale = ctx.market.target_locale
-    judged = _table(ctx, "pairs").filter(
-        (pl.col("split") == split) & (pl.col("locale") == locale)
-    ).sort("pair_id")  # fmt: skip
+    reader = _scorer(ctx.input("export").path, ctx.settings.threads)
+    tables = tables_of(ctx, reader.product_fields)
+    wanted = (pl.col("split") == split) & (pl.col("locale") == locale)
+    judged = tables.pairs.filter(wanted).sort("pair_id")
     if judged.is_empty():
         raise DataError(f"the snapshot has no {locale} pair of split {split!r} to score")
-    reader = _scorer(ctx.input("export").path, ctx.settings.threads)
-    rows = with_texts(judged, _table(ctx, "queries"), _products(ctx, reader.product_fields))
+    rows = tables.texts(judged)
     scores = reader.score_texts(rows["query"].to_list(), rows["title"].to_list())
     decided = reader.decide(scores)
     rows.select("pair_id", "grade", "query_id", "product_id", "locale").with_columns(

@@ -21,7 +21,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from transformers import PreTrainedModel
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.model import TwinTowers
@@ -110,8 +112,8 @@ def write_onnx(tower: torch.nn.Module, path: Path, output: str = "vectors") -> N
     ids = torch.arange(2, 16).view(2, 7) % 4  # any ids do; two texts, one of them shorter
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
     text_axes = {0: "batch", 1: "tokens"}
-    with warnings.catch_warnings():  # the tracer's notes on constants; parity is what decides
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), _plain_attention(tower):
+        warnings.simplefilter("ignore")  # the tracer's notes on constants; parity is what decides
         torch.onnx.export(
             tower, (ids, mask), str(path), dynamo=False, opset_version=OPSET,
             input_names=["input_ids", "attention_mask"], output_names=[output],
@@ -120,6 +122,23 @@ def write_onnx(tower: torch.nn.Module, path: Path, output: str = "vectors") -> N
             },
         )  # fmt: skip
     onnx.checker.check_model(str(path))
+
+
+@contextmanager
+def _plain_attention(tower: torch.nn.Module) -> Iterator[None]:
+    """Let the encoders of ``tower`` attend by matrix products and a softmax while traced.
+
+    The fused kernel is traced into the same, with guards around it that a short query feels.
+    """
+    encoders = [m for m in tower.modules() if isinstance(m, PreTrainedModel)]
+    before = [m.config._attn_implementation for m in encoders]
+    for encoder in encoders:
+        encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for encoder, kind in zip(encoders, before, strict=True):
+            encoder.set_attn_implementation(kind)
 
 
 def quantise(source: Path, target: Path, recipe: str) -> None:

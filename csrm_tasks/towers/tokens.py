@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from csrm_tasks.towers.texts import tower_text
 
@@ -30,10 +30,9 @@ class TokenTable:
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], pad_id: int) -> None:
         """Tokenise ``texts`` with a tokenizer made by :func:`tower_tokenizer`."""
-        encodings = tokenizer.encode_batch_fast([tower_text(t) for t in texts]) if texts else []
         # A tokenizer without special tokens makes nothing of an empty text; attention over nothing
         # is NaN, so such a text is one padding token that is attended to.
-        ids = [e.ids or [pad_id] for e in encodings]
+        ids = [e.ids or [pad_id] for e in _encode(tokenizer, [tower_text(t) for t in texts])]
         self.lengths: Rows = np.array([len(x) for x in ids], np.int64)
         self._offsets: Rows = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
         self._flat = np.fromiter((i for x in ids for i in x), np.int32)
@@ -69,6 +68,13 @@ class TokenTable:
     def chunks(self, rows: Rows, most_tokens: int) -> Iterator[Rows]:
         """Yield positions in ``rows`` as :func:`length_chunks` does."""
         return length_chunks(self.lengths[rows], most_tokens)
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Encoding]:
+    """Tokenise; one text alone on this very thread: to wake another costs more than its tokens."""
+    if len(texts) == 1:
+        return [tokenizer.encode(texts[0])]
+    return tokenizer.encode_batch_fast(texts) if texts else []
 
 
 def length_chunks(lengths: Rows, most_tokens: int) -> Iterator[Rows]:

@@ -123,8 +123,8 @@ def pair_logits(
     """Return logits (P, 2) of pairs of text rows; each distinct text is encoded once."""
     q, q_at = np.unique(query, return_inverse=True)
     p, p_at = np.unique(product, return_inverse=True)
-    q_vectors = encode_rows(model.query, queries, q)[torch.from_numpy(q_at)]  # (P, 2, dim)
-    p_vectors = encode_rows(model.product, products, p)[torch.from_numpy(p_at)]
+    q_vectors = _pick(encode_rows(model.query, queries, q), q_at)  # (P, 2, dim)
+    p_vectors = _pick(encode_rows(model.product, products, p), p_at)
     return head_logits((q_vectors * p_vectors).sum(-1), model.scale, model.bias)
 
 
@@ -147,8 +147,12 @@ def in_chunks(
         ids, mask = batch(at)
         parts.append(module(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
         order.append(at)
-    back = np.argsort(np.concatenate(order))
-    return torch.cat(parts)[torch.from_numpy(back).to(device)]
+    return _pick(torch.cat(parts), np.argsort(np.concatenate(order)))
+
+
+def _pick(values: Tensor, rows: Rows) -> Tensor:
+    """Return ``values[rows]``, whose gradient several threads sum in the same order every time."""
+    return values.index_select(0, torch.from_numpy(rows).to(values.device))
 
 
 def _optimizer(model: nn.Module, plan: TrainPlan) -> torch.optim.Optimizer:

@@ -1,0 +1,77 @@
+"""The step that gives the query tower fewer layers."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from csrm_tasks import tracking
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.towers import (
+    ROOMS,
+    load_towers,
+    publish_towers,
+    tables_of,
+)
+
+if TYPE_CHECKING:
+    from csrm_tasks.towers.tables import TowerTables
+
+log = logging.getLogger("csrm")
+
+
+@step("shorten_query_tower", inputs=["towers", "snapshot"], optional=["scored"],
+      config=["towers", "seed"], rooms=ROOMS)  # fmt: skip
+def shorten_query_tower(ctx: Context) -> Facts:
+    """Teach a query tower of ``towers.query_layers`` layers the full one's vectors (A34).
+
+    What it makes stands in for its input ``towers``, with thresholds of its own; the product tower
+    is the same. A short tower that loses too much on dev is dropped, and the full one passed on.
+    ``scored`` is what the towers learned, for thresholds by the teacher.
+    """
+    import torch
+
+    from csrm_tasks.towers import measure, shorten
+    from csrm_tasks.towers.train import TrainPlan
+
+    torch.set_num_threads(ctx.settings.threads)
+    config, full = ctx.market.towers, ctx.input("towers").facts
+    if config.query_layers is None:
+        raise ConfigError("shorten_query_tower: set towers.query_layers in the market's file")
+    model, reader = load_towers(ctx)
+    tables = tables_of(ctx)
+    table = reader.queries(_texts_to_distil(tables))
+    wanted = measure.embed(model.query, table)
+    model.shorten_query(config.query_layers)
+    plan = TrainPlan(
+        config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed
+    )
+    done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
+    by_teacher = config.thresholds == "teacher"
+    taught = tables.soft(ctx.input("scored").file("scored.parquet")) if by_teacher else None
+    facts = publish_towers(ctx, model, reader, tables, taught)
+    lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
+    admitted = lost <= shorten.MOST_LOSS  # not a number is not
+    if not admitted:
+        log.warning(
+            "the query tower of %d layers loses %.4f of F1 on dev (at most %.2f): the full one "
+            "serves", config.query_layers, lost, shorten.MOST_LOSS,
+        )  # fmt: skip
+        facts = publish_towers(ctx, *load_towers(ctx), tables, taught)
+    facts |= {"admitted": admitted, "lost_f1": lost, "queries": len(table), "steps": plan.steps}
+    metrics = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref, params={"query_layers": config.query_layers},
+        metrics=metrics, curves={"one_minus_cosine": done.curve},
+    )  # fmt: skip
+    return facts
+
+
+def _texts_to_distil(tables: TowerTables) -> list[str]:
+    """Return the distinct queries of both locales, judged or not, without those of dev."""
+    from csrm_tasks.towers.pairs import held_out_queries
+
+    queries = tables.queries.join(held_out_queries(tables.pairs), on="query_id", how="anti")
+    found: list[str] = queries["norm"].unique().sort().to_list()
+    return found

@@ -1,0 +1,57 @@
+"""A snapshot's tables as the towers read them, for training, thresholds and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import polars as pl
+
+from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, SCORED, read_table
+from csrm_tasks.towers.examples import (
+    Examples,
+    dev_pairs,
+    hard_examples,
+    soft_examples,
+    with_texts,
+)
+from csrm_tasks.towers.texts import with_product_text
+
+
+@dataclass(frozen=True)
+class TowerTables:
+    """Queries, judged pairs, and products with what the product tower reads as their title."""
+
+    queries: pl.DataFrame
+    products: pl.DataFrame
+    pairs: pl.DataFrame
+
+    @classmethod
+    def read(cls, snapshot: Path, fields: Sequence[str]) -> Self:
+        """Read the tables in ``snapshot``; ``fields`` follow the title (A27)."""
+        queries, products, pairs = (
+            read_table(snapshot / f"{name}.parquet", schema)
+            for name, schema in (("queries", QUERIES), ("products", PRODUCTS), ("pairs", PAIRS))
+        )
+        return cls(queries, with_product_text(products, fields), pairs)
+
+    def soft(self, scored: Path) -> Examples:
+        """Return the pairs that the teacher has scored, with its probabilities (A29)."""
+        found = read_table(scored, SCORED)
+        return soft_examples(found, self.queries, self.products, self.pairs)
+
+    def hard(self) -> Examples:
+        """Return the pairs that people have judged, with their grades (A32)."""
+        return hard_examples(self.pairs, self.queries, self.products)
+
+    def dev(self, locale: str | None) -> pl.DataFrame:
+        """Return judged dev pairs with their texts: of ``locale`` (A33), or all of them."""
+        if locale is None:
+            return self.texts(self.pairs.filter(pl.col("split") == "dev"))
+        return self.texts(dev_pairs(self.pairs, locale))
+
+    def texts(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Add ``query`` and ``title`` to ``pairs``; one whose product is gone is left out."""
+        return with_texts(pairs, self.queries, self.products)
