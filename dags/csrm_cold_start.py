@@ -44,8 +44,7 @@ def cold_start(market: MarketConfig) -> None:
     pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
     soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
-    slots = market.towers.slots
-    towers = task("train_towers", target="soft", slots=slots, snapshot=snap, scored=soft)
+    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
     if market.towers.query_layers:
         towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)

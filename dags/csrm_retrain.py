@@ -58,8 +58,7 @@ def retrain(market: MarketConfig) -> None:
     pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
     soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
-    slots = market.towers.slots
-    towers = task("train_towers", target="soft", slots=slots, snapshot=snap, scored=soft)
+    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
     if market.towers.query_layers:
         towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
     export = task("export_towers", towers=towers, snapshot=snap)
@@ -67,7 +66,7 @@ def retrain(market: MarketConfig) -> None:
     exports = {"champion_towers": live_towers}
     if market.towers.hard_baseline:
         hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
-        rqa >> hard  # nothing waits for it: beside the rounds, not in front of the retriever
+        rqa0 >> hard  # nothing waits for it: beside what follows, not in front of it
         exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
     if market.controls.cross_encoder:
         exports["cross_encoder"] = task("train_cross_encoder", snapshot=snap, scored=soft)
@@ -78,7 +77,7 @@ def retrain(market: MarketConfig) -> None:
     readers = {"champion": (live_llm, rqa0)}
     if market.controls.rqa_cold:
         cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", snapshot=snap, rqa=rqa0)
-        rqa >> cold  # as the hard towers
+        rqa >> cold  # as the hard towers, and behind them
         readers["rqa_cold"] = (cold, rqa0)
     readers |= {name: (one, rqa) for name, one in llms.items()} | {"final": (llm, rqa)}
     scores = [

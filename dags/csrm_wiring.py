@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -78,14 +77,12 @@ def market_dag(
 
 @task
 def run(
-    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = "",
-    slots: int = 1,
-) -> str:  # fmt: skip
+    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = ""
+) -> str:
     """The body of every task: run one step and return the reference of its artifact.
 
     ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
-    that asks an endpoint finds address and token of ``connection`` in its environment. A task that
-    takes several ``slots`` of its pool has the threads of so many.
+    that asks an endpoint finds address and token of ``connection`` in its environment.
     """
     from csrm_tasks.errors import CsrmError
     from csrm_tasks.steps import run_step
@@ -93,10 +90,7 @@ def run(
     try:
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
-        settings = load_settings()
-        settings = replace(settings, threads=settings.threads * slots)
-        given = {k: reference(v) for k, v in inputs.items()}
-        return run_step(step, market, given, options, settings)
+        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
     except CsrmError as e:
         raise AirflowFailException(str(e)) from e
 
@@ -106,18 +100,15 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
 
     What earlier tasks returned (and :func:`fact`, and lists of them) are the step's inputs;
     plain values are its parameters. The task is called as its step unless ``task_id`` says else.
-    ``rule`` is its trigger rule, ``connection`` that of an endpoint it asks, ``slots`` how many of
-    its pool it takes, each with ``CSRM_THREADS`` threads.
+    ``rule`` is its trigger rule, ``connection`` that of an endpoint it asks.
     """
 
     def add(step: str, task_id: str = "", /, **given: Any) -> XComArg:
-        about = {k: given.pop(k) for k in ("connection", "slots") if k in given}
+        about = {"connection": given.pop("connection")} if "connection" in given else {}
         rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
-        one = run.override(
-            task_id=task_id or step, trigger_rule=rule, pool_slots=about.get("slots", 1)
-        )
+        one = run.override(task_id=task_id or step, trigger_rule=rule)
         return one(step=step, market=market.market, inputs=inputs, options=params, **about)
 
     return add

@@ -49,7 +49,6 @@ print("LOADED" + json.dumps({
             "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
                      t.defaults] if t.task_id == "ask" else None,
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
-            "slots": [t.pool_slots, kwargs(t).get("slots", 1)],
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
@@ -226,7 +225,7 @@ def test_a_market_may_serve_a_shorter_query_tower(loaded: dict, tmp_path: Path) 
 
 
 @pytest.mark.airflow
-def test_the_towers_may_have_shards_and_slots_of_their_own(tmp_path: Path) -> None:
+def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     own = text.replace("towers:\n", "towers:\n  score_shards: 3\n")
     (tmp_path / "mini.yaml").write_text(own, encoding="utf-8")
@@ -236,8 +235,6 @@ def test_the_towers_may_have_shards_and_slots_of_their_own(tmp_path: Path) -> No
         tasks = found["dags"][f"{name}__mini"]["tasks"]
         assert tasks["score_tower_pairs_shards"]["shards"] == 3
         assert tasks["score_pseudo_shards"]["shards"] == 2
-        wide = {n: t["slots"] for n, t in tasks.items() if t["slots"] != [1, 1]}
-        assert wide == {"train_towers": [2, 2]}  # what it takes of the pool, and its threads
 
 
 @pytest.mark.airflow

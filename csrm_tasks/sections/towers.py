@@ -22,11 +22,9 @@ class Towers(Section):
     impressed: Positive = 20  # M (A31)
     retrieved: Positive = 100  # N, by EBR and BM25
     random: Annotated[int, Field(ge=0)] = 8
-    # Not in fingerprints, as Llm.score_shards: tasks that share the teacher's scoring of the pairs
-    # (null: llm.score_shards), and slots of Airflow's pool that the training takes, each with
-    # CSRM_THREADS threads.
+    # Tasks that share the teacher's scoring of the pairs; null: llm.score_shards. Not in
+    # fingerprints, as there.
     score_shards: Positive | None = Field(default=None, exclude=True)
-    slots: Positive = Field(default=1, exclude=True)
     queries: Positive = 1_000_000  # distillation queries at most
     steps: Positive = 50_000
     batch_queries: Positive = 64
