@@ -14,13 +14,13 @@ from csrm_tasks.towers import train as training
 from csrm_tasks.towers.cross import CrossEncoder, cross_logits, cross_probabilities
 from csrm_tasks.towers.cross_export import Judged, export_cross
 from csrm_tasks.towers.cross_runtime import CrossRuntime
-from csrm_tasks.towers.examples import Examples, soft_examples
+from csrm_tasks.towers.examples import Examples
 from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import Reader
-from csrm_tasks.towers.model import HEADS, load_tokenizer
+from csrm_tasks.towers.model import HEADS
 from csrm_tasks.towers.texts import TEXT_VERSION
 from csrm_tasks.towers.train import TrainPlan, train
-from tests.towers_fixtures import make_encoder, oracle, snapshot_tables
+from tests.towers_fixtures import make_encoder, oracle_examples, reader_of, snapshot_tables
 
 TABLES = snapshot_tables()
 PLAN = TrainPlan(steps=6, batch_queries=6, batch_products=8, lr=5e-3, lr_end=1e-4, seed=3)
@@ -39,14 +39,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reader(base: Path) -> Reader:
-    return Reader(load_tokenizer(str(base)).backend_tokenizer.to_str(), 16, 24, 1)
+    return reader_of(base, 16, 24)
 
 
 @pytest.fixture(scope="module")
 def examples() -> Examples:
-    return soft_examples(
-        oracle(TABLES["pairs"], TABLES), TABLES["queries"], TABLES["products"], TABLES["pairs"]
-    )
+    return oracle_examples(TABLES)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import torch
 from csrm_tasks.errors import ArtifactError, RefusedError
 from csrm_tasks.towers import export, measure, runtime
 from csrm_tasks.towers.export import export_towers, parity, quantise, write_onnx
-from csrm_tasks.towers.model import HEADS, TwinTowers, load_tokenizer
+from csrm_tasks.towers.model import HEADS, TwinTowers
 from csrm_tasks.towers.runtime import TowerRuntime, has_vnni
 from csrm_tasks.towers.texts import product_digest
 from csrm_tasks.towers.thresholds import Threshold
-from tests.towers_fixtures import COLOURS, TYPES, make_encoder, snapshot_tables
+from tests.towers_fixtures import COLOURS, TYPES, make_encoder, reader_of, snapshot_tables
 
 TEXTS = [f"{c} {t}" for c in COLOURS for t in TYPES] + ["", "品牌 " * 40]
 THRESHOLDS = {name: Threshold(0.5, 1.0, 1.0, 1.0) for name in HEADS}
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TwinTowers:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> measure.Reader:
     base = make_encoder(tmp_path_factory.mktemp("tokenizer"), dim=64)
-    return measure.Reader(load_tokenizer(str(base)).backend_tokenizer.to_str(), 16, 24, 1)
+    return reader_of(base, 16, 24)
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ import torch
 
 from csrm_tasks.towers import measure
 from csrm_tasks.towers.checkpoint import Checkpoints
-from csrm_tasks.towers.examples import Examples, soft_examples, with_texts
+from csrm_tasks.towers.examples import Examples, with_texts
 from csrm_tasks.towers.export import export_towers
 from csrm_tasks.towers.losses import kd_loss
 from csrm_tasks.towers.measure import Reader
-from csrm_tasks.towers.model import HEADS, TwinTowers, load_tokenizer, trunks_of
+from csrm_tasks.towers.model import HEADS, TwinTowers, trunks_of
 from csrm_tasks.towers.runtime import TowerRuntime
 from csrm_tasks.towers.thresholds import Threshold
 from csrm_tasks.towers.train import TrainPlan, pair_logits, train
-from tests.towers_fixtures import make_encoder, oracle, snapshot_tables
+from tests.towers_fixtures import make_encoder, oracle_examples, reader_of, snapshot_tables
 
 TABLES = snapshot_tables()
 PLAN = TrainPlan(steps=6, batch_queries=4, batch_products=6, lr=2e-3, lr_end=1e-5, seed=3)
@@ -31,14 +31,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reader(base: Path) -> Reader:
-    return Reader(load_tokenizer(str(base)).backend_tokenizer.to_str(), 16, 16, 1)
+    return reader_of(base, 16, 16)
 
 
 @pytest.fixture(scope="module")
 def examples() -> Examples:
-    return soft_examples(
-        oracle(TABLES["pairs"], TABLES), TABLES["queries"], TABLES["products"], TABLES["pairs"]
-    )
+    return oracle_examples(TABLES)
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.towers import measure, shorten
 from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.depth import cut
-from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.runtime import TowerRuntime
 from csrm_tasks.towers.tokens import TokenTable
 from csrm_tasks.towers.train import TrainPlan
 from tests.test_steps_towers import World
-from tests.towers_fixtures import COLOURS, TYPES, make_encoder
+from tests.towers_fixtures import COLOURS, TYPES, make_encoder, reader_of
 
 TEXTS = [f"{c} {t}" for c in COLOURS for t in TYPES]
 PLAN = TrainPlan(30, 16, 1, 3e-3, 1e-4, seed=1)
@@ -60,8 +60,7 @@ def test_no_fewer_layers_is_an_error(model: TwinTowers, layers: int) -> None:
 @pytest.fixture(scope="module")
 def queries(tmp_path_factory: pytest.TempPathFactory) -> TokenTable:
     base = make_encoder(tmp_path_factory.mktemp("tokenizer"))
-    definition = load_tokenizer(str(base)).backend_tokenizer.to_str()
-    return measure.Reader(definition, 16, 24, 1).queries(TEXTS)
+    return reader_of(base, 16, 24).queries(TEXTS)
 
 
 def test_learns_the_full_towers_vectors(

@@ -26,9 +26,9 @@ from csrm_tasks.towers.examples import (
 )
 from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import Reader
-from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
-from tests.towers_fixtures import TARGET, make_encoder, oracle, snapshot_tables
+from tests.towers_fixtures import TARGET, make_encoder, oracle_examples, reader_of, snapshot_tables
 
 PLAN = TrainPlan(steps=12, batch_queries=4, batch_products=6, lr=2e-3, lr_end=1e-5, seed=3)
 
@@ -50,12 +50,12 @@ def towers(base: Path, learn_scale: bool = True) -> TwinTowers:
 @pytest.fixture(scope="module")
 def examples() -> Examples:
     t = snapshot_tables()
-    return soft_examples(oracle(t["pairs"], t), t["queries"], t["products"], t["pairs"])
+    return oracle_examples(t)
 
 
 @pytest.fixture
 def reader(base: Path) -> Reader:
-    return Reader(load_tokenizer(str(base)).backend_tokenizer.to_str(), 16, 16, 1)
+    return reader_of(base, 16, 16)
 
 
 def run(model: TwinTowers, examples: Examples, reader: Reader, path: Path) -> training.Progress:

@@ -13,6 +13,9 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaMo
 
 from csrm_tasks import records
 from csrm_tasks.dataset.text import pair_id, query_id
+from csrm_tasks.towers.examples import Examples, soft_examples
+from csrm_tasks.towers.measure import Reader
+from csrm_tasks.towers.model import load_tokenizer
 
 TYPES = (
     "茶壺",
@@ -99,3 +102,15 @@ def oracle(pairs: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> pl.DataFrame
     return pairs.select("query_id", "product_id", "locale").with_columns(**{
         k: pl.Series(v) for k, v in soft.items()
     })  # fmt: skip
+
+
+def oracle_examples(tables: dict[str, pl.DataFrame]) -> Examples:
+    """Return what towers learn of the oracle's word on every pair of ``tables``."""
+    queries, products, pairs = (tables[name] for name in ("queries", "products", "pairs"))
+    return soft_examples(oracle(pairs, tables), queries, products, pairs)
+
+
+def reader_of(base: Path, query_tokens: int, title_tokens: int) -> Reader:
+    """Return a reader with the tokenizer of an encoder of :func:`make_encoder`."""
+    definition = load_tokenizer(str(base)).backend_tokenizer.to_str()
+    return Reader(definition, query_tokens, title_tokens, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
     load_market(market, home.settings.markets)
     check_disk(home.root)
     with only_one(home.root / "lock"):
-        console.print(generate(market, home.settings, data), soft_wrap=True)
+        console.print(land(home, data), soft_wrap=True)
         stages = plan(market, home.settings)
         if finished(stages, home.airflow / "airflow.db"):
             console.print("Every run of this demo has finished already: nothing to do.")
@@ -60,6 +61,16 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
         print_summary(console, home)
     console.print(f"{time.monotonic() - begun:.0f} s. Look around: make ui MARKET={market}")
     return 0
+
+
+def land(home: Home, data: Path | None) -> str:
+    """Generate the market, and Airflow's database meanwhile; say in a line what was done."""
+    home.prepare()
+    with ThreadPoolExecutor(1) as beside:
+        migrated = beside.submit(migrate, home)
+        done = generate(home.market, home.settings, data)
+        migrated.result()
+    return done
 
 
 def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
@@ -100,22 +111,23 @@ def airflow_at(home: Home, console: Console) -> Iterator[tuple[AirflowApi, Proce
         console.print(f"ended what an earlier run had left: {', '.join(left)}")
     check_port(home.port, "Airflow", "PORT=…")
     home.prepare()
+    migrate(home)
     terminate_as_interrupt()
     api = AirflowApi(home.url, USER, home.password())
     console.print(f"starting Airflow in {home.root} (logs: {home.logs})")
     with Processes(home.processes, home.logs, home.environment()) as processes:
-        migrate(home, processes)
         for name, command in COMPONENTS.items():
             processes.start(name, command)
         processes.wait_until(api.healthy, "Airflow", READY_SECONDS)
         yield api, processes
 
 
-def migrate(home: Home, processes: Processes) -> None:
+def migrate(home: Home) -> None:
     """Create or upgrade Airflow's database, once per version of Airflow."""
     stamp = home.airflow / "migrated"
     version = importlib.metadata.version("apache-airflow-core")
     if not stamp.exists() or stamp.read_text() != version:
+        processes = Processes(home.processes, home.logs, home.environment())
         processes.run("migrate", ["airflow", "db", "migrate"])
         stamp.write_text(version)
 
