@@ -165,7 +165,8 @@ def main(quick: bool) -> None:
             peer.close()
         alone = by_itself(contestants[SHORT], queries.texts)
     print(table(rows(runs | {f"{SHORT}, by itself": Timing(sum((t.seconds for t in alone), ()))})))
-    print("\np99 by itself, of each repetition:", *(f"{s * 1e3:.2f}" for s in p99(alone)), "ms")
+    print(f"\n{vocabulary:,} tokens, {layers} layers.", end=" ")
+    print("p99 by itself, of each repetition:", *(f"{s * 1e3:.2f}" for s in p99(alone)), "ms")
     figures = {
         "int8_ratio_torch": ratio(runs[TORCH], runs[OURS]),
         "p99_2layer_s": statistics.median(p99(alone)),
