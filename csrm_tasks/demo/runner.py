@@ -51,6 +51,7 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
     load_market(market, home.settings.markets)
     check_disk(home.root)
     with only_one(home.root / "lock"):
+        take_over(home, console)
         console.print(land(home, data), soft_wrap=True)
         stages = plan(market, home.settings)
         if finished(stages, home.airflow / "airflow.db"):
@@ -65,7 +66,6 @@ def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> 
 
 def land(home: Home, data: Path | None) -> str:
     """Generate the market, and Airflow's database meanwhile; say in a line what was done."""
-    home.prepare()
     with ThreadPoolExecutor(1) as beside:
         migrated = beside.submit(migrate, home)
         done = generate(home.market, home.settings, data)
@@ -84,17 +84,28 @@ def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
         "--backend-store-uri", home.settings.mlflow_uri,
         "--default-artifact-root", (home.root / "mlartifacts").as_uri(),
     ]  # fmt: skip
-    with only_one(home.root / "lock"), airflow_at(home, console) as (_, processes):
-        processes.start("mlflow", command)
-        processes.wait_until(lambda: answers(home.mlflow_url), "MLflow", READY_SECONDS)
-        console.print(f"Airflow  {home.url}  user {USER}, password {home.password()}")
-        console.print(f"MLflow   {home.mlflow_url}")
-        console.print("Ctrl-C ends both.")
-        try:
-            processes.wait_until(lambda: False, "", float("inf"))
-        except KeyboardInterrupt:
-            console.print("ending …")
+    with only_one(home.root / "lock"):
+        take_over(home, console)
+        migrate(home)
+        with airflow_at(home, console) as (_, processes):
+            processes.start("mlflow", command)
+            processes.wait_until(lambda: answers(home.mlflow_url), "MLflow", READY_SECONDS)
+            console.print(f"Airflow  {home.url}  user {USER}, password {home.password()}")
+            console.print(f"MLflow   {home.mlflow_url}")
+            console.print("Ctrl-C ends both.")
+            try:
+                processes.wait_until(lambda: False, "", float("inf"))
+            except KeyboardInterrupt:
+                console.print("ending …")
     return 0
+
+
+def take_over(home: Home, console: Console) -> None:
+    """Make the home's folders, and end what a killed run has left running."""
+    left = stop_leftovers(home.processes)
+    if left:
+        console.print(f"ended what an earlier run had left: {', '.join(left)}")
+    home.prepare()
 
 
 def make_console() -> Console:
@@ -106,12 +117,7 @@ def make_console() -> Console:
 @contextmanager
 def airflow_at(home: Home, console: Console) -> Iterator[tuple[AirflowApi, Processes]]:
     """Run Airflow's components for the block; raises :class:`CsrmError` where they cannot start."""
-    left = stop_leftovers(home.processes)
-    if left:
-        console.print(f"ended what an earlier run had left: {', '.join(left)}")
     check_port(home.port, "Airflow", "PORT=…")
-    home.prepare()
-    migrate(home)
     terminate_as_interrupt()
     api = AirflowApi(home.url, USER, home.password())
     console.print(f"starting Airflow in {home.root} (logs: {home.logs})")
