@@ -115,6 +115,16 @@ def load(home: Path, markets: Path, dags: Path = ROOT / "dags") -> dict:
     return json.loads(lines[0].removeprefix("LOADED"))
 
 
+def load_changed(folder: Path, old: str, new: str) -> dict:
+    """Load the DAGs of the mini market with one piece of its file changed."""
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "mini.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    found = load(folder / "home", folder)
+    assert found["errors"] == {}
+    return found
+
+
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return load(tmp_path_factory.mktemp("airflow"), MARKETS)
@@ -167,10 +177,7 @@ def stands_between(shard: dict, joined: dict, task: str, whole: dict) -> None:
 def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
     loaded: dict, tmp_path: Path
 ) -> None:
-    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
-    (tmp_path / "mini.yaml").write_text(text.replace("score_shards: 2", "score_shards: 1"))
-    whole = load(tmp_path / "home", tmp_path)
-    assert whole["errors"] == {}
+    whole = load_changed(tmp_path, "score_shards: 2", "score_shards: 1")
     for name, expected in (("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)):
         cut, one = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, whole))
         asked = SHARDED & set(expected)
@@ -190,11 +197,7 @@ def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
 
 @pytest.mark.airflow
 def test_a_market_may_embed_its_catalogue_in_shards(loaded: dict, tmp_path: Path) -> None:
-    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
-    cut = text.replace("retrieval:\n", "retrieval:\n  index_shards: 3\n")
-    (tmp_path / "mini.yaml").write_text(cut, encoding="utf-8")
-    sharded = load(tmp_path / "home", tmp_path)
-    assert sharded["errors"] == {}
+    sharded = load_changed(tmp_path, "retrieval:\n", "retrieval:\n  index_shards: 3\n")
     for name, asked in (
         ("csrm_cold_start", {"build_index"}),
         ("csrm_retrain", {"build_index", "build_index_live"}),
@@ -211,11 +214,7 @@ def test_a_market_may_embed_its_catalogue_in_shards(loaded: dict, tmp_path: Path
 
 @pytest.mark.airflow
 def test_a_market_may_serve_a_shorter_query_tower(loaded: dict, tmp_path: Path) -> None:
-    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
-    cut = text.replace("towers:\n", "towers:\n  query_layers: 1\n")
-    (tmp_path / "mini.yaml").write_text(cut, encoding="utf-8")
-    short = load(tmp_path / "home", tmp_path)
-    assert short["errors"] == {}
+    short = load_changed(tmp_path, "towers:\n", "towers:\n  query_layers: 1\n")
     for name in ("csrm_cold_start", "csrm_retrain"):
         one, other = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, short))
         assert set(other) == set(one) | {"shorten_query_tower"}
@@ -226,11 +225,7 @@ def test_a_market_may_serve_a_shorter_query_tower(loaded: dict, tmp_path: Path) 
 
 @pytest.mark.airflow
 def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
-    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
-    own = text.replace("towers:\n", "towers:\n  score_shards: 3\n")
-    (tmp_path / "mini.yaml").write_text(own, encoding="utf-8")
-    found = load(tmp_path / "home", tmp_path)
-    assert found["errors"] == {}
+    found = load_changed(tmp_path, "towers:\n", "towers:\n  score_shards: 3\n")
     for name in ("csrm_cold_start", "csrm_retrain"):
         tasks = found["dags"][f"{name}__mini"]["tasks"]
         assert tasks["score_tower_pairs_shards"]["shards"] == 3

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.steps import run_step
 from csrm_tasks.towers import measure, shorten
 from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.depth import cut
@@ -131,6 +132,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def full(world: World) -> Any:
     return world.run("train_towers", {"snapshot": world.snapshot()}, target="hard")
+
+
+def test_thresholds_by_the_teacher_need_its_word(world: World, full: Any) -> None:
+    told = {"thresholds": "teacher", "steps": 2}
+    market = world.market.model_copy(update={"towers": world.market.towers.model_copy(update=told)})
+    given = {"snapshot": "toy/snapshot/snapshot", "towers": full.ref}
+    with pytest.raises(ConfigError, match="needs input 'scored'"):
+        run_step("shorten_query_tower", market, given, {}, world.settings)
 
 
 def test_short_tower_stands_in_for_the_full_one(world: World, full: Any) -> None:

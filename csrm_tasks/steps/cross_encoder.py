@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.steps.registry import Context, Facts, step
-from csrm_tasks.steps.towers import encoder_identity, tables_of
+from csrm_tasks.steps.towers import encoder_identity, reader_of, soft_pairs, tables_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,10 +50,10 @@ def train_cross_encoder(ctx: Context) -> Facts:
     torch.set_num_threads(ctx.settings.threads)
     config, seed, device = ctx.market.towers, ctx.market.seed, choose_device()
     tables = tables_of(ctx)
-    examples = tables.soft(ctx.input("scored").file("scored.parquet"))
+    examples = soft_pairs(ctx, tables)
     dev = tables.dev(ctx.market.target_locale)
     read = with_typos(examples, config.typo_share, seed)
-    reader = _reader(ctx)
+    reader = reader_of(ctx.market)
     model = CrossEncoder.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
         tokens=config.query_tokens + config.title_tokens, seed=seed,
@@ -85,18 +85,6 @@ def train_cross_encoder(ctx: Context) -> Facts:
         curves={"kd_loss": done.curve},
     )  # fmt: skip
     return facts
-
-
-def _reader(ctx: Context) -> Reader:
-    from csrm_tasks.towers.measure import Reader
-    from csrm_tasks.towers.model import load_tokenizer
-
-    config = ctx.market.towers
-    tokenizer = load_tokenizer(config.encoder)
-    return Reader(
-        tokenizer.backend_tokenizer.to_str(), config.query_tokens, config.title_tokens,
-        tokenizer.pad_token_id,
-    )  # fmt: skip
 
 
 def _judged(model: CrossEncoder, reader: Reader, frame: pl.DataFrame) -> Judged:

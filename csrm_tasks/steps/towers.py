@@ -32,7 +32,7 @@ def tables_of(ctx: Context, fields: Sequence[str] | None = None) -> TowerTables:
     from csrm_tasks.towers.tables import TowerTables
 
     chosen = ctx.market.towers.product_fields if fields is None else fields
-    return TowerTables.read(ctx.input("snapshot").path, chosen)
+    return TowerTables(ctx.input("snapshot").path, chosen)
 
 
 @step("tower_pairs", inputs=["snapshot", "bm25", "ebr", "index"], config=["towers", "seed"],
@@ -108,7 +108,7 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     import torch
 
     from csrm_tasks.llm.precision import choose_device, choose_dtype
-    from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+    from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
 
@@ -116,8 +116,7 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     config, seed = ctx.market.towers, ctx.market.seed
     tables = tables_of(ctx)
     examples = _examples(ctx, tables, target)
-    tokenizer = load_tokenizer(config.encoder)
-    reader = _reader(tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token_id, ctx.market)
+    reader = reader_of(ctx.market)
     device = choose_device()
     model = TwinTowers.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
@@ -153,15 +152,27 @@ def _examples(ctx: Context, tables: TowerTables, target: str) -> Examples:
         return tables.hard()
     if target != "soft":
         raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
+    return soft_pairs(ctx, tables)
+
+
+def soft_pairs(ctx: Context, tables: TowerTables) -> Examples:
+    """Return what the teacher has scored; raises :class:`ConfigError` without input ``scored``."""
     if "scored" not in ctx.inputs:
-        raise ConfigError("train_towers: target soft needs input 'scored', of score_pairs")
+        raise ConfigError("learning from the teacher needs input 'scored', of score_pairs")
     return tables.soft(ctx.input("scored").file("scored.parquet"))
 
 
-def _reader(definition: str, pad_id: int, market: MarketConfig) -> Reader:
+def reader_of(market: MarketConfig) -> Reader:
+    """Return how the towers of a market read texts: its encoder's tokenizer, both lengths."""
     from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.model import load_tokenizer
 
-    return Reader(definition, market.towers.query_tokens, market.towers.title_tokens, pad_id)
+    config = market.towers
+    tokenizer = load_tokenizer(config.encoder)
+    return Reader(
+        tokenizer.backend_tokenizer.to_str(), config.query_tokens, config.title_tokens,
+        tokenizer.pad_token_id,
+    )  # fmt: skip
 
 
 def publish_towers(

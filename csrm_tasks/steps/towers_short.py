@@ -12,6 +12,7 @@ from csrm_tasks.steps.towers import (
     ROOMS,
     load_towers,
     publish_towers,
+    soft_pairs,
     tables_of,
 )
 
@@ -48,8 +49,7 @@ def shorten_query_tower(ctx: Context) -> Facts:
         config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed
     )
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
-    by_teacher = config.thresholds == "teacher"
-    taught = tables.soft(ctx.input("scored").file("scored.parquet")) if by_teacher else None
+    taught = soft_pairs(ctx, tables) if config.thresholds == "teacher" else None
     facts = publish_towers(ctx, model, reader, tables, taught)
     lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
     admitted = lost <= shorten.MOST_LOSS  # not a number is not

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import polars as pl
 
@@ -22,20 +22,26 @@ from csrm_tasks.towers.texts import with_product_text
 
 @dataclass(frozen=True)
 class TowerTables:
-    """Queries, judged pairs, and products with what the product tower reads as their title."""
+    """Tables of one snapshot, each read when it is first asked for."""
 
-    queries: pl.DataFrame
-    products: pl.DataFrame
-    pairs: pl.DataFrame
+    snapshot: Path
+    fields: Sequence[str]  # what the product tower reads after the title (A27)
 
-    @classmethod
-    def read(cls, snapshot: Path, fields: Sequence[str]) -> Self:
-        """Read the tables in ``snapshot``; ``fields`` follow the title (A27)."""
-        queries, products, pairs = (
-            read_table(snapshot / f"{name}.parquet", schema)
-            for name, schema in (("queries", QUERIES), ("products", PRODUCTS), ("pairs", PAIRS))
-        )
-        return cls(queries, with_product_text(products, fields), pairs)
+    @cached_property
+    def queries(self) -> pl.DataFrame:
+        """Return the queries."""
+        return read_table(self.snapshot / "queries.parquet", QUERIES)
+
+    @cached_property
+    def products(self) -> pl.DataFrame:
+        """Return the products, with what the product tower reads as their title."""
+        found = read_table(self.snapshot / "products.parquet", PRODUCTS)
+        return with_product_text(found, self.fields)
+
+    @cached_property
+    def pairs(self) -> pl.DataFrame:
+        """Return the judged pairs."""
+        return read_table(self.snapshot / "pairs.parquet", PAIRS)
 
     def soft(self, scored: Path) -> Examples:
         """Return the pairs that the teacher has scored, with its probabilities (A29)."""
