@@ -25,8 +25,8 @@ from csrm_tasks.cli_rollout import rollout
 from csrm_tasks.cli_rqa import rqa
 from csrm_tasks.cli_serve import serve
 from csrm_tasks.cli_study import study
-from csrm_tasks.errors import ArtifactError, CsrmError
-from csrm_tasks.settings import Settings
+from csrm_tasks.errors import ArtifactError, CsrmError, disk_full_as_one_line
+from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import Step, all_steps
 from csrm_tasks.steps.running import run_step
 
@@ -37,7 +37,8 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("csrm").setLevel(logging.INFO)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     try:
-        code: Any = cli.main(args=args, prog_name="csrm", standalone_mode=False)
+        with disk_full_as_one_line("this command", load_settings().home):
+            code: Any = cli.main(args=args, prog_name="csrm", standalone_mode=False)
     except CsrmError as e:
         click.echo(f"csrm: {' '.join(str(e).split())}", err=True)
         return 2

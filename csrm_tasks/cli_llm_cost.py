@@ -35,13 +35,15 @@ def llm_cost(
     """Estimate what training and scoring cost, by formula (docs/SCALE.md)."""
     from csrm_tasks.llm.cost import ORION_14B, QWEN3_14B, Shape
     from csrm_tasks.llm.cost_job import Gpu, Volume, job, memory, table
-    from csrm_tasks.markets import load_market, resolve_model
+    from csrm_tasks.markets import load_market
 
     llm = load_market(market, home_settings(market).markets).llm
     if base is None:
         from transformers import AutoConfig
 
-        shape = Shape.of(AutoConfig.from_pretrained(resolve_model(llm.base)))
+        from csrm_tasks.base_models import pretrained
+
+        shape = Shape.of(AutoConfig.from_pretrained(**pretrained(llm.base)))
     else:
         shape = dict(zip(BASES, (ORION_14B, QWEN3_14B), strict=True))[base]
     parts = job(shape, llm, Volume(labels, judged, epochs, queries, products))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.presets import with_presets
 from csrm_tasks.sections import (
@@ -26,7 +27,7 @@ from csrm_tasks.sections import (
     Snapshot,
     Towers,
 )
-from csrm_tasks.settings import PROJECT_ROOT
+from csrm_tasks.sections.release import LANGUAGE
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Locale = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[A-Z]{2}$")]
@@ -53,6 +54,19 @@ class MarketConfig(Section):
     rollout: Rollout = Rollout()
     retention: Retention = Retention()
     controls: Controls = Controls()
+
+    @model_validator(mode="after")
+    def _gate_can_be_met(self) -> Self:
+        """Refuse what the gate could never find measured: it would hold every release back."""
+        gate = self.gate or Gate()
+        for name in ("encoder", "prompt"):
+            if name in gate.not_below and getattr(self.controls, name) is None:
+                raise ValueError(f"gate.not_below: {name} is not measured without controls.{name}")
+        for name in gate.slices:
+            locale = name.removeprefix(LANGUAGE)
+            if locale != name and locale not in (self.source_locale, self.target_locale):
+                raise ValueError(f"gate.slices: {locale!r} is none of the market's two locales")
+        return self
 
     @property
     def model_name(self) -> str:
@@ -90,7 +104,7 @@ def parse_market(path: Path) -> MarketConfig:
         # JSON mode: lists become tuples, as YAML cannot write a tuple; types stay strict.
         import json
 
-        return MarketConfig.model_validate_json(json.dumps(raw))
+        config = MarketConfig.model_validate_json(json.dumps(raw))
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -98,11 +112,18 @@ def parse_market(path: Path) -> MarketConfig:
         raise ConfigError(f"{path}: {key}: {first['msg']}{more}") from e
     except TypeError as e:  # a YAML date or the like
         raise ConfigError(f"{path}: {e}; put it in quotes") from e
+    for key, base in _bases(config).items():
+        check_base(f"{path}: {key}", base)
+    return config
 
 
-def resolve_model(name: str) -> str:
-    """Return a local folder for ``name`` where there is one, else ``name`` (a hub name)."""
-    for candidate in (Path(name), PROJECT_ROOT / name):
-        if candidate.is_dir():
-            return str(candidate.resolve())
-    return name
+def _bases(config: MarketConfig) -> dict[str, str]:
+    """Return key → base model of everything that a market may load from a hub."""
+    found = {
+        "llm.base": config.llm.base,
+        "retrieval.ebr.encoder": config.retrieval.ebr.encoder,
+        "towers.encoder": config.towers.encoder,
+        "controls.encoder": config.controls.encoder,
+        "controls.prompt": None if config.controls.prompt_connection else config.controls.prompt,
+    }
+    return {key: base for key, base in found.items() if base is not None}

@@ -40,7 +40,7 @@ LLM: Presets = {
 
 
 TWO_TOWERS: dict[str, Any] = {  # what both recipes share: paper 1, section 6.1, and A31
-    "encoder": "FacebookAI/xlm-roberta-base",
+    "encoder": "FacebookAI/xlm-roberta-base@e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
     "dim": 128,
     "scale": 8.0,
     "impressed": 20,

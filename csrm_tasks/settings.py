@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from csrm_tasks.errors import ConfigError
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -40,7 +42,10 @@ class Settings:
 
 
 def load_settings(env: Mapping[str, str] | None = None) -> Settings:
-    """Read :class:`Settings` from ``env`` (default: the process environment)."""
+    """Read :class:`Settings` from ``env`` (default: the process environment).
+
+    Raises :class:`ConfigError` naming the variable that cannot be read.
+    """
     e = os.environ if env is None else env
     home = Path(e.get("CSRM_HOME", PROJECT_ROOT / ".csrm")).resolve()
     return Settings(
@@ -52,5 +57,11 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         db_url=e.get("CSRM_DB_URL", f"sqlite:///{home / 'csrm.db'}"),
         mlflow_uri=e.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
         markets=Path(e.get("CSRM_MARKETS", PROJECT_ROOT / "dags" / "markets")),
-        threads=int(e.get("CSRM_THREADS", "1")),
+        threads=_threads(e.get("CSRM_THREADS", "1")),
     )
+
+
+def _threads(given: str) -> int:
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    raise ConfigError(f"CSRM_THREADS is {given!r}; use a whole number of 1 or more")

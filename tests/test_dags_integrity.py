@@ -317,7 +317,7 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
 def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> None:
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     asked = (
-        "controls: {encoder: xlm-roberta-base, prompt: gpt-x, prompt_connection: shop_llm, "
+        "controls: {encoder: ./xlm-roberta-base, prompt: gpt-x, prompt_connection: shop_llm, "
         "cross_encoder: true}\n"
     )
     text = text.replace("approval: auto", "approval: auto, export_llm: true")
@@ -330,7 +330,7 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     assert set(tasks) == {*RETRAIN, *more}
     assert "evaluate" in tasks["score_cross_encoder"]["after"]
     assert "bundle" in tasks["export_llm"]["after"]
-    assert tasks["baseline_encoder"]["params"] == {"encoder": "xlm-roberta-base"}
+    assert tasks["baseline_encoder"]["params"] == {"encoder": "./xlm-roberta-base"}
     assert tasks["baseline_prompt"]["params"] == {"model": "gpt-x", "remote": True}
     assert tasks["baseline_prompt"]["connection"] == "shop_llm"
     assert tasks["evaluate"]["params"]["names"].split(",")[-7:-4] == ["final", "encoder", "prompt"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evaluation_fixtures import evidence_of
+from pydantic import ValidationError
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.evaluation import checks, gate
@@ -114,12 +115,12 @@ def test_worse_towers_stop_a_better_llm() -> None:
     assert verdict.outcome == "FAIL" and verdict.reasons[0].startswith("defect_f1")
 
 
-def test_floors_fail_below_and_unknown_measures_are_inconclusive() -> None:
+def test_floors_fail_below_and_unknown_measures_are_refused() -> None:
     high = Gate(floors={"micro_f1": 0.99})
     assert decide(GOOD, BAD, high).outcome == "FAIL"
     assert decide(GOOD, BAD, Gate(floors={"micro_f1": 0.8})).outcome == "PASS"
-    unknown = decide(GOOD, BAD, Gate(floors={"f1": 0.1}))
-    assert unknown.outcome == "INCONCLUSIVE" and "no such measure" in unknown.reasons[0]
+    with pytest.raises(ValidationError, match="micro_f1"):
+        Gate.model_validate({"floors": {"f1": 0.1}})
 
 
 def test_without_a_live_release_floors_decide() -> None:

@@ -28,6 +28,7 @@ from csrm_tasks.retrieval.losses import (
 )
 from csrm_tasks.retrieval.pairs import TrainingPairs, training_pairs
 from csrm_tasks.sections import Ebr
+from csrm_tasks.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +265,7 @@ def test_a_killed_run_ends_at_the_same_weights(
     whole = _trainer(base, tmp_path / "whole", 9)
     whole.run()
 
-    monkeypatch.setattr(ebr, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Checkpoints, "due", lambda _: True)
     killed = _trainer(base, tmp_path / "killed", 9)
     steps = iter(range(5))
     update = killed._update

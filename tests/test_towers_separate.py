@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from csrm_tasks.towers import measure
-from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.examples import Examples, with_texts
 from csrm_tasks.towers.export import export_towers
 from csrm_tasks.towers.losses import kd_loss
@@ -18,6 +17,7 @@ from csrm_tasks.towers.model import HEADS, TwinTowers, trunks_of
 from csrm_tasks.towers.runtime import TowerRuntime
 from csrm_tasks.towers.thresholds import Threshold
 from csrm_tasks.towers.train import TrainPlan, pair_logits, train
+from csrm_tasks.training.checkpoints import Checkpoints
 from tests.towers_fixtures import make_encoder, oracle_examples, reader_of, snapshot_tables
 
 TABLES = snapshot_tables()

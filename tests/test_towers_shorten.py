@@ -13,12 +13,12 @@ import torch
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.steps import run_step
 from csrm_tasks.towers import measure, shorten
-from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.depth import cut
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.runtime import TowerRuntime
 from csrm_tasks.towers.tokens import TokenTable
 from csrm_tasks.towers.train import TrainPlan
+from csrm_tasks.training.checkpoints import Checkpoints
 from tests.test_steps_towers import World
 from tests.towers_fixtures import COLOURS, TYPES, make_encoder, reader_of
 

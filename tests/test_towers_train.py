@@ -15,7 +15,6 @@ import torch
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.towers import train as training
-from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.examples import (
     Examples,
     batches,
@@ -28,6 +27,7 @@ from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import Reader
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
+from csrm_tasks.training.checkpoints import Checkpoints
 from tests.towers_fixtures import TARGET, make_encoder, oracle_examples, reader_of, snapshot_tables
 
 PLAN = TrainPlan(steps=12, batch_queries=4, batch_products=6, lr=2e-3, lr_end=1e-5, seed=3)

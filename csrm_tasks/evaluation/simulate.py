@@ -17,7 +17,7 @@ from csrm_tasks.evaluation.metrics import Floats, Ints, confusion_by_query
 from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
 
-PLANTED = "planted"
+PLANTED = "category planted"
 
 
 @dataclass(frozen=True)

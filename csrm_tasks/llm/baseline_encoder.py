@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
+from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.batching import BatchStream, Epoch, Indices, by_length
 from csrm_tasks.llm.precision import choose_device
 from csrm_tasks.llm.prompts import ProductFields, QueryFields
-from csrm_tasks.markets import resolve_model
 
 log = logging.getLogger("csrm")
 
@@ -63,11 +63,11 @@ class EncoderClassifier(nn.Module):
 
     def __init__(self, recipe: EncoderRecipe) -> None:
         super().__init__()
-        name = resolve_model(recipe.encoder)
+        source = pretrained(recipe.encoder)
         torch.manual_seed(recipe.seed)
         try:
-            self.encoder = AutoModel.from_pretrained(name, use_safetensors=True).float()
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.encoder = AutoModel.from_pretrained(**source, use_safetensors=True).float()
+            self.tokenizer = AutoTokenizer.from_pretrained(**source)
         except (OSError, ValueError) as e:
             reason = str(e).strip().split("\n")[0]
             raise ConfigError(f"encoder {recipe.encoder!r} cannot be loaded: {reason}") from e

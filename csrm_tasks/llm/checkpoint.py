@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.mixture import Mixture
 from csrm_tasks.llm.model import Model, adapter_state, set_adapter_state
+from csrm_tasks.training.checkpoints import (
+    KEPT,
+    Tensors,
+    load_optimizer,
+    newest_first,
+    newest_usable,
+    optimizer_tensors,
+)
 
-log = logging.getLogger("csrm")
-
-Tensors = dict[str, Tensor]
 Curves = dict[str, list[tuple[int, float]]]
-
-KEPT = 2  # checkpoints: the newest may turn out to be damaged
 
 
 @dataclass
@@ -57,7 +55,7 @@ def save_checkpoint(
     part.mkdir(parents=True)
     save_file(adapter_state(model), str(part / "adapter.safetensors"))
     save_file(best, str(part / "best.safetensors"))
-    save_file(_optimizer_tensors(optimizer), str(part / "optimizer.safetensors"))
+    save_file(optimizer_tensors(optimizer), str(part / "optimizer.safetensors"))
     text = json.dumps({"progress": asdict(progress), "data": mixture.state()})
     (part / "progress.json").write_text(text, encoding="utf-8")
     target = folder / f"checkpoint-{progress.step}"
@@ -75,19 +73,9 @@ def load_checkpoint(
     A damaged one is reported and passed over for the one before it. Raises :class:`ArtifactError`
     where there are checkpoints but none can be used: hours of work are not thrown away unasked.
     """
-    found = _checkpoints(folder)
-    for path in found:
-        try:
-            return _load(path, model, optimizer, mixture)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
-            reason = " ".join(str(e).split())
-            log.warning("checkpoint %s cannot be used and is passed over: %s", path, reason)
-    if found:
-        raise ArtifactError(
-            f"{folder}: no checkpoint can be used ({', '.join(p.name for p in found)}; the log has "
-            "the reasons); delete this folder to train from the start"
-        )
-    return None
+    return newest_usable(
+        folder, _checkpoints(folder), lambda path: _load(path, model, optimizer, mixture)
+    )
 
 
 def _load(
@@ -101,25 +89,10 @@ def _load(
     progress.best = None if progress.best is None else (progress.best[0], progress.best[1])
     progress.curves = {k: [(s, v) for s, v in curve] for k, curve in progress.curves.items()}
     set_adapter_state(model, adapter)
-    _load_optimizer(optimizer, state)
+    load_optimizer(optimizer, state)
     mixture.load_state(saved["data"])
     return progress, best
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    found = folder.glob("checkpoint-*")
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": t for i, values in state.items() for name, t in values.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return newest_first(folder.glob("checkpoint-*"))

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from csrm_tasks.artifacts import describe_files, json_digest
+from csrm_tasks.base_models import check_base, local_folder
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.prompts import PROMPT_VERSION
-from csrm_tasks.markets import resolve_model
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ def read_card(folder: Path) -> LlmCard:
 
 
 def base_digest(base: str) -> str:
-    """Identify the base model: a digest of its files, or its hub name."""
-    folder = Path(resolve_model(base))
-    return json_digest(describe_files(folder)) if folder.is_dir() else f"hub:{base}"
+    """Identify the base model: a digest of its files, or its hub name with its revision."""
+    folder = local_folder(base)
+    if folder is not None:
+        return json_digest(describe_files(folder))
+    check_base("base model", base)
+    return f"hub:{base}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.head import check_read_out
@@ -17,7 +18,6 @@ from csrm_tasks.llm.labels import label_ids
 from csrm_tasks.llm.precision import choose_device, choose_dtype
 from csrm_tasks.llm.prompts import LABEL_SPACES, ProductFields, QueryFields
 from csrm_tasks.llm.shard import shard_layers
-from csrm_tasks.markets import resolve_model
 from csrm_tasks.sections import Lora
 
 
@@ -56,12 +56,12 @@ def load_base(base: str, *, sharded: bool = False) -> Model:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    name = resolve_model(base)
+    source = pretrained(base)
     device = choose_device()
     try:
-        dtype = choose_dtype(device, AutoConfig.from_pretrained(name).hidden_size)
-        causal = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        dtype = choose_dtype(device, AutoConfig.from_pretrained(**source).hidden_size)
+        causal = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
     except (OSError, ValueError) as e:
         reason = str(e).strip().split("\n")[0]
         raise ConfigError(f"llm.base {base!r} cannot be loaded: {reason}") from e

@@ -24,7 +24,6 @@ from csrm_tasks.llm.accumulate import largest, passes
 from csrm_tasks.llm.checkpoint import (
     Curves,
     Progress,
-    Tensors,
     load_checkpoint,
     save_checkpoint,
 )
@@ -33,6 +32,7 @@ from csrm_tasks.llm.model import Model, adapter_state
 from csrm_tasks.llm.parallel import Team
 from csrm_tasks.llm.schedule import learning_rate, seed_step
 from csrm_tasks.sections import Llm
+from csrm_tasks.training.checkpoints import Tensors
 
 log = logging.getLogger("csrm")
 

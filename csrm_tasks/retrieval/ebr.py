@@ -8,15 +8,11 @@ everybody's candidates, minus the pairs known of the same query.
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from csrm_tasks.retrieval.batches import Batch, draw
@@ -32,10 +28,10 @@ from csrm_tasks.retrieval.losses import (
 from csrm_tasks.retrieval.pairs import Rows, TrainingPairs
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.sections import Ebr
+from csrm_tasks.training.checkpoints import Checkpoints
 
 log = logging.getLogger("csrm")
 
-CHECKPOINT_SECONDS = 60.0
 WARMUP = 0.06  # share of the steps
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
@@ -59,7 +55,7 @@ class EbrTrainer:
         )
         self._cache = GradCache(model)
         self._masked = 0.0  # share of the last batch's negatives that were held to be false ones
-        self._checkpoint = work / "ebr.safetensors"
+        self._checkpoints = Checkpoints(work / "ebr.safetensors")
         self.names = ["contrastive", "mse"]
         if config.within_query:
             self.names.append(config.within_query)
@@ -71,7 +67,6 @@ class EbrTrainer:
     def run(self) -> None:
         """Train to the last step, from the checkpoint where there is one."""
         self.restore()
-        saved = time.monotonic()
         every = max(1, self.config.steps // LINES)
         self.model.train()
         while self.step < self.config.steps:
@@ -79,9 +74,10 @@ class EbrTrainer:
             self.step += 1
             if self.step % every == 0:
                 self._say(every)
-            if time.monotonic() - saved >= CHECKPOINT_SECONDS:
-                self.save()
-                saved = time.monotonic()
+            if self._checkpoints.due():
+                progress = {"step": self.step}
+                extra = {"losses": self.losses}
+                self._checkpoints.save(self.model, self._optimizer, progress, extra)
         self.model.eval()
 
     def _say(self, every: int) -> None:
@@ -151,36 +147,13 @@ class EbrTrainer:
             encoded = torch.cat([self.model(ids, mask) for ids, mask in chunks])
         return encoded.index_select(0, torch.from_numpy(np.argsort(order)))
 
-    def save(self) -> None:
-        """Write the checkpoint atomically: weights, optimizer moments, losses, step."""
-        state = self._optimizer.state_dict()["state"]
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"adam.{i}.{k}": v for i, s in state.items() for k, v in s.items()}
-        tensors["losses"] = self.losses
-        part = self._checkpoint.with_suffix(".part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        copied = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-        save_file(copied, part, metadata={"step": json.dumps(self.step)})
-        part.replace(self._checkpoint)
-
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one."""
-        if not self._checkpoint.exists():
-            return
-        with safe_open(self._checkpoint, framework="pt") as f:
-            self.step = json.loads(f.metadata()["step"])
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-        self.losses = tensors.pop("losses")
-        weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(weights)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-        log.info("ebr: going on from the checkpoint at step %d", self.step)
+        """Go on from the newest usable checkpoint, if there is one."""
+        extra = {"losses": self.losses}
+        progress = self._checkpoints.restore(self.model, self._optimizer, extra)
+        if progress is not None:
+            self.step = progress["step"]
+            log.info("ebr: training resumes at step %d of %d", self.step, self.config.steps)
 
     def metrics(self) -> dict[str, float]:
         """Return the mean losses of the last tenth of the steps."""

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from csrm_tasks.artifacts import describe_files, json_digest
+from csrm_tasks.base_models import pretrained
 from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import ArtifactError, ConfigError
-from csrm_tasks.markets import resolve_model
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 
 BATCH_TOKENS = 8192  # padded tokens of one inference batch
@@ -53,13 +53,13 @@ class BiEncoder(nn.Module):
     def from_base(cls, name: str, dim: int, max_length: int, seed: int) -> BiEncoder:
         """Start from a pretrained encoder with a fresh, seeded head.
 
-        ``name`` is a folder or a Hugging Face name; raises :class:`ConfigError` when it cannot be
-        loaded.
+        ``name`` is a folder or a Hugging Face name@commit; raises :class:`ConfigError` when it
+        cannot be loaded.
         """
-        found = resolve_model(name)
+        source = pretrained(name)
         try:
-            encoder = _load_encoder(found)
-            tokenizer = AutoTokenizer.from_pretrained(found)
+            encoder = _load_encoder(source)
+            tokenizer = AutoTokenizer.from_pretrained(**source)
         except (OSError, ValueError) as e:
             reason = str(e).split("\n")[0]
             raise ConfigError(f"retrieval.ebr.encoder {name!r} cannot be loaded: {reason}") from e
@@ -75,7 +75,7 @@ class BiEncoder(nn.Module):
         if not about.exists():
             raise ArtifactError(f"{folder} holds no bi-encoder: biencoder.json is missing")
         config = json.loads(about.read_text(encoding="utf-8"))
-        encoder = _load_encoder(str(folder))
+        encoder = _load_encoder(pretrained(str(folder)))
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = cls(encoder, tokenizer, config["dim"], config["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
@@ -129,14 +129,14 @@ class BiEncoder(nn.Module):
         return found
 
 
-def _load_encoder(name: str) -> Any:
+def _load_encoder(source: dict[str, str]) -> Any:
     """Load in fp32 without a pooler: it is not used here, and a checkpoint without one would get
     random weights that make every training run another model.
     """
     try:
-        return AutoModel.from_pretrained(name, dtype=torch.float32, add_pooling_layer=False)
+        return AutoModel.from_pretrained(**source, dtype=torch.float32, add_pooling_layer=False)
     except TypeError:  # an architecture that has none to leave out
-        return AutoModel.from_pretrained(name, dtype=torch.float32)
+        return AutoModel.from_pretrained(**source, dtype=torch.float32)
 
 
 def encoder_digest(folder: Path) -> str:

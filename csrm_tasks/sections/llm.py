@@ -38,7 +38,7 @@ class Distillation(Section):
 class Llm(Section):
     """The relevance LLM (A1-A14)."""
 
-    base: str  # folder, relative to the project or absolute, or a Hugging Face name
+    base: str  # folder, relative to the project or absolute, or a Hugging Face name@commit
     preset: Literal["csrm-llm", "data-centric"] | None = None  # below the file's own keys
     lora: Lora = Lora()
     mixture: Mixture = Mixture()

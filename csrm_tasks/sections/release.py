@@ -16,6 +16,19 @@ class Serving(Section):
     memory_mb: Positive = 4096  # of that process at its peak
 
 
+# Figures that can have a floor: those of which more is better (evaluation.measures)
+Floored = Literal[
+    "micro_f1", "macro_f1", "kappa", "em_accuracy", "em_f1", "defect_accuracy", "defect_f1",
+    "em_at_1",
+]  # fmt: skip
+Baseline = Literal["majority", "tfidf", "encoder", "prompt"]  # what gold is scored with beside LLMs
+SLICES = (  # of evaluation.slices; beside them ``language xx-XX`` and ``category NAME``
+    "head", "torso", "tail", "brand", "no_brand", "nickname", "new_product", "seen_category",
+    "unseen_category",
+)  # fmt: skip
+LANGUAGE, CATEGORY = "language ", "category "
+
+
 class Gate(Section):
     """Promotion policy (A46). Margins and floors are shares (0.01 is one point)."""
 
@@ -23,12 +36,24 @@ class Gate(Section):
     mode: Literal["superiority", "non_inferiority"] = "non_inferiority"
     margin: Share = 0.01
     alpha: Share = 0.05
-    floors: dict[str, float] = Field(default_factory=dict)  # metric name → least value
-    not_below: tuple[str, ...] = ()  # baselines whose micro-F1 the LLM must reach (majority, tfidf)
+    floors: dict[Floored, Annotated[float, Field(ge=-1, le=1)]] = Field(default_factory=dict)
+    # Baselines whose micro-F1 the LLM must reach; encoder and prompt are those of `controls:`
+    not_below: tuple[Baseline, ...] = ()
     slices: tuple[str, ...] = ()
     slice_margin: Share = 0.03
     slice_min: Positive = 100  # judged pairs below which a slice is inconclusive
     cold_start_floor: Share = 0.4  # micro-F1 on source dev; there is no gold set yet
+
+    @model_validator(mode="after")
+    def _known_slices(self) -> Self:
+        for name in self.slices:
+            prefixed = any(name.startswith(p) and name != p for p in (LANGUAGE, CATEGORY))
+            if name not in SLICES and not prefixed:
+                raise ValueError(
+                    f"slices: there is no slice {name!r}; known: {', '.join(SLICES)}, "
+                    f"'{LANGUAGE}xx-XX', '{CATEGORY}NAME'"
+                )
+        return self
 
 
 class Release(Section):

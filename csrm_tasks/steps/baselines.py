@@ -89,8 +89,8 @@ def _asked(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) 
 def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Facts:
     """Ask an untrained LLM for the grade of every gold pair (zero-shot; paper 1, table 2).
 
-    ``model``: folder or Hugging Face name; with ``remote`` a model's name at the OpenAI-compatible
-    endpoint in ``CSRM_LLM_URL``, with the token in ``CSRM_LLM_TOKEN``.
+    ``model``: folder or Hugging Face name@commit; with ``remote`` a model's name at the
+    OpenAI-compatible endpoint in ``CSRM_LLM_URL``, with the token in ``CSRM_LLM_TOKEN``.
     """
     import torch
 

@@ -30,7 +30,7 @@ TAUGHT = 20_000  # distilled pairs that thresholds are chosen on, at most; each 
     "train_cross_encoder",
     inputs=["snapshot", "scored"],
     config=["towers", "seed"],
-    rooms=("towers", "dataset.text"),
+    rooms=("towers", "training", "dataset.text"),
     extra=encoder_identity,
 )
 def train_cross_encoder(ctx: Context) -> Facts:

@@ -44,7 +44,7 @@ def _use_threads(ctx: Context) -> None:
     inputs=["snapshot"],
     optional=["rqa", "soft"],
     config=["llm", "seed"],
-    rooms=["llm"],
+    rooms=["llm", "training"],
     extra=_base_identity,
 )
 def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -> Facts:

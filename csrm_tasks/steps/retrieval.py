@@ -91,7 +91,7 @@ def pseudo_pairs(ctx: Context) -> Facts:
     inputs=["snapshot", "scored"],
     optional=["warm", "bm25"],
     config=["retrieval", "seed"],
-    rooms=(*ROOMS, "dataset.queries"),
+    rooms=(*ROOMS, "training", "dataset.queries"),
     extra=_encoder_identity,
 )
 def train_ebr(ctx: Context, *, local: bool) -> Facts:

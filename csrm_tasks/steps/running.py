@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, file_digest, json_digest
-from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.errors import ArtifactError, ConfigError, disk_full_as_one_line
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import Context, Facts, Step, code_digest, get_step
@@ -44,9 +44,21 @@ def run_step(
 
     ``inputs`` maps input names to references (a sequence of them for a ``many`` input; None for an
     optional one that is absent). Raises :class:`ConfigError` for wrong names or types and
-    :class:`ArtifactError` for missing or damaged inputs.
+    :class:`ArtifactError` for missing or damaged inputs, and
+    :class:`~csrm_tasks.errors.DiskFullError` when a disk, quota or tablespace is full.
     """
     settings = settings or load_settings()
+    with disk_full_as_one_line(f"step {name}", settings.home):
+        return _run_step(name, market, inputs, params, settings)
+
+
+def _run_step(
+    name: str,
+    market: str | MarketConfig,
+    inputs: Inputs | None,
+    params: Mapping[str, Any] | None,
+    settings: Settings,
+) -> str:
     config = load_market(market, settings.markets) if isinstance(market, str) else market
     spec = get_step(name)
     store = ArtifactStore(settings.artifacts, settings.cache)

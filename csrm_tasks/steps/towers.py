@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-ROOMS = ("towers", "dataset.text")
+ROOMS = ("towers", "training", "dataset.text")
 
 
 def tables_of(ctx: Context, fields: Sequence[str] | None = None) -> TowerTables:

@@ -26,10 +26,21 @@ BUSY_SECONDS = 120
 
 
 def open_store(db_url: str) -> Engine:
-    """Return an engine whose schema is at ``HEAD``; raises :class:`ConfigError` on a bad URL."""
+    """Return an engine whose schema is at ``HEAD``.
+
+    Raises :class:`ConfigError` on a bad URL, and for a store of a newer CSRM than this one: its
+    tables may mean what this code does not know.
+    """
     engine = _engine(db_url)
-    if _revision(engine) != HEAD:
-        upgrade(engine)
+    revision = _revision(engine)
+    if revision == HEAD:
+        return engine
+    if revision is not None and revision > HEAD:  # revisions are numbers of one width
+        raise ConfigError(
+            f"CSRM_DB_URL: the store's schema is {revision}, newer than {HEAD}, the newest that "
+            "this version of CSRM knows; run the newer version, or point CSRM_DB_URL elsewhere"
+        )
+    upgrade(engine)
     return engine
 
 

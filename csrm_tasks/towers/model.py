@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
-from csrm_tasks.markets import resolve_model
 from csrm_tasks.towers.depth import cut
 
 HEADS = ("em", "defect")
@@ -177,12 +177,12 @@ def start_equal(query: nn.Linear, product: nn.Linear, dim: int, generator: torch
 
 
 def load_encoder(name: str) -> Any:
-    """Load a pretrained encoder, a folder or a Hugging Face name, without its pooler.
+    """Load a pretrained encoder, a folder or a Hugging Face name@commit, without its pooler.
 
     Raises :class:`ConfigError` when it cannot be loaded.
     """
     try:
-        found = AutoModel.from_pretrained(resolve_model(name), dtype=torch.float32)
+        found = AutoModel.from_pretrained(**pretrained(name), dtype=torch.float32)
     except (OSError, ValueError) as e:
         reason = str(e).split("\n")[0]
         raise ConfigError(f"towers.encoder {name!r} cannot be loaded: {reason}") from e
@@ -192,7 +192,7 @@ def load_encoder(name: str) -> Any:
 def load_tokenizer(name: str) -> Any:
     """Load the fast tokenizer of an encoder; raises :class:`ConfigError` without one."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+        tokenizer = AutoTokenizer.from_pretrained(**pretrained(name))
     except (OSError, ValueError) as e:
         reason = str(e).split("\n")[0]
         raise ConfigError(f"towers.encoder {name!r} has no tokenizer: {reason}") from e

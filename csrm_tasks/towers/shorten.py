@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from csrm_tasks.towers.checkpoint import Checkpoints
 from csrm_tasks.towers.depth import own_parameters
 from csrm_tasks.towers.model import AnyTower, trunks_of
 from csrm_tasks.towers.tokens import TokenTable
@@ -28,6 +27,7 @@ from csrm_tasks.towers.train import (
     encode_rows,
     learning_rate,
 )
+from csrm_tasks.training.checkpoints import Checkpoints
 
 log = logging.getLogger("csrm")
 

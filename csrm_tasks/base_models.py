@@ -1,0 +1,54 @@
+"""Base models of a market: a local folder, or a Hugging Face name pinned to a commit.
+
+A bare hub name is another model whenever its owner pushes: steps would be skipped for weights that
+are no longer the same, and a release could not be built again. So a hub name carries its revision.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.settings import PROJECT_ROOT
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the folder that ``name`` is, relative to here or to the project; None otherwise."""
+    for candidate in (Path(name), PROJECT_ROOT / name):
+        if candidate.is_dir():
+            return candidate.resolve()
+    return None
+
+
+def pretrained(name: str) -> dict[str, str]:
+    """Return the arguments of ``from_pretrained`` for a base model of a market file.
+
+    Raises :class:`ConfigError` for a hub name without its revision.
+    """
+    folder = local_folder(name)
+    if folder is not None:
+        return {"pretrained_model_name_or_path": str(folder)}
+    check_base("base model", name)
+    repository, _, revision = name.partition("@")
+    hub = {"pretrained_model_name_or_path": repository}
+    return hub | {"revision": revision} if revision else hub
+
+
+def check_base(key: str, name: str) -> None:
+    """Raise :class:`ConfigError` naming ``key`` where ``name`` is a hub name that is not pinned.
+
+    A path (absolute, beginning with a dot, or of more than two levels) is not looked for: the
+    scheduler reads market files too, and base models lie on the workers.
+    """
+    repository, at, revision = name.partition("@")
+    if not HUB_NAME.fullmatch(repository) or (not at and local_folder(name) is not None):
+        return
+    if not REVISION.fullmatch(revision):
+        raise ConfigError(
+            f"{key}: {name!r} is no folder here, and a Hugging Face name needs the commit that it "
+            f"is pinned to: {repository}@ and 40 hexadecimal digits (a folder: ./{repository})"
+        )
