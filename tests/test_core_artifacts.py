@@ -40,6 +40,19 @@ def test_published_files_and_facts_come_back(tmp_path: Path) -> None:
         found.file("c")
 
 
+def test_what_only_its_writer_could_read_is_published_as_the_umask_says(tmp_path: Path) -> None:
+    """safetensors writes files of mode 600; a server may run as another user than training."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model.safetensors").write_bytes(b"weights")
+    (source / "model.safetensors").chmod(0o600)
+    store = ArtifactStore(str(tmp_path / "root"), tmp_path / "cache")
+    found = store.publish("m/s/f", source, facts={}, inputs={}, about={})
+    (tmp_path / "plain").write_bytes(b"")
+    expected = (tmp_path / "plain").stat().st_mode
+    assert found.file("model.safetensors").stat().st_mode == expected
+
+
 def test_no_manifest_means_it_does_not_exist(tmp_path: Path) -> None:
     store = store_at(tmp_path)
     publish(store, folder(tmp_path / "src", a="1"))
