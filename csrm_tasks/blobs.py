@@ -1,8 +1,9 @@
 """Named byte strings on a local folder or on S3, with put-if-absent and compare-and-swap.
 
 Two implementations of one small protocol; nothing here knows what the bytes mean. S3 goes through
-boto3 and its conditional writes (``If-None-Match``/``If-Match``); credentials come from the
-environment or the instance and are never logged.
+boto3 and its conditional writes (``If-None-Match``/``If-Match``). Some servers take these headers
+and overwrite all the same: a store is tried before the first such write of a process, and refused.
+Credentials come from the environment or the instance and are never logged.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import hashlib
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlparse
 
 from csrm_tasks.errors import ConfigError
+
+PROBE = ".probe-"  # begins the name of a key by which a store is tried, and deleted at once
 
 
 class BlobStore(Protocol):
@@ -136,7 +140,9 @@ class LocalBlobs:
 
 
 class S3Blobs:
-    """Objects below ``s3://bucket/prefix``."""
+    """Objects below ``s3://bucket/prefix``; conditional writes need a store that honours them."""
+
+    honoured: ClassVar[set[tuple[str, str]]] = set()  # endpoint and bucket of those that were tried
 
     def __init__(self, bucket: str, prefix: str) -> None:
         import boto3
@@ -177,14 +183,45 @@ class S3Blobs:
             raise
         return True
 
+    def _require_conditions(self, key: str) -> None:
+        """Try beside ``key`` whether conditions hold; raises :class:`ConfigError` where not."""
+        from botocore.exceptions import ClientError
+
+        store = self._client.meta.endpoint_url, self._bucket
+        if store in self.honoured:
+            return
+        folder = f"{key.rpartition('/')[0]}/" if "/" in key else ""
+        probe = f"{folder}{PROBE}{uuid.uuid4().hex}"
+        try:
+            self._put(probe, b"1", IfNoneMatch="*")
+            ignored = self._put(probe, b"2", IfNoneMatch="*") or self._put(
+                probe, b"3", IfMatch='"00000000000000000000000000000000"'
+            )
+        except ClientError as e:
+            if e.response["Error"]["Code"] not in ("NotImplemented", "501"):
+                raise
+            ignored = True
+        finally:
+            with suppress(ClientError):  # somebody may write here and not delete
+                self.delete(probe)
+        if ignored:
+            raise ConfigError(
+                f"s3://{self._bucket}: this object store ignores conditional writes (If-Match, "
+                "If-None-Match), so two writers would overwrite each other; use one that honours "
+                "them, or a shared folder"
+            )
+        self.honoured.add(store)
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """See :class:`BlobStore`."""
+        """See :class:`BlobStore`; raises :class:`ConfigError` where conditions are ignored."""
+        self._require_conditions(key)
         return self._put(key, data, IfNoneMatch="*")
 
     def replace(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """See :class:`BlobStore`."""
+        """See :class:`BlobStore`; raises as :meth:`put_if_absent` does."""
         if expected is None:
             return self.put_if_absent(key, data)
+        self._require_conditions(key)
         found = self._get(key)
         if found is None or found[0] != expected:
             return False
@@ -212,16 +249,22 @@ class S3Blobs:
 
     def delete_tree(self, prefix: str) -> None:
         """See :class:`BlobStore`."""
-        for key in self.keys(prefix):
+        for key in self._every(prefix):
             self.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
-        """See :class:`BlobStore`."""
+        """See :class:`BlobStore`; what a killed try has left is no key."""
+        return sorted(k for k in self._every(prefix) if not _is_probe(k))
+
+    def _every(self, prefix: str) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}".rstrip("/") + "/"
         )
-        keys = (o["Key"] for page in pages for o in page.get("Contents", ()))
-        return sorted(k[len(self._prefix) :] for k in keys)
+        return [o["Key"][len(self._prefix) :] for page in pages for o in page.get("Contents", ())]
+
+
+def _is_probe(key: str) -> bool:
+    return key.rpartition("/")[2].startswith(PROBE)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -22,7 +22,10 @@ def rqa() -> None:
 @click.option("--locale", required=True, help="Queries of this locale.")
 @click.option("--out", type=FILE, required=True, help="CSV to write.")
 def sheet(market: str, ref: str, locale: str, out: Path) -> None:
-    """Write what was retrieved and is not judged yet; fill in yes or no under "correct"."""
+    """Write what was retrieved and is not judged yet; fill in yes or no under "correct".
+
+    Whoever judges may say who he is under "rater_id": of several raters the majority decides.
+    """
     import polars as pl
 
     from csrm_tasks.artifacts import ArtifactStore
@@ -38,7 +41,7 @@ def sheet(market: str, ref: str, locale: str, out: Path) -> None:
         queries.filter(pl.col("locale") == locale),
         judged.read_judged(settings.landing, market, locale),
     )
-    rows.write_csv(out)
+    judged.write_judging_sheet(rows, out)
     click.echo(f"{len(rows)} titles to judge: {out}")
 
 
@@ -47,7 +50,11 @@ def sheet(market: str, ref: str, locale: str, out: Path) -> None:
 @click.option("--locale", required=True, help="Locale of the sheet's queries.")
 @click.argument("file", type=FILE)
 def accept(market: str, locale: str, file: Path) -> None:
-    """Check a filled-in sheet and put it among the judgements that the next build measures by."""
+    """Check a filled-in sheet and put it among the judgements that the next build measures by.
+
+    It may be saved by any spreadsheet as CSV, and be half filled. Of a rater's several answers the
+    latest counts; sheets without a "rater_id" are one person's.
+    """
     from csrm_tasks.errors import DataError
     from csrm_tasks.retrieval import judged
 

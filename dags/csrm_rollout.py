@@ -10,7 +10,7 @@ audit, `look` at all evidence up to the day, and `settle`: wait, advance, launch
 **A task failed?** Clear it: every transition is one row of the ledger, made once. **Held?** A
 person decides: `csrm rollout status`, then `csrm rollout advance` or `csrm_rollback`.
 **Raters** get `{landing}/{market}/audits/{day}.tasks.csv`; their answers are expected beside it as
-`{day}.answers.csv`. docs/ROLLOUT.md says how a step is judged.
+`{day}.answers.csv`, and a fuller one takes its place. docs/ROLLOUT.md says how a step is judged.
 """
 
 from __future__ import annotations

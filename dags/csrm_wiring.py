@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowFailException
@@ -20,6 +21,7 @@ from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
 
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
+WEB = ("http", "https")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 
 DAY = Param(
@@ -133,13 +135,25 @@ def peers_of(
 def endpoint_of(connection: Any) -> dict[str, str]:
     """Return the environment of a step that asks an endpoint: its base URL and its token.
 
-    The connection's host is a whole URL (https://host/v1), or a host name with schema and port;
-    its password is the token, which Airflow keeps out of logs.
+    As a URI the connection is the base URL with the token as password (``https://:token@host/v1``):
+    Airflow then holds the scheme as its type and the path as its schema. As fields its host is a
+    whole URL, or a host name with schema (http or https), type and port as Airflow's HTTP hook
+    reads them. Where nothing says so, it is https and ``/v1``. Airflow keeps the password out of
+    logs. Raises :class:`ConfigError` where there is no host.
     """
-    url = connection.host or ""
-    if "://" not in url:
-        port = f":{connection.port}" if connection.port else ""
-        url = f"{connection.schema or 'https'}://{url}{port}/v1"
+    host, schema = (connection.host or "").strip(), (connection.schema or "").strip("/ ")
+    if not host:
+        raise ConfigError("the connection has no host: give it as https://:token@host/v1")
+    scheme = schema if schema in WEB else connection.conn_type
+    path = "" if schema in WEB else schema
+    if "://" in host:
+        found = urlsplit(host)
+        scheme, host, path = found.scheme, found.netloc, found.path.strip("/") or path
+    elif ":" in host:
+        host = f"[{host}]"  # an address of IPv6
+    if connection.port and urlsplit(f"//{host}").port is None:
+        host = f"{host}:{connection.port}"
+    url = f"{scheme if scheme in WEB else 'https'}://{host}/{path or 'v1'}"
     return {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": connection.password or ""}
 
 

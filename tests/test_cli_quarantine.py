@@ -97,7 +97,8 @@ def test_mended_rows_of_csv_are_a_delivery(
     ingest(capsys, 2)
     said(capsys, "quarantine", "show", "--market", "mini", "--raw", str(tmp_path / "mend"))
     mended = tmp_path / "mend" / DAY0 / KO / "labels-a.csv.mended.csv"
-    assert mended.read_bytes() == b"label_id,query,product_id,grade\r\nl2,q,p1,9\n"
+    expected = b"\xef\xbb\xbflabel_id,query,product_id,grade\r\nl2,q,p1,9\n"
+    assert mended.read_bytes() == expected  # with a byte order mark, for spreadsheets
     (day / mended.name).write_bytes(mended.read_bytes().replace(b"9", b"1"))
     ingest(capsys, 2)  # the old row is still there
     assert len(said(capsys, "quarantine", "list", "--market", "mini")) == 1

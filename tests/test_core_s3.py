@@ -1,4 +1,4 @@
-"""The blob store over HTTP: moto answers conditional writes, rclone checks signatures."""
+"""The blob store over HTTP: moto honours conditional writes; rclone checks signatures instead."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from release_fixtures import MARKET
@@ -21,8 +22,8 @@ from serving_fixtures import document, refreshed, release, route, serving
 from watch import running
 
 from csrm_tasks.artifacts import ArtifactStore
-from csrm_tasks.blobs import BlobStore, open_blobs
-from csrm_tasks.errors import ArtifactError
+from csrm_tasks.blobs import BlobStore, S3Blobs, open_blobs
+from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings
 
@@ -81,8 +82,14 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(params=["moto", "rclone"])
 def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     credentials(monkeypatch, request.getfixturevalue(request.param))
+    return new_bucket(monkeypatch)
+
+
+def new_bucket(patch: pytest.MonkeyPatch) -> str:
+    """Make a bucket in a store that this process has not tried yet; return a place in it."""
     import boto3
 
+    patch.setattr(S3Blobs, "honoured", set())
     bucket = f"b{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     return f"s3://{bucket}/some/prefix"
@@ -105,7 +112,99 @@ def test_bytes_files_and_listing(root: str, tmp_path: Path) -> None:
     assert blobs.keys("a") == []
 
 
-def test_artifacts_over_s3(root: str, tmp_path: Path) -> None:
+@pytest.fixture
+def honest(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place in a store that honours conditional writes, not tried yet."""
+    credentials(monkeypatch, moto)
+    return new_bucket(monkeypatch)
+
+
+def test_a_store_that_ignores_conditions_is_refused_before_anything_is_written(
+    rclone: str, monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> None:
+    credentials(monkeypatch, rclone)
+    root = new_bucket(monkeypatch)
+    blobs = open_blobs(root)
+    (tmp_path / "f").write_bytes(b"kept")
+    blobs.upload("a/k", tmp_path / "f")
+    for _ in range(2):  # it is not forgotten, nor taken for granted the second time
+        for write in (
+            lambda: blobs.put_if_absent("a/k", b"lost"),
+            lambda: blobs.replace("a/k", b"lost", b"kept"),
+            lambda: blobs.replace("a/k", b"lost", None),
+        ):
+            with pytest.raises(ConfigError, match="ignores conditional writes") as caught:
+                write()
+            assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+    assert blobs.read("a/k") == b"kept"
+    client = blobs._client  # type: ignore[attr-defined]
+    listed = client.list_objects_v2(Bucket=root.split("/")[2])["Contents"]
+    assert [o["Key"] for o in listed] == ["some/prefix/a/k"]  # no probe is left
+
+    (tmp_path / "src").mkdir()
+    with pytest.raises(ConfigError, match="ignores conditional writes"):
+        ArtifactStore(root, tmp_path / "cache").publish(
+            "m/s/f", tmp_path / "src", facts={}, inputs={}, about={}
+        )
+
+
+def test_a_store_is_tried_once(honest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = open_blobs(honest)
+    assert isinstance(blobs, S3Blobs)
+    written: list[str] = []
+    put = blobs._client.put_object
+    monkeypatch.setattr(
+        blobs._client, "put_object", lambda **k: (written.append(k["Key"]), put(**k))[1]
+    )
+    assert blobs.put_if_absent("a/k", b"1")
+    assert len(written) == 4 and written[-1] == "some/prefix/a/k"
+    assert all(key.startswith("some/prefix/a/.probe-") for key in written[:3])
+    assert blobs.replace("a/k", b"2", b"1") and not blobs.put_if_absent("a/k", b"1")
+    assert len(written) == 6
+    put(Bucket=blobs._bucket, Key="some/prefix/a/.probe-0", Body=b"a killed process left this")
+    assert blobs.keys("") == ["a/k"]
+    assert open_blobs(honest).put_if_absent("b", b"1")
+    blobs.delete_tree("a")
+    assert blobs._every("") == ["b"]
+    assert isinstance(blobs, S3Blobs) and len(blobs.honoured) == 1
+
+
+@pytest.mark.parametrize("ignores", ["IfNoneMatch", "IfMatch"])
+def test_a_store_that_ignores_one_condition_is_refused(
+    honest: str, monkeypatch: pytest.MonkeyPatch, ignores: str
+) -> None:
+    blobs = open_blobs(honest)
+    assert isinstance(blobs, S3Blobs)
+    put = blobs._client.put_object
+
+    def deaf(**given: Any) -> Any:
+        given.pop(ignores, None)
+        return put(**given)
+
+    monkeypatch.setattr(blobs._client, "put_object", deaf)
+    with pytest.raises(ConfigError, match="ignores conditional writes"):
+        blobs.put_if_absent("k", b"1")
+    assert blobs.keys("") == []
+
+
+def test_a_store_that_refuses_conditions_as_unknown_is_refused(
+    honest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+
+    blobs = open_blobs(honest)
+    assert isinstance(blobs, S3Blobs)
+
+    def unknown(**_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "NotImplemented"}}, "PutObject")
+
+    monkeypatch.setattr(blobs._client, "put_object", unknown)
+    with pytest.raises(ConfigError, match="ignores conditional writes"):
+        blobs.replace("k", b"1", b"0")
+
+
+def test_artifacts_over_s3(honest: str, tmp_path: Path) -> None:
+    root = honest
     (tmp_path / "src" / "sub").mkdir(parents=True)
     (tmp_path / "src" / "sub" / "x").write_text("hello")
     store = ArtifactStore(root, tmp_path / "cache")
@@ -115,8 +214,9 @@ def test_artifacts_over_s3(root: str, tmp_path: Path) -> None:
 
 
 def test_a_local_copy_that_was_changed_is_fetched_again_and_one_unused_is_deleted(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    honest: str, tmp_path: Path
 ) -> None:
+    root = honest
     for text in ("a", "b", "c"):
         (tmp_path / text).mkdir()
         (tmp_path / text / "x").write_text(text)

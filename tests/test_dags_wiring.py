@@ -59,16 +59,46 @@ def csrm_links(modules: dict[str, ModuleType]) -> Any:
         ({"host": "https://llm.example/v1"}, "https://llm.example/v1"),
         ({"host": "llm.example"}, "https://llm.example/v1"),
         ({"host": "llm.example", "schema": "http", "port": 8000}, "http://llm.example:8000/v1"),
+        ({"host": "http://llm.example", "port": 8000}, "http://llm.example:8000/v1"),
     ],
 )
 def test_a_connection_becomes_the_environment_of_the_step(
     wiring: Any, connection: dict[str, Any], url: str
 ) -> None:
-    empty = {"host": None, "schema": None, "port": None, "password": None}
+    empty = dict.fromkeys(("conn_type", "host", "schema", "port", "password"))
     found = SimpleNamespace(**(empty | connection | {"password": "secret"}))
     assert wiring.endpoint_of(found) == {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": "secret"}
     open_to_all = SimpleNamespace(**(empty | connection))
     assert wiring.endpoint_of(open_to_all)["CSRM_LLM_TOKEN"] == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "url", "token"),
+    [
+        ("https://:a-token@llm.example/v1", "https://llm.example/v1", "a-token"),
+        ("http://llm.example:8000", "http://llm.example:8000/v1", ""),
+        ("http://:a%2Ftoken@llm.example:8000/a/v2/", "http://llm.example:8000/a/v2", "a/token"),
+        ("http://llm.example:8443/https", "https://llm.example:8443/v1", ""),  # as its HTTP hook
+        ("openai://:a-token@llm.example/openai/v1", "https://llm.example/openai/v1", "a-token"),
+        ("generic://:a-token@https%3A%2F%2Fllm.example%2Fv1", "https://llm.example/v1", "a-token"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1", ""),
+    ],
+)
+def test_a_connection_given_as_a_uri_is_read_as_it_was_written(
+    wiring: Any, uri: str, url: str, token: str
+) -> None:
+    from airflow.sdk import Connection
+
+    found = Connection.from_uri(uri, conn_id="llm")
+    assert wiring.endpoint_of(found) == {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": token}
+
+
+def test_a_connection_without_a_host_is_refused_without_its_token(wiring: Any) -> None:
+    from airflow.sdk import Connection
+
+    with pytest.raises(ConfigError, match="no host") as caught:
+        wiring.endpoint_of(Connection.from_uri("https://:a-token@/v1", conn_id="llm"))
+    assert "a-token" not in str(caught.value)
 
 
 def run_from(start: datetime | None) -> Any:

@@ -32,6 +32,8 @@ LOCAL = Spark(master="local[1]", conf={
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
 })  # fmt: skip
 Rows = list[dict[str, Any]]
+# Folders that say what is not so of every column by which anything is summed up.
+NAMED = "release=r9/bucket=Z/locale=xx/query_id=q/session_id=v/action=click/position=1"
 
 
 def night(searches: int, seed: int) -> tuple[Rows, Rows]:
@@ -70,7 +72,7 @@ def delivered() -> tuple[Rows, Rows]:
 
 @pytest.fixture(scope="module")
 def lake(delivered: tuple[Rows, Rows], tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    made = Lake(str(tmp_path_factory.mktemp("lake")), "tiny")
+    made = Lake(str(tmp_path_factory.mktemp("lake") / NAMED), "tiny")
     for rows, kind, schema in zip(
         delivered, ("ubi_events", "ubi_queries"), (EVENTS, SEARCHES), strict=True
     ):
@@ -91,7 +93,7 @@ def tables(sums: Sums) -> dict[str, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def found(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
-    scratch = tmp_path_factory.mktemp("duckdb")
+    scratch = tmp_path_factory.mktemp("duckdb") / NAMED
     with open_engine(Ingest(), scratch, 1) as engine:
         return tables(sum_up(engine, lake, FILES, scratch))
 
@@ -100,9 +102,18 @@ def found(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java, and there is none on this machine")
-    scratch = tmp_path_factory.mktemp("spark")
+    scratch = tmp_path_factory.mktemp("spark") / NAMED
     with open_engine(Ingest(engine="spark", spark=LOCAL), scratch, 1) as engine:
         yield engine, scratch
+
+
+def test_a_file_says_what_is_in_it_and_no_folder_above_it(tmp_path: Path) -> None:
+    path = tmp_path / NAMED / "day=2020-01-01" / "a.parquet"
+    path.parent.mkdir(parents=True)
+    said = pl.DataFrame({"release": ["r1", "r2"], "locale": ["ko-KR", "zh-TW"]})
+    said.write_parquet(path)
+    with open_engine(Ingest(), tmp_path / "scratch", 1) as engine:
+        assert engine.read("a", [path, path]).to_polars().equals(pl.concat([said, said]))
 
 
 def located(events: Rows) -> Iterator[tuple[dict[str, Any], int | None]]:

@@ -39,7 +39,7 @@ def scorer(better: dict[str, float]) -> Any:
 SHOWN = pl.DataFrame(
     {
         "query_id": ["q1"] * 7 + ["q2"],
-        "query": ["=牛奶"] * 7 + ["茶"],
+        "query": ["=牛乳"] * 7 + ["茶"],
         "product_id": [*"abcdefg", "z"],
         "title": [f"title {p}" for p in "abcdefgz"],
     }
@@ -66,12 +66,12 @@ def test_raters_cannot_tell_the_releases_apart(tmp_path: Path) -> None:
     rows = items.join(SHOWN, on=["query_id", "product_id"], maintain_order="left")
     path = tmp_path / "tasks.csv"
     audits.write_tasks(rows.select("item", "query", "title").to_dicts(), path)
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     assert "new" not in text and "old" not in text
-    with path.open(encoding="utf-8", newline="") as f:
+    with path.open(encoding="utf-8-sig", newline="") as f:
         read = list(csv.DictReader(f))
     assert list(read[0]) == list(audits.TASK)
-    assert {r["query"] for r in read} == {"'=牛奶", "茶"}  # no formula
+    assert {r["query"] for r in read} == {"'=牛乳", "茶"}  # no formula
     order = [r["title"][-1] for r in read]
     assert order != sorted(order)  # shuffled: not the order of either page
     assert audits.items(both().reverse(), "seed").equals(items)
@@ -119,8 +119,8 @@ def test_answers_are_compared_query_by_query(
     ("text", "message"),
     [
         ("item,grade\nx,1\n", "column 'rater_id' is missing"),
-        ("item,grade,rater_id\nnobody,1,r\n", "row 1: item 'nobody' is not of this audit"),
-        ("item,grade,rater_id\nKNOWN,1,r\nKNOWN,7,r\n", "row 2: grade '7'; write 0, 1 or 2"),
+        ("item,grade,rater_id\nnobody,1,r\n", "row 2: item 'nobody' is not of this audit"),
+        ("item,grade,rater_id\nKNOWN,1,r\nKNOWN,7,r\n", "row 3: grade '7'; write 0, 1 or 2"),
     ],
 )
 def test_answers_that_cannot_be_read_name_file_row_and_field(
@@ -131,3 +131,60 @@ def test_answers_that_cannot_be_read_name_file_row_and_field(
     path.write_text(text.replace("KNOWN", items["item"][0]), encoding="utf-8")
     with pytest.raises(DataError, match=f"bad.csv: {message}"):
         audits.read_answers(path, items)
+
+
+def tasks(tmp_path: Path) -> tuple[pl.DataFrame, Path]:
+    """An audit's items, and what raters get of it."""
+    items = audits.items(both(), "seed")
+    rows = items.join(SHOWN, on=["query_id", "product_id"], maintain_order="left")
+    audits.write_tasks(rows.select("item", "query", "title").to_dicts(), tmp_path / "tasks.csv")
+    return items, tmp_path / "tasks.csv"
+
+
+def filled(sent: Path, rater: str, encoding: str, errors: str = "strict") -> Path:
+    """What a rater's spreadsheet saves, all graded 2."""
+    text = sent.read_text(encoding="utf-8-sig").replace(",,\n", f",2,{rater}\n")
+    back = sent.with_name("answers.csv")
+    back.write_bytes(text.encode(encoding, errors))
+    return back
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp949", "cp950"])
+@pytest.mark.parametrize("locale", ["ko-KR", "zh-TW", "en-US"])
+def test_texts_that_were_sent_say_in_which_letters_they_come_back(
+    tmp_path: Path, encoding: str, locale: str
+) -> None:
+    items, sent = tasks(tmp_path)
+    found = audits.read_answers(filled(sent, "金", encoding), items, locale, sent)
+    assert found["rater_id"].unique().to_list() == ["金"] and found.height == items.height
+
+
+def test_a_rater_whose_letters_were_lost_is_not_taken_for_another(tmp_path: Path) -> None:
+    items, sent = tasks(tmp_path)
+    with pytest.raises(DataError, match="'rater_id' is '\\?\\?': its letters were lost"):
+        audits.read_answers(filled(sent, "안나", "cp950", "replace"), items, "zh-TW", sent)
+
+
+def test_of_a_raters_several_grades_the_last_counts(tmp_path: Path) -> None:
+    items = audits.items(both(), "seed")
+    item = items["item"][0]
+    path = tmp_path / "answers.csv"
+
+    def grade(*rows: str) -> list[int]:
+        lines = [f"{item},{row}" for row in rows]
+        path.write_text("\n".join(["item,grade,rater_id", *lines]), encoding="utf-8")
+        return audits.agreed(audits.read_answers(path, items), items)["grade"].to_list()
+
+    assert grade("2,ann", "0,ann") == [0]
+    assert grade("2,ann", "2,ben", "0,ann", "0,ann") == [0]  # one each: the lower
+    assert grade("2,", "2,", "0,") == [2]  # nameless ones are three people
+
+
+def test_a_later_file_takes_the_place_of_what_it_answers() -> None:
+    schema = {"item": pl.String, "grade": pl.Int8, "rater_id": pl.String}
+    before = pl.DataFrame([("a", 2, "ann"), ("b", 2, "an")], schema, orient="row")
+    later = pl.DataFrame([("b", 0, "ann"), ("c", 1, "ann")], schema, orient="row")
+    assert audits.newest(before, later).sort("item").rows() == [
+        ("a", 2, "ann"), ("b", 0, "ann"), ("c", 1, "ann"),
+    ]  # fmt: skip
+    assert audits.newest(before, later.clear()).equals(before)

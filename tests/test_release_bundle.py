@@ -9,20 +9,23 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from release_fixtures import CARD, DIM, market, parts, publish, store_of
+from release_fixtures import CARD, DIM, market, parts, publish, store_of, write_embeddings
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.llm.prompts import PROMPT_VERSION
 from csrm_tasks.release import model
 from csrm_tasks.release.bundle import release_id
-from csrm_tasks.release.scorer import ProductVectors, ReleaseScorer
+from csrm_tasks.release.scorer import ProductVectors, ReleaseScorer, Scored
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.towers.runtime import TowerRuntime
@@ -32,6 +35,45 @@ from csrm_tasks.towers.texts import TEXT_VERSION
 def bundle_of(settings: Settings, key: str = "a", **other: str) -> Artifact:
     given = {**parts(settings, key, stage=1), **other}
     return store_of(settings).open(run_step("bundle", market(), given, {}, settings))
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([7, 8], ["7", "8"]),
+        ([7.0, None], ["7", None]),  # what a gap makes of integers
+        (["007", 7], ["007", "7"]),
+        ([8801234567890, "a"], ["8801234567890", "a"]),
+        ([1.5, float("nan")], ["1.5", None]),
+        (pd.array([2**60 + 1, None], dtype="Int64"), [str(2**60 + 1), None]),
+        (pd.array(["a", None], dtype="string"), ["a", None]),
+        ([np.int64(7), np.float32(7)], ["7", "7"]),
+        ([True, "a"], "row 0: product_id is a bool"),
+        (["a", ["b"]], "row 1: product_id is a list"),
+        ([float(2**60), 1.0], "row 0: product_id is 1.15.*whose digits are lost"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*type hints:UserWarning")
+def test_a_number_and_its_text_are_the_same_product(values: Any, texts: Any) -> None:
+    from mlflow.exceptions import MlflowException
+
+    from csrm_tasks.release.pyfunc import ReleaseModel
+
+    asked: list[Any] = []
+
+    def score(queries: list[str], products: list[str | None], titles: Any) -> Any:
+        asked.extend(products)
+        return Scored(*(np.zeros(len(queries)) for _ in range(4)))
+
+    pyfunc = ReleaseModel()
+    pyfunc.scorer = SimpleNamespace(score=score)
+    rows = pd.DataFrame({"query": ["q", "q"], "product_id": values})
+    if isinstance(texts, str):
+        with pytest.raises(MlflowException, match=texts):
+            pyfunc.predict(None, rows)
+    else:
+        pyfunc.predict(None, rows)
+        assert asked == texts
 
 
 def test_the_manifest_names_every_part_by_digest(settings: Settings) -> None:
@@ -112,11 +154,21 @@ def hidden_from(model: Path) -> list[str]:
     return [m for m, of in own if not found & {canonicalize_name(name) for name in of}]
 
 
+def write_numbered(folder: Path) -> None:
+    """Write vectors of products of which one is called by a number."""
+    write_embeddings(folder)
+    ids = pl.DataFrame({"product_id": ["p0", "7", "8"], "digest": ["a", "b", "c"]})
+    ids.write_parquet(folder / "product_ids.parquet")
+
+
 @pytest.mark.slow
 def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requirements(
     settings: Settings, tmp_path: Path
 ) -> None:  # A48, in small
-    folder = bundle_of(settings).path
+    made = parts(settings, "a", stage=1)
+    of = {name: made[name] for name in ("snapshot", "export")}
+    numbered = publish(settings, "embed_products", "numbered", write_numbered, inputs=of)
+    folder = bundle_of(settings, embeddings=numbered.ref).path
     saved = model.save(folder, tmp_path / "work")
     assert not list(saved.rglob("*.pkl"))
     hidden = hidden_from(saved)
@@ -133,8 +185,19 @@ def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requiremen
         "rows = pd.DataFrame({'query': ['物品', '紅色'], 'product_id': ['p0', None],\n"
         "                     'title': [None, '紅色 3'], 'category': [None, '1']})\n"
         "out = m.predict(rows)\n"
+        "from mlflow.pyfunc import scoring_server\n"
+        "asked = json.dumps({'dataframe_records': [\n"
+        "    {'query': '物品', 'product_id': 7, 'title': '2 3'},\n"
+        "    {'query': '物品', 'product_id': 7.0},\n"
+        "    {'query': '物品', 'product_id': '7', 'title': None}]})\n"
+        "def answer(body):\n"
+        "    schema = m.metadata.get_input_schema()\n"
+        "    said = scoring_server.invocations(body, 'application/json', m, schema).response\n"
+        "    return [row['em'] for row in json.loads(said)['predictions']]\n"
+        "served = answer(asked) + answer(asked.replace(json.dumps('7'), '7'))\n"
         "import csrm_tasks\n"
-        "print(json.dumps({'code': csrm_tasks.__file__, 'rows': out.to_dict('list')}))\n"
+        "print(json.dumps({'code': csrm_tasks.__file__, 'rows': out.to_dict('list'),\n"
+        "                  'served': served}))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(saved), json.dumps(hidden)],
@@ -146,6 +209,8 @@ def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requiremen
     direct = ReleaseScorer(folder).score(["物品", "紅色"], ["p0", None], [None, "紅色 3 | 1"])
     assert said["rows"]["em"] == pytest.approx(direct.em.tolist(), abs=1e-6)
     assert said["rows"]["is_defect"] == direct.is_defect.tolist()
+    seven = ReleaseScorer(folder).score(["物品"], ["7"], [None]).em.tolist()
+    assert said["served"] == pytest.approx(6 * seven, abs=1e-6)  # whatever JSON called it
     assert pl.DataFrame(said["rows"]).columns == ["em", "defect", "is_defect", "promotion"]
 
 

@@ -152,19 +152,21 @@ def test_audits_of_this_rollout_add_up(local: Settings) -> None:
 
     from csrm_tasks.release import ledger
 
-    def audited(release: str, by: str, audit: str) -> None:
+    def audited(release: str, by: str, audit: str, grades: str, queries: str) -> None:
         payload = {
-            "by": by, "audit": audit, "queries": "10", "em_lost": "1", "em_won": "2",
-            "defect_new": "3", "defect_gone": "4",
+            "by": by, "audit": audit, "grades": grades, "queries": queries, "em_lost": "1",
+            "em_won": "2", "defect_new": "3", "defect_gone": "4",
         }  # fmt: skip
         home = replace(local, db_url=f"sqlite:///{local.home}/x.db")
         ledger.append(home, MARKET, "audited", release, actor="t", reason="", payload=payload)
 
-    for release, by, audit in (
-        ("new", "rater", "1"), ("new", "rater", "2"), ("new", "rater", "1"),
-        ("new", "teacher", "1"), ("older", "rater", "3"),
+    for release, by, audit, grades, queries in (
+        ("new", "rater", "1", "half", "4"), ("new", "rater", "2", "a", "10"),
+        ("new", "rater", "1", "whole", "10"),  # takes the place of the half
+        ("new", "rater", "2", "a", "10"),  # said already
+        ("new", "teacher", "1", "t", "10"), ("older", "rater", "3", "o", "10"),
     ):  # fmt: skip
-        audited(release, by, audit)
+        audited(release, by, audit, grades, queries)
     entries = ledger.verified(replace(local, db_url=f"sqlite:///{local.home}/x.db"), MARKET)
     assert online_evidence.audits(entries, STATE, "rater") == Audit(20, 2, 4, 6, 8)
     assert online_evidence.audits(entries, STATE, "teacher") == Audit(10, 1, 2, 3, 4)

@@ -25,7 +25,7 @@ from release_world import World
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError, RefusedError
-from csrm_tasks.release import ledger, manage
+from csrm_tasks.release import ledger, manage, online_evidence
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -101,15 +101,32 @@ def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Rolling:
     return world
 
 
-def give_answers(world: Rolling, day: str, grade: str = "2") -> None:
-    """Answer a day's tasks as raters do: the same file, with grades."""
+def give_answers(
+    world: Rolling, day: str, grade: str = "2", part: slice = slice(None), name: str = "answers.csv"
+) -> Path:
+    """Answer a part of a day's tasks as raters do: the same file, with grades."""
     folder = world.settings.landing / MARKET / "audits"
-    with (folder / f"{day}.tasks.csv").open(encoding="utf-8", newline="") as f:
+    with (folder / f"{day}.tasks.csv").open(encoding="utf-8-sig", newline="") as f:
         tasks = list(csv.DictReader(f))
-    with (folder / f"{day}.answers.csv").open("w", encoding="utf-8", newline="") as f:
+    judged = {row["item"] for row in tasks[part]}
+    path = folder / f"{day}.{name}"
+    with path.open("w", encoding="utf-8", newline="") as f:
         writer = csv.DictWriter(f, list(tasks[0]))
         writer.writeheader()
-        writer.writerows(row | {"grade": grade, "rater_id": "ann"} for row in tasks)
+        given = {"grade": grade, "rater_id": "ann"}
+        writer.writerows(row | (given if row["item"] in judged else {}) for row in tasks)
+    return path
+
+
+def take(world: Rolling, day: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """Take answers in; return the files taken, and each row's queries and sum of grades."""
+    state = world.step("rollout_state")
+    taken = world.step("audit_answers", {"state": state.ref}, day=day).facts["taken"]
+    rows = [e.payload for e in ledger.history(world.settings, MARKET) if e.action == "audited"]
+    store = store_of(world.settings)
+    files = [store.open(p["grades"]).file("answers.parquet") for p in rows]
+    grades = [pl.read_parquet(file)["grade"].sum() for file in files]
+    return taken, [(int(p["queries"]), g) for p, g in zip(rows, grades, strict=True)]
 
 
 def audit(world: Rolling, day: str) -> Artifact:
@@ -159,6 +176,57 @@ def test_from_shadow_to_everybody_by_raters_and_shoppers(world: Rolling) -> None
     assert (facts["outcome"], move) == ("SUCCESS", "advance"), facts
     assert world.live() == two
     world.agrees()
+
+
+def test_fuller_and_corrected_answers_take_the_place_of_earlier_ones(world: Rolling) -> None:
+    world.begin()
+    day = world.day(1)
+    audit(world, day)
+    name = f"{day}.answers.csv"
+    half = slice(0, 75)
+    give_answers(world, day, part=slice(0, 0))
+    assert take(world, day) == ([], [])  # a template
+    give_answers(world, day, part=half)
+    few = take(world, day)[1]
+    assert few == [(few[0][0], 150)] and few[0][0] < 30
+    give_answers(world, day, part=slice(75, None))  # the other half, in a file of its own
+    assert take(world, day) == ([name], [*few, (30, 300)])
+    give_answers(world, day, grade="0", part=half)  # the first half corrected
+    assert take(world, day) == ([name], [*few, (30, 300), (30, 150)])
+    give_answers(world, day)  # and back
+    for _ in range(2):  # the second time nothing is new
+        assert take(world, day) == ([name], [*few, (30, 300), (30, 150), (30, 300)])
+    opened = world.opened()
+    entries = ledger.verified(world.settings, MARKET)
+    assert opened is not None
+    assert online_evidence.audits(entries, opened, "rater").queries == 30  # type: ignore[union-attr]
+
+
+def test_one_bad_file_of_answers_holds_up_no_other(world: Rolling) -> None:
+    world.begin()
+    days = [world.day(1), world.day(2)]
+    for day in days:
+        audit(world, day)
+        give_answers(world, day)
+    bad = world.settings.landing / MARKET / "audits" / f"{days[0]}.answers.csv"
+    bad.rename(bad.with_suffix(".xlsx")).write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError, match=r"answers\.xlsx is a workbook"):
+        take(world, days[1])
+    audited = [e for e in ledger.history(world.settings, MARKET) if e.action == "audited"]
+    assert len(audited) == 1
+    bad.write_bytes(b"item,grade,rater_id\n")
+    with pytest.raises(DataError, match="leave the one that counts"):
+        take(world, days[1])
+
+
+def test_tasks_that_were_sent_are_not_sent_again(world: Rolling) -> None:
+    world.begin()
+    day = world.day(1)
+    drawn = audit(world, day)
+    tasks = world.settings.landing / MARKET / "audits" / f"{day}.tasks.csv"
+    tasks.write_bytes(tasks.read_bytes() + b"a rater's work")
+    world.step("audit_send", {"audit": drawn.ref})
+    assert tasks.read_bytes().endswith(b"a rater's work")
 
 
 def test_raters_who_find_defects_roll_it_back(world: Rolling) -> None:

@@ -30,7 +30,10 @@ class Engine:
 
     def read(self, name: str, paths: Sequence[Path]) -> Any:
         """Return Parquet files of one schema (at least one) as an Ibis table called ``name``."""
-        return self._backend.read_parquet([str(p) for p in paths], table_name=name)
+        # DuckDB would take a folder `name=value` above a file for the value of a column of that
+        # name, whatever the file says.
+        files = [str(p) for p in paths]
+        return self._backend.read_parquet(files, table_name=name, hive_partitioning=False)
 
     def write(self, table: Any, path: Path) -> None:
         """Compute ``table`` into one Parquet file, its rows in the table's order."""

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.ingest.contracts import Reason
+from csrm_tasks.spreadsheets import BOM
 from csrm_tasks.store.tables import FILES, QUARANTINE
 
 AGAIN = "deliver the file again"  # what to do about a file that nobody could read
@@ -84,8 +85,9 @@ def printable(raw: bytes) -> str:
 def write_raw(connection: Connection, chosen: Chosen, folder: Path) -> dict[Path, int]:
     """Write the chosen rows as delivered, to be mended and delivered; returns rows by file.
 
-    ``{folder}/{day}/{locale}/{file}`` for each delivered file, CSV with its header. The names are
-    new ones: a delivery of the same name would take the place of the whole earlier file.
+    ``{folder}/{day}/{locale}/{file}`` for each delivered file, CSV with its header and, where it
+    is UTF-8, a byte order mark: spreadsheets show other letters without one. The names are new
+    ones: a delivery of the same name would take the place of the whole earlier file.
     """
     written: dict[Path, int] = {}
     for (day, file), found in groupby(rows(connection, chosen), key=lambda r: (r.day, r.file)):
@@ -93,9 +95,18 @@ def write_raw(connection: Connection, chosen: Chosen, folder: Path) -> dict[Path
         if kept:
             path = folder / day / _mended_name(file)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes((kept[0].header or b"") + b"".join(row.raw + b"\n" for row in kept))
+            raw = (kept[0].header or b"") + b"".join(row.raw + b"\n" for row in kept)
+            path.write_bytes(BOM + raw if path.suffix == ".csv" and _is_utf8(raw) else raw)
             written[path] = len(kept)
     return written
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _mended_name(file: str) -> str:

@@ -10,7 +10,6 @@ judges ranking, on queries that were asked before the rollout.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import log
@@ -25,11 +24,12 @@ from csrm_tasks.dataset.consensus import majority
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.contracts import GRADES
 from csrm_tasks.release.online import Audit
+from csrm_tasks.spreadsheets import Proof, read_sheet, refuse_damaged, word, write_sheet
 
 TOP = 5  # Defect@5 (A43)
 TASK = ("item", "query", "title", "brand", "category", "grade", "rater_id")
 ANSWER = ("item", "grade", "rater_id")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet knows what to execute
+TEXTS = ("query", "title", "brand", "category")  # that come back as they were sent
 
 
 class Scorer(Protocol):
@@ -72,49 +72,84 @@ def page(scorer: Scorer, shown: pl.DataFrame, release: str) -> pl.DataFrame:
 
 
 def items(pages: pl.DataFrame, seed: str) -> pl.DataFrame:
-    """Name each distinct pair of ``pages`` by a digest; sorted by it, which shuffles them."""
+    """Name each distinct pair of ``pages`` by a digest; sorted by it, which shuffles them.
+
+    A letter comes first: a spreadsheet would take 16 digits, or 12e34, for a number.
+    """
     pairs = pages.select("query_id", "product_id").unique()
-    names = [text_digest(seed, q, p) for q, p in pairs.iter_rows()]
+    names = [f"r{text_digest(seed, q, p)}" for q, p in pairs.iter_rows()]
     return pairs.with_columns(pl.Series("item", names, dtype=pl.String)).sort("item")
 
 
 def write_tasks(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Write what raters get. A text that a spreadsheet would execute gets an apostrophe first."""
-    with path.open("w", encoding="utf-8", newline="") as f:
-        writer = csv.DictWriter(f, TASK, restval="")
-        writer.writeheader()
-        writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
+    """Write what raters get, as :func:`csrm_tasks.spreadsheets.write_sheet` writes for people."""
+    write_sheet(path, TASK, rows, keys=("item",))
 
 
-def _harmless(value: str) -> str:
-    return f"'{value}" if value.startswith(FORMULA) else value
-
-
-def read_answers(path: Path, known: pl.DataFrame) -> pl.DataFrame:
+def read_answers(
+    path: Path, known: pl.DataFrame, locale: str = "", tasks: Path | None = None
+) -> pl.DataFrame:
     """Read what raters gave back: item, grade, rater_id; a row without a grade is not judged yet.
 
-    ``known``: the audit's :func:`items`. Raises :class:`DataError` naming file, row and field.
+    ``known``: the audit's :func:`items`; ``tasks``: what raters got, by whose texts (in ``locale``)
+    the encoding is found. Raises :class:`DataError` naming file, row and field.
     """
     wanted, rows = set(known["item"]), []
-    with path.open(encoding="utf-8-sig", newline="") as f:
-        reader = csv.DictReader(f)
-        if missing := set(ANSWER) - set(reader.fieldnames or ()):
-            raise DataError(f"{path}: column {sorted(missing)[0]!r} is missing; keep the header")
-        for number, row in enumerate(reader, start=1):
-            if row["item"] not in wanted:
-                raise DataError(f"{path}: row {number}: item {row['item']!r} is not of this audit")
-            word = (row["grade"] or "").strip().lower()
-            if word and word not in GRADES:
-                raise DataError(f"{path}: row {number}: grade {row['grade']!r}; write 0, 1 or 2")
-            if word:
-                rows.append((row["item"], GRADES[word], (row["rater_id"] or "").strip()))
+    for row in read_sheet(path, ANSWER, locale, _proof(tasks) if tasks else None):
+        item, given = row.cells["item"].strip(), row.cells["grade"]
+        if item not in wanted:
+            raise DataError(f"{path}: row {row.number}: item {item!r} is not of this audit")
+        grade = word(given)
+        if grade and grade not in GRADES:
+            raise DataError(f"{path}: row {row.number}: grade {given!r}; write 0, 1 or 2")
+        if grade:
+            refuse_damaged(path, row, ("rater_id",))
+            rows.append((item, GRADES[grade], row.cells["rater_id"].strip()))
     schema = {"item": pl.String, "grade": pl.Int8, "rater_id": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def _proof(tasks: Path) -> Proof:
+    """Tell by the texts that were sent whether the letters that came back are right."""
+    sent = {row.cells["item"]: row.cells for row in read_sheet(tasks, ("item",), "")}
+
+    def proof(back: Sequence[Mapping[str, str]]) -> bool | None:
+        same = [
+            _is_same(cells[c], sent[item][c])
+            for cells in back
+            for item in [cells["item"].strip()]
+            for c in TEXTS
+            if item in sent and c in cells and not sent[item][c].isascii()
+        ]
+        return sum(same) >= 0.5 * len(same) if same else None
+
+    return proof
+
+
+def _is_same(back: str, sent: str) -> bool:
+    """Whether a text came back; a letter that an encoding lacks comes back as a question mark."""
+    pairs = list(zip(back.strip(), sent.strip(), strict=False))
+    alike = len(back.strip()) == len(sent.strip()) and all(b in ("?", s) for b, s in pairs)
+    return alike and any(b == s and not s.isascii() for b, s in pairs)
+
+
+def newest(before: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+    """Return ``answers``, and of an earlier file what it says of items that ``answers`` does not.
+
+    So a later or fuller file takes the place of an earlier one, and the second half of the work
+    may come in a file of its own.
+    """
+    return pl.concat([before.join(answers, on="item", how="anti"), answers])
+
+
 def agreed(answers: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Return one grade per pair: query_id, product_id, grade; several raters by majority."""
-    votes = answers.unique(["item", "rater_id", "grade"], maintain_order=True)
+    """Return one grade per pair: query_id, product_id, grade; several raters by majority.
+
+    Of a rater's several of one item the last counts; one without a name is somebody else each time.
+    """
+    named = answers.filter(pl.col("rater_id") != "")
+    last = named.unique(["item", "rater_id"], keep="last", maintain_order=True)
+    votes = pl.concat([last, answers.filter(pl.col("rater_id") == "")])
     grades = majority(votes, ("item",)).select("item", "grade")
     return known.join(grades, on="item").select("query_id", "product_id", "grade")
 

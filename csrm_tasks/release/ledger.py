@@ -32,7 +32,7 @@ TURNS = (*MOVES, "started", "advanced", "aborted", "closed")  # … and who is s
 ONCE: Mapping[str, tuple[str, ...]] = {
     "promoted": (), "started": (), "aborted": (), "closed": (),
     "advanced": ("step",), "held": ("step",), "judged": ("step", "day"),
-    "asked": ("day",), "audited": ("by", "audit"),
+    "asked": ("day",), "audited": ("by", "audit", "grades"),
 }  # fmt: skip
 GENESIS = "0" * 64
 

@@ -165,11 +165,14 @@ def _report(blobs: BlobStore, key: str) -> dict[str, dict[str, float]]:
 
 
 def audits(entries: Sequence[Entry], state: Open, by: str) -> Audit | None:
-    """Add up the audits of this rollout that are in the ledger; ``by`` rater or teacher."""
-    rows = [
-        e.payload
+    """Add up the audits of this rollout that are in the ledger; ``by`` rater or teacher.
+
+    Of each audit the newest row counts: raters may have given back more, or something else.
+    """
+    rows = {
+        e.payload["audit"]: e.payload
         for e in entries
         if e.action == "audited" and e.release_id == state.release and e.payload["by"] == by
-    ]
+    }
     names = ("queries", "em_lost", "em_won", "defect_new", "defect_gone")
-    return Audit(*(sum(int(p[n]) for p in rows) for n in names)) if rows else None
+    return Audit(*(sum(int(p[n]) for p in rows.values()) for n in names)) if rows else None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from csrm_tasks.artifacts import Artifact, file_digest
+from csrm_tasks.blobs import LocalBlobs, text_digest
+from csrm_tasks.errors import DataError
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger
 from csrm_tasks.release.ledger import Entry
+from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
 
 KEY, ITEMS, TASKS = "key.parquet", "items.parquet", "tasks.csv"
 
 
-@step("audit_tasks", inputs=["state"], rooms=["release.audits", "release.scorer"])
+@step("audit_tasks", inputs=["state"], rooms=["release.audits", "release.scorer", "spreadsheets"])
 def audit_tasks(ctx: Context, *, day: str) -> Facts:
     """Draw a day's queries and write what raters judge, without a word on which release it is."""
     import polars as pl
@@ -60,54 +65,97 @@ def audit_tasks(ctx: Context, *, day: str) -> Facts:
 
 @step("audit_send", inputs=["audit"], effect=True)
 def audit_send(ctx: Context) -> Facts:
-    """Put the tasks where raters fetch them: ``{landing}/{market}/audits/{day}.tasks.csv``."""
+    """Put the tasks where raters fetch them: ``{landing}/{market}/audits/{day}.tasks.csv``.
+
+    What was sent already stays: somebody may have written into it.
+    """
     audit = ctx.input("audit")
-    target = _folder(ctx) / f"{audit.facts['day']}.tasks.csv"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_bytes(audit.file(TASKS).read_bytes())
-    part.replace(target)
+    tasks = LocalBlobs(_folder(ctx))
+    tasks.put_if_absent(f"{audit.facts['day']}.tasks.csv", audit.file(TASKS).read_bytes())
     payload = {"audit": audit.ref, "day": audit.facts["day"]}
     _append(ctx, "asked", audit, f"{audit.facts['items']} results", payload)
     return {"tasks": audit.facts["items"]}
 
 
-@step("audit_answers", inputs=["state"], effect=True)
-def audit_answers(ctx: Context, *, day: str) -> Facts:
-    """Take in what raters gave back up to ``day``, each once.
+def _answers(market: MarketConfig, settings: Settings, _: Mapping[str, Any]) -> Any:
+    """What raters gave back lies in the landing zone."""
+    found = sorted((settings.landing / market.market / "audits").glob("*.answers.*"))
+    return [[path.name, file_digest(path)] for path in found]
 
-    Files are ``{landing}/{market}/audits/{day of the audit}.answers.csv``.
+
+@step("audit_answers", inputs=["state"], extra=_answers, effect=True)
+def audit_answers(ctx: Context, *, day: str) -> Facts:
+    """Take in what raters gave back up to ``day``; a file that has changed is taken again.
+
+    Files are ``{landing}/{market}/audits/{day of the audit}.answers.csv``. An audit stays open as
+    long as its rollout: unfinished files count by what they answer, and fuller ones follow.
+    Raises :class:`DataError` for those that cannot be read, after taking the others.
     """
     release = ctx.input("state").facts["open"]
     entries = ledger.verified(ctx.settings, ctx.market.market)
     rows = [e for e in entries if (e.action, e.release_id) == ("asked", release)]
     asked = [e for e in rows if e.payload["day"] <= day]
-    taken = []
+    counted = {e.payload["audit"]: e for e in entries
+               if (e.action, e.release_id) == ("audited", release)
+               and e.payload["by"] == "rater"}  # fmt: skip
+    taken, wrong = [], []
     for row in asked:
-        path = _folder(ctx) / f"{row.payload['day']}.answers.csv"
-        known = ledger.find(entries, "audited", release, by="rater", audit=row.payload["audit"])
-        if known is None and path.exists():
-            taken.append(_take(ctx, row, path))
+        try:
+            path = _answers_file(_folder(ctx), row.payload["day"])
+            if path and _take(ctx, row, counted.get(row.payload["audit"]), path):
+                taken.append(path.name)
+        except DataError as e:
+            wrong.append(str(e))
+    if wrong:  # the other files have been taken
+        raise DataError("; ".join(wrong))
     return {"day": day, "asked": len(asked), "taken": taken}
 
 
-def _take(ctx: Context, row: Entry, path: Path) -> str:
-    """Keep one file of answers as an artifact, and what it comes to in the ledger."""
+def _answers_file(folder: Path, day: str) -> Path | None:
+    """Return a day's file of answers, if raters have given one; any program's ending is seen."""
+    found = [p for p in sorted(folder.glob(f"{day}.answers.*"))]
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found)
+        raise DataError(f"{folder} has {names}: leave the one that counts, as {day}.answers.csv")
+    return found[0] if found else None
+
+
+def _take(ctx: Context, row: Entry, counted: Entry | None, path: Path) -> bool:
+    """Keep a file of answers as an artifact, and what all come to in the ledger; once per content.
+
+    Returns False for one without an answer: a template that nobody has filled in yet.
+    """
     import polars as pl
 
     from csrm_tasks.release import audits
 
+    digest = file_digest(path)[:20]
+    if counted is not None and counted.payload.get("file") == digest:
+        return True
     audit = ctx.store.open(row.payload["audit"])
     known = pl.read_parquet(audit.file(ITEMS))
-    answers = audits.read_answers(path, known)
+    answers = audits.read_answers(path, known, ctx.market.target_locale, audit.file(TASKS))
+    if answers.is_empty():
+        return False
+    ref = f"{ctx.market.market}/audit_answers/{digest}"
+    inputs = {"audit": audit.ref}
+    if counted is not None:
+        inputs["before"] = counted.payload["grades"]
+        answers = audits.newest(_answers_of(ctx, inputs["before"]), answers)
+        ref = f"{ctx.market.market}/audit_answers/{text_digest(digest, inputs['before'])}"
     folder = ctx.work / row.payload["day"]
     folder.mkdir(parents=True, exist_ok=True)
     answers.write_parquet(folder / "answers.parquet")
-    ref = f"{ctx.market.market}/audit_answers/{file_digest(path)[:20]}"
-    ctx.store.publish(ref, folder, facts={"rows": answers.height}, inputs={"audit": audit.ref},
+    ctx.store.publish(ref, folder, facts={"rows": answers.height}, inputs=inputs,
                       about={"file": path.name})  # fmt: skip
-    _count(ctx, audit, audits.agreed(answers, known), "rater", ref)
-    return path.name
+    _count(ctx, audit, audits.agreed(answers, known), "rater", ref, file=digest)
+    return True
+
+
+def _answers_of(ctx: Context, ref: str) -> Any:
+    import polars as pl
+
+    return pl.read_parquet(ctx.store.open(ref).file("answers.parquet"))
 
 
 @step("audit_estimate", inputs=["audit", "scored"], effect=True)
@@ -121,15 +169,15 @@ def audit_estimate(ctx: Context) -> Facts:
     return _count(ctx, ctx.input("audit"), grades, "teacher", ctx.input("scored").ref)
 
 
-def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str) -> Facts:
-    """Count an audit and write it into the ledger, once per audit and kind of judge."""
+def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str, **about: str) -> Facts:
+    """Count an audit and write it into the ledger, once per grades; the newest row counts."""
     import polars as pl
 
     from csrm_tasks.release import audits
 
     pages = pl.read_parquet(audit.file(KEY))
     found = asdict(audits.count(pages, grades, audit.facts["open"], audit.facts["control"]))
-    payload = {"by": by, "audit": audit.ref, "grades": ref}
+    payload = {"by": by, "audit": audit.ref, "grades": ref, **about}
     payload |= {k: str(v) for k, v in found.items()}
     _append(ctx, "audited", audit, f"by {by}: {json.dumps(found)}", payload)
     return found

@@ -180,7 +180,7 @@ def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, A
     inputs=["snapshot", "bm25"],
     optional=["ebr", "index"],
     config=["retrieval"],
-    rooms=(*ROOMS, "steps.retrieval_index"),
+    rooms=(*ROOMS, "steps.retrieval_index", "spreadsheets"),
     extra=_judgements,
 )
 def build_rqa(ctx: Context) -> Facts:
