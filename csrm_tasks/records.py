@@ -52,6 +52,12 @@ PAIRS: Schema = {
     "raters": pl.Int32,
     "agree": pl.Int32,
 }
+VOTES: Schema = {  # what each rater says of the judged pairs of train and dev (A49); never of gold
+    "pair_id": pl.String,
+    "locale": pl.String,
+    "rater": pl.String,  # "" for any of the nameless
+    "grade": pl.Int8,
+}
 TRANSLATIONS: Schema = {
     "kind": pl.String,  # category | brand | title | query (A7)
     "source_text": pl.String,

@@ -38,7 +38,7 @@ def cold_start(market: MarketConfig) -> None:
 
     # The relevance LLM, with retrieved titles in its prompt (A9, A24).
     stage1 = task("train_llm", "train_llm_stage1", arm="stage1", snapshot=snap, rqa=rqa)
-    llm = task("select_llm", llms=[stage1])
+    llm = task("select_llm", snapshot=snap, llms=[stage1])
 
     # The towers learn its soft labels (A29, A31).
     pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)

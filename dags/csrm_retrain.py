@@ -52,7 +52,7 @@ def retrain(market: MarketConfig) -> None:
         soft = score(f"relabel_{n}", {"snapshot": snap, "llm": last, "rqa": rqa}, split="train")
         given = {"arm": f"round{n}", "round": n, "snapshot": snap, "rqa": rqa, "soft": soft}
         last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
-    llm = task("select_llm", llms=[*llms.values()])
+    llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
 
     # The towers learn its soft labels (A29-A31); beside them the same towers on hard labels (A32).
     pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)

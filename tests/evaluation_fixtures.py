@@ -30,11 +30,11 @@ DATA = {  # as a snapshot's health.json and raters.json
     },
     "raters": {
         LOCALE: {
-            "alpha": 0.8125, "pairs": 300, "ratings": 2400,
+            "alpha": 0.8125, "pairs": 300, "ratings": 2400, "ties": 2,
             "raters": [{"rater": "tw-x<0>", "ratings": 300, "accuracy": 0.9,
                         "confusion": [[90, 5, 5], [5, 90, 5], [5, 5, 90]]}],
         },
-        "ko-KR": {"alpha": None, "pairs": 0, "ratings": 0, "raters": []},
+        "ko-KR": {"alpha": None, "pairs": 0, "ratings": 0, "ties": 0, "raters": []},
     },
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ from csrm_tasks.records import (
     QUERIES,
     RQA,
     TRANSLATIONS,
+    VOTES,
     write_table,
 )
 
@@ -102,8 +103,13 @@ def make_market(base: Path, **llm: Any) -> MarketConfig:
     })  # fmt: skip
 
 
-def make_snapshot(folder: Path, *, target_labels: bool = False, n: int = 48) -> Path:
-    """Write a snapshot whose grade is the number of words that query and title share."""
+def make_snapshot(
+    folder: Path, *, target_labels: bool = False, n: int = 48, raters: int = 1
+) -> Path:
+    """Write a snapshot whose grade is the number of words that query and title share.
+
+    So say all the ``raters`` of a pair.
+    """
     kinds = {SOURCE: WORDS[:5], TARGET: WORDS[5:10]}
     queries, products, pairs, conversions = [], [], [], []
     for locale, words in kinds.items():
@@ -138,8 +144,10 @@ def make_snapshot(folder: Path, *, target_labels: bool = False, n: int = 48) -> 
         ),
         PRODUCTS, folder / "products.parquet",
     )  # fmt: skip
+    votes = [(p[0], p[3], f"r{r}", p[4]) for p in pairs if p[5] != "gold" for r in range(raters)]
     for rows, schema, name in (
         (pairs, PAIRS, "pairs"),
+        (votes, VOTES, "votes"),
         (conversions, CONVERSIONS, "conversions"),
         (translations, TRANSLATIONS, "translations"),
     ):

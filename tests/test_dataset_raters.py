@@ -131,7 +131,7 @@ def test_each_rater_against_the_consensus() -> None:
         ("e", "", 0), ("e", "", 0), ("e", "x", 0),
     ])  # fmt: skip
     found = rater_report(said, consensus(said))["zh-TW"]
-    assert (found["pairs"], found["ratings"]) == (4, 11)
+    assert (found["pairs"], found["ratings"], found["ties"]) == (4, 11, 1)
     counts = np.array([[1, 0, 2], [0, 3, 0], [1, 0, 1], [3, 0, 0]])
     assert found["alpha"] == pytest.approx(slow_alpha(counts))
     rows = [(r["rater"], r["ratings"], r["accuracy"], r["confusion"]) for r in found["raters"]]
@@ -142,4 +142,4 @@ def test_each_rater_against_the_consensus() -> None:
     ]
     assert rater_report(said.clear(), consensus(said.clear())) == {}
     alone = rater_report(said.filter(query_id="d"), consensus(said.filter(query_id="d")))
-    assert alone == {"zh-TW": {"alpha": None, "pairs": 0, "ratings": 0, "raters": []}}
+    assert alone == {"zh-TW": {"alpha": None, "pairs": 0, "ratings": 0, "ties": 0, "raters": []}}

@@ -287,11 +287,12 @@ def test_reliability_shows_a_model_before_and_after_its_temperature(
     models = {m["name"]: m for m in summary["models"]}
     before, after = models["champion"], models["final"]
     facts = {
-        "temperature": 1.25, "ece_before": 0.101, "ece_after": 0.05, "chosen_ref": before["source"]
+        "temperature": 1.25, "ece_before": 0.101, "ece_after": 0.05, "consensus_pairs": 60,
+        "calibration": "it helps on <60> pairs", "chosen_ref": before["source"],
     }  # fmt: skip
     page = report.render(summary | {"training": {"final": {"facts": facts}}})
     text = re.sub(r"<[^>]+>", " ", page)
-    assert re.search(r"final\s+1.250\s+0.101\s+0.050", text)
+    assert re.search(r"final\s+it helps on &lt;60&gt; pairs\s+1.250\s+60\s+0.101\s+0.050", text)
     (spoken,) = re.findall(r'aria-label="(final: reliability[^"]*)"', page)
     for when, model in (("before", before), ("after", after)):
         points = [(c / n, h / n) for n, c, h in model["calibration"] if n]

@@ -155,7 +155,9 @@ def test_the_step_records_what_a_registration_needs(
     logged = {}
     monkeypatch.setattr(tracking, "log_run", lambda *a, **more: logged.update(more))
     tiny = Installation(settings, tmp_path)
-    llm = tiny.run("select_llm", {"llms": [tiny.train(rqa=tiny.rqa).ref]})
+    llm = tiny.run(
+        "select_llm", {"snapshot": tiny.snapshot, "llms": [tiny.train(rqa=tiny.rqa).ref]}
+    )
     inputs: dict[str, object] = {"llm": llm.ref, "snapshot": tiny.snapshot, "rqa": tiny.rqa}
     found: Artifact = tiny.run("export_llm", inputs)
     card = json.loads(found.file("llm.json").read_text())

@@ -1,4 +1,4 @@
-"""Mixed targets, temperature, ECE and the transfer gap, each against a loop (A15, A30, A44)."""
+"""Mixed targets, ECE and the transfer gap, each against a loop (A15, A30, A44)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.calibration import (
-    apply_temperature,
-    calibrate,
-    expected_calibration_error,
-    fit_temperature,
-    log_loss,
-)
+from csrm_tasks.llm.calibration import expected_calibration_error
 from csrm_tasks.llm.data import distilled_targets
 from csrm_tasks.llm.gap import (
     median_gap,
@@ -69,33 +63,6 @@ def test_soft_labels_are_joined_by_pair_and_none_may_be_missing(tmp_path: Path) 
     scored.filter(pl.col("pair_id") != "a").write_parquet(tmp_path / "scored.parquet")
     with pytest.raises(DataError, match=r"1 of 2 train pairs have none, first 'a'"):
         distilled_targets(pairs, tmp_path, 0.5)
-
-
-def test_temperature_finds_back_by_how_much_a_model_is_too_sure(tmp_path: Path) -> None:
-    logits = RNG.normal(size=(40_000, 3)) * 1.5
-    truth = softmax(logits)
-    labels = (truth.cumsum(1) > RNG.random((len(truth), 1))).argmax(1)
-    sure = softmax(2.5 * logits)
-    assert fit_temperature(sure, labels) == pytest.approx(2.5, rel=0.03)
-    assert fit_temperature(truth, labels) == pytest.approx(1.0, rel=0.03)
-    assert np.allclose(apply_temperature(sure, 2.5), truth, atol=1e-6)
-    pl.DataFrame(
-        {"pair_id": [str(i) for i in range(len(labels))], "grade": labels}
-        | {f"p{k}": sure[:, k] for k in range(3)}
-    ).write_parquet(tmp_path / "dev.parquet")
-    found = calibrate(tmp_path / "dev.parquet", tmp_path / "out.parquet")
-    assert found.ece_after < 0.01 < 0.1 < found.ece_before
-    assert found.log_loss_after < found.log_loss_before
-    after = pl.read_parquet(tmp_path / "out.parquet").select("p0", "p1", "p2").to_numpy()
-    assert np.abs(after - truth).max() < 0.02
-    assert np.array_equal(after.argmax(1), sure.argmax(1))
-
-
-def test_temperature_stays_finite_when_a_model_is_always_right() -> None:
-    p = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    labels = np.array([0, 1])
-    assert np.isfinite(apply_temperature(p, fit_temperature(p, labels))).all()
-    assert log_loss(p, labels) == 0.0
 
 
 def test_ece_is_the_weighted_distance_of_confidence_and_accuracy() -> None:

@@ -135,7 +135,9 @@ def test_rounds_end_where_dev_stops_improving(settings: Settings, tmp_path: Path
     for name in ("adapter/adapter_model.safetensors", "llm.json", "dev_scores.parquet"):
         assert round2.file(name).read_bytes() == worse.file(name).read_bytes()
     assert relabel(tiny, round2).facts["stopped"] == soft.facts["stopped"]  # round 3 ends too
-    chosen = tiny.run("select_llm", {"llms": [stage2.ref, worse.ref, round2.ref]})
+    chosen = tiny.run(
+        "select_llm", {"snapshot": tiny.snapshot, "llms": [stage2.ref, worse.ref, round2.ref]}
+    )
     assert chosen.facts["chosen_ref"] == stage2.ref
 
 

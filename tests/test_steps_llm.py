@@ -14,7 +14,9 @@ from llm_fixtures import make_base, make_market, make_rqa, make_snapshot
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.dataset import opinions
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
+from csrm_tasks.llm import calibration
 from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows
 from csrm_tasks.llm.encoding import PromptEncoder
 from csrm_tasks.llm.model import add_lora, load_base, set_adapter_state
@@ -35,7 +37,7 @@ class Installation:
         self.settings, self.folder = settings, folder
         self.store = ArtifactStore(settings.artifacts, settings.cache)
         self.market: MarketConfig = make_market(make_base(folder / "base"), **llm)
-        snapshot = make_snapshot(folder / "snapshot", target_labels=True)
+        snapshot = make_snapshot(folder / "snapshot", target_labels=True, raters=2)
         self.snapshot = self.publish("snapshot", snapshot)
         self.rqa = self.publish("build_rqa", make_rqa(folder / "rqa", snapshot))
 
@@ -57,6 +59,13 @@ class Installation:
 
     def train(self, **inputs: str) -> Artifact:
         return self.run("train_llm", {"snapshot": self.snapshot} | inputs, arm="plain")
+
+
+def needs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a handful of pairs with two raters be enough to calibrate by."""
+    for module in (opinions, calibration):
+        monkeypatch.setattr(module, "LEAST_RATED", 10)
+    monkeypatch.setattr(calibration, "LEAST_AGREED", 4)
 
 
 @pytest.fixture
@@ -90,12 +99,12 @@ def test_a_round_of_self_distillation_from_snapshot_to_gold(tiny: Installation) 
         {"snapshot": tiny.snapshot, "rqa": tiny.rqa, "soft": soft.ref}, arm="plain", round=1,
     )  # fmt: skip
     assert student.facts["dev_log_loss"] != teacher.facts["dev_log_loss"]
-    chosen = tiny.run("select_llm", {"llms": [teacher.ref, student.ref]})
+    chosen = tiny.run("select_llm", {"snapshot": tiny.snapshot, "llms": [teacher.ref, student.ref]})
     best = max((teacher, student), key=lambda a: a.facts["dev_micro_f1"])
     assert chosen.facts["chosen_ref"] == best.ref
-    assert chosen.facts["log_loss_after"] <= chosen.facts["log_loss_before"]
+    assert chosen.facts["calibration"].startswith("the raters' confusion is not known: 44 pairs")
     card = json.loads(chosen.file("llm.json").read_text())
-    assert card["temperature"] == chosen.facts["temperature"] != 1.0
+    assert card["temperature"] == chosen.facts["temperature"] == 1.0
     assert card["rqa"] is True
     gold = tiny.run(
         "score_pairs",
@@ -108,8 +117,15 @@ def test_a_round_of_self_distillation_from_snapshot_to_gold(tiny: Installation) 
     assert np.allclose(table.select("p0", "p1", "p2").sum_horizontal(), 1.0, atol=1e-5)
 
 
-def test_temperature_is_applied_to_gold_but_not_to_soft_labels(tiny: Installation) -> None:
-    chosen = tiny.run("select_llm", {"llms": [tiny.train().ref]})
+def test_temperature_is_applied_to_gold_but_not_to_soft_labels(
+    tiny: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_little(monkeypatch)
+    monkeypatch.setattr(calibration, "fit_temperature", lambda p, likelihood: 1.5)
+    monkeypatch.setattr(calibration, "expected_calibration_error", lambda p, _: float(p.std()))
+    monkeypatch.setattr(calibration, "log_loss", lambda p, _: 0.0)
+    chosen = tiny.run("select_llm", {"snapshot": tiny.snapshot, "llms": [tiny.train().ref]})
+    assert chosen.facts["temperature"] == 1.5  # a flatter one is told to be better
     scorer = RelevanceScorer.load(chosen.path)
     fields = load_fields(tiny.folder / "snapshot")
     temperature = chosen.facts["temperature"]
@@ -217,10 +233,16 @@ def test_a_round_names_its_teacher_and_a_choice_shows_its_reliability(
     )
     assert {"gradient_norm", "learning_rate", "loss_mt"} <= set(logged[student.ref]["curves"])
     assert "teacher" not in logged[teacher.ref]["params"]
-    chosen = tracked.run("select_llm", {"llms": [teacher.ref, student.ref]})
+    needs_little(monkeypatch)
+    chosen = tracked.run(
+        "select_llm", {"snapshot": tracked.snapshot, "llms": [teacher.ref, student.ref]}
+    )
     (figure,) = [f for f in logged[chosen.ref]["files"] if f.suffix == ".svg"]
     drawn = chosen.file(figure.name).read_text()
-    assert 'aria-label="Reliability on dev; after: ' in drawn and "<style>" in drawn
+    assert (
+        'aria-label="Reliability on dev pairs with a consensus; after: ' in drawn
+        and "<style>" in drawn
+    )
 
 
 def test_the_commit_is_a_tag_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,4 +272,4 @@ def test_a_pair_outside_the_snapshot_is_named(tiny: Installation) -> None:
 
 def test_select_needs_a_model(tiny: Installation) -> None:
     with pytest.raises(ConfigError, match="at least one model"):
-        tiny.run("select_llm", {})
+        tiny.run("select_llm", {"snapshot": tiny.snapshot})

@@ -67,7 +67,9 @@ def test_a_query_is_in_one_shard_whatever_else_is_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("space", ["relevance", "cvr"])
 def test_three_shards_score_given_pairs_as_one_task_does(tiny: Installation, space: str) -> None:
-    chosen = tiny.run("select_llm", {"llms": [tiny.train(rqa=tiny.rqa).ref]})
+    chosen = tiny.run(
+        "select_llm", {"snapshot": tiny.snapshot, "llms": [tiny.train(rqa=tiny.rqa).ref]}
+    )
     given: dict[str, object] = {
         "snapshot": tiny.snapshot, "llm": chosen.ref, "rqa": tiny.rqa, "pairs": tower_pairs(tiny)
     }  # fmt: skip

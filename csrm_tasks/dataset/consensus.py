@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 import polars as pl
 
+from csrm_tasks.dataset.dawid_skene import fit_votes
+
 PAIR = ("locale", "query_id", "product_id")
 Method = Literal["majority", "dawid_skene"]
-ITERATIONS = 100  # of expectation-maximisation at most; it ends when the bound stops rising
+EVEN = 1e-6  # probabilities no further apart are alike
 
 
 def current_votes(ratings: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFrame:
@@ -28,9 +29,11 @@ def current_votes(ratings: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFr
 
 
 def consensus(ratings: pl.DataFrame, method: Method = "majority") -> pl.DataFrame:
-    """Return one row per pair, sorted: locale, query_id, product_id, grade, raters, agree.
+    """Return one row per pair, sorted: locale, query_id, product_id, grade, raters, agree, tied.
 
-    ``ratings`` as in :func:`current_votes`; ``agree`` is how many say the grade that was found.
+    ``ratings`` as in :func:`current_votes`; ``agree`` is how many say the grade that was found, and
+    ``tied`` whether another grade had as good a claim and the rule of :func:`majority` decided. A
+    grade that nobody gave is never found.
     """
     votes = current_votes(ratings)
     found = majority(votes)
@@ -38,16 +41,33 @@ def consensus(ratings: pl.DataFrame, method: Method = "majority") -> pl.DataFram
 
 
 def majority(votes: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFrame:
-    """Return the commonest grade of each key; a tie goes to the nearest the mean, then lower."""
+    """Return the commonest grade of each key; a tie goes to the nearest the mean, then lower.
+
+    Columns: the key, grade, raters, agree, tied.
+    """
     counts = votes.group_by(*key, "grade").agg(pl.len().alias("agree"))
-    totals = votes.group_by(*key).agg(pl.len().alias("raters"), pl.col("grade").mean().alias("at"))
-    ranked = counts.join(totals, on=list(key)).with_columns(
-        (pl.col("grade") - pl.col("at")).abs().alias("far")
+    return _best(counts.with_columns(pl.lit(0.0).alias("p")), key)
+
+
+def _best(counts: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Choose one of the grades given to each key (key, grade, agree, and ``p``, its probability).
+
+    The most probable one, where probabilities within :data:`EVEN` are alike; of those the
+    commonest; of those the one nearest the mean; then the lower.
+    """
+    n, here = pl.col("agree").sum().over(key), pl.col("p").max().over(key) - pl.col("p") <= EVEN
+    far = (pl.col("grade") * n - (pl.col("grade") * pl.col("agree")).sum().over(key)).abs()
+    ranked = counts.with_columns(pl.col("grade", "agree").cast(pl.Int64)).with_columns(
+        here.alias("here"), far.alias("far"), n.alias("raters")
     )
-    descending = [False] * len(key) + [True, False, False]
-    ranked = ranked.sort(*key, "agree", "far", "grade", descending=descending)
+    ranked = ranked.filter("here").sort(
+        *key, "agree", "far", "grade", descending=[False] * len(key) + [True, False, False]
+    )
+    even = pl.col("agree") == pl.col("agree").first().over(key)
+    ranked = ranked.with_columns((even.sum().over(key) > 1).alias("tied"))
     best = ranked.unique(list(key), keep="first", maintain_order=True)
-    return best.select(*key, pl.col("grade").cast(pl.Int8), "raters", "agree")
+    whole = pl.col("raters", "agree").cast(pl.UInt32)
+    return best.select(*key, pl.col("grade").cast(pl.Int8), whole, "tied")
 
 
 def _dawid_skene(votes: pl.DataFrame, plain: pl.DataFrame) -> pl.DataFrame:
@@ -59,30 +79,14 @@ def _dawid_skene(votes: pl.DataFrame, plain: pl.DataFrame) -> pl.DataFrame:
     several = votes.join(plain.filter(pl.col("raters") > 1), on=PAIR, how="semi")
     if several.is_empty():
         return plain
-    fitted = pl.concat(_fit(part) for _, part in several.group_by("locale", maintain_order=True))
-    found = plain.drop("agree").join(fitted, on=PAIR, how="left", maintain_order="left")
-    found = found.with_columns(pl.coalesce("model", "grade").alias("grade")).drop("model")
-    counts = votes.group_by(*PAIR, pl.col("grade").cast(pl.Int8)).agg(pl.len().alias("agree"))
-    joined = found.join(counts, on=[*PAIR, "grade"], how="left", maintain_order="left")
-    return joined.with_columns(pl.col("agree").fill_null(0))
+    counts = several.group_by(*PAIR, "grade").agg(pl.len().alias("agree"))
+    parts = several.with_columns(rater_name()).partition_by("locale", maintain_order=True)
+    probable = pl.concat(fit_votes(part, PAIR).posteriors for part in parts)
+    scored = counts.join(probable, on=[*PAIR, "grade"])
+    alone = plain.join(several, on=PAIR, how="anti")
+    return pl.concat([alone, _best(scored, PAIR)]).sort(PAIR)
 
 
-def _fit(votes: pl.DataFrame) -> pl.DataFrame:
-    """Return the most probable grade (``model``) of each pair of one locale's votes."""
-    import pandas as pd
-    from crowdkit.aggregation import DawidSkene
-
-    rows = votes.sort(*PAIR, "nameless", "rater").with_columns(
-        pl.struct(PAIR).rank("dense").cast(pl.Int64).alias("task"),
-        pl.concat_str(pl.col("nameless").cast(pl.String), pl.lit(" "), "rater").alias("worker"),
-    )
-    table = {"task": "task", "worker": "worker", "label": "grade"}
-    frame = pd.DataFrame({name: rows[c].to_list() for name, c in table.items()})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # crowd-kit's way with pandas 3
-        model = DawidSkene(n_iter=ITERATIONS).fit_predict(frame)
-    grades = pl.DataFrame(
-        {"task": model.index.to_list(), "model": model.to_list()},
-        {"task": pl.Int64, "model": pl.Int8},
-    )
-    return rows.select(*PAIR, "task").unique().join(grades, on="task").drop("task")
+def rater_name() -> pl.Expr:
+    """Return ``rater`` of current votes with all nameless raters as one, "": who knows which?"""
+    return pl.when("nameless").then(pl.lit("")).otherwise("rater").alias("rater")

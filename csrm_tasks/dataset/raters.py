@@ -15,12 +15,13 @@ SEVERAL = 3  # raters of a pair from which its consensus says something about on
 
 
 def rater_report(ratings: pl.DataFrame, consensus: pl.DataFrame) -> dict[str, Any]:
-    """Return per locale alpha (null where undefined), pairs, ratings and the raters' confusions.
+    """Return per locale alpha (null where undefined), pairs, ratings, ties, raters' confusions.
 
     ``ratings`` as in :func:`csrm_tasks.dataset.consensus.current_votes`, ``consensus`` as made of
-    them. ``pairs`` and ``ratings`` are of pairs with two or more raters. A rater's ``confusion``
-    is (3, 3) counts, row the consensus and column what was said, over pairs with
-    :data:`SEVERAL` raters or more; of two who differ nobody knows who is right.
+    them. ``pairs`` and ``ratings`` are of pairs with two or more raters, ``ties`` those of them
+    whose grade was decided by the rule for ties. A rater's ``confusion`` is (3, 3) counts, row the
+    consensus and column what was said, over pairs with :data:`SEVERAL` raters or more; of two who
+    differ nobody knows who is right.
     """
     votes = current_votes(ratings).select(*PAIR, "grade", "rater", "nameless")
     judged = votes.join(consensus.rename({"grade": "true"}), on=PAIR)
@@ -31,6 +32,7 @@ def rater_report(ratings: pl.DataFrame, consensus: pl.DataFrame) -> dict[str, An
             "alpha": ordinal_alpha(_value_counts(doubly)),
             "pairs": doubly.select(PAIR).n_unique() if doubly.height else 0,
             "ratings": doubly.height,
+            "ties": doubly.filter("tied").select(PAIR).n_unique() if doubly.height else 0,
             "raters": _confusions(part.filter((pl.col("raters") >= SEVERAL) & ~pl.col("nameless"))),
         }
     return found

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.dataset import source
 from csrm_tasks.dataset.brands import BrandDictionary, build_brands
-from csrm_tasks.dataset.consensus import consensus
+from csrm_tasks.dataset.consensus import PAIR, consensus, current_votes, rater_name
 from csrm_tasks.dataset.conversions import cvr_examples
 from csrm_tasks.dataset.health import Check, check, refuse_failed
 from csrm_tasks.dataset.profiles import Seen, profiles, window_of
@@ -33,11 +33,12 @@ TRANSLATIONS_DEV = 0.05  # share of translation pairs held out to watch the MT l
 
 @dataclass(frozen=True)
 class Tables:
-    """The six tables of a snapshot; schemas in :mod:`csrm_tasks.records`."""
+    """The seven tables of a snapshot; schemas in :mod:`csrm_tasks.records`."""
 
     products: pl.DataFrame
     queries: pl.DataFrame
     pairs: pl.DataFrame
+    votes: pl.DataFrame
     translations: pl.DataFrame
     conversions: pl.DataFrame
     behaviour: pl.DataFrame
@@ -48,6 +49,7 @@ class Judged:
     """The judged pairs with their splits, and what became of the raters' grades on the way."""
 
     pairs: pl.DataFrame  # PAIRS and norm
+    votes: pl.DataFrame  # VOTES
     dropped: int  # pairs of products that the snapshot does not have
     late_gold: int  # pairs that met gold's rule when their query could be learnt from already
     raters: dict[str, Any]  # see csrm_tasks.dataset.raters
@@ -108,6 +110,7 @@ def build(
         products=products,
         queries=build_queries(typed, impressions, brands),
         pairs=judged.pairs,
+        votes=judged.votes,
         translations=_split_translations(translations, market.seed),
         conversions=_conversions(log, judged.pairs, products, market),
         behaviour=behaviour_weights(evidence.target_log, placed),
@@ -160,16 +163,25 @@ def _judged(ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig)
     agreed = consensus(ratings, rules.consensus)
     gold = frozen_gold(ratings, rules, market.target_locale)
     norms = ratings.select("query_id", "norm").unique()
-    known = agreed.join(products, on=["locale", "product_id"], how="semi")
+    known = agreed.drop("tied").join(products, on=["locale", "product_id"], how="semi")
     frozen = gold.pairs.join(products, on=["locale", "product_id"], how="semi")
     split = assign_splits(known.join(norms, on="query_id"), frozen, rules.dev_share, market.seed)
     ids = pair_ids(split["query_id"], split["product_id"])
+    pairs = split.with_columns(ids).sort(PAIR)
     return Judged(
-        pairs=split.with_columns(ids).sort("locale", "query_id", "product_id"),
+        pairs=pairs,
+        votes=_votes(ratings, pairs),
         dropped=agreed.height - known.height,
         late_gold=gold.late,
         raters=rater_report(ratings, agreed),
     )
+
+
+def _votes(ratings: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return what each rater says of the pairs that are not gold: VOTES, sorted."""
+    open_ = pairs.filter(pl.col("split") != "gold").select(*PAIR, "pair_id")
+    votes = current_votes(ratings).with_columns(rater_name()).join(open_, on=PAIR)
+    return votes.select("pair_id", "locale", "rater", "grade").sort(pl.all())
 
 
 def _with_query_id(ratings: pl.DataFrame) -> pl.DataFrame:

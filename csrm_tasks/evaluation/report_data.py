@@ -83,11 +83,15 @@ def _raters(raters: Json) -> str:
             parts.number(found["alpha"]),
             f"{found['pairs']:,}",
             f"{found['ratings']:,}",
+            f"{found['ties']:,}",
         ]
         for locale, found in raters.items()
     ]
-    caption = "Krippendorff’s α (ordinal) over pairs with two or more raters; – where undefined"
-    made = parts.table(caption, ["locale", "α", "pairs", "ratings"], agreement)
+    caption = (
+        "Krippendorff’s α (ordinal) over pairs with two or more raters; – where undefined. Ties: "
+        "pairs with two grades as well supported, which take the one nearest the mean, then lower"
+    )
+    made = parts.table(caption, ["locale", "α", "pairs", "ratings", "ties"], agreement)
     for locale, found in raters.items():
         if found["raters"]:
             made += _confusions(locale, found["raters"])

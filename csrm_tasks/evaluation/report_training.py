@@ -85,7 +85,7 @@ def _changes(name: str, changes: Json) -> str:
 
 
 def _calibration(models: Sequence[Json], training: Mapping[str, Json]) -> str:
-    """Reliability on gold of each calibrated model, beside the same model before (A30)."""
+    """Reliability on gold of each calibrated model, beside the same model before (A30, A49)."""
     by_source = {m["source"]: m for m in models if m.get("calibration")}
     plots, rows = [], []
     for model in models:
@@ -97,17 +97,22 @@ def _calibration(models: Sequence[Json], training: Mapping[str, Json]) -> str:
         if before is not None:
             curves["before"] = curve(before["calibration"])
         plots.append(_card(model["name"], curves))
-        rows.append([
-            escape(model["name"]), parts.number(facts["temperature"]),
+        rows.append([  # a live release may be of the time before A49
+            f"{escape(model['name'])}<small>{escape(facts.get('calibration', ''))}</small>",
+            parts.number(facts["temperature"]), str(facts.get("consensus_pairs", "–")),
             *(parts.number(facts[f"ece_{when}"]) for when in ("before", "after")),
             parts.estimate(before["figures"]["ece"] if before else None),
             parts.estimate(model["figures"]["ece"]),
         ])  # fmt: skip
     if not rows:
         return ""
-    head = ["model", "temperature", "dev ECE before", "after", "gold ECE before", "after"]
+    caption = (
+        "Temperature, fitted on dev through the raters’ confusion and kept where it helps on dev "
+        "pairs with a consensus; the first ECE is on those, – where too few"
+    )
+    head = ["model", "temperature", "pairs", "dev ECE before", "after", "gold ECE before", "after"]
     return (
-        "<h2>Calibration</h2>" + parts.table("Temperature fitted on dev", head, rows)
+        "<h2>Calibration</h2>" + parts.table(caption, head, rows)
         + f'<div class="grid">{"".join(plots)}</div>'
     )  # fmt: skip
 

@@ -1,4 +1,9 @@
-"""Temperature on dev, and what it does to the expected calibration error (A30)."""
+"""Temperature on dev, fitted through the raters' confusion, and what it does to the ECE (A30, A49).
+
+Most dev labels come from one rater, who errs. A model that is right is then wrong by the labels as
+often as they err, and a temperature fitted on them as they are makes it too modest. The loss here
+is that of p·C against the label instead, C the confusion of its rater; what is served is p.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,12 @@ import numpy.typing as npt
 import polars as pl
 from scipy.optimize import minimize_scalar
 
+from csrm_tasks.dataset.opinions import LEAST_RATED, LIKELIHOOD, opinions, several_rated
+from csrm_tasks.errors import DataError
+
 Floats = npt.NDArray[np.float64]
 
+LEAST_AGREED = 50  # dev pairs with a consensus below which nothing is said to help
 SMALLEST = 1e-12  # a probability that float32 rounded to 0 is not impossible
 
 
@@ -28,11 +37,22 @@ def log_loss(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
     return float(-np.log(np.maximum(chosen, SMALLEST)).mean())
 
 
-def fit_temperature(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """Return the temperature in [0.05, 20] with the least log loss on dev."""
+def votes_log_loss(probabilities: Floats, likelihood: Floats) -> float:
+    """Return the mean of −log Σ_k p(k)·P(votes | k), the log loss of what the raters said.  # A49
+
+    ``probabilities`` (N, K) of the true grade, ``likelihood`` (N, K) of a pair's votes under each:
+    of one vote g that is C[:, g], and the loss that of p·C. Where C is the identity it is
+    :func:`log_loss`.
+    """
+    seen = (probabilities * likelihood).sum(axis=1)
+    return float(-np.log(np.maximum(seen, SMALLEST)).mean())
+
+
+def fit_temperature(probabilities: Floats, likelihood: Floats) -> float:
+    """Return the temperature in [0.05, 20] with the least :func:`votes_log_loss` on dev.  # A49"""
 
     def loss(log_t: float) -> float:
-        return log_loss(apply_temperature(probabilities, float(np.exp(log_t))), labels)
+        return votes_log_loss(apply_temperature(probabilities, float(np.exp(log_t))), likelihood)
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(found.x))
@@ -51,29 +71,81 @@ def expected_calibration_error(
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature and what it changes on the set it was fitted on."""
+    """A temperature, where it comes from, and what it changes on dev pairs with a consensus."""
 
-    temperature: float
-    ece_before: float
-    ece_after: float
-    log_loss_before: float
-    log_loss_after: float
+    temperature: float  # that is served; 1 unless the fitted one helps
+    temperature_fitted: float | None  # None: the raters' confusion is not known
+    calibration: str  # why it is what it is, in words
+    multi_rated_pairs: int  # of dev's locales, train and dev, that the confusions come from
+    consensus_pairs: int  # of dev
+    ece_before: float | None = None  # on consensus pairs; None where too few can judge
+    ece_after: float | None = None
+    log_loss_before: float | None = None  # likewise
+    log_loss_after: float | None = None
 
 
-def calibrate(dev_scores: Path, out: Path) -> Calibration:
-    """Fit the temperature on a model's dev scores and write them again, calibrated, to ``out``."""
+def calibrate(dev_scores: Path, votes: pl.DataFrame, out: Path) -> Calibration:
+    """Fit the temperature on a model's dev scores and write them again, calibrated, to ``out``.
+
+    ``votes``: VOTES of the snapshot that the model was trained on. It is fitted through the raters'
+    confusion, judged on dev pairs with a consensus, and served only where it helps there: lower ECE
+    and no higher log loss (A49). A column ``consensus`` (null: none) is added to the scores. Raises
+    :class:`DataError` where the votes are of another snapshot.
+    """
     table = pl.read_parquet(dev_scores)
     before = table.select("p0", "p1", "p2").to_numpy().astype(np.float64)
-    labels = table["grade"].to_numpy().astype(np.int64)
-    temperature = fit_temperature(before, labels)
-    after = apply_temperature(before, temperature)
-    table.with_columns(
-        pl.Series(f"p{k}", after[:, k]).cast(pl.Float32) for k in range(after.shape[1])
-    ).write_parquet(out)
-    return Calibration(
-        temperature,
-        expected_calibration_error(before, labels),
-        expected_calibration_error(after, labels),
-        log_loss(before, labels),
-        log_loss(after, labels),
+    known = table.select("pair_id").join(
+        opinions(votes), on="pair_id", how="left", maintain_order="left"
     )
+    found = _choose(before, known, _several(table, votes))
+    after = apply_temperature(before, found.temperature)
+    table.with_columns(
+        *(pl.Series(f"p{k}", after[:, k]).cast(pl.Float32) for k in range(after.shape[1])),
+        known["consensus"],
+    ).write_parquet(out)
+    return found
+
+
+def _several(table: pl.DataFrame, votes: pl.DataFrame) -> int:
+    """Return the pairs with several raters in the dev locale that has the fewest."""
+    of_dev = votes.join(table, on="pair_id", how="semi")
+    if of_dev["pair_id"].n_unique() != table["pair_id"].n_unique():
+        raise DataError("dev scores name pairs without votes; give select_llm its models' snapshot")
+    several = several_rated(votes)
+    return min((several[x] for x in of_dev["locale"].unique()), default=0)
+
+
+def _choose(p: Floats, known: pl.DataFrame, several: int) -> Calibration:
+    """Decide on the temperature of ``p`` (N, K); ``known`` has the opinions on the same rows."""
+    agreed = known["consensus"].is_not_null().to_numpy()
+    n = int(agreed.sum())
+    if several < LEAST_RATED:
+        return Calibration(
+            1.0, None,
+            f"the raters' confusion is not known: {several} pairs of train and dev have two raters "
+            f"or more, {LEAST_RATED} are needed",
+            several, n,
+        )  # fmt: skip
+    fitted = fit_temperature(p, known.select(LIKELIHOOD).to_numpy())
+    if n < LEAST_AGREED:
+        return Calibration(
+            1.0, fitted,
+            f"no judge: {n} dev pairs have a consensus of two raters or more, {LEAST_AGREED} are "
+            "needed",
+            several, n,
+        )  # fmt: skip
+    labels = known["consensus"].drop_nulls().to_numpy().astype(np.int64)
+    sides = [p[agreed], apply_temperature(p[agreed], fitted)]
+    ece = [expected_calibration_error(side, labels) for side in sides]
+    loss = [log_loss(side, labels) for side in sides]
+    helps = ece[1] < ece[0] and loss[1] <= loss[0]
+    words = (
+        f"T {fitted:.3f} {'helps' if helps else 'is dropped, it does not help'}: ECE {ece[0]:.4f} "
+        f"without it, {ece[1]:.4f} with it, log loss {loss[0]:.4f} and {loss[1]:.4f}, on {n} dev "
+        "pairs with a consensus"
+    )
+    served = int(helps)
+    return Calibration(
+        fitted if helps else 1.0, fitted, words, several, n,
+        ece[0], ece[served], loss[0], loss[served],
+    )  # fmt: skip

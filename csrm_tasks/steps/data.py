@@ -30,6 +30,7 @@ from csrm_tasks.records import (
     PRODUCTS,
     QUERIES,
     TRANSLATIONS,
+    VOTES,
     Schema,
     write_table,
 )
@@ -39,8 +40,8 @@ from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
 
 SNAPSHOT: dict[str, Schema] = {
-    "products": PRODUCTS, "queries": QUERIES, "pairs": PAIRS, "translations": TRANSLATIONS,
-    "conversions": CONVERSIONS, "behaviour": BEHAVIOUR,
+    "products": PRODUCTS, "queries": QUERIES, "pairs": PAIRS, "votes": VOTES,
+    "translations": TRANSLATIONS, "conversions": CONVERSIONS, "behaviour": BEHAVIOUR,
 }  # fmt: skip
 
 

@@ -96,12 +96,18 @@ def _pass_on(ctx: Context, soft: Artifact) -> Facts:
     return dict(last.facts) | {"stopped": soft.facts["stopped"], "passed_on": last.ref}
 
 
-@step("select_llm", many=["llms"], rooms=["llm.calibration"])
+@step(
+    "select_llm",
+    inputs=["snapshot"],
+    many=["llms"],
+    rooms=["llm.calibration", "dataset.opinions", "dataset.dawid_skene", "records"],
+)
 def select_llm(ctx: Context) -> Facts:
-    """Choose the best model on dev (A17) and calibrate its temperature there (A30)."""
+    """Choose the best model on dev (A17) and calibrate its temperature there (A30, A49)."""
     from csrm_tasks import tracking
     from csrm_tasks.llm.calibration import calibrate
     from csrm_tasks.llm.identity import read_card
+    from csrm_tasks.records import VOTES, read_table
 
     llms = ctx.lists["llms"]
     if not llms:
@@ -109,7 +115,8 @@ def select_llm(ctx: Context) -> Facts:
     best = max(llms, key=lambda a: float(a.facts["dev_micro_f1"]))  # the earliest of equals
     shutil.copytree(best.file("adapter"), ctx.out / "adapter")
     shutil.copy(best.file("curves.json"), ctx.out)
-    found = calibrate(best.file("dev_scores.parquet"), ctx.out / "dev_scores.parquet")
+    votes = read_table(ctx.input("snapshot").file("votes.parquet"), VOTES)
+    found = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")
     replace(read_card(best.path), temperature=found.temperature).write(ctx.out)
     facts: Facts = {
         "chosen_ref": best.ref,
@@ -118,33 +125,41 @@ def select_llm(ctx: Context) -> Facts:
         "candidates": {a.ref: a.facts["dev_micro_f1"] for a in llms},
     } | asdict(found)
     log.info(
-        "chose %s: dev micro-F1 %.4f; temperature %.3f, ECE %.4f before, %.4f after",
-        best.ref, facts["dev_micro_f1"], found.temperature, found.ece_before, found.ece_after,
+        "chose %s: dev micro-F1 %.4f; temperature %.3f: %s",
+        best.ref, facts["dev_micro_f1"], found.temperature, found.calibration,
     )  # fmt: skip
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
         params={"chosen_ref": best.ref},
         metrics={k: v for k, v in facts.items() if isinstance(v, float)},
-        files=[ctx.out / "llm.json", _reliability(best, ctx.out)],
+        files=[ctx.out / "llm.json", *_reliability(best, ctx.out)],
     )  # fmt: skip
     return facts
 
 
-def _reliability(best: Artifact, out: Path) -> Path:
-    """Draw the chosen model's reliability on dev, before and after its temperature."""
+def _reliability(best: Artifact, out: Path) -> list[Path]:
+    """Draw the chosen model's reliability on dev pairs with a consensus, before and after.
+
+    Draws nothing where no dev pair has one: a single rater's errors would be taken for the model's.
+    """
     import numpy as np
     import polars as pl
 
     from csrm_tasks.evaluation import reliability
     from csrm_tasks.evaluation.metrics import calibration_by_query
 
+    agreed = pl.read_parquet(out / "dev_scores.parquet").select("pair_id", "consensus").drop_nulls()
+    if agreed.is_empty():
+        return []
     curves = {}
     for when, folder in (("before", best.path), ("after", out)):
-        scores = pl.read_parquet(folder / "dev_scores.parquet")
-        p, grade = scores.select("p0", "p1", "p2").to_numpy(), scores["grade"].to_numpy()
+        scores = pl.read_parquet(folder / "dev_scores.parquet").drop("consensus", strict=False)
+        scores = scores.join(agreed, on="pair_id", maintain_order="left")
+        p, grade = scores.select("p0", "p1", "p2").to_numpy(), scores["consensus"].to_numpy()
         one = np.zeros(len(p), np.int64)  # all in one
         bins = calibration_by_query(p.astype(np.float64), grade.astype(np.int64), one, 1)
         curves[when] = reliability.curve(bins[0].tolist())
     path = out / "reliability.svg"
-    path.write_text(reliability.plot("Reliability on dev", curves, reliability.STYLE))
-    return path
+    title = "Reliability on dev pairs with a consensus"
+    path.write_text(reliability.plot(title, curves, reliability.STYLE))
+    return [path]
