@@ -48,7 +48,7 @@ def tower_pairs(ctx: Context) -> Facts:
     behaviour = read_table(ctx.input("snapshot").file("behaviour.parquet"), BEHAVIOUR)
     chosen = pairs.distillation_queries(tables.queries, tables.pairs, locale, config.queries)
     if chosen.is_empty():
-        raise DataError(f"the snapshot has no {locale} query outside dev to distil on")
+        raise DataError(f"the snapshot has no {locale} query outside dev and gold to distil on")
     ids, retrieve = _retriever(ctx, chosen["norm"].to_list())
     found = pairs.tower_pairs(
         chosen["query_id"].to_list(),

@@ -69,9 +69,10 @@ def shorten_query_tower(ctx: Context) -> Facts:
 
 
 def _texts_to_distil(tables: TowerTables) -> list[str]:
-    """Return the distinct queries of both locales, judged or not, without those of dev."""
+    """Return the distinct queries of both locales, judged or not, without dev and gold."""
     from csrm_tasks.towers.pairs import held_out_queries
 
-    queries = tables.queries.join(held_out_queries(tables.pairs), on="query_id", how="anti")
+    barred = held_out_queries(tables.queries, tables.pairs, seen=False)
+    queries = tables.queries.join(barred, on="query_id", how="anti")
     found: list[str] = queries["norm"].unique().sort().to_list()
     return found
