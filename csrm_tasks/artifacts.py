@@ -80,6 +80,13 @@ class ArtifactStore:
             raise ArtifactError(f"artifact {ref}: {MANIFEST} is not JSON; remove it by hand") from e
         return found
 
+    def published(self, step: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return reference and manifest of all outputs of ``market/step``, oldest first."""
+        keys = self._blobs.keys(step)
+        refs = [k.removesuffix(f"/{MANIFEST}") for k in keys if k.endswith(f"/{MANIFEST}")]
+        found = [(ref, m) for ref in refs if (m := self.manifest(ref)) is not None]
+        return sorted(found, key=lambda x: (x[1]["created_at"], x[0]))
+
     def open(self, ref: str) -> Artifact:
         """Open ``ref`` as local files after checking sizes and digests.
 

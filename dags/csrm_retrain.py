@@ -16,6 +16,9 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
+from typing import Any
+
+from airflow.sdk import XComArg
 from csrm_shards import indexing_of, scoring_of
 from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, peers_of, tasks_of
 
@@ -44,6 +47,8 @@ def retrain(market: MarketConfig) -> None:
     ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr, **mined)
     index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
+    given = {"snapshot": snap, "scored": cvr, "warm": live_ebr} | mined
+    unclicked = without_clicks(market, given, bm25, behind=rqa)
 
     # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).
     last = task("train_llm", "train_llm_stage2", arm="stage2", snapshot=snap, rqa=rqa)
@@ -54,8 +59,10 @@ def retrain(market: MarketConfig) -> None:
         last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
     llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
 
-    # The towers learn its soft labels (A29-A31); beside them the same towers on hard labels (A32).
-    pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
+    # The towers learn its soft labels (A29-A31), but nothing of gold queries; beside them the same
+    # towers on hard labels (A32), and as a control some that were taught gold queries, too.
+    seen = market.controls.towers_seen
+    pairs = task("tower_pairs", seen=seen, snapshot=snap, bm25=bm25, ebr=ebr, index=index)
     asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
     soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
     towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
@@ -68,6 +75,9 @@ def retrain(market: MarketConfig) -> None:
         hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
         rqa0 >> hard  # nothing waits for it: beside what follows, not in front of it
         exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
+    if seen:
+        knows = task("train_towers", "train_towers_seen", seen=True, snapshot=snap, scored=soft)
+        exports["towers_seen"] = task("export_towers", "export_seen", towers=knows, snapshot=snap)
     if market.controls.cross_encoder:
         exports["cross_encoder"] = task("train_cross_encoder", snapshot=snap, scored=soft)
     exports["towers"] = export
@@ -79,7 +89,9 @@ def retrain(market: MarketConfig) -> None:
         cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", snapshot=snap, rqa=rqa0)
         rqa >> cold  # as the hard towers, and behind them
         readers["rqa_cold"] = (cold, rqa0)
-    readers |= {name: (one, rqa) for name, one in llms.items()} | {"final": (llm, rqa)}
+    readers |= {name: (one, rqa) for name, one in llms.items()}
+    readers |= {name: (llm, titles) for name, titles in unclicked.items()}
+    readers["final"] = (llm, rqa)
     scores = [
         task("score_pairs", f"score_{name}", split="gold", snapshot=snap, llm=one, rqa=titles)
         for name, (one, titles) in readers.items()
@@ -108,6 +120,23 @@ def retrain(market: MarketConfig) -> None:
     registered = task("register", bundle=bundle, gate=verdict)
     promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
     registered >> is_approved(verdict) >> promoted
+
+
+def without_clicks(
+    market: MarketConfig, given: dict[str, Any], bm25: XComArg, behind: XComArg
+) -> dict[str, XComArg]:
+    """Add RQA* without what shoppers did with gold queries, where a market asks for the control.
+
+    ``given``: inputs of the retriever's training. Nothing waits for it: it is behind ``behind``.
+    """
+    if not market.controls.rqa_unclicked:
+        return {}
+    task = tasks_of(market)
+    ebr = task("train_ebr", "train_ebr_unclicked", local=True, unclicked=True, **given)
+    behind >> ebr
+    found = {"snapshot": given["snapshot"], "ebr": ebr}
+    found["index"] = indexing_of(market)("build_index_unclicked", found)
+    return {"rqa_unclicked": task("build_rqa", "build_rqa_unclicked", bm25=bm25, **found)}
 
 
 for m in markets():  # Airflow finds the DAGs among the names of this module

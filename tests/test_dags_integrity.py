@@ -318,7 +318,7 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     asked = (
         "controls: {encoder: ./xlm-roberta-base, prompt: gpt-x, prompt_connection: shop_llm, "
-        "cross_encoder: true}\n"
+        "cross_encoder: true, rqa_unclicked: true, towers_seen: true}\n"
     )
     text = text.replace("approval: auto", "approval: auto, export_llm: true")
     (tmp_path / "mini.yaml").write_text(text + asked)
@@ -327,13 +327,21 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
     more = {"baseline_encoder", "baseline_prompt", "export_llm"}
     more |= {"train_cross_encoder", "score_cross_encoder"}
+    more |= {"train_ebr_unclicked", "build_index_unclicked", "build_rqa_unclicked"}
+    more |= {"score_rqa_unclicked", "train_towers_seen", "export_seen", "score_towers_seen"}
     assert set(tasks) == {*RETRAIN, *more}
     assert "evaluate" in tasks["score_cross_encoder"]["after"]
+    # What was taught gold queries, or reads without their clicks, is judged and never released.
+    for made, scores in (("export_seen", "towers_seen"), ("build_rqa_unclicked", "rqa_unclicked")):
+        assert tasks[made]["after"] == [f"score_{scores}"]
+        assert tasks[f"score_{scores}"]["after"] == ["evaluate"]
+    assert tasks["train_towers"]["params"] == {"target": "soft"}
+    assert tasks["train_towers_seen"]["params"] == {"seen": True}
     assert "bundle" in tasks["export_llm"]["after"]
     assert tasks["baseline_encoder"]["params"] == {"encoder": "./xlm-roberta-base"}
     assert tasks["baseline_prompt"]["params"] == {"model": "gpt-x", "remote": True}
     assert tasks["baseline_prompt"]["connection"] == "shop_llm"
-    assert tasks["evaluate"]["params"]["names"].split(",")[-7:-4] == ["final", "encoder", "prompt"]
+    assert tasks["evaluate"]["params"]["names"].split(",")[-8:-5] == ["final", "encoder", "prompt"]
     assert "evaluate" in tasks["baseline_prompt"]["after"]
 
 

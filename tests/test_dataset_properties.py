@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -43,13 +44,20 @@ deliveries = (st.lists(label, max_size=40), st.lists(act, max_size=25), day)
 
 
 def made_of(labels: Rows, acts: Rows, until: str, config: MarketConfig = MARKET) -> Tables:
-    """Put the rows into a store of its own and build stage 2 of it."""
-    engine = sa.create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    with engine.begin() as connection:
+    """Put the rows into an empty store and build stage 2 of it."""
+    with empty_store().connect() as connection:
         _fill(connection, labels, acts)
         nowhere = pl.DataFrame(schema=POSITIONS)
-        return build(connection, config, 2, until, lambda day: nowhere).tables
+        built = build(connection, config, 2, until, lambda day: nowhere)
+        connection.rollback()  # the next example's store is empty again
+    return built.tables
+
+
+@cache
+def empty_store() -> sa.Engine:
+    engine = sa.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    return engine
 
 
 def _fill(connection: Connection, labels: Rows, acts: Rows) -> None:
@@ -111,7 +119,7 @@ def norms(frame: pl.DataFrame, tables: Tables) -> set[str]:
     return set(found["norm"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(*deliveries)
 def test_no_text_is_on_two_sides(labels: Rows, acts: Rows, until: str) -> None:  # A10
     tables = made_of(labels, acts, until)
@@ -121,14 +129,12 @@ def test_no_text_is_on_two_sides(labels: Rows, acts: Rows, until: str) -> None: 
     held_out = sides["dev"] | sides["gold"]
     assert not norms(tables.conversions, tables) & held_out
     learnt = distillation_queries(tables.queries, tables.pairs, ZH, 1000)
-    assert not set(learnt["norm"]) & sides["gold"]
-    own_dev = norms(tables.pairs.filter(split="dev", locale=ZH), tables)
-    assert not set(learnt["norm"]) & own_dev
+    assert not set(learnt["norm"]) & held_out
     assert set(tables.queries["norm"]) == {normalise(n) for n in tables.queries["norm"]}
     assert tables.queries.select("locale", "norm").is_unique().all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(*deliveries)
 def test_what_comes_later_changes_nothing_and_gold_only_grows(
     labels: Rows, acts: Rows, until: str
@@ -143,7 +149,7 @@ def test_what_comes_later_changes_nothing_and_gold_only_grows(
     assert set(now.pairs.filter(split="gold").select(gold).rows()) <= set(later.rows())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(*deliveries)
 def test_the_order_of_rows_does_not_matter(labels: Rows, acts: Rows, until: str) -> None:
     # One rater's two ratings of a pair, and no time to tell which is the last: left out here.

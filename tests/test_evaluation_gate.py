@@ -47,6 +47,47 @@ def test_a_pass_lists_every_reason_with_its_interval() -> None:
     assert verdict.as_json()["outcome"] == "PASS"
 
 
+def taught(evidence: Evidence, n: int) -> Evidence:
+    """Make the towers right wherever they were taught the query: in the first ``n``."""
+    counts = dict(evidence.counts)
+    for family in ("em", "defect"):
+        right = counts[family].copy()
+        right[:n] = right[:n].sum(-1, keepdims=True) * np.eye(2)
+        counts[family] = right
+    seen = np.arange(len(evidence.queries)) < n
+    return replace(evidence, counts=counts, seen=seen)
+
+
+def test_towers_are_compared_on_queries_that_neither_side_was_taught() -> None:
+    """A live release that was taught what became gold later has no advantage by that."""
+    new, live = evidence_of("new", 0.82, seed=1), taught(evidence_of("live", 0.75, seed=2), 100)
+    overlooked = decide(new, replace(live, seen=None), POLICY)
+    assert {c.name: c.outcome for c in overlooked.checks}["em_f1"] == "FAIL"
+    verdict = decide(new, live, POLICY)
+    assert verdict.outcome == "PASS"
+    on = "on the 100 queries that no side's towers were taught"
+    assert [c.name for c in verdict.checks[1:]] == [f"em_f1 {on}", f"defect_f1 {on}"]
+    cut = {k: v[100:] for k, v in new.counts.items()}
+    other = {k: v[100:] for k, v in live.counts.items()}
+    rest = new.queries[100:]
+    by_hand = decide(
+        replace(new, queries=rest, counts=cut),
+        replace(live, queries=rest, counts=other, seen=None),
+        POLICY,
+    )
+    shown = [c.reason.split(": ", 1)[1] for c in verdict.checks[1:]]
+    assert shown == [c.reason.split(": ", 1)[1] for c in by_hand.checks[1:]]
+    # The same on the other side: a candidate that was taught gold queries wins nothing by them.
+    cheat = taught(evidence_of("new", 0.6, seed=1), 100)
+    assert decide(cheat, evidence_of("live", 0.8, seed=2), POLICY).outcome == "FAIL"
+
+
+def test_towers_that_know_every_gold_query_decide_nothing() -> None:
+    verdict = decide(GOOD, taught(BAD, 200), POLICY)
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert "on the 0 queries that no side's towers were taught" in verdict.reasons[0]
+
+
 def test_no_policy_is_refused() -> None:
     with pytest.raises(RefusedError, match="no gate policy"):
         decide(GOOD, BAD, None)

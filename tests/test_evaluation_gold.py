@@ -143,6 +143,23 @@ def test_evidence_read_back_equals_what_was_judged(tmp_path: Path) -> None:
             assert np.array_equal(table, counts(new, again)[family])
 
 
+def test_queries_that_towers_were_taught_are_remembered_and_controls_are_not_released(
+    tmp_path: Path,
+) -> None:
+    judged = gold()
+    known = list(judged.query_ids[:7])
+    frame = tower_frame(judged, 0.8).with_columns(seen=pl.col("query_id").is_in(known))
+    towers = tower_answers("towers", "m/export_towers/new", frame, judged)
+    control = tower_answers("seen", "m/export_towers/new", frame, judged, "control")
+    evidence.write(tmp_path, judged, [control, towers])
+    again, (first, second) = evidence.read(tmp_path)
+    assert (first.kind, second.kind) == ("control", "towers")
+    found = evidence.evidence(tmp_path, "new", [], "m/export_towers/new")
+    assert found.seen is not None
+    assert found.seen.tolist() == [q in known for q in again.query_ids]
+    np.testing.assert_array_equal(found.counts["em"], counts(towers, judged)["em"])
+
+
 def test_evidence_is_found_by_what_was_scored_and_not_by_name(tmp_path: Path) -> None:
     judged = gold()
     evidence.write(tmp_path, judged, models(judged))

@@ -184,6 +184,44 @@ def test_a_slice_without_exact_products_has_no_em_f1_and_decides_nothing(
     assert row.split("</tr>")[0].count("<td>–</td>") == 1
 
 
+def test_what_live_towers_were_taught_counts_in_no_difference_from_the_candidate(
+    summary: dict[str, Any],
+) -> None:
+    judged = gold(120)
+    known = judged.query_ids[:40]
+    given: list[Any] = models(judged)
+    live, towers = given[3:]
+    everything = np.ones(judged.pairs, bool)
+    control = replace(towers, name="seen", kind="control", seen=everything)
+    mask = judged.frame["query_id"].is_in(list(known)).to_numpy()
+    live = replace(live, seen=mask)
+    found = summarise([control, live, towers], judged, [("towers", "champion_towers")])
+
+    def difference(one: Any, other: Any, of: Any) -> float:
+        f1 = [f1_score(judged.grade[of] == 0, m.defect[of]) for m in (one, other)]
+        return f1[0] - f1[1]
+
+    rival = against(found, "defect_f1")
+    assert rival["towers vs champion_towers"]["value"] == pytest.approx(
+        difference(towers, live, ~mask)
+    )
+    assert rival["champion_towers vs towers"]["lo"] == pytest.approx(
+        -rival["towers vs champion_towers"]["hi"]
+    )
+    assert rival["seen vs champion_towers"]["value"] == pytest.approx(
+        difference(control, live, everything)
+    )
+    for one in found["slices"]:
+        of = ~mask & judged.slices[one["name"]]
+        (d,) = (d for d in one["differences"] if d["measure"] == "defect_f1")
+        if d["value"] is not None:
+            assert d["value"] == pytest.approx(difference(towers, live, of))
+    page = report.render({**summary, **found})
+    assert "champion_towers: towers that were taught 40 of the 60 gold queries" in page
+    assert "are over the other 20" in page
+    assert "seen is a control: its towers were taught 60 of the 60 gold queries" in page
+
+
 def test_where_lower_is_better_the_verdict_says_so(summary: dict[str, Any]) -> None:
     found = against(summary, "ece")["final vs tfidf"]
     assert found["value"] < 0 and found["verdict"] == "better"

@@ -186,6 +186,33 @@ def test_local_behaviour_and_a_warm_start_change_the_model(
     assert json.loads(warm.file("ebr.json").read_text())["warm"] == built["ebr"]
 
 
+def test_rqa_star_without_what_shoppers_did_with_gold_queries(
+    chain: Chain, built: dict[str, str], tmp_path: Path
+) -> None:
+    """It is what it would have been if nobody had ever searched for them."""
+    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    held = chain.open(chain.run("train_ebr", inputs, local=True, unclicked=True))
+    write_snapshot(tmp_path)
+    pairs, log = (pl.read_parquet(tmp_path / f"{n}.parquet") for n in ("pairs", "behaviour"))
+    gold = pairs.filter(split="gold")["query_id"].unique().to_list()
+    others = log.filter(~pl.col("query_id").is_in(gold))
+    assert 0 < others.height < log.height
+    write_table(others, records.BEHAVIOUR, tmp_path / "behaviour.parquet")
+    never = inputs | {"snapshot": chain.publish("snapshot", tmp_path, 55)}
+    assert (
+        held.facts["encoder_digest"]
+        == chain.open(chain.run("train_ebr", never, local=True)).facts["encoder_digest"]
+    )
+    assert (
+        held.facts["encoder_digest"]
+        != chain.open(chain.run("train_ebr", inputs, local=True)).facts["encoder_digest"]
+    )
+    given = {"snapshot": inputs["snapshot"], "bm25": built["bm25"], "ebr": held.ref}
+    given["index"] = chain.run("build_index", {k: given[k] for k in ("snapshot", "ebr")})
+    assert chain.open(chain.run("build_rqa", given)).facts["unclicked"]
+    assert not chain.open(built["rqa"]).facts["unclicked"]
+
+
 def test_a_warm_start_of_another_width_is_refused(chain: Chain, built: dict[str, str]) -> None:
     ebr = chain.market.retrieval.ebr.model_copy(update={"dim": 24})
     retrieval = chain.market.retrieval.model_copy(update={"ebr": ebr})

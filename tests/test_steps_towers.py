@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,8 @@ def test_tower_pairs(world: World, chain: dict[str, Any]) -> None:
     assert found.columns == ["query_id", "product_id", "locale", "source"]
     assert set(found["locale"]) == {TARGET}
     assert set(found["source"]) == {"impressed", "retrieved", "random"}
-    dev = set(world.tables["pairs"].filter(split="dev")["query_id"])
-    assert set(found["query_id"]) == set(world.tables["queries"]["query_id"]) - dev
+    learnt = set(world.tables["pairs"].filter(split="train")["query_id"])
+    assert set(found["query_id"]) == learnt
     assert found.group_by("query_id").len()["len"].unique().to_list() == [28]
     assert chain["pairs"].facts["pairs"] == len(found)
 
@@ -311,14 +312,70 @@ def test_score_towers(world: World, chain: dict[str, Any]) -> None:
     gold = world.tables["pairs"].filter(split="gold").sort("pair_id")
     assert found.columns == [
         "pair_id", "grade", "query_id", "product_id", "locale", "em", "defect",
-        "em_pred", "defect_pred",
+        "em_pred", "defect_pred", "seen",
     ]  # fmt: skip
+    assert not found["seen"].any()
+    assert chain["gold"].facts["seen_queries"] == 0
+    assert not chain["gold"].facts["control"]
     assert found["pair_id"].to_list() == gold["pair_id"].to_list()
     assert found["grade"].to_list() == gold["grade"].to_list()
     heads = TowerRuntime(chain["export"].path).about["heads"]
     for head in ("em", "defect"):
         wanted = (found[head] >= heads[head]["threshold"]).to_list()
         assert found[f"{head}_pred"].to_list() == wanted
+
+
+def gold_queries(world: World) -> set[str]:
+    return set(world.tables["pairs"].filter(split="gold")["query_id"])
+
+
+def test_towers_that_were_taught_gold_queries_say_so(world: World) -> None:
+    towers = world.market.towers.model_copy(update={"steps": 4})
+    market = world.market.model_copy(update={"towers": towers})
+    snapshot = world.snapshot("all")
+
+    def run(name: str, inputs: dict[str, Any], **params: Any) -> Any:
+        return world.store.open(run_step(name, market, inputs, params, world.settings))
+
+    pairs = run("tower_pairs", world.retrieval(snapshot), seen=True)
+    asked = set(pl.read_parquet(pairs.file("pairs.parquet"))["query_id"])
+    assert gold_queries(world) < asked
+    scored = oracle(pl.read_parquet(pairs.file("pairs.parquet")), world.tables)
+    records.write_table(scored, records.SCORED, world.folder / "all_scored" / "scored.parquet")
+    given = {"snapshot": snapshot, "scored": world.publish("score_pairs", "all_scored")}
+    for seen in (False, True):  # from the same scores
+        made = run("train_towers", given, seen=seen)
+        export = run("export_towers", {"snapshot": snapshot, "towers": made.ref})
+        learnt = set(pl.read_parquet(export.file("learnt.parquet"))["query_id"])
+        assert asked - gold_queries(world) <= learnt
+        assert learnt & gold_queries(world) == (gold_queries(world) if seen else set())
+        gold = run("score_towers", {"snapshot": snapshot, "export": export.ref})
+        assert pl.read_parquet(gold.file("scored.parquet"))["seen"].all() == seen
+        assert gold.facts["control"] == seen
+        assert gold.facts["seen_queries"] == (len(gold_queries(world)) if seen else 0)
+
+
+def test_an_older_export_is_asked_what_it_was_distilled_on(
+    world: World, chain: dict[str, Any]
+) -> None:
+    """And where that is gone, every query counts as taught: no advantage is ever overlooked."""
+    older = world.folder / "older"
+    shutil.copytree(chain["export"].path, older)
+    (older / "learnt.parquet").unlink()
+    snapshot, taught = "toy/snapshot/snapshot", sorted(gold_queries(world))[:5]
+    scored = world.folder / "older_scored"
+    scored.mkdir()
+    pl.DataFrame({"query_id": taught}).write_parquet(scored / "scored.parquet")
+    inputs = {"scored": world.publish("score_pairs", "older_scored")}
+    (world.folder / "older_towers").mkdir()
+    ref = "toy/train_towers/older"
+    world.store.publish(ref, world.folder / "older_towers", facts={}, inputs=inputs, about={})
+    for name, towers in (("known", ref), ("gone", "toy/train_towers/swept")):
+        export = f"toy/export_towers/{name}"
+        world.store.publish(export, older, facts={}, inputs={"towers": towers}, about={})
+        gold = world.run("score_towers", {"snapshot": snapshot, "export": export})
+        found = pl.read_parquet(gold.file("scored.parquet")).filter("seen")["query_id"]
+        assert set(found) == (set(taught) if name == "known" else gold_queries(world))
 
 
 def test_embedding_and_training_again_is_a_no_op(world: World, chain: dict[str, Any]) -> None:

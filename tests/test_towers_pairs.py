@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import pytest
 
 from csrm_tasks.towers.pairs import PairPlan, distillation_queries, tower_pairs
 from tests.towers_fixtures import TARGET, snapshot_tables
@@ -76,11 +77,24 @@ def test_retriever_that_finds_fewer_than_asked() -> None:
     assert found.filter(pl.col("source") == "retrieved")["product_id"].to_list() == ["p7"]
 
 
-def test_queries_leave_out_dev_and_take_the_most_seen() -> None:
+@pytest.mark.parametrize(("seen", "barred"), [(False, {"dev", "gold"}), (True, {"dev"})])
+def test_queries_leave_out_dev_and_gold_and_take_the_most_seen(
+    seen: bool, barred: set[str]
+) -> None:
     tables = snapshot_tables()
-    chosen = distillation_queries(tables["queries"], tables["pairs"], TARGET, 10)
-    held = set(tables["pairs"].filter(pl.col("split") == "dev")["query_id"])
+    chosen = distillation_queries(tables["queries"], tables["pairs"], TARGET, 10, seen)
+    held = set(tables["pairs"].filter(pl.col("split").is_in(barred))["query_id"])
     assert held
     assert not held & set(chosen["query_id"])
     rest = tables["queries"].filter(~pl.col("query_id").is_in(list(held)))
     assert chosen["impressions"].to_list() == sorted(rest["impressions"], reverse=True)[:10]
+
+
+def test_a_text_is_held_out_in_whichever_language_it_was_judged() -> None:
+    tables = snapshot_tables()
+    gold = tables["queries"].join(tables["pairs"].filter(split="gold"), on="query_id", how="semi")
+    alike = gold.head(1).with_columns(query_id=pl.lit("alike"), locale=pl.lit("zh-HK"))
+    queries = pl.concat([tables["queries"], alike])
+    chosen = distillation_queries(queries, tables["pairs"], "zh-HK", 10)
+    assert chosen.is_empty()
+    assert distillation_queries(queries, tables["pairs"], "zh-HK", 10, seen=True).height == 1

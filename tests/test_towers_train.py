@@ -281,7 +281,7 @@ def learnt(found: Examples) -> set[tuple[str, str]]:
     return {(found.queries[q], found.products[p]) for q, p in rows}
 
 
-def test_no_dev_query_and_no_gold_pair_is_learnt() -> None:
+def test_no_dev_query_and_nothing_of_gold_is_learnt() -> None:
     t = snapshot_tables()
     texts = {
         split: set(with_texts(t["pairs"].filter(split=split), t["queries"], t["products"])
@@ -294,13 +294,15 @@ def test_no_dev_query_and_no_gold_pair_is_learnt() -> None:
     given = t["queries"].select("query_id").join(goods.select("product_id"), how="cross")
     scored = given.with_columns(locale=pl.lit(TARGET), p0=pl.lit(0.1), p1=pl.lit(0.2),
                                 p2=pl.lit(0.7))  # fmt: skip
-    soft = learnt(soft_examples(scored, t["queries"], goods, t["pairs"]))
-    assert texts["train"] < soft
-    assert not soft & texts["gold"]
-    dev = {q for q, _ in texts["dev"]}
+    dev, gold = ({q for q, _ in texts[split]} for split in ("dev", "gold"))
     assert dev
-    assert not dev & {q for q, _ in soft}
-    assert {q for q, _ in texts["gold"]} < {q for q, _ in soft}  # other products of its queries
+    for seen in (False, True):  # the control learns gold queries, by other products of theirs
+        soft = learnt(soft_examples(scored, t["queries"], goods, t["pairs"], seen))
+        queries = {q for q, _ in soft}
+        assert texts["train"] < soft
+        assert not soft & texts["gold"]
+        assert not dev & queries
+        assert gold & queries == (gold if seen else set())
     hard = hard_examples(t["pairs"], t["queries"], t["products"])
     assert learnt(hard) == texts["train"]
     assert set(hard.exact.tolist()) == {0.0, 1.0}

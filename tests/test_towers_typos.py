@@ -55,6 +55,17 @@ def test_seeded_and_nothing_where_none_is_wanted() -> None:
     assert len(with_typos(before, 1.0, seed=0).queries) == 4  # two letters are too few for a slip
 
 
+def test_no_copy_is_a_text_that_is_held_out() -> None:
+    """A slip of a train query may be what gold asks: then there is no such copy."""
+    before = examples(["紅色茶壺"] * 200)
+    slips = set(with_typos(before, 1.0, seed=0).queries) - {"紅色茶壺"}
+    barred = set(sorted(slips)[:3])
+    after = with_typos(before, 1.0, seed=0, barred=barred)
+    assert len(barred) == 3
+    assert set(after.queries) == {"紅色茶壺"} | slips - barred
+    assert after.query.max() == len(after.queries) - 1
+
+
 def test_letters_slip_and_spaces_do_not() -> None:
     rng = np.random.default_rng(0)
     found = Counter(misspelt("ab cd", rng) for _ in range(400))

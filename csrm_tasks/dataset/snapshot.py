@@ -24,6 +24,7 @@ from csrm_tasks.dataset.profiles import Seen, profiles, window_of
 from csrm_tasks.dataset.propensity import behaviour_weights
 from csrm_tasks.dataset.queries import DISTILLED, TYPED, build_queries, derived_queries
 from csrm_tasks.dataset.raters import rater_report
+from csrm_tasks.dataset.sides import known_sides, text_ids
 from csrm_tasks.dataset.splits import assign_splits, frozen_gold, uniform
 from csrm_tasks.dataset.text import normalised, pair_ids, query_ids
 from csrm_tasks.markets import MarketConfig
@@ -51,7 +52,7 @@ class Judged:
     pairs: pl.DataFrame  # PAIRS and norm
     votes: pl.DataFrame  # VOTES
     dropped: int  # pairs of products that the snapshot does not have
-    late_gold: int  # pairs that met gold's rule when their query could be learnt from already
+    late_gold: int  # pairs that met gold's rule after a snapshot had held their query to learn from
     raters: dict[str, Any]  # see csrm_tasks.dataset.raters
 
 
@@ -102,7 +103,8 @@ def build(
     refuse_failed(health, market.market, until)
     products = source.latest_products(versions)
     brands = _brands(market, products, translations)
-    judged = _judged(evidence.ratings, products, market)
+    sides = known_sides(connection, market.market)
+    judged = _judged(evidence.ratings, products, market, sides)
     log = pl.concat([evidence.source_log, evidence.target_log.drop("day")])
     typed = _typed(evidence.ratings, log, translations, products, brands, market)
     impressions = log.group_by("query_id").agg(pl.col("impressions").sum())
@@ -158,14 +160,19 @@ def _brands(
     return found
 
 
-def _judged(ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig) -> Judged:
+def _judged(
+    ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig, sides: pl.DataFrame
+) -> Judged:
     rules = market.snapshot
     agreed = consensus(ratings, rules.consensus)
-    gold = frozen_gold(ratings, rules, market.target_locale)
     norms = ratings.select("query_id", "norm").unique()
+    texts = norms.with_columns(text_ids(norms["norm"]))
+    held = texts.join(sides, on="text").select("norm", "side").unique()
+    gold = frozen_gold(ratings, rules, market.target_locale, held)
     known = agreed.drop("tied").join(products, on=["locale", "product_id"], how="semi")
     frozen = gold.pairs.join(products, on=["locale", "product_id"], how="semi")
-    split = assign_splits(known.join(norms, on="query_id"), frozen, rules.dev_share, market.seed)
+    named = known.join(norms, on="query_id")
+    split = assign_splits(named, frozen, rules.dev_share, market.seed, held)
     ids = pair_ids(split["query_id"], split["product_id"])
     pairs = split.with_columns(ids).sort(PAIR)
     return Judged(

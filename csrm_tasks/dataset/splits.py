@@ -1,14 +1,14 @@
-"""Train, dev and gold, grouped by normalised query: a query is on one side only (A10).
+"""Train, dev and gold, grouped by normalised query: a query is on one side only, for good (A10).
 
 The gold set is frozen. A pair enters it on the first day by whose deliveries enough raters agree,
 with the grade of that day; what is delivered later changes neither its grade nor its place. And it
-enters only when no weekly release can have learnt from its query: in the ISO week in which the
-query's first label of the target arrived, or when the query is gold already. So the set of a later
-day holds that of an earlier one, as long as no day between is published or corrected afterwards.
+enters only when no earlier snapshot held its query for train or dev, in whichever locale
+(:mod:`.sides`): the calendar has no say. A query that is on a side stays there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -17,10 +17,12 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.consensus import PAIR, current_votes, majority
 from csrm_tasks.sections import Snapshot
 
+SIDES = ("norm", "side")  # columns of what earlier snapshots held
+
 
 @dataclass(frozen=True)
 class Gold:
-    """The frozen pairs, and how many met the rule too late to be one of them."""
+    """The frozen pairs, and how many met the rule and were learnt from before."""
 
     pairs: pl.DataFrame  # locale, query_id, product_id, grade, raters, agree, norm
     late: int
@@ -31,8 +33,13 @@ def uniform(seed: int, *parts: str) -> float:
     return int(text_digest(str(seed), *parts), 16) / 2**64
 
 
-def frozen_gold(ratings: pl.DataFrame, rules: Snapshot, target_locale: str) -> Gold:
-    """Find the gold pairs among ratings (PAIR, norm, day, grade, rater_id, …).  # A10"""
+def frozen_gold(
+    ratings: pl.DataFrame, rules: Snapshot, target_locale: str, sides: pl.DataFrame | None = None
+) -> Gold:
+    """Find the gold pairs among ratings (PAIR, norm, day, grade, rater_id, …).  # A10
+
+    ``sides``: norm and side of what earlier snapshots held; None: there were none.
+    """
     target = ratings.filter(pl.col("locale") == target_locale)
     enough = target.group_by(PAIR).len().filter(pl.col("len") >= rules.gold_raters)
     rated = target.join(enough, on=PAIR, how="semi")
@@ -44,43 +51,63 @@ def frozen_gold(ratings: pl.DataFrame, rules: Snapshot, target_locale: str) -> G
         (pl.col("raters") >= rules.gold_raters) & (pl.col("agree") >= rules.gold_agree)
     )
     first = met.sort(key).unique(PAIR, keep="first", maintain_order=True)
-    first = first.join(rated.select("query_id", "norm").unique(), on="query_id")
-    began = target.group_by("norm").agg(_monday("day").min().alias("began"))
-    entered = first.group_by("norm").agg(_monday("as_of").min().alias("entered"))
-    timely = entered.join(began, on="norm").filter(pl.col("entered") == pl.col("began"))
-    pairs = first.join(timely, on="norm", how="semi").drop("as_of").sort(PAIR)
+    first = first.join(rated.select("query_id", "norm").unique(), on="query_id").drop("as_of")
+    pairs = first.sort(PAIR)
+    if sides is not None:
+        learnt = sides.filter(pl.col("side") != "gold")
+        pairs = pairs.join(learnt, on="norm", how="anti", maintain_order="left")
     return Gold(pairs, first.height - pairs.height)
 
 
-def _monday(day: str) -> pl.Expr:
-    return pl.col(day).str.to_date().dt.truncate("1w")
+def _held(sides: pl.DataFrame | None) -> pl.DataFrame:
+    return pl.DataFrame(schema=dict.fromkeys(SIDES, pl.String)) if sides is None else sides
 
 
 def assign_splits(
-    pairs: pl.DataFrame, gold: pl.DataFrame, dev_share: float, seed: int
+    pairs: pl.DataFrame,
+    gold: pl.DataFrame,
+    dev_share: float,
+    seed: int,
+    sides: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Add ``split`` to judged pairs (PAIR, norm, grade, raters, agree).  # A10
 
     ``gold``: the frozen pairs, with the same columns. Every other pair of a gold query is left
-    out, in whichever locale. Of the other queries a share goes to dev, drawn by hash within each
-    language and grade; a query typed alike in two languages goes one way in both.
+    out, in whichever locale, also of one that was gold and has no gold pair any more. A query of
+    ``sides`` (norm, side) stays where it was; of new ones a share goes to dev, drawn by hash. A
+    query typed alike in two languages goes one way in both.
     """
-    rest = pairs.join(gold.select("norm").unique(), on="norm", how="anti", maintain_order="left")
-    dev = _dev_queries(rest, dev_share, seed)
-    in_dev = pl.col("norm").is_in(dev.implode())
-    split = pl.when(in_dev).then(pl.lit("dev")).otherwise(pl.lit("train"))
+    held = _held(sides)
+    was_gold = pl.concat([gold.select("norm"), held.filter(side="gold").select("norm")])
+    rest = pairs.join(was_gold.unique(), on="norm", how="anti", maintain_order="left")
+    in_dev = rest.join(held.filter(side="dev"), on="norm", how="semi").select("locale", "norm")
+    fresh = rest.join(held, on="norm", how="anti")
+    drawn = _dev_queries(fresh, dev_share, seed, has_dev=in_dev["locale"].unique().to_list())
+    dev = pl.concat([in_dev["norm"], drawn])
+    split = pl.when(pl.col("norm").is_in(dev.implode())).then(pl.lit("dev"))
     frozen = gold.select(pairs.columns).with_columns(pl.lit("gold").alias("split"))
-    return pl.concat([rest.with_columns(split.alias("split")), frozen])
+    named = rest.with_columns(split.otherwise(pl.lit("train")).alias("split"))
+    return pl.concat([named, frozen])
 
 
-def _dev_queries(pairs: pl.DataFrame, share: float, seed: int) -> pl.Series:
-    """Draw the normalised queries of dev: ⌈share·n⌉ of each stratum of two or more."""
-    stratum = ["locale", "grade"]
-    per_locale = pairs.group_by("norm", "locale").agg(pl.col("grade").mean().round().cast(pl.Int8))
-    queries = per_locale.sort("norm", "locale").unique("norm", keep="first", maintain_order=True)
-    drawn = pl.Series("u", [uniform(seed, "split", n) for n in queries["norm"]], dtype=pl.Float64)
-    ranked = queries.with_columns(drawn).with_columns(
-        pl.col("u").rank("ordinal").over(stratum).alias("rank"), pl.len().over(stratum).alias("n")
-    )
-    chosen = (pl.col("n") > 1) & (pl.col("rank") <= (share * pl.col("n")).ceil())
-    return ranked.filter(chosen)["norm"]
+def _dev_queries(
+    pairs: pl.DataFrame, share: float, seed: int, has_dev: Sequence[str] = ()
+) -> pl.Series:
+    """Draw the normalised queries of dev: each by its own hash, whatever other queries there are.
+
+    So language and grade are represented as far as chance goes. Where a locale of two queries or
+    more would have none in dev, the one of the least hash goes there; not in a locale of
+    ``has_dev``, which has some already.
+    """
+    norms = pairs["norm"].unique().sort()
+    drawn = pl.Series("u", [uniform(seed, "split", n) for n in norms], dtype=pl.Float64)
+    drawn_of = pl.DataFrame([norms, drawn])
+    dev = drawn_of.filter(pl.col("u") < share)["norm"]
+    if share <= 0.0:
+        return dev
+    for (locale,), own in pairs.sort("locale").group_by("locale", maintain_order=True):
+        here = drawn_of.filter(pl.col("norm").is_in(own["norm"].unique().implode()))
+        empty = not here["norm"].is_in(dev.implode()).any()
+        if locale not in has_dev and here.height > 1 and empty:
+            dev = dev.append(here.sort("u")["norm"].head(1))
+    return dev

@@ -23,9 +23,11 @@ TITLES = {
     "champion": "LLM that was live{stage}",
     "rqa_cold": "LLM stage 2, RQA of the cold start",
     "stage2": "LLM stage 2, RQA*",
+    "rqa_unclicked": "LLM chosen on dev, RQA* without clicks on gold queries",
     "final": "LLM chosen on dev",
     "champion_towers": "towers that were live{stage}",
     "towers_hard": "towers, hard labels",
+    "towers_seen": "towers, distilled on gold queries, too (control)",
     "cross_encoder": "cross-encoder, distilled",
     "towers": "towers, distilled",
 }
@@ -35,6 +37,8 @@ CLAIMS = (  # (a, b, measure): a is expected to be above b, or (towers) to come 
     ("final", "tfidf", "micro_f1"),
     ("stage2", "champion", "micro_f1"),
     ("stage2", "rqa_cold", "micro_f1"),
+    ("final", "rqa_unclicked", "micro_f1"),
+    ("rqa_unclicked", "rqa_cold", "micro_f1"),
     ("round1", "stage2", "micro_f1"),
     ("round2", "round1", "micro_f1"),
     ("final", "champion", "micro_f1"),
@@ -42,6 +46,10 @@ CLAIMS = (  # (a, b, measure): a is expected to be above b, or (towers) to come 
     ("towers", "towers_hard", "defect_f1"),
     ("towers", "final", "em_f1"),
     ("towers", "final", "defect_f1"),
+    ("towers", "champion_towers", "em_f1"),
+    ("towers", "champion_towers", "defect_f1"),
+    ("towers_seen", "towers", "em_f1"),
+    ("towers_seen", "towers", "defect_f1"),
 )
 
 

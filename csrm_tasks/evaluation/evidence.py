@@ -1,7 +1,7 @@
 """The answers that an evaluation judged, as tables: what the gate reads, and what replays it.
 
 ``gold.parquet``: pair_id, query_id, product_id, grade, slices. ``answers.parquet``: one row per
-model and pair: name, kind, source, pair_id, predicted, em, defect, score.
+model and pair: name, kind, source, pair_id, predicted, em, defect, score, seen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.evaluation.gate import Evidence
-from csrm_tasks.evaluation.gold import Answers, Gold, counts
+from csrm_tasks.evaluation.gold import Answers, Gold, counts, seen_queries
 
 GOLD = "gold.parquet"
 ANSWERS = "answers.parquet"
@@ -43,6 +43,7 @@ def _frame(model: Answers, gold: Gold) -> pl.DataFrame:
             "em": model.em,
             "defect": model.defect,
             "score": model.score,
+            "seen": np.zeros(gold.pairs, bool) if model.seen is None else model.seen,
         }
     )
 
@@ -72,6 +73,7 @@ def _answers(f: pl.DataFrame) -> Answers:
         f["defect"].to_numpy(),
         f["score"].to_numpy(),
         None if towers else f["predicted"].to_numpy(),
+        seen=f["seen"].to_numpy() if "seen" in f.columns else None,  # older evaluations say nothing
     )
 
 
@@ -86,11 +88,13 @@ def evidence(folder: Path, release: str, llms: Collection[str], export: str | No
     towers = next((m for m in models if m.kind == "towers" and m.source == export), None)
     found = {}
     slices = {}
+    seen = None
     if llm is not None:
         found["relevance"] = counts(llm, gold)["relevance"]
         slices = {name: counts(llm, gold, mask)["relevance"] for name, mask in gold.slices.items()}
     if towers is not None:
         table = counts(towers, gold)
         found |= {family: table[family] for family in ("em", "defect", "em_at_1")}
+        seen = seen_queries(towers, gold)
     baselines = {m.name: counts(m, gold)["relevance"] for m in models if m.kind == "baseline"}
-    return Evidence(release, gold.query_ids, found, slices, baselines)
+    return Evidence(release, gold.query_ids, found, slices, baselines, seen)

@@ -30,6 +30,7 @@ from csrm_tasks.evaluation.checks import (
 )
 from csrm_tasks.evaluation.measures import MEASURES
 from csrm_tasks.evaluation.metrics import Floats, micro_f1
+from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
 
 NO_POLICY = "the market has no gate policy: add a `gate:` section to its file"
@@ -45,6 +46,7 @@ class Evidence:
     counts: Mapping[str, Floats]  # relevance (Q, 3, 3) of the LLM; em, defect (Q, 2, 2) of towers
     slices: Mapping[str, Floats] = field(default_factory=dict)  # name → relevance (Q, 3, 3)
     baselines: Mapping[str, Floats] = field(default_factory=dict)  # name → relevance (Q, 3, 3)
+    seen: Mask | None = None  # (Q,) queries that its towers were taught before these were gold
 
 
 def decide(candidate: Evidence, champion: Evidence | None, policy: Gate | None) -> Verdict:
@@ -106,12 +108,31 @@ def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[C
     for name, claim in _claims(policy).items():
         family = MEASURES[name][0]
         sides = candidate.counts.get(family), champion.counts.get(family)
+        if name in TOWER_MEASURES:
+            name, sides = _unseen(name, candidate, champion, sides)
         checks += decided([compare(name, claim, *sides)])
     slices = [
         compare(f"micro_f1 in {name}", claim, candidate.slices.get(name), champion.slices.get(name))
         for name, claim in _slice_claims(policy).items()
     ]
     return [*checks, *decided(slices), *_alike(candidate, champion)]
+
+
+Counted = tuple[Floats | None, Floats | None]
+
+
+def _unseen(name: str, one: Evidence, other: Evidence, sides: Counted) -> tuple[str, Counted]:
+    """Keep the queries that are new to both sides' towers; the name of the claim then says so.
+
+    A live release may have been taught, as traffic, what became gold after it was made; the
+    candidate was not.
+    """
+    known = [e.seen for e in (one, other) if e.seen is not None and e.seen.any()]
+    if not known:
+        return name, sides
+    new = ~np.logical_or.reduce(known)
+    a, b = (None if side is None else side[new] for side in sides)
+    return f"{name} on the {int(new.sum())} queries that no side's towers were taught", (a, b)
 
 
 def _claims(policy: Gate) -> dict[str, Claim]:

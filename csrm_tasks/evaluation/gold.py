@@ -68,13 +68,22 @@ class Answers:
     """What one model said about every gold pair, in the order of :class:`Gold`."""
 
     name: str
-    kind: str  # llm | towers | baseline
+    kind: str  # llm | towers | baseline | control: beside the others, never what is released
     source: str  # reference of the model that was scored
     em: Mask  # (N,) decided exact
     defect: Mask  # (N,) decided irrelevant
     score: Floats  # (N,) what a search would rank by
     predicted: Ints | None = None  # (N,) most probable grade; towers have none
     probabilities: Floats | None = None  # (N, 3)
+    seen: Mask | None = None  # (N,) pairs of queries that towers were taught as traffic (A10)
+
+
+def seen_queries(answers: Answers, gold: Gold) -> Mask:
+    """Return (Q,) whether the model was taught the query before it was gold."""
+    found: Mask = np.zeros(gold.queries, bool)
+    if answers.seen is not None:
+        found[gold.query[answers.seen]] = True
+    return found
 
 
 def llm_answers(name: str, kind: str, source: str, scored: pl.DataFrame, gold: Gold) -> Answers:
@@ -86,17 +95,23 @@ def llm_answers(name: str, kind: str, source: str, scored: pl.DataFrame, gold: G
     return Answers(name, kind, source, predicted == 2, predicted == 0, expected, predicted, p)
 
 
-def tower_answers(name: str, source: str, scored: pl.DataFrame, gold: Gold) -> Answers:
+def tower_answers(
+    name: str, source: str, scored: pl.DataFrame, gold: Gold, kind: str = "towers"
+) -> Answers:
     """Align tower decisions (pair_id, em, defect, em_pred, defect_pred) with the gold set.
 
-    Ranked as online: what the defect head filters comes last, the rest by the EM head.
+    Ranked as online: what the defect head filters comes last, the rest by the EM head. A column
+    ``seen`` tells which queries they were taught as traffic.
     """
-    found = _align(name, scored, ["em", "defect", "em_pred", "defect_pred"], gold)
+    columns = ["em", "defect", "em_pred", "defect_pred"]
+    found = _align(name, scored, [*columns, *(c for c in scored.columns if c == "seen")], gold)
+    seen = found["seen"].to_numpy().astype(bool) if "seen" in found.columns else None
     defect = found["defect_pred"].to_numpy().astype(bool)
     em = found["em"].cast(pl.Float64).to_numpy()
     return Answers(
-        name, "towers", source, found["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect
-    )
+        name, kind, source, found["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect,
+        seen=seen,
+    )  # fmt: skip
 
 
 def _align(name: str, scored: pl.DataFrame, columns: list[str], gold: Gold) -> pl.DataFrame:

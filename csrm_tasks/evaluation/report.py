@@ -127,12 +127,42 @@ def _binary(summary: Json) -> str:
         "<h2>Two decisions: exact match, defect</h2>"
         '<p class="note">What the online towers decide, and the LLM’s most probable grade read '
         "the same way. EM@1 and Defect@5 rank the judged products of each query.</p>"
+        + _taught(summary)
         + parts.forest("EM F1", models, "em_f1")
         + parts.forest("Defect F1", models, "defect_f1")
         + _figures("Higher is better, but for Defect@5", models, BINARY)
         + _differences(summary, "em_f1", names)
         + _differences(summary, "defect_f1", names)
     )
+
+
+def _taught(summary: Json) -> str:
+    """Say which models' towers were taught gold queries as traffic, and what is done about it."""
+    total, rivals = (
+        summary["gold"]["queries"],
+        [name for pair in summary["rivals"] for name in pair],
+    )
+    lines = []
+    for m in summary["models"]:
+        n = m.get("seen_queries", 0)
+        if n and m["kind"] == "control":
+            lines.append(
+                f"{m['name']} is a control: its towers were taught {n} of the {total} gold "
+                "queries (no gold pair), which flatters it; it is never released"
+            )
+        elif n:
+            only = (
+                f"; the gate, and the difference shown here from the candidate, are over the "
+                f"other {total - n}"
+                if m["name"] in rivals
+                else ""
+            )
+            lines.append(
+                f"{m['name']}: towers that were taught {n} of the {total} gold queries as "
+                f"traffic before these were gold, which flatters its figures{only}"
+            )
+    items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
+    return f'<ul class="note">{items}</ul>' if items else ""
 
 
 def _figures(caption: str, models: list[Any], figures: tuple[str, ...]) -> str:

@@ -10,7 +10,6 @@ from csrm_tasks.evaluation import report_parts as parts
 from csrm_tasks.evaluation.measures import MEASURES
 
 Json = Mapping[str, Any]
-MAIN = {"llm": "micro_f1", "baseline": "micro_f1", "towers": "em_f1"}
 PLOTTED = {"llm": ("micro_f1",), "towers": ("em_f1", "defect_f1")}
 
 
@@ -26,11 +25,17 @@ def slices_part(summary: Json, titles: Mapping[str, str]) -> str:
     return made
 
 
+def _main(figures: Json) -> Json:
+    """Return the figure that a model is known by: towers have no micro-F1."""
+    found: Json = figures["micro_f1"] if "micro_f1" in figures else figures["em_f1"]
+    return found
+
+
 def _overview(slices: Sequence[Json], kinds: Mapping[str, str]) -> str:
     rows = [
         [
             *_named(s),
-            *(parts.estimate(s["figures"][name][MAIN[kind]]) for name, kind in kinds.items()),
+            *(parts.estimate(_main(s["figures"][name])) for name in kinds),
         ]
         for s in slices
     ]

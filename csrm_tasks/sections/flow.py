@@ -20,6 +20,9 @@ class Controls(Section):
 
     rqa_cold: bool = False  # stage 2 with the cold-start RQA instead of RQA*
     rqa_off: bool = False  # the chosen LLM without titles: what they resolve, by query
+    # RQA* without what shoppers did with gold queries: how the chosen LLM reads gold by its titles
+    rqa_unclicked: bool = False
+    towers_seen: bool = False  # the same towers, taught gold queries, too (no gold pair)
     cross_encoder: bool = False  # one tower that reads query and title together, beside the two
     encoder: str | None = None  # base of a supervised encoder classifier (paper 1, table 2)
     prompt: str | None = None  # an LLM that is asked without training: a local causal model …

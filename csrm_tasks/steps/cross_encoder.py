@@ -44,6 +44,7 @@ def train_cross_encoder(ctx: Context) -> Facts:
     from csrm_tasks.llm.precision import choose_device, choose_dtype
     from csrm_tasks.towers.cross import CrossEncoder, cross_logits
     from csrm_tasks.towers.cross_export import export_cross
+    from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
 
@@ -52,7 +53,8 @@ def train_cross_encoder(ctx: Context) -> Facts:
     tables = tables_of(ctx)
     examples = soft_pairs(ctx, tables)
     dev = tables.dev(ctx.market.target_locale)
-    read = with_typos(examples, config.typo_share, seed)
+    read = with_typos(examples, config.typo_share, seed, tables.barred())
+    write_learnt(ctx.out, read.queries, ctx.market.target_locale)
     reader = reader_of(ctx.market)
     model = CrossEncoder.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,

@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from csrm_tasks.artifacts import file_digest
+from csrm_tasks.artifacts import Artifact, file_digest
 from csrm_tasks.dataset.describe import describe, facts, health_document
-from csrm_tasks.dataset.snapshot import build
+from csrm_tasks.dataset.sides import add_sides, first_sides, keep_sides, known_sides, sides_of
+from csrm_tasks.dataset.snapshot import Built, build
 from csrm_tasks.dataset.source import positions, published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.days import day_state, publish, quarantine_counts
@@ -36,6 +37,7 @@ from csrm_tasks.records import (
 )
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.running import ChangedInputError
 from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
 
@@ -184,6 +186,7 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     if stage not in (1, 2):
         raise ConfigError(f"step snapshot: parameter 'stage' is 1 or 2, not {stage}")
     lake = Lake(ctx.settings.lake, ctx.market.market)
+    _recall_sides(ctx)
     with reading(open_store(ctx.settings.db_url)) as connection:
         placed = partial(positions, connection, lake, ctx.market.market, ctx.market.target_locale)
         built = build(connection, ctx.market, stage, until, placed)
@@ -196,7 +199,34 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     _write_json(ctx.out / "raters.json", built.judged.raters)
     about = describe(built, ctx.market, stage, until, digests)
     _write_json(ctx.out / "snapshot.json", about)
+    _keep_sides(ctx, built)
     return facts(about, built)
+
+
+def _recall_sides(ctx: Context) -> None:
+    """Fill an empty register from the market's earlier snapshots: it is new, or was lost."""
+    with writing(open_store(ctx.settings.db_url), ctx.market.market) as connection:
+        if known_sides(connection, ctx.market.market).height:
+            return
+        refs = [ref for ref, _ in ctx.store.published(f"{ctx.market.market}/snapshot")]
+        found = first_sides((ref, _sides_in(ctx.store.open(ref))) for ref in refs)
+        add_sides(connection, ctx.market.market, found)
+
+
+def _sides_in(snapshot: Artifact) -> pl.DataFrame:
+    pairs = pl.read_parquet(snapshot.file("pairs.parquet"), columns=["query_id", "split"])
+    queries = pl.read_parquet(snapshot.file("queries.parquet"), columns=["query_id", "norm"])
+    return sides_of(pairs.join(queries, on="query_id"))
+
+
+def _keep_sides(ctx: Context, built: Built) -> None:
+    """Say for good which side each judged query is on, before anything can learn from it."""
+    with writing(open_store(ctx.settings.db_url), ctx.market.market) as connection:
+        if not keep_sides(connection, ctx.market.market, sides_of(built.judged.pairs), ctx.ref):
+            raise ChangedInputError(
+                "another snapshot has put one of these queries on another side meanwhile; run this "
+                "one again"
+            )
 
 
 def _files(path: Path) -> tuple[str, list[Delivery]]:

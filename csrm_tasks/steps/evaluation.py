@@ -147,12 +147,19 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
     for name, artifact in zip(names[: len(llms)], llms, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         llm = artifact.inputs.get("llm")  # what was not trained here is its own source
-        kind = "baseline" if llm is None else "llm"
+        kind = "baseline" if llm is None else "control" if _unclicked(ctx, artifact) else "llm"
         found.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
-        found.append(tower_answers(name, artifact.inputs["export"], scored, gold))
+        kind = "control" if artifact.facts.get("control") else "towers"
+        found.append(tower_answers(name, artifact.inputs["export"], scored, gold, kind))
     return found
+
+
+def _unclicked(ctx: Context, scores: Artifact) -> bool:
+    """Whether the titles were retrieved without clicks of gold queries: a control (A23)."""
+    rqa = scores.inputs.get("rqa")
+    return rqa is not None and bool(ctx.store.open(rqa).facts.get("unclicked"))
 
 
 def _rivals(ctx: Context, models: list[Any]) -> list[tuple[str, str]]:

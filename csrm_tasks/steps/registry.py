@@ -25,8 +25,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # under csrm_tasks.steps
 MODULES = (
     "data", "replay", "llm", "llm_scores", "llm_export", "retrieval", "retrieval_index", "towers",
-    "towers_short", "cross_encoder", "baselines", "evaluation", "release", "serving", "rollout",
-    "audits", "upkeep",
+    "towers_short", "towers_scores", "cross_encoder", "baselines", "evaluation", "release",
+    "serving", "rollout", "audits", "upkeep",
 )  # fmt: skip
 
 

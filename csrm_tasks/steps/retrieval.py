@@ -94,8 +94,11 @@ def pseudo_pairs(ctx: Context) -> Facts:
     rooms=(*ROOMS, "training", "dataset.queries"),
     extra=_encoder_identity,
 )
-def train_ebr(ctx: Context, *, local: bool) -> Facts:
+def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Facts:
     """Train the retriever on pairs scored by the CVR ranker; ``local`` adds behaviour (A22, A23).
+
+    ``unclicked`` leaves out what shoppers did with gold queries: a control, which tells how much of
+    RQA*'s gain on gold is what those very shoppers said.
 
     ``warm`` is an earlier EBR to start from instead of the base encoder. ``bm25`` goes with
     ``retrieval.ebr.mining``: hard negatives are mined from it.
@@ -115,6 +118,9 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
     snapshot = ctx.input("snapshot")
     behaviour = table(snapshot, "behaviour") if local else None
+    if behaviour is not None and unclicked:
+        gold = table(snapshot, "pairs").filter(split="gold").select("query_id").unique()
+        behaviour = behaviour.join(gold, on="query_id", how="anti")
     queries = retriever_queries(table(snapshot, "queries"))
     products = table(snapshot, "products")
     data = training_pairs(queries, products, scored, behaviour)
@@ -129,6 +135,7 @@ def train_ebr(ctx: Context, *, local: bool) -> Facts:
     trainer.run()
     metrics = trainer.metrics() | {"pairs": data.count} | mined
     facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
+    facts |= {"unclicked": unclicked}
     about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
     _write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
     tracking.log_run(
@@ -207,6 +214,7 @@ def build_rqa(ctx: Context) -> Facts:
         parts.append(augment.retrieve_locale(locale, retriever, own, rqa.title_tokens, answers))
     chosen = augment.thresholds(parts, rqa.k)
     facts: Facts = {"locales": {}, "thresholds": chosen, "dense": "ebr" in ctx.inputs}
+    facts["unclicked"] = "ebr" in ctx.inputs and bool(ctx.input("ebr").facts.get("unclicked"))
     kept: dict[str, list[Title]] = {}
     for part in parts:
         found = {q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.found.items()}

@@ -1,9 +1,10 @@
-"""Steps of the online towers: pairs, training, export, product embeddings, scores."""
+"""Steps of the online towers: pairs, training, export, product embeddings."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,9 @@ from csrm_tasks.steps.registry import Context, Facts, step
 if TYPE_CHECKING:
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
-    from csrm_tasks.towers.cross_runtime import CrossRuntime
     from csrm_tasks.towers.examples import Examples
     from csrm_tasks.towers.measure import Reader
     from csrm_tasks.towers.model import TwinTowers
-    from csrm_tasks.towers.runtime import TowerRuntime
     from csrm_tasks.towers.tables import TowerTables
 
 log = logging.getLogger("csrm")
@@ -37,8 +36,11 @@ def tables_of(ctx: Context, fields: Sequence[str] | None = None) -> TowerTables:
 
 @step("tower_pairs", inputs=["snapshot", "bm25", "ebr", "index"], config=["towers", "seed"],
       rooms=(*ROOMS, "retrieval"))  # fmt: skip
-def tower_pairs(ctx: Context) -> Facts:
-    """Choose the target-locale pairs that the teacher scores for the towers (A31)."""
+def tower_pairs(ctx: Context, *, seen: bool = False) -> Facts:
+    """Choose the target-locale pairs that the teacher scores for the towers (A31).
+
+    ``seen``: of gold queries, too, for the control of towers that have seen them.
+    """
     import polars as pl
 
     from csrm_tasks.records import BEHAVIOUR, read_table
@@ -46,9 +48,9 @@ def tower_pairs(ctx: Context) -> Facts:
 
     locale, config, tables = ctx.market.target_locale, ctx.market.towers, tables_of(ctx)
     behaviour = read_table(ctx.input("snapshot").file("behaviour.parquet"), BEHAVIOUR)
-    chosen = pairs.distillation_queries(tables.queries, tables.pairs, locale, config.queries)
+    chosen = pairs.distillation_queries(tables.queries, tables.pairs, locale, config.queries, seen)
     if chosen.is_empty():
-        raise DataError(f"the snapshot has no {locale} query outside dev to distil on")
+        raise DataError(f"the snapshot has no {locale} query outside dev and gold to distil on")
     ids, retrieve = _retriever(ctx, chosen["norm"].to_list())
     found = pairs.tower_pairs(
         chosen["query_id"].to_list(),
@@ -99,15 +101,18 @@ def encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[s
     rooms=ROOMS,
     extra=encoder_identity,
 )
-def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
+def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> Facts:
     """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
 
     ``target``: soft needs input ``scored`` (the teacher's probabilities of the tower pairs; A29);
     hard learns the snapshot's train pairs of both locales in equally many steps (A32).
+    Nothing of a gold query is learnt, unless ``seen`` says so: then the teacher's word on them is,
+    though on no gold pair. That is a control, and what shoppers type would be learnt in earnest.
     """
     import torch
 
     from csrm_tasks.llm.precision import choose_device, choose_dtype
+    from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
@@ -115,7 +120,7 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.towers, ctx.market.seed
     tables = tables_of(ctx)
-    examples = _examples(ctx, tables, target)
+    examples = _examples(ctx, tables, target, seen)
     reader = reader_of(ctx.market)
     device = choose_device()
     model = TwinTowers.from_base(
@@ -126,40 +131,41 @@ def train_towers(ctx: Context, *, target: str = "soft") -> Facts:
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
     )
-    read = with_typos(examples, config.typo_share, seed)
+    read = with_typos(examples, config.typo_share, seed, tables.barred(seen))
+    write_learnt(ctx.out, read.queries, ctx.market.target_locale)
     done = train(
         model, read, reader.queries(read.queries), reader.products(read.products),
         plan, ctx.work / "checkpoint.safetensors", dtype,
     )  # fmt: skip
     taught = examples if target == "soft" and config.thresholds == "teacher" else None
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
-        "target": target, "pairs": len(examples), "queries": len(examples.queries),
+        "target": target, "seen": seen, "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
     }  # fmt: skip
     numbers = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
-        params=config.model_dump() | {"target": target},
+        params=config.model_dump() | {"target": target, "seen": seen},
         metrics=numbers | {"seconds": done.seconds, "pairs_per_second": done.pairs / done.seconds},
         curves={"kd_loss": done.curve},
     )  # fmt: skip
     return facts
 
 
-def _examples(ctx: Context, tables: TowerTables, target: str) -> Examples:
+def _examples(ctx: Context, tables: TowerTables, target: str, seen: bool) -> Examples:
     if target == "hard":
         return tables.hard()
     if target != "soft":
         raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
-    return soft_pairs(ctx, tables)
+    return soft_pairs(ctx, tables, seen)
 
 
-def soft_pairs(ctx: Context, tables: TowerTables) -> Examples:
+def soft_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples:
     """Return what the teacher has scored; raises :class:`ConfigError` without input ``scored``."""
     if "scored" not in ctx.inputs:
         raise ConfigError("learning from the teacher needs input 'scored', of score_pairs")
-    return tables.soft(ctx.input("scored").file("scored.parquet"))
+    return tables.soft(ctx.input("scored").file("scored.parquet"), seen)
 
 
 def reader_of(market: MarketConfig) -> Reader:
@@ -238,18 +244,20 @@ def export_towers(ctx: Context) -> Facts:
 
     from csrm_tasks.towers import measure
     from csrm_tasks.towers.export import export_towers as export
+    from csrm_tasks.towers.learnt import FILE
 
     torch.set_num_threads(ctx.settings.threads)
     model, reader = load_towers(ctx)
     about = _about(ctx)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
+    shutil.copy(ctx.input("towers").file(FILE), ctx.out)
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     dev = tables_of(ctx, about["product_fields"]).dev(None)
     found = export(model, ctx.out, about, measure.reference(model, reader, dev))
     facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
     tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
-    return facts
+    return facts | {"seen": bool(ctx.input("towers").facts.get("seen", False))}
 
 
 @step("embed_products", inputs=["snapshot", "export"], rooms=ROOMS)
@@ -269,36 +277,3 @@ def embed_products(ctx: Context) -> Facts:
     embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out)
     log.info("embedded %d products of %s", products.height, locale)
     return {"products": products.height, "locale": locale, "dim": runtime.dim}
-
-
-@step("score_towers", inputs=["snapshot", "export"], rooms=ROOMS)
-def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
-    """Score the target locale's judged pairs of ``split`` as serving would.
-
-    ``export`` is of the towers, or a cross-encoder.
-    """
-    import polars as pl
-
-    locale = ctx.market.target_locale
-    reader = _scorer(ctx.input("export").path, ctx.settings.threads)
-    tables = tables_of(ctx, reader.product_fields)
-    wanted = (pl.col("split") == split) & (pl.col("locale") == locale)
-    judged = tables.pairs.filter(wanted).sort("pair_id")
-    if judged.is_empty():
-        raise DataError(f"the snapshot has no {locale} pair of split {split!r} to score")
-    rows = tables.texts(judged)
-    scores = reader.score_texts(rows["query"].to_list(), rows["title"].to_list())
-    decided = reader.decide(scores)
-    rows.select("pair_id", "grade", "query_id", "product_id", "locale").with_columns(
-        em=pl.Series(scores.em), defect=pl.Series(scores.defect),
-        em_pred=pl.Series(decided.em), defect_pred=pl.Series(decided.defect),
-    ).write_parquet(ctx.out / "scored.parquet")  # fmt: skip
-    return {"pairs": len(rows), "dropped": len(judged) - len(rows), "split": split}
-
-
-def _scorer(export: Path, threads: int) -> TowerRuntime | CrossRuntime:
-    from csrm_tasks.towers.cross_runtime import ONNX, CrossRuntime
-    from csrm_tasks.towers.runtime import TowerRuntime
-
-    cross = (export / ONNX["fp32"]).exists()
-    return CrossRuntime(export, threads=threads) if cross else TowerRuntime(export, threads=threads)

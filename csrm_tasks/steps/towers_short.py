@@ -42,7 +42,9 @@ def shorten_query_tower(ctx: Context) -> Facts:
         raise ConfigError("shorten_query_tower: set towers.query_layers in the market's file")
     model, reader = load_towers(ctx)
     tables = tables_of(ctx)
-    table = reader.queries(_texts_to_distil(tables))
+    texts = _texts_to_distil(tables)
+    _write_learnt(ctx, texts)
+    table = reader.queries(texts)
     wanted = measure.embed(model.query, table)
     model.shorten_query(config.query_layers)
     plan = TrainPlan(
@@ -68,10 +70,18 @@ def shorten_query_tower(ctx: Context) -> Facts:
     return facts
 
 
-def _texts_to_distil(tables: TowerTables) -> list[str]:
-    """Return the distinct queries of both locales, judged or not, without those of dev."""
-    from csrm_tasks.towers.pairs import held_out_queries
+def _write_learnt(ctx: Context, texts: list[str]) -> None:
+    """Say what both towers have learnt: what the full one has, and its vectors of ``texts``."""
+    import polars as pl
 
-    queries = tables.queries.join(held_out_queries(tables.pairs), on="query_id", how="anti")
-    found: list[str] = queries["norm"].unique().sort().to_list()
-    return found
+    from csrm_tasks.towers.learnt import FILE, write_learnt
+
+    write_learnt(ctx.out, texts, ctx.market.target_locale)
+    both = [pl.read_parquet(p) for p in (ctx.out / FILE, ctx.input("towers").file(FILE))]
+    pl.concat(both).unique().sort("query_id").write_parquet(ctx.out / FILE)
+
+
+def _texts_to_distil(tables: TowerTables) -> list[str]:
+    """Return the distinct queries of both locales, judged or not, without dev and gold."""
+    barred = tables.barred()
+    return [text for text in tables.queries["norm"].unique().sort() if text not in barred]

@@ -231,6 +231,20 @@ class PublishedDay(Base):
     stale: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
+class QuerySide(Base):
+    """The side that a query's text was on in the first snapshot that held it; never changed.
+
+    The logic is :mod:`csrm_tasks.dataset.sides`.
+    """
+
+    __tablename__ = "sides"
+
+    market: Mapped[str] = mapped_column(Market, primary_key=True)
+    text: Mapped[str] = mapped_column(_name(16), primary_key=True)  # digest, of no locale
+    side: Mapped[str] = mapped_column(String(5))  # train, dev, gold
+    snapshot: Mapped[str] = mapped_column(Key)  # reference of that first snapshot
+
+
 class LedgerEntry(Base):
     """One thing that was done to a release; append-only, each row hashes the one before.
 

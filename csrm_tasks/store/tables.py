@@ -19,6 +19,7 @@ from csrm_tasks.store.models import (
     Product,
     PublishedDay,
     Quarantined,
+    QuerySide,
     Session,
     Translation,
 )
@@ -34,6 +35,7 @@ def table(model: type[Base]) -> sa.Table:
 FILES, PRODUCTS, LABELS = table(File), table(Product), table(Label)
 TRANSLATIONS, QUARANTINE, AGGREGATES = table(Translation), table(Quarantined), table(Aggregate)
 DAYS, LEDGER, SESSIONS = table(PublishedDay), table(LedgerEntry), table(Session)
+SIDES = table(QuerySide)
 
 
 def fetch(

@@ -34,13 +34,18 @@ class Examples:
 
 
 def soft_examples(
-    scored: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame, pairs: pl.DataFrame
+    scored: pl.DataFrame,
+    queries: pl.DataFrame,
+    products: pl.DataFrame,
+    pairs: pl.DataFrame,
+    seen: bool = False,
 ) -> Examples:
-    """Teacher probabilities as targets; pairs of dev queries and gold pairs are left out (A10).
+    """Teacher probabilities as targets; dev and gold queries are left out (A10).
 
-    A gold pair is one of texts: a copy of its product under another identifier is the same.
+    ``seen``: gold queries are learnt, as a control, but no gold pair. That is one of texts: a copy
+    of its product under another identifier is the same.
     """
-    kept = scored.join(held_out_queries(pairs), on="query_id", how="anti")
+    kept = scored.join(held_out_queries(queries, pairs, seen), on="query_id", how="anti")
     rows = with_texts(kept.rename({"p2": "exact", "p0": "irrelevant"}), queries, products)
     gold = with_texts(pairs.filter(pl.col("split") == "gold"), queries, products)
     return _examples(rows.join(gold, on=["query", "title"], how="anti"))

@@ -25,23 +25,28 @@ class PairPlan:
     random: int
 
 
-def held_out_queries(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Return query_id of dev: thresholds are chosen there, so the towers learn none of them (A10).
+def held_out_queries(queries: pl.DataFrame, pairs: pl.DataFrame, seen: bool) -> pl.DataFrame:
+    """Return query_id of what the towers learn nothing of: dev, and gold unless ``seen`` (A10).
 
-    Gold queries are learnt, as all that shoppers type: they are the traffic. What the towers never
-    learn from is a gold pair, whoever judges it (``soft_examples``). A release from before the
-    gold set was frozen could not leave its queries out, and the gate compares with such a one.
+    Thresholds are chosen on dev, and gold judges the towers on queries that are new to them. It is
+    a text that is held out: typed alike in the other language it is the same.
     """
-    return pairs.filter(pl.col("split") == "dev").select("query_id").unique()
+    barred = ("dev",) if seen else ("dev", "gold")
+    judged = pairs.filter(pl.col("split").is_in(barred)).select("query_id").unique()
+    norms = queries.join(judged, on="query_id", how="semi").select("norm").unique()
+    return queries.join(norms, on="norm", how="semi").select("query_id").unique()
 
 
 def distillation_queries(
-    queries: pl.DataFrame, pairs: pl.DataFrame, locale: str, most: int
+    queries: pl.DataFrame, pairs: pl.DataFrame, locale: str, most: int, seen: bool = False
 ) -> pl.DataFrame:
-    """Choose the queries of ``locale`` to distil on: the most seen, then by digest (as random)."""
+    """Choose the queries of ``locale`` to distil on: the most seen, then by digest (as random).
+
+    ``seen``: gold queries, too, for a control (:func:`held_out_queries`).
+    """
     return (
         queries.filter(pl.col("locale") == locale)
-        .join(held_out_queries(pairs), on="query_id", how="anti")
+        .join(held_out_queries(queries, pairs, seen), on="query_id", how="anti")
         .sort(["impressions", "query_id"], descending=[True, False])
         .head(most)
     )

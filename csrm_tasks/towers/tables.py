@@ -17,6 +17,7 @@ from csrm_tasks.towers.examples import (
     soft_examples,
     with_texts,
 )
+from csrm_tasks.towers.pairs import held_out_queries
 from csrm_tasks.towers.texts import with_product_text
 
 
@@ -43,10 +44,18 @@ class TowerTables:
         """Return the judged pairs."""
         return read_table(self.snapshot / "pairs.parquet", PAIRS)
 
-    def soft(self, scored: Path) -> Examples:
-        """Return the pairs that the teacher has scored, with its probabilities (A29)."""
+    def soft(self, scored: Path, seen: bool = False) -> Examples:
+        """Return the pairs that the teacher has scored, with its probabilities (A29).
+
+        ``seen``: also those of gold queries, for a control.
+        """
         found = read_table(scored, SCORED)
-        return soft_examples(found, self.queries, self.products, self.pairs)
+        return soft_examples(found, self.queries, self.products, self.pairs, seen)
+
+    def barred(self, seen: bool = False) -> set[str]:
+        """Return the normalised texts that the towers learn nothing of (A10)."""
+        held_out = held_out_queries(self.queries, self.pairs, seen)
+        return set(self.queries.join(held_out, on="query_id", how="semi")["norm"])
 
     def hard(self) -> Examples:
         """Return the pairs that people have judged, with their grades (A32)."""

@@ -8,17 +8,23 @@ knows.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
+from csrm_tasks.dataset.text import normalise
 from csrm_tasks.towers.examples import Examples
 
 SHORTEST = 3  # letters; a slip leaves too little of a shorter query
 
 
-def with_typos(examples: Examples, share: float, seed: int) -> Examples:
+def with_typos(
+    examples: Examples, share: float, seed: int, barred: Collection[str] = ()
+) -> Examples:
     """Add a misspelt copy of about ``share`` of the queries, each with all its pairs.
 
-    A pure function of its arguments. Queries of fewer than :data:`SHORTEST` letters get none.
+    A pure function of its arguments. Queries of fewer than :data:`SHORTEST` letters get none, and
+    no copy is one of the ``barred`` texts: a slip of one query may be a held-out one.
     """
     rng = np.random.default_rng([seed, len(examples.queries)])
     drawn = (rng.random(len(examples.queries)) < share).tolist()
@@ -27,6 +33,7 @@ def with_typos(examples: Examples, share: float, seed: int) -> Examples:
         for row, (text, taken) in enumerate(zip(examples.queries, drawn, strict=True))
         if taken and len(_letters(text)) >= SHORTEST
     }
+    copies = {row: copy for row, copy in copies.items() if normalise(copy) not in barred}
     place = np.full(len(examples.queries), -1, np.int64)
     place[list(copies)] = len(examples.queries) + np.arange(len(copies))
     rows = np.flatnonzero(place[examples.query] >= 0)
