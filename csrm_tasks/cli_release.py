@@ -80,7 +80,7 @@ def decision_options(command: Any) -> Any:
 @decision_options
 @click.argument("release_id")
 def approve(market: str, release_id: str, actor: str, reason: str) -> None:
-    """Approve a registered release whose verdict is PASS."""
+    """Approve a registered release whose verdict is PASS; overrules what was said before."""
     from csrm_tasks.release import manage
 
     entry = manage.approve(home_settings(market), market, release_id, actor, reason)
@@ -89,13 +89,41 @@ def approve(market: str, release_id: str, actor: str, reason: str) -> None:
 
 @release.command()
 @decision_options
-@click.option("--leaving", help="Release to leave; refused when another one is live.")
-def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
-    """Make the release before the live one live again."""
+@click.argument("release_id")
+def reject(market: str, release_id: str, actor: str, reason: str) -> None:
+    """Reject a registered release before it is rolled out; overrules what was said before."""
     from csrm_tasks.release import manage
 
-    entry = manage.rollback(home_settings(market), market, actor, reason, leaving)
-    click.echo(f"{entry.release_id} is live again, row {entry.seq}")
+    entry = manage.reject(home_settings(market), market, release_id, actor, reason)
+    click.echo(f"{entry.release_id} rejected, row {entry.seq}")
+
+
+@release.command()
+@decision_options
+@click.option("--leaving", help="Release to leave; refused when another one is live.")
+def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
+    """Give up what is being rolled out; else make the release before the live one live again.
+
+    Right after another way back --leaving must be named: two people who see the same bad release
+    go back once.
+    """
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    entry = manage.rollback(settings, market, actor, reason, leaving)
+    click.echo(manage.what_is_live(settings, market, entry))
+
+
+@release.command()
+@decision_options
+@click.argument("release_id")
+def restore(market: str, release_id: str, actor: str, reason: str) -> None:
+    """Make a release that was rolled back live again, for everybody at once."""
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    entry = manage.restore(settings, market, release_id, actor, reason)
+    click.echo(manage.what_is_live(settings, market, entry))
 
 
 @release.command()

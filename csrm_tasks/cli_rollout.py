@@ -16,16 +16,20 @@ def rollout() -> None:
 @market_option
 def status(market: str) -> None:
     """Print what is served to whom, and how the release under way was judged."""
+    from csrm_tasks.markets import load_market
     from csrm_tasks.release import ledger
     from csrm_tasks.release import rollout as room
 
-    entries = ledger.verified(home_settings(market), market)
-    state, next_up = room.opened(entries), room.waiting(entries)
+    settings = home_settings(market)
+    config, entries = load_market(market, settings.markets), ledger.verified(settings, market)
+    state, next_up = room.opened(entries), room.waiting(entries, config.release.approval)
     click.echo(f"live: {ledger.live(entries) or 'nothing'}")
     if state is not None:
         share = f"{state.plan.holdout} % held out" if state.launched else f"{state.weight} %"
         asks = "; held: a person decides" if state.held else ""
         click.echo(f"{state.release} against {state.control}: step {state.step}, {share}{asks}")
+        if not config.rollout.steps and not state.launched:
+            click.echo("  the market's file has no rollout steps any more: it will be given up")
         for row in (e for e in entries if e.seq >= state.turn and e.action == "judged"):
             click.echo(f"  {row.payload['day']} {row.payload['outcome']}: {row.reason}")
     if next_up is not None:
@@ -44,7 +48,7 @@ def advance(market: str, reason: str, actor: str) -> None:
 
     settings = home_settings(market)
     config = load_market(market, settings.markets)
-    api = tracking.client(settings)
+    api = tracking.LaterClient(settings)
     state = advance_held(settings, config, api, actor=actor, reason=reason)
     click.echo(f"{state.release} has passed step {state.step}")
 

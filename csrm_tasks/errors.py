@@ -28,6 +28,13 @@ class RefusedError(CsrmError):
     """A guarded action (promote, rollback) was refused; the message says by which guard."""
 
 
+class AwayError(CsrmError):
+    """A database, an object store or MLflow does not answer; the message says what is served now.
+
+    Nothing is wrong with what was asked for: it is worth another try.
+    """
+
+
 class DiskFullError(CsrmError):
     """A disk, quota or tablespace is full; what was being written is not visible to anybody."""
 

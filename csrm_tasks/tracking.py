@@ -22,6 +22,23 @@ def client(settings: Settings) -> Any:
     return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
 
 
+class LaterClient:
+    """An ``MlflowClient`` that is made when it is first used.
+
+    Making one may wait for MLflow's database (minutes, where it is away); who goes back to the
+    release before does not.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            self._made = client(self._settings)
+        return getattr(self._made, name)
+
+
 def experiment_id(api: Any, market: str, settings: Settings) -> str:
     """Return the id of the market's experiment, creating it once."""
     from mlflow.exceptions import MlflowException

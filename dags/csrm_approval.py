@@ -1,8 +1,10 @@
 """Asking a person, in Airflow's own way, whether a release may be rolled out.
 
-The answer goes into the ledger; whoever starts the rollout reads it there again. In Airflow 3.3 a
-rejection skips only what comes directly after it unless told otherwise, so the task that records
-the answer skips everything below it (``ignore_downstream_trigger_rules``).
+The answer goes into the ledger; whoever starts the rollout reads it there again. What was last
+decided counts (``csrm_tasks/release/approval.py``): nobody answering in time overrules no one.
+
+In Airflow 3.3 a rejection skips only what comes directly after it unless told otherwise, so the
+task that records the answer skips everything below it (``ignore_downstream_trigger_rules``).
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def ask(market: MarketConfig, state: XComArg) -> HITLOperator:
 
 @task.short_circuit(ignore_downstream_trigger_rules=True, do_xcom_push=False)
 def is_approved_by_a_person(state: str, answer: dict[str, Any]) -> bool:
-    """Record the answer with the name of who gave it; anything but a yes ends here."""
+    """Record the answer with the name of who gave it; what is not approved by now ends here."""
     return record(state, answer, get_current_context()["run_id"])
 
 
@@ -82,5 +84,8 @@ def record(state: str, answer: dict[str, Any], run: str) -> bool:
     user = answer.get("responded_by_user") or {}
     name = str(user.get("name") or user.get("id") or "")
     said = bool(name) and answer["chosen_options"] == [APPROVE]
-    release = facts_of(state)["candidate"]
-    return write(settings, market, release, approved=said, actor=name, run=run)
+    asked = facts_of(state)
+    return write(
+        settings, market, asked["candidate"], approved=said, actor=name, run=run,
+        verdict=asked["verdict"], said=answer.get("responded_at") or "",
+    )  # fmt: skip

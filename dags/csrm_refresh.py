@@ -3,7 +3,9 @@
 
 `refresh` embeds what is new or changed (by content hash) with the towers of every release that
 serves somebody (stable, next, hold-out) and copies the rest · `publish_refresh` names the new
-vectors in the embeddings document, from which servers take them up within seconds.
+vectors in the embeddings document, from which servers take them up within seconds · beside them
+`repair_views` brings routing and MLflow up to the ledger, where a release moved while one of them
+did not answer.
 
 **Window**: the catalogue as published up to the day in parameter `day`, else of the run's data
 interval. **A night's ingest was late?** The next refresh catches up; or run this one again.
@@ -19,10 +21,11 @@ from csrm_tasks.markets import MarketConfig
 
 
 def refresh(market: MarketConfig) -> None:
-    """refresh → publish."""
+    """refresh → publish; beside them the views of the ledger."""
     task = tasks_of(market)
     made = task("refresh", day="{{ day_of(params, dag_run) }}")
     task("publish_refresh", refresh=made)
+    task("repair_views", run="{{ run_id }}")
 
 
 for m in markets():  # Airflow finds the DAGs among the names of this module

@@ -2,7 +2,7 @@
 
 A task renders its inputs (references that came through XCom), runs one step of ``csrm_tasks`` and
 returns the reference of what it made. A :class:`csrm_tasks.errors.CsrmError` is final (a retry
-would meet the same bad file); anything else is retried.
+would meet the same bad file); anything else is retried, and a store that does not answer.
 """
 
 from __future__ import annotations
@@ -86,13 +86,15 @@ def run(
     ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
     that asks an endpoint finds address and token of ``connection`` in its environment.
     """
-    from csrm_tasks.errors import CsrmError
+    from csrm_tasks.errors import AwayError, CsrmError
     from csrm_tasks.steps import run_step
 
     try:
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
         return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
+    except AwayError:
+        raise  # what did not answer may answer soon
     except CsrmError as e:
         raise AirflowFailException(str(e)) from e
 
@@ -180,7 +182,7 @@ def is_approved(gate: str) -> bool:
     steps, ``csrm_rollout`` goes on from here.
     """
     from csrm_tasks.artifacts import ArtifactStore
-    from csrm_tasks.release import ledger, rollout
+    from csrm_tasks.release import approval, ledger, rollout
 
     settings = load_settings()
     verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
@@ -190,10 +192,8 @@ def is_approved(gate: str) -> bool:
     entries = ledger.verified(settings, market.market)
     if rollout.by_steps(market.rollout, entries):
         return False
-    if market.release.approval == "auto":
-        return True
-    found = ledger.find(entries, "approved", verdict["release"], verdict=verdict["digest"])
-    return found is not None
+    found = approval.decided(entries, verdict["release"], verdict["digest"])
+    return found.allows(market.release.approval)
 
 
 @task.short_circuit(do_xcom_push=False)

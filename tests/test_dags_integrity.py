@@ -55,7 +55,7 @@ print("LOADED" + json.dumps({
 """
 SHARDED = {"score_pseudo", "relabel_1", "relabel_2", "score_tower_pairs"}
 INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
-REFRESH = ["refresh", "publish_refresh"]
+REFRESH = ["refresh", "publish_refresh", "repair_views"]
 REPLAY = ["replay", "is_applied", "aggregate", "publish_day"]
 ROLLOUT = [
     "find",

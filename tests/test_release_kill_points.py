@@ -24,8 +24,8 @@ from tests.crashes import (
 
 ALIAS = "commit registered_model_aliases"
 PROMOTION = [  # what it dies before: its durable writes in order, and the end
-    "commit ledger", ALIAS, ALIAS, ALIAS, "commit registered_model_tags",
-    f"replace {MARKET}.json", "link manifest.json", END,
+    "commit ledger", f"replace {MARKET}.json", ALIAS, ALIAS, ALIAS,
+    "commit registered_model_tags", "link manifest.json", END,
 ]  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from csrm_tasks import tracking
 from csrm_tasks.cli import main
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, registry
-from csrm_tasks.release.promote import HAND
 from csrm_tasks.release.reconcile import reconcile
+from csrm_tasks.release.views import HAND
 from csrm_tasks.settings import Settings, load_settings
 
 REVERT = market()

@@ -116,7 +116,7 @@ def test_collecting_is_planned_first_and_leaves_a_way_back(world: World) -> None
     with pytest.raises(ArtifactError, match="does not exist"):
         store_of(world.settings).open(stray.ref)
     for _ in range(2):
-        world.roll_back()
+        world.roll_back(leaving=world.live())
     assert [m[0] for m in world.moves()[-2:]] == ["rolled_back"] * 2
     world.agrees()
 

@@ -22,7 +22,7 @@ from tests.crashes import Environment, Homes, deaths, postgres_homes, settings_o
 
 CONFIG = market(rollout=Rollout(steps=(Step(weight=50),)))
 ALIAS = "commit registered_model_aliases"
-VIEWS = [ALIAS, ALIAS, "commit registered_model_tags", f"replace {MARKET}.json"]
+VIEWS = [f"replace {MARKET}.json", ALIAS, ALIAS, "commit registered_model_tags"]
 
 
 def world_of(environment: Environment) -> World:

@@ -293,7 +293,10 @@ def test_a_task_that_rolls_back_twice_goes_back_once(world: Rolling) -> None:
     first = world.step("roll_back", **given)
     assert world.step("roll_back", **given).facts == first.facts
     assert world.live() == releases[1].id
-    world.step("roll_back", **{**given, "run": "manual__2"})
+    with pytest.raises(RefusedError, match=f"ann has left {releases[2].id} already"):
+        world.step("roll_back", **{**given, "actor": "ben", "run": "manual__2"})
+    assert world.live() == releases[1].id
+    world.step("roll_back", **{**given, "run": "manual__2", "leaving": releases[1].id})
     assert world.live() == releases[0].id
     world.agrees()
 

@@ -72,7 +72,10 @@ def rehearse(settings: Settings, config: MarketConfig, api: Any, work: Path) -> 
     _finish_open(scratch, config, copied)
     for target in wanted:
         began = time.monotonic()
-        row = rollback.roll_back(scratch, config, copied, actor="csrm drill", reason="rehearsal")
+        leaving = ledger.live(ledger.verified(scratch, config.market))
+        row = rollback.roll_back(
+            scratch, config, copied, actor="csrm drill", reason="rehearsal", leaving=leaving
+        )
         seconds.append(round(time.monotonic() - began, 3))
         doc = routing.read(scratch, config.market)
         if row.release_id != target or doc is None or doc["stable"] != target:

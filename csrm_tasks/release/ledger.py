@@ -28,9 +28,9 @@ Action = Literal[
 ]  # fmt: skip
 MOVES = ("promoted", "rolled_back")  # the actions that change what is live
 TURNS = (*MOVES, "started", "advanced", "aborted", "closed")  # … and who is served what
-# A release does this once, or once per value of these; whatever else the row says.
+# A release does this once, or once per value of these (absent is a value); whatever else it says.
 ONCE: Mapping[str, tuple[str, ...]] = {
-    "promoted": (), "started": (), "aborted": (), "closed": (),
+    "promoted": ("again",), "started": (), "aborted": (), "closed": (),
     "advanced": ("step",), "held": ("step",), "judged": ("step", "day"),
     "asked": ("day",), "audited": ("by", "audit", "grades"),
 }  # fmt: skip
@@ -103,10 +103,29 @@ def lives(entries: Sequence[Entry]) -> list[str]:
     return stack
 
 
+def taken_back(entries: Sequence[Entry], release_id: str) -> Entry | None:
+    """Return the row by which a release was rolled back or given up, if it still is."""
+    gone: dict[str, Entry] = {}
+    for number, entry in enumerate(entries):
+        if entry.action == "promoted":
+            gone.pop(entry.release_id, None)
+        elif entry.action == "aborted":
+            gone[entry.release_id] = entry
+        elif entry.action == "rolled_back":
+            stayed = lives(entries[: number + 1])
+            gone |= {r: entry for r in lives(entries[:number]) if r not in stayed}
+    return gone.get(release_id)
+
+
+def left_by(row: Entry) -> str:
+    """Return the release that a rollback or the end of a rollout left."""
+    return row.release_id if row.action == "aborted" else str(row.previous)
+
+
 def live(entries: Sequence[Entry], at: str | None = None) -> str | None:
     """Return the release that is live, or was at ``at`` (ISO 8601; a naive time is UTC)."""
-    limit = None if at is None else _utc(at)
-    stack = lives([e for e in entries if limit is None or _utc(e.at) <= limit])
+    limit = None if at is None else moment(at)
+    stack = lives([e for e in entries if limit is None or moment(e.at) <= limit])
     return stack[-1] if stack else None
 
 
@@ -188,23 +207,28 @@ def _already(
 ) -> Entry | None:
     """Find the row that says the same.
 
-    A release is promoted once, whatever was known then: one that was rolled back stays back. It is
-    registered and approved once per verdict, and can be rolled back *to* more than once.
+    A release is promoted once, whatever was known then: one that was rolled back stays back, unless
+    a person makes it live ``again`` (once per rollback). It is registered once per verdict, and can
+    be rolled back *to* more than once.
     """
     if action != "rolled_back":
-        same = {k: payload[k] for k in ONCE.get(action, tuple(payload))}
-        return find(entries, action, release_id, **same)
+        keys = ONCE.get(action, tuple(payload))
+        same = [e for e in entries if (e.action, e.release_id) == (action, release_id)]
+        return next(
+            (e for e in same if all(e.payload.get(k) == payload.get(k) for k in keys)), None
+        )
     move = last_move(entries)
     again = move is not None and (move.action, move.release_id) == (action, release_id)
     return move if again else None
 
 
-def _utc(at: str) -> datetime:
+def moment(at: str) -> datetime:
+    """Return an ISO 8601 time, a naive one as UTC; raises :class:`RefusedError` for other text."""
     try:
-        moment = datetime.fromisoformat(at)
+        found = datetime.fromisoformat(at)
     except ValueError as e:
         raise RefusedError(f"{at!r} is not a time; write it as 2026-01-31T12:00:00+00:00") from e
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _entries(connection: Connection, market: str) -> list[Entry]:

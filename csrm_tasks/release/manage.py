@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from csrm_tasks import tracking
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import load_market
-from csrm_tasks.release import ledger
+from csrm_tasks.release import approval, away, ledger, rollout
 from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
 
@@ -20,25 +22,87 @@ def verify(settings: Settings, market: str) -> int:
     return len(ledger.verified(settings, market))
 
 
+@away.one_line
+def what_is_live(settings: Settings, market: str, row: ledger.Entry) -> str:
+    """Say what a decision's ledger row did, and what the ledger says is live now."""
+    entries = ledger.verified(settings, market)
+    state = rollout.opened(entries)
+    left = {
+        "aborted": f"{row.release_id} is given up",
+        "rolled_back": f"{row.previous} is left",
+        "promoted": f"{row.release_id} is back",
+    }
+    share = "" if state is None or state.launched else f"; {state.release} is being rolled out"
+    live = ledger.live(entries) or "nothing"
+    return f"{left[row.action]} (row {row.seq}); {live} is live{share}"
+
+
 def live(settings: Settings, market: str, at: str | None = None) -> str | None:
     """Return the release that is live, or was at the ISO time ``at``."""
     return ledger.live(ledger.verified(settings, market), at)
 
 
+@away.one_line
 def approve(
     settings: Settings, market: str, release_id: str, actor: str, reason: str
 ) -> ledger.Entry:
-    """Approve a registered release under its newest verdict, which must be a PASS."""
+    """Approve a registered release under its newest verdict, which must be a PASS.
+
+    Whatever was said before: this is now what was last decided. Saying it again is no new row.
+    """
     entries = ledger.verified(settings, market)
+    made = _registered(entries, market, release_id)
+    if made["outcome"] != "PASS":
+        raise RefusedError(f"the gate said {made['outcome']} of {release_id}")
+    gone = ledger.taken_back(entries, release_id)
+    if gone is not None:
+        cure = "train a new one" if gone.action == "aborted" else "csrm release restore asks for it"
+        raise RefusedError(
+            f"{release_id} was {gone.action} by row {gone.seq} and stays back; {cure}"
+        )
+    return approval.say(
+        settings, market, release_id, made["verdict"],
+        approved=True, actor=actor, reason=reason,
+    )  # fmt: skip
+
+
+@away.one_line
+def reject(
+    settings: Settings, market: str, release_id: str, actor: str, reason: str
+) -> ledger.Entry:
+    """Reject a registered release that has not begun its way to shoppers, under its verdict."""
+    entries = ledger.verified(settings, market)
+    made = _registered(entries, market, release_id)
+    begun = [
+        e for e in entries if e.release_id == release_id and e.action in ("promoted", "started")
+    ]
+    if begun:
+        raise RefusedError(
+            f"{release_id} was {begun[-1].action} by row {begun[-1].seq}: it is too late to reject "
+            f"it; csrm release rollback --market {market} --leaving {release_id} takes it back"
+        )
+    return approval.say(
+        settings, market, release_id, made["verdict"],
+        approved=False, actor=actor, reason=reason,
+    )  # fmt: skip
+
+
+def _registered(entries: Sequence[ledger.Entry], market: str, release_id: str) -> Mapping[str, str]:
     rows = [e for e in entries if (e.action, e.release_id) == ("registered", release_id)]
     if not rows:
         raise RefusedError(f"{market} has no registered release {release_id}")
-    if rows[-1].payload["outcome"] != "PASS":
-        raise RefusedError(f"the gate said {rows[-1].payload['outcome']} of {release_id}")
-    payload = {"verdict": rows[-1].payload["verdict"]}
-    return ledger.append(
-        settings, market, "approved", release_id, actor=actor, reason=reason, payload=payload
-    )
+    return rows[-1].payload
+
+
+def restore(
+    settings: Settings, market: str, release_id: str, actor: str, reason: str
+) -> ledger.Entry:
+    """Make a release that was rolled back live again; see :func:`.promote.restore`."""
+    from csrm_tasks.release import promote
+
+    config = load_market(market, settings.markets)
+    api = tracking.LaterClient(settings)
+    return promote.restore(settings, config, release_id, api, actor=actor, reason=reason)
 
 
 def rollback(
@@ -46,7 +110,7 @@ def rollback(
 ) -> ledger.Entry:
     """Make the release before the live one live again; see :mod:`.rollback`."""
     config = load_market(market, settings.markets)
-    api = tracking.client(settings)
+    api = tracking.LaterClient(settings)
     return back.roll_back(settings, config, api, actor=actor, reason=reason, leaving=leaving)
 
 
@@ -55,7 +119,7 @@ def reconcile(settings: Settings, market: str) -> list[str]:
     from csrm_tasks.release import reconcile as repair
 
     config = load_market(market, settings.markets)
-    return repair.reconcile(settings, config, tracking.client(settings))
+    return repair.reconcile(settings, config, tracking.LaterClient(settings))
 
 
 def show(settings: Settings, market: str, release_id: str) -> list[ledger.Entry]:

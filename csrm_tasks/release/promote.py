@@ -1,27 +1,30 @@
-"""Promotion: guard → ledger → aliases → routing, each step safe to repeat.
+"""Promotion: guard → ledger → routing → aliases, each step safe to repeat.
 
 The ledger row is the one deciding write, and it is conditional on which release is live. What
-follows it are views of the ledger, so whoever is killed after any write simply runs again: the row
-is found, the views are brought up to date, and nothing happens twice.
+follows it are views of the ledger (:mod:`.views`), so whoever is killed after any write simply runs
+again: the row is found, the views are brought up to date, and nothing happens twice.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from csrm_tasks.artifacts import Artifact
+from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, registry, rollout, routing, verdicts
+from csrm_tasks.release import away, ledger, rollout
 from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.guard import guard, refuse_taken_back, vouched
+from csrm_tasks.release.no_steps import end_without_steps
+from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")
-HAND = "champion alias in MLflow"
 
 
+@away.one_line
 def promote(
     settings: Settings,
     config: MarketConfig,
@@ -33,13 +36,15 @@ def promote(
 ) -> ledger.Entry:
     """Make the bundle's release live, once; raises :class:`RefusedError` naming the guard.
 
-    A release that the ledger has promoted already is not promoted again; only views are repaired.
+    A release that is live already is not promoted again; only views are repaired. One that was live
+    and is no longer is refused: nothing that was rolled back or replaced goes live by a rerun.
     """
     release = release_id(bundle)
+    end_without_steps(settings, config, keep=release)
     entries = ledger.verified(settings, config.market)
-    row = ledger.find(entries, "promoted", release)
+    row = _live_by(config, entries, release)
     if row is None:
-        verdict = guard(config, bundle, gate, entries)
+        verdict = guard(settings, config, bundle, gate, entries)
         row = ledger.append(
             settings,
             config.market,
@@ -47,7 +52,7 @@ def promote(
             release,
             actor=actor,
             reason="; ".join(verdict["reasons"]),
-            payload=vouched(bundle, verdict),
+            payload=vouched(settings, bundle, verdict),
             expected=ledger.Expected(verdict["champion"], _last_step(config, release, entries)),
         )
     else:
@@ -56,38 +61,75 @@ def promote(
     return row
 
 
-def vouched(bundle: Artifact, verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a ledger row says of a release that may reach shoppers, and of who vouched."""
-    return {
-        "bundle": bundle.ref,
-        "digest": bundle.digest,
-        "embeddings": bundle.inputs["embeddings"],
-        "verdict": verdict["digest"],
-    }
+@away.one_line
+def restore(
+    settings: Settings,
+    config: MarketConfig,
+    release: str,
+    api: Any,
+    *,
+    actor: str,
+    reason: str,
+) -> ledger.Entry:
+    """Make a release that was rolled back live again, at once, because a person says so.
+
+    It must stand what any promotion must, but for steps: so its verdict must have been given
+    against what is live now. One that was given up within its rollout stays back.
+    """
+    entries = ledger.verified(settings, config.market)
+    rows = [e for e in entries if (e.action, e.release_id) == ("promoted", release)]
+    if release != ledger.live(entries):
+        row = _append_again(settings, config, release, entries, actor, reason)
+    elif "again" in rows[-1].payload:
+        row = rows[-1]
+    else:
+        raise RefusedError(f"{release} is live in {config.market} since row {rows[-1].seq}")
+    refresh_views(settings, config, api)
+    return row
 
 
-def guard(
-    config: MarketConfig, bundle: Artifact, gate: Artifact, entries: list[ledger.Entry]
-) -> dict[str, Any]:
-    """Return the verdict if everything that promotion needs is there; reads it all anew."""
-    release = release_id(bundle)
-    if config.gate is None:
-        raise RefusedError(f"market {config.market} has no gate policy: nothing is promoted")
-    verdict = verdicts.read(gate)
-    if verdict["bundle_digest"] != bundle.digest:
-        raise RefusedError(f"{gate.ref} judged another bundle than {bundle.ref}")
-    if verdict["outcome"] != "PASS":
-        reasons = "; ".join(verdict["reasons"])
-        raise RefusedError(f"the gate said {verdict['outcome']} of {release}: {reasons}")
-    seal = verdict["digest"]
-    if ledger.find(entries, "registered", release, verdict=seal, digest=bundle.digest) is None:
-        raise RefusedError(f"{release} is not registered with this verdict; run the register step")
-    manual = config.release.approval == "manual"
-    if manual and ledger.find(entries, "approved", release, verdict=seal) is None:
+def _append_again(
+    settings: Settings, config: MarketConfig, release: str, entries: list[ledger.Entry],
+    actor: str, reason: str,
+) -> ledger.Entry:  # fmt: skip
+    gone, state = ledger.taken_back(entries, release), rollout.opened(entries)
+    if gone is None:
+        raise RefusedError(f"{release} was not rolled back in {config.market}: promote it")
+    if gone.action == "aborted":
+        refuse_taken_back(config, entries, release)
+    if state is not None and not state.launched:
+        raise RefusedError(f"{release} waits: {state.release} is being rolled out")
+    made, turn = ledger.registration(entries, release), ledger.last_turn(entries)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
+    verdict = guard(settings, config, bundle, gate, entries)
+    return ledger.append(
+        settings,
+        config.market,
+        "promoted",
+        release,
+        actor=actor,
+        reason=reason,
+        payload=vouched(settings, bundle, verdict) | {"again": gone.hash},
+        expected=ledger.Expected(verdict["champion"], turn.seq if turn else None),
+    )
+
+
+def _live_by(
+    config: MarketConfig, entries: Sequence[ledger.Entry], release: str
+) -> ledger.Entry | None:
+    """Return the row by which the release is live; refuse one that was, and is no longer."""
+    rows = [e for e in entries if (e.action, e.release_id) == ("promoted", release)]
+    live, move = ledger.live(entries), ledger.last_move(entries)
+    if rows and release == live:
+        return rows[-1]
+    refuse_taken_back(config, entries, release)
+    if rows and move is not None:
         raise RefusedError(
-            f"{release} waits for approval: csrm release approve {config.market} {release}"
+            f"{release} was promoted by row {rows[-1].seq}, but since then {live} went live by row "
+            f"{move.seq}; csrm release rollback --market {config.market} --leaving {live} goes back"
         )
-    return verdict
+    return None
 
 
 def _last_step(config: MarketConfig, release: str, entries: Sequence[ledger.Entry]) -> int | None:
@@ -101,40 +143,3 @@ def _last_step(config: MarketConfig, release: str, entries: Sequence[ledger.Entr
             f"see csrm rollout status --market {config.market}"
         )
     return passed.seq
-
-
-def refresh_views(
-    settings: Settings,
-    config: MarketConfig,
-    api: Any,
-    why: str = "the ledger decides what is live",
-) -> list[str]:
-    """Bring MLflow aliases and the routing document up to the ledger; returns alias repairs.
-
-    A champion alias that somebody moved by hand is put back, and the ledger says so and ``why``.
-    """
-    seen = registry.look(api, config.model_name)  # before the ledger: a promoter writes there first
-    entries = ledger.verified(settings, config.market)
-    versions = registry.versions(api, config.model_name) if entries else {}
-    moved = registry.moved_by_hand(seen, versions, entries)
-    if moved is not None:
-        _record(settings, config, ledger.live(entries), moved, why)
-    repairs = registry.reconcile(api, config.model_name, entries)
-    routing.publish(settings, config.market)
-    return repairs
-
-
-def _record(
-    settings: Settings, config: MarketConfig, live: str | None, moved: registry.Moved, why: str
-) -> None:
-    """Write down that a hand moved the champion alias and that it is put back."""
-    row = ledger.append(
-        settings,
-        config.market,
-        "reverted",
-        moved.release or str(live),
-        actor=HAND,
-        reason=f"moved by hand to version {moved.version} and put back to {live}: {why}",
-        payload={"version": str(moved.version), "after": moved.after},
-    )
-    log.warning("%s: %s", row.actor, row.reason)

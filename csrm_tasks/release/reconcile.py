@@ -14,15 +14,40 @@ from typing import Any
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
-from csrm_tasks.errors import CsrmError
+from csrm_tasks.errors import AwayError, CsrmError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, registration, registry, rollback
-from csrm_tasks.release.promote import HAND, promote, refresh_views
+from csrm_tasks.release import away, ledger, registration, registry, rollback, routing
+from csrm_tasks.release.no_steps import end_without_steps
+from csrm_tasks.release.promote import promote
+from csrm_tasks.release.views import HAND, few_retries, follow
 from csrm_tasks.settings import Settings
 
 
+@away.one_line
 def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
-    """Make MLflow and routing say what the ledger says; returns what was repaired, in words."""
+    """Make routing and MLflow say what the ledger says; returns what was repaired, in words.
+
+    Routing comes first. Raises :class:`AwayError` where MLflow does not answer.
+    """
+    end_without_steps(settings, config)
+    before = routing.published_row(settings, config.market)
+    document = routing.publish(settings, config.market)
+    repairs = []
+    if document is not None and document["ledger_seq"] != before:
+        repairs.append(f"routing: row {before} → {document['ledger_seq']}")
+    try:
+        with few_retries():
+            return repairs + _in_mlflow(settings, config, api)
+    except CsrmError:
+        raise
+    except Exception as e:  # whatever its client, its server or its database raise
+        raise AwayError(
+            f"{config.model_name} in MLflow could not be brought up ({away.kind(e)}); "
+            f"{away.served(settings, config.market)}; run it again when MLflow answers"
+        ) from e
+
+
+def _in_mlflow(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     name = config.model_name
     seen = registry.look(api, name)  # before the ledger: a promoter writes there first
     entries = ledger.verified(settings, config.market)
@@ -39,7 +64,7 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
             )
         except CsrmError as e:
             why = str(e)
-    return repairs + refresh_views(settings, config, api, why)
+    return repairs + follow(settings, config, api, why)
 
 
 def _versions(

@@ -3,20 +3,28 @@
 A rollout that is under way is the newest thing that was done, so it is what a rollback takes back:
 its release is given up and the stable one serves everybody. Otherwise the release before the live
 one becomes live again.
+
+Two people who see the same bad release may both take it back: who names no release to leave goes
+back from what is live only if the last thing done was not a way back already.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from csrm_tasks.artifacts import ArtifactStore
-from csrm_tasks.errors import RefusedError
+from csrm_tasks.errors import CsrmError, RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, rollout, routing
-from csrm_tasks.release.promote import refresh_views
+from csrm_tasks.release import away, ledger, rollout, routing
+from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
+log = logging.getLogger("csrm")
+BACK = ("rolled_back", "aborted")
 
+
+@away.one_line
 def roll_back(
     settings: Settings,
     config: MarketConfig,
@@ -31,11 +39,16 @@ def roll_back(
 
     ``leaving`` names the release to leave. A rollback that was interrupted after its ledger row is
     finished, not followed by a second one; ``run`` names who may ask again (a task's run) and gets
-    the row that it made, however often. Raises :class:`RefusedError` when there is no earlier
-    release or its bundle does not verify.
+    the row that it made, however often; so does the same ``actor`` with the same ``reason``.
+    Raises :class:`RefusedError` when there is no earlier release, when its bundle does not verify,
+    or when somebody has just gone back and ``leaving`` is not named.
     """
     entries = ledger.verified(settings, config.market)
-    row = _made_by(entries, run) or _unfinished(settings, config.market, entries, leaving)
+    row = (
+        _made_by(entries, run)
+        or _unfinished(settings, config.market, entries, leaving)
+        or _done_already(entries, actor, reason, leaving)
+    )
     if row is None:
         note = {"run": run} if run else {}
         state = rollout.opened(entries)
@@ -48,7 +61,7 @@ def roll_back(
 
 
 def _made_by(entries: list[ledger.Entry], run: str) -> ledger.Entry | None:
-    found = (e for e in entries if e.action in ("rolled_back", "aborted"))
+    found = (e for e in entries if e.action in BACK)
     return next((e for e in found if run and e.payload.get("run") == run), None)
 
 
@@ -57,13 +70,31 @@ def _unfinished(
 ) -> ledger.Entry | None:
     """Return the rollback that is in the ledger but not yet in the routing document."""
     turn = ledger.last_turn(entries)
-    if turn is None or turn.action not in ("rolled_back", "aborted"):
+    if turn is None or turn.action not in BACK:
         return None
     if leaving is not None:
-        left = turn.previous if turn.action == "rolled_back" else turn.release_id
-        return turn if left == leaving else None
-    doc = routing.read(settings, market)
-    return turn if doc is None or doc["ledger_seq"] < turn.seq else None
+        return turn if ledger.left_by(turn) == leaving else None
+    return turn if routing.published_row(settings, market) < turn.seq else None
+
+
+def _done_already(
+    entries: list[ledger.Entry], actor: str, reason: str, leaving: str | None
+) -> ledger.Entry | None:
+    """Return the way back that was the last thing done, if this is the same command once more.
+
+    Whoever else names no release has seen either what was left or what is live now: refused.
+    """
+    turn = ledger.last_turn(entries)
+    if leaving is not None or turn is None or turn.action not in BACK:
+        return None
+    if (turn.actor, turn.reason) == (actor, reason):
+        log.info("rollback: %s left %s by row %d already", actor, ledger.left_by(turn), turn.seq)
+        return turn
+    live = ledger.live(entries)
+    raise RefusedError(
+        f"nothing was done: {turn.actor} has left {ledger.left_by(turn)} already, row {turn.seq} "
+        f"({turn.reason}), and {live} is live; to leave that one too, say --leaving {live}"
+    )
 
 
 def _give_up(
@@ -105,9 +136,7 @@ def _to_predecessor(
     target = ledger.find(entries, "promoted", stack[-2])
     if target is None:
         raise RefusedError(f"the ledger of {market} has no promotion of {stack[-2]}")
-    bundle = ArtifactStore(settings.artifacts, settings.cache).open(target.payload["bundle"])
-    if bundle.digest != target.payload["digest"]:
-        raise RefusedError(f"{bundle.ref} is not what was promoted as {target.release_id}")
+    _verify(settings, target)
     return ledger.append(
         settings,
         market,
@@ -118,3 +147,24 @@ def _to_predecessor(
         payload={**target.payload, **note},
         expected=ledger.Expected(stack[-1]),
     )
+
+
+def _verify(settings: Settings, target: ledger.Entry) -> None:
+    """Refuse a release whose bundle is gone or changed; one that nobody can look at now is not held
+    back: servers keep the predecessors loaded (docs/SERVING.md).
+    """
+    try:
+        bundle = ArtifactStore(settings.artifacts, settings.cache).open(target.payload["bundle"])
+    except CsrmError:
+        raise
+    except Exception as e:
+        who = away.which(e)
+        if who is None:
+            raise
+        log.warning(
+            "%s does not answer (%s): the bundle of %s is not verified",
+            who, away.kind(e), target.release_id,
+        )  # fmt: skip
+        return
+    if bundle.digest != target.payload["digest"]:
+        raise RefusedError(f"{bundle.ref} is not what was promoted as {target.release_id}")

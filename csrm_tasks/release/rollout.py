@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from csrm_tasks.release.approval import decided
 from csrm_tasks.release.ledger import TURNS, Entry, last_turn, live
 from csrm_tasks.sections import Rollout, Step
 
@@ -99,16 +100,21 @@ def completed(entries: Sequence[Entry], release: str) -> Entry | None:
     return turn if state.passed else None
 
 
-def waiting(entries: Sequence[Entry]) -> Entry | None:
+def waiting(entries: Sequence[Entry], policy: str = "manual") -> Entry | None:
     """Return the registration of the newest release with a PASS, if it may be rolled out next: it
-    was never started, promoted, given up, or rejected by who was asked last.
+    was never started, promoted or given up, and by the market's approval ``policy`` it may go on or
+    a person is to be asked.
     """
-    passed = [e for e in entries if e.action == "registered" and e.payload["outcome"] == "PASS"]
+    newest = {e.release_id: e for e in entries if e.action == "registered"}
+    passed = [e for e in newest.values() if e.payload["outcome"] == "PASS"]
     if not passed:
         return None
-    used = ("promoted", "started", "aborted", "approved", "rejected")
-    said = [e.action for e in entries if e.release_id == passed[-1].release_id and e.action in used]
-    return passed[-1] if not said or said[-1] == "approved" else None
+    row = max(passed, key=lambda e: e.seq)
+    used = ("promoted", "started", "aborted")
+    if any(e.release_id == row.release_id and e.action in used for e in entries):
+        return None
+    said = decided(entries, row.release_id, row.payload["verdict"])
+    return row if said.allows(policy) or said.asks(policy) else None
 
 
 def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:
@@ -118,6 +124,7 @@ def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:
         for e in entries
         if e.action == "judged"
         and e.release_id == state.release
+        and e.seq > state.turn
         and e.payload["step"] == step_name(state)
         and e.payload["day"] <= day
     ]

@@ -13,16 +13,19 @@ from typing import Any
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, rollout
-from csrm_tasks.release.promote import guard, promote, refresh_views, vouched
+from csrm_tasks.release import approval, away, ledger, rollout
+from csrm_tasks.release.guard import guard, refuse_taken_back, vouched
+from csrm_tasks.release.no_steps import ACTOR, end_without_steps
+from csrm_tasks.release.promote import promote
 from csrm_tasks.release.rollback import roll_back
+from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
-ACTOR = "csrm rollout"
 
-
+@away.one_line
 def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
     """Start a release's steps; where there are none, or nothing to compare with, promote it."""
+    end_without_steps(settings, config, keep=release)
     entries = ledger.verified(settings, config.market)
     known = ledger.find(entries, "started", release)
     if known is None and not rollout.by_steps(config.rollout, entries):
@@ -38,17 +41,17 @@ def _promote(
     return promote(settings, config, store.open(made["bundle"]), store.open(made["gate"]), api)
 
 
+@away.one_line
 def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
     """Begin the rollout of a registered release with its first step, once.
 
     The verdict and the approval are read again. A release waits while another is under way.
     """
     entries = ledger.verified(settings, config.market)
+    refuse_taken_back(config, entries, release)
     row = ledger.find(entries, "started", release)
     if row is None:
         row = _append_start(settings, config, entries, release)
-    elif ledger.find(entries, "aborted", release):
-        raise RefusedError(f"{release} was rolled back and stays back; train a new one")
     refresh_views(settings, config, api)
     return row
 
@@ -65,7 +68,7 @@ def _append_start(
     made = ledger.registration(entries, release)
     store = ArtifactStore(settings.artifacts, settings.cache)
     bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
-    verdict = guard(config, bundle, gate, entries)
+    verdict = guard(settings, config, bundle, gate, entries)
     return ledger.append(
         settings,
         market,
@@ -73,30 +76,38 @@ def _append_start(
         release,
         actor=ACTOR,
         reason="; ".join(verdict["reasons"]),
-        payload=vouched(bundle, verdict) | {"plan": config.rollout.model_dump_json()},
+        payload=vouched(settings, bundle, verdict) | {"plan": config.rollout.model_dump_json()},
         expected=ledger.Expected(verdict["champion"], turn.seq),
     )
 
 
+@away.one_line
 def answer(
-    settings: Settings, config: MarketConfig, release: str, *, approved: bool, actor: str, run: str
-) -> bool:
-    """Record what a person (or the lack of one) said of a waiting release; returns ``approved``.
+    settings: Settings, config: MarketConfig, release: str, *, approved: bool, actor: str, run: str,
+    verdict: str = "", said: str = "",
+) -> bool:  # fmt: skip
+    """Record what a person (or the lack of one) said of a waiting release; returns what is now
+    decided: a yes or not.
 
-    A release that was rejected is not asked about again; ``csrm release approve`` overrules it.
+    ``verdict``: the digest that was asked about (empty: the newest); ``said``: when (ISO 8601).
+    One answer of one ``run`` is one row. A release that was rejected is not asked about again;
+    ``csrm release approve`` overrules it.
     """
-    entries = ledger.verified(settings, config.market)
-    made = ledger.registration(entries, release)
+    seal = (
+        verdict or ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
+    )
     action: ledger.Action = "approved" if approved else "rejected"
-    payload = {"verdict": made["verdict"]} | ({} if approved else {"run": run})
+    payload = {"verdict": seal, "run": run} | ({"said": said} if said else {})
     reason = "answered in Airflow" if actor else "nobody answered in time"
     ledger.append(
-        settings, config.market, action, release, actor=actor or "timeout", reason=reason,
+        settings, config.market, action, release, actor=actor or approval.TIMEOUT, reason=reason,
         payload=payload,
     )  # fmt: skip
-    return approved
+    entries = ledger.verified(settings, config.market)
+    return approval.decided(entries, release, seal).word == "approved"
 
 
+@away.one_line
 def settle(
     settings: Settings, config: MarketConfig, api: Any, judgement: Mapping[str, Any], ref: str
 ) -> rollout.Move:
@@ -105,6 +116,10 @@ def settle(
     ``judgement`` is what the step ``rollout_look`` wrote: release, step, turn, day,
     until, outcome, reasons. ``ref``: its artifact.
     """
+    ended = end_without_steps(settings, config, keep=judgement["release"])
+    if ended is not None and ended.release_id == judgement["release"]:
+        refresh_views(settings, config, api)
+        return "abort"
     entries = ledger.verified(settings, config.market)
     state = rollout.opened([e for e in entries if e.seq <= judgement["turn"]])
     step = None if state is None else rollout.step_name(state)
@@ -139,10 +154,12 @@ def _do(
         _append(settings, config, state, "closed", reason, {"evidence": ref})
 
 
+@away.one_line
 def advance_held(
     settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
 ) -> rollout.Open:
     """Take a held rollout to its next step because a person says so; returns the state before."""
+    end_without_steps(settings, config)
     state = rollout.opened(ledger.verified(settings, config.market))
     if state is None or not (state.held or state.passed):
         raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")
@@ -162,8 +179,9 @@ def _advance(
         payload["weight"] = str(state.plan.steps[step].weight)
     if not state.passed:
         _append(settings, config, state, "advanced", reason, payload, actor)
-    if step >= len(state.plan.steps):
-        entries = ledger.verified(settings, config.market)
+    entries = ledger.verified(settings, config.market)
+    launched = ledger.find(entries, "promoted", state.release)
+    if step >= len(state.plan.steps) and launched is None:
         _promote(settings, config, api, state.release, entries)
 
 

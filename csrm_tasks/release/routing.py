@@ -70,10 +70,27 @@ def check(doc: Mapping[str, Any]) -> None:
 
 
 def read(settings: Settings, market: str) -> dict[str, Any] | None:
-    """Return the published document, or None where there is none."""
+    """Return the published document, or None where there is none; refuses what is not JSON."""
     raw = open_blobs(settings.routing).read(key(market))
-    found: dict[str, Any] | None = None if raw is None else json.loads(raw)
+    try:
+        found: dict[str, Any] | None = None if raw is None else json.loads(raw)
+    except ValueError as e:
+        raise RefusedError(
+            f"routing of {market} is not JSON; csrm release reconcile mends it"
+        ) from e
     return found
+
+
+def published_row(settings: Settings, market: str) -> int:
+    """Return the ledger row that the published document follows from; 0: there is none to read."""
+    return _row(open_blobs(settings.routing).read(key(market)))
+
+
+def _row(raw: bytes | None) -> int:
+    try:
+        return int(json.loads(raw or b"")["ledger_seq"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def publish(settings: Settings, market: str) -> dict[str, Any] | None:
@@ -91,7 +108,7 @@ def _replace(blobs: BlobStore, market: str, doc: dict[str, Any]) -> bool:
     data = json.dumps(doc, indent=1, sort_keys=True).encode()
     now = blobs.read(key(market))
     # Between reading the ledger and here a newer row may have been published: never undo it.
-    if now is not None and json.loads(now)["ledger_seq"] > doc["ledger_seq"]:
+    if _row(now) > doc["ledger_seq"]:
         return False
     return now == data or blobs.replace(key(market), data, now)
 

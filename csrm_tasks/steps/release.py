@@ -159,6 +159,6 @@ def promote(ctx: Context) -> Facts:
         ctx.market,
         ctx.input("bundle"),
         ctx.input("gate"),
-        tracking.client(ctx.settings),
+        tracking.LaterClient(ctx.settings),
     )
     return {"release": row.release_id, "previous": row.previous, "seq": row.seq}

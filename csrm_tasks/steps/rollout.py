@@ -11,7 +11,7 @@ from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import open_blobs, text_digest
 from csrm_tasks.errors import DataError, RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, rollout, rollout_moves, verdicts
+from csrm_tasks.release import approval, ledger, rollout, rollout_moves, verdicts
 from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
@@ -22,19 +22,22 @@ def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -
     return entries[-1].hash if entries else None
 
 
-@step("rollout_state", extra=_head, config=["release", "rollout"], rooms=["release.rollout"])
+@step(
+    "rollout_state", extra=_head, config=["release", "rollout"],
+    rooms=["release.rollout", "release.approval"],
+)  # fmt: skip
 def rollout_state(ctx: Context) -> Facts:
     """Find what is being rolled out, and which registered release waits."""
     entries = ledger.verified(ctx.settings, ctx.market.market)
-    state, row = rollout.opened(entries), rollout.waiting(entries)
+    policy = ctx.market.release.approval
+    state, row = rollout.opened(entries), rollout.waiting(entries, policy)
     if state is not None and not state.launched:
         row = None  # whatever waits, waits
     facts: Facts = {"candidate": row.release_id if row else None, "approved": False}
     if row is not None:
         seal = row.payload["verdict"]
-        approved = ledger.find(entries, "approved", row.release_id, verdict=seal)
-        facts["approved"] = ctx.market.release.approval == "auto" or approved is not None
-        facts["reasons"] = row.reason
+        facts["approved"] = approval.decided(entries, row.release_id, seal).allows(policy)
+        facts |= {"verdict": seal, "reasons": row.reason}
     facts |= {"open": state.release if state else None}
     return facts | (_parts(ctx, state, entries) if state else {})
 
@@ -68,7 +71,7 @@ def rollout_start(ctx: Context) -> Facts:
     release = ctx.input("state").facts["candidate"]
     if release is None:
         raise RefusedError(f"no release of {ctx.market.market} waits")
-    api = tracking.client(ctx.settings)
+    api = tracking.LaterClient(ctx.settings)
     row = rollout_moves.begin(ctx.settings, ctx.market, api, release)
     return {"release": release, "did": row.action, "seq": row.seq}
 
@@ -148,7 +151,7 @@ def rollout_settle(ctx: Context) -> Facts:
     """Record a look and do what it asks for: wait, advance, launch, hold, roll back; once."""
     look: Artifact = ctx.input("look")
     judgement = verdicts.read(look)
-    api = tracking.client(ctx.settings)
+    api = tracking.LaterClient(ctx.settings)
     move = rollout_moves.settle(ctx.settings, ctx.market, api, judgement, look.ref)
     return {"release": judgement["release"], "outcome": judgement["outcome"], "move": move}
 
@@ -160,7 +163,17 @@ def roll_back(ctx: Context, *, reason: str, actor: str, run: str, leaving: str =
     A task that runs again with its ``run`` goes back once; ``leaving`` empty: what is newest.
     """
     row = back.roll_back(
-        ctx.settings, ctx.market, tracking.client(ctx.settings),
+        ctx.settings, ctx.market, tracking.LaterClient(ctx.settings),
         actor=actor, reason=reason, leaving=leaving or None, run=run,
     )  # fmt: skip
-    return {"did": row.action, "release": row.release_id, "seq": row.seq}
+    live = ledger.live(ledger.verified(ctx.settings, ctx.market.market))
+    return {"did": row.action, "release": row.release_id, "live": live, "seq": row.seq}
+
+
+@step("repair_views", effect=True)
+def repair_views(ctx: Context, *, run: str) -> Facts:
+    """Bring routing and MLflow up to the ledger, where a command was killed or one was away."""
+    from csrm_tasks.release.reconcile import reconcile
+
+    api = tracking.LaterClient(ctx.settings)
+    return {"run": run, "repaired": reconcile(ctx.settings, ctx.market, api)}

@@ -1,0 +1,92 @@
+"""What is said when a database or an object store does not answer in the middle of a release.
+
+The ledger (database) decides and the routing document (object store) is what servers follow, so
+either of them away can leave a command half done. It is safe to repeat; until then a person needs
+one line: what is served now, and what to do. MLflow is no part of this: nobody is served by it,
+and it is repaired when it answers (:mod:`.views`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+
+from csrm_tasks.errors import AwayError, CsrmError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, routing
+from csrm_tasks.settings import Settings
+
+Market = TypeVar("Market", str, MarketConfig)
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+OUR_FAULT = (sa.exc.ProgrammingError, sa.exc.IntegrityError, sa.exc.DataError)
+DATABASE = (sa.exc.DBAPIError, sa.exc.TimeoutError)
+OBJECT_STORE = ("botocore", "boto3", "s3transfer")  # not imported for a folder's sake
+
+
+def one_line(
+    act: Callable[Concatenate[Settings, Market, Given], Result],
+) -> Callable[Concatenate[Settings, Market, Given], Result]:
+    """Let ``act(settings, market, …)`` raise :class:`AwayError` where a store does not answer."""
+
+    def told(
+        settings: Settings, market: Market, /, *args: Given.args, **given: Given.kwargs
+    ) -> Result:
+        try:
+            return act(settings, market, *args, **given)
+        except CsrmError:
+            raise
+        except Exception as e:
+            who = which(e)
+            if who is None:
+                raise
+            name = market if isinstance(market, str) else market.market
+            raise AwayError(
+                f"{who} does not answer ({kind(e)}); {served(settings, name)}; run it again when "
+                "it answers: nothing happens twice"
+            ) from e
+
+    update_wrapper(told, act)
+    return told
+
+
+def which(error: BaseException) -> str | None:
+    """Name the store that does not answer; None where the error is of another kind."""
+    if isinstance(error, DATABASE) and not isinstance(error, OUR_FAULT):
+        return "the database"
+    if type(error).__module__.partition(".")[0] in OBJECT_STORE:
+        return "the object store"
+    return "the storage" if isinstance(error, OSError) else None
+
+
+def kind(error: BaseException) -> str:
+    """Return an error's kind without its text, which may hold addresses and statements."""
+    found: Any = getattr(error, "response", None)  # of botocore's ClientError: {"Error": …}
+    code = found.get("Error", {}).get("Code") if isinstance(found, dict) else None
+    more = code or (error.strerror if isinstance(error, OSError) else None)
+    return f"{type(error).__name__}: {more}" if more else type(error).__name__
+
+
+def served(settings: Settings, market: str) -> str:
+    """Say what servers follow now and whether the ledger says more; raises nothing."""
+    try:
+        document = routing.read(settings, market)
+    except Exception:  # whatever it is, this line must be said
+        return "what is served cannot be read: servers go on with the routing that they have"
+    if document is None:
+        return f"nothing of {market} is served"
+    row, weight = document["ledger_seq"], document["weights"]
+    arms = [(document[arm], weight[arm]) for arm in ("stable", "next", "holdout")]
+    text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
+    said = f"served now: {text} (row {row} of the ledger)"
+    try:
+        turn = ledger.last_turn(ledger.verified(settings, market))
+    except Exception:
+        return said
+    if turn is None or turn.seq <= row:
+        return said
+    return f"{said}, but {turn.release_id} was {turn.action} by row {turn.seq}, which is not served"

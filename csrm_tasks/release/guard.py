@@ -1,0 +1,135 @@
+"""What a release must stand before it reaches shoppers, whichever way it comes.
+
+Read anew by promotion, by the start of a rollout, and when a release is brought back: the verdict
+(for this bundle, the newest one, given against what is live now), what a person has decided, and
+that the release knows data no older than the live one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import approval, ledger, verdicts
+from csrm_tasks.release.bundle import release_id
+from csrm_tasks.settings import Settings
+
+
+def guard(
+    settings: Settings,
+    config: MarketConfig,
+    bundle: Artifact,
+    gate: Artifact,
+    entries: Sequence[ledger.Entry],
+) -> dict[str, Any]:
+    """Return the verdict if all that promotion needs is there; else :class:`RefusedError`."""
+    verdict = _passed(config, bundle, gate)
+    release = release_id(bundle)
+    _registered(entries, release, verdict["digest"], bundle.digest)
+    _decided(config, entries, release, verdict["digest"])
+    live = ledger.live(entries)
+    if verdict["champion"] != live:
+        raise RefusedError(
+            f"{release} was judged against {verdict['champion']}: expected {verdict['champion']} "
+            f"to be live in {config.market}, but {live} is; judge it again"
+        )
+    _not_older(settings, entries, bundle)
+    return verdict
+
+
+def vouched(settings: Settings, bundle: Artifact, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ledger row says of a release that may reach shoppers, and of who vouched."""
+    until = _learnt_until(_store(settings), bundle.inputs)
+    return {
+        "bundle": bundle.ref,
+        "digest": bundle.digest,
+        "embeddings": bundle.inputs["embeddings"],
+        "verdict": verdict["digest"],
+        **({"until": until} if until else {}),
+    }
+
+
+def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], release: str) -> None:
+    """Refuse a release that was rolled back or given up, and say what a person can do."""
+    row = ledger.taken_back(entries, release)
+    if row is None:
+        return
+    how = f"by {row.actor}, row {row.seq} ({row.reason}), and stays back"
+    if row.action == "aborted":
+        raise RefusedError(f"{release} was given up {how}; train a new one")
+    raise RefusedError(
+        f"{release} was rolled back {how}; csrm release restore --market {config.market} {release} "
+        "brings it back"
+    )
+
+
+def _passed(config: MarketConfig, bundle: Artifact, gate: Artifact) -> dict[str, Any]:
+    if config.gate is None:
+        raise RefusedError(f"market {config.market} has no gate policy: nothing is promoted")
+    verdict = verdicts.read(gate)
+    if verdict["bundle_digest"] != bundle.digest:
+        raise RefusedError(f"{gate.ref} judged another bundle than {bundle.ref}")
+    if verdict["outcome"] != "PASS":
+        reasons = "; ".join(verdict["reasons"])
+        raise RefusedError(f"the gate said {verdict['outcome']} of {release_id(bundle)}: {reasons}")
+    return verdict
+
+
+def _registered(entries: Sequence[ledger.Entry], release: str, seal: str, digest: str) -> None:
+    if ledger.find(entries, "registered", release, verdict=seal, digest=digest) is None:
+        raise RefusedError(f"{release} is not registered with this verdict; run the register step")
+    newest = [e for e in entries if (e.action, e.release_id) == ("registered", release)][-1]
+    if newest.payload["verdict"] != seal:
+        raise RefusedError(
+            f"{release} was judged again since: row {newest.seq} says {newest.payload['outcome']}"
+        )
+
+
+def _decided(
+    config: MarketConfig, entries: Sequence[ledger.Entry], release: str, seal: str
+) -> None:
+    found = approval.decided(entries, release, seal)
+    if found.allows(config.release.approval):
+        return
+    why = "nobody has approved it"
+    if found.row is not None:
+        why = f"{found.word}: {found.row.actor}, row {found.row.seq} ({found.row.reason})"
+    raise RefusedError(
+        f"{release} waits for approval ({why}): "
+        f"csrm release approve --market {config.market} {release}"
+    )
+
+
+def _not_older(settings: Settings, entries: Sequence[ledger.Entry], bundle: Artifact) -> None:
+    """Refuse data older than the live release's; where either is not known nothing is claimed."""
+    live = ledger.live(entries)
+    row = None if live is None else ledger.find(entries, "promoted", live)
+    if row is None:
+        return
+    store = _store(settings)
+    known = row.payload.get("until")
+    if known is None:  # a row of before the ledger said so
+        manifest = store.manifest(row.payload["bundle"]) or {"inputs": {}}
+        known = _learnt_until(store, manifest["inputs"])
+    until = _learnt_until(store, bundle.inputs)
+    if known and until and until < known:
+        raise RefusedError(
+            f"{release_id(bundle)} has learnt from data up to {until}, the live {live} from data "
+            f"up to {known}: an older week does not replace a newer one; retrain on a later week, "
+            f"or roll {live} back first"
+        )
+
+
+def _learnt_until(store: ArtifactStore, inputs: Mapping[str, Any]) -> str | None:
+    """Return the last day (ISO) of the snapshot that a bundle was made from."""
+    snapshot = inputs.get("snapshot")
+    manifest = store.manifest(snapshot) if snapshot else None
+    found: str | None = manifest["facts"].get("until") if manifest else None
+    return found
+
+
+def _store(settings: Settings) -> ArtifactStore:
+    return ArtifactStore(settings.artifacts, settings.cache)

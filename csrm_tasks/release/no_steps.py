@@ -1,0 +1,37 @@
+"""What becomes of a rollout under way when the market's file loses its steps.
+
+``rollout: {steps: []}`` says that nothing goes by steps any more. The release under way was not
+judged to the end, so it is given up, with a ledger row, by whatever touches the market's releases
+next; the next release goes to everybody at once. One whose steps have all passed is only waiting
+for its promotion and may still have it.
+"""
+
+from __future__ import annotations
+
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release import ledger, rollout
+from csrm_tasks.settings import Settings
+
+ACTOR = "csrm rollout"
+REASON = "the market's file has no rollout steps any more"
+
+
+def end_without_steps(
+    settings: Settings, config: MarketConfig, keep: str | None = None
+) -> ledger.Entry | None:
+    """Give up what is being rolled out if the plan has no steps; returns the row that did so.
+
+    ``keep``: a release that is spared if it has passed every step. The row is returned again when
+    nothing has been served otherwise since, so that whoever was killed after it finds it.
+    """
+    if config.rollout.steps:
+        return None
+    entries = ledger.verified(settings, config.market)
+    state, turn = rollout.opened(entries), ledger.last_turn(entries)
+    if state is None or state.launched or (state.passed and state.release == keep):
+        return turn if turn is not None and turn.reason == REASON else None
+    return ledger.append(
+        settings, config.market, "aborted", state.release, actor=ACTOR, reason=REASON,
+        payload={"step": rollout.step_name(state), "evidence": ""},
+        expected=ledger.Expected(ledger.live(entries), state.turn),
+    )  # fmt: skip
