@@ -11,11 +11,21 @@ import hashlib
 import os
 import shutil
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from csrm_tasks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a store says of one key without reading it."""
+
+    size: int  # bytes
+    written: float  # seconds since 1970
 
 
 class BlobStore(Protocol):
@@ -44,6 +54,9 @@ class BlobStore(Protocol):
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below ``prefix``, sorted."""
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """Return what is below ``prefix`` by key, with what a killed writer left beside it."""
 
     def local_path(self, key: str) -> Path | None:
         """Return where ``key`` lies on this machine's disk, or None for a remote store."""
@@ -134,6 +147,17 @@ class LocalBlobs:
         found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith("."))
         return sorted(p.relative_to(self.root).as_posix() for p in found)
 
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """See :class:`BlobStore`; lock files are nobody's left-over."""
+        found = {}
+        for path in (self.root / prefix).rglob("*"):
+            with suppress(FileNotFoundError):  # a writer has just renamed it
+                if path.is_file() and path.suffix != ".lock":
+                    about = path.stat()
+                    key = path.relative_to(self.root).as_posix()
+                    found[key] = Entry(about.st_size, about.st_mtime)
+        return found
+
 
 class S3Blobs:
     """Objects below ``s3://bucket/prefix``."""
@@ -217,11 +241,18 @@ class S3Blobs:
 
     def keys(self, prefix: str) -> list[str]:
         """See :class:`BlobStore`."""
+        return sorted(self.entries(prefix))
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """See :class:`BlobStore`."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}".rstrip("/") + "/"
         )
-        keys = (o["Key"] for page in pages for o in page.get("Contents", ()))
-        return sorted(k[len(self._prefix) :] for k in keys)
+        found = (o for page in pages for o in page.get("Contents", ()))
+        return {
+            o["Key"][len(self._prefix) :]: Entry(o["Size"], o["LastModified"].timestamp())
+            for o in found
+        }
 
 
 def _write_durably(path: Path, data: bytes) -> None:
