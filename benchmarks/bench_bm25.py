@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from csrm_tasks.demo.generate import demo_world
 from csrm_tasks.demo.queries import make_queries
 from csrm_tasks.demo.search import Shelves
 from csrm_tasks.records import Grade
+from csrm_tasks.release.probe import peak_memory
 from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.quality import recall_at
@@ -126,7 +126,7 @@ def million(size: int) -> None:
         ours(index, queries)
         each = (time.perf_counter() - start) / len(queries)
         files = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     print(json.dumps([len(index), built, each, files, peak]))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
 from csrm_tasks.demo.generate import demo_world
 from csrm_tasks.demo.queries import make_queries
+from csrm_tasks.release.probe import peak_memory
 from csrm_tasks.retrieval.exact import Vectors
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import PROJECT_ROOT
@@ -68,7 +68,7 @@ def large(folder: str) -> None:
     start = time.perf_counter()
     index = build(vectors, np.load(Path(folder) / "q.npy"))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     print(json.dumps([len(vectors), seconds, index.info.recall_at_100, peak]))
 
 

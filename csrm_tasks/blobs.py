@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from urllib.parse import urlparse
@@ -20,6 +21,14 @@ from urllib.parse import urlparse
 from csrm_tasks.errors import ConfigError
 
 PROBE = ".probe-"  # begins the name of a key by which a store is tried, and deleted at once
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a store says of one key without reading it."""
+
+    size: int  # bytes
+    written: float  # seconds since 1970
 
 
 class BlobStore(Protocol):
@@ -48,6 +57,9 @@ class BlobStore(Protocol):
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below ``prefix``, sorted."""
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """Return what is below ``prefix`` by key, with what a killed writer left beside it."""
 
     def local_path(self, key: str) -> Path | None:
         """Return where ``key`` lies on this machine's disk, or None for a remote store."""
@@ -137,6 +149,17 @@ class LocalBlobs:
         base = self.root / prefix
         found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith("."))
         return sorted(p.relative_to(self.root).as_posix() for p in found)
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """See :class:`BlobStore`; lock files are nobody's left-over."""
+        found = {}
+        for path in (self.root / prefix).rglob("*"):
+            with suppress(FileNotFoundError):  # a writer has just renamed it
+                if path.is_file() and path.suffix != ".lock":
+                    about = path.stat()
+                    key = path.relative_to(self.root).as_posix()
+                    found[key] = Entry(about.st_size, about.st_mtime)
+        return found
 
 
 class S3Blobs:
@@ -249,18 +272,23 @@ class S3Blobs:
 
     def delete_tree(self, prefix: str) -> None:
         """See :class:`BlobStore`."""
-        for key in self._every(prefix):
+        for key in self.entries(prefix):
             self.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
         """See :class:`BlobStore`; what a killed try has left is no key."""
-        return sorted(k for k in self._every(prefix) if not _is_probe(k))
+        return sorted(k for k in self.entries(prefix) if not _is_probe(k))
 
-    def _every(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """See :class:`BlobStore`."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}".rstrip("/") + "/"
         )
-        return [o["Key"][len(self._prefix) :] for page in pages for o in page.get("Contents", ())]
+        found = (o for page in pages for o in page.get("Contents", ()))
+        return {
+            o["Key"][len(self._prefix) :]: Entry(o["Size"], o["LastModified"].timestamp())
+            for o in found
+        }
 
 
 def _is_probe(key: str) -> bool:

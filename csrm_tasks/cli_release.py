@@ -130,18 +130,25 @@ def restore(market: str, release_id: str, actor: str, reason: str) -> None:
 @market_option
 @click.option("--apply", "really", is_flag=True, help="Delete; otherwise only say what would be.")
 def collect(market: str, really: bool) -> None:
-    """List artifacts that no live, previous or recent release needs; delete them if told to."""
-    from datetime import UTC, datetime
+    """List artifacts that no live, previous or recent release needs, and what killed tasks and
+    corrections left that nothing names; delete them if told to.
+    """
+    from datetime import UTC, datetime, timedelta
 
     from csrm_tasks.markets import load_market
-    from csrm_tasks.release import retention
+    from csrm_tasks.release import retention, sweep
 
     settings = home_settings(market)
     policy = load_market(market, settings.markets).retention
-    found = retention.plan(settings, market, policy, datetime.now(UTC))
-    for ref, size in found.collect.items():
-        click.echo(f"{size:>14,}  {ref}")
+    now = datetime.now(UTC)
+    found = retention.plan(settings, market, policy, now)
+    left = sweep.find(settings, market, (now - timedelta(days=policy.recent_days)).timestamp())
+    for name, size in (*found.collect.items(), *left.lines()):
+        click.echo(f"{size:>14,}  {name}")
     if really:
         retention.collect(settings, found.collect)
+        sweep.sweep(settings, market, left)
     total, done = sum(found.collect.values()), "deleted" if really else "would be deleted (--apply)"
     click.echo(f"{len(found.collect)} artifacts, {total:,} bytes {done}; {len(found.keep)} stay")
+    unnamed = [size for _, size in left.lines()]
+    click.echo(f"{len(unnamed)} left-overs that nothing names, {sum(unnamed):,} bytes {done}")

@@ -57,9 +57,13 @@ def advance(market: str, reason: str, actor: str) -> None:
 @click.option("--number", default=200, show_default=True, help="Rollouts of each kind.")
 @click.option("--seed", default=0, show_default=True)
 def simulate(number: int, seed: int) -> None:
-    """Print what the default plan does with good, equal and bad releases, on made-up shoppers."""
+    """Print what the default plan does with good, equal and bad releases, on made-up traffic."""
     from csrm_tasks.demo import rollouts
 
-    click.echo(rollouts.markdown(rollouts.rollout_rows(rollouts.rollouts(number, seed))))
-    click.echo()
-    click.echo(rollouts.markdown(rollouts.conversion_rows(number, seed)))
+    found = rollouts.rollouts(number, seed)
+    tables = (
+        rollouts.rollout_rows(found),
+        rollouts.false_rows(found),
+        rollouts.conversion_rows(number, seed),
+    )
+    click.echo("\n\n".join(map(rollouts.markdown, tables)))

@@ -18,6 +18,7 @@ from csrm_tasks.release.online import Audit
 from csrm_tasks.release.rollout import Open, Window
 from csrm_tasks.release.sequential import Stratum
 from csrm_tasks.sections import Rollout
+from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading, writing
 from csrm_tasks.store.tables import SESSIONS
@@ -109,8 +110,12 @@ def report(settings: Settings, day: str, figures: Any) -> None:
     path.write_text(figures if isinstance(figures, str) else json.dumps(figures))
 
 
-def figures(requests: int, errors: int, p99: float) -> dict[str, float]:
-    return {"requests": requests, "errors": errors, "p99_ms": p99}
+def figures(
+    requests: int, errors: int, buckets: dict[str, int], at: str = "20:15/9"
+) -> dict[str, Any]:
+    """A release's day with one window."""
+    one = {"requests": requests, "errors": errors, "buckets": buckets}
+    return one | {"p99_ms": 1.0, "windows": {at: one}}
 
 
 @pytest.fixture
@@ -120,26 +125,73 @@ def local(tmp_path: Path) -> Settings:
     )
 
 
-def test_serving_figures_of_days_with_both_releases(local: Settings) -> None:
-    old = figures(900, 9, 40.0)
-    report(local, "2026-03-01", {"new": figures(100, 1, 50.0), "old": old})
+def test_serving_figures_are_those_of_times_with_both_releases(local: Settings) -> None:
+    old = figures(900, 9, {"80": 891})
+    report(local, "2026-03-01", {"new": figures(100, 1, {"82": 99}), "old": old})
     report(local, "2026-03-02", {"old": old})  # nothing of the new one
-    report(local, "2026-03-03", {"new": figures(300, 0, 90.0), "old": old, "x": old})
-    report(local, "2026-03-04", {"new": figures(100, 1, 999.0), "old": old})
+    one = figures(300, 0, {"-3": 100, "82": 200})
+    report(local, "2026-03-03", {"new": one, "old": old, "x": old})
+    report(local, "2026-03-04", {"new": figures(100, 1, {"99": 99}), "old": old})
     blobs = open_blobs(local.routing)
-    requests, latency = online_evidence.serving(blobs, M, STATE, "2026-03-03")
-    assert [(s.treated, s.treated_hits, s.control, s.control_hits) for s in requests] == [
-        (100, 1, 900, 9), (300, 0, 900, 9),
-    ]  # fmt: skip
-    assert latency == (80.0, 40.0)  # by requests
-    assert online_evidence.serving(blobs, "other", STATE, "2026-03-03") == ((), None)
+    found = online_evidence.serving(blobs, M, STATE, "2026-03-03")
+    assert found is not None
+    assert found.failed().tolist() == [[100, 1, 900, 9], [300, 0, 900, 9]]
+    assert found.times.sum(axis=2).tolist() == [[99, 891], [300, 891]]
+    assert found.times[1, 0, [-3 - found.first, 82 - found.first]].tolist() == [100, 200]
+    assert online_evidence.serving(blobs, "other", STATE, "2026-03-03") is None
+
+
+def test_another_document_or_quarter_of_an_hour_is_another_time(local: Settings) -> None:
+    other = figures(900, 9, {"80": 891}, "20:15/8")
+    report(local, "2026-03-01", {"new": figures(100, 1, {"82": 99}), "old": other})
+    later = figures(900, 9, {"80": 891}, "20:30/9")
+    report(local, "2026-03-02", {"new": figures(100, 1, {"82": 99}), "old": later})
+    older_server = {"requests": 100, "errors": 1, "p99_ms": 50.0}
+    report(local, "2026-03-03", {"new": older_server, "old": older_server})
+    assert online_evidence.serving(open_blobs(local.routing), M, STATE, "2026-03-03") is None
+
+
+def test_what_servers_count_is_read_back_by_quarter_and_document(local: Settings) -> None:
+    """Two servers, one of which cannot write at first; requests that chance did not assign."""
+    blobs = open_blobs(local.routing)
+    servers = [Figures(M), Figures(M)]
+    at = datetime(2026, 3, 3, 20, 29, 59, tzinfo=UTC)
+    for server in servers:
+        for release, generation in (("new", 9), ("old", 9), ("new", 10), ("old", 10)):
+            server.note(at, release, 0.05, failed=False, generation=generation)
+        server.note(at + timedelta(seconds=1), "old", 0.05, failed=True, generation=10)
+        server.note(at, "old", 9.0, failed=True, generation=None)
+
+    class Away:
+        def read(self, _: str) -> bytes:
+            raise OSError("away")
+
+    with pytest.raises(OSError, match="away"):
+        servers[0].flush(Away())  # type: ignore[arg-type]
+    servers[0].note(at, "new", 0.05, failed=True, generation=9)
+    for server in servers:
+        server.flush(blobs)
+        server.flush(blobs)  # nothing is new
+    found = online_evidence.serving(blobs, M, STATE, "2026-03-03")
+    assert found is not None
+    assert found.failed().tolist() == [[2, 0, 2, 0], [3, 1, 2, 0]]  # of rows 10 and 9
+    day = json.loads(blobs.read(f"{M}/serving/2026-03-03.json") or b"")
+    assert {r: (d["requests"], d["errors"]) for r, d in day.items()} == {
+        "new": (5, 1), "old": (8, 4),
+    }  # fmt: skip
+    assert list(day["old"]["windows"]) == ["20:15/10", "20:15/9", "20:30/10"]
+    assert 50 <= day["old"]["p99_ms"] < 50 * 1.05
+
+
+def window(requests: int, errors: int, buckets: dict[str, int]) -> str:
+    return json.dumps({"new": {"windows": {"20:15/9": figures(requests, errors, buckets)}}})
 
 
 @pytest.mark.parametrize(
     "bad",
-    ["{", "[]", '{"new": {}}', '{"new": 3}',
-     '{"new": {"requests": 0, "errors": 0, "p99_ms": 1}}',
-     '{"new": {"requests": 5, "errors": 6, "p99_ms": 1}}'],
+    ["{", "[]", '{"new": {"windows": {"20:15/9": {}}}}', '{"new": 3}', window(0, 0, {}),
+     window(5, 6, {}), window(5, 1, {"3": 5}), window(5, 1, {"x": 4}), window(5, 1, {"900": 4}),
+     window(5, 1, {"3": 6, "4": -2})],
 )  # fmt: skip
 def test_figures_that_cannot_be_read_name_their_file(local: Settings, bad: str) -> None:
     report(local, "2026-03-02", bad)

@@ -15,6 +15,7 @@ from release_world import World
 from csrm_tasks.cli import main
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.release import ledger, retention, snapshots
+from csrm_tasks.release.bundle import BEHIND
 from csrm_tasks.release.ledger import GENESIS, Entry
 from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.sections import Retention, Rollout
@@ -36,11 +37,17 @@ def entry(seq: int, action: str, release: int, days: float, previous: int | None
 
 
 def manifests(releases: int, ages: list[float]) -> dict[str, dict[str, Any]]:
-    """Bundles of an LLM that names the one it was chosen from, which was made from data."""
+    """Bundles of an LLM that names the one it was chosen from, which was made from data; and of
+    titles and towers that a retraining takes up.
+    """
     found: dict[str, dict[str, Any]] = {}
     for n in range(releases):
         links = {
-            "bundle": ({"llm": f"m/llm/{n}"}, {}),
+            "bundle": ({k: f"m/{k}/{n}" for k in ("llm", "rqa", "export")}, {}),
+            "rqa": ({"bm25": f"m/bm25/{n}"}, {}),
+            "bm25": ({}, {}),
+            "export": ({"towers": f"m/towers/{n}"}, {}),
+            "towers": ({"scored": f"m/pairs/{n}"}, {}),
             "llm": ({"pairs": f"m/pairs/{n}"}, {"chosen": {"ref": f"m/chosen/{n}"}}),
             "chosen": ({"pairs": f"m/pairs/{n}"}, {}),
             "pairs": ({}, {}),
@@ -52,7 +59,8 @@ def manifests(releases: int, ages: list[float]) -> dict[str, dict[str, Any]]:
 
 
 def loadable(release: int) -> set[str]:
-    return {f"m/{kind}/{release}" for kind in ("bundle", "llm", "chosen")}
+    needs = ("bundle", "llm", "chosen", "rqa", "export", *BEHIND)
+    return {f"m/{kind}/{release}" for kind in needs}
 
 
 rows = st.lists(

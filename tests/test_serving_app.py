@@ -125,6 +125,25 @@ def test_a_release_in_shadow_answers_nobody_but_is_counted(settings: Settings) -
         old[0]: (5, 0), new[0]: (5, 0),
     }  # fmt: skip
     assert all(f["p99_ms"] > 0 for f in figures.values())
+    for found in figures.values():  # all five, whenever they were, by the document of row 1
+        assert sum(w["requests"] for w in found["windows"].values()) == 5
+        assert {name.split("/")[1] for name in found["windows"]} == {"1"}
+
+
+def test_only_requests_that_chance_gave_to_a_release_are_compared(settings: Settings) -> None:
+    """Without a session a request is never the next release's: the two would differ by that."""
+    old, new = release(settings, "a"), release(settings, "b")
+    weights = {"stable": 60, "next": 40, "holdout": 0}
+    for session, compared in (("", 0), ("s1", 3)):
+        found = document(old, next=new[0], weights=weights, bundles=dict([old, new]))
+        route(settings, found)
+        with serving(settings) as (client, _):
+            for i in range(3):
+                asked = {"query": f"{i}", "products": ["p0"], "session_id": session}
+                name = client.post("/score", json=asked).json()["release"]
+        [day] = (blobs := open_blobs(settings.routing)).keys("tiny/serving")
+        counted = json.loads(blobs.read(day) or b"")[name]["windows"]
+        assert sum(w["requests"] for w in counted.values()) == compared
 
 
 BAD: list[tuple[Any, str]] = [
@@ -270,7 +289,8 @@ def test_a_failure_inside_is_500_counted_and_tells_nothing(
     blobs = open_blobs(settings.routing)
     [day] = blobs.keys("tiny/serving")
     figures = json.loads(blobs.read(day) or b"")
-    assert figures[release] == {"requests": 1, "errors": 1, "p99_ms": 0.0, "buckets": {}}
+    one = {"requests": 1, "errors": 1, "buckets": {}}
+    assert figures[release] == one | {"p99_ms": 0.0, "windows": {}}  # it had no session
 
 
 def test_without_a_release_it_is_alive_but_not_ready(settings: Settings) -> None:

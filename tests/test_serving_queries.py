@@ -75,6 +75,13 @@ def test_what_was_asked_lately_is_remembered_and_the_oldest_forgotten(
     assert encoder.batches == [["1"], ["2"], ["3"], ["2"]]
 
 
+def test_what_is_remembered_takes_its_own_bytes_and_not_those_of_its_batch() -> None:
+    encoder = Encoder()
+    found = run([str(i) for i in range(100)], encoder)
+    assert max(map(len, encoder.batches)) > 1
+    assert {v.nbytes if v.base is None else v.base.nbytes for v in found} == {4}
+
+
 def test_a_failure_reaches_those_who_asked_and_the_next_batch_goes_on() -> None:
     encoder = Encoder()
 

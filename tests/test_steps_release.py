@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,8 @@ from csrm_tasks.cli import main
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.evaluation.checks import Check
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import judge, ledger, routing
-from csrm_tasks.sections import Gate
+from csrm_tasks.release import judge, ledger, retention, routing
+from csrm_tasks.sections import Gate, Retention
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 
@@ -111,6 +113,7 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
         k: new[k] for k in ("llm", "ebr", "rqa", "export")
     }
     assert champion["towers"] == f"{MARKET}/train_towers/b"
+    assert_it_can_be_retrained_whatever_its_age(pipeline, champion)
     page = store_of(settings).open(second["gate"]).file("report.html").read_text()
     assert "Gate: PASS." in page
     card = store_of(settings).open(second["gate"]).file("model_card.md").read_text()
@@ -119,6 +122,15 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     summary = json.loads(store_of(settings).open(evaluation).file("metrics.json").read_text())
     assert summary["rivals"] == [["final", "champion"], ["towers", "champion_towers"]]
     assert_mlflow_holds_the_figures(pipeline, evaluation)
+
+
+def assert_it_can_be_retrained_whatever_its_age(pipeline: Pipeline, champion: Any) -> None:
+    later = datetime.now(UTC) + timedelta(days=400)
+    keep = retention.plan(pipeline.settings, MARKET, Retention(), later).keep
+    named = {ref for name, ref in champion.items() if ref and name not in ("release", "towers")}
+    assert named <= set(keep) and champion["bundle"] in named
+    tree = pipeline.settings.artifacts
+    assert not (Path(tree) / champion["towers"]).exists()  # else it would be kept too
 
 
 def assert_mlflow_holds_the_figures(pipeline: Pipeline, evaluation: str) -> None:

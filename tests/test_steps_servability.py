@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from release_fixtures import market, parts, probed, publish, store_of, write_emb
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.records import BEHAVIOUR
-from csrm_tasks.release import servability
+from csrm_tasks.release import probe, servability
 from csrm_tasks.sections import Serving
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -98,6 +100,20 @@ def test_the_budget_is_the_markets(settings: Settings) -> None:
     assert slow["outcome"] == "FAIL" and "budget 1e-06" in slow["reasons"][0]
     large = world.probe(memory_mb=1).facts
     assert large["outcome"] == "FAIL" and large["reasons"][0].startswith("memory")
+
+
+def test_the_memory_of_the_process_that_asks_is_not_counted() -> None:
+    """Linux hands a process's peak on to the programs that it starts."""
+    asked = f"from {probe.__name__} import peak_memory; print(peak_memory())"
+
+    def seen(script: str) -> int:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+        return int(done.stdout)
+
+    before = seen(asked)
+    held = np.ones(2**25)  # 256 MiB, resident
+    assert seen(asked) < before + held.nbytes / 4
+    assert seen(f"held = b'x' * 2**27; del held; {asked}") > before + 2**27 / 2  # its own peak
 
 
 def test_scores_unlike_those_of_training_fail(settings: Settings) -> None:

@@ -24,6 +24,8 @@ FORMAT = 2  # of the folder; a server refuses what it does not know
 TOWERS = "towers"  # folder of the exported towers inside the bundle
 EMBEDDINGS = (VECTORS, IDS)
 MANIFEST = "release.json"
+# What a retraining goes on from that is no part of the live release, but the input of one
+BEHIND = {"bm25": "rqa", "towers": "export"}
 
 
 def release_id(bundle: Artifact) -> str:

@@ -13,11 +13,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from csrm_tasks.release.rollout import Outcome
-from csrm_tasks.release.sequential import Difference, Stratum, difference, mismatch, paired
+from csrm_tasks.release.sequential import (
+    Difference,
+    Stratum,
+    difference,
+    difference_in_bursts,
+    mismatch,
+    paired,
+)
+from csrm_tasks.release.served import Served
 from csrm_tasks.sections import Rollout, Step
 
-CHECKS = 4  # that can fail by chance: conversion, EM@1, Defect@5, errors; alpha is shared out
-MISMATCH_ALPHA = 0.001  # of calling a sound split broken, in a whole rollout
+CHECKS = 5  # can fail by chance, and share alpha: conversion, EM@1, Defect@5, errors, latency
+MISMATCH_ALPHA = 0.001  # of calling a sound split broken; that asks a person, it rolls nothing back
+SLOW_MARGIN = 0.01  # rise of the share of slow requests to be ruled out; slow is one in a hundred
+LEAST_TIMES = 1_000  # answered requests of each release below which there is no p99 to speak of
 DISCORDANT = 0.2  # share of audited queries that are expected to differ; for rho only
 
 
@@ -38,8 +48,7 @@ class Evidence:
 
     sessions: tuple[Stratum, ...] = ()
     audit: Audit | None = None
-    requests: tuple[Stratum, ...] = ()  # hits are failed requests
-    latency: tuple[float, float] | None = None  # p99 in ms: judged release, control
+    requests: Served | None = None
     teacher: Audit | None = None  # the same queries graded by an LLM: an estimate, shown only
 
 
@@ -104,22 +113,34 @@ def _audits(step: Step, plan: Rollout, audit: Audit | None, alpha: float) -> lis
 
 
 def _serving(plan: Rollout, evidence: Evidence, alpha: float) -> list[Check]:
+    served = evidence.requests
+    names = {"errors": plan.error_margin, "latency": plan.latency_ratio}
+    if served is None or not len(served.requests):
+        text = "no serving figures of both releases in one quarter of an hour"
+        return [Check(name, "ERROR", text) for name, limit in names.items() if limit is not None]
     checks = []
     if plan.error_margin is not None:
-        found = difference(evidence.requests, alpha, plan.planned_sessions)
-        if found is None:
-            checks.append(Check("errors", "ERROR", "no serving figures of both releases"))
-        else:
-            checks.append(_bounded("errors", found, plan.error_margin, rising_is_bad=True))
+        failed = difference_in_bursts(served.failed(), alpha, plan.planned_sessions)
+        checks.append(_bounded("errors", failed, plan.error_margin, rising_is_bad=True))
     if plan.latency_ratio is not None:
-        if evidence.latency is None:
-            checks.append(Check("latency", "ERROR", "no p99 of both releases"))
-        else:
-            ours, theirs = evidence.latency
-            slow = ours > plan.latency_ratio * theirs
-            text = f"p99 {ours:.1f} ms against {theirs:.1f} ms"
-            checks.append(Check("latency", "FAILURE" if slow else "SUCCESS", text))
+        checks.append(_latency(plan, served, plan.latency_ratio, alpha))
     return checks
+
+
+def _latency(plan: Rollout, served: Served, ratio: float, alpha: float) -> Check:
+    """Whether more than one request in a hundred takes longer than ``ratio`` times the control's
+    p99. Beyond doubt is a failure, however little it is: the ratio is the limit.
+    """
+    fewest = int((served.requests - served.errors).sum(axis=0).min())
+    if fewest < LEAST_TIMES:
+        return Check("latency", "INCONCLUSIVE", f"{fewest} of {LEAST_TIMES} answered requests")
+    slow = served.slow(ratio)
+    text = f"p99 {slow.judged_ms:.1f} ms against {slow.control_ms:.1f} ms"
+    found = difference_in_bursts(slow.counts, alpha, plan.planned_sessions)
+    check = _bounded("latency", found, SLOW_MARGIN, rising_is_bad=True)
+    failed = found is not None and found.lo > 0
+    outcome: Outcome = "FAILURE" if failed else check.outcome
+    return Check("latency", outcome, f"{text}; slow requests {check.text}", found)
 
 
 def _bounded(name: str, found: Difference | None, margin: float, *, rising_is_bad: bool) -> Check:

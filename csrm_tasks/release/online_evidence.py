@@ -6,12 +6,13 @@ a later look; a session delivered on two days is one session.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any, Self
 
+import numpy as np
 import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.blobs import BlobStore, open_blobs
@@ -20,12 +21,12 @@ from csrm_tasks.release.ledger import Entry
 from csrm_tasks.release.online import Audit, Evidence
 from csrm_tasks.release.rollout import Open
 from csrm_tasks.release.sequential import Stratum
+from csrm_tasks.release.served import FIRST, LAST, Served
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.tables import SESSIONS
 
 SETTLE = timedelta(minutes=15)  # servers have followed the routing document by then
-FIGURES = ("requests", "errors", "p99_ms")
 
 
 def read(
@@ -34,9 +35,9 @@ def read(
     """Gather what is known of ``state``'s release at the end of ``day``."""
     with reading(open_store(settings.db_url)) as connection:
         sessions = session_strata(connection, market, locale, state, day)
-    requests, latency = serving(open_blobs(settings.routing), market, state, day)
+    requests = serving(open_blobs(settings.routing), market, state, day)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
-    return Evidence(sessions, audit, requests, latency, teacher)
+    return Evidence(sessions, audit, requests, teacher)
 
 
 def end_of(day: str) -> str:
@@ -118,50 +119,73 @@ def _strata(rows: Sequence[Any], state: Open, share: float) -> Iterator[Stratum]
         yield Stratum(*treated, *control, share)
 
 
-def serving(
-    blobs: BlobStore, market: str, state: Open, day: str
-) -> tuple[tuple[Stratum, ...], tuple[float, float] | None]:
-    """Read what servers reported of both releases: failed requests by day, and their p99.
+def serving(blobs: BlobStore, market: str, state: Open, day: str) -> Served | None:
+    """Read what servers reported of both releases, by quarter of an hour and routing document.
 
-    Reports are ``{market}/serving/{day}.json`` beside the routing document (docs/ROUTING.md); a day
-    without figures of both releases does not count. A p99 is the mean of the days', by requests.
+    Reports are ``{market}/serving/{day}.json`` beside the routing document (docs/ROUTING.md). Times
+    in which only one of the two served say nothing; None where there is no other.
     """
-    strata, slow = [], []
+    rows: list[tuple[_Window, _Window]] = []
     for d in days_of(state, day):
         report = _report(blobs, f"{market}/serving/{d}.json")
-        both = [report.get(r) for r in (state.release, state.control)]
-        if both[0] is None or both[1] is None:
-            continue
-        ours, theirs = both[0], both[1]
-        counts = [int(x[k]) for x in (ours, theirs) for k in ("requests", "errors")]
-        strata.append(Stratum(counts[0], counts[1], counts[2], counts[3], share=0.5))
-        slow.append((ours, theirs))
-    if not slow:
-        return (), None
-    return tuple(strata), (_mean_p99([o for o, _ in slow]), _mean_p99([t for _, t in slow]))
+        ours, theirs = (report.get(r, {}) for r in (state.release, state.control))
+        rows += [(ours[at], theirs[at]) for at in sorted(ours.keys() & theirs.keys())]
+    if not rows:
+        return None
+    seen = [bucket for pair in rows for window in pair for bucket in window.buckets]
+    first, last = min(seen, default=0), max(seen, default=0)
+    times = np.zeros((len(rows), 2, last - first + 1), np.int32)
+    for k, pair in enumerate(rows):
+        for arm, window in enumerate(pair):
+            for bucket, number in window.buckets.items():
+                times[k, arm, bucket - first] = number
+    requests = np.array([[w.requests for w in pair] for pair in rows], np.int64)
+    errors = np.array([[w.errors for w in pair] for pair in rows], np.int64)
+    return Served(requests, errors, times, first)
 
 
-def _mean_p99(reports: Sequence[Mapping[str, float]]) -> float:
-    total = sum(r["requests"] for r in reports)
-    return sum(r["requests"] * r["p99_ms"] for r in reports) / total
+class _Window(BaseModel):
+    """What one release served in a quarter of an hour of one routing document."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    requests: Annotated[int, Field(gt=0)]
+    errors: Annotated[int, Field(ge=0)]
+    # JSON's keys are texts, whatever they stand for
+    buckets: dict[
+        Annotated[int, Field(strict=False, ge=FIRST, le=LAST)], Annotated[int, Field(ge=0)]
+    ]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.errors + sum(self.buckets.values()) != self.requests:
+            raise ValueError("requests are not errors and the answered ones of the buckets")
+        return self
 
 
-def _report(blobs: BlobStore, key: str) -> dict[str, dict[str, float]]:
+class _Release(BaseModel):
+    """A release's day; its totals are for people."""
+
+    windows: dict[str, _Window] = Field(default_factory=dict)  # none: written by an older server
+
+
+_REPORT = TypeAdapter(dict[str, _Release])
+
+
+def _report(blobs: BlobStore, key: str) -> dict[str, dict[str, _Window]]:
+    """Return release → window → what it served then."""
     raw = blobs.read(key)
     if raw is None:
         return {}
     try:
-        found: dict[str, dict[str, float]] = json.loads(raw)
-        for release, figures in found.items():
-            requests, errors, p99 = (figures[k] for k in FIGURES)
-            if not (requests > 0 and 0 <= errors <= requests and p99 >= 0):
-                raise ValueError(f"{release}: requests, errors and p99 do not fit together")
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        return {release: day.windows for release, day in _REPORT.validate_json(raw).items()}
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
         raise DataError(
-            f"{key}: {' '.join(str(e).split())}; expected an object of release → "
-            "requests (above 0), errors, p99_ms (docs/ROUTING.md)"
+            f"{key}: {at}: {first['msg']}; expected an object of release → windows → requests "
+            "(above 0), errors, buckets (docs/ROUTING.md)"
         ) from e
-    return found
 
 
 def audits(entries: Sequence[Entry], state: Open, by: str) -> Audit | None:

@@ -8,7 +8,6 @@ scores the judged pairs of ``CASES/pairs.parquet``, replays the searches of
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -38,8 +37,18 @@ def probe(bundle: Path, cases: Path, threads: int) -> dict[str, Any]:
         "p50_ms": float(np.median(times)),
         "p99_ms": float(np.quantile(times, 0.99)),
         "load_seconds": loaded,
-        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory_bytes": peak_memory(),
     }
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this program has had resident.
+
+    Not ``ru_maxrss``: Linux hands on to a new program what its parent's peak was when it began.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def _replay(scorer: Any, requests: pl.DataFrame) -> list[float]:

@@ -3,9 +3,10 @@
 Kept: what is recent; what a ledger row within the rollback window names; the live release, its
 predecessors that must stay loadable, and what is being rolled out or waits, whatever their age;
 the refreshed vectors of a catalogue that servers may take up, and those before them.
-Each of these with what it was made of, one level deep, and what those name in their facts: that is
-what loading, scoring and comparing a release takes. How its parts were trained is further back, and
-goes. Copies inside MLflow are not touched. Collect while no DAG runs that reuses old artifacts.
+Each of these with what it was made of, one level deep, what those name in their facts, and what a
+retraining goes on from (:data:`csrm_tasks.release.bundle.BEHIND`): that is what loading, scoring,
+comparing and succeeding a release takes. How its parts were trained is further back, and goes.
+Copies inside MLflow are not touched. Collect while no DAG runs that reuses old artifacts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from csrm_tasks.artifacts import MANIFEST, ArtifactStore
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.release import ledger, rollout, routing, snapshots
+from csrm_tasks.release.bundle import BEHIND
 from csrm_tasks.sections import Retention
 from csrm_tasks.settings import Settings
 
@@ -84,7 +86,14 @@ def _closure(manifests: Manifests, payload: Mapping[str, Any]) -> set[str]:
     """Return what a ledger row names, what that was made of, and what all these name."""
     named = _named(manifests, [payload])
     parts = named | _named(manifests, [manifests[r]["inputs"] for r in named])
-    return parts | _named(manifests, [manifests[r]["facts"] for r in parts])
+    behind = [_behind(manifests, manifests[r]["inputs"]) for r in named]
+    return parts | _named(manifests, [*behind, *(manifests[r]["facts"] for r in parts)])
+
+
+def _behind(manifests: Manifests, inputs: Mapping[str, Any]) -> list[Any]:
+    """Return what a retraining takes up of the bundle that was made of ``inputs``."""
+    parts = ((name, manifests.get(inputs.get(part, ""))) for name, part in BEHIND.items())
+    return [made["inputs"].get(name) for name, made in parts if made is not None]
 
 
 def _named(manifests: Manifests, documents: Iterable[Any]) -> set[str]:

@@ -11,7 +11,15 @@ confidence sequences", eq. 14): a sum S with variance V stays within
 for ever with probability 1 - alpha. Inverted it is the mixture sequential probability ratio test
 (Johari, Koomen, Pekelis and Walsh 2017, "Peeking at A/B tests"). For conversions S is
 asymptotically normal (Waudby-Smith et al. 2021, asymptotic confidence sequences); for paired
-audits it holds exactly. Standard library only.
+audits it holds exactly.
+
+Sessions are independent; requests are not: one shopper's retries, or a pause of one process, fail
+together. Their variance is therefore the greater of two: what independent requests would have, and
+the squares that were seen, summed over quarters of an hour. With that maximum the boundary holds
+for any martingale whose increments have the first as their variance (Delyon 2009; Howard et al.
+2020, "Time-uniform Chernoff bounds", table 3), and with the squares alone for symmetric increments
+of any variance (de la Peña 1999). Assumed: what happens in one quarter of an hour to one release
+alone says nothing of the next.
 """
 
 from __future__ import annotations
@@ -20,6 +28,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import log, sqrt
 from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]  # (K, 4), a row per stratum: treated, hits, control, hits
 
 
 @dataclass(frozen=True)
@@ -60,31 +73,46 @@ def boundary(variance: float, rho: float, alpha: float) -> float:
 
 
 def difference(strata: Sequence[Stratum], alpha: float, planned: float) -> Difference | None:
-    """Return the always-valid difference of two shares, compared within each stratum.
+    """Return the always-valid difference of two shares of independent sessions.
 
-    Strata weigh as in Cochran, Mantel and Haenszel, n₁n₀/(n₁+n₀), so that neither a day's level nor
-    a change of the arms' shares can look like an effect. ``planned``: the sum of these weights at
-    which the bounds are narrowest. None where no stratum has both arms.
+    Compared within each stratum; strata weigh as in Cochran, Mantel and Haenszel, n₁n₀/(n₁+n₀), so
+    that neither a day's level nor a change of the arms' shares can look like an effect.
+    ``planned``: the sum of these weights at which the bounds are narrowest. None where no stratum
+    has both arms.
     """
-    both = [s for s in strata if s.treated and s.control]
-    if not both:
+    rows = [(s.treated, s.treated_hits, s.control, s.control_hits) for s in strata]
+    return _compared(np.array(rows, np.int64).reshape(-1, 4), alpha, planned, in_bursts=False)
+
+
+def difference_in_bursts(counts: Counts, alpha: float, planned: float) -> Difference | None:
+    """Return the same for requests, which may fail, or be slow, many at once (see the module).
+
+    ``counts``: (K, 4), a row per quarter of an hour in which the arms' shares did not change.
+    """
+    return _compared(counts, alpha, planned, in_bursts=True)
+
+
+def _compared(
+    counts: Counts, alpha: float, planned: float, *, in_bursts: bool
+) -> Difference | None:
+    both = counts[(counts[:, 0] > 0) & (counts[:, 2] > 0)].astype(np.float64)
+    if not len(both):
         return None
-    weights = [s.treated * s.control / (s.treated + s.control) for s in both]
-    total = sum(weights)
-    gaps = [s.treated_hits / s.treated - s.control_hits / s.control for s in both]
-    value = sum(w * g for w, g in zip(weights, gaps, strict=True)) / total
-    spread = sum(w * _variance(s) for w, s in zip(weights, both, strict=True)) / total
+    treated, hits, control, control_hits = both.T  # each (K,)
+    seen = treated + control
+    weights = treated * control / seen
+    total = float(weights.sum())
+    gaps = weights * (hits / treated - control_hits / control)  # S, by stratum
+    value = float(gaps.sum()) / total
+    # A stratum's variance given how many hits both arms had together (hypergeometric); one hit is
+    # added to the whole, so that no hit at all does not look certain.
+    share = (hits + control_hits) / seen
+    variances = weights * share * (1 - share) * seen / (seen - 1)
+    spread = float(variances.sum()) / total + 1 / float(seen.sum() + 2)
+    effective = max(total, float(gaps @ gaps) / spread) if in_bursts else total
     # In units of the standard deviation, so that rho does not depend on the data.
-    half = sqrt(spread) * boundary(total, rho_for(planned, alpha), alpha) / total
+    half = sqrt(spread) * boundary(effective, rho_for(planned, alpha), alpha) / total
     return Difference(value, value - half, value + half)
-
-
-def _variance(s: Stratum) -> float:
-    """Variance of one session under both arms' common share; one hit and one miss are added, so
-    that a stratum without hits does not look certain.
-    """
-    share = (s.treated_hits + s.control_hits + 1) / (s.treated + s.control + 2)
-    return share * (1 - share)
 
 
 def paired(worse: int, better: int, pairs: int, alpha: float, planned: float) -> Difference | None:

@@ -57,7 +57,7 @@ class Answers:
             raise DataError(
                 f"{len(unknown)} products are unknown to {release.release} ({named}); give titles"
             )
-        scored = await self._counted(release, arm, listing, rows)
+        scored = await self._counted(state, release, arm, listing, rows)
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
         names = ("id", "em", "defect", "is_defect", "promotion")
@@ -74,7 +74,7 @@ class Answers:
         rows = release.products.rows(search.ids())
         known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
         self._metrics.unknown.inc(len(rows) - len(known))
-        scored = await self._counted(release, arm, search, rows, known)
+        scored = await self._counted(state, release, arm, search, rows, known)
         self._shadow(state, search)
         order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
         ids = search.ids()
@@ -118,7 +118,7 @@ class Answers:
         return state, *state.answers(listing.session_id)
 
     async def _counted(
-        self, release: LoadedRelease, arm: str, listing: Listing,
+        self, state: State, release: LoadedRelease, arm: str, listing: Listing,
         rows: Sequence[int | None], chosen: Sequence[int] | None = None,
     ) -> Scored:  # fmt: skip
         """Score the products at ``chosen`` (default all), and count how that went."""
@@ -136,8 +136,13 @@ class Answers:
             return found
         finally:
             seconds = time.perf_counter() - began
-            day = datetime.now(UTC).date().isoformat()
-            self._figures.note(day, release.release, seconds, failed=failed)
+            # Without a session a request is always the stable release's, except that a release in
+            # shadow gets a copy of every one.
+            drawn = state.document.shadow or bool(listing.session_id)
+            self._figures.note(
+                datetime.now(UTC), release.release, seconds, failed=failed,
+                generation=state.document.ledger_seq if drawn else None,
+            )  # fmt: skip
             outcome = "failed" if failed else "answered"
             self._metrics.answers.labels(release.release, arm, outcome).inc()
 
@@ -149,7 +154,7 @@ class Answers:
         if len(self._shadows) >= SHADOWED:
             self._metrics.dropped.inc()
             return
-        task = asyncio.create_task(self._copy(release, listing))
+        task = asyncio.create_task(self._copy(state, release, listing))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
@@ -157,11 +162,11 @@ class Answers:
         """Wait for the copies that are under way."""
         await asyncio.gather(*self._shadows)
 
-    async def _copy(self, release: LoadedRelease, listing: Listing) -> None:
+    async def _copy(self, state: State, release: LoadedRelease, listing: Listing) -> None:
         rows = release.products.rows(listing.ids())
         known = [i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None]
         try:
-            await self._counted(release, "shadow", listing, rows, known)
+            await self._counted(state, release, "shadow", listing, rows, known)
         except Exception as e:  # it is counted; who asked was answered by another release
             log.warning("serving: %s failed in shadow: %s", release.release, type(e).__name__)
 

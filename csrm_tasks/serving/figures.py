@@ -1,30 +1,57 @@
-"""A day's requests, failures and p99 by release: what a rollout is judged by (docs/ROUTING.md).
+"""A day's requests, failures and times by release: what a rollout is judged by (docs/ROUTING.md).
 
-Times are counted in buckets 5 % apart, which add up over servers and restarts; p99 is the upper
-edge of its bucket. Each server adds what is new to the day's document by compare-and-swap.
+Beside the day's totals stand windows: a quarter of an hour of one routing document, in which the
+shares of the releases did not change. Only these are compared, and only requests that a release
+got by chance are in them. Each server adds what is new to the day's document by compare-and-swap.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from csrm_tasks.blobs import BlobStore
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.release.served import bucket_of, upper_ms
 
-STEP = math.log(1.05)
 ATTEMPTS = 20
+MINUTES = 15  # of a window
 
 
 @dataclass
-class _Tally:
+class _Counts:
     requests: int = 0
     errors: int = 0
     buckets: Counter[str] = field(default_factory=Counter)  # of answered requests
+
+    def add(self, other: _Counts) -> None:
+        self.requests += other.requests
+        self.errors += other.errors
+        self.buckets += other.buckets
+
+    def as_json(self) -> dict[str, Any]:
+        return {"requests": self.requests, "errors": self.errors, "buckets": dict(self.buckets)}
+
+
+@dataclass
+class _Tally(_Counts):
+    windows: dict[str, _Counts] = field(default_factory=lambda: defaultdict(_Counts))
+
+    def take(self, other: _Tally) -> None:
+        self.add(other)
+        for name, counts in other.windows.items():
+            self.windows[name].add(counts)
+
+
+def window(at: datetime, generation: int) -> str:
+    """Name the window of a request: when its quarter of an hour began (UTC), and the ledger row of
+    the routing document that it was assigned by.
+    """
+    return f"{at.hour:02}:{at.minute // MINUTES * MINUTES:02}/{generation}"
 
 
 class Figures:
@@ -35,14 +62,18 @@ class Figures:
         self._mutex = threading.Lock()
         self._new: dict[tuple[str, str], _Tally] = defaultdict(_Tally)  # by day and release
 
-    def note(self, day: str, release: str, seconds: float, *, failed: bool) -> None:
-        """Count one request."""
+    def note(
+        self, at: datetime, release: str, seconds: float, *, failed: bool, generation: int | None
+    ) -> None:
+        """Count one request. ``at``: UTC. ``generation``: ledger row of the routing document by
+        which chance gave the request to the release; None: chance had no part in it.
+        """
+        one = _Counts(1, int(failed), Counter() if failed else Counter([str(bucket_of(seconds))]))
         with self._mutex:
-            tally = self._new[day, release]
-            tally.requests += 1
-            tally.errors += failed
-            if not failed:
-                tally.buckets[str(math.ceil(math.log(max(seconds, 1e-6) * 1e3) / STEP))] += 1
+            tally = self._new[at.date().isoformat(), release]
+            tally.add(one)
+            if generation is not None:
+                tally.windows[window(at, generation)].add(one)
 
     def flush(self, blobs: BlobStore) -> None:
         """Add what is new to the days' documents; what could not be written stays."""
@@ -66,29 +97,30 @@ class Figures:
             document: dict[str, Any] = json.loads(raw) if raw else {}
             for release, tally in new.items():
                 document[release] = _sum(document.get(release), tally)
-            if blobs.replace(key, json.dumps(document, indent=1, sort_keys=True).encode(), raw):
+            if blobs.replace(key, json.dumps(document, sort_keys=True).encode(), raw):
                 return
         raise RefusedError(f"{key}: others kept replacing it; figures are kept for the next time")
 
     def _restore(self, day: str, new: dict[str, _Tally]) -> None:
         with self._mutex:
             for release, tally in new.items():
-                mine = self._new[day, release]
-                mine.requests += tally.requests
-                mine.errors += tally.errors
-                mine.buckets += tally.buckets
+                self._new[day, release].take(tally)
 
 
 def _sum(before: dict[str, Any] | None, new: _Tally) -> dict[str, Any]:
     """Return a release's entry with ``new`` added; p99 in ms, 0 when none was answered."""
-    old = before or {"requests": 0, "errors": 0, "buckets": {}}
-    buckets = Counter(old["buckets"]) + new.buckets
-    return {
-        "requests": old["requests"] + new.requests,
-        "errors": old["errors"] + new.errors,
-        "p99_ms": _quantile(buckets, 0.99),
-        "buckets": dict(buckets),
-    }
+    total = _Tally()
+    if before is not None:
+        total.add(_read(before))
+        # A server of before this had no windows: its share of the day is in the totals only.
+        total.windows |= {name: _read(w) for name, w in before.get("windows", {}).items()}
+    total.take(new)
+    windows = {name: counts.as_json() for name, counts in total.windows.items()}
+    return total.as_json() | {"p99_ms": _quantile(total.buckets, 0.99), "windows": windows}
+
+
+def _read(entry: dict[str, Any]) -> _Counts:
+    return _Counts(entry["requests"], entry["errors"], Counter(entry["buckets"]))
 
 
 def _quantile(buckets: Counter[str], share: float) -> float:
@@ -96,5 +128,5 @@ def _quantile(buckets: Counter[str], share: float) -> float:
     for bucket in sorted(buckets, key=int):
         seen += buckets[bucket]
         if seen >= wanted:
-            return round(math.exp(int(bucket) * STEP), 3)
+            return round(upper_ms(int(bucket)), 3)
     return 0.0

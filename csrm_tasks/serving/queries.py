@@ -62,8 +62,9 @@ class QueryEncoder:
                     _fail(self._asked.pop(query), e)
                 continue
             for query, vector in zip(batch, vectors, strict=True):
-                self._cache[query] = vector
-                self._asked.pop(query).set_result(vector)
+                own = vector.copy()  # a view would keep its whole batch alive
+                self._cache[query] = own
+                self._asked.pop(query).set_result(own)
 
 
 def _fail(future: asyncio.Future[Floats], error: Exception) -> None:

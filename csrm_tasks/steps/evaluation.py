@@ -14,6 +14,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, RQA, SCORED, read_table
 from csrm_tasks.release import ledger
+from csrm_tasks.release.bundle import BEHIND
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.registry import Context, Facts, step
 
@@ -56,14 +57,13 @@ def champion(ctx: Context) -> Facts:
     entries = ledger.verified(ctx.settings, ctx.market.market)
     release = ledger.live(entries)
     promoted = ledger.find(entries, "promoted", release) if release else None
-    facts: Facts = {"release": release, "bundle": None, "towers": None, "bm25": None}
-    facts |= dict.fromkeys(PARTS)
+    facts: Facts = {"release": release, "bundle": None} | dict.fromkeys([*PARTS, *BEHIND])
     if promoted is not None:
         bundle = ctx.store.open(promoted.payload["bundle"])
         facts["bundle"] = bundle.ref
         facts |= {part: bundle.inputs[part] for part in PARTS}
-        facts["towers"] = ctx.store.open(facts["export"]).inputs["towers"]
-        facts["bm25"] = ctx.store.open(facts["rqa"]).inputs.get("bm25")
+        for name, part in BEHIND.items():  # retention keeps them for whoever reads this
+            facts[name] = ctx.store.open(facts[part]).inputs.get(name)
     (ctx.out / "champion.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
     return facts
 

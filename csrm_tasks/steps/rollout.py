@@ -99,7 +99,13 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
 @step(
     "rollout_look",
     extra=_evidence,
-    rooms=["release.online", "release.online_evidence", "release.sequential", "release.rollout"],
+    rooms=[
+        "release.online",
+        "release.online_evidence",
+        "release.sequential",
+        "release.served",
+        "release.rollout",
+    ],
 )
 def rollout_look(ctx: Context, *, day: str) -> Facts:
     """Judge the release under way by everything up to a published day; sealed by digest."""

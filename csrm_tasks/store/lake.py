@@ -7,13 +7,13 @@ commits, and a killed attempt's file is overwritten by the next or never read.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.blobs import open_blobs
+from csrm_tasks.blobs import Entry, open_blobs
 from csrm_tasks.errors import DataError
 
 # query_id is the digest of locale and normalised text; search_id is UBI's query_id, one search.
@@ -56,6 +56,8 @@ TABLES = {
     "ubi_queries": ("searches", SEARCHES),
     "positions": ("positions", POSITIONS),
 }
+KNOWN = "known"  # folder of rows that were known already
+DAY = "day="
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Lake:
     def _key(self, file: Stored) -> str:
         table = TABLES[file.kind][0]
         # The locale is part of it: the same bytes may be delivered for two locales.
-        return f"{self._market}/{table}/day={file.day}/{file.locale}-{file.digest}.parquet"
+        return f"{self._market}/{table}/{DAY}{file.day}/{file.locale}-{file.digest}.parquet"
 
     def write(self, file: Stored, frame: pl.DataFrame) -> None:
         """Write the rows of one delivered file, replacing what a killed attempt left."""
@@ -103,7 +105,7 @@ class Lake:
 
     def _known_key(self, file: Stored) -> str:
         name = f"{file.locale}-{file.digest}"
-        return f"{self._market}/known/{file.kind}/day={file.day}/{name}.parquet"
+        return f"{self._market}/{KNOWN}/{file.kind}/{DAY}{file.day}/{name}.parquet"
 
     def put(self, file: Stored, part: Path) -> None:
         """Keep a Parquet file that is written already, replacing what a killed attempt left."""
@@ -149,3 +151,21 @@ class Lake:
                 for p in self.paths(files, Path(folder))
             ]
         return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])
+
+    def entries(self) -> dict[str, dict[str, Entry]]:
+        """Return the files of :meth:`write`, :meth:`put` and :meth:`write_known` by day and key."""
+        found: dict[str, dict[str, Entry]] = {}
+        tables = {table for table, _ in TABLES.values()}
+        for key, entry in self._blobs.entries(self._market).items():
+            _, table, *_, day, _ = key.split("/")
+            if table in tables | {KNOWN} and day.startswith(DAY):
+                found.setdefault(day.removeprefix(DAY), {})[key] = entry
+        return found
+
+    def names(self, stored: Iterable[Stored], known: Iterable[Stored]) -> set[str]:
+        """Return the keys of stored files, and of the known rows of files."""
+        return {*map(self._key, stored), *map(self._known_key, known)}
+
+    def delete(self, key: str) -> None:
+        """Delete a file that nothing names any more."""
+        self._blobs.delete(key)
