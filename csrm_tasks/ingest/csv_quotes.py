@@ -1,0 +1,221 @@
+"""Quotes that may not mean what RFC 4180 says: which lines belong together, and which are unclear.
+
+An inch sign at the beginning of a field opens it and swallows every row up to the next such sign;
+a writer that escapes a quote as ``\\"`` does the same. Where the quotes keep the RFC to the letter
+and a field over several lines does not look like rows, the RFC is right. Everywhere else the two
+readings, by the RFC and line by line, are compared; where either may be right, the lines are
+unclear and nobody reads them. A bad quote costs its own line, and the lines after it only as far
+as they may belong to it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+FEW = 20  # lines: a text of so many may look like rows by chance, a longer one does not
+MOST = 0.9  # share of the lines within that must look like rows
+QUOTED_LIMIT = 16 << 20  # bytes after which an open quote is taken for a stray one
+
+QUOTED = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"(?=,|\n|\r\n|\r?\Z)')
+OPEN = re.compile(rb'"[^"]*+(?:""[^"]*+)*+\Z')
+UNQUOTED = re.compile(rb"[^,\n]*+")
+TOKEN = re.compile(rb'\\[\\"]|""|"')  # escaped, doubled, or a quote that opens or closes
+LENIENT = re.compile(rb'"(?:[^"]|"")*+"(?=,|\r?\Z)|[^,]*+')  # a field of one line
+UNSPACED = re.compile(rb",(?![ \t])")  # a comma as writers of CSV put it, not as people do
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many fields a record has, by the header."""
+
+    fields: int
+    least: int  # without the columns at the end that have no name
+    spaced: bool  # the header has blanks behind its commas, so the rows may have, too
+
+    def fits(self, record: bytes, fields: int) -> bool:
+        """Return whether so many fields are a record; fields beyond the header may be empty."""
+        extra = fields - self.fields
+        return fields >= self.least and (
+            extra <= 0 or record.rstrip(b"\r\n").endswith(b"," * extra)
+        )
+
+    def like_row(self, line: bytes) -> bool:
+        """Return whether a line, read by itself, looks like a whole record and not like prose."""
+        plain = LENIENT.sub(b"", line) if b'"' in line else line
+        return self.has_commas(line, self.least - 1) and plain.count(b",") >= self.least - 1
+
+    def has_commas(self, text: bytes, needed: int) -> bool:
+        """Return whether ``text`` has the separators needed, at least one without a blank."""
+        if needed <= 0:
+            return True
+        return text.count(b",") >= needed and (self.spaced or UNSPACED.search(text) is not None)
+
+
+@dataclass
+class Reading:
+    """One record by the RFC, from its start: where it ends, or what it breaks on."""
+
+    end: int = -1  # offset of its newline, or of the end of the text; -1 when broken
+    fields: int = 0
+    opener: int = -1  # the quote that opens the first field over several lines, or the broken one
+    column: int = -1  # of that field, from 0
+    closer: int = -1  # the quote that closes the last field over several lines
+    unfinished: bool = False  # the text ends inside the quotes
+    unquoted: int = 0  # how many of its fields are
+
+
+def read_record(data: bytes, at: int, end: int) -> Reading:
+    """Read the record at ``at`` to the letter; a quote inside an unquoted field is a character.
+
+    That is granted to records of one line only: who writes lines into a field quotes its quotes.
+    """
+    found = Reading()
+    literal = False
+    while True:
+        found.fields += 1
+        if data[at : at + 1] == b'"':
+            match = QUOTED.match(data, at, end)
+            _note(found, data, at, match)
+            if match is None:
+                found.unfinished = OPEN.match(data, at, end) is not None
+                return found
+            at = match.end()
+            at += data[at : at + 1] == b"\r"
+        else:
+            match = UNQUOTED.match(data, at, end)
+            assert match is not None
+            found.unquoted += 1
+            literal = literal or b'"' in match[0]
+            at = match.end()
+        if at >= end or data[at] != ord(","):
+            broken = literal and found.closer >= 0
+            found.end = -1 if broken else min(at, end)
+            return found
+        at += 1
+
+
+def _note(found: Reading, data: bytes, at: int, match: re.Match[bytes] | None) -> None:
+    """Remember a quoted field that is broken or goes over several lines."""
+    several = match is not None and b"\n" in match[0]
+    if found.opener < 0 and (several or match is None):
+        found.opener, found.column = at, found.fields - 1
+    if several and match is not None:
+        found.closer = match.end() - 1
+
+
+@dataclass
+class Walk:
+    """A walk over text whose quotes are in doubt, line by line and record by record."""
+
+    data: bytes
+    end: int  # of the lines to be walked over
+    shape: Shape
+    last: bool  # nothing comes after ``end``
+    joined: list[tuple[int, int]] = field(default_factory=list)  # records over several lines
+    unclear: list[tuple[int, int]] = field(default_factory=list)  # spans of whole lines
+
+    def run(self, at: int) -> int:
+        """Walk from the start of a line; returns where a record begins that has no end yet."""
+        while (quote := self.data.find(b'"', at, self.end)) >= 0:
+            line = self.data.rfind(b"\n", at, quote) + 1 or at
+            following = self._step(line)
+            if following is None:
+                return line
+            at = following
+        return self.end
+
+    def _step(self, line: int) -> int | None:
+        found = read_record(self.data, line, self.end)
+        if found.unfinished and self._may_go_on(line):
+            return None
+        if found.end >= 0 and found.closer < 0:
+            return self._one_line(line, found)
+        whole = self.data[line : found.end] if found.end >= 0 else b""
+        if not whole or not self.shape.fits(whole, found.fields):
+            return self._broken(line, found.opener)
+        if self.is_suspicious(line, found):
+            return self._settle(line, found.closer, True, self._edges(line, found))
+        self.joined.append((line, found.end))
+        return found.end + 1
+
+    def _one_line(self, line: int, found: Reading) -> int | None:
+        text = self.data[line : found.end]
+        if b'\\"' in text and (opener := text.find(b'"')) >= 0 and _is_open(text[opener:]):
+            return self._broken(line, line + opener)  # as a writer of backslashes would read it
+        return found.end + 1
+
+    def is_suspicious(self, line: int, found: Reading) -> bool:
+        """Return whether a record over several lines may be several records.
+
+        One whose every field is quoted is not: rows of such a writer have quotes, which would
+        have ended it.
+        """
+        if self.shape.least == 1 or not found.unquoted:
+            return False
+        within = self._within(line, found.closer)
+        rows = sum(map(self.shape.like_row, within))
+        if within and 2 * rows >= len(within):
+            return True
+        return (rows > 0 or not within) and self._edges(line, found)
+
+    def _edges(self, line: int, found: Reading) -> bool:
+        """Return whether the first and the last line may be rows that have a stray quote each."""
+        first = self.data[found.opener : self._line_end(line)]
+        last = self.data[self._line_start(found.closer) : found.closer + 1]
+        needed = self.shape.least - 1 - found.column
+        return self.shape.has_commas(first, needed) and self.shape.has_commas(last, found.column)
+
+    def _broken(self, line: int, opener: int) -> int | None:
+        """Take the line for itself, or together with those up to a quote that may close it."""
+        alone = self._line_end(line)
+        if not _is_open(self.data[opener:alone]):
+            return alone + 1
+        quote = self._next_quote(alone)
+        if quote is None:
+            return None if self._may_go_on(line) else alone + 1
+        if not self._closes(quote) and self.data[quote - 1 : quote] in (b",", b"\n"):
+            return alone + 1  # another field begins there: nothing was open
+        rows = (self.data[line:alone], self.data[self._line_start(quote) : self._line_end(quote)])
+        return self._settle(line, quote, False, all(map(self.shape.like_row, rows)))
+
+    def _settle(self, line: int, quote: int, by_rfc: bool, edges: bool) -> int:
+        """Decide on the lines from an opening quote to the one that closes it, if it does."""
+        alone, until = self._line_end(line), self._line_end(quote)
+        within = self._within(line, quote)
+        rows = sum(map(self.shape.like_row, within))
+        certain = len(within) + 2 > FEW or not (by_rfc or b'\\"' in self.data[line:alone])
+        if not (certain and edges and rows >= MOST * len(within)):
+            self.unclear.append((line, until))
+            return until + 1
+        self.unclear.append((line, alone))
+        if self._closes(quote):
+            self.unclear.append((self._line_start(quote), until))
+        return alone + 1
+
+    def _within(self, line: int, quote: int) -> list[bytes]:
+        """Return the lines between those of two places."""
+        return self.data[self._line_end(line) + 1 : self._line_start(quote)].split(b"\n")[:-1]
+
+    def _next_quote(self, at: int) -> int | None:
+        tokens = TOKEN.finditer(self.data, at, self.end)
+        return next((t.start() for t in tokens if t[0] == b'"'), None)
+
+    def _closes(self, quote: int) -> bool:
+        after = self.data[quote + 1 : min(quote + 3, self.end)]
+        return after in (b"", b"\r") or after.startswith((b",", b"\n", b"\r\n"))
+
+    def _may_go_on(self, line: int) -> bool:
+        return not self.last and self.end - line < QUOTED_LIMIT
+
+    def _line_end(self, at: int) -> int:
+        found = self.data.find(b"\n", at, self.end)
+        return self.end if found < 0 else found
+
+    def _line_start(self, at: int) -> int:
+        return self.data.rfind(b"\n", 0, at) + 1
+
+
+def _is_open(text: bytes) -> bool:
+    """Return whether the text, from an opening quote, ends inside quotes."""
+    return sum(t[0] == b'"' for t in TOKEN.finditer(text)) % 2 == 1
