@@ -115,30 +115,38 @@ def shape_of(head: bytes) -> Shape:
 
 def lay_out(data: bytes, shape: Shape, last: bool) -> Layout:
     """Find the records of ``data``; unless it is the file's ``last``, the whole ones."""
-    end = len(data) if last else data.rfind(b"\n") + 1
-    body = np.frombuffer(data, np.uint8)[:end]
-    newlines, commas = np.flatnonzero(body == NEWLINE), np.flatnonzero(body == COMMA)
-    walk = Walk(data, end, shape, last)
-    walked = stop = end
-    if data.find(b'"', 0, end) >= 0:
-        inside = np.add.accumulate(body == QUOTE, dtype=np.uint8) & 1  # wraps at 256: parity holds
-        outer, parted = newlines[inside[newlines] == 0], commas[inside[commas] == 0]
-        enclosed = newlines[inside[newlines] == 1] if len(outer) < len(newlines) else newlines[:0]
-        walked = _doubtful_from(walk, body, outer, enclosed, commas, parted)
-        stop = walk.run(walked)
-        later = newlines[np.searchsorted(newlines, walked) : np.searchsorted(newlines, stop)]
-        newlines = _both(outer, walked, _outside(later, walk.joined))
-        later = commas[np.searchsorted(commas, walked) : np.searchsorted(commas, stop)]
-        commas = _both(parted, walked, later)
+    walk = Walk(data, len(data) if last else data.rfind(b"\n") + 1, shape, last)
+    body = np.frombuffer(data, np.uint8)[: walk.end]
+    newlines, commas, walked, stop = _separators(walk, body)
     starts, ends = cut_lines(newlines, stop)
-    doubtful = _miscounted(commas, starts, ends, shape.fields)
-    doubtful[_odd(data, body[:stop], starts, walked)] = True
     unclear = np.zeros(len(starts), bool)
     for begin, until in walk.unclear:
         unclear[np.searchsorted(starts, begin) : np.searchsorted(starts, until)] = True
+    doubtful = unclear | _miscounted(commas, starts, ends, shape.fields)
+    if walked < stop:
+        doubtful[_walked_over(body[:stop], starts, walked)] = True
     suspects = np.flatnonzero(doubtful) if shape.fields > 1 else np.arange(len(starts))
     full = _filled(data, starts, ends, suspects)
     return Layout(starts[full], ends[full], doubtful[full], unclear[full], stop)
+
+
+def _separators(walk: Walk, body: Bytes) -> tuple[Places, Places, int, int]:
+    """Return newlines and commas between records and fields, and from where to where was walked.
+
+    Of the text that was walked over all commas are returned: nobody counts by them.
+    """
+    newlines, commas = np.flatnonzero(body == NEWLINE), np.flatnonzero(body == COMMA)
+    if walk.data.find(b'"', 0, walk.end) < 0 and walk.data.find(b"\\", 0, walk.end) < 0:
+        return newlines, commas, walk.end, walk.end
+    inside = np.add.accumulate(body == QUOTE, dtype=np.uint8) & 1  # wraps at 256: parity holds
+    outer, parted = newlines[inside[newlines] == 0], commas[inside[commas] == 0]
+    enclosed = newlines[inside[newlines] == 1] if len(outer) < len(newlines) else newlines[:0]
+    walked = _doubtful_from(walk, body, outer, enclosed, commas, parted)
+    stop = walk.run(walked)
+    later = newlines[np.searchsorted(newlines, walked) : np.searchsorted(newlines, stop)]
+    outer = _both(outer, walked, _outside(later, walk.joined))
+    later = commas[np.searchsorted(commas, walked) : np.searchsorted(commas, stop)]
+    return outer, _both(parted, walked, later), walked, stop
 
 
 def _both(before: Places, walked: int, later: Places) -> Places:
@@ -156,6 +164,8 @@ def _doubtful_from(
     ``parted`` those outside.
     """
     stray = _first_stray(body, np.flatnonzero(body == QUOTE))
+    if walk.data.find(b"\\", 0, walk.end) >= 0:
+        stray = min(stray, *_escapes(body)[:1].tolist(), stray)
     before = int(np.searchsorted(outer, stray))
     until = walk.end if stray == walk.end else int(outer[before - 1]) + 1 if before else 0
     several = np.unique(np.searchsorted(outer, enclosed[enclosed < until]))
@@ -183,7 +193,7 @@ def _first_stray(body: Bytes, quotes: Places) -> int:
     opening, closing = quotes[::2], quotes[1::2]
     before = np.where(opening > 0, body[opening - 1], NEWLINE)
     after = np.where(closing + 1 < end, body[np.minimum(closing + 1, end - 1)], NEWLINE)
-    wrong = closing[~CLOSES[after]].tolist()
+    wrong = closing[~CLOSES[after]][:1].tolist()
     for place in closing[after == RETURN].tolist() if (after == RETURN).any() else ():
         if place + 2 < end and body[place + 2] != NEWLINE:
             wrong.append(place)
@@ -213,13 +223,16 @@ def _miscounted(commas: Places, starts: Offsets, ends: Offsets, fields: int) -> 
     return np.asarray(counts != fields)
 
 
-def _odd(data: bytes, body: Bytes, starts: Offsets, walked: int) -> Places:
-    """Return the records that have a quote behind ``walked``, or an escape, by their indices."""
-    places = walked + np.flatnonzero(body[walked:] == QUOTE)
-    if data.find(b"\\", 0, len(body)) >= 0:
-        slashes = np.flatnonzero(body == BACKSLASH)
-        following = np.append(body, NEWLINE).astype(np.uint8)[slashes + 1]
-        places = np.append(places, slashes[ESCAPED[following]])
+def _escapes(body: Bytes) -> Places:
+    """Return the backslashes that may escape what follows."""
+    slashes = np.flatnonzero(body == BACKSLASH)
+    following = body[np.minimum(slashes + 1, len(body) - 1)]  # the last one: itself, a backslash
+    return slashes[ESCAPED[following]]
+
+
+def _walked_over(body: Bytes, starts: Offsets, walked: int) -> Places:
+    """Return the records that have a quote or an escape behind ``walked``, by their indices."""
+    places = walked + np.append(np.flatnonzero(body[walked:] == QUOTE), _escapes(body[walked:]))
     return np.unique(np.searchsorted(starts, places, side="right") - 1)
 
 

@@ -17,10 +17,16 @@ FEW = 20  # lines: a text of so many may look like rows by chance, a longer one 
 MOST = 0.9  # share of the lines within that must look like rows
 QUOTED_LIMIT = 16 << 20  # bytes after which an open quote is taken for a stray one
 
+# A quoted and an unquoted field, by the RFC and of a writer that escapes with backslashes.
 QUOTED = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"(?=,|\n|\r\n|\r?\Z)')
-OPEN = re.compile(rb'"[^"]*+(?:""[^"]*+)*+\Z')
 UNQUOTED = re.compile(rb"[^,\n]*+")
+ESCAPED_QUOTED = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?=,|\n|\r\n|\r?\Z)', re.DOTALL)
+ESCAPED_UNQUOTED = re.compile(rb"[^,\n\\]*+(?:\\(?:\r\n|.)[^,\n\\]*+)*+", re.DOTALL)
+OPEN = re.compile(rb'"[^"]*+(?:""[^"]*+)*+\Z')
+ESCAPED_OPEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?\Z', re.DOTALL)
+DOUBT = re.compile(rb'"|\\[,\\\r\n]|\\\Z')  # a quote, or what may be an escape
 TOKEN = re.compile(rb'\\[\\"]|""|"')  # escaped, doubled, or a quote that opens or closes
+ESCAPE = re.compile(rb'\\(?:[",\\\r\n]|\Z)')
 LENIENT = re.compile(rb'"(?:[^"]|"")*+"(?=,|\r?\Z)|[^,]*+')  # a field of one line
 UNSPACED = re.compile(rb",(?![ \t])")  # a comma as writers of CSV put it, not as people do
 
@@ -65,32 +71,37 @@ class Reading:
     unquoted: int = 0  # how many of its fields are
 
 
-def read_record(data: bytes, at: int, end: int) -> Reading:
+def read_record(data: bytes, at: int, end: int, escapes: bool = False) -> Reading:
     """Read the record at ``at`` to the letter; a quote inside an unquoted field is a character.
 
     That is granted to records of one line only: who writes lines into a field quotes its quotes.
+    With ``escapes`` a backslash takes its meaning from what follows, and no quote is doubled.
     """
+    quoted, unquoted, unfinished = (
+        (ESCAPED_QUOTED, ESCAPED_UNQUOTED, ESCAPED_OPEN) if escapes else (QUOTED, UNQUOTED, OPEN)
+    )
     found = Reading()
     literal = False
     while True:
         found.fields += 1
         if data[at : at + 1] == b'"':
-            match = QUOTED.match(data, at, end)
+            match = quoted.match(data, at, end)
             _note(found, data, at, match)
             if match is None:
-                found.unfinished = OPEN.match(data, at, end) is not None
+                found.unfinished = unfinished.match(data, at, end) is not None
                 return found
             at = match.end()
             at += data[at : at + 1] == b"\r"
         else:
-            match = UNQUOTED.match(data, at, end)
+            match = unquoted.match(data, at, end)
             assert match is not None
             found.unquoted += 1
-            literal = literal or b'"' in match[0]
+            literal = literal or (b'"' in match[0] and not escapes)
             at = match.end()
         if at >= end or data[at] != ord(","):
             broken = literal and found.closer >= 0
             found.end = -1 if broken else min(at, end)
+            found.unfinished = escapes and at >= end  # the last line end may be escaped
             return found
         at += 1
 
@@ -117,8 +128,8 @@ class Walk:
 
     def run(self, at: int) -> int:
         """Walk from the start of a line; returns where a record begins that has no end yet."""
-        while (quote := self.data.find(b'"', at, self.end)) >= 0:
-            line = self.data.rfind(b"\n", at, quote) + 1 or at
+        while (doubt := DOUBT.search(self.data, at, self.end)) is not None:
+            line = self.data.rfind(b"\n", at, doubt.start()) + 1 or at
             following = self._step(line)
             if following is None:
                 return line
@@ -126,23 +137,50 @@ class Walk:
         return self.end
 
     def _step(self, line: int) -> int | None:
-        found = read_record(self.data, line, self.end)
-        if found.unfinished and self._may_go_on(line):
+        by_rfc, good = self._read(line, False)
+        if not by_rfc.unfinished and not self._escapes(line, by_rfc):
+            return self._by_rfc(line, by_rfc, good)
+        escaped, readable = self._read(line, True)
+        if (by_rfc.unfinished or escaped.unfinished) and self._may_go_on(line):
             return None
-        if found.end >= 0 and found.closer < 0:
-            return self._one_line(line, found)
-        whole = self.data[line : found.end] if found.end >= 0 else b""
-        if not whole or not self.shape.fits(whole, found.fields):
+        if not readable or (good and by_rfc.end == escaped.end):
+            return self._by_rfc(line, by_rfc, good)
+        return self._by_both(line, by_rfc.end if good else -1, escaped.end)
+
+    def _read(self, line: int, escapes: bool) -> tuple[Reading, bool]:
+        """Read a record; also return whether it is one, with as many fields as it must have."""
+        found = read_record(self.data, line, self.end, escapes)
+        record = self.data[line : found.end]
+        return found, found.end >= 0 and self.shape.fits(record, found.fields)
+
+    def _escapes(self, line: int, found: Reading) -> bool:
+        until = self._line_end(line) if found.end < 0 else found.end
+        return ESCAPE.search(self.data, line, until + 1) is not None
+
+    def _by_both(self, line: int, by_rfc: int, escaped: int) -> int | None:
+        """Go on to where both readings end a record, or the only one that can read it does."""
+        if by_rfc < 0 and escaped == self._line_end(line):
+            return escaped + 1
+        while by_rfc >= 0 and escaped >= 0 and by_rfc != escaped:
+            behind = min(by_rfc, escaped) + 1
+            found, good = self._read(behind, by_rfc > escaped)
+            if found.unfinished and self._may_go_on(line):
+                return None
+            if not good:
+                break
+            by_rfc, escaped = (found.end, escaped) if by_rfc < escaped else (by_rfc, found.end)
+        until = max(by_rfc, escaped)
+        self.unclear.append((line, until))
+        return until + 1
+
+    def _by_rfc(self, line: int, found: Reading, good: bool) -> int | None:
+        if not good and (found.end < 0 or found.closer >= 0):
             return self._broken(line, found.opener)
+        if found.closer < 0:
+            return found.end + 1
         if self.is_suspicious(line, found):
             return self._settle(line, found.closer, True, self._edges(line, found))
         self.joined.append((line, found.end))
-        return found.end + 1
-
-    def _one_line(self, line: int, found: Reading) -> int | None:
-        text = self.data[line : found.end]
-        if b'\\"' in text and (opener := text.find(b'"')) >= 0 and _is_open(text[opener:]):
-            return self._broken(line, line + opener)  # as a writer of backslashes would read it
         return found.end + 1
 
     def is_suspicious(self, line: int, found: Reading) -> bool:
@@ -186,6 +224,9 @@ class Walk:
         rows = sum(map(self.shape.like_row, within))
         certain = len(within) + 2 > FEW or not (by_rfc or b'\\"' in self.data[line:alone])
         if not (certain and edges and rows >= MOST * len(within)):
+            found, good = self._read(self._line_start(quote), False)
+            if good:  # perhaps it is no end but the beginning of another
+                until = max(until, found.end)
             self.unclear.append((line, until))
             return until + 1
         self.unclear.append((line, alone))

@@ -117,11 +117,11 @@ def _values(text: str, shape: Shape) -> list[str] | Reason:
     values = _fields(text, shape, doublequote=True)
     if ESCAPE.search(text) is None:
         return values or Reason.MALFORMED
+    escaped = _fields(text, shape, doublequote=False, escapechar="\\")
     if values is not None:
-        return Reason.QUOTES
-    if "\\" in text.replace('\\"', ""):
-        return Reason.MALFORMED
-    return _fields(text, shape, doublequote=False, escapechar="\\") or Reason.MALFORMED
+        return values if escaped is None else Reason.QUOTES
+    alone = "\\" not in text.replace('\\"', "")
+    return escaped if escaped is not None and alone else Reason.MALFORMED
 
 
 def _fields(text: str, shape: Shape, **dialect: Any) -> list[str] | None:
