@@ -40,16 +40,23 @@ class Shape:
     spaced: bool  # the header has blanks behind its commas, so the rows may have, too
 
     def fits(self, record: bytes, fields: int) -> bool:
-        """Return whether so many fields are a record; fields beyond the header may be empty."""
+        """Return whether so many fields are a record; those beyond the header may be empty.
+
+        Not so in a record over several lines: rows that run together may end like that.
+        """
         extra = fields - self.fields
-        return fields >= self.least and (
-            extra <= 0 or record.rstrip(b"\r\n").endswith(b"," * extra)
-        )
+        if extra > 0 and b"\n" in record:
+            return False
+        return fields >= self.least and (extra <= 0 or record.rstrip().endswith(b"," * extra))
 
     def like_row(self, line: bytes) -> bool:
         """Return whether a line, read by itself, looks like a whole record and not like prose."""
+        return self.has_commas(line, self.least - 1) and self.is_long(line)
+
+    def is_long(self, line: bytes) -> bool:
+        """Return whether a line, read by itself, has the fields of a record."""
         plain = LENIENT.sub(b"", line) if b'"' in line else line
-        return self.has_commas(line, self.least - 1) and plain.count(b",") >= self.least - 1
+        return plain.count(b",") >= self.least - 1
 
     def has_commas(self, text: bytes, needed: int) -> bool:
         """Return whether ``text`` has the separators needed, at least one without a blank."""
@@ -138,12 +145,14 @@ class Walk:
 
     def _step(self, line: int) -> int | None:
         by_rfc, good = self._read(line, False)
-        if not by_rfc.unfinished and not self._escapes(line, by_rfc):
+        if good and not self._escapes(line, by_rfc.end):
             return self._by_rfc(line, by_rfc, good)
         escaped, readable = self._read(line, True)
         if (by_rfc.unfinished or escaped.unfinished) and self._may_go_on(line):
             return None
         if not readable or (good and by_rfc.end == escaped.end):
+            return self._by_rfc(line, by_rfc, good)
+        if not self._escapes(line, escaped.end):
             return self._by_rfc(line, by_rfc, good)
         return self._by_both(line, by_rfc.end if good else -1, escaped.end)
 
@@ -153,9 +162,8 @@ class Walk:
         record = self.data[line : found.end]
         return found, found.end >= 0 and self.shape.fits(record, found.fields)
 
-    def _escapes(self, line: int, found: Reading) -> bool:
-        until = self._line_end(line) if found.end < 0 else found.end
-        return ESCAPE.search(self.data, line, until + 1) is not None
+    def _escapes(self, line: int, until: int) -> bool:
+        return ESCAPE.search(self.data, line, min(until + 1, self.end)) is not None
 
     def _by_both(self, line: int, by_rfc: int, escaped: int) -> int | None:
         """Go on to where both readings end a record, or the only one that can read it does."""
@@ -211,11 +219,24 @@ class Walk:
             return alone + 1
         quote = self._next_quote(alone)
         if quote is None:
-            return None if self._may_go_on(line) else alone + 1
+            return None if self._may_go_on(line) else self._torn(line, self.end)
         if not self._closes(quote) and self.data[quote - 1 : quote] in (b",", b"\n"):
-            return alone + 1  # another field begins there: nothing was open
+            return self._torn(line, self._line_start(quote))  # another field begins there
         rows = (self.data[line:alone], self.data[self._line_start(quote) : self._line_end(quote)])
         return self._settle(line, quote, False, all(map(self.shape.like_row, rows)))
+
+    def _torn(self, line: int, end: int) -> int:
+        """Take a line for itself whose quote nothing closes; what lacks fields goes on behind it.
+
+        Nobody knows how far: a few lines, but not to ``end``.
+        """
+        until = self._line_end(line)
+        if self.shape.is_long(self.data[line:until]):
+            return until + 1
+        for _ in range(FEW):
+            until = self._line_end(until + 1) if until + 1 < end else until
+        self.unclear.append((line, until))
+        return until + 1
 
     def _settle(self, line: int, quote: int, by_rfc: bool, edges: bool) -> int:
         """Decide on the lines from an opening quote to the one that closes it, if it does."""
@@ -258,5 +279,9 @@ class Walk:
 
 
 def _is_open(text: bytes) -> bool:
-    """Return whether the text, from an opening quote, ends inside quotes."""
-    return sum(t[0] == b'"' for t in TOKEN.finditer(text)) % 2 == 1
+    """Return whether a field of the line, from an opening quote on, may go on in the next one."""
+    quotes = [t.start() for t in TOKEN.finditer(text) if t[0] == b'"']
+    return any(
+        (len(quotes) - i) % 2 == 1 and (q == 0 or text[q - 1 : q] == b",")
+        for i, q in enumerate(quotes)
+    )
