@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from csrm_tasks.ingest import csv_records, json_records, readers
+from csrm_tasks.ingest import csv_quotes, json_records, readers
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.files import Source
 from csrm_tasks.ingest.readers import read_batches, read_raw
@@ -135,7 +135,7 @@ BAD_LABELS = {
     "l9,q,p,1,,,yesterday": ("wrong_type", "rated_at"),
     "l9,q,p,1,,,2026-01-07": ("future_time", "rated_at"),
     "l9,q,p,1,,": ("malformed_row", ""),
-    "l9,q,p,1,,,,": ("malformed_row", ""),
+    "l9,q,p,1,,,,x": ("malformed_row", ""),
     'l9,"q,p,1,,,': ("malformed_row", ""),
     "l9,q\udcff,p,1,,,": ("encoding", ""),
 }
@@ -270,7 +270,7 @@ def test_whatever_the_quotes_and_batches_every_byte_is_in_some_row(
     path.write_bytes(b"label_id,query\n" + body.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "BATCH", batch)
-        patch.setattr(csv_records, "QUOTED_LIMIT", quoted)
+        patch.setattr(csv_quotes, "QUOTED_LIMIT", quoted)
         found = rows_and_bytes(read_batches(path, "csv", "", LABELS))
         again = [
             pair
@@ -308,7 +308,7 @@ def test_a_stray_quote_does_not_hold_up_the_batches_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "BATCH", 100)
-    monkeypatch.setattr(csv_records, "QUOTED_LIMIT", 150)
+    monkeypatch.setattr(csv_quotes, "QUOTED_LIMIT", 150)
     lines = [f"l{i},q,p,1" for i in range(100)]
     lines[50] = 'l50,"q,p,1'
     path = tmp_path / "f.csv"

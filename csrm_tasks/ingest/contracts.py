@@ -24,6 +24,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable_file"
     MISSING_COLUMN = "missing_column"
     MALFORMED = "malformed_row"
+    QUOTES = "ambiguous_quotes"
     ENCODING = "encoding"
     NUL = "nul_byte"
     MISSING = "missing_value"
@@ -45,6 +46,9 @@ REASONS: dict[Reason, str] = {
     "file has instead: often another separator); every row is kept here",
     Reason.MALFORMED: "not a JSON object with plain values, or another number of fields than the "
     "header",
+    Reason.QUOTES: "a CSV line whose quotes or backslashes can be read in two ways, or that lies "
+    "between two such lines and may be part of a text over several lines; deliver it quoted as RFC "
+    "4180 says, a replay leaves it",
     Reason.ENCODING: "not UTF-8",
     Reason.NUL: "a NUL byte, or half a UTF-16 character, inside a value",
     Reason.MISSING: "a required value is empty",

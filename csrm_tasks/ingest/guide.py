@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from csrm_tasks.ingest.contracts import CONTRACTS, EARLIEST, GRADES, REASONS, Column, Contract
-from csrm_tasks.ingest.csv_records import QUOTED_LIMIT
+from csrm_tasks.ingest.csv_quotes import FEW, QUOTED_LIMIT
 from csrm_tasks.ingest.files import HEAD_BYTES
 from csrm_tasks.ingest.readers import BATCH, PARQUET_ROWS, RECORD_LIMIT
 from csrm_tasks.sections import Ingest
@@ -47,7 +47,18 @@ followed, so no name reaches a file outside the landing zone.
   damaged, wrong check sum) is refused as a whole, for nobody knows what its sender had to say; its
   first {HEAD_BYTES:,} bytes are kept as row 0 with the reason `unreadable_file`.
 - In every other case each row is judged by itself: a bad line costs that line. Blank lines are no
-  rows. A quote that is never closed costs the lines it stands in.
+  rows.
+- Quotes in CSV: a field over several lines is one value where its quotes keep RFC 4180 to the
+  letter. A quote inside an unquoted field (27" TV) is a character. A quote that is never closed, or
+  has text behind it, costs its line (`malformed_row`). Where the lines within a field look like
+  rows (as many fields as the header, commas without a blank behind them), or where backslashes
+  stand before quotes, commas or line ends, the file can be read in two ways: such lines are
+  `ambiguous_quotes`, from the one that opens the field to the one that closes it. If more than
+  {FEW} lines look like rows, they are rows, and only the first and the last are ambiguous.
+  `"27\\" TV"` (MySQL, or Spark without `option("escape", '"')`) is read where nothing else in the
+  line is escaped; every other escape is in quarantine: let the writer double its quotes.
+- Columns without a name, and empty fields behind the last column, as spreadsheets append them, are
+  ignored.
 - Values lose white space and invisible characters at their ends; an empty value is a missing one.
 - Memory: `validate` takes text {BATCH // MIB} MiB at a time and Parquet {PARQUET_ROWS:,} rows at
   a time, so it does not grow with the file; only rejected rows are kept until the file is done.

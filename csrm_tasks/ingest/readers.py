@@ -16,7 +16,8 @@ from typing import Any
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract
-from csrm_tasks.ingest.csv_records import csv_end, csv_header, csv_rows, read_csv
+from csrm_tasks.ingest.csv_layout import CsvPieces, Layout
+from csrm_tasks.ingest.csv_records import csv_rows, read_csv
 from csrm_tasks.ingest.json_records import jsonl_rows, read_jsonl
 from csrm_tasks.ingest.records import RawOf, Records, UnreadableError, assemble, pick
 
@@ -54,9 +55,8 @@ def read_raw(
         return
     first = 1
     with _opened(path, compression) as stream:
-        for head, data in _texts(stream, written):
-            csv = written == "csv"
-            count, raw_of = csv_rows(data, head, first) if csv else jsonl_rows(data, first)
+        for _, data, layout in _texts(stream, written):
+            count, raw_of = csv_rows(data, layout, first) if layout else jsonl_rows(data, first)
             yield range(first, first + count), raw_of
             first += count
 
@@ -65,9 +65,9 @@ def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Recor
     """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches."""
     rows = 0
     head = b""
-    for head, data in _texts(stream, written):
-        if written == "csv":
-            records = read_csv(data, head, contract, rows + 1)
+    for head, data, layout in _texts(stream, written):
+        if layout is not None:
+            records = read_csv(data, layout, head, contract, rows + 1)
         else:
             records = read_jsonl(data, contract, rows + 1)
         rows += records.frame.height
@@ -76,18 +76,15 @@ def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Recor
         raise UnreadableError("the file is empty")
 
 
-def _texts(stream: Any, written: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield whole records, each piece with the file's CSV header (empty for JSON Lines)."""
+def _texts(stream: Any, written: str) -> Iterator[tuple[bytes, bytes, Layout | None]]:
+    """Yield whole records, each piece with the file's CSV header and layout (JSON Lines: none)."""
     if written != "csv":
-        yield from ((b"", data) for data in _chunks(stream, _line_end))
+        yield from ((b"", data, None) for data in _chunks(stream, _line_end))
         return
-    head: bytes | None = None
-    for data in _chunks(stream, csv_end):
-        if head is None:
-            end = data.find(b"\n") + 1 or len(data)
-            head, data = data[:end], data[end:]
-            csv_header(head)
-        yield head, data
+    pieces = CsvPieces()
+    for data in _chunks(stream, pieces.whole):
+        rows, layout = pieces.piece(data)
+        yield pieces.head, rows, layout
 
 
 def _line_end(data: bytes) -> int:

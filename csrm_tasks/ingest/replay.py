@@ -112,9 +112,12 @@ def judge_again(
 ) -> Judged:
     """Judge quarantined rows (REJECTED) by their bytes; ``header`` is that of their CSV file.
 
-    A row that cannot be read by itself keeps the reason it has.
+    A row that cannot be read by itself keeps the reason it has; so does one whose quotes are
+    ambiguous, for without the rows around it it may look certain.
     """
     contract = CONTRACTS[kind]
+    ambiguous = pl.col("reason") == str(Reason.QUOTES)
+    held, rows = rows.filter(ambiguous), rows.filter(~ambiguous)
     # What a correction refused is kept as JSON (decision record 6), also of a CSV file.
     as_json = pl.col("raw").bin.starts_with(b'{"') if header else pl.lit(True)
     parts = [
@@ -123,7 +126,7 @@ def judge_again(
         for judged in _judge(part, head, contract, day, terms)
     ]
     clean = pl.concat([pl.DataFrame(schema=contract.schema), *(p.clean for p in parts)])
-    rejected = pl.concat([pl.DataFrame(schema=REJECTED), *(p.rejected for p in parts)])
+    rejected = pl.concat([held, *(p.rejected for p in parts)])
     return Judged(clean.sort("row"), rejected.sort("row"))
 
 

@@ -1,0 +1,176 @@
+"""Every writer of CSV that users have: each row is read as it was meant, or lies in quarantine.
+
+What was written is known, so no reader of ours takes part in the judgement: a row that was read
+must be one that was written, every byte delivered must be the bytes of some row, and the
+identifier of a row that was not read must be in the bytes of a refused one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pyarrow.csv as pa_csv
+import pytest
+
+from csrm_tasks.ingest import readers
+from csrm_tasks.ingest.contracts import CONTRACTS, Reason
+from csrm_tasks.ingest.readers import read_batches, read_raw
+from csrm_tasks.ingest.records import FAULT
+
+CATALOGUE = CONTRACTS["catalogue"]
+Row = tuple[str, ...]
+Table = list[Row]
+Writer = Callable[[Table], bytes]
+PIECES = [
+    '27"', '"', '""', '"Best"', '5" x 7"', ",", ", ", "a", "LED", "燈", "우유", " ", "S,M", "x,y,z",
+    "\n", "\n", "\r\n", "\\", '\\"', "1,000", "'", ";", "red, green", '",', ',"', "C:\\new", "\t",
+]  # fmt: skip
+HEADERS = [
+    ("product_id", "title"), ("title", "product_id"), ("product_id", "title", "brand"),
+    ("product_id", "brand", "title"), ("brand", "product_id", "title", "category"),
+    ("product_id", "category", "brand", "title", "description"),
+]  # fmt: skip
+
+
+def tables(seed: int, count: int, pieces: Sequence[str] = PIECES) -> Iterator[Table]:
+    """Draw tables of up to 14 rows below their header, texts in every column but the identifier."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        header = draw.choice(HEADERS)
+        odd = draw.choice([0.1, 0.4, 0.9])
+        yield [header, *(row_of(draw, header, i, odd, pieces) for i in range(draw.randint(1, 14)))]
+
+
+def row_of(draw: random.Random, header: Row, number: int, odd: float, pieces: Sequence[str]) -> Row:
+    """Draw a row; the share ``odd`` of its texts is not plain."""
+    texts = ("".join(draw.choices(pieces, k=draw.randint(1, 5))) if draw.random() < odd else
+             draw.choice(["plain", "Lamp 7", "電視", "a b"]) for _ in header)  # fmt: skip
+    return tuple(
+        f"id{number:03}" if name == "product_id" else text
+        for name, text in zip(header, texts, strict=True)
+    )
+
+
+def by_csv(end: str = "\n", **dialect: object) -> Writer:
+    def write(table: Table) -> bytes:
+        target = io.StringIO()
+        csv.writer(target, lineterminator=end, **dialect).writerows(table)  # type: ignore[arg-type]
+        return target.getvalue().encode()
+
+    return write
+
+
+def by_polars(style: str) -> Writer:
+    def write(table: Table) -> bytes:
+        return frame_of(table).write_csv(quote_style=style).encode()  # type: ignore[arg-type]
+
+    return write
+
+
+def by_pandas(**options: object) -> Writer:
+    def write(table: Table) -> bytes:
+        frame = pd.DataFrame(table[1:], columns=list(table[0]))
+        return frame.to_csv(index=False, **options).encode()  # type: ignore[call-overload, no-any-return]
+
+    return write
+
+
+def by_pyarrow(style: str) -> Writer:
+    def write(table: Table) -> bytes:
+        target = io.BytesIO()
+        options = pa_csv.WriteOptions(quoting_style=style)
+        pa_csv.write_csv(frame_of(table).to_arrow(), target, options)
+        return target.getvalue()
+
+    return write
+
+
+def by_excel(table: Table) -> bytes:
+    """As Excel saves "CSV UTF-8": a mark, CR LF, quotes where needed, two columns too many."""
+    quoted = re.compile(r'[",\r\n]')
+
+    def cell(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"' if quoted.search(text) else text
+
+    lines = [",".join([*map(cell, row), "", ""]) for row in table]
+    return ("\ufeff" + "\r\n".join(lines) + "\r\n").encode()
+
+
+def frame_of(table: Table) -> pl.DataFrame:
+    return pl.DataFrame(table[1:], schema=dict.fromkeys(table[0], pl.String), orient="row")
+
+
+ESCAPED = {"doublequote": False, "escapechar": "\\"}
+TO_THE_LETTER: dict[str, Writer] = {
+    "csv": by_csv(), "csv crlf": by_csv("\r\n"), "csv all": by_csv(quoting=csv.QUOTE_ALL),
+    "csv nonnumeric": by_csv("\r\n", quoting=csv.QUOTE_NONNUMERIC),
+    "polars": by_polars("necessary"), "polars always": by_polars("always"),
+    "polars non numeric": by_polars("non_numeric"),
+    "pandas": by_pandas(), "pandas all": by_pandas(quoting=csv.QUOTE_ALL, lineterminator="\r\n"),
+    "pyarrow": by_pyarrow("needed"), "pyarrow all": by_pyarrow("all_valid"), "excel": by_excel,
+}  # fmt: skip
+BY_BACKSLASH: dict[str, Writer] = {
+    "csv none": by_csv(quoting=csv.QUOTE_NONE, escapechar="\\"),
+    "csv none crlf": by_csv("\r\n", quoting=csv.QUOTE_NONE, escapechar="\\"),
+    "csv escaped": by_csv(**ESCAPED),
+    "csv all escaped": by_csv(quoting=csv.QUOTE_ALL, **ESCAPED),
+    "pandas none": by_pandas(quoting=csv.QUOTE_NONE, escapechar="\\"),
+    "pandas escaped": by_pandas(**ESCAPED),
+}
+WRITERS = TO_THE_LETTER | BY_BACKSLASH
+
+
+class Found:
+    """What was read of a delivery of some rows, checked against what was written."""
+
+    def __init__(self, data: bytes, table: Table, path: Path) -> None:
+        path.write_bytes(data)
+        header, *rows = table
+        key = header.index("product_id")
+        batches = list(read_batches(path, "csv", "", CATALOGUE))
+        frame = pl.concat(b.frame for b in batches)
+        raws = [r for b in batches for r in b.raw_of(b.frame["row"].to_list())]
+        again = [r for n, raw_of in read_raw(path, "csv", "", CATALOGUE) for r in raw_of(n)]
+        assert raws == again
+        assert frame["row"].to_list() == list(range(1, len(raws) + 1))
+        body = data.removeprefix(b"\xef\xbb\xbf")[len(batches[0].header) :]
+        assert bare(b"".join(raws)) == bare(body), "bytes are missing"
+        good = frame[FAULT].is_null()
+        self.read = [tuple(v or "" for v in r) for r in frame.filter(good).select(header).rows()]
+        self.refused = dict(zip(
+            frame.filter(~good)["row"], zip(frame.filter(~good)[FAULT], (
+                raw for raw, is_good in zip(raws, good, strict=True) if not is_good
+            ), strict=True), strict=True,
+        ))  # fmt: skip
+        wrong = [r for r in self.read if r not in rows]
+        assert not wrong, "nobody wrote this"
+        ids = [r[key] for r in self.read]
+        assert len(set(ids)) == len(ids)
+        lost = b"\n".join(raw for _, raw in self.refused.values())
+        assert all(r[key].encode() in lost for r in rows if r[key] not in ids), "a row is missing"
+        self.rows = rows
+
+
+def bare(data: bytes) -> bytes:
+    """Without line ends, and without blanks: a line of nothing else is no row."""
+    return re.sub(rb"\s", b"", data)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_row_is_read_as_it_was_meant_or_refused(name: str, tmp_path: Path) -> None:
+    written = read = 0
+    for number, table in enumerate(tables(14, 150)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(readers, "BATCH", (1 << 20, 150, 40)[number % 3])
+            found = Found(WRITERS[name](table), table, tmp_path / "f.csv")
+        written, read = written + len(found.rows), read + len(found.read)
+        if name in TO_THE_LETTER:
+            assert {r for r, _ in found.refused.values()} <= {Reason.QUOTES, Reason.MALFORMED}
+    print(name, written, read)
