@@ -20,7 +20,6 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.ingest.again import Again, Taken, same
 from csrm_tasks.ingest.contracts import CONTRACTS, Contract, Reason
 from csrm_tasks.ingest.corrections import Change, in_order
-from csrm_tasks.ingest.identity import Outcome
 from csrm_tasks.ingest.readers import read_stream
 from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.resolve import about, resolve_rows
