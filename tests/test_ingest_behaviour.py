@@ -138,9 +138,12 @@ def test_stretches_cover_whole_days_and_leave_out_what_lies_between() -> None:
         return datetime(2026, 1, n, hour, tzinfo=UTC)
 
     times = at("2026-01-20T23:59:59Z", "2026-01-01T05:00:00Z", "2026-01-19T00:00:00Z")
-    assert stretches(times) == [(day(1), day(2)), (day(19), day(21))]
-    assert stretches(times, timedelta(hours=6))[1] == (day(18, 18), day(21))
-    assert stretches(times.clear()) == []
+    assert stretches(times, "UTC") == [(day(1), day(2)), (day(19), day(21))]
+    assert stretches(times, "UTC", timedelta(hours=6))[1] == (day(18, 18), day(21))
+    assert stretches(times.clear(), "UTC") == []
+    change = at("2026-03-08T12:00:00Z")  # clocks go forward: a day of 23 hours
+    (found,) = stretches(change, "America/New_York")
+    assert found == (datetime(2026, 3, 8, 5, tzinfo=UTC), datetime(2026, 3, 9, 4, tzinfo=UTC))
 
 
 def test_a_night_reads_the_days_it_touches_and_changes_no_other(

@@ -196,11 +196,12 @@ def test_events_follow_the_corrected_text_of_their_search(settings: Settings) ->
     corrected = [{**found[0][0], "user_query": "두유"}]  # and the other search is gone
     land_lines(settings, DAY0, f"{KO}/ubi_queries.jsonl", corrected)
     ingest(settings, DAY0)
-    assert {q for *_, q in events(settings, DAY0)} == {"두유", "라면"}
+    assert {q for *_, q in events(settings, DAY0)} == {"두유"}
     assert {q for *_, q in events(settings, DAY1)} == {"두유"}
     assert select(settings, AGGREGATES.c.day, AGGREGATES.c.query) == [
-        (DAY0, "두유"), (DAY0, "라면"), (DAY1, "두유")
+        (DAY0, "두유"), (DAY1, "두유")
     ]  # fmt: skip
+    assert select(settings, QUARANTINE.c.reason) == [("unknown_query",)]  # as if it had never been
     assert_all_published(settings)
 
 

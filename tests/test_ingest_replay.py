@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.ingest import contracts, corrections
+from csrm_tasks.ingest import again, contracts
 from csrm_tasks.ingest import replay as replaying
 from csrm_tasks.ingest.contracts import GRADES, Column
 from csrm_tasks.settings import Settings, load_settings
@@ -110,7 +110,7 @@ def land_early(settings: Settings) -> None:
     ])  # fmt: skip
 
 
-def test_what_was_unknown_goes_in_as_if_it_had_been_known(
+def test_what_the_same_days_late_catalogue_brings_goes_in_by_itself(
     both_settings: Settings, tmp_path: Path
 ) -> None:
     settings = both_settings
@@ -120,9 +120,9 @@ def test_what_was_unknown_goes_in_as_if_it_had_been_known(
     assert receipt(settings, "labels.jsonl") == (5, 1, 4, 0, None)
     land_lines(settings, DAY0, f"{KO}/catalogue-late.jsonl", [product(4, "d"), product(5, "e")])
     take_in(settings, DAY0)
-    facts = replay(settings, apply=True)
     ingest(settings, DAY0)
-    assert (facts["rows"], facts["stored"], facts["known"]) == (8, 6, 1)
+    facts = replay(settings, apply=True)
+    assert (facts["rows"], facts["stored"], facts["known"]) == (1, 0, 0)
     assert receipt(settings, "labels.jsonl") == (5, 3, 1, 1, None)
     at_once = load_settings({"CSRM_HOME": str(tmp_path / "other")})
     land_lines(at_once, DAY0, f"{KO}/catalogue.jsonl", GOODS)
@@ -307,7 +307,7 @@ def test_nothing_that_is_stored_is_replaced(
     assert titles == {"p1": "first", "p2": "mended", "p3": long}
 
 
-def test_what_a_later_file_stored_is_known_and_stays_when_that_is_corrected(
+def test_a_replayed_row_comes_before_what_a_later_day_said_of_the_same(
     settings: Settings,
 ) -> None:
     land_lines(settings, DAY0, f"{KO}/catalogue.jsonl", GOODS)
@@ -318,7 +318,8 @@ def test_what_a_later_file_stored_is_known_and_stays_when_that_is_corrected(
     land_lines(settings, DAY1, f"{KO}/labels.jsonl", [rows[1]])
     take_in(settings, DAY1)
     facts = replay(settings, apply=True)
-    assert (facts["stored"], facts["known"]) == (0, 1)
+    assert (facts["stored"], facts["known"]) == (1, 0)
+    assert [f[-2] for f in held(settings)["files"] if f[0] == f"{KO}/labels.jsonl"] == [0, 1]
     land_lines(settings, DAY1, f"{KO}/labels.jsonl", [label(3, "라면", "p1", 1)])
     take_in(settings, DAY1)
     assert {(r.label_id, r.day) for r in held(settings)["labels"]} == {
@@ -353,8 +354,8 @@ def test_killed_at_any_write_it_did_nothing_and_is_finished_by_the_next(
         return write
 
     for place, name in (
-        (replaying, "insert"), (replaying, "write_rows"), (replaying, "add_to_lake"),
-        (replaying, "mark_stale"), (Lake, "write"), (Lake, "write_known"), (corrections, "span"),
+        (replaying, "insert"), (again, "insert"), (again, "write_rows"), (again, "take_rows"),
+        (again, "mark_stale"), (Lake, "write"), (Lake, "write_unstored"), (again, "span"),
     ):  # fmt: skip
         monkeypatch.setattr(place, name, mortal(getattr(place, name)))
     deaths = 0

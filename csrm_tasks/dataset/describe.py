@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -10,7 +10,7 @@ import polars as pl
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.dataset.health import verdict
 from csrm_tasks.dataset.snapshot import Built
-from csrm_tasks.ingest.validate import DAY_END
+from csrm_tasks.ingest.validate import times_of
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import Grade
 
@@ -22,11 +22,11 @@ def describe(
 ) -> Json:
     """Return ``snapshot.json``: a function of what was delivered, not of when or in which order.
 
-    ``digests``: of the written tables. ``ends_at`` is when the last day ends anywhere; the contract
+    ``digests``: of the written tables. ``ends_at`` is when the last day ends at last; the contract
     of ingest lets no event in that is later. ``events_until`` is the latest event in a file read.
     """
     tables = built.tables
-    ends = datetime.combine(date.fromisoformat(until), time(), UTC) + DAY_END
+    ends = times_of(until, 0, market.schedule.timezone).latest
     latest = built.files["last_at"].max()
     files = built.files.select("day", "locale", "kind", "name", "digest", "rows_in")
     return {

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.days import behaviour_files, day_state, position_file
+from csrm_tasks.ingest.days import UNPUBLISHED, behaviour_files, day_state, position_file
 from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS, TRANSLATIONS, fetch
 
@@ -21,7 +21,7 @@ def published_days(connection: Connection, market: str, until: str) -> dict[str,
     """Return day → digest of the published days up to ``until``, in order."""
     statement = (
         sa.select(DAYS.c.day, DAYS.c.digest)
-        .where(DAYS.c.market == market, DAYS.c.day <= until)
+        .where(DAYS.c.market == market, DAYS.c.day <= until, DAYS.c.digest != UNPUBLISHED)
         .order_by(DAYS.c.day)
     )
     return {day: digest for day, digest in connection.execute(statement)}

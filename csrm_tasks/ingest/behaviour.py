@@ -1,14 +1,16 @@
 """Storing UBI deliveries: searches and events go to the lake, joined to their query and product.
 
-An event has no identifier of its own, so one that equals a stored one in all that it says is that
-one again. Looked at are only files that can hold something of the same days (UTC), and of them only
-those days' rows: a night's cost does not grow with history, also when a few of its events are late.
+An identifier stands for one search at a time: at another time it is another page of that search, or
+another search where a shop uses identifiers again. An event belongs to the one before it. It has no
+identifier of its own, so one that equals a stored one in all that it says is that one again.
+Looked at are only files that can hold something of the same days, and of them only those days'
+rows: a night's cost does not grow with history, also when a few of its events are late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -18,7 +20,8 @@ from sqlalchemy.engine import Connection
 from csrm_tasks.dataset.text import normalised, query_ids
 from csrm_tasks.ingest.contracts import Reason
 from csrm_tasks.ingest.identity import REFUSED, Outcome, refuse, resolve
-from csrm_tasks.store.lake import EVENTS, SEARCHES, Lake, Stored
+from csrm_tasks.ingest.window import Window
+from csrm_tasks.store.lake import EVENTS, SEARCHES, Stored
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key
 
 EVENT_KEY = (
@@ -26,7 +29,6 @@ EVENT_KEY = (
 )  # fmt: skip
 SESSION = timedelta(hours=24)  # an event follows its search within so much
 Stretch = tuple[datetime, datetime]
-Place = tuple[str, str, str]  # market, locale, kind
 
 
 def span(frame: pl.DataFrame, column: str) -> tuple[datetime | None, datetime | None]:
@@ -37,14 +39,16 @@ def span(frame: pl.DataFrame, column: str) -> tuple[datetime | None, datetime | 
     return first, last
 
 
-def stretches(times: pl.Series, before: timedelta = timedelta()) -> list[Stretch]:
-    """Cover ``times`` by stretches of whole days (UTC): a late event does not stretch to today.
+def stretches(times: pl.Series, zone: str, before: timedelta = timedelta()) -> list[Stretch]:
+    """Cover ``times`` by stretches of whole days in ``zone``: a late event does not stretch to
+    today, and a day on which clocks change is as long as it is.
 
     Each begins ``before`` its first day; those that touch are one.
     """
     found: list[Stretch] = []
-    for day in times.dt.truncate("1d").unique().sort():
-        since, until = day - before, day + timedelta(days=1)
+    days = times.dt.convert_time_zone(zone).dt.truncate("1d").unique().sort()
+    for day, following in zip(days, days.dt.offset_by("1d"), strict=True):
+        since, until = (day - before).astimezone(UTC), following.astimezone(UTC)
         if found and since <= found[-1][1]:
             since = found.pop()[0]
         found.append((since, until))
@@ -52,30 +56,40 @@ def stretches(times: pl.Series, before: timedelta = timedelta()) -> list[Stretch
 
 
 def stored_rows(
-    connection: Connection, lake: Lake, place: Place, columns: Sequence[str], when: list[Stretch]
+    connection: Connection,
+    window: Window,
+    place: tuple[str, str],
+    columns: Sequence[str],
+    when: list[Stretch],
+    until: str | None = None,
 ) -> pl.DataFrame:
-    """Return the stored rows of a kind within some stretches, in the order they were stored."""
-    market, locale, kind = place
-    overlaps = [(FILES.c.first_at <= until) & (FILES.c.last_at >= since) for since, until in when]
+    """Return the stored rows of a locale and kind within some stretches, in the order of files.
+
+    ``until`` leaves out what later days delivered.
+    """
+    locale, kind = place
+    overlaps = [(FILES.c.first_at <= end) & (FILES.c.last_at >= since) for since, end in when]
     statement = (
         sa.select(FILES.c.day, FILES.c.part)
-        .where(FILES.c.market == market, FILES.c.locale == locale, FILES.c.kind == kind)
+        .where(FILES.c.market == window.market, FILES.c.locale == locale, FILES.c.kind == kind)
         .where(FILES.c.live)
         .where(sa.or_(sa.false(), *overlaps))
-        .order_by(FILES.c.id)
+        .order_by(FILES.c.day, FILES.c.name)
     )
+    if until is not None:
+        statement = statement.where(FILES.c.day <= until)
     files = [Stored(kind, day, locale, part) for day, part in connection.execute(statement)]
     within = pl.any_horizontal(pl.col("at").is_between(*stretch) for stretch in when)
-    return lake.read(kind, files, columns, within)
+    return window.lake.read(kind, files, columns, within)
 
 
 def known_products(
-    connection: Connection, market: str, locale: str, wanted: pl.Series
+    connection: Connection, market: str, locale: str, wanted: pl.Series, until: str
 ) -> pl.Series:
-    """Return those of ``wanted`` that the catalogue of the locale has (any version)."""
+    """Return those of ``wanted`` that the locale's catalogue has had up to the day ``until``."""
     statement = (
         sa.select(PRODUCTS.c.product_id)
-        .where(PRODUCTS.c.market == market, PRODUCTS.c.locale == locale)
+        .where(PRODUCTS.c.market == market, PRODUCTS.c.locale == locale, PRODUCTS.c.day <= until)
         .distinct()
     )
     ids = wanted.unique().sort().to_list()
@@ -84,35 +98,41 @@ def known_products(
 
 
 def resolve_searches(
-    connection: Connection, lake: Lake, market: str, locale: str, clean: pl.DataFrame
+    connection: Connection, window: Window, locale: str, clean: pl.DataFrame
 ) -> Outcome:
     """Judge a file of searches against those of overlapping files."""
     frame = clean.rename({"query_id": "search_id", "user_query": "query", "timestamp": "at"})
     frame = frame.with_columns(pl.lit(locale).alias("locale"))
     if frame.is_empty():
         return _nothing(SEARCHES)
-    content = [c for c in SEARCHES if c != "search_id"]
-    place = (market, locale, "ubi_queries")
-    stored = stored_rows(connection, lake, place, list(SEARCHES), stretches(frame["at"]))
-    existing = stored.unique("search_id", keep="first", maintain_order=True)
-    return resolve(frame, existing, "search_id", content)
+    content = [c for c in SEARCHES if c not in ("search_id", "at", "row")]
+    when = stretches(frame["at"], window.zone)
+    stored = stored_rows(connection, window, (locale, "ubi_queries"), _but_row(SEARCHES), when)
+    key = pl.concat_str("search_id", pl.lit(" "), pl.col("at").dt.timestamp()).alias("query_id")
+    existing = stored.filter(pl.col("search_id").is_in(frame["search_id"].implode()))
+    found = resolve(frame.with_columns(key), existing.with_columns(key), "query_id", content)
+    return Outcome(found.stored.select(list(SEARCHES)), found.known, found.refused)
 
 
 def resolve_events(
-    connection: Connection, lake: Lake, market: str, locale: str, clean: pl.DataFrame
+    connection: Connection, window: Window, locale: str, until: str, clean: pl.DataFrame
 ) -> Outcome:
-    """Judge a file of events: their product and their query must be known, themselves not."""
+    """Judge a file of events: their product and their query must be known, themselves not.
+
+    Known is what was delivered up to the day ``until``.
+    """
     frame = clean.rename({
         "query_id": "search_id", "object_id": "product_id", "action_name": "action",
         "timestamp": "at",
     }).with_columns(pl.lit(locale).alias("locale"))  # fmt: skip
     if frame.is_empty():
         return _nothing(EVENTS)
-    products = known_products(connection, market, locale, frame["product_id"])
+    products = known_products(connection, window.market, locale, frame["product_id"], until)
     has_product = pl.col("product_id").is_in(products.implode())
     searches = stored_rows(
-        connection, lake, (market, locale, "ubi_queries"), ["search_id", "query"],
-        stretches(frame["at"], SESSION),
+        connection, window, (locale, "ubi_queries"),
+        ["search_id", "query", "client_id", "at"],
+        stretches(frame["at"], window.zone, SESSION), until,
     )  # fmt: skip
     asked = _with_query(frame.filter(has_product), searches)
     refused = [
@@ -121,7 +141,7 @@ def resolve_events(
     ]
     asked = asked.filter(pl.col("query").is_not_null())
     there = stored_rows(
-        connection, lake, (market, locale, "ubi_events"), EVENT_KEY, stretches(frame["at"])
+        connection, window, (locale, "ubi_events"), EVENT_KEY, stretches(frame["at"], window.zone)
     )
     stored = _new_events(asked, there)
     norms = normalised(stored["query"])
@@ -129,17 +149,38 @@ def resolve_events(
     return Outcome(stored, asked.height - stored.height, pl.concat(refused).sort("row"))
 
 
+def _but_row(schema: dict[str, Any]) -> list[str]:
+    return [c for c in schema if c != "row"]
+
+
 def _nothing(schema: dict[str, Any]) -> Outcome:
-    stored = pl.DataFrame(schema={"row": pl.Int64} | schema)
-    return Outcome(stored, 0, pl.DataFrame(schema=REFUSED))
+    return Outcome(pl.DataFrame(schema=schema), 0, pl.DataFrame(schema=REFUSED))
 
 
 def _with_query(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
-    """Add the column ``query``: the event's own, or that of its search, or null."""
-    asked = searches.unique("search_id", keep="first", maintain_order=True)
-    joined = events.join(asked, on="search_id", how="left", maintain_order="left")
-    own = pl.when(pl.col("user_query") != "").then(pl.col("user_query"))
+    """Add ``query``, the event's ``own`` or that of its search, or null."""
+    said = events.with_columns((pl.col("user_query") != "").alias("own"))
+    joined = said.join(_asked(said, searches), on="row", how="left", maintain_order="left")
+    own = pl.when("own").then("user_query")
     return joined.with_columns(pl.coalesce(own, "query").alias("query")).drop("user_query")
+
+
+def _asked(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
+    """Return row and query of the events whose search is there.
+
+    Where an identifier stands for several searches it is the event's own client's, and of those the
+    last that had been asked by then; or else the first one after, for clocks differ.
+    """
+    named = searches.rename({"client_id": "asker", "at": "asked_at"})
+    if named["search_id"].n_unique() == named.height:  # the usual night
+        return events.join(named, on="search_id").select("row", "query")
+    found = events.join(named, on="search_id").with_columns(
+        stranger=pl.col("asker") != pl.col("client_id"),
+        late=pl.col("asked_at") > pl.col("at"),
+        far=(pl.col("asked_at") - pl.col("at")).abs(),
+    )
+    ranked = found.sort("row", "stranger", "late", "far")
+    return ranked.unique("row", keep="first", maintain_order=True).select("row", "query")
 
 
 def _new_events(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:

@@ -1,195 +1,149 @@
-"""A corrected file takes the place of the one it corrects (decision record 6).
+"""A night that comes after a later one, or a corrected file, ends as if it had come in its place.
 
-The earlier file's rows are taken out, the new file is judged as any other, and rows that other
-files had delivered too, and that counted as known because of the earlier file, are judged again:
-they are stored by the file that delivered them, stay known, or contradict the correction.
+Files have one order (:mod:`csrm_tasks.ingest.resolve`), and what a file's rows come to depends on
+the files before it only (decision record 6). So when a file is stored, replaced or replayed while
+others stand behind it, the rows of those others that speak of the same identifiers are taken out,
+the file is judged, and they are judged again in order. Rows that refer to what it brought or took
+away (labels and events to products, events to searches) follow. A night in order does none of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.dataset.text import normalised, query_ids
-from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.behaviour import SESSION, span, stored_rows, stretches
-from csrm_tasks.ingest.identity import Outcome
-from csrm_tasks.ingest.resolve import resolve_again
-from csrm_tasks.ingest.rows import identifier, known_rows, take_rows, write_rows
-from csrm_tasks.ingest.validate import REJECTED
+from csrm_tasks.ingest.again import Again, Taken
+from csrm_tasks.ingest.resolve import KINDS, rank
+from csrm_tasks.ingest.rows import identifier, read_lake, read_unstored, table_keys, take_rows
 from csrm_tasks.ingest.window import Window
-from csrm_tasks.store.bulk import insert
-from csrm_tasks.store.lake import EVENTS, TABLES, Stored
-from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
+from csrm_tasks.store.lake import TABLES
+from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key
 
-# Known rows lie in a later file than the one that stored them, unless a replay found them known.
-REPLAYED = "replayed-"
+ACROSS_LOCALES = ("labels", "translations")  # their identifiers are unique within the market
+T = TypeVar("T")
+NEVER = "9999-99-99"  # sorts behind every day
+Row = Mapping[Any, Any]  # of FILES
 
 
 @dataclass(frozen=True)
-class Retired:
-    """A file that counts no longer, and what it had stored."""
+class Change:
+    """A file of the window's day, and the identifiers of which it comes to say something else."""
 
-    id: int
     kind: str
     locale: str
-    keys: pl.Series  # identifiers, see rows.identifier
-    searches: pl.DataFrame | None  # of ubi_queries: search_id, query, at
+    name: str
+    ids: pl.Series
 
 
-def retire(connection: Connection, window: Window, file: RowMapping) -> Retired:
-    """Take out what ``file`` (a live row of FILES) stored; its receipt and quarantine stay."""
-    kind, locale = file["kind"], file["locale"]
-    searches = None
-    if kind in TABLES:
-        place = [Stored(kind, window.day, locale, file["part"])]
-        keys = window.lake.read(kind, place, ["search_id"])["search_id"].unique()
-        if kind == "ubi_queries":
-            searches = window.lake.read(kind, place, ["search_id", "query", "at"])
-    else:
-        keys = take_rows(connection, window, kind, locale, file["id"])
-    connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(live=False))
-    return Retired(file["id"], kind, locale, keys, searches)
-
-
-def rejudge(connection: Connection, window: Window, retired: Retired, successor: int) -> None:
-    """Judge again what depended on the retired file, once its successor is stored."""
-    statement = (
-        sa.select(FILES)
-        .where(FILES.c.market == window.market, FILES.c.locale == retired.locale)
-        .where(FILES.c.kind == retired.kind, FILES.c.live, FILES.c.known_part.is_not(None))
-        .where(
-            FILES.c.id != successor,
-            sa.or_(FILES.c.id > retired.id, FILES.c.known_part.startswith(REPLAYED)),
-        )
-        .order_by(FILES.c.id)
-    )
-    for file in connection.execute(statement).mappings().all():
-        there = replace(window, day=file["day"])
-        known = window.lake.read_known(place_of(file, file["known_part"]))
-        concerned = known.filter(pl.col(identifier(retired.kind)).is_in(retired.keys.implode()))
-        outcome = resolve_again(connection, there, file, concerned)
-        if outcome.known < concerned.height:
-            _revise(connection, there, file, known, outcome, successor)
-    if retired.searches is not None:
-        _follow_searches(connection, window, retired.locale, retired.searches, successor)
-
-
-def _revise(
+def in_order(
     connection: Connection,
     window: Window,
-    file: RowMapping,
-    known: pl.DataFrame,
-    outcome: Outcome,
-    successor: int,
-) -> None:
-    """Record that rows of ``file`` that had been known are stored or refused now."""
-    part = text_digest(file["known_part"], str(successor))
-    if file["known_part"].startswith(REPLAYED):
-        part = f"{REPLAYED}{part}"
-    left = known_rows(known, outcome)
-    columns: dict[str, Any] = {
-        "stored": file["stored"] + outcome.stored.height,
-        "quarantined": file["quarantined"] + outcome.refused.height,
-        "known": left.height,
-        "known_part": part if left.height else None,
-    }
-    if file["rows_in"] != columns["stored"] + columns["quarantined"] + columns["known"]:
-        raise DataError(
-            f"{file['name']}: {file['rows_in']} rows in, but {columns} after a correction"
-        )
-    if left.height:
-        window.lake.write_known(place_of(file, part), left)
-    if file["kind"] in TABLES:
-        columns |= add_to_lake(window, file, outcome.stored, part)
-    else:
-        kind, locale = file["kind"], file["locale"]
-        write_rows(connection, window, kind, locale, outcome.stored, file["id"])
-    refused = _with_raw(outcome.refused, known).with_columns(pl.lit(file["id"]).alias("file_id"))
-    insert(connection, QUARANTINE, refused)
-    connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(**columns))
-    mark_stale(connection, window.market, file["day"])
+    change: Change,
+    store: Callable[[list[Taken]], T],
+    itself: Sequence[Row] = (),
+) -> T:
+    """Run ``store``, which makes ``change``, as if no file stood behind it; then those follow.
 
-
-def _with_raw(refused: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Add the bytes of rows as JSON: the file may be gone from the landing zone."""
-    rows = known.select("row", pl.struct(pl.exclude("row")).struct.json_encode().alias("raw"))
-    found = refused.join(rows, on="row", how="left", maintain_order="left")
-    return found.with_columns(pl.col("raw").cast(pl.Binary)).select(list(REJECTED))
-
-
-def add_to_lake(window: Window, file: RowMapping, added: pl.DataFrame, part: str) -> dict[str, Any]:
-    """Write ``added`` after the rows of ``file`` as the lake file ``part``.
-
-    Returns the columns of its row that say so: until they are committed, nothing has changed.
+    ``itself`` is the stored file that is changed, if ``store`` wants its rows of these identifiers
+    taken out: it is given them.
     """
-    schema = TABLES[file["kind"]][1]
-    before = window.lake.read(file["kind"], [place_of(file, file["part"])], list(schema))
-    frame = pl.concat([before, added.select(list(schema))])
-    window.lake.write(place_of(file, part), frame)
-    first, last = span(frame, "at")
-    return {"part": part, "first_at": first, "last_at": last}
+    behind = _behind(connection, window, change)
+    if not behind and not itself:
+        return store([])
+    ids = change.ids.unique().sort()
+    again = Again(connection, window, text_digest(window.day, change.name, *ids))
+    key = identifier(change.kind)
+    before = _first_days(connection, window, change)
+    own = again.take_out(itself, key, ids)
+    after = _same_things(behind, window, change)
+    others = again.take_out(after, key, ids, once=change.kind == "catalogue")
+    made = store(own)
+    again.put_back(others)
+    if change.kind == "catalogue":
+        now = _first_days(connection, window, change).rename({"day": "now"})
+        _follow_products(again, behind, change.locale, before, now)
+    elif change.kind == "ubi_queries":
+        events = _of_kind(behind, "ubi_events", change.locale)
+        again.put_back(again.take_out(events, "query_id", ids))
+    return made
 
 
-def _follow_searches(
-    connection: Connection, window: Window, locale: str, before: pl.DataFrame, successor: int
-) -> None:
-    """Give stored events the corrected text of their search, where they had the earlier one."""
-    changed = _changed_texts(connection, window, locale, before, successor)
-    first, last = span(changed, "at")
-    if first is None or last is None:
-        return
-    statement = (
-        sa.select(FILES)
-        .where(FILES.c.market == window.market, FILES.c.locale == locale, FILES.c.live)
-        .where(FILES.c.kind == "ubi_events")
-        .where(FILES.c.first_at <= last + SESSION, FILES.c.last_at >= first)
-        .order_by(FILES.c.id)
+def retire(connection: Connection, window: Window, file: Row, ids: pl.Series) -> None:
+    """Take out what ``file`` (a live row of FILES) stored; its receipt and quarantine stay.
+
+    ``ids`` are all of its :func:`identifiers`.
+    """
+    if file["kind"] not in TABLES:
+        take_rows(connection, window.market, file, ids)
+    connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(live=False))
+
+
+def identifiers(connection: Connection, window: Window, file: Row) -> pl.Series:
+    """Return what a stored file's rows speak of, as its kind tells them apart."""
+    key = identifier(file["kind"])
+    if file["kind"] in TABLES:
+        stored = read_lake(window, file)["search_id"]
+    else:
+        stored = table_keys(connection, window.market, file, key)
+    return pl.concat([stored.alias(key), read_unstored(window, file)[key]]).unique()
+
+
+def _behind(connection: Connection, window: Window, change: Change) -> list[Row]:
+    """List the live files that may depend on a change, in order: those behind it, and all from the
+    first on that a replay judged by what came up to its day or later.
+    """
+    here = (FILES.c.market == window.market, FILES.c.live)
+    place = (window.day, KINDS.index(change.kind), change.name)
+    seen = sa.select(sa.func.min(FILES.c.day)).where(*here, FILES.c.judged_until >= window.day)
+    first = min(connection.scalar(seen) or window.day, window.day)
+    statement = sa.select(FILES).where(*here, FILES.c.day >= first)
+    found = sorted(connection.execute(statement).mappings(), key=rank)
+    return [f for f in found if rank(f) > place or f["day"] < window.day]
+
+
+def _same_things(behind: Sequence[Row], window: Window, change: Change) -> list[Row]:
+    """Return those behind the change whose identifiers are the same space as its own."""
+    place = (window.day, KINDS.index(change.kind), change.name)
+    across = change.kind in ACROSS_LOCALES
+    found = _of_kind(behind, change.kind, None if across else change.locale)
+    return [f for f in found if rank(f) > place]
+
+
+def _of_kind(files: Sequence[Row], kind: str, locale: str | None) -> list[Row]:
+    return [f for f in files if f["kind"] == kind and locale in (None, f["locale"])]
+
+
+def _first_days(connection: Connection, window: Window, change: Change) -> pl.DataFrame:
+    """Return product_id and day of a change's products that the locale has: their first day."""
+    schema = {"product_id": pl.String, "day": pl.String}
+    if change.kind != "catalogue":
+        return pl.DataFrame(schema=schema)
+    statement = sa.select(PRODUCTS.c.product_id, PRODUCTS.c.day).where(
+        PRODUCTS.c.market == window.market, PRODUCTS.c.locale == change.locale
     )
-    for file in connection.execute(statement).mappings().all():
-        events = window.lake.read("ubi_events", [place_of(file, file["part"])], list(EVENTS))
-        followed = _with_texts(events, changed, locale)
-        if followed.equals(events):
-            continue
-        part = text_digest(file["part"], str(successor))
-        window.lake.write(place_of(file, part), followed)
-        connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(part=part))
-        mark_stale(connection, window.market, file["day"])
+    found = fetch_by_key(connection, statement, PRODUCTS.c.product_id, change.ids, schema)
+    return found.group_by("product_id").agg(pl.col("day").min())
 
 
-def _changed_texts(
-    connection: Connection, window: Window, locale: str, before: pl.DataFrame, successor: int
-) -> pl.DataFrame:
-    """Return search_id, query (as it was), query_now and at, of searches whose text changed."""
-    statement = sa.select(FILES.c.first_at, FILES.c.last_at).where(FILES.c.id == successor)
-    times = [t for t in connection.execute(statement).one() if t is not None]
-    when = stretches(pl.concat([before["at"], pl.Series("at", times, before["at"].dtype)]))
-    place = (window.market, locale, "ubi_queries")
-    stored = stored_rows(connection, window.lake, place, ["search_id", "query"], when)
-    now = stored.unique("search_id", keep="first", maintain_order=True)
-    both = before.join(now.rename({"query": "query_now"}), on="search_id")
-    return both.filter(pl.col("query") != pl.col("query_now"))
-
-
-def _with_texts(events: pl.DataFrame, changed: pl.DataFrame, locale: str) -> pl.DataFrame:
-    texts = changed.select("search_id", "query", "query_now")
-    joined = events.join(texts, on=["search_id", "query"], how="left", maintain_order="left")
-    query = joined.select(pl.coalesce("query_now", "query").alias("query"))["query"]
-    ids = query_ids(locale, normalised(query))
-    return joined.drop("query_now").with_columns(query, ids.alias("query_id"))
-
-
-def place_of(file: RowMapping, part: str) -> Stored:
-    """Return the lake file ``part`` of a row of FILES."""
-    return Stored(file["kind"], file["day"], file["locale"], part)
-
-
-def mark_stale(connection: Connection, market: str, day: str) -> None:
-    """Have a published day summed up and published again (see ``follow``)."""
-    here = (DAYS.c.market == market, DAYS.c.day == day)
-    connection.execute(sa.update(DAYS).where(*here).values(stale=DAYS.c.stale + 1))
+def _follow_products(
+    again: Again, behind: Sequence[Row], locale: str, before: pl.DataFrame, now: pl.DataFrame
+) -> None:
+    """Judge labels and events again whose product is known since another day than before."""
+    days = before.join(now, on="product_id", how="full", coalesce=True)
+    days = days.with_columns(pl.col("day", "now").fill_null(NEVER))
+    moved = days.filter(pl.col("day") != pl.col("now"))
+    if moved.is_empty():
+        return
+    labels = again.speaking_of(_of_kind(behind, "labels", locale), "product_id", moved, "label_id")
+    if not labels.is_empty():
+        again.put_back(again.take_out(_of_kind(behind, "labels", None), "label_id", labels))
+    events = _of_kind(behind, "ubi_events", locale)
+    products = again.speaking_of(events, "object_id", moved, "object_id")
+    if not products.is_empty():
+        again.put_back(again.take_out(events, "object_id", products))

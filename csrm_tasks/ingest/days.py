@@ -16,6 +16,7 @@ from csrm_tasks.store.lake import TABLES, Stored
 from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
 
 COUNTED = ("name", "locale", "kind", "digest", "rows_in", "stored", "quarantined", "known", "fault")
+UNPUBLISHED = ""  # digest of a day that was changed and is not published
 LOOK = "see csrm quarantine show --market {} --day {}"
 
 
@@ -110,8 +111,28 @@ def publish(connection: Connection, market: str, day: str, tolerance: float) -> 
     return state
 
 
+def mark_stale(connection: Connection, market: str, day: str) -> None:
+    """Have a day summed up and published again: another day's file changed what it holds.
+
+    So is one that could not be published before: what it lacked may be there now.
+    """
+    here = (DAYS.c.market == market, DAYS.c.day == day)
+    marked = connection.execute(sa.update(DAYS).where(*here).values(stale=DAYS.c.stale + 1))
+    if marked.rowcount == 0:
+        new = {"digest": UNPUBLISHED, "rows_in": 0, "quarantined": 0, "share": 0.0, "stale": 1}
+        connection.execute(sa.insert(DAYS).values(market=market, day=day, **new))
+
+
+def withdraw(connection: Connection, market: str, day: str) -> bool:
+    """Take a day back that may not be built upon any more; returns whether it was published."""
+    here = (DAYS.c.market == market, DAYS.c.day == day)
+    digest = connection.scalar(sa.select(DAYS.c.digest).where(*here))
+    connection.execute(sa.delete(DAYS).where(*here))
+    return digest != UNPUBLISHED
+
+
 def stale_days(connection: Connection, market: str) -> dict[str, int]:
-    """Return day → mark of the published days that a correction elsewhere changed."""
+    """Return day → mark of the days that another day's file changed."""
     statement = sa.select(DAYS.c.day, DAYS.c.stale).where(DAYS.c.market == market, DAYS.c.stale > 0)
     return {day: mark for day, mark in connection.execute(statement.order_by(DAYS.c.day))}
 

@@ -88,7 +88,7 @@ def _written(path: Path, contract: Contract) -> Iterator[Callable[[pl.DataFrame]
         pending.result()
 
 
-def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
+def sort_file(source: Source, day: str, terms: Ingest, clean: Path, zone: str = "UTC") -> Sorted:
     """Judge every row of a file and write the clean ones to ``clean`` as Parquet.
 
     Rejected rows stay in memory. A file that cannot be read to its end gives no row at all.
@@ -100,7 +100,7 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path) -> Sorted:
     try:
         with _written(clean, source.contract) as write:
             for records in _ahead(source.batches()):
-                judged = judge(records, source.contract, day, terms)
+                judged = judge(records, source.contract, day, terms, zone)
                 header, fault = records.header, judged.fault
                 rejected.append(judged.rejected)
                 rows += judged.clean.height

@@ -1,6 +1,7 @@
 """Storing one validated file, exactly once: one transaction, or nothing happened.
 
-A later delivery of the same name takes the place of the earlier one in the same transaction
+A later delivery of the same name takes the place of the earlier one in the same transaction, and
+where files of later days are stored already they are as if this one had come before them
 (decision record 6).
 """
 
@@ -17,12 +18,12 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.behaviour import span
-from csrm_tasks.ingest.corrections import Retired, rejudge, retire
+from csrm_tasks.ingest.corrections import Change, identifiers, in_order, retire
 from csrm_tasks.ingest.identity import Outcome
 from csrm_tasks.ingest.landing import Delivery
 from csrm_tasks.ingest.records import RawOf
-from csrm_tasks.ingest.resolve import resolve_rows
-from csrm_tasks.ingest.rows import known_rows, write_rows
+from csrm_tasks.ingest.resolve import About, resolve_rows
+from csrm_tasks.ingest.rows import identifier, unstored, write_rows
 from csrm_tasks.ingest.validate import REJECTED, Judged
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.store.bulk import insert
@@ -73,11 +74,29 @@ def load_file(
                 f"{window.market} {window.day} {file.name}: another delivery of this file was "
                 "stored meanwhile; run land again"
             )
-        retired = None if found is None else retire(connection, window, found)
-        receipt, file_id = _store(connection, window, file, judged, raw_of, retired)
-        if retired is not None:
-            rejudge(connection, window, retired, file_id)
-        return receipt
+        return _in_its_place(connection, window, file, judged, raw_of, found)
+
+
+def _in_its_place(
+    connection: Connection,
+    window: Window,
+    file: Delivery,
+    judged: Judged,
+    raw_of: RawOf,
+    earlier: RowMapping | None,
+) -> Receipt:
+    """Store a file in place of an ``earlier`` delivery of its name, before those behind it."""
+    gone = pl.Series([], dtype=pl.String)
+    if earlier is not None:
+        gone = identifiers(connection, window, earlier)
+    ids = pl.concat([judged.clean[identifier(file.kind)], gone.rename(identifier(file.kind))])
+
+    def store(_: object) -> Receipt:
+        if earlier is not None:
+            retire(connection, window, earlier, gone)
+        return _store(connection, window, file, judged, raw_of, earlier)
+
+    return in_order(connection, window, Change(file.kind, file.locale, file.name, ids), store)
 
 
 def _live(connection: Connection, window: Window, name: str) -> RowMapping | None:
@@ -96,16 +115,17 @@ def _store(
     file: Delivery,
     judged: Judged,
     raw_of: RawOf,
-    retired: Retired | None,
-) -> tuple[Receipt, int]:
-    outcome = resolve_rows(connection, window, file.kind, file.locale, judged.clean)
+    earlier: RowMapping | None,
+) -> Receipt:
+    about = About(file.kind, file.locale, file.name, window.day)
+    outcome = resolve_rows(connection, window, about, judged.clean)
     receipt = _receipt(file, judged, outcome, judged.rejected.height + outcome.refused.height)
     part = _part(connection, window, file)
     added = connection.execute(
         sa.insert(FILES).values(
             **receipt.as_json(), **_lake_columns(window, file, judged, outcome, part),
             market=window.market, day=window.day, header=judged.header or None,
-            supersedes=retired.id if retired else None,
+            supersedes=earlier["id"] if earlier else None,
         )
     )  # fmt: skip
     assert added.inserted_primary_key is not None
@@ -117,7 +137,7 @@ def _store(
             write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
         rejected = pl.concat([judged.rejected, refused.result()])
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
-    return receipt, file_id
+    return receipt
 
 
 def _with_raw(refused: pl.DataFrame, raw_of: RawOf) -> pl.DataFrame:
@@ -156,7 +176,7 @@ def _lake_columns(
         window.lake.write(place, outcome.stored)
         first, last = span(outcome.stored, "at")
         columns = {"part": part, "first_at": first, "last_at": last}
-    if outcome.known:
-        window.lake.write_known(place, known_rows(judged.clean, outcome))
+    if outcome.known or outcome.refused.height:
+        window.lake.write_unstored(place, unstored(judged.clean, outcome))
         columns["known_part"] = part
     return columns

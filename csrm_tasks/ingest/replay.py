@@ -1,14 +1,15 @@
 """Quarantined rows, judged again by today's contracts and by what the store holds today.
 
 A row goes in once the product it speaks of was delivered, or a vocabulary was widened: as if it had
-been good at once, so its file's receipt stays balanced. Nothing that is stored is ever replaced.
+been good at once, so its file's receipt stays balanced, and files behind it are judged again where
+they say something else of the same.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -16,20 +17,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.errors import DataError
+from csrm_tasks.ingest.again import Again, Taken, same
 from csrm_tasks.ingest.contracts import CONTRACTS, Contract, Reason
-from csrm_tasks.ingest.corrections import REPLAYED, add_to_lake, mark_stale, place_of
-from csrm_tasks.ingest.identity import Outcome
+from csrm_tasks.ingest.corrections import Change, in_order
 from csrm_tasks.ingest.readers import read_stream
 from csrm_tasks.ingest.records import Records, UnreadableError
-from csrm_tasks.ingest.resolve import resolve_again
-from csrm_tasks.ingest.rows import known_rows, write_rows
+from csrm_tasks.ingest.resolve import about, resolve_rows
+from csrm_tasks.ingest.rows import identifier, read_unstored
 from csrm_tasks.ingest.validate import REJECTED, Judged, judge
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.sections import Ingest
-from csrm_tasks.store.bulk import insert
+from csrm_tasks.store.bulk import among, insert
 from csrm_tasks.store.engine import writing
-from csrm_tasks.store.lake import TABLES
 from csrm_tasks.store.tables import FILES, QUARANTINE, fetch
 
 
@@ -60,10 +59,12 @@ def replay(window: Window, terms: Ingest, reason: str, apply: bool) -> list[Repl
     lists and the next attempt overwrites. The rows of one file are held in memory together.
     """
     with writing(window.engine, window.market) as connection:
-        files = _files(connection, window, reason)
-        found = [_replay_file(connection, window, f, terms, reason) for f in files]
-        if any(f.stored + f.known for f in found):
-            mark_stale(connection, window.market, window.day)
+        chosen = {
+            f["id"]: _quarantined(connection, f, reason) for f in _files(connection, window, reason)
+        }
+        for number in chosen:  # what the ones bring may let rows of the others in
+            _replay_file(connection, window, number, terms, reason)
+        found = [_told(connection, window, number, rows) for number, rows in chosen.items()]
         if not apply:
             connection.rollback()
     return found
@@ -86,29 +87,84 @@ def _chosen(reason: str) -> list[sa.ColumnElement[bool]]:
     return [rows, QUARANTINE.c.reason == reason] if reason else [rows]
 
 
+def _file(connection: Connection, number: int) -> RowMapping:
+    return connection.execute(sa.select(FILES).where(FILES.c.id == number)).mappings().one()
+
+
 def _replay_file(
-    connection: Connection, window: Window, file: RowMapping, terms: Ingest, reason: str
-) -> Replayed:
+    connection: Connection, window: Window, number: int, terms: Ingest, reason: str
+) -> None:
+    file = _file(connection, number)
+    chosen = _quarantined(connection, file, reason)
+    good = read_unstored(window, file).filter(pl.col("row").is_in(chosen["row"].implode()))
+    wrong = chosen.join(good, on="row", how="anti", maintain_order="left")
+    judged = judge_again(wrong, file["kind"], file["header"], window.day, terms, window.zone)
+    key = identifier(file["kind"])
+    change = Change(
+        file["kind"], file["locale"], file["name"], pl.concat([good[key], judged.clean[key]])
+    )
+
+    def settle(own: list[Taken]) -> None:
+        mended = wrong.join(judged.clean, on="row", how="semi")
+        _rewrite(connection, number, wrong, judged.rejected)
+        taken = replace(
+            own[0],
+            rows=pl.concat([own[0].rows, judged.clean]).sort("row"),
+            refused=pl.concat([own[0].refused, mended]),
+        )
+        _settle(connection, window, taken)
+
+    in_order(connection, window, change, settle, [file])
+
+
+def _quarantined(connection: Connection, file: Mapping[Any, Any], reason: str) -> pl.DataFrame:
     here = (QUARANTINE.c.file_id == file["id"], *_chosen(reason))
     columns = [QUARANTINE.c[c] for c in REJECTED]
-    rows = fetch(connection, sa.select(*columns).where(*here).order_by(QUARANTINE.c.row), REJECTED)
-    judged = judge_again(rows, file["kind"], file["header"], window.day, terms)
-    outcome = resolve_again(connection, window, file, judged.clean)
-    refused = outcome.refused.join(rows.select("row", "raw"), on="row", maintain_order="left")
-    left = pl.concat([judged.rejected, refused.select(list(REJECTED))])
-    connection.execute(sa.delete(QUARANTINE).where(*here))
-    insert(connection, QUARANTINE, left.with_columns(pl.lit(file["id"]).alias("file_id")))
-    if left.height < rows.height:
-        _record(connection, window, file, judged.clean, outcome)
+    return fetch(connection, sa.select(*columns).where(*here).order_by(QUARANTINE.c.row), REJECTED)
+
+
+def _rewrite(
+    connection: Connection, file_id: int, wrong: pl.DataFrame, rejected: pl.DataFrame
+) -> None:
+    """Keep of rows that were ``wrong`` those that still are, with today's reasons."""
+    with among(connection, QUARANTINE.c.row, wrong["row"]) as rows:
+        connection.execute(sa.delete(QUARANTINE).where(QUARANTINE.c.file_id == file_id, rows))
+    insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
+
+
+def _settle(connection: Connection, window: Window, taken: Taken) -> None:
+    """Judge a file's rows by all that was delivered so far, and have that hold from now on."""
+    file = taken.file
+    last = sa.select(sa.func.max(FILES.c.day)).where(FILES.c.market == window.market, FILES.c.live)
+    until = max(connection.scalar(last), file["judged_until"] or "")
+    outcome = resolve_rows(connection, window, replace(about(file), until=until), taken.rows)
+    faults = sa.select(sa.func.count()).where(
+        QUARANTINE.c.file_id == file["id"], QUARANTINE.c.reason == str(Reason.MISSING_COLUMN)
+    )
+    fault = file["fault"] if connection.scalar(faults) else None
+    cause = text_digest("replay", until, *map(str, taken.rows["row"]))
+    again = Again(connection, window, cause)
+    if same(taken, outcome) and fault == file["fault"]:
+        again.restore(taken)
+    else:
+        again.settle(taken, outcome, judged_until=until, fault=fault)
+
+
+def _told(connection: Connection, window: Window, number: int, chosen: pl.DataFrame) -> Replayed:
+    """Say what became of the chosen rows of a file."""
+    file = _file(connection, number)
+    mine = pl.col("row").is_in(chosen["row"].implode())
+    left = _quarantined(connection, file, "").filter(mine)
+    aside = read_unstored(window, file).filter(mine).join(left, on="row", how="anti")
+    stored = chosen.height - left.height - aside.height
     counts = left["reason"].value_counts().sort("count", "reason", descending=[True, False])
     return Replayed(
-        file["name"], file["kind"], rows.height, outcome.stored.height, outcome.known,
-        dict(counts.iter_rows()),
-    )  # fmt: skip
+        file["name"], file["kind"], chosen.height, stored, aside.height, dict(counts.iter_rows())
+    )
 
 
 def judge_again(
-    rows: pl.DataFrame, kind: str, header: bytes | None, day: str, terms: Ingest
+    rows: pl.DataFrame, kind: str, header: bytes | None, day: str, terms: Ingest, zone: str
 ) -> Judged:
     """Judge quarantined rows (REJECTED) by their bytes; ``header`` is that of their CSV file.
 
@@ -123,7 +179,7 @@ def judge_again(
     parts = [
         judged
         for part, head in ((rows.filter(as_json), b""), (rows.filter(~as_json), header or b""))
-        for judged in _judge(part, head, contract, day, terms)
+        for judged in _judge(part, head, contract, day, terms, zone)
     ]
     clean = pl.concat([pl.DataFrame(schema=contract.schema), *(p.clean for p in parts)])
     rejected = pl.concat([held, *(p.rejected for p in parts)])
@@ -131,20 +187,20 @@ def judge_again(
 
 
 def _judge(
-    rows: pl.DataFrame, header: bytes, contract: Contract, day: str, terms: Ingest
+    rows: pl.DataFrame, header: bytes, contract: Contract, day: str, terms: Ingest, zone: str
 ) -> Iterator[Judged]:
     if rows.is_empty():
         return
     batches = _read(rows["raw"].to_list(), header, contract)
     if batches is not None:
-        for judged in (judge(b, contract, day, terms) for b in batches):
+        for judged in (judge(b, contract, day, terms, zone) for b in batches):
             yield Judged(_numbered(judged.clean, rows), _numbered(judged.rejected, rows))
     elif rows.height == 1:
         yield Judged(pl.DataFrame(schema=contract.schema), rows)
     else:
         half = rows.height // 2
-        yield from _judge(rows[:half], header, contract, day, terms)
-        yield from _judge(rows[half:], header, contract, day, terms)
+        yield from _judge(rows[:half], header, contract, day, terms, zone)
+        yield from _judge(rows[half:], header, contract, day, terms, zone)
 
 
 def _read(raws: list[bytes], header: bytes, contract: Contract) -> list[Records] | None:
@@ -160,35 +216,3 @@ def _read(raws: list[bytes], header: bytes, contract: Contract) -> list[Records]
 
 def _numbered(judged: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     return judged.with_columns(rows["row"].gather(judged["row"] - 1))
-
-
-def _record(
-    connection: Connection, window: Window, file: RowMapping, clean: pl.DataFrame, outcome: Outcome
-) -> None:
-    """Store what is good now, and balance the receipt."""
-    count = sa.select(sa.func.count()).where(QUARANTINE.c.file_id == file["id"])
-    missing = count.where(QUARANTINE.c.reason == str(Reason.MISSING_COLUMN))
-    columns: dict[str, Any] = {
-        "stored": file["stored"] + outcome.stored.height,
-        "known": file["known"] + outcome.known,
-        "quarantined": connection.scalar(count),
-        "fault": file["fault"] if connection.scalar(missing) else None,
-    }
-    if file["rows_in"] != columns["stored"] + columns["known"] + columns["quarantined"]:
-        raise DataError(f"{file['name']}: {file['rows_in']} rows in, but {columns} after a replay")
-    moved = ",".join(map(str, clean["row"]))
-    part = text_digest(file["part"] or file["digest"], file["known_part"] or "", moved)
-    if outcome.known:
-        columns["known_part"] = f"{REPLAYED}{part}"
-        _keep_known(window, file, known_rows(clean, outcome), columns["known_part"])
-    if file["kind"] in TABLES:
-        columns |= add_to_lake(window, file, outcome.stored, part)
-    else:
-        kind, locale = file["kind"], file["locale"]
-        write_rows(connection, window, kind, locale, outcome.stored, file["id"])
-    connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(**columns))
-
-
-def _keep_known(window: Window, file: RowMapping, known: pl.DataFrame, part: str) -> None:
-    before = [window.lake.read_known(place_of(file, p)) for p in [file["known_part"]] if p]
-    window.lake.write_known(place_of(file, part), pl.concat([*before, known]).sort("row"))

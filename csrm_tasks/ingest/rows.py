@@ -1,6 +1,13 @@
-"""Rows of relational kinds in and out of their tables, and which rows of a file were known."""
+"""Rows of files in and out of the store: of relational kinds in their tables, others in the lake.
+
+What was stored of a file and its rows that were not (kept in the lake, see ``unstored``) are
+together the rows as its contract read them, so that they can be judged again without the file.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
@@ -8,10 +15,17 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.identity import Outcome
-from csrm_tasks.ingest.resolve import SQL_TABLES
 from csrm_tasks.ingest.window import Window
-from csrm_tasks.store.bulk import insert
-from csrm_tasks.store.tables import fetch
+from csrm_tasks.store.bulk import among, insert
+from csrm_tasks.store.lake import TABLES, Stored
+from csrm_tasks.store.tables import LABELS, PRODUCTS, TRANSLATIONS, fetch, fetch_by_key
+
+SQL_TABLES = {"catalogue": PRODUCTS, "labels": LABELS, "translations": TRANSLATIONS}
+# How the lake calls the columns of a contract.
+IN_LAKE = {
+    "query_id": "search_id", "user_query": "query", "timestamp": "at",
+    "object_id": "product_id", "action_name": "action",
+}  # fmt: skip
 
 
 def write_rows(
@@ -24,25 +38,50 @@ def write_rows(
 ) -> None:
     """Add rows that were found new to the table of their kind, as those of one file."""
     about = {"market": window.market, "day": window.day, "locale": locale, "file_id": file_id}
-    rows = stored.drop("row").with_columns(pl.lit(v).alias(c) for c, v in about.items())
+    rows = stored.with_columns(pl.lit(v).alias(c) for c, v in about.items())
     insert(connection, SQL_TABLES[kind], rows)
 
 
-def take_rows(
-    connection: Connection, window: Window, kind: str, locale: str, file_id: int
-) -> pl.Series:
-    """Remove what one file of the window's day stored, and return its identifiers."""
-    table = SQL_TABLES[kind]
-    key = table.c[identifier(kind)]
-    here = (
-        table.c.market == window.market,
-        table.c.locale == locale,
-        table.c.day == window.day,
-        table.c.file_id == file_id,
+def table_rows(
+    connection: Connection,
+    market: str,
+    files: Sequence[Mapping[Any, Any]],
+    key: str,
+    ids: pl.Series,
+) -> pl.DataFrame:
+    """Return what files of one kind stored with ``ids`` in the column ``key``: the contract's
+    schema and ``file_id``.
+    """
+    into = SQL_TABLES[files[0]["kind"]]
+    schema = CONTRACTS[files[0]["kind"]].schema | {"file_id": pl.Int64}
+    of_files = (
+        into.c.market == market,
+        into.c.day.in_({f["day"] for f in files}),
+        into.c.file_id.in_([f["id"] for f in files]),
     )
-    keys = fetch(connection, sa.select(key).where(*here), {key.name: pl.String})[key.name]
-    connection.execute(sa.delete(table).where(*here))
-    return keys
+    statement = sa.select(*(into.c[c] for c in schema)).where(*of_files)
+    return fetch_by_key(connection, statement, into.c[key], ids, schema).sort("file_id", "row")
+
+
+def table_keys(connection: Connection, market: str, file: Mapping[Any, Any], key: str) -> pl.Series:
+    """Return the identifiers of what one file stored."""
+    into = SQL_TABLES[file["kind"]]
+    statement = sa.select(into.c[key]).where(*_of_file(into, market, file))
+    return fetch(connection, statement, {key: pl.String})[key]
+
+
+def take_rows(connection: Connection, market: str, file: Mapping[Any, Any], ids: pl.Series) -> None:
+    """Remove what one file stored of some identifiers."""
+    into = SQL_TABLES[file["kind"]]
+    with among(connection, into.c[identifier(file["kind"])], ids) as chosen:
+        connection.execute(sa.delete(into).where(*_of_file(into, market, file), chosen))
+
+
+def _of_file(into: sa.Table, market: str, file: Mapping[Any, Any]) -> list[sa.ColumnElement[bool]]:
+    return [
+        into.c.market == market, into.c.locale == file["locale"], into.c.day == file["day"],
+        into.c.file_id == file["id"],
+    ]  # fmt: skip
 
 
 def identifier(kind: str) -> str:
@@ -50,7 +89,37 @@ def identifier(kind: str) -> str:
     return "query_id" if kind == "ubi_events" else CONTRACTS[kind].columns[0].name
 
 
-def known_rows(clean: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
-    """Return the rows of ``clean`` that were known: neither stored nor refused."""
-    others = pl.concat([outcome.stored.select("row"), outcome.refused.select("row")])
-    return clean.join(others, on="row", how="anti", maintain_order="left")
+def as_read(kind: str, stored: pl.DataFrame) -> pl.DataFrame:
+    """Turn rows of the lake into what the contract had read."""
+    frame = stored.with_columns(pl.col("row").fill_null(0))
+    if kind == "ubi_events":
+        # A file of an earlier version does not say whose the query is: then it is the search's.
+        own = pl.when("own").then("query").otherwise(pl.lit(""))
+        frame = frame.with_columns(own.alias("query"))
+    schema = CONTRACTS[kind].schema
+    return frame.select(pl.col(IN_LAKE.get(c, c)).cast(t).alias(c) for c, t in schema.items())
+
+
+def unstored(clean: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
+    """Return the rows of ``clean`` that were not stored: known, or refused by what else is."""
+    return clean.join(outcome.stored, on="row", how="anti", maintain_order="left")
+
+
+def read_unstored(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
+    """Return the rows that were read of a stored file (a row of FILES) and are not stored."""
+    empty = pl.DataFrame(schema=CONTRACTS[file["kind"]].schema)
+    if file["known_part"] is None:
+        return empty
+    found = window.lake.read_unstored(place_of(file, file["known_part"]))
+    return pl.concat([empty, found], how="diagonal_relaxed").select(empty.columns)
+
+
+def read_lake(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
+    """Return what the lake holds of a stored file of its kinds."""
+    kind = file["kind"]
+    return window.lake.read(kind, [place_of(file, file["part"])], list(TABLES[kind][1]))
+
+
+def place_of(file: Mapping[Any, Any], part: str) -> Stored:
+    """Return the lake file ``part`` of a row of FILES."""
+    return Stored(file["kind"], file["day"], file["locale"], part)

@@ -11,6 +11,7 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.aggregate import DAILY, PAIR, by_position, pair_sums
 from csrm_tasks.ingest.days import (
     behaviour_files,
@@ -19,6 +20,7 @@ from csrm_tasks.ingest.days import (
     publish,
     replace_day,
     stale_days,
+    withdraw,
 )
 from csrm_tasks.ingest.engines import Engine, frames, open_engine
 from csrm_tasks.ingest.sessions import PER_SESSION, session_sums
@@ -59,18 +61,34 @@ def refresh_day(window: Window, config: Ingest, scratch: Path, threads: int) -> 
 
 
 def follow_corrections(window: Window, config: Ingest, scratch: Path, threads: int) -> list[str]:
-    """Sum up and publish again the days that a correction elsewhere changed; returns them.
+    """Sum up and publish again the days that another day's file changed; returns them.
 
-    Raises :class:`DataError` for a day that holds too many contradictions now.
+    One that holds too many contradictions now is published no longer, as if it had come after what
+    it contradicts: :class:`DataError` says so once all are done. One that was not published before
+    may be good by now.
     """
     with reading(window.engine) as connection:
         stale = stale_days(connection, window.market)
+    faults: list[DataError] = []
     for day, mark in stale.items():
         refresh_day(replace(window, day=day), config, scratch / day, threads)
         with writing(window.engine, window.market) as connection:
             if followed(connection, window.market, day, mark):  # else the next one sees to it
-                publish(connection, window.market, day, config.tolerance)
+                faults += _published_anew(connection, window.market, day, config.tolerance)
+    if faults:
+        raise faults[0]
     return list(stale)
+
+
+def _published_anew(
+    connection: Connection, market: str, day: str, tolerance: float
+) -> list[DataError]:
+    """Publish a day, or take it back; returns why, if it had been published."""
+    try:
+        publish(connection, market, day, tolerance)
+    except DataError as e:
+        return [e] if withdraw(connection, market, day) else []
+    return []
 
 
 def _facts(connection: Connection, market: str, day: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -20,8 +21,9 @@ from csrm_tasks.sections import Ingest
 REJECTED: dict[str, type[pl.DataType]] = {
     "row": pl.Int64, "reason": pl.String, "detail": pl.String, "raw": pl.Binary,
 }  # fmt: skip
-DAY_END = timedelta(hours=36)  # a day ends last at UTC-12
-DAY_START = timedelta(hours=-14)  # and begins first at UTC+14
+# Where a market has not said its zone, which then is UTC, its day may end as late as UTC-12's and
+# begin as early as UTC+14's; where it has, sessions that go on after midnight are still the day's.
+AFTER, BEFORE = timedelta(hours=12), timedelta(hours=14)
 DETAIL = 200  # characters
 # White space and what nobody can see: a query of nothing else asks for nothing.
 UNSEEN = "".join(c for c in map(chr, range(0x10000)) if c.isspace() or ord(c) in INVISIBLE)
@@ -37,17 +39,18 @@ class Judged:
     header: bytes = b""  # a CSV file's first line
 
 
-def judge(records: Records, contract: Contract, day: str, terms: Ingest) -> Judged:
+def judge(
+    records: Records, contract: Contract, day: str, terms: Ingest, zone: str = "UTC"
+) -> Judged:
     """Split the rows of a batch by the contract and the market's terms.
 
-    No time of a delivery of ``day`` may be later than that day's end anywhere on Earth, and no
+    No time of a delivery of ``day`` may be later than half a day after its end in ``zone``, and no
     search or event more than ``terms.late_days`` earlier than its beginning.
     """
     contract = with_complement(contract, terms.complement)
     if records.missing:
         return _all_rejected(records, contract)
-    midnight = datetime.combine(date.fromisoformat(day), time(), UTC)
-    times = Times(midnight + DAY_START - timedelta(days=terms.late_days), midnight + DAY_END)
+    times = times_of(day, terms.late_days, zone)
     frame = records.frame.with_columns(_trimmed(c.name) for c in contract.columns)
     readable = frame.filter(pl.col(FAULT).is_null()) if frame[FAULT].null_count() else frame.clear()
     values = readable.with_columns(
@@ -62,6 +65,16 @@ def judge(records: Records, contract: Contract, day: str, terms: Ingest) -> Judg
     kept = ~values["row"].is_in(verdicts["row"].implode())
     clean = values.filter(kept).select("row", *(_clean(c) for c in contract.columns))
     return Judged(clean, _rejected(verdicts.sort("row"), records))
+
+
+def times_of(day: str, late_days: int, zone: str) -> Times:
+    """Return between which moments (UTC) a day's times lie; a day may have 23 or 25 hours."""
+    begins, clocks = date.fromisoformat(day), ZoneInfo(zone)
+    first, last = (
+        datetime.combine(d, time(), clocks).astimezone(UTC)
+        for d in (begins - timedelta(days=late_days), begins + timedelta(days=1))
+    )
+    return Times(first - BEFORE, last + AFTER)
 
 
 def unreadable(contract: Contract, why: str, head: bytes) -> Judged:

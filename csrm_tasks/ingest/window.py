@@ -11,9 +11,10 @@ from csrm_tasks.store.lake import Lake
 
 @dataclass(frozen=True)
 class Window:
-    """Where a file is stored: a market and one day of it."""
+    """Where a file is stored: a market and one day of it, by the clocks of its time zone."""
 
     engine: Engine
     lake: Lake
     market: str
     day: str
+    zone: str = "UTC"  # IANA name

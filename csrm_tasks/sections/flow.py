@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator
+
 from csrm_tasks.sections.base import Section
 
 
-class Schedule(Section):
-    """Cron expressions in UTC; null means by hand only."""
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError) as e:  # which one depends on how it is wrong
+        raise ValueError(f"{name!r} is no time zone; give an IANA name such as Asia/Seoul") from e
+    return name
 
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+
+
+class Schedule(Section):
+    """Cron expressions by the clocks of ``timezone``; null means by hand only.
+
+    A market's days are those of its time zone, whatever lands when: see docs/DATA.md.
+    """
+
+    timezone: Zone = "UTC"  # IANA name, such as Asia/Seoul
     ingest: str | None = "0 2 * * *"
     retrain: str | None = "0 4 * * 1"
     refresh: str | None = "0 3 * * *"  # after the night's ingest

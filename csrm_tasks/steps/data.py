@@ -69,7 +69,7 @@ def land(ctx: Context, *, day: str) -> Facts:
 
 def _terms(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     """Those of a market's terms that a row's verdict depends on."""
-    return [market.ingest.complement, market.ingest.late_days]
+    return [market.ingest.complement, market.ingest.late_days, market.schedule.timezone]
 
 
 @step("validate", inputs=("land",), rooms=("ingest",), extra=_terms)
@@ -81,7 +81,10 @@ def validate(ctx: Context) -> Facts:
     for number, file in enumerate(files):
         name = f"clean/{number:03d}.parquet"
         (ctx.out / "clean").mkdir(exist_ok=True)
-        found = sort_file(_source(ctx.settings, file), day, ctx.market.ingest, ctx.out / name)
+        found = sort_file(
+            _source(ctx.settings, file), day, ctx.market.ingest, ctx.out / name,
+            ctx.market.schedule.timezone,
+        )  # fmt: skip
         rejected.append(found.rejected.with_columns(pl.lit(file.name).alias("file")))
         counts.append({
             "file": file.as_json(), "clean": name, "rows": found.rows,
@@ -147,15 +150,17 @@ def _day_digest(market: MarketConfig, settings: Settings, params: Mapping[str, A
 def publish_day(ctx: Context, *, day: str) -> Facts:
     """Let snapshots use the day, unless more of it is in quarantine than the market tolerates.
 
-    Days that a correction of this one changed are summed up and published again.
+    Days that this one changed (it came late, or was corrected) are summed up and published again.
     """
     from csrm_tasks.ingest.sums import follow_corrections
 
     window = _window(ctx, day)
-    with writing(window.engine, window.market) as connection:
-        state = publish(connection, window.market, day, ctx.market.ingest.tolerance)
-        reasons = quarantine_counts(connection, window.market, day)
-    follow_corrections(window, ctx.market.ingest, ctx.work / "scratch", ctx.settings.threads)
+    try:
+        with writing(window.engine, window.market) as connection:
+            state = publish(connection, window.market, day, ctx.market.ingest.tolerance)
+            reasons = quarantine_counts(connection, window.market, day)
+    finally:  # what this day changed elsewhere it changed, whether it may be published or not
+        follow_corrections(window, ctx.market.ingest, ctx.work / "scratch", ctx.settings.threads)
     return {
         "day": day, "digest": state.digest, "rows_in": state.rows_in,
         "quarantined": state.quarantined,
@@ -164,9 +169,9 @@ def publish_day(ctx: Context, *, day: str) -> Facts:
 
 
 def _window(ctx: Context, day: str) -> Window:
-    market = ctx.market.market
+    market, zone = ctx.market.market, ctx.market.schedule.timezone
     lake = Lake(ctx.settings.lake, market)
-    return Window(open_store(ctx.settings.db_url), lake, market, check_day(day))
+    return Window(open_store(ctx.settings.db_url), lake, market, check_day(day), zone)
 
 
 def _published(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:

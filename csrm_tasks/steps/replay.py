@@ -24,7 +24,8 @@ def replay(ctx: Context, *, day: str, run: str, reason: str = "", apply: bool = 
     """
     market, settings = ctx.market.market, ctx.settings
     lake = Lake(settings.lake, market)
-    window = Window(open_store(settings.db_url), lake, market, check_day(day))
+    zone = ctx.market.schedule.timezone
+    window = Window(open_store(settings.db_url), lake, market, check_day(day), zone)
     files = replay_rows(window, ctx.market.ingest, check_reason(reason), apply)
     for file in files:
         log.info("%s%s", "" if apply else "dry run: ", file)

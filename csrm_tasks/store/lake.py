@@ -30,6 +30,8 @@ EVENTS: dict[str, pl.DataType | type[pl.DataType]] = {
     "at": pl.Datetime("us", "UTC"),
     "bucket": pl.String,
     "release": pl.String,
+    "own": pl.Boolean,  # the event itself said the query; otherwise it is its search's
+    "row": pl.Int64,  # in the delivered file, from 1
 }
 SEARCHES: dict[str, pl.DataType | type[pl.DataType]] = {
     "locale": pl.String,
@@ -40,6 +42,7 @@ SEARCHES: dict[str, pl.DataType | type[pl.DataType]] = {
     "at": pl.Datetime("us", "UTC"),
     "bucket": pl.String,
     "release": pl.String,
+    "row": pl.Int64,  # in the delivered file, from 1
 }
 POSITIONS: dict[str, pl.DataType | type[pl.DataType]] = {  # a day's counts, made by aggregate
     "locale": pl.String,
@@ -89,15 +92,17 @@ class Lake:
             frame.select(list(TABLES[file.kind][1])).write_parquet(part)
             self.put(file, part)
 
-    def write_known(self, file: Stored, rows: pl.DataFrame) -> None:
-        """Keep the rows of a delivered file that were known already, any kind; as :meth:`write`."""
+    def write_unstored(self, file: Stored, rows: pl.DataFrame) -> None:
+        """Keep the good rows of a delivered file that were not stored, any kind, for the day on
+        which they are judged again; as :meth:`write`.
+        """
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part.parquet"
             rows.write_parquet(part)
             self._blobs.upload(self._known_key(file), part)
 
-    def read_known(self, file: Stored) -> pl.DataFrame:
-        """Return what :meth:`write_known` kept."""
+    def read_unstored(self, file: Stored) -> pl.DataFrame:
+        """Return what :meth:`write_unstored` kept."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.parquet"
             self._blobs.download(self._known_key(file), path)
@@ -147,7 +152,11 @@ class Lake:
         chosen = pl.lit(True) if where is None else where
         with tempfile.TemporaryDirectory() as folder:
             frames = [
-                pl.scan_parquet(p).filter(chosen).select(columns).collect()
+                # Columns that files of earlier versions lack are null.
+                pl.scan_parquet(p, schema=schema, missing_columns="insert", extra_columns="ignore")
+                .filter(chosen)
+                .select(columns)
+                .collect()
                 for p in self.paths(files, Path(folder))
             ]
         return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])

@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    false,
     text,
     true,
 )
@@ -98,7 +99,9 @@ class File(Base):
     live: Mapped[bool] = mapped_column(Boolean, server_default=true())  # what it stored counts
     supersedes: Mapped[int | None] = mapped_column(ForeignKey("files.id"))
     part: Mapped[str | None] = mapped_column(String(64))  # its lake file, of events and queries
-    known_part: Mapped[str | None] = mapped_column(String(64))  # lake file of its known rows
+    # Lake file of its good rows that are not stored: known, or refused for what else is stored
+    known_part: Mapped[str | None] = mapped_column(String(64))
+    judged_until: Mapped[str | None] = mapped_column(Day)  # a replay let it see later days' rows
     header: Mapped[bytes | None] = mapped_column(LargeBinary)  # first line of CSV: a quarantined
     # row of it can be read again
 
@@ -106,7 +109,7 @@ class File(Base):
 class Product(Base):
     """A version of a product; a snapshot sees the latest one up to its last day.
 
-    Of two files of one day that say different things, the one stored later counts.
+    Of two files of one day that say different things, the one whose name sorts later counts.
     """
 
     __tablename__ = "products"
@@ -119,6 +122,8 @@ class Product(Base):
     brand: Mapped[str] = mapped_column(Text)
     category: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text)
+    deleted: Mapped[bool] = mapped_column(Boolean, server_default=false())  # it is gone from here
+    row: Mapped[int] = mapped_column(Integer, server_default="0")  # in its file, from 1
     file_id: Mapped[int] = mapped_column(Integer, primary_key=True)
 
 
@@ -143,6 +148,7 @@ class Label(Base):
     rater_id: Mapped[str] = mapped_column(Key)
     guideline_version: Mapped[str] = mapped_column(Key)
     rated_at: Mapped[datetime | None] = mapped_column(Moment)
+    row: Mapped[int] = mapped_column(Integer, server_default="0")  # in its file, from 1
     file_id: Mapped[int] = mapped_column(Integer)
 
 
@@ -159,6 +165,7 @@ class Translation(Base):
     kind: Mapped[str] = mapped_column(String(16))
     source_text: Mapped[str] = mapped_column(Text)
     target_text: Mapped[str] = mapped_column(Text)
+    row: Mapped[int] = mapped_column(Integer, server_default="0")  # in its file, from 1
     file_id: Mapped[int] = mapped_column(Integer)
 
 
@@ -217,7 +224,10 @@ class Session(Base):
 
 
 class PublishedDay(Base):
-    """A day that snapshots may use; ``digest`` covers its files and their counts."""
+    """A day that snapshots may use; ``digest`` covers its files and their counts.
+
+    One with the digest ``""`` is not published: it was stored, and changed since by another day's.
+    """
 
     __tablename__ = "days"
 
