@@ -8,6 +8,7 @@ those days' rows: a night's cost does not grow with history, also when a few of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -86,22 +87,37 @@ def known_products(
 def resolve_searches(
     connection: Connection, lake: Lake, market: str, locale: str, clean: pl.DataFrame
 ) -> Outcome:
-    """Judge a file of searches against those of overlapping files."""
-    frame = clean.rename({"query_id": "search_id", "user_query": "query", "timestamp": "at"})
-    frame = frame.with_columns(pl.lit(locale).alias("locale"))
+    """Judge a file of searches against those of overlapping files.
+
+    Those without a text are ignored, but kept for the events that refer to them.
+    """
+    if "query_response_hit_ids" not in clean.columns:  # known rows of an earlier version
+        hits = pl.lit(None, dtype=pl.List(pl.String)).alias("query_response_hit_ids")
+        clean = clean.with_columns(hits)
+    frame = clean.rename({
+        "query_id": "search_id", "user_query": "query", "timestamp": "at",
+        "query_response_hit_ids": "hits",
+    }).with_columns(pl.lit(locale).alias("locale"))  # fmt: skip
+    ignored = frame.filter(pl.col("query") == "")
+    frame = frame.filter(pl.col("query") != "")
     if frame.is_empty():
-        return _nothing(SEARCHES)
-    content = [c for c in SEARCHES if c != "search_id"]
+        return replace(_nothing(SEARCHES), ignored=ignored)
+    content = [c for c in SEARCHES if c not in ("search_id", "hits")]
     place = (market, locale, "ubi_queries")
     stored = stored_rows(connection, lake, place, list(SEARCHES), stretches(frame["at"]))
-    existing = stored.unique("search_id", keep="first", maintain_order=True)
-    return resolve(frame, existing, "search_id", content)
+    existing = stored.filter(pl.col("query") != "").unique(
+        "search_id", keep="first", maintain_order=True
+    )
+    return replace(resolve(frame, existing, "search_id", content), ignored=ignored)
 
 
 def resolve_events(
     connection: Connection, lake: Lake, market: str, locale: str, clean: pl.DataFrame
 ) -> Outcome:
-    """Judge a file of events: their product and their query must be known, themselves not."""
+    """Judge a file of events: their product and their query must be known, themselves not.
+
+    Those of an ignored search are ignored.
+    """
     frame = clean.rename({
         "query_id": "search_id", "object_id": "product_id", "action_name": "action",
         "timestamp": "at",
@@ -114,19 +130,23 @@ def resolve_events(
         connection, lake, (market, locale, "ubi_queries"), ["search_id", "query"],
         stretches(frame["at"], SESSION),
     )  # fmt: skip
-    asked = _with_query(frame.filter(has_product), searches)
+    asked = _with_query(frame, searches)
+    ignored = asked.filter(pl.col("query") == "").select("row")
+    asked = asked.filter(pl.col("query").ne_missing(""))
+    unasked = pl.col("query").is_null()
     refused = [
-        refuse(frame.filter(~has_product), Reason.PRODUCT, "object_id"),
-        refuse(asked.filter(pl.col("query").is_null()), Reason.QUERY, "query_id"),
+        refuse(asked.filter(~has_product), Reason.PRODUCT, "object_id"),
+        refuse(asked.filter(has_product & unasked), Reason.QUERY, "query_id"),
     ]
-    asked = asked.filter(pl.col("query").is_not_null())
+    asked = asked.filter(has_product & ~unasked)
     there = stored_rows(
         connection, lake, (market, locale, "ubi_events"), EVENT_KEY, stretches(frame["at"])
     )
     stored = _new_events(asked, there)
     norms = normalised(stored["query"])
     stored = stored.with_columns(query_ids(locale, norms).alias("query_id"))
-    return Outcome(stored, asked.height - stored.height, pl.concat(refused).sort("row"))
+    known = asked.height - stored.height
+    return Outcome(stored, known, pl.concat(refused).sort("row"), ignored)
 
 
 def _nothing(schema: dict[str, Any]) -> Outcome:
@@ -135,8 +155,12 @@ def _nothing(schema: dict[str, Any]) -> Outcome:
 
 
 def _with_query(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
-    """Add the column ``query``: the event's own, or that of its search, or null."""
-    asked = searches.unique("search_id", keep="first", maintain_order=True)
+    """Add the column ``query``: the event's own, or that of its search, or null.
+
+    It is empty where the search is an ignored one.
+    """
+    texts_first = searches.sort(pl.col("query") == "", maintain_order=True)
+    asked = texts_first.unique("search_id", keep="first", maintain_order=True)
     joined = events.join(asked, on="search_id", how="left", maintain_order="left")
     own = pl.when(pl.col("user_query") != "").then(pl.col("user_query"))
     return joined.with_columns(pl.coalesce(own, "query").alias("query")).drop("user_query")

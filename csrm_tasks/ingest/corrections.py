@@ -18,17 +18,20 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.text import normalised, query_ids
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.behaviour import SESSION, span, stored_rows, stretches
+from csrm_tasks.ingest.days import mark_stale
 from csrm_tasks.ingest.identity import Outcome
 from csrm_tasks.ingest.resolve import resolve_again
 from csrm_tasks.ingest.rows import identifier, known_rows, take_rows, write_rows
+from csrm_tasks.ingest.shown import mark_shown
 from csrm_tasks.ingest.validate import REJECTED
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.store.bulk import insert
 from csrm_tasks.store.lake import EVENTS, TABLES, Stored
-from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
+from csrm_tasks.store.tables import FILES, QUARANTINE
 
 # Known rows lie in a later file than the one that stored them, unless a replay found them known.
 REPLAYED = "replayed-"
+BALANCED = ("stored", "quarantined", "known", "ignored")  # columns of FILES: together all rows in
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ def retire(connection: Connection, window: Window, file: RowMapping) -> Retired:
     if kind in TABLES:
         place = [Stored(kind, window.day, locale, file["part"])]
         keys = window.lake.read(kind, place, ["search_id"])["search_id"].unique()
+        if kind == "ubi_events":
+            columns = ["search_id", "action", "at"]
+            mark_shown(connection, window, locale, window.lake.read(kind, place, columns))
         if kind == "ubi_queries":
-            searches = window.lake.read(kind, place, ["search_id", "query", "at"])
+            texts = pl.col("query") != ""
+            searches = window.lake.read(kind, place, ["search_id", "query", "at"], texts)
     else:
         keys = take_rows(connection, window, kind, locale, file["id"])
     connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(live=False))
@@ -97,16 +104,17 @@ def _revise(
         "stored": file["stored"] + outcome.stored.height,
         "quarantined": file["quarantined"] + outcome.refused.height,
         "known": left.height,
+        "ignored": file["ignored"] + outcome.ignored.height,
         "known_part": part if left.height else None,
     }
-    if file["rows_in"] != columns["stored"] + columns["quarantined"] + columns["known"]:
+    if file["rows_in"] != sum(columns[c] for c in BALANCED):
         raise DataError(
             f"{file['name']}: {file['rows_in']} rows in, but {columns} after a correction"
         )
     if left.height:
         window.lake.write_known(place_of(file, part), left)
     if file["kind"] in TABLES:
-        columns |= add_to_lake(window, file, outcome.stored, part)
+        columns |= add_to_lake(connection, window, file, outcome.lake, part)
     else:
         kind, locale = file["kind"], file["locale"]
         write_rows(connection, window, kind, locale, outcome.stored, file["id"])
@@ -123,7 +131,9 @@ def _with_raw(refused: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(pl.col("raw").cast(pl.Binary)).select(list(REJECTED))
 
 
-def add_to_lake(window: Window, file: RowMapping, added: pl.DataFrame, part: str) -> dict[str, Any]:
+def add_to_lake(
+    connection: Connection, window: Window, file: RowMapping, added: pl.DataFrame, part: str
+) -> dict[str, Any]:
     """Write ``added`` after the rows of ``file`` as the lake file ``part``.
 
     Returns the columns of its row that say so: until they are committed, nothing has changed.
@@ -132,6 +142,8 @@ def add_to_lake(window: Window, file: RowMapping, added: pl.DataFrame, part: str
     before = window.lake.read(file["kind"], [place_of(file, file["part"])], list(schema))
     frame = pl.concat([before, added.select(list(schema))])
     window.lake.write(place_of(file, part), frame)
+    if file["kind"] == "ubi_events":
+        mark_shown(connection, window, file["locale"], added)
     first, last = span(frame, "at")
     return {"part": part, "first_at": first, "last_at": last}
 
@@ -171,7 +183,8 @@ def _changed_texts(
     when = stretches(pl.concat([before["at"], pl.Series("at", times, before["at"].dtype)]))
     place = (window.market, locale, "ubi_queries")
     stored = stored_rows(connection, window.lake, place, ["search_id", "query"], when)
-    now = stored.unique("search_id", keep="first", maintain_order=True)
+    texts = stored.filter(pl.col("query") != "")
+    now = texts.unique("search_id", keep="first", maintain_order=True)
     both = before.join(now.rename({"query": "query_now"}), on="search_id")
     return both.filter(pl.col("query") != pl.col("query_now"))
 
@@ -187,9 +200,3 @@ def _with_texts(events: pl.DataFrame, changed: pl.DataFrame, locale: str) -> pl.
 def place_of(file: RowMapping, part: str) -> Stored:
     """Return the lake file ``part`` of a row of FILES."""
     return Stored(file["kind"], file["day"], file["locale"], part)
-
-
-def mark_stale(connection: Connection, market: str, day: str) -> None:
-    """Have a published day summed up and published again (see ``follow``)."""
-    here = (DAYS.c.market == market, DAYS.c.day == day)
-    connection.execute(sa.update(DAYS).where(*here).values(stale=DAYS.c.stale + 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -18,8 +18,11 @@ from sqlalchemy.engine import Connection, RowMapping
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.contracts import CONTRACTS, Contract, Reason
-from csrm_tasks.ingest.corrections import REPLAYED, add_to_lake, mark_stale, place_of
+from csrm_tasks.ingest.corrections import BALANCED, REPLAYED, add_to_lake, place_of
+from csrm_tasks.ingest.days import mark_stale
 from csrm_tasks.ingest.identity import Outcome
+from csrm_tasks.ingest.ignored import Notes
+from csrm_tasks.ingest.load import outcome_notes
 from csrm_tasks.ingest.readers import read_stream
 from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.resolve import resolve_again
@@ -35,19 +38,24 @@ from csrm_tasks.store.tables import FILES, QUARANTINE, fetch
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of one file's quarantined rows: ``rows == stored + known + sum(reasons)``."""
+    """What became of one file's quarantined rows.
+
+    ``rows == stored + known + ignored + sum(reasons)``.
+    """
 
     name: str
     kind: str
     rows: int
     stored: int
     known: int
+    ignored: int
     reasons: dict[str, int]  # of the rows that stay, as they are judged today
 
     def __str__(self) -> str:
         left = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
+        ignored = f"{self.ignored} ignored, " if self.ignored else ""
         return (
-            f"{self.name}: {self.rows} rows, {self.stored} stored, {self.known} known, "
+            f"{self.name}: {self.rows} rows, {self.stored} stored, {self.known} known, {ignored}"
             f"left: {left or 'none'}"
         )
 
@@ -62,7 +70,7 @@ def replay(window: Window, terms: Ingest, reason: str, apply: bool) -> list[Repl
     with writing(window.engine, window.market) as connection:
         files = _files(connection, window, reason)
         found = [_replay_file(connection, window, f, terms, reason) for f in files]
-        if any(f.stored + f.known for f in found):
+        if any(f.stored + f.known + f.ignored for f in found):
             mark_stale(connection, window.market, window.day)
         if not apply:
             connection.rollback()
@@ -99,11 +107,11 @@ def _replay_file(
     connection.execute(sa.delete(QUARANTINE).where(*here))
     insert(connection, QUARANTINE, left.with_columns(pl.lit(file["id"]).alias("file_id")))
     if left.height < rows.height:
-        _record(connection, window, file, judged.clean, outcome)
+        _record(connection, window, file, judged, outcome)
     counts = left["reason"].value_counts().sort("count", "reason", descending=[True, False])
     return Replayed(
         file["name"], file["kind"], rows.height, outcome.stored.height, outcome.known,
-        dict(counts.iter_rows()),
+        judged.ignored + outcome.ignored.height, dict(counts.iter_rows()),
     )  # fmt: skip
 
 
@@ -124,7 +132,11 @@ def judge_again(
     ]
     clean = pl.concat([pl.DataFrame(schema=contract.schema), *(p.clean for p in parts)])
     rejected = pl.concat([pl.DataFrame(schema=REJECTED), *(p.rejected for p in parts)])
-    return Judged(clean.sort("row"), rejected.sort("row"))
+    notes = Notes()
+    for part in parts:
+        notes.add(part.notes.counts)
+    ignored = sum(p.ignored for p in parts)
+    return Judged(clean.sort("row"), rejected.sort("row"), ignored=ignored, notes=notes)
 
 
 def _judge(
@@ -135,7 +147,11 @@ def _judge(
     batches = _read(rows["raw"].to_list(), header, contract)
     if batches is not None:
         for judged in (judge(b, contract, day, terms) for b in batches):
-            yield Judged(_numbered(judged.clean, rows), _numbered(judged.rejected, rows))
+            yield replace(
+                judged,
+                clean=_numbered(judged.clean, rows),
+                rejected=_numbered(judged.rejected, rows),
+            )
     elif rows.height == 1:
         yield Judged(pl.DataFrame(schema=contract.schema), rows)
     else:
@@ -160,18 +176,23 @@ def _numbered(judged: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _record(
-    connection: Connection, window: Window, file: RowMapping, clean: pl.DataFrame, outcome: Outcome
+    connection: Connection, window: Window, file: RowMapping, judged: Judged, outcome: Outcome
 ) -> None:
     """Store what is good now, and balance the receipt."""
+    clean = judged.clean
+    notes = outcome_notes(judged.notes, file["kind"], outcome)
+    notes.add(file["notes"] or {})
     count = sa.select(sa.func.count()).where(QUARANTINE.c.file_id == file["id"])
     missing = count.where(QUARANTINE.c.reason == str(Reason.MISSING_COLUMN))
     columns: dict[str, Any] = {
         "stored": file["stored"] + outcome.stored.height,
         "known": file["known"] + outcome.known,
+        "ignored": file["ignored"] + judged.ignored + outcome.ignored.height,
+        "notes": notes.as_json() or None,
         "quarantined": connection.scalar(count),
         "fault": file["fault"] if connection.scalar(missing) else None,
     }
-    if file["rows_in"] != columns["stored"] + columns["known"] + columns["quarantined"]:
+    if file["rows_in"] != sum(columns[c] for c in BALANCED):
         raise DataError(f"{file['name']}: {file['rows_in']} rows in, but {columns} after a replay")
     moved = ",".join(map(str, clean["row"]))
     part = text_digest(file["part"] or file["digest"], file["known_part"] or "", moved)
@@ -179,7 +200,7 @@ def _record(
         columns["known_part"] = f"{REPLAYED}{part}"
         _keep_known(window, file, known_rows(clean, outcome), columns["known_part"])
     if file["kind"] in TABLES:
-        columns |= add_to_lake(window, file, outcome.stored, part)
+        columns |= add_to_lake(connection, window, file, outcome.lake, part)
     else:
         kind, locale = file["kind"], file["locale"]
         write_rows(connection, window, kind, locale, outcome.stored, file["id"])

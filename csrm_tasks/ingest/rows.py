@@ -51,6 +51,6 @@ def identifier(kind: str) -> str:
 
 
 def known_rows(clean: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
-    """Return the rows of ``clean`` that were known: neither stored nor refused."""
-    others = pl.concat([outcome.stored.select("row"), outcome.refused.select("row")])
+    """Return the rows of ``clean`` that were known: neither stored, refused nor ignored."""
+    others = pl.concat(x.select("row") for x in (outcome.stored, outcome.refused, outcome.ignored))
     return clean.join(others, on="row", how="anti", maintain_order="left")

@@ -34,12 +34,13 @@ EVENTS: dict[str, pl.DataType | type[pl.DataType]] = {
 SEARCHES: dict[str, pl.DataType | type[pl.DataType]] = {
     "locale": pl.String,
     "search_id": pl.String,
-    "query": pl.String,
+    "query": pl.String,  # empty: an ignored search, kept so that its events are ignored too
     "client_id": pl.String,
     "session_id": pl.String,
     "at": pl.Datetime("us", "UTC"),
     "bucket": pl.String,
     "release": pl.String,
+    "hits": pl.List(pl.String),  # products shown, best first; null: the delivery does not say
 }
 POSITIONS: dict[str, pl.DataType | type[pl.DataType]] = {  # a day's counts, made by aggregate
     "locale": pl.String,
@@ -145,7 +146,10 @@ class Lake:
         chosen = pl.lit(True) if where is None else where
         with tempfile.TemporaryDirectory() as folder:
             frames = [
-                pl.scan_parquet(p).filter(chosen).select(columns).collect()
+                pl.scan_parquet(p, schema=schema, missing_columns="insert")  # of earlier versions
+                .filter(chosen)
+                .select(columns)
+                .collect()
                 for p in self.paths(files, Path(folder))
             ]
         return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])
