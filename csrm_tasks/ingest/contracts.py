@@ -61,6 +61,7 @@ REASONS: dict[Reason, str] = {
     Reason.PRODUCT: "the product is not in the catalogue of the locale",
     Reason.QUERY: "no search with this identifier is stored, or in the same day's files",
 }
+OWN = "csrm"  # what our serving writes as its application
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of any time: what is older is a clock never set
 
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from csrm_tasks.ingest.contracts import Contract
+from csrm_tasks.ingest.contracts import OWN, Contract
 from csrm_tasks.ingest.records import FAULT
 from csrm_tasks.sections import Ingest
 
-OWN = "csrm"  # what our serving writes as its application
 FOLLOWS = "of an ignored search"
 NAMED = 20  # different names that are counted apart; the rest is summed up
 OTHERS = "…"

@@ -105,6 +105,8 @@ def _refuse(constant: str) -> NoReturn:
 def _number(written: str) -> float | str:
     """Keep the writing of a number that a float may not hold."""
     value = float(written)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{written} is no number that anything holds")
     if abs(value) < EXACT[pl.Float64]:
         return value
     return written.lower().replace("e", "e+").replace("e++", "e+")
@@ -140,7 +142,8 @@ def mend(text: str, tree: Tree, columns: Iterable[Column] = ()) -> tuple[str, se
     for column in columns:
         elsewhere = (_at(value, path.split(".")) for path in column.also)
         if kept.get(column.name) is None:
-            kept[column.name] = next((v for v in elsewhere if _is_plain(v, column)), None)
+            plain = (v for v in elsewhere if v is not None and _is_plain(v, column))
+            kept[column.name] = next(plain, None)
     lost = {c.name: c for c in _misfits(value, tree)}
     return json.dumps(kept), {name for name, c in lost.items() if not _has(kept, c)}
 

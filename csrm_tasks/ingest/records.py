@@ -51,6 +51,7 @@ def pick(table: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, tuple[s
     missing: list[str] = []
     for column in contract.columns:
         found = [p for path in column.paths for p in places(table.schema, path)]
+        found = [p for p in found if not _is_outer(p, column)]
         plain = [p for p in found if is_plain(p.dtype, column.read_as)]
         if column.required and not plain:
             if found:
@@ -88,6 +89,12 @@ def _first(values: list[pl.Expr], column: Column) -> pl.Expr:
     if len(values) == 1 or column.holds == "list":
         return pl.coalesce(values)
     return pl.coalesce(pl.when(v.str.strip_chars() != "").then(v) for v in values)
+
+
+def _is_outer(place: Found, column: Column) -> bool:
+    """Return whether a place is the object in which the column's value usually is."""
+    inner = (path for path in column.usual if path.startswith(f"{place.path}."))
+    return isinstance(place.dtype, pl.Struct) and any(inner)
 
 
 def _may_be_lost(place: Found, column: Column) -> bool:

@@ -71,7 +71,9 @@ def with_shown(
     """Return the events and the impressions that only their search's record tells."""
     if "hits" not in searches.columns:  # files of an earlier version
         return events
-    listed = searches.select(*SEARCHES).filter(searches.hits.notnull()).anti_join(_told(events), SEARCH)
+    listed = (
+        searches.select(*SEARCHES).filter(searches.hits.notnull()).anti_join(_told(events), SEARCH)
+    )
     if besides.events:
         paths = lake.paths(besides.events, scratch / "lake")
         listed = listed.anti_join(_told(engine.read("other_events", paths)), SEARCH)
@@ -81,7 +83,9 @@ def with_shown(
     ranked = ranked.join(_texts(engine, ranked, scratch), ["locale", "query"])
     ranked = ranked.semi_join(_products(engine, ranked, besides.known, scratch), _PRODUCT)
     engine.write(ranked.select(*EVENTS), scratch / "shown.parquet")
-    return events.select(*EVENTS).union(engine.read("shown", [scratch / "shown.parquet"]).select(*EVENTS))
+    shown = engine.read("shown", [scratch / "shown.parquet"])
+    shown = shown.mutate(position=shown.position.cast("int64"))  # Spark counts in 32 bits
+    return events.select(*EVENTS).union(shown.select(*EVENTS))
 
 
 _PRODUCT = ["locale", "product_id"]
@@ -100,7 +104,7 @@ def _ranked(listed: Any) -> Any:
     rest = [c for c in listed.columns if c not in ("hits", *SEARCH)]
     return hits.group_by([*SEARCH, "product_id"]).agg(
         **{c: hits[c].min() for c in rest},
-        position=(hits["rank"].min() + 1).cast("int64"),
+        position=hits["rank"].min() + 1,
         action=ibis.literal("impression"),
     )
 

@@ -147,7 +147,8 @@ def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:
 
 def _trimmed(column: Column) -> pl.Expr:
     if column.holds == "list":
-        items = pl.element().str.strip_chars(UNSEEN).replace("", None)
+        whole = pl.element().str.strip_chars(UNSEEN).str.replace(r"^(-?\d{1,15})\.0+$", "$1")
+        items = whole.replace("", None)
         return pl.col(column.name).list.eval(items)
     return pl.col(column.name).str.strip_chars(UNSEEN).replace("", None)
 

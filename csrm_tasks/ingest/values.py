@@ -12,7 +12,7 @@ an object is read as JSON.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -27,13 +27,15 @@ class Found:
 
     expr: pl.Expr
     dtype: pl.DataType
+    path: str = ""
 
 
 def places(schema: pl.Schema, path: str) -> Iterator[Found]:
     """Yield where ``path`` is in a table, nested fields before names with dots."""
     for name, rest in _cuts(path):
         if name in schema:
-            yield from _inside(Found(pl.col(name), schema[name]), rest)
+            for found in _inside(Found(pl.col(name), schema[name]), rest):
+                yield replace(found, path=path)
 
 
 def _cuts(path: str) -> Iterator[tuple[str, str]]:
@@ -53,17 +55,13 @@ def _inside(found: Found, path: str) -> Iterator[Found]:
 
 
 def _field(found: Found, name: str) -> Found | None:
-    """Return a field of a struct, or the value of a key of a map (a list of pairs)."""
+    """Return a field of a struct, or the value of a key of a map."""
     dtype = found.dtype
     if isinstance(dtype, pl.Struct):
         inner = {f.name: f.dtype for f in dtype.fields}
         return _of(found.expr.struct.field(name), inner[name]) if name in inner else None
-    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.Struct):
-        pair = {f.name: f.dtype for f in dtype.inner.fields}
-        if list(pair) == ["key", "value"]:
-            entry = pl.element()
-            chosen = entry.filter(entry.struct.field("key") == name).struct.field("value").first()
-            return _of(found.expr.list.eval(chosen).list.first(), pair["value"])
+    if isinstance(dtype, pl.Map):
+        return _of(found.expr.map.get(name), dtype.value)
     return None
 
 
