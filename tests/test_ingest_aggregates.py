@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from csrm_tasks.dataset.text import normalised, query_ids
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.ingest.aggregate import ACTIONS, DAILY
 from csrm_tasks.ingest.engines import Engine, frames, open_engine
@@ -36,8 +37,15 @@ Rows = list[dict[str, Any]]
 NAMED = "release=r9/bucket=Z/locale=xx/query_id=q/session_id=v/action=click/position=1"
 
 
+def id_of(record: dict[str, Any]) -> str:
+    return query_ids(record["locale"], normalised(pl.Series([record["query"]])))[0]  # type: ignore[no-any-return]
+
+
 def night(searches: int, seed: int) -> tuple[Rows, Rows]:
-    """Events and searches with everything that a log may do: no position, no session, two arms."""
+    """Events and searches with everything that a log may do: no position, no session, two arms.
+
+    Of some searches only their own record tells what they showed.
+    """
     rng = np.random.default_rng(seed)
     began = datetime(2026, 1, 4, tzinfo=UTC)
     events: Rows = []
@@ -48,15 +56,21 @@ def night(searches: int, seed: int) -> tuple[Rows, Rows]:
         at = began + timedelta(seconds=int(rng.integers(80_000)))
         about = {
             "locale": locale, "query": f"질의 {query}" if rng.random() < 0.6 else f"질의  {query}",
-            "search_id": f"s{n}", "client_id": "c", "session_id": f"v{n // 3}" if n % 17 else "",
+            "search_id": f"s{n}", "client_id": ("", "c", "d")[n % 3],
+            "session_id": f"v{n // 3}" if n % 7 else "",
             "bucket": ("A", "B", "")[int(rng.integers(3))], "release": f"r{n % 40 // 39}",
         }  # fmt: skip
-        asked.append(about | {"at": at})
         shown = rng.choice(20, int(rng.integers(0, 9)), replace=False).tolist()
+        hits = [*(f"p{product}" for product in [*shown, *shown[:1]]), None]
+        asked.append(about | {"at": at, "hits": hits if rng.random() < 0.5 else None})
+        told = rng.random() < 0.7
+        if n % 5 == 0:  # a record without a session may be of a search that has one
+            about |= {"session_id": f"w{n}"}
         for place, product in enumerate([*shown, *shown[:1]]):  # the first is shown twice
             placed = place if rng.random() < 0.9 else None
-            event = about | {"query_id": f"{locale}{query}", "product_id": f"p{product}"}
-            events.append(event | {"position": placed, "action": "impression", "at": at})
+            event = about | {"query_id": id_of(about), "product_id": f"p{product}"}
+            if told:
+                events.append(event | {"position": placed, "action": "impression", "at": at})
             for action in ("click", "add_to_cart", "purchase"):
                 if rng.random() < 0.25:
                     where = placed if rng.random() < 0.5 else None
@@ -68,6 +82,48 @@ def night(searches: int, seed: int) -> tuple[Rows, Rows]:
 @pytest.fixture(scope="module")
 def delivered() -> tuple[Rows, Rows]:
     return night(400, 1)
+
+
+@pytest.fixture(scope="module")
+def summed(delivered: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
+    """The night with the impressions and the sessions that have to be told from other records."""
+    events, asked = delivered
+    told = {(e["locale"], e["search_id"]) for e in events if e["action"] == "impression"}
+    for s in asked:
+        if s["hits"] is None or (s["locale"], s["search_id"]) in told:
+            continue
+        for rank, product in enumerate(s["hits"], start=1):
+            if product is not None and product not in s["hits"][: rank - 1]:
+                events = [*events, s | {
+                    "query_id": id_of(s), "product_id": product, "position": rank,
+                    "action": "impression",
+                }]  # fmt: skip
+    whose = sessions_of([*events, *asked])
+    return ([e | {"session_id": whose(e)} for e in events],
+            [s | {"session_id": whose(s)} for s in asked])  # fmt: skip
+
+
+def sessions_of(records: Rows) -> Callable[[dict[str, Any]], str]:
+    """Its own; else the least of its search; else its client's, of whom thirty minutes end one."""
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for r in records:
+        if r["session_id"]:
+            named[r["locale"], r["search_id"]].add(r["session_id"])
+    begun: dict[tuple[str, str, datetime], str] = {}
+    before: dict[tuple[str, str], tuple[datetime, datetime]] = {}  # last moment, beginning
+    for r in sorted(records, key=lambda r: r["at"]):
+        who = (r["locale"], r["client_id"])
+        if not r["session_id"] and r["client_id"] and not named[r["locale"], r["search_id"]]:
+            last, began = before.get(who, (datetime.min.replace(tzinfo=UTC), r["at"]))
+            began = r["at"] if r["at"] - last > timedelta(minutes=30) else began
+            before[who] = (r["at"], began)
+            begun[(*who, r["at"])] = f"{r['client_id']}@{began:%Y-%m-%dT%H:%M:%S}"
+
+    def session(r: dict[str, Any]) -> str:
+        said = min(named[r["locale"], r["search_id"]], default="")
+        return r["session_id"] or said or begun.get((r["locale"], r["client_id"], r["at"]), "")
+
+    return session
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +196,9 @@ def counts_by(events: Rows, *, placed: bool) -> dict[tuple[Any, ...], Counter[st
 
 
 def test_pairs_are_what_a_loop_counts(
-    delivered: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+    summed: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
 ) -> None:
-    events, _ = delivered
+    events, _ = summed
     expected = counts_by(events, placed=False)
     by_search: dict[tuple[str, str], Rows] = defaultdict(list)
     typed: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -172,9 +228,9 @@ def test_pairs_are_what_a_loop_counts(
 
 
 def test_positions_are_what_a_loop_counts(
-    delivered: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+    summed: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
 ) -> None:
-    expected = counts_by(delivered[0], placed=True)
+    expected = counts_by(summed[0], placed=True)
     actions = ("impression", *ACTIONS.values())
     assert found["positions"].rows() == [
         (*key, *(expected[key][a] for a in actions))
@@ -184,9 +240,9 @@ def test_positions_are_what_a_loop_counts(
 
 
 def test_sessions_are_what_a_loop_counts(
-    delivered: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+    summed: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
 ) -> None:
-    events, searches = delivered
+    events, searches = summed
     visits: dict[tuple[str, str], Rows] = defaultdict(list)
     for e in [*events, *(s | {"action": "search"} for s in searches)]:
         if e["session_id"]:
@@ -207,6 +263,9 @@ def test_sessions_are_what_a_loop_counts(
     assert found["sessions"]["mixed"].n_unique() == 2
     silent = found["sessions"].filter(impressions=0)
     assert silent.height > 0  # a visit in which nothing was found counts
+    derived = found["sessions"].filter(pl.col("session_id").str.contains("@"))
+    assert derived["searches"].max() > 1
+    assert any(not e["session_id"] for e in events)  # nobody says whose it is
 
 
 def test_spark_and_duckdb_say_the_same(
@@ -223,8 +282,8 @@ def test_a_day_may_lack_events_or_searches(lake: Lake, tmp_path: Path, kinds: tu
     with open_engine(Ingest(), tmp_path / "scratch", 1) as engine:
         some = [f for f in FILES if f.kind in kinds]
         made = tables(sum_up(engine, lake, some, tmp_path / "scratch"))
-    assert made["pairs"].is_empty() == ("ubi_events" not in kinds)
-    assert made["positions"].is_empty() == ("ubi_events" not in kinds)
+    assert made["pairs"].is_empty() == (not kinds)  # searches alone tell what they showed
+    assert made["positions"].is_empty() == (not kinds)
     assert made["sessions"].is_empty() == (not kinds)
 
 

@@ -21,7 +21,7 @@ from tests.fixtures.make_bad import BAD, DAY, MISPLACED, Bad, Misplaced
 from tests.fixtures.make_bad import FILES as BAD_FILES
 
 ONE_LINE = b'{"label_id":"g4","query":"q","product_id":"p3","grade":2,"grade":0}'
-COUNTS = ("rows_in", "stored", "quarantined", "known")
+COUNTS = ("rows_in", "stored", "quarantined", "known", "ignored")
 
 
 def take_in(settings: Settings, day: str) -> None:
@@ -89,7 +89,8 @@ def test_a_broken_file(bad: Bad, shop: Settings) -> None:
         found[key] = found.get(key, 0) + 1
     assert found == bad.reasons
     wrong = sum(bad.reasons.values())
-    expected = (bad.stored + wrong + bad.known, bad.stored, wrong, bad.known)
+    rows_in = bad.stored + wrong + bad.known + bad.ignored
+    expected = (rows_in, bad.stored, wrong, bad.known, bad.ignored)
     assert tuple(file[c] for c in COUNTS) == expected
     assert file["fault"] in (None, *(r.split(":")[0] for r in bad.reasons))
     if not bad.name.endswith("parquet"):  # whose rows have no bytes

@@ -122,11 +122,13 @@ def test_searches_without_events_and_visits_without_id(shop: Settings) -> None:
     shown = event("n", "impression", "p1", 1, day) | {"session_id": ""}
     land_lines(shop, day, f"{ZH}/ubi_events.jsonl", [shown])
     made = ingest(shop, day)
-    (visit,) = sessions(shop, day)
+    derived, visit = sessions(shop, day)
+    assert derived["session_id"] == f"cn@{day}T09:00:00"
+    assert (derived["searches"], derived["impressions"]) == (1, 1)
     assert (visit["session_id"], visit["bucket"], visit["release"]) == ("vs", "B", "r7")
     assert (visit["searches"], visit["impressions"], visit["converted"]) == (1, 0, False)
     assert made["aggregate"].facts == {
-        "day": day, "pairs": 1, "events": 1, "sessions": 1, "events_without_session": 1,
+        "day": day, "pairs": 1, "events": 1, "sessions": 2, "events_without_session": 0,
     }  # fmt: skip
 
 

@@ -185,32 +185,44 @@ def test_what_was_served_is_ingested_without_a_row_set_aside(settings: Settings)
     assert found == {session: (*arms[session], 1) for session in sessions}
 
 
-BAD_EVENTS: list[tuple[dict[str, Any], str]] = [
-    ({"action_name": "stare"}, "action_name"),
-    ({"object_id": ""}, "object_id"),
-    ({"bucket": "moon"}, "bucket"),
-    ({"position": 0}, "position"),
-    ({"timestamp": "2020-01-01T00:00:00Z"}, "events.1.timestamp: is not within a day"),
-    ({"timestamp": "2090-01-01T00:00:00Z"}, "events.1.timestamp: is not within a day"),
-    ({"timestamp": "yesterday"}, "timestamp"),
-    ({"query_id": None}, "query_id"),
+BAD_EVENTS: list[tuple[Any, str]] = [
+    ({"action_name": "stare"}, "action_name: "),
+    ({"object_id": ""}, "object_id: "),
+    ({"bucket": "moon"}, "bucket: "),
+    ({"position": 0}, "position: "),
+    ({"timestamp": "2020-01-01T00:00:00Z"}, "timestamp: is not within a day"),
+    ({"timestamp": "2090-01-01T00:00:00Z"}, "timestamp: is not within a day"),
+    ({"timestamp": "yesterday"}, "timestamp: "),
+    ({"query_id": None}, "query_id: "),
+    ({"colour": "x" * 1000}, "colour: "),
 ]
+GOOD_EVENT = {
+    "query_id": "q", "action_name": "click", "object_id": "p0", "bucket": "stable", "release": "r",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("changed", "why"), BAD_EVENTS)
-def test_one_bad_event_refuses_the_whole_request(
-    settings: Settings, changed: dict[str, Any], why: str
-) -> None:
+def test_bad_events_are_named_by_their_index_and_cost_no_good_one(settings: Settings) -> None:
     route(settings, document(release(settings, "a")))
-    good = {
-        "query_id": "q", "action_name": "click", "object_id": "p0", "bucket": "stable",
-        "release": "r",
-    }  # fmt: skip
+    wrong = [GOOD_EVENT | changed for changed, _ in BAD_EVENTS] + ["click", None]
+    sent = [x for one in wrong for x in (GOOD_EVENT, one)]
     with serving(settings) as (client, _):
-        got = client.post("/events", json={"events": [good, good | changed]})
-        assert got.status_code == 422
-        assert why in got.json()["error"]
-    assert landed(settings.landing) == {}
+        assert client.post("/events", json={"events": [GOOD_EVENT]}).json() == {"logged": 1}
+        got = client.post("/events", json={"events": sent})
+        none = client.post("/events", json={"events": wrong[:2]})
+        for body in ({"events": []}, {"events": "click"}, {}, {"events": [GOOD_EVENT] * 1001}):
+            assert client.post("/events", json=body).status_code == 422
+    assert got.status_code == 207
+    assert got.json()["logged"] == len(wrong)
+    refused = {r["index"]: r["detail"] for r in got.json()["refused"]}
+    assert list(refused) == list(range(1, len(sent), 2))
+    for detail, (_, why) in zip(refused.values(), BAD_EVENTS, strict=False):
+        assert detail.startswith(why) and "xxx" not in detail
+    assert none.status_code == 422
+    assert none.json()["logged"] == 0
+    assert none.json()["error"].startswith("events.0.action_name: ")
+    [logged] = landed(settings.landing).values()
+    assert len(logged) == 1 + len(wrong)
+    assert all("ordinal" in record["event_attributes"]["position"] for record in logged)
 
 
 @contextmanager

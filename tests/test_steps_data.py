@@ -147,6 +147,7 @@ def test_a_product_has_versions_and_an_unchanged_one_is_known(settings: Settings
         "stored": 2,
         "quarantined": 0,
         "known": 1,
+        "ignored": 0,
     }
     versions = [
         (r[2], r[3]) for r in rows(settings, PRODUCTS) if r[1] == ZH and r[2] in ("p1", "p7")
@@ -217,8 +218,8 @@ def test_the_flat_sample_layout_goes_in_as_it_is(settings: Settings) -> None:
         {"reason": "missing_value", "kind": "ubi_events", "rows": 1},
         {"reason": "unknown_product", "kind": "ubi_events", "rows": 1},
         {"reason": "unknown_query", "kind": "ubi_events", "rows": 1},
-        {"reason": "unknown_value", "kind": "ubi_events", "rows": 1},
     ]
+    assert made["publish_day"].facts["notes"] == {"ignored": {"ubi_events: action_name search": 1}}
     assert [(r[5], r[6]) for r in rows(settings, AGGREGATES)] == [("futon", 1)]
 
 

@@ -16,8 +16,10 @@ from csrm_tasks.ingest.behaviour import span
 from csrm_tasks.ingest.contracts import CONTRACTS, Reason
 from csrm_tasks.ingest.days import mark_stale
 from csrm_tasks.ingest.identity import Outcome
+from csrm_tasks.ingest.ignored import followed
 from csrm_tasks.ingest.resolve import about, resolve_rows
 from csrm_tasks.ingest.rows import (
+    IGNORED,
     IN_LAKE,
     SQL_TABLES,
     as_read,
@@ -30,6 +32,7 @@ from csrm_tasks.ingest.rows import (
     unstored,
     write_rows,
 )
+from csrm_tasks.ingest.shown import mark_shown
 from csrm_tasks.ingest.validate import REJECTED
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.store.bulk import among, insert
@@ -45,17 +48,19 @@ class Taken:
     """Rows of one stored file that are out of the store, to be judged again."""
 
     file: Mapping[Any, Any]  # its row of FILES as it was
-    rows: pl.DataFrame  # the contract's schema: stored, known and refused ones
-    stored: pl.DataFrame  # those that had been stored, as the lake or the contract has them
+    rows: pl.DataFrame  # the contract's schema: stored, known, refused and ignored ones
+    kept: pl.DataFrame  # those that had been kept, as the lake or the contract's table has them
+    ignored: pl.DataFrame  # row: those that had been ignored
     refused: pl.DataFrame  # REJECTED: those that had been refused
-    left: pl.DataFrame  # the file's other rows that are not stored, the contract's schema
-    rest: pl.DataFrame  # the file's other rows that are stored, of kinds of the lake
+    left: pl.DataFrame  # the file's other rows that are not kept: the contract's schema and IGNORED
+    rest: pl.DataFrame  # the file's other rows that are kept, of kinds of the lake
 
     @property
     def outcome(self) -> Outcome:
         """What had become of the rows."""
-        known = self.rows.height - self.stored.height - self.refused.height
-        return Outcome(self.stored, known, self.refused)
+        stored = self.kept.join(self.ignored, on="row", how="anti", maintain_order="left")
+        others = stored.height + self.refused.height + self.ignored.height
+        return Outcome(stored, self.rows.height - others, self.refused, self.ignored)
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,18 @@ class Again:
                 else:
                     self.settle(one, outcome)
 
-    def settle(self, one: Taken, outcome: Outcome, **columns: Any) -> None:
-        """Record what became of rows that were taken out; ``columns`` of FILES change with it."""
+    def settle(self, one: Taken, outcome: Outcome, dropped: int = 0, **columns: Any) -> None:
+        """Record what became of rows that were taken out; ``columns`` of FILES change with it.
+
+        ``dropped`` rows of the file that were quarantined are ignored now, without a trace.
+        """
         file, before = one.file, one.outcome
-        counts = {
+        refused = before.refused.height + dropped
+        counts: dict[str, Any] = {
             "stored": file["stored"] - before.stored.height + outcome.stored.height,
-            "quarantined": file["quarantined"] - before.refused.height + outcome.refused.height,
+            "quarantined": file["quarantined"] - refused + outcome.refused.height,
             "known": file["known"] - before.known + outcome.known,
+            "ignored": file["ignored"] - before.ignored.height + outcome.ignored.height + dropped,
         }
         if file["rows_in"] != sum(counts.values()):
             raise DataError(
@@ -109,11 +119,19 @@ class Again:
         left = pl.concat([one.left, unstored(one.rows, outcome)]).sort("row")
         if left.height:
             self.window.lake.write_unstored(place_of(file, part), left)
-        counts |= {"known_part": part if left.height else None} | columns
+        counts |= {"known_part": part if left.height else None}
+        if file["kind"] == "ubi_events":
+            more = outcome.ignored.height - before.ignored.height
+            counts["notes"] = followed(file["notes"], more)
+            told = ["search_id", "action", "at"]
+            changed = pl.concat([before.stored.select(told), outcome.stored.select(told)])
+            there = replace(self.window, day=file["day"])
+            mark_shown(self.connection, there, file["locale"], changed)
+        counts |= columns
         if file["kind"] in TABLES:
             schema = TABLES[file["kind"]][1]
             counts |= self._write_part(
-                file, pl.concat([one.rest, outcome.stored.select(list(schema))]), part
+                file, pl.concat([one.rest, outcome.lake.select(list(schema))]), part
             )
         else:
             self._write_rows(file, outcome.stored)
@@ -172,13 +190,17 @@ class Again:
         aside = read_unstored(self.window, file)
         here = pl.col(key).is_in(ids.implode())
         again = as_read(kind, stored) if kind in TABLES else stored
-        rows = pl.concat([again, aside.filter(here)]).sort("row")
+        rows = pl.concat([again, aside.filter(here).drop(IGNORED)]).sort("row")
+        ignored = [aside.filter(here & pl.col(IGNORED)).select("row")]
+        if kind == "ubi_queries":
+            ignored.append(stored.filter(pl.col("query") == "").select("row"))
         rest = pl.DataFrame(schema=schema)
         if kind in TABLES and not rows.is_empty():
             rest = _numbered(read_lake(self.window, file), file).join(stored, on="row", how="anti")
         if not stored.is_empty():
             self._take(file, stored, rest)
-        return Taken(file, rows, stored, self._unrefuse(file, rows), aside.filter(~here), rest)
+        refused = self._unrefuse(file, rows)
+        return Taken(file, rows, stored, pl.concat(ignored), refused, aside.filter(~here), rest)
 
     def _take(self, file: Mapping[Any, Any], stored: pl.DataFrame, rest: pl.DataFrame) -> None:
         if file["kind"] in TABLES:
@@ -192,7 +214,7 @@ class Again:
         """Put rows back as they had been: nothing of the file has changed."""
         file = one.file
         if file["kind"] not in TABLES:
-            self._write_rows(file, one.stored)
+            self._write_rows(file, one.kept)
         else:
             self._update(file, {c: file[c] for c in ("part", "first_at", "last_at")})
         self._refuse(file, one.refused)
@@ -257,11 +279,12 @@ def _column(kind: str, key: str) -> str:
 
 def same(one: Taken, outcome: Outcome) -> bool:
     """Return whether rows come to what they had been."""
-    before, why = one.outcome, ["row", "reason", "detail"]
-    stored = outcome.stored.select(before.stored.columns).sort("row")
-    refused = outcome.refused.select(why).sort("row")
-    return stored.equals(before.stored.sort("row")) and refused.equals(
-        before.refused.select(why).sort("row")
+    why = ["row", "reason", "detail"]
+    kept = outcome.lake.select(one.kept.columns).sort("row")
+    return (
+        kept.equals(one.kept.sort("row"))
+        and outcome.refused.select(why).sort("row").equals(one.refused.select(why).sort("row"))
+        and outcome.ignored.select("row").sort("row").equals(one.ignored.sort("row"))
     )
 
 

@@ -10,6 +10,7 @@ rows: a night's cost does not grow with history, also when a few of its events a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -100,18 +101,32 @@ def known_products(
 def resolve_searches(
     connection: Connection, window: Window, locale: str, clean: pl.DataFrame
 ) -> Outcome:
-    """Judge a file of searches against those of overlapping files."""
-    frame = clean.rename({"query_id": "search_id", "user_query": "query", "timestamp": "at"})
-    frame = frame.with_columns(pl.lit(locale).alias("locale"))
+    """Judge a file of searches against those of overlapping files.
+
+    Those without a text are ignored, but kept for the events that refer to them.
+    """
+    frame = clean.rename({
+        "query_id": "search_id", "user_query": "query", "timestamp": "at",
+        "query_response_hit_ids": "hits",
+    }).with_columns(pl.lit(locale).alias("locale"))  # fmt: skip
+    ignored = frame.filter(pl.col("query") == "")
+    frame = frame.filter(pl.col("query") != "")
     if frame.is_empty():
-        return _nothing(SEARCHES)
-    content = [c for c in SEARCHES if c not in ("search_id", "at", "row")]
+        return replace(_nothing(SEARCHES), ignored=ignored.select(list(SEARCHES)))
+    content = [c for c in SEARCHES if c not in ("search_id", "at", "row", "hits")]
     when = stretches(frame["at"], window.zone)
-    stored = stored_rows(connection, window, (locale, "ubi_queries"), _but_row(SEARCHES), when)
+    stored = stored_rows(
+        connection, window, (locale, "ubi_queries"), ["search_id", "at", *content], when
+    )
     key = pl.concat_str("search_id", pl.lit(" "), pl.col("at").dt.timestamp()).alias("query_id")
-    existing = stored.filter(pl.col("search_id").is_in(frame["search_id"].implode()))
+    existing = stored.filter(
+        pl.col("search_id").is_in(frame["search_id"].implode()), pl.col("query") != ""
+    )
     found = resolve(frame.with_columns(key), existing.with_columns(key), "query_id", content)
-    return Outcome(found.stored.select(list(SEARCHES)), found.known, found.refused)
+    return Outcome(
+        found.stored.select(list(SEARCHES)), found.known, found.refused,
+        ignored.select(list(SEARCHES)),
+    )  # fmt: skip
 
 
 def resolve_events(
@@ -119,7 +134,7 @@ def resolve_events(
 ) -> Outcome:
     """Judge a file of events: their product and their query must be known, themselves not.
 
-    Known is what was delivered up to the day ``until``.
+    Known is what was delivered up to the day ``until``. Those of an ignored search are ignored.
     """
     frame = clean.rename({
         "query_id": "search_id", "object_id": "product_id", "action_name": "action",
@@ -134,19 +149,23 @@ def resolve_events(
         ["search_id", "query", "client_id", "at"],
         stretches(frame["at"], window.zone, SESSION), until,
     )  # fmt: skip
-    asked = _with_query(frame.filter(has_product), searches)
+    asked = _with_query(frame, searches)
+    ignored = asked.filter(pl.col("query") == "").select("row")
+    asked = asked.filter(pl.col("query").ne_missing(""))
+    unasked = pl.col("query").is_null()
     refused = [
-        refuse(frame.filter(~has_product), Reason.PRODUCT, "object_id"),
-        refuse(asked.filter(pl.col("query").is_null()), Reason.QUERY, "query_id"),
+        refuse(asked.filter(~has_product), Reason.PRODUCT, "object_id"),
+        refuse(asked.filter(has_product & unasked), Reason.QUERY, "query_id"),
     ]
-    asked = asked.filter(pl.col("query").is_not_null())
+    asked = asked.filter(has_product & ~unasked)
     there = stored_rows(
         connection, window, (locale, "ubi_events"), EVENT_KEY, stretches(frame["at"], window.zone)
     )
     stored = _new_events(asked, there)
     norms = normalised(stored["query"])
     stored = stored.with_columns(query_ids(locale, norms).alias("query_id"))
-    return Outcome(stored, asked.height - stored.height, pl.concat(refused).sort("row"))
+    known = asked.height - stored.height
+    return Outcome(stored, known, pl.concat(refused).sort("row"), ignored)
 
 
 def _but_row(schema: dict[str, Any]) -> list[str]:
@@ -158,7 +177,10 @@ def _nothing(schema: dict[str, Any]) -> Outcome:
 
 
 def _with_query(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
-    """Add ``query``, the event's ``own`` or that of its search, or null."""
+    """Add ``query``, the event's ``own`` or that of its search, or null.
+
+    It is empty where the search is an ignored one.
+    """
     said = events.with_columns((pl.col("user_query") != "").alias("own"))
     joined = said.join(_asked(said, searches), on="row", how="left", maintain_order="left")
     own = pl.when("own").then("user_query")

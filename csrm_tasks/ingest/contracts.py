@@ -1,8 +1,8 @@
 """What a market may deliver: each column's type, range and vocabulary, declared once.
 
-The readers look values up by ``sources`` (a dotted source is a nested field), the validation
-turns each declaration into checks over a whole batch, ``docs/DATA.md`` is generated from it, and
-error texts name it.
+The readers look values up by ``sources`` (a dotted source is a nested field, or a name with dots),
+the validation turns each declaration into checks over a whole batch, ``docs/DATA.md`` is generated
+from it, and error texts name it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Literal
 
 import polars as pl
 
-ColumnType = Literal["text", "integer", "time"]
+ColumnType = Literal["text", "identifier", "integer", "time", "list"]
+PATH_SEPARATOR = " > "  # between the levels of a category, whatever a market writes
 
 
 class Reason(StrEnum):
@@ -44,15 +45,16 @@ REASONS: dict[Reason, str] = {
     "Parquet, no header, empty); its first bytes are kept as row 0 and nothing of it is stored",
     Reason.MISSING_COLUMN: "the file lacks a required column (the detail names it and what the "
     "file has instead: often another separator); every row is kept here",
-    Reason.MALFORMED: "not a JSON object with plain values, or another number of fields than the "
-    "header",
+    Reason.MALFORMED: "not a JSON object, a required value that is an object or a list, or another "
+    "number of fields than the header",
     Reason.QUOTES: "a CSV line whose quotes or backslashes can be read in two ways, or that lies "
     "between two such lines and may be part of a text over several lines; deliver it quoted as RFC "
     "4180 says, a replay leaves it",
     Reason.ENCODING: "not UTF-8",
     Reason.NUL: "a NUL byte, or half a UTF-16 character, inside a value",
     Reason.MISSING: "a required value is empty",
-    Reason.TYPE: "not an integer, or not a time",
+    Reason.TYPE: "not a time; or an identifier written as a decimal number so long that it may "
+    "have lost digits",
     Reason.VOCABULARY: "not one of the column's words",
     Reason.RANGE: "below the least or above the greatest value",
     Reason.TOO_LONG: "longer than the column may be",
@@ -63,6 +65,7 @@ REASONS: dict[Reason, str] = {
     Reason.PRODUCT: "the product is not in the catalogue of the locale",
     Reason.QUERY: "no search with this identifier is stored, or in the same day's files",
 }
+OWN = "csrm"  # what our serving writes as its application
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of any time: what is older is a clock never set
 
 
@@ -74,17 +77,24 @@ class Column:
     about: str
     holds: ColumnType = "text"
     required: bool = True
-    sources: tuple[str, ...] = ()  # the first present wins; default: the column's own name
+    sources: tuple[str, ...] = ()  # the first that is not empty wins; default: the own name
+    also: tuple[str, ...] = ()  # looked at after those: shapes that few writers use
     vocabulary: Mapping[str, str | int] | None = None  # spelling in lower case → stored value
     at_least: int | None = None
     at_most: int | None = None
     max_chars: int = 200
     late: bool = False  # refused when older than the market's ``ingest.late_days``
+    kept: bool = True  # else it decides about its row and is not stored
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """Where most deliveries carry the value."""
+        return self.sources or (self.name,)
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Where a delivery may carry the value."""
-        return self.sources or (self.name,)
+        return self.usual + self.also
 
     @property
     def dtype(self) -> pl.DataType | type[pl.DataType]:
@@ -95,7 +105,12 @@ class Column:
             return pl.Int8
         if self.holds == "time":
             return pl.Datetime("us", "UTC")
-        return pl.Int64 if self.holds == "integer" else pl.String
+        return pl.Int64 if self.holds == "integer" else self.read_as
+
+    @property
+    def read_as(self) -> pl.DataType | type[pl.DataType]:
+        """Type that the readers give: text, or a list of texts."""
+        return pl.List(pl.String) if self.holds == "list" else pl.String
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ class Contract:
     def schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
         """Columns of the clean table; ``row`` counts from 1 in the delivered file."""
         row: dict[str, pl.DataType | type[pl.DataType]] = {"row": pl.Int64}
-        return row | {c.name: c.dtype for c in self.columns}
+        return row | {c.name: c.dtype for c in self.columns if c.kept}
 
 
 GRADES: dict[str, str | int] = {
@@ -118,7 +133,13 @@ GRADES: dict[str, str | int] = {
     "exact": 2, "substitute": 1, "irrelevant": 0,
     "e": 2, "s": 1, "c": 0, "i": 0, "complement": 0,  # ESCI; see with_complement
 }  # fmt: skip
-ACTIONS = ("impression", "click", "add_to_cart", "purchase")
+# As UBI 1.3 and its public clients spell what we sum up; every other action is ignored.
+ACTIONS: dict[str, str | int] = {
+    "impression": "impression",
+    "click": "click", "click_through": "click", "item_click": "click",
+    "add_to_cart": "add_to_cart", "add-to-cart": "add_to_cart", "addtocart": "add_to_cart",
+    "purchase": "purchase",
+}  # fmt: skip
 TRANSLATION_KINDS = ("category", "brand", "title", "query")  # A7
 
 
@@ -139,7 +160,7 @@ def _words(values: tuple[str, ...]) -> dict[str, str | int]:
 
 
 CATALOGUE = Contract("catalogue", "Products, new and changed; the latest day wins.", (
-    Column("product_id", "identifier, unique within the locale"),
+    Column("product_id", "identifier, unique within the locale", holds="identifier"),
     Column("title", "as shown to shoppers", max_chars=2_000),
     Column("brand", "empty where the merchant gave none", required=False),
     Column("category", "path, levels joined by ' > '", required=False, max_chars=1_000),
@@ -147,49 +168,65 @@ CATALOGUE = Contract("catalogue", "Products, new and changed; the latest day win
 ))  # fmt: skip
 
 TRANSLATIONS = Contract("translations", "Pairs of texts, source language and target language.", (
-    Column("translation_id", "identifier, unique within the market"),
+    Column("translation_id", "identifier, unique within the market", holds="identifier"),
     Column("kind", "what is translated", vocabulary=_words(TRANSLATION_KINDS)),
     Column("source_text", "in the source language", max_chars=2_000),
     Column("target_text", "in the target language", max_chars=2_000),
 ))  # fmt: skip
 
 LABELS = Contract("labels", "One rater's grade of one query-product pair.", (
-    Column("label_id", "identifier, unique within the market"),
+    Column("label_id", "identifier, unique within the market", holds="identifier"),
     Column("query", "as shown to the rater", max_chars=500),
-    Column("product_id", "of the catalogue in the same locale"),
+    Column("product_id", "of the catalogue in the same locale", holds="identifier"),
     Column("grade", "2/1/0, exact/substitute/irrelevant, or ESCI's E/S/C/I", vocabulary=GRADES),
-    Column("rater_id", "who judged; empty counts as someone else each time", required=False),
+    Column("rater_id", "who judged; empty counts as someone else each time", holds="identifier",
+           required=False),
     Column("guideline_version", "what the rater was told", required=False),
     Column("rated_at", "when", holds="time", required=False),
 ))  # fmt: skip
 
+APPLICATION = Column(
+    "application", "see `ingest.applications`", required=False, max_chars=1_000, kept=False
+)
+
 UBI_QUERIES = Contract("ubi_queries", "User Behavior Insights: searches.", (
-    Column("query_id", "identifier of one search"),
+    Column("query_id", "identifier of one search", holds="identifier"),
     Column("user_query", "as typed", max_chars=500),
-    Column("client_id", "browser or device", required=False),
-    Column("session_id", "visit", required=False),
+    Column("client_id", "browser or device", holds="identifier", required=False),
+    Column("session_id", "visit", holds="identifier", required=False,
+           sources=("session_id", "query_attributes.session_id")),
     Column("timestamp", "of the search", holds="time", late=True),
     Column("bucket", "experiment arm", required=False, sources=("query_attributes.bucket",)),
     Column("release", "release that answered", required=False,
            sources=("query_attributes.release",)),
+    Column("query_response_hit_ids", "products shown, best first", holds="list", required=False,
+           sources=("query_response_hit_ids", "query_response_object_ids",
+                    "query_response_objects_ids")),
+    APPLICATION,
 ))  # fmt: skip
 
 UBI_EVENTS = Contract("ubi_events", "User Behavior Insights: what followed a search.", (
     Column("action_name", "what was done", sources=("action_name", "action"),
-           vocabulary=_words(ACTIONS)),
-    Column("query_id", "the search that it followed"),
-    Column("object_id", "product", sources=(
+           vocabulary=ACTIONS),
+    Column("query_id", "the search that it followed", holds="identifier"),
+    Column("object_id", "product", holds="identifier", sources=(
         "event_attributes.object.object_id", "object_id", "asin")),
     Column("position", "ordinal in the result list", holds="integer", required=False,
-           sources=("event_attributes.position.ordinal", "position"), at_least=0, at_most=100_000),
-    Column("client_id", "browser or device", required=False),
-    Column("session_id", "visit", required=False),
+           sources=("event_attributes.position.ordinal", "position", "event_attributes.rank",
+                    "rank"),
+           also=("event_attributes.position.ordinal.index", "event_attributes.position",
+                 "position.ordinal"),
+           at_least=0, at_most=100_000),
+    Column("client_id", "browser or device", holds="identifier", required=False),
+    Column("session_id", "visit", holds="identifier", required=False,
+           sources=("session_id", "event_attributes.session_id")),
     Column("timestamp", "of the event", holds="time", late=True),
     Column("user_query", "of a flat event that carries its query", required=False,
            sources=("user_query", "query"), max_chars=500),
     Column("bucket", "experiment arm", required=False, sources=("event_attributes.bucket",)),
     Column("release", "release that answered", required=False,
            sources=("event_attributes.release",)),
+    APPLICATION,
 ))  # fmt: skip
 
 # In this order a day is stored: what refers to something comes after it.

@@ -19,8 +19,10 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.ingest.again import Again, Taken
+from csrm_tasks.ingest.days import mark_stale
 from csrm_tasks.ingest.resolve import KINDS, rank
 from csrm_tasks.ingest.rows import identifier, read_lake, read_unstored, table_keys, take_rows
+from csrm_tasks.ingest.shown import mark_shown
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.store.lake import TABLES
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key
@@ -81,6 +83,8 @@ def retire(connection: Connection, window: Window, file: Row, ids: pl.Series) ->
     """
     if file["kind"] not in TABLES:
         take_rows(connection, window.market, file, ids)
+    elif file["kind"] == "ubi_events":
+        mark_shown(connection, window, file["locale"], read_lake(window, file))
     connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(live=False))
 
 
@@ -140,6 +144,7 @@ def _follow_products(
     moved = days.filter(pl.col("day") != pl.col("now"))
     if moved.is_empty():
         return
+    _mark_showing(again, _of_kind(behind, "ubi_queries", locale), moved["product_id"])
     labels = again.speaking_of(_of_kind(behind, "labels", locale), "product_id", moved, "label_id")
     if not labels.is_empty():
         again.put_back(again.take_out(_of_kind(behind, "labels", None), "label_id", labels))
@@ -147,3 +152,11 @@ def _follow_products(
     products = again.speaking_of(events, "object_id", moved, "object_id")
     if not products.is_empty():
         again.put_back(again.take_out(events, "object_id", products))
+
+
+def _mark_showing(again: Again, searches: Sequence[Row], products: pl.Series) -> None:
+    """Have the days of searches that showed one of ``products`` summed up again."""
+    showing = pl.col("hits").list.set_intersection(pl.lit(products.implode())).list.len() > 0
+    for file in searches:
+        if read_lake(again.window, file).filter(showing).height:
+            mark_stale(again.connection, again.window.market, file["day"])

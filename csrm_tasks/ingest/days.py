@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.errors import DataError
+from csrm_tasks.ingest.ignored import Notes
 from csrm_tasks.store.bulk import insert
 from csrm_tasks.store.lake import TABLES, Stored
 from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
@@ -28,28 +29,39 @@ class DayState:
     digest: str
     rows_in: int
     quarantined: int
+    ignored: int
+    files: int
     faults: tuple[str, ...]  # "file: reason" of files that are wrong as a whole
+    notes: dict[str, dict[str, int]]  # topic → "kind: name" → rows
 
     @property
     def share(self) -> float:
-        """Share of the rows that are in quarantine."""
-        return self.quarantined / self.rows_in if self.rows_in else 0.0
+        """Share of the rows that are in quarantine, of those that are not ignored."""
+        judged = self.rows_in - self.ignored
+        return self.quarantined / judged if judged else 0.0
 
 
 def day_state(connection: Connection, market: str, day: str) -> DayState:
     """Read what the store holds of a day."""
     statement = (
-        sa.select(*(FILES.c[c] for c in COUNTED))
+        sa.select(*(FILES.c[c] for c in COUNTED), FILES.c.ignored, FILES.c.notes)
         .where(FILES.c.market == market, FILES.c.day == day, FILES.c.live)
         .order_by(FILES.c.kind, FILES.c.locale, FILES.c.name, FILES.c.digest)
     )
     rows = [dict(r) for r in connection.execute(statement).mappings()]
+    notes = Notes()
+    for row in rows:
+        for topic, counts in (row["notes"] or {}).items():
+            notes.add({topic: {f"{row['kind']}: {name}": n for name, n in counts.items()}})
     return DayState(
         day,
-        json_digest(rows),
+        json_digest([{c: r[c] for c in COUNTED} for r in rows]),
         sum(r["rows_in"] for r in rows),
         sum(r["quarantined"] for r in rows),
+        sum(r["ignored"] for r in rows),
+        len(rows),
         tuple(f"{r['name']}: {r['fault']}" for r in rows if r["fault"]),
+        notes.as_json(),
     )
 
 
@@ -87,7 +99,7 @@ def publish(connection: Connection, market: str, day: str, tolerance: float) -> 
     in quarantine than the market tolerates; all rows stay where they are.
     """
     state = day_state(connection, market, day)
-    if state.rows_in == 0:
+    if state.files == 0:
         raise DataError(f"{market} {day}: nothing is stored for this day; ingest it first")
     if state.faults:
         raise DataError(
@@ -96,7 +108,8 @@ def publish(connection: Connection, market: str, day: str, tolerance: float) -> 
         )
     if state.share > tolerance:
         raise DataError(
-            f"{market} {day}: {state.quarantined} of {state.rows_in} rows are in quarantine "
+            f"{market} {day}: {state.quarantined} of {state.rows_in - state.ignored} rows are in "
+            f"quarantine "
             f"({state.share:.1%}; ingest.tolerance is {tolerance:.1%}): "
             f"{_reasons(connection, market, day)}; mend the files or raise the tolerance "
             f"({LOOK.format(market, day)})"

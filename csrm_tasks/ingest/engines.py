@@ -29,21 +29,41 @@ class Engine:
         self._backend = backend
 
     def read(self, name: str, paths: Sequence[Path]) -> Any:
-        """Return Parquet files of one schema (at least one) as an Ibis table called ``name``."""
+        """Return Parquet files (at least one) as an Ibis table called ``name``.
+
+        A column that one of them lacks is null there.
+        """
         # DuckDB would take a folder `name=value` above a file for the value of a column of that
         # name, whatever the file says.
         files = [str(p) for p in paths]
-        return self._backend.read_parquet(files, table_name=name, hive_partitioning=False)
+        return self._backend.read_parquet(
+            files, table_name=name, hive_partitioning=False, union_by_name=True
+        )
 
     def write(self, table: Any, path: Path) -> None:
         """Compute ``table`` into one Parquet file, its rows in the table's order."""
         self._backend.to_parquet(table, path)
 
+    def fetch(self, table: Any, path: Path) -> pl.DataFrame:
+        """Compute a table that fits in memory, through a file."""
+        self.write(table, path)
+        return pl.read_parquet(path)
+
+    def give(self, name: str, frame: pl.DataFrame, path: Path) -> Any:
+        """Return a frame as a table, through a file."""
+        frame.write_parquet(path)
+        return self.read(name, [path])
+
+    def is_empty(self, table: Any) -> bool:
+        """Return whether a table has no row."""
+        return int(table.limit(1).count().to_pyarrow().as_py()) == 0
+
 
 class _SparkEngine(Engine):
     def read(self, name: str, paths: Sequence[Path]) -> Any:
         # Ibis takes one path here; Spark itself takes many.
-        frame = self._backend._session.read.parquet(*(str(p) for p in paths))
+        reader = self._backend._session.read.option("mergeSchema", "true")
+        frame = reader.parquet(*(str(p) for p in paths))
         frame.createOrReplaceTempView(name)
         return self._backend.table(name)
 

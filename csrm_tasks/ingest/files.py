@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from csrm_tasks.ingest.contracts import CONTRACTS, Contract
+from csrm_tasks.ingest.ignored import Notes
 from csrm_tasks.ingest.readers import read_batches, read_raw
 from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.validate import REJECTED, judge, unreadable
@@ -56,6 +57,8 @@ class Sorted:
     rejected: pl.DataFrame  # REJECTED
     fault: str | None  # as Judged
     header: bytes  # a CSV file's first line
+    ignored: int = 0  # rows that are in neither
+    notes: Notes = field(default_factory=Notes)
 
 
 def _ahead(batches: Iterator[Records]) -> Iterator[Records]:
@@ -96,7 +99,8 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path, zone: str = 
     header = b""
     rejected = [pl.DataFrame(schema=REJECTED)]
     fault = None
-    rows = 0
+    rows = ignored = 0
+    notes = Notes()
     try:
         with _written(clean, source.contract) as write:
             for records in _ahead(source.batches()):
@@ -104,10 +108,12 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path, zone: str = 
                 header, fault = records.header, judged.fault
                 rejected.append(judged.rejected)
                 rows += judged.clean.height
+                ignored += judged.ignored
+                notes.add(judged.notes.counts)
                 write(judged.clean)
     except UnreadableError as e:
         with source.path.open("rb") as f:
             judged = unreadable(source.contract, str(e), f.read(HEAD_BYTES))
         judged.clean.write_parquet(clean)
         return Sorted(0, judged.rejected, judged.fault, header)
-    return Sorted(rows, pl.concat(rejected), fault, header)
+    return Sorted(rows, pl.concat(rejected), fault, header, ignored, notes)

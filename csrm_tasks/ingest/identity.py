@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -16,11 +16,19 @@ REFUSED: dict[str, type[pl.DataType]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of a file's clean rows: stored + known + refused is all of them."""
+    """What becomes of a file's clean rows: stored + known + refused + ignored is all of them."""
 
     stored: pl.DataFrame
     known: int
     refused: pl.DataFrame  # REFUSED
+    ignored: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"row": pl.Int64}))
+
+    @property
+    def lake(self) -> pl.DataFrame:
+        """What the lake keeps: of ignored rows the searches, that events may refer to."""
+        if "search_id" not in self.ignored.columns:
+            return self.stored
+        return pl.concat([self.stored, self.ignored.select(self.stored.columns)]).sort("row")
 
 
 def refuse(rows: pl.DataFrame, reason: Reason, detail: str) -> pl.DataFrame:

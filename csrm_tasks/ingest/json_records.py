@@ -1,21 +1,33 @@
 """JSON Lines: all lines decoded at once into the contract's fields.
 
-Where that fails, the lines are halved until the faulty ones are found; what a good line decodes to
+Where that fails, the lines are halved until the odd ones are found; what a good line decodes to
 does not depend on its neighbours. Of a key that an object has twice the first value counts.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract, Reason
+from csrm_tasks.ingest.json_values import (
+    LONG_FLOAT,
+    MAYBE_LONG,
+    Tree,
+    decode_all,
+    has_dotted,
+    mend,
+    tree_of,
+)
 from csrm_tasks.ingest.records import (
+    FAULT,
     NEWLINE,
+    UNREAD,
     Flags,
     RawOf,
     Records,
@@ -26,7 +38,7 @@ from csrm_tasks.ingest.records import (
     spans,
 )
 
-Tree = dict[str, Any]  # field name → subtree, empty for a leaf
+Values = pl.DataFrame | None  # the contract's columns; None: no object
 FEW = 256  # lines that are looked at one by one
 
 
@@ -34,14 +46,23 @@ def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
     """Read one object per line, numbered from ``first``; blank lines are no rows."""
     full, raw = _full_lines(data, first)
     lines, faults = _decoded_lines(data, full, first)
-    tree = _tree(contract)
+    shape = _Shape(contract, tree_of(contract, has_dotted(data, contract)))
     parts: list[tuple[Any, pl.DataFrame]] = []
-    for rows, table in _decode(lines, tree):
-        if table is None:
+    quick, slow = _apart(lines, data)
+    for rows, values in chain(_decode(quick, shape), _decode_few(slow, shape)):
+        if values is None:
             faults |= dict.fromkeys(rows["row"].to_list(), Reason.MALFORMED)
         else:
-            parts.append((rows["row"], pick(table, contract)[0]))
+            parts.append((rows["row"], values))
     return Records(assemble(parts, faults, contract), (), raw)
+
+
+def _apart(lines: pl.DataFrame, data: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Set lines apart that hold numbers which the quick decoder would round."""
+    if not any(mark in data for mark in MAYBE_LONG):
+        return lines, lines.clear()
+    long = lines["line"].str.contains(LONG_FLOAT)
+    return lines.filter(~long), lines.filter(long)
 
 
 def jsonl_rows(data: bytes, first: int) -> tuple[int, RawOf]:
@@ -84,88 +105,59 @@ def _utf8(line: bytes) -> str | None:
         return None
 
 
-def _tree(contract: Contract) -> Tree:
-    tree: Tree = {}
-    for column in contract.columns:
-        for path in column.paths:
-            node = tree
-            for name in path.split("."):
-                node = node.setdefault(name, {})
-    return tree
+@dataclass(frozen=True)
+class _Shape:
+    """What lines are decoded into."""
+
+    contract: Contract
+    tree: Tree
+
+    def values(self, texts: pl.Series) -> pl.DataFrame | None:
+        """Return the contract's columns; None when any text has another shape."""
+        table = decode_all(texts, self.tree)
+        return None if table is None else pick(table, self.contract)[0]
 
 
-def _struct(tree: Tree) -> pl.DataType | type[pl.DataType]:
-    if not tree:
-        return pl.String
-    return pl.Struct([pl.Field(name, _struct(inner)) for name, inner in tree.items()])
-
-
-def _decode(lines: pl.DataFrame, tree: Tree) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
-    """Yield lines and what they decode to, or None for lines that are no such objects."""
+def _decode(lines: pl.DataFrame, shape: _Shape) -> Iterator[tuple[pl.DataFrame, Values]]:
+    """Yield lines and what they decode to, or None for lines that are no objects."""
     if lines.is_empty():
         return
-    table = _decode_all(lines["line"], tree)
-    if table is not None:
-        yield lines, table
-    elif lines.height == 1:
-        yield lines, None
+    values = shape.values(lines["line"])
+    if values is not None:
+        yield lines, values
     elif lines.height > FEW:
         half = lines.height // 2
-        yield from _decode(lines[:half], tree)
-        yield from _decode(lines[half:], tree)
+        yield from _decode(lines[:half], shape)
+        yield from _decode(lines[half:], shape)
     else:
-        yield from _decode_few(lines, tree)
+        yield from _decode_few(lines, shape)
 
 
-def _decode_few(
-    lines: pl.DataFrame, tree: Tree
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
-    plain = pl.Series([_is_plain(line, tree) for line in lines["line"]], dtype=pl.Boolean)
-    if not plain.all():
-        yield lines.filter(~plain), None
-        yield from _decode(lines.filter(plain), tree)
-    else:  # the two parsers disagree about one of them
-        for one in lines.iter_slices(1):
-            yield from _decode(one, tree)
+def _decode_few(lines: pl.DataFrame, shape: _Shape) -> Iterator[tuple[pl.DataFrame, Values]]:
+    """Look at every line: what has an odd shape keeps its other values."""
+    if lines.is_empty():
+        return
+    mended = [mend(line, shape.tree, shape.contract.columns) for line in lines["line"]]
+    objects = pl.Series([m is not None for m in mended], dtype=pl.Boolean)
+    if not objects.all():
+        yield lines.filter(~objects), None
+    found = [m for m in mended if m is not None]
+    values = shape.values(pl.Series([text for text, _ in found], dtype=pl.String))
+    good = lines.filter(objects)
+    if values is not None:
+        yield good, _noted(values, [lost for _, lost in found], shape.contract)
+    elif good.height == 1:  # the two parsers disagree about it
+        yield good, None
+    else:
+        for one in good.iter_slices(1):
+            yield from _decode_few(one, shape)
 
 
-def _decode_all(lines: pl.Series, tree: Tree) -> pl.DataFrame | None:
-    """Decode every line at once; None when any line is not a plain object of the contract.
-
-    Each line is wrapped with its number: two objects on one line, or one over two, would
-    otherwise shift every row after them without a word.
-    """
-    shape = pl.Struct({"n": pl.Int64, "v": _struct(tree)})
-    number = pl.int_range(pl.len())
-    wrapped = pl.concat_str(
-        pl.lit('{"n":'), number.cast(pl.String), pl.lit(',"v":'), "line", pl.lit("}")
+def _noted(values: pl.DataFrame, lost: list[set[str]], contract: Contract) -> pl.DataFrame:
+    """Say which columns' values were lost; where that is a required one, the row is at fault."""
+    required = {c.name for c in contract.columns if c.required}
+    faults = [str(Reason.MALFORMED) if names & required else None for names in lost]
+    unread = [",".join(sorted(names)) or None for names in lost]
+    return values.with_columns(
+        pl.Series(FAULT, faults, dtype=pl.String), pl.Series(UNREAD, unread, dtype=pl.String)
     )
-    try:
-        decoded = lines.to_frame("line").select(wrapped.str.json_decode(shape))
-        found = decoded.to_series().struct.unnest()
-    except pl.exceptions.PolarsError:
-        return None
-    if found["v"].has_nulls() or not found["n"].equals(pl.Series("n", range(len(lines)))):
-        return None
-    return found["v"].struct.unnest()
-
-
-def _is_plain(line: str, tree: Tree) -> bool:
-    try:
-        value = json.loads(line, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and _fits(value, tree)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _fits(value: Any, tree: Tree) -> bool:
-    """Return whether the part of ``value`` that ``tree`` names has plain values for leaves."""
-    if value is None:
-        return True
-    if tree:
-        return isinstance(value, dict) and all(_fits(value.get(k), t) for k, t in tree.items())
-    return not isinstance(value, dict | list)

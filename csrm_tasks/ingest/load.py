@@ -20,10 +20,12 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.behaviour import span
 from csrm_tasks.ingest.corrections import Change, identifiers, in_order, retire
 from csrm_tasks.ingest.identity import Outcome
+from csrm_tasks.ingest.ignored import FOLLOWS, Notes
 from csrm_tasks.ingest.landing import Delivery
 from csrm_tasks.ingest.records import RawOf
 from csrm_tasks.ingest.resolve import About, resolve_rows
 from csrm_tasks.ingest.rows import identifier, unstored, write_rows
+from csrm_tasks.ingest.shown import mark_shown
 from csrm_tasks.ingest.validate import REJECTED, Judged
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.store.bulk import insert
@@ -34,7 +36,7 @@ from csrm_tasks.store.tables import FILES, QUARANTINE
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a file's rows; ``rows_in == stored + quarantined + known``."""
+    """What became of a file's rows; ``rows_in == stored + quarantined + known + ignored``."""
 
     name: str
     locale: str
@@ -44,7 +46,9 @@ class Receipt:
     stored: int
     quarantined: int
     known: int
+    ignored: int
     fault: str | None
+    notes: dict[str, dict[str, int]] | None  # see csrm_tasks.ingest.ignored; None: nothing to say
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields, for receipt.json."""
@@ -136,6 +140,8 @@ def _store(
         if file.kind not in TABLES:
             write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
         rejected = pl.concat([judged.rejected, refused.result()])
+    if file.kind == "ubi_events":
+        mark_shown(connection, window, file.locale, outcome.stored)
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
     return receipt
 
@@ -146,14 +152,25 @@ def _with_raw(refused: pl.DataFrame, raw_of: RawOf) -> pl.DataFrame:
 
 
 def _receipt(file: Delivery, judged: Judged, outcome: Outcome, quarantined: int) -> Receipt:
-    rows_in = judged.clean.height + judged.rejected.height
+    rows_in = judged.clean.height + judged.rejected.height + judged.ignored
+    notes = outcome_notes(judged.notes, file.kind, outcome)
     receipt = Receipt(
         file.name, file.locale, file.kind, file.digest, rows_in, outcome.stored.height,
-        quarantined, outcome.known, judged.fault,
+        quarantined, outcome.known, judged.ignored + outcome.ignored.height, judged.fault,
+        notes.as_json() or None,
     )  # fmt: skip
-    if rows_in != receipt.stored + receipt.quarantined + receipt.known:
+    if rows_in != receipt.stored + receipt.quarantined + receipt.known + receipt.ignored:
         raise DataError(f"{file.name}: {rows_in} rows in, but {receipt} accounts for fewer or more")
     return receipt
+
+
+def outcome_notes(notes: Notes, kind: str, outcome: Outcome) -> Notes:
+    """Add what only the store could tell: which events follow an ignored search."""
+    found = Notes()
+    found.add(notes.counts)
+    if kind == "ubi_events":
+        found.count("ignored", FOLLOWS, outcome.ignored.height)
+    return found
 
 
 def _part(connection: Connection, window: Window, file: Delivery) -> str:
@@ -173,10 +190,10 @@ def _lake_columns(
     place = Stored(file.kind, window.day, file.locale, part)
     columns: dict[str, Any] = {}
     if file.kind in TABLES:
-        window.lake.write(place, outcome.stored)
-        first, last = span(outcome.stored, "at")
+        window.lake.write(place, outcome.lake)
+        first, last = span(outcome.lake, "at")
         columns = {"part": part, "first_at": first, "last_at": last}
-    if outcome.known or outcome.refused.height:
+    if outcome.known or outcome.refused.height or outcome.ignored.height:
         window.lake.write_unstored(place, unstored(judged.clean, outcome))
         columns["known_part"] = part
     return columns

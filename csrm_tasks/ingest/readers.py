@@ -62,7 +62,10 @@ def read_raw(
 
 
 def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Records]:
-    """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches."""
+    """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches.
+
+    A text of nothing but white space has no rows.
+    """
     rows = 0
     head = b""
     for head, data, layout in _texts(stream, written):
@@ -72,8 +75,6 @@ def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Recor
             records = read_jsonl(data, contract, rows + 1)
         rows += records.frame.height
         yield records
-    if rows == 0 and not head.strip():
-        raise UnreadableError("the file is empty")
 
 
 def _texts(stream: Any, written: str) -> Iterator[tuple[bytes, bytes, Layout | None]]:

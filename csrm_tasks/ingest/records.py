@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from csrm_tasks.ingest.contracts import Contract, Reason
+from csrm_tasks.ingest.contracts import Column, Contract, Reason
+from csrm_tasks.ingest.json_values import open_cells, roots
+from csrm_tasks.ingest.values import Found, fields, is_plain, places, read
 
 Offsets = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 RawOf = Callable[[Sequence[int]], list[bytes]]
 FAULT = "_fault"  # column of a Reason: the reader could not make values of this row
+UNREAD = "_unread"  # names of the columns whose value has a shape that cannot be read, or null
 NEWLINE = 10  # the byte
 BLANK_UP_TO = 32  # a line that begins with a greater byte is not blank
 
@@ -27,7 +31,7 @@ class UnreadableError(Exception):
 class Records:
     """Rows of one delivery that follow each other, not yet judged."""
 
-    frame: pl.DataFrame  # row (from 1, over the whole file), FAULT, the contract's columns as text
+    frame: pl.DataFrame  # row (from 1, over the whole file), FAULT, UNREAD, the contract's columns
     missing: tuple[str, ...]  # required columns that the file does not have at all
     raw_of: RawOf  # row numbers → bytes as delivered
     header: bytes = b""  # a CSV file's first line
@@ -37,42 +41,74 @@ class Records:
 def pick(table: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Choose the contract's columns of ``table`` as text; also name the required ones it lacks.
 
-    Raises :class:`UnreadableError` for a column that holds lists or the like where text belongs.
+    The first place with a value that is not empty wins. :data:`UNREAD` names the optional columns
+    for which a row has something, but nothing that can be read. Raises :class:`UnreadableError`
+    where a required column holds nothing but lists or the like.
     """
+    table, shut = _opened(table, contract)
     chosen: list[pl.Expr] = []
+    unread = [pl.when(lost).then(pl.lit(name)) for name, lost in shut]
     missing: list[str] = []
     for column in contract.columns:
-        found = [e for p in column.paths if (e := _as_text(table.schema, p)) is not None]
-        if not found and column.required:
+        found = [p for path in column.paths for p in places(table.schema, path)]
+        found = [p for p in found if not _is_outer(p, column)]
+        plain = [p for p in found if is_plain(p.dtype, column.read_as)]
+        if column.required and not plain:
+            if found:
+                raise UnreadableError(f"column {column.paths[0]} is {found[0].dtype}, not text")
             missing.append(column.name)
-        value = pl.coalesce(found) if found else pl.lit(None, dtype=pl.String)
+        value = _first([read(p, column.read_as) for p in plain], column)
         chosen.append(value.alias(column.name))
+        if odd := [p for p in found if _may_be_lost(p, column)]:
+            there = pl.any_horizontal(_is_something(p) for p in odd)
+            unread.append(pl.when(there & value.is_null()).then(pl.lit(column.name)))
+    named = pl.concat_str(unread, separator=",", ignore_nulls=True) if unread else pl.lit("")
+    chosen.append(named.replace("", None).alias(UNREAD))
     # with_columns on an empty frame would lose the height when nothing is found
     return table.with_columns(pl.lit(0).alias(FAULT)).select(FAULT, *chosen).drop(FAULT), tuple(
         missing
     )
 
 
-def _as_text(schema: pl.Schema, path: str) -> pl.Expr | None:
-    first, *rest = path.split(".")
-    if first not in schema:
-        return None
-    expr, dtype = pl.col(first), schema[first]
-    for name in rest:
-        inner = {f.name: f.dtype for f in dtype.fields} if isinstance(dtype, pl.Struct) else {}
-        if name not in inner:
-            return None
-        expr, dtype = expr.struct.field(name), inner[name]  # type: ignore[assignment]
-    return _text(expr, dtype, path)
+def _opened(
+    table: pl.DataFrame, contract: Contract
+) -> tuple[pl.DataFrame, list[tuple[str, pl.Series]]]:
+    """Read columns of text as JSON where they stand for objects; also which rows that failed in."""
+    shut: list[tuple[str, pl.Series]] = []
+    for name, tree in roots(contract).items():
+        if table.schema.get(name) == pl.String:
+            structs, lost = open_cells(table[name], tree)
+            table = table.with_columns(structs)
+            shut.append((name, lost))
+    return table, shut
 
 
-def _text(expr: pl.Expr, dtype: pl.DataType, path: str) -> pl.Expr:
-    if dtype.is_nested() or dtype == pl.Binary:
-        raise UnreadableError(f"column {path} is {dtype}, not text")
-    if isinstance(dtype, pl.Datetime):
-        utc = expr.dt.convert_time_zone("UTC") if dtype.time_zone else expr
-        return utc.dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ")
-    return expr.cast(pl.String)
+def _first(values: list[pl.Expr], column: Column) -> pl.Expr:
+    if not values:
+        return pl.lit(None, dtype=column.read_as)
+    if len(values) == 1 or column.holds == "list":
+        return pl.coalesce(values)
+    return pl.coalesce(pl.when(v.str.strip_chars() != "").then(v) for v in values)
+
+
+def _is_outer(place: Found, column: Column) -> bool:
+    """Return whether a place is the object in which the column's value usually is."""
+    inner = (path for path in column.usual if path.startswith(f"{place.path}."))
+    return isinstance(place.dtype, pl.Struct) and any(inner)
+
+
+def _may_be_lost(place: Found, column: Column) -> bool:
+    return column.holds == "list" or place.dtype == pl.Binary or place.dtype.is_nested()
+
+
+def _is_something(place: Found) -> pl.Expr:
+    if isinstance(place.dtype, pl.Struct):
+        return pl.any_horizontal(_is_something(p) for p in fields(place))
+    if isinstance(place.dtype, pl.List):
+        return place.expr.list.len() > 0
+    if place.dtype == pl.String:
+        return place.expr.str.strip_chars() != ""
+    return place.expr.is_not_null()
 
 
 def spans(data: bytes, starts: Offsets, ends: Offsets, first: int = 1) -> RawOf:
@@ -107,18 +143,18 @@ def assemble(
     contract: Contract,
 ) -> pl.DataFrame:
     """Join frames of rows (each with its row numbers) and rows that have only a fault, by row."""
-    columns = [c.name for c in contract.columns]
-    parts = [
-        frame.select(
-            pl.Series("row", rows, dtype=pl.Int64),
-            pl.lit(None, dtype=pl.String).alias(FAULT),
-            *columns,
-        )
-        for rows, frame in parsed
-        if len(rows)
-    ]
+    types: dict[str, Any] = {FAULT: pl.String, UNREAD: pl.String}
+    types |= {c.name: c.read_as for c in contract.columns}
+    parts = [_complete(frame, rows).select("row", *types) for rows, frame in parsed if len(rows)]
     if len(parts) == 1 and not faults:
         return parts[0]
-    schema = {"row": pl.Int64, FAULT: pl.String} | dict.fromkeys(columns, pl.String)
     bad = [{"row": r, FAULT: str(reason)} for r, reason in faults.items()]
-    return pl.concat([*parts, pl.DataFrame(bad, schema=schema)]).sort("row")
+    return pl.concat([*parts, pl.DataFrame(bad, schema={"row": pl.Int64} | types)]).sort("row")
+
+
+def _complete(frame: pl.DataFrame, rows: Sequence[int]) -> pl.DataFrame:
+    numbered = frame.with_columns(pl.Series("row", rows, dtype=pl.Int64))
+    return numbered if FAULT in frame.columns else numbered.with_columns(_NO_FAULT)
+
+
+_NO_FAULT = pl.lit(None, dtype=pl.String).alias(FAULT)

@@ -20,10 +20,11 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.ingest.again import Again, Taken, same
 from csrm_tasks.ingest.contracts import CONTRACTS, Contract, Reason
 from csrm_tasks.ingest.corrections import Change, in_order
+from csrm_tasks.ingest.ignored import Notes
 from csrm_tasks.ingest.readers import read_stream
 from csrm_tasks.ingest.records import Records, UnreadableError
 from csrm_tasks.ingest.resolve import about, resolve_rows
-from csrm_tasks.ingest.rows import identifier, read_unstored
+from csrm_tasks.ingest.rows import IGNORED, identifier, read_lake, read_unstored
 from csrm_tasks.ingest.validate import REJECTED, Judged, judge
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.sections import Ingest
@@ -34,19 +35,24 @@ from csrm_tasks.store.tables import FILES, QUARANTINE, fetch
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of one file's quarantined rows: ``rows == stored + known + sum(reasons)``."""
+    """What became of one file's quarantined rows.
+
+    ``rows == stored + known + ignored + sum(reasons)``.
+    """
 
     name: str
     kind: str
     rows: int
     stored: int
     known: int
+    ignored: int
     reasons: dict[str, int]  # of the rows that stay, as they are judged today
 
     def __str__(self) -> str:
         left = ", ".join(f"{n} {reason}" for reason, n in self.reasons.items())
+        ignored = f"{self.ignored} ignored, " if self.ignored else ""
         return (
-            f"{self.name}: {self.rows} rows, {self.stored} stored, {self.known} known, "
+            f"{self.name}: {self.rows} rows, {self.stored} stored, {self.known} known, {ignored}"
             f"left: {left or 'none'}"
         )
 
@@ -62,9 +68,9 @@ def replay(window: Window, terms: Ingest, reason: str, apply: bool) -> list[Repl
         chosen = {
             f["id"]: _quarantined(connection, f, reason) for f in _files(connection, window, reason)
         }
-        for number in chosen:  # what the ones bring may let rows of the others in
-            _replay_file(connection, window, number, terms, reason)
-        found = [_told(connection, window, number, rows) for number, rows in chosen.items()]
+        # What the ones bring may let rows of the others in.
+        ignored = {n: _replay_file(connection, window, n, terms, reason) for n in chosen}
+        found = [_told(connection, window, n, rows, ignored[n]) for n, rows in chosen.items()]
         if not apply:
             connection.rollback()
     return found
@@ -93,7 +99,8 @@ def _file(connection: Connection, number: int) -> RowMapping:
 
 def _replay_file(
     connection: Connection, window: Window, number: int, terms: Ingest, reason: str
-) -> None:
+) -> int:
+    """Judge a file's rows again; returns how many are ignored now, without a trace."""
     file = _file(connection, number)
     chosen = _quarantined(connection, file, reason)
     good = read_unstored(window, file).filter(pl.col("row").is_in(chosen["row"].implode()))
@@ -112,9 +119,10 @@ def _replay_file(
             rows=pl.concat([own[0].rows, judged.clean]).sort("row"),
             refused=pl.concat([own[0].refused, mended]),
         )
-        _settle(connection, window, taken)
+        _settle(connection, window, taken, judged)
 
     in_order(connection, window, change, settle, [file])
+    return judged.ignored
 
 
 def _quarantined(connection: Connection, file: Mapping[Any, Any], reason: str) -> pl.DataFrame:
@@ -132,7 +140,7 @@ def _rewrite(
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
 
 
-def _settle(connection: Connection, window: Window, taken: Taken) -> None:
+def _settle(connection: Connection, window: Window, taken: Taken, judged: Judged) -> None:
     """Judge a file's rows by all that was delivered so far, and have that hold from now on."""
     file = taken.file
     last = sa.select(sa.func.max(FILES.c.day)).where(FILES.c.market == window.market, FILES.c.live)
@@ -144,23 +152,36 @@ def _settle(connection: Connection, window: Window, taken: Taken) -> None:
     fault = file["fault"] if connection.scalar(faults) else None
     cause = text_digest("replay", until, *map(str, taken.rows["row"]))
     again = Again(connection, window, cause)
-    if same(taken, outcome) and fault == file["fault"]:
+    if same(taken, outcome) and fault == file["fault"] and not judged.ignored:
         again.restore(taken)
-    else:
-        again.settle(taken, outcome, judged_until=until, fault=fault)
+        return
+    again.settle(taken, outcome, judged.ignored, judged_until=until, fault=fault)
+    if judged.notes.counts:
+        notes = Notes()
+        for counts in (judged.notes.counts, _file(connection, file["id"])["notes"] or {}):
+            notes.add(counts)
+        told = sa.update(FILES).where(FILES.c.id == file["id"]).values(notes=notes.as_json())
+        connection.execute(told)
 
 
-def _told(connection: Connection, window: Window, number: int, chosen: pl.DataFrame) -> Replayed:
-    """Say what became of the chosen rows of a file."""
+def _told(
+    connection: Connection, window: Window, number: int, chosen: pl.DataFrame, dropped: int
+) -> Replayed:
+    """Say what became of the chosen rows of a file, ``dropped`` of them without a trace."""
     file = _file(connection, number)
     mine = pl.col("row").is_in(chosen["row"].implode())
     left = _quarantined(connection, file, "").filter(mine)
     aside = read_unstored(window, file).filter(mine).join(left, on="row", how="anti")
-    stored = chosen.height - left.height - aside.height
+    known = aside.filter(~pl.col(IGNORED)).height
+    ignored = aside.height - known + dropped
+    if file["kind"] == "ubi_queries":
+        ignored += read_lake(window, file).filter(mine, pl.col("query") == "").height
+    stored = chosen.height - left.height - known - ignored
     counts = left["reason"].value_counts().sort("count", "reason", descending=[True, False])
     return Replayed(
-        file["name"], file["kind"], chosen.height, stored, aside.height, dict(counts.iter_rows())
-    )
+        file["name"], file["kind"], chosen.height, stored, known, ignored,
+        dict(counts.iter_rows()),
+    )  # fmt: skip
 
 
 def judge_again(
@@ -183,7 +204,11 @@ def judge_again(
     ]
     clean = pl.concat([pl.DataFrame(schema=contract.schema), *(p.clean for p in parts)])
     rejected = pl.concat([held, *(p.rejected for p in parts)])
-    return Judged(clean.sort("row"), rejected.sort("row"))
+    notes = Notes()
+    for part in parts:
+        notes.add(part.notes.counts)
+    ignored = sum(p.ignored for p in parts)
+    return Judged(clean.sort("row"), rejected.sort("row"), ignored=ignored, notes=notes)
 
 
 def _judge(
@@ -194,7 +219,11 @@ def _judge(
     batches = _read(rows["raw"].to_list(), header, contract)
     if batches is not None:
         for judged in (judge(b, contract, day, terms, zone) for b in batches):
-            yield Judged(_numbered(judged.clean, rows), _numbered(judged.rejected, rows))
+            yield replace(
+                judged,
+                clean=_numbered(judged.clean, rows),
+                rejected=_numbered(judged.rejected, rows),
+            )
     elif rows.height == 1:
         yield Judged(pl.DataFrame(schema=contract.schema), rows)
     else:

@@ -24,8 +24,9 @@ SQL_TABLES = {"catalogue": PRODUCTS, "labels": LABELS, "translations": TRANSLATI
 # How the lake calls the columns of a contract.
 IN_LAKE = {
     "query_id": "search_id", "user_query": "query", "timestamp": "at",
-    "object_id": "product_id", "action_name": "action",
+    "object_id": "product_id", "action_name": "action", "query_response_hit_ids": "hits",
 }  # fmt: skip
+IGNORED = "_ignored"  # whether a row that is not kept is an ignored one
 
 
 def write_rows(
@@ -101,17 +102,22 @@ def as_read(kind: str, stored: pl.DataFrame) -> pl.DataFrame:
 
 
 def unstored(clean: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
-    """Return the rows of ``clean`` that were not stored: known, or refused by what else is."""
-    return clean.join(outcome.stored, on="row", how="anti", maintain_order="left")
+    """Return the rows of ``clean`` that are not kept, and which of them are ignored ones.
+
+    The others are known, or refused by what else is stored.
+    """
+    rows = clean.join(outcome.lake, on="row", how="anti", maintain_order="left")
+    return rows.with_columns(pl.col("row").is_in(outcome.ignored["row"].implode()).alias(IGNORED))
 
 
 def read_unstored(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
-    """Return the rows that were read of a stored file (a row of FILES) and are not stored."""
-    empty = pl.DataFrame(schema=CONTRACTS[file["kind"]].schema)
+    """Return what :func:`unstored` kept of a stored file (a row of FILES)."""
+    empty = pl.DataFrame(schema=CONTRACTS[file["kind"]].schema | {IGNORED: pl.Boolean})
     if file["known_part"] is None:
         return empty
     found = window.lake.read_unstored(place_of(file, file["known_part"]))
-    return pl.concat([empty, found], how="diagonal_relaxed").select(empty.columns)
+    whole = pl.concat([empty, found], how="diagonal_relaxed").select(empty.columns)
+    return whole.with_columns(pl.col(IGNORED).fill_null(False))  # a file of an earlier version
 
 
 def read_lake(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:

@@ -24,11 +24,15 @@ from csrm_tasks.ingest.days import (
 )
 from csrm_tasks.ingest.engines import Engine, frames, open_engine
 from csrm_tasks.ingest.sessions import PER_SESSION, session_sums
+from csrm_tasks.ingest.shown import Beside, beside, with_shown
+from csrm_tasks.ingest.visits import with_sessions
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.engine import reading, writing
 from csrm_tasks.store.lake import TABLES, Lake, Stored
 from csrm_tasks.store.tables import AGGREGATES, SESSIONS
+
+NOTHING = Beside()
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ def refresh_day(window: Window, config: Ingest, scratch: Path, threads: int) -> 
     while True:
         with reading(store) as connection:
             files = behaviour_files(connection, market, day)
+            besides = beside(connection, window)
         with open_engine(config, scratch, threads) as engine:
-            sums = sum_up(engine, window.lake, files, scratch)
+            sums = sum_up(engine, window.lake, files, scratch, besides)
         if files:
             window.lake.put(position_file(files), sums.positions)
         with writing(store, market) as connection:
-            if behaviour_files(connection, market, day) == files:
+            same = behaviour_files(connection, market, day) == files
+            if same and beside(connection, window).events == besides.events:
                 replace_day(connection, AGGREGATES, market, day, frames(sums.pairs, DAILY))
                 replace_day(connection, SESSIONS, market, day, frames(sums.sessions, PER_SESSION))
                 return _facts(connection, market, day)
@@ -107,17 +113,21 @@ def _facts(connection: Connection, market: str, day: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sum_up(engine: Engine, lake: Lake, files: Sequence[Stored], scratch: Path) -> Sums:
+def sum_up(
+    engine: Engine, lake: Lake, files: Sequence[Stored], scratch: Path, besides: Beside = NOTHING
+) -> Sums:
     """Sum up the events and searches of lake files (any of them may be missing)."""
     sums = Sums(*(scratch / f"{n}.parquet" for n in ("pairs", "positions", "sessions")))
     events, searches = (
         engine.read(TABLES[kind][0], _paths(lake, kind, files, scratch))
         for kind in ("ubi_events", "ubi_queries")
     )
+    searches = searches.filter(searches["query"] != "")  # ignored ones have none
+    events = with_shown(engine, lake, events, searches, besides, scratch)
     engine.write(by_position(events).order_by([*PAIR, "position"]), sums.positions)
     counted = engine.read("counted", [sums.positions])
     engine.write(pair_sums(counted, events), sums.pairs)
-    engine.write(session_sums(events, searches), sums.sessions)
+    engine.write(session_sums(*with_sessions(engine, events, searches)), sums.sessions)
     return sums
 
 

@@ -1,21 +1,32 @@
 """Judging a batch: values are parsed column by column, then checked by the contract's schema.
 
-A row's reason is the first rule it breaks, in the order of the contract's columns.
+A row's reason is the first rule it breaks, in the order of the contract's columns. Rows that are
+about something else (:mod:`csrm_tasks.ingest.ignored`) are counted and break none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from csrm_tasks.dataset.text import INVISIBLE
-from csrm_tasks.ingest.contracts import Column, Contract, Reason, with_complement
-from csrm_tasks.ingest.records import FAULT, Records
+from csrm_tasks.ingest.contracts import (
+    PATH_SEPARATOR,
+    Column,
+    Contract,
+    Reason,
+    with_complement,
+)
+from csrm_tasks.ingest.identity import refuse
+from csrm_tasks.ingest.ignored import Notes, apart, marked, without_text
+from csrm_tasks.ingest.records import FAULT, UNREAD, Records
 from csrm_tasks.ingest.schemas import Times, first_failures, is_parsed, parsed, schema_of
 from csrm_tasks.ingest.times import parse_times
+from csrm_tasks.ingest.values import digits, inexact
 from csrm_tasks.sections import Ingest
 
 REJECTED: dict[str, type[pl.DataType]] = {
@@ -31,12 +42,16 @@ UNSEEN = "".join(c for c in map(chr, range(0x10000)) if c.isspace() or ord(c) in
 
 @dataclass(frozen=True)
 class Judged:
-    """Rows that keep the contract, and rows that do not: together every row of the batch."""
+    """Rows that keep the contract, rows that do not, and rows that are ignored: every row of the
+    batch. Of ignored searches those that events may refer to are among the clean ones.
+    """
 
     clean: pl.DataFrame  # Contract.schema
     rejected: pl.DataFrame  # REJECTED
     fault: str | None = None  # the file as a whole is wrong: its day must not be published
     header: bytes = b""  # a CSV file's first line
+    ignored: int = 0  # rows that are in neither
+    notes: Notes = field(default_factory=Notes)
 
 
 def judge(
@@ -51,20 +66,64 @@ def judge(
     if records.missing:
         return _all_rejected(records, contract)
     times = times_of(day, terms.late_days, zone)
-    frame = records.frame.with_columns(_trimmed(c.name) for c in contract.columns)
+    frame = _texts(records.frame, contract, terms)
+    notes = Notes()
+    frame, besides = apart(frame, contract, terms, notes)
+    notes.unread(frame[UNREAD])
     readable = frame.filter(pl.col(FAULT).is_null()) if frame[FAULT].null_count() else frame.clear()
+    readable = pl.concat([readable, marked(besides, contract)]).sort("row")
     values = readable.with_columns(
         _value(c, readable[c.name]).alias(parsed(c.name)) for c in contract.columns if is_parsed(c)
     )
+    values = _unreadable_left_out(values, contract, notes)
     failures = first_failures(schema_of(contract, times), values)
     unread = frame.filter(pl.col(FAULT).is_not_null())
     verdicts = pl.concat([
         failures.select(values["row"].gather(failures["index"]), "reason", "detail"),
         unread.select("row", pl.col(FAULT).alias("reason"), pl.lit("").alias("detail")),
-    ])  # fmt: skip
+        *_rounded(values, contract),
+    ]).unique("row", keep="first", maintain_order=True)  # fmt: skip
     kept = ~values["row"].is_in(verdicts["row"].implode())
-    clean = values.filter(kept).select("row", *(_clean(c) for c in contract.columns))
-    return Judged(clean, _rejected(verdicts.sort("row"), records))
+    clean = values.filter(kept).select("row", *(_clean(c) for c in contract.columns if c.kept))
+    wrong = verdicts.join(besides, on="row", how="anti").sort("row")
+    clean = without_text(clean, besides)
+    ignored = besides.height - clean.join(besides, on="row", how="semi").height
+    return Judged(clean, _rejected(wrong, records), ignored=ignored, notes=notes)
+
+
+def _texts(frame: pl.DataFrame, contract: Contract, terms: Ingest) -> pl.DataFrame:
+    """Return every column's values in the form in which they are compared and stored."""
+    frame = frame.with_columns(_trimmed(c) for c in contract.columns)
+    numbers = [c.name for c in contract.columns if c.holds != "text" or c.vocabulary is not None]
+    frame = frame.with_columns(digits(frame[n]) for n in numbers if frame.schema[n] == pl.String)
+    if contract.kind == "catalogue" and terms.category_separator != PATH_SEPARATOR:
+        levels = pl.col("category").str.split(terms.category_separator)
+        frame = frame.with_columns(levels.map_batches(_path, return_dtype=pl.String))
+    return frame
+
+
+def _unreadable_left_out(values: pl.DataFrame, contract: Contract, notes: Notes) -> pl.DataFrame:
+    """Leave an optional number out where there is none: its row says enough without."""
+    for column in (c for c in contract.columns if not c.required):
+        texts = values[column.name]
+        if column.holds == "integer":
+            odd = texts.is_not_null() & values[parsed(column.name)].is_null()
+        elif column.holds == "identifier":
+            odd = inexact(texts)
+        else:
+            continue
+        if odd.any():
+            notes.count("unreadable", column.name, int(odd.sum()))
+            values = values.with_columns(texts.set(odd, None))
+    return values
+
+
+def _rounded(values: pl.DataFrame, contract: Contract) -> Iterator[pl.DataFrame]:
+    """Yield verdicts on rows with a required identifier that may stand for several."""
+    for column in (c for c in contract.columns if c.required and c.holds == "identifier"):
+        odd = inexact(values[column.name])
+        if odd.any():
+            yield refuse(values.filter(odd), Reason.TYPE, column.name)
 
 
 def times_of(day: str, late_days: int, zone: str) -> Times:
@@ -99,8 +158,18 @@ def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:
     return verdicts.with_columns(raw).cast(REJECTED)  # type: ignore[arg-type]
 
 
-def _trimmed(name: str) -> pl.Expr:
-    return pl.col(name).str.strip_chars(UNSEEN).replace("", None)
+def _trimmed(column: Column) -> pl.Expr:
+    if column.holds == "list":
+        whole = pl.element().str.strip_chars(UNSEEN).str.replace(r"^(-?\d{1,15})\.0+$", "$1")
+        items = whole.replace("", None)
+        return pl.col(column.name).list.eval(items)
+    return pl.col(column.name).str.strip_chars(UNSEEN).replace("", None)
+
+
+def _path(levels: pl.Series) -> pl.Series:
+    """Join a category's levels as everywhere else, without empty ones."""
+    names = levels.list.eval(pl.element().str.strip_chars(UNSEEN).replace("", None).drop_nulls())
+    return names.list.join(PATH_SEPARATOR).replace("", None)
 
 
 def _value(column: Column, texts: pl.Series) -> pl.Series:
@@ -109,11 +178,13 @@ def _value(column: Column, texts: pl.Series) -> pl.Series:
             column.vocabulary, default=None, return_dtype=column.dtype
         )
     if column.holds == "integer":
-        return texts.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+        return texts.cast(pl.Int64, strict=False)
     return parse_times(texts)
 
 
 def _clean(column: Column) -> pl.Expr:
     if is_parsed(column):
         return pl.col(parsed(column.name)).alias(column.name)
-    return pl.col(column.name) if column.required else pl.col(column.name).fill_null("")
+    if column.holds == "list" or column.required:
+        return pl.col(column.name)
+    return pl.col(column.name).fill_null("")

@@ -21,6 +21,8 @@ class Ingest(Section):
 
     tolerance: Share = 0.01  # share of a night's rows that may be quarantined before it fails
     complement: Literal["irrelevant", "substitute"] = "irrelevant"  # what ESCI's grade C means
+    category_separator: Annotated[str, Field(max_length=10, pattern=r"\S")] = " > "  # of levels
+    applications: tuple[str, ...] = ()  # UBI rows of others are ignored; none named: all count
     late_days: Positive = 30  # a search or event is at most so many days older than its delivery
     engine: Literal["duckdb", "spark"] = "duckdb"  # of the aggregates
     spark: Spark = Spark()

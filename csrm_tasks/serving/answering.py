@@ -19,7 +19,7 @@ from csrm_tasks.serving.figures import Figures
 from csrm_tasks.serving.follower import Follower, State
 from csrm_tasks.serving.loading import LoadedRelease
 from csrm_tasks.serving.metrics import Metrics
-from csrm_tasks.serving.requests import Event, Item, Listing, Search
+from csrm_tasks.serving.requests import Item, Listing, Search, judged
 
 log = logging.getLogger("csrm")
 
@@ -92,13 +92,16 @@ class Answers:
             "unknown": [ids[i] for i in sorted({*range(len(rows))} - {*known})],
         }  # fmt: skip
 
-    def events(self, events: Sequence[Event]) -> dict[str, int]:
-        """Log what shoppers did; raises :class:`DataError` for a time that cannot be right."""
+    def events(self, sent: Sequence[Any]) -> tuple[int, dict[int, str]]:
+        """Log what shoppers did; returns how many were good, and why the others are not, by index.
+
+        A bad one costs no other: who sent it would send all of them again, or none.
+        """
         now = datetime.now(UTC)
-        for i, event in enumerate(events):
-            at = event.timestamp or now
-            if not now - EVENT_AGE <= at <= now + CLOCKS:
-                raise DataError(f"events.{i}.timestamp: is not within a day of now; mend the clock")
+        good, refused = judged(sent)
+        for index, event in good.items():
+            if not now - EVENT_AGE <= (event.timestamp or now) <= now + CLOCKS:
+                refused[index] = "timestamp: is not within a day of now; mend the clock"
         records = [
             ubi.event_record(
                 e.query_id, e.action_name, e.object_id, e.position,
@@ -106,10 +109,11 @@ class Answers:
                                                      "release")},
                 ubi.stamp(e.timestamp or now),
             )
-            for e in events
+            for index, e in good.items() if index not in refused
         ]  # fmt: skip
-        self._write("ubi_events", records)
-        return {"logged": len(records)}
+        if records:
+            self._write("ubi_events", records)
+        return len(records), dict(sorted(refused.items()))
 
     def _assigned(self, listing: Listing) -> tuple[State, str, LoadedRelease]:
         state = self._follower.state

@@ -25,7 +25,7 @@ from csrm_tasks.serving.follower import Follower
 from csrm_tasks.serving.guard import KNOWN, Guard
 from csrm_tasks.serving.loading import Loader
 from csrm_tasks.serving.metrics import Metrics
-from csrm_tasks.serving.requests import Events, Listing, Search
+from csrm_tasks.serving.requests import Events, Listing, Search, reason
 from csrm_tasks.serving.ubi import UbiLog
 from csrm_tasks.settings import Settings
 
@@ -154,7 +154,8 @@ def _routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/events")
     async def events(body: Events) -> Response:
-        return _answer(answers.events(body.events))
+        logged, refused = answers.events(body.events)
+        return _partly(logged, refused)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -176,8 +177,7 @@ def _errors(app: FastAPI) -> None:
     """Every answer that is no success says why in one line, and repeats no long text."""
 
     async def invalid(_: Request, error: Any) -> Response:
-        first = error.errors()[0]
-        return _refusal(422, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+        return _refusal(422, reason(error.errors()[0]))
 
     async def data(_: Request, error: Exception) -> Response:
         return _refusal(422, str(error))
@@ -198,9 +198,24 @@ def _errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, failed)
 
 
+def _partly(logged: int, refused: dict[int, str]) -> Response:
+    """Return 200 when all was good, 207 when some was, 422 when nothing was."""
+    found: dict[str, Any] = {"logged": logged}
+    if refused:
+        found["refused"] = [{"index": i, "detail": _short(why)} for i, why in refused.items()]
+    if logged or not refused:
+        return _answer(found, 207 if refused else 200)
+    index, why = next(iter(refused.items()))
+    return _answer(found | {"error": _short(f"events.{index}.{why}")}, 422)
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= REASON else f"{why[:REASON]}…"
+
+
 def _answer(value: Any, status: int = 200) -> Response:
     return Response(to_json(value), status_code=status, media_type="application/json")
 
 
 def _refusal(status: int, why: str) -> Response:
-    return _answer({"error": why if len(why) <= REASON else f"{why[:REASON]}…"}, status)
+    return _answer({"error": _short(why)}, status)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
 
 from csrm_tasks.dataset.text import normalise
 
@@ -88,6 +98,24 @@ class Event(Body):
 
 
 class Events(Body):
-    """Events, in any order."""
+    """Events, in any order; each is an :class:`Event`, looked at by itself (:func:`judged`)."""
 
-    events: Annotated[list[Event], Field(min_length=1, max_length=MOST_EVENTS)]
+    events: Annotated[list[Any], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+def judged(events: Sequence[Any]) -> tuple[dict[int, Event], dict[int, str]]:
+    """Split what was sent into events and, by the same index, what is wrong with the others."""
+    good: dict[int, Event] = {}
+    bad: dict[int, str] = {}
+    for index, event in enumerate(events):
+        try:
+            good[index] = Event.model_validate(event)
+        except ValidationError as e:
+            bad[index] = reason(e.errors(include_input=False, include_url=False)[0])
+    return good, bad
+
+
+def reason(error: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as a line that names the field and repeats no value."""
+    where = ".".join(str(part) for part in error["loc"])
+    return f"{where}: {error['msg']}" if where else str(error["msg"])

@@ -23,11 +23,11 @@ from typing import Any, BinaryIO, Literal
 from filelock import FileLock, Timeout
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest.contracts import OWN
 
 Kind = Literal["ubi_queries", "ubi_events"]
 Clock = Callable[[], datetime]
 
-APPLICATION = "csrm"
 IN_TIME = timedelta(hours=1)  # after midnight; a night's ingest starts later than that
 
 
@@ -170,7 +170,7 @@ def query_record(
 ) -> dict[str, Any]:
     """Return the UBI 1.3 query record of a search; ``who``: session, client, bucket, release."""
     return {
-        "application": APPLICATION,
+        "application": OWN,
         "query_id": query_id,
         "client_id": who["client_id"],
         "session_id": who["session_id"],
@@ -187,15 +187,14 @@ def event_record(
     at: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the UBI 1.3 event record of what was done with a product."""
-    attributes: dict[str, Any] = {
+    attributes = {
         "object": {"object_id": object_id, "object_id_field": "product_id"},
+        "position": {"ordinal": position},  # UBI 1.3 requires it; null: not known
         "bucket": who["bucket"],
         "release": who["release"],
     }
-    if position is not None:
-        attributes["position"] = {"ordinal": position}
     return {
-        "application": APPLICATION,
+        "application": OWN,
         "action_name": action,
         "query_id": query_id,
         "client_id": who["client_id"],

@@ -18,6 +18,7 @@ from csrm_tasks.dataset.source import positions, published_days
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.days import day_state, publish, quarantine_counts
 from csrm_tasks.ingest.files import Source, sort_file
+from csrm_tasks.ingest.ignored import Notes
 from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
 from csrm_tasks.ingest.load import Receipt, load_file
 from csrm_tasks.ingest.records import RawOf
@@ -69,7 +70,11 @@ def land(ctx: Context, *, day: str) -> Facts:
 
 def _terms(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     """Those of a market's terms that a row's verdict depends on."""
-    return [market.ingest.complement, market.ingest.late_days, market.schedule.timezone]
+    terms = market.ingest
+    return [
+        terms.complement, terms.late_days, terms.category_separator, terms.applications,
+        market.schedule.timezone,
+    ]  # fmt: skip
 
 
 @step("validate", inputs=("land",), rooms=("ingest",), extra=_terms)
@@ -89,12 +94,13 @@ def validate(ctx: Context) -> Facts:
         counts.append({
             "file": file.as_json(), "clean": name, "rows": found.rows,
             "rejected": found.rejected.height, "fault": found.fault,
-            "header": found.header.decode(),
+            "header": found.header.decode(), "ignored": found.ignored,
+            "notes": found.notes.as_json(),
         })  # fmt: skip
     quarantine = pl.concat(rejected)
     quarantine.write_parquet(ctx.out / "quarantine.parquet")
     _write_json(ctx.out / "counts.json", {"day": day, "files": counts})
-    rows = sum(c["rows"] + c["rejected"] for c in counts)
+    rows = sum(c["rows"] + c["rejected"] + c["ignored"] for c in counts)
     return {"day": day, "rows": rows, "rejected": quarantine.height}
 
 
@@ -109,7 +115,10 @@ def store(ctx: Context) -> Facts:
         file = Delivery(**entry["file"])
         clean = pl.read_parquet(ctx.input("validate").file(entry["clean"]))
         bad = rejected.filter(pl.col("file") == file.name).select(list(REJECTED))
-        judged = Judged(clean, bad, entry["fault"], entry["header"].encode())
+        notes = Notes()
+        notes.add(entry["notes"])
+        header = entry["header"].encode()
+        judged = Judged(clean, bad, entry["fault"], header, entry["ignored"], notes)
         raw_of = _raw_of(ctx.settings, file)
         receipts.append(load_file(window, file, judged, raw_of, _landed_now(ctx.settings, file)))
     _write_json(
@@ -118,7 +127,7 @@ def store(ctx: Context) -> Facts:
     )
     totals = {
         c: sum(getattr(r, c) for r in receipts)
-        for c in ("rows_in", "stored", "quarantined", "known")
+        for c in ("rows_in", "stored", "quarantined", "known", "ignored")
     }
     return {"day": counts["day"], **totals}
 
@@ -163,7 +172,7 @@ def publish_day(ctx: Context, *, day: str) -> Facts:
         follow_corrections(window, ctx.market.ingest, ctx.work / "scratch", ctx.settings.threads)
     return {
         "day": day, "digest": state.digest, "rows_in": state.rows_in,
-        "quarantined": state.quarantined,
+        "quarantined": state.quarantined, "ignored": state.ignored, "notes": state.notes,
         "reasons": [{"reason": r, "kind": k, "rows": n} for r, k, n in reasons],
     }  # fmt: skip
 

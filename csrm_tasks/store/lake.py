@@ -36,13 +36,14 @@ EVENTS: dict[str, pl.DataType | type[pl.DataType]] = {
 SEARCHES: dict[str, pl.DataType | type[pl.DataType]] = {
     "locale": pl.String,
     "search_id": pl.String,
-    "query": pl.String,
+    "query": pl.String,  # empty: an ignored search, kept so that its events are ignored too
     "client_id": pl.String,
     "session_id": pl.String,
     "at": pl.Datetime("us", "UTC"),
     "bucket": pl.String,
     "release": pl.String,
     "row": pl.Int64,  # in the delivered file, from 1
+    "hits": pl.List(pl.String),  # products shown, best first; null: the delivery does not say
 }
 POSITIONS: dict[str, pl.DataType | type[pl.DataType]] = {  # a day's counts, made by aggregate
     "locale": pl.String,

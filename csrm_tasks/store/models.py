@@ -68,7 +68,7 @@ class Base(DeclarativeBase):
 
 
 class File(Base):
-    """One delivered file, stored once: rows_in = stored + quarantined + known.
+    """One delivered file, stored once: rows_in = stored + quarantined + known + ignored.
 
     A corrected delivery of the same name is a new row; the old one stays, no longer live.
     """
@@ -93,6 +93,9 @@ class File(Base):
     stored: Mapped[int] = mapped_column(BigInteger)
     quarantined: Mapped[int] = mapped_column(BigInteger)
     known: Mapped[int] = mapped_column(BigInteger)
+    ignored: Mapped[int] = mapped_column(BigInteger, server_default="0")  # about something else
+    notes: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # why, and which
+    # columns could not be read: topic → name → rows
     fault: Mapped[str | None] = mapped_column(String(32))  # reason when no row could be read
     first_at: Mapped[datetime | None] = mapped_column(Moment)  # of events and queries: what the
     last_at: Mapped[datetime | None] = mapped_column(Moment)  # file can overlap with

@@ -1,0 +1,159 @@
+"""What a search showed, where nobody logged it product by product.
+
+UBI's plugin writes the products of an answer into the search's record. They count as impressions at
+their ranks, from 1, unless impressions of that search were delivered as events: on whatever day and
+in whatever order, so the days of such searches are summed up again when those events come late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.dataset.text import normalised, query_ids
+from csrm_tasks.ingest.behaviour import SESSION, known_products, span
+from csrm_tasks.ingest.days import mark_stale
+from csrm_tasks.ingest.engines import Engine
+from csrm_tasks.ingest.window import Window
+from csrm_tasks.store.engine import reading
+from csrm_tasks.store.lake import EVENTS, SEARCHES, Lake, Stored
+from csrm_tasks.store.tables import FILES
+
+SEARCH = ["locale", "search_id"]
+Known = Callable[[str, pl.Series], pl.Series]  # locale, product ids → those of the catalogue
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What else is known when a day is summed up."""
+
+    events: Sequence[Stored] = ()  # event files of other days, of the time of the day's searches
+    known: Known = lambda _, products: products
+
+
+def beside(connection: Connection, window: Window) -> Beside:
+    """Look up what :func:`with_shown` needs of the window's day."""
+
+    def known(locale: str, products: pl.Series) -> pl.Series:
+        with reading(window.engine) as later:  # summing holds no connection
+            return known_products(later, window.market, locale, products, window.day)
+
+    return Beside(_other_events(connection, window.market, window.day), known)
+
+
+def _other_events(connection: Connection, market: str, day: str) -> list[Stored]:
+    here = (FILES.c.market == market, FILES.c.live)
+    searches = sa.select(sa.func.min(FILES.c.first_at), sa.func.max(FILES.c.last_at)).where(
+        *here, FILES.c.kind == "ubi_queries", FILES.c.day == day
+    )
+    first, last = connection.execute(searches).one()
+    if first is None:
+        return []
+    statement = (
+        sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.part)
+        .where(*here, FILES.c.kind == "ubi_events", FILES.c.day != day)
+        .where(FILES.c.first_at <= last + SESSION, FILES.c.last_at >= first)
+        .order_by(FILES.c.id)
+    )
+    return [Stored(*row) for row in connection.execute(statement)]
+
+
+def with_shown(
+    engine: Engine, lake: Lake, events: Any, searches: Any, besides: Beside, scratch: Path
+) -> Any:
+    """Return the events and the impressions that only their search's record tells."""
+    if "hits" not in searches.columns:  # files of an earlier version
+        return events
+    listed = (
+        searches.select(*SEARCHES).filter(searches.hits.notnull()).anti_join(_told(events), SEARCH)
+    )
+    if besides.events:
+        paths = lake.paths(besides.events, scratch / "lake")
+        listed = listed.anti_join(_told(engine.read("other_events", paths)), SEARCH)
+    if engine.is_empty(listed):
+        return events
+    ranked = _ranked(listed)
+    ranked = ranked.join(_texts(engine, ranked, scratch), ["locale", "query"])
+    ranked = ranked.semi_join(_products(engine, ranked, besides.known, scratch), _PRODUCT)
+    engine.write(ranked.select(*EVENTS), scratch / "shown.parquet")
+    shown = engine.read("shown", [scratch / "shown.parquet"])
+    shown = shown.mutate(position=shown.position.cast("int64"))  # Spark counts in 32 bits
+    return events.select(*EVENTS).union(shown.select(*EVENTS))
+
+
+_PRODUCT = ["locale", "product_id"]
+
+
+def _told(events: Any) -> Any:
+    return events.filter(events.action == "impression").select(SEARCH).distinct()
+
+
+def _ranked(listed: Any) -> Any:
+    """One row per search and product, at its first rank: the columns of EVENTS but query_id."""
+    import ibis
+
+    hits = listed.unnest("hits", offset="rank")
+    hits = hits.filter(hits.hits.notnull()).rename(product_id="hits")
+    rest = [c for c in listed.columns if c not in ("hits", *SEARCH)]
+    return hits.group_by([*SEARCH, "product_id"]).agg(
+        **{c: hits[c].min() for c in rest},
+        position=hits["rank"].min() + 1,
+        action=ibis.literal("impression"),
+    )
+
+
+def _texts(engine: Engine, ranked: Any, scratch: Path) -> Any:
+    """Return locale, query and query_id of the texts asked for."""
+    found = engine.fetch(ranked.select("locale", "query").distinct(), scratch / "texts.parquet")
+    parts = [
+        part.with_columns(query_ids(str(locale), normalised(part["query"])).alias("query_id"))
+        for (locale,), part in found.group_by("locale")
+    ]
+    return engine.give("texts", pl.concat(parts), scratch / "text_ids.parquet")
+
+
+def _products(engine: Engine, ranked: Any, known: Known, scratch: Path) -> Any:
+    """Return locale and product_id of what was shown and is in the catalogue."""
+    found = engine.fetch(ranked.select(_PRODUCT).distinct(), scratch / "products.parquet")
+    parts = [
+        pl.DataFrame({"product_id": known(str(locale), part["product_id"])}).select(
+            pl.lit(str(locale)).alias("locale"), "product_id"
+        )
+        for (locale,), part in found.group_by("locale")
+    ]
+    return engine.give("products", pl.concat(parts), scratch / "known.parquet")
+
+
+def mark_shown(connection: Connection, window: Window, locale: str, events: pl.DataFrame) -> None:
+    """Have other days summed up again whose searches' impressions ``events`` tell, or told.
+
+    ``events``: search_id, action and at, of rows that were stored or taken out.
+    """
+    told = events.filter(pl.col("action") == "impression")
+    first, last = span(told, "at")
+    if first is None or last is None:
+        return
+    ids = told["search_id"].unique()
+    whose = pl.col("search_id").is_in(ids.implode()) & pl.col("hits").is_not_null()
+    for file in _other_searches(connection, window, locale, (first, last)):
+        if window.lake.read("ubi_queries", [file], ["search_id"], whose).height:
+            mark_stale(connection, window.market, file.day)
+
+
+def _other_searches(
+    connection: Connection, window: Window, locale: str, when: tuple[datetime, datetime]
+) -> list[Stored]:
+    statement = (
+        sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.part)
+        .where(FILES.c.market == window.market, FILES.c.locale == locale, FILES.c.live)
+        .where(FILES.c.kind == "ubi_queries", FILES.c.day != window.day)
+        .where(FILES.c.first_at <= when[1], FILES.c.last_at >= when[0] - SESSION)
+    )
+    return [Stored(*row) for row in connection.execute(statement)]
