@@ -49,7 +49,9 @@ def made_of(labels: Rows, acts: Rows, until: str, config: MarketConfig = MARKET)
     with engine.begin() as connection:
         _fill(connection, labels, acts)
         nowhere = pl.DataFrame(schema=POSITIONS)
-        return build(connection, config, 2, until, lambda day: nowhere).tables
+        return build(
+            connection, config, 2, until, lambda day: nowhere, Lake(str(folder), "tiny")
+        ).tables
 
 
 def _fill(connection: Connection, labels: Rows, acts: Rows) -> None:

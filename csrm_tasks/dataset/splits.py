@@ -35,9 +35,13 @@ def frozen_gold(ratings: pl.DataFrame, rules: Snapshot, target_locale: str) -> G
     """Find the gold pairs among ratings (PAIR, norm, day, grade, rater_id, …).  # A10"""
     target = ratings.filter(pl.col("locale") == target_locale)
     enough = target.group_by(PAIR).len().filter(pl.col("len") >= rules.gold_raters)
-    rated = target.join(enough, on=PAIR, how="semi")
+    rated = target.join(enough, on=PAIR, how="semi", maintain_order="left")
     # Each pair as it stood at the end of each day on which something was said about it.
-    stood = rated.select(*PAIR, pl.col("day").alias("as_of")).unique().join(rated, on=PAIR)
+    stood = (
+        rated.select(*PAIR, pl.col("day").alias("as_of"))
+        .unique()
+        .join(rated, on=PAIR, maintain_order="right_left")
+    )
     key = (*PAIR, "as_of")
     states = majority(current_votes(stood.filter(pl.col("day") <= pl.col("as_of")), key), key)
     met = states.filter(

@@ -76,6 +76,8 @@ class Column:
     at_most: int | None = None
     max_chars: int = 200
     late: bool = False  # refused when older than the market's ``ingest.late_days``
+    unless: str = ""  # not required in a row whose value of this column is 1
+    default: int | None = None  # what an empty value means
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -114,6 +116,9 @@ GRADES: dict[str, str | int] = {
     "exact": 2, "substitute": 1, "irrelevant": 0,
     "e": 2, "s": 1, "c": 0, "i": 0, "complement": 0,  # ESCI; see with_complement
 }  # fmt: skip
+FLAGS: dict[str, str | int] = {
+    "true": 1, "yes": 1, "1": 1, "1.0": 1, "false": 0, "no": 0, "0": 0, "0.0": 0,
+}  # fmt: skip
 ACTIONS = ("impression", "click", "add_to_cart", "purchase")
 TRANSLATION_KINDS = ("category", "brand", "title", "query")  # A7
 
@@ -136,10 +141,12 @@ def _words(values: tuple[str, ...]) -> dict[str, str | int]:
 
 CATALOGUE = Contract("catalogue", "Products, new and changed; the latest day wins.", (
     Column("product_id", "identifier, unique within the locale"),
-    Column("title", "as shown to shoppers", max_chars=2_000),
+    Column("title", "as shown to shoppers; of a deleted product it may be empty", max_chars=2_000,
+           unless="deleted"),
     Column("brand", "empty where the merchant gave none", required=False),
     Column("category", "path, levels joined by ' > '", required=False, max_chars=1_000),
     Column("description", "free text", required=False, max_chars=20_000),
+    Column("deleted", "it is no longer offered", required=False, vocabulary=FLAGS, default=0),
 ))  # fmt: skip
 
 TRANSLATIONS = Contract("translations", "Pairs of texts, source language and target language.", (

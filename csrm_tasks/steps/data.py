@@ -190,7 +190,7 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     lake = Lake(ctx.settings.lake, ctx.market.market)
     with reading(open_store(ctx.settings.db_url)) as connection:
         placed = partial(positions, connection, lake, ctx.market.market, ctx.market.target_locale)
-        built = build(connection, ctx.market, stage, until, placed)
+        built = build(connection, ctx.market, stage, until, placed, lake)
     digests = {}
     for name, schema in SNAPSHOT.items():
         path = ctx.out / f"{name}.parquet"
