@@ -28,7 +28,7 @@ DAY = Param(
     None,
     type=["null", "string"],
     pattern=r"^\d{4}-\d{2}-\d{2}$",
-    description="Day to ingest, YYYY-MM-DD; empty: the day of the run's data interval.",
+    description="Day to ingest, YYYY-MM-DD; empty: the market's day on which the interval starts.",
 )
 UNTIL = Param(
     type="string",

@@ -15,7 +15,7 @@ from csrm_tasks.dataset.text import normalise, query_id
 from csrm_tasks.ingest.days import day_state
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Snapshot
-from csrm_tasks.store.lake import POSITIONS
+from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.models import Base
 from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS
 from csrm_tasks.towers.pairs import distillation_queries
@@ -30,6 +30,7 @@ SPELT = [
     ["straße", "STRASSE", "Strasse"],
     ["우유", "우유\u00ad"],
 ]
+NO_LAKE = Lake("/nowhere", "tiny")  # no file has rows there
 MARKET = market(snapshot=Snapshot(gold_raters=2, gold_agree=2, dev_share=0.3, derived_queries=5))
 
 spelling = st.sampled_from(SPELT).flatmap(st.sampled_from)
@@ -49,9 +50,7 @@ def made_of(labels: Rows, acts: Rows, until: str, config: MarketConfig = MARKET)
     with engine.begin() as connection:
         _fill(connection, labels, acts)
         nowhere = pl.DataFrame(schema=POSITIONS)
-        return build(
-            connection, config, 2, until, lambda day: nowhere, Lake(str(folder), "tiny")
-        ).tables
+        return build(connection, config, 2, until, lambda day: nowhere, NO_LAKE).tables
 
 
 def _fill(connection: Connection, labels: Rows, acts: Rows) -> None:

@@ -78,7 +78,7 @@ def _is_whole(file: Row, ids: pl.Series) -> bool:
     """Return whether every row of a file says which product it is: one that is set aside for what
     it says itself may be any, and then nothing can be told from what the file lacks.
     """
-    return 0 < file["rows_in"] == len(ids)
+    return bool(0 < file["rows_in"] == len(ids))
 
 
 def _ids(connection: Connection, lake: Lake, market: str, file: Row) -> pl.Series:

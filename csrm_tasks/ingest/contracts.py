@@ -48,16 +48,16 @@ REASONS: dict[Reason, str] = {
     Reason.ENCODING: "not UTF-8",
     Reason.NUL: "a NUL byte, or half a UTF-16 character, inside a value",
     Reason.MISSING: "a required value is empty",
-    Reason.TYPE: "not an integer, or not a time",
+    Reason.TYPE: "not an integer, or not a time, or one that could be two",
     Reason.VOCABULARY: "not one of the column's words",
     Reason.RANGE: "below the least or above the greatest value",
     Reason.TOO_LONG: "longer than the column may be",
-    Reason.FUTURE: "later than the delivery's day ends anywhere on Earth",
+    Reason.FUTURE: "later than half a day after the delivery's day ends in the market's time zone",
     Reason.TOO_OLD: "a search or event from more than `ingest.late_days` before the delivery's "
     "day: a clock that runs wrong, or a file of another time",
     Reason.CONFLICT: "the identifier is known with other content; the first one stays",
-    Reason.PRODUCT: "the product is not in the catalogue of the locale",
-    Reason.QUERY: "no search with this identifier is stored, or in the same day's files",
+    Reason.PRODUCT: "the catalogue of the locale has not had the product up to this day",
+    Reason.QUERY: "no search with this identifier was delivered up to this day",
 }
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of any time: what is older is a clock never set
 

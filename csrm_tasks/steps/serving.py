@@ -109,7 +109,7 @@ def _catalogue_and_releases(
 
 @step(
     "refresh",
-    rooms=["towers", "dataset.source", "dataset.offer", "dataset.text"],
+    rooms=["towers", "dataset.source", "dataset.offer", "dataset.text", "ingest.rows"],
     extra=_catalogue_and_releases,
 )
 def refresh(ctx: Context, *, day: str) -> Facts:
