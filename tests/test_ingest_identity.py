@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import polars as pl
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.dataset.source import catalogue, published_days
+from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.times import parse_times
 from csrm_tasks.ingest.validate import times_of
 from csrm_tasks.sections import Schedule
@@ -47,6 +49,12 @@ def shop(settings: Settings) -> Settings:
     return settings
 
 
+def take(settings: Settings, night: str) -> None:
+    """Take a night in; one that speaks of what a missing one brings is not published yet."""
+    with contextlib.suppress(DataError):
+        ingest(settings, night)
+
+
 def stored(settings: Settings, *columns: sa.Column[Any]) -> list[Any]:
     with reading(open_store(settings.db_url)) as connection:
         return sorted(tuple(r) for r in connection.execute(sa.select(*columns)))
@@ -74,7 +82,7 @@ def test_a_raters_later_grade_counts(
     for night, rows in nights.items():
         land_lines(shop, night, f"{KO}/labels-ann.jsonl", rows)
     for night in sorted({DAY0, *nights}, reverse=True):  # in whichever order they come
-        ingest(shop, night)
+        take(shop, night)
     found = snapshot(shop, 1, DAY2)
     pairs, queries = (pl.read_parquet(found.file(f"{n}.parquet")) for n in ("pairs", "queries"))
     mine = pairs.join(queries.filter(query="라면"), on="query_id", how="semi")
@@ -93,7 +101,7 @@ def test_an_identifier_used_again_next_day_means_that_days_search(shop: Settings
     late = event(1, "click", "p0", 0) | {"timestamp": f"{DAY0}T23:00:00Z"}
     land_lines(shop, DAY1, f"{KO}/ubi_events-late.jsonl", [late])
     for night in (DAY1, DAY0):
-        ingest(shop, night)
+        take(shop, night)
     assert sums(shop) == [
         (DAY0, "우유", "p0", 1, 1), (DAY1, "라면", "p3", 1, 0), (DAY1, "우유", "p0", 0, 1)
     ]  # fmt: skip
@@ -223,7 +231,7 @@ def test_a_product_is_gone_when_a_row_says_so_and_comes_back(shop: Settings) -> 
     land_lines(shop, DAY1, f"{ZH}/catalogue.jsonl", gone)
     land_lines(shop, DAY2, f"{ZH}/catalogue.jsonl", [product(1, "別的"), product(3, "商品 3")])
     for night in (DAY2, DAY0, DAY1):
-        ingest(shop, night)
+        take(shop, night)
     assert sorted(titles(shop, DAY0)) == ["p0", "p1", "p2", "p3"]
     assert sorted(titles(shop, DAY1)) == ["p0", "p3"]
     assert titles(shop, DAY2) == {"p0": "商品 0", "p1": "別的", "p3": "商品 3"}
@@ -234,7 +242,7 @@ def test_a_whole_catalogue_takes_out_what_it_lacks(shop: Settings) -> None:
     land_lines(shop, DAY1, f"{ZH}/catalogue-full.2.jsonl", SHOP[2:3])
     land_lines(shop, DAY2, f"{ZH}/catalogue.jsonl", SHOP[3:])  # as it was: nothing new to store
     for night in (DAY1, DAY2, DAY0):
-        ingest(shop, night)
+        take(shop, night)
     assert sorted(titles(shop, DAY0)) == ["p0", "p1", "p2", "p3"]
     assert sorted(titles(shop, DAY1)) == ["p0", "p2"]
     assert sorted(titles(shop, DAY2)) == ["p0", "p2", "p3"]
@@ -246,7 +254,7 @@ def test_a_whole_catalogue_with_a_row_in_quarantine_takes_nothing_out(shop: Sett
     rows = [*SHOP[:2], product(2, "")]
     land_lines(shop, DAY1, f"{ZH}/catalogue-full.jsonl", rows)
     for night in (DAY0, DAY1):
-        ingest(shop, night)
+        take(shop, night)
     assert stored(shop, QUARANTINE.c.detail) == [("title",)]
     assert sorted(titles(shop, DAY1)) == ["p0", "p1", "p2", "p3"]
     land_lines(shop, DAY1, f"{ZH}/catalogue-full.jsonl", SHOP[:2])  # corrected
@@ -260,7 +268,7 @@ def test_what_was_said_of_a_product_that_left_is_kept(shop: Settings) -> None:
     land_lines(shop, DAY1, f"{KO}/labels.jsonl", [label("late", "두유", "p1", 2)])
     land_lines(shop, DAY2, f"{KO}/catalogue.jsonl", [GOODS[1]])
     for night in (DAY0, DAY1, DAY2):
-        ingest(shop, night)
+        take(shop, night)
     assert stored(shop, QUARANTINE.c.reason) == []
     pairs = {n: pl.read_parquet(snapshot(shop, 1, n).file("pairs.parquet")) for n in (DAY1, DAY2)}
     assert [pairs[n].filter(product_id="p1").height for n in (DAY1, DAY2)] == [0, 2]

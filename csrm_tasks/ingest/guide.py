@@ -65,11 +65,11 @@ followed, so no name reaches a file outside the landing zone.
 ## Days
 
 A market's days are those of its clocks: `schedule.timezone` in its file (an IANA name such as
-`Asia/Seoul`; UTC by default) says when its nights run and when its days begin and end, days of 23 or
-25 hours among them. A night takes in the day on which its interval starts: at five in the morning,
-yesterday. A folder's day is the market's day; the files in it may be of sessions that went on past
-midnight (half a day is granted, which with UTC is the end of the day anywhere on Earth). A session
-delivered on two days is one session.
+`Asia/Seoul`; UTC by default) says when its nights run and when its days begin and end, days of 23
+or 25 hours among them. A night takes in the day on which its interval starts: at five in the
+morning, yesterday. A folder's day is the market's day; the files in it may be of sessions that went
+on past midnight (half a day is granted, which with UTC is the end of the day anywhere on Earth). A
+session delivered on two days is one session.
 
 Nights may come in any order, late, again, or not at all. Files have one order, whenever they came:
 by day, kind and name; what a file comes to depends on those before it only. One that comes after
@@ -88,10 +88,10 @@ earlier one (decision record 6).
 Products are an exception: another content is a new version, and the latest day wins. An event has
 no identifier: one that equals a stored one in all it says is that one again.
 
-A search's `query_id` may come again at another time: as another page of it, which is one search with
-more impressions, or, where a shop counts anew each day, as another search. An event belongs to the
-last search of its `query_id` before it, its own client's where it has one. At one time two texts are
-a conflict.
+A search's `query_id` may come again at another time: as another page of it, which is one search
+with more impressions, or, where a shop counts anew each day, as another search. An event belongs to
+the last search of its `query_id` before it, its own client's where it has one. At one time two
+texts are a conflict.
 
 Of one rater's grades of a pair the last counts: by `rated_at`, then day of delivery, file and row;
 where one of them has no `rated_at`, by day, file and row. Identifiers are no clock.
@@ -102,13 +102,13 @@ Two ways, for a shop's feed has one or the other:
 
 - a row whose `deleted` is true (its `title` may be empty);
 - a delivery of the whole catalogue: a file whose part begins with `full`
-  (`catalogue-full.jsonl`, `catalogue-full.1.csv.gz`). All such files of a day and locale together are
-  the catalogue; what neither they nor any later catalogue file names is gone. Where one of them is
-  empty or has rows in quarantine for what they say themselves (they may be products), the day takes
-  nothing out until the file is corrected.
+  (`catalogue-full.jsonl`, `catalogue-full.1.csv.gz`). All such files of a day and locale together
+  are the catalogue; what neither they nor any later catalogue file names is gone. Where one of them
+  is empty or has rows in quarantine for what they say themselves (they may be products), the day
+  takes nothing out until the file is corrected.
 
-It is back as soon as a later catalogue file names it, with whatever content. While it is gone it is in
-no snapshot and no refresh: with the next of them it leaves BM25 and vector indexes, the vectors
+It is back as soon as a later catalogue file names it, with whatever content. While it is gone it is
+in no snapshot and no refresh: with the next of them it leaves BM25 and vector indexes, the vectors
 that are served, and the titles that RQA adds. What was said of it (labels, events) is taken in and
 kept; its pairs are left out, are counted as dropped, and count again when it is back.
 
