@@ -5,7 +5,8 @@
 quarantine with its reason and bytes · `store` writes each file in one transaction, once ·
 `aggregate` counts the day's behaviour · `publish_day` makes the day visible to snapshots.
 
-**Window**: the day in parameter `day`, else the run's data interval.
+**Window**: the day in parameter `day`, else the market's day on which the run's data interval
+starts. Nights may run in any order: a late one ends as if it had come in time.
 **A task failed?** Its log ends with one line that names file, row and remedy. Mend the file and
 clear the task: files already stored are recognised by their digest and not stored twice.
 `csrm quarantine list --market M` shows the rows that were set aside.

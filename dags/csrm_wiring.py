@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowFailException
@@ -28,7 +30,7 @@ DAY = Param(
     None,
     type=["null", "string"],
     pattern=r"^\d{4}-\d{2}-\d{2}$",
-    description="Day to ingest, YYYY-MM-DD; empty: the day of the run's data interval.",
+    description="Day to ingest, YYYY-MM-DD; empty: the market's day on which the interval starts.",
 )
 UNTIL = Param(
     type="string",
@@ -59,18 +61,23 @@ def market_dag(
 ) -> DAG:
     """Return the DAG ``{name}__{market}`` with the tasks that ``build`` wires.
 
-    A cron schedule gives each run the interval that has just ended as its window.
+    A cron schedule, by the clocks of the market's time zone, gives each run the interval that has
+    just ended as its window.
     """
+    zone = market.schedule.timezone
     with DAG(
         dag_id=f"{name}__{market.market}",
         doc_md=doc,
-        schedule=CronDataIntervalTimetable(schedule, timezone="UTC") if schedule else None,
+        schedule=CronDataIntervalTimetable(schedule, timezone=zone) if schedule else None,
         start_date=START,
         catchup=False,
         max_active_runs=1,
         params=dict(params),
         default_args=RETRIES,
-        user_defined_macros={"day_of": day_of, "week_end": week_end},
+        user_defined_macros={
+            "day_of": partial(day_of, zone=zone),
+            "week_end": partial(week_end, zone=zone),
+        },
         tags=["csrm", market.market],
     ) as dag:
         build(market)
@@ -206,24 +213,40 @@ def is_applied(replayed: str) -> bool:
     return bool(facts["applied"])
 
 
-def day_of(params: Mapping[str, Any], dag_run: Any) -> str:
-    """Return the day that a run is for: its parameter, else the start of its data interval."""
-    if params["day"]:
+def day_of(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:
+    """Return the day that a run is for: its parameter, else the day (by the clocks of ``zone``) on
+    which its data interval starts. Raises :class:`ConfigError` for a day that does not exist.
+    """
+    if not params["day"]:
+        return _interval_start(dag_run, "day", zone).isoformat()
+    try:
         return date.fromisoformat(params["day"]).isoformat()
-    return _interval_start(dag_run, "day").isoformat()
+    except ValueError as e:
+        raise ConfigError(
+            f"parameter 'day': {params['day']!r} is no day of any calendar; write it as YYYY-MM-DD"
+        ) from e
 
 
-def week_end(params: Mapping[str, Any], dag_run: Any) -> str:
-    """Return the Sunday of the run's ISO week: its parameter's, else its data interval's."""
-    if params["week"]:
+def week_end(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:
+    """Return the Sunday of the run's ISO week: its parameter's, else its data interval's, as
+    :func:`day_of`. Raises :class:`ConfigError` for a week that its year does not have.
+    """
+    if not params["week"]:
+        start = _interval_start(dag_run, "week", zone)
+        return (start + timedelta(days=7 - start.isoweekday())).isoformat()
+    try:
         year, week = params["week"].split("-W")
         return date.fromisocalendar(int(year), int(week), 7).isoformat()
-    start = _interval_start(dag_run, "week")
-    return (start + timedelta(days=7 - start.isoweekday())).isoformat()
+    except ValueError as e:
+        raise ConfigError(
+            f"parameter 'week': there is no week {params['week']!r}; write it as YYYY-Www, and 53 "
+            "only for a year that has so many"
+        ) from e
 
 
-def _interval_start(dag_run: Any, param: str) -> date:
+def _interval_start(dag_run: Any, param: str, zone: str) -> date:
+    """Return the local date: an interval from midnight in Seoul starts on the day before in UTC."""
     if dag_run.data_interval_start is None:
         raise ConfigError(f"this run has no data interval: give the parameter {param!r}")
-    found: date = dag_run.data_interval_start.date()
+    found: date = dag_run.data_interval_start.astimezone(ZoneInfo(zone)).date()
     return found

@@ -6,7 +6,7 @@ import importlib
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,7 +21,7 @@ from release_world import World
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.release import ledger, manage
-from csrm_tasks.sections import Rollout, Step
+from csrm_tasks.sections import Rollout, Schedule, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 
@@ -120,6 +120,39 @@ def test_a_scheduled_run_is_for_its_data_interval(
     assert wiring.week_end({"week": None}, run_from(start)) == sunday
 
 
+@pytest.mark.parametrize(
+    ("zone", "start", "day", "sunday"),
+    [
+        ("Asia/Seoul", datetime(2026, 1, 4, 20, tzinfo=UTC), "2026-01-05", "2026-01-11"),
+        ("America/Los_Angeles", datetime(2026, 1, 5, 7, tzinfo=UTC), "2026-01-04", "2026-01-04"),
+        # Clocks go forward on the eighth: a night of 23 hours, from five to five.
+        ("America/New_York", datetime(2026, 3, 8, 9, tzinfo=UTC), "2026-03-08", "2026-03-08"),
+    ],
+)
+def test_days_and_weeks_are_those_of_the_markets_clocks(
+    wiring: Any, zone: str, start: datetime, day: str, sunday: str
+) -> None:
+    assert wiring.day_of({"day": None}, run_from(start), zone) == day
+    assert wiring.week_end({"week": None}, run_from(start), zone) == sunday
+
+
+def test_a_night_at_five_in_the_market_takes_yesterday_in_the_market(wiring: Any) -> None:
+    seoul = Schedule(timezone="Asia/Seoul", ingest="0 5 * * *")
+    there = market().model_copy(update={"schedule": seoul})
+    dag = wiring.market_dag(
+        "night", there, lambda m: None, doc="", schedule=seoul.ingest, params={}
+    )
+    assert dag.timetable.timezone == "Asia/Seoul"
+    night = datetime(2026, 1, 5, 20, tzinfo=UTC)  # five in the morning of the sixth
+    run = run_from(night - timedelta(days=1))
+    assert dag.user_defined_macros["day_of"]({"day": None}, run) == "2026-01-05"
+
+
+def test_a_zone_that_nobody_knows_is_refused_at_load() -> None:
+    with pytest.raises(ValueError, match="'Asia/Soul' is no time zone; give an IANA name"):
+        Schedule(timezone="Asia/Soul")
+
+
 def test_a_parameter_names_the_window_whatever_the_interval(wiring: Any) -> None:
     run = run_from(datetime(2030, 1, 1, tzinfo=UTC))
     assert wiring.day_of({"day": "2026-01-05"}, run) == "2026-01-05"
@@ -130,8 +163,10 @@ def test_a_parameter_names_the_window_whatever_the_interval(wiring: Any) -> None
 def test_a_run_by_hand_needs_its_window(wiring: Any) -> None:
     with pytest.raises(ConfigError, match="'day'"):
         wiring.day_of({"day": None}, run_from(None))
-    with pytest.raises(ValueError, match="week"):  # a year without a week 53
-        wiring.week_end({"week": "2026-W54"}, run_from(None))
+    with pytest.raises(ConfigError, match="no week '2025-W53'"):  # a year without a week 53
+        wiring.week_end({"week": "2025-W53"}, run_from(None))
+    with pytest.raises(ConfigError, match="'2026-02-30' is no day"):
+        wiring.day_of({"day": "2026-02-30"}, run_from(None))
 
 
 def test_references_are_rendered_as_run_step_takes_them(wiring: Any) -> None:

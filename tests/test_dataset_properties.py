@@ -16,7 +16,7 @@ from csrm_tasks.dataset.text import normalise, query_id
 from csrm_tasks.ingest.days import day_state
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Snapshot
-from csrm_tasks.store.lake import POSITIONS
+from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.models import Base
 from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS
 from csrm_tasks.towers.pairs import distillation_queries
@@ -31,6 +31,7 @@ SPELT = [
     ["straße", "STRASSE", "Strasse"],
     ["우유", "우유\u00ad"],
 ]
+NO_LAKE = Lake("/nowhere", "tiny")  # no file has rows there
 MARKET = market(snapshot=Snapshot(gold_raters=2, gold_agree=2, dev_share=0.3, derived_queries=5))
 
 spelling = st.sampled_from(SPELT).flatmap(st.sampled_from)
@@ -48,7 +49,7 @@ def made_of(labels: Rows, acts: Rows, until: str, config: MarketConfig = MARKET)
     with empty_store().connect() as connection:
         _fill(connection, labels, acts)
         nowhere = pl.DataFrame(schema=POSITIONS)
-        built = build(connection, config, 2, until, lambda day: nowhere)
+        built = build(connection, config, 2, until, lambda day: nowhere, NO_LAKE)
         connection.rollback()  # the next example's store is empty again
     return built.tables
 

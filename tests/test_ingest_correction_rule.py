@@ -86,7 +86,7 @@ markets = itertools.count()
 
 
 @given(given=deliveries)
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=60, deadline=None)
 def test_the_store_holds_what_the_rule_says(engine: Engine, given: list[Given]) -> None:
     market = f"m{next(markets)}"  # each example has its own
     with tempfile.TemporaryDirectory() as folder:

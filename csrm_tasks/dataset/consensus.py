@@ -17,11 +17,15 @@ EVEN = 1e-6  # probabilities no further apart are alike
 def current_votes(ratings: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFrame:
     """Return the ratings that count, with ``rater``: of one rater's several of a pair the last.
 
-    ``ratings``: the key, grade, rater_id, rated_at, label_id. A rating without a rater counts by
+    ``ratings``: the key, grade, rater_id, rated_at, in the order in which they were delivered: day,
+    file, row. That order decides between ratings of one time, and between all of a rater's of a
+    pair where one does not say when; an identifier is no clock. A rating without a rater counts by
     itself; the n-th of a pair is the n-th nameless rater's, so that all together are somebody.
     """
     nameless = pl.col("rater_id") == ""
-    ordered = ratings.sort("rated_at", "label_id", nulls_last=False)
+    timed = pl.col("rated_at").is_not_null().all().over(*key, "rater_id")
+    time = pl.when(timed).then("rated_at").alias("time")
+    ordered = ratings.with_columns(time).sort("time", maintain_order=True).drop("time")
     nth = pl.int_range(pl.len()).over(*key, nameless).cast(pl.String)
     rater = pl.when(nameless).then(pl.lit("#") + nth).otherwise("rater_id")
     named = ordered.with_columns(rater.alias("rater"), nameless.alias("nameless"))

@@ -20,6 +20,7 @@ from csrm_tasks.dataset.brands import BrandDictionary, build_brands
 from csrm_tasks.dataset.consensus import PAIR, consensus, current_votes, rater_name
 from csrm_tasks.dataset.conversions import cvr_examples
 from csrm_tasks.dataset.health import Check, check, refuse_failed
+from csrm_tasks.dataset.offer import offered
 from csrm_tasks.dataset.profiles import Seen, profiles, window_of
 from csrm_tasks.dataset.propensity import behaviour_weights
 from csrm_tasks.dataset.queries import DISTILLED, TYPED, build_queries, derived_queries
@@ -28,6 +29,7 @@ from csrm_tasks.dataset.sides import known_sides, text_ids
 from csrm_tasks.dataset.splits import assign_splits, frozen_gold, uniform
 from csrm_tasks.dataset.text import normalised, pair_ids, query_ids
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.store.lake import Lake
 
 TRANSLATIONS_DEV = 0.05  # share of translation pairs held out to watch the MT loss
 
@@ -83,6 +85,7 @@ def build(
     stage: int,
     until: str,
     placed: Callable[[str], pl.DataFrame],
+    lake: Lake,
 ) -> Built:
     """Build the tables of ``stage`` (1 or 2) from the days published up to ``until``.
 
@@ -101,7 +104,8 @@ def build(
     seen = Seen(files, evidence.ratings, versions, evidence.shown)
     health = check(profiles(seen, days, until), _both(market), market.health)
     refuse_failed(health, market.market, until)
-    products = source.latest_products(versions)
+    latest = source.latest_products(versions)
+    products = offered(connection, lake, market.market, days, latest).drop("deleted")
     brands = _brands(market, products, translations)
     sides = known_sides(connection, market.market)
     judged = _judged(evidence.ratings, products, market, sides)

@@ -9,6 +9,7 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from csrm_tasks.dataset.offer import offered
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.days import UNPUBLISHED, behaviour_files, day_state, position_file
 from csrm_tasks.store.lake import POSITIONS, Lake
@@ -55,38 +56,43 @@ def files(
 
 
 def product_versions(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
-    """Return every version of every product, both locales: the PRODUCTS columns and ``day``.
+    """Return every version of every product, both locales: the PRODUCTS columns, ``deleted`` and
+    ``day``.
 
-    Versions of one product are in the order in which they were stored, the latest day last.
+    Versions of one product are in the order of the files they came in, the latest day last.
     """
-    names = ("product_id", "locale", "title", "brand", "category", "description", "day")
-    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {"file_id": pl.Int64}
-    statement = sa.select(*(PRODUCTS.c[c] for c in schema)).where(
-        PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days)
-    )
-    versions = fetch(connection, statement, schema)
-    return versions.sort("locale", "product_id", "day", "file_id").drop("file_id")
+    names = ("product_id", "locale", "title", "brand", "category", "description")
+    return _versions(connection, names, PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days))
 
 
 def catalogue(
-    connection: Connection, market: str, days: Sequence[str], locale: str
+    connection: Connection, lake: Lake, market: str, days: Sequence[str], locale: str
 ) -> pl.DataFrame:
-    """Return the last version of each product of one locale, sorted.
+    """Return the last version of each product that one locale offers, sorted.
 
     Columns: product_id, title, brand, category.
     """
-    names = ("product_id", "title", "brand", "category", "day")
-    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {"file_id": pl.Int64}
-    statement = sa.select(*(PRODUCTS.c[c] for c in schema)).where(
-        PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days), PRODUCTS.c.locale == locale
+    names = ("product_id", "title", "brand", "category")
+    here = (PRODUCTS.c.market == market, PRODUCTS.c.day.in_(days), PRODUCTS.c.locale == locale)
+    latest = latest_products(_versions(connection, (*names, "locale"), *here))
+    return offered(connection, lake, market, days, latest).select(names)
+
+
+def _versions(
+    connection: Connection, names: Sequence[str], *where: sa.ColumnElement[bool]
+) -> pl.DataFrame:
+    schema: dict[str, Any] = dict.fromkeys((*names, "day"), pl.String) | {"deleted": pl.Int8}
+    statement = (
+        sa.select(*(PRODUCTS.c[c] for c in schema), FILES.c.name.label("file"))
+        .join(FILES, FILES.c.id == PRODUCTS.c.file_id)
+        .where(*where)
     )
-    versions = fetch(connection, statement, schema).sort("product_id", "day", "file_id")
-    latest = versions.unique("product_id", keep="last", maintain_order=True)
-    return latest.drop("day", "file_id")
+    versions = fetch(connection, statement, schema | {"file": pl.String})
+    return versions.sort("locale", "product_id", "day", "file").drop("file")
 
 
 def latest_products(versions: pl.DataFrame) -> pl.DataFrame:
-    """Return the last version of every product; the PRODUCTS columns."""
+    """Return the last version of every product, whether it is offered still or not."""
     latest = versions.unique(["locale", "product_id"], keep="last", maintain_order=True)
     return latest.drop("day")
 
@@ -94,14 +100,17 @@ def latest_products(versions: pl.DataFrame) -> pl.DataFrame:
 def ratings(
     connection: Connection, market: str, days: Sequence[str], locales: Sequence[str]
 ) -> pl.DataFrame:
-    """Return the labels of some locales: one row per rating."""
+    """Return the labels of some locales, one row per rating, in the order of their delivery."""
     texts = ("label_id", "day", "locale", "query", "product_id", "rater_id", "guideline_version")
     schema: dict[str, Any] = dict.fromkeys(texts, pl.String)
     schema |= {"grade": pl.Int8, "rated_at": pl.Datetime("us", "UTC")}
-    statement = sa.select(*(LABELS.c[c] for c in schema)).where(
-        LABELS.c.market == market, LABELS.c.locale.in_(locales), LABELS.c.day.in_(days)
+    place = {"name": pl.String, "row": pl.Int64}
+    statement = (
+        sa.select(*(LABELS.c[c] for c in schema), FILES.c.name, LABELS.c.row)
+        .join(FILES, FILES.c.id == LABELS.c.file_id)
+        .where(LABELS.c.market == market, LABELS.c.locale.in_(locales), LABELS.c.day.in_(days))
     )
-    return fetch(connection, statement, schema).sort("label_id")
+    return fetch(connection, statement, schema | place).sort("day", *place, "label_id").drop(*place)
 
 
 def translations(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:

@@ -42,9 +42,13 @@ def frozen_gold(
     """
     target = ratings.filter(pl.col("locale") == target_locale)
     enough = target.group_by(PAIR).len().filter(pl.col("len") >= rules.gold_raters)
-    rated = target.join(enough, on=PAIR, how="semi")
+    rated = target.join(enough, on=PAIR, how="semi", maintain_order="left")
     # Each pair as it stood at the end of each day on which something was said about it.
-    stood = rated.select(*PAIR, pl.col("day").alias("as_of")).unique().join(rated, on=PAIR)
+    stood = (
+        rated.select(*PAIR, pl.col("day").alias("as_of"))
+        .unique()
+        .join(rated, on=PAIR, maintain_order="right_left")
+    )
     key = (*PAIR, "as_of")
     states = majority(current_votes(stood.filter(pl.col("day") <= pl.col("as_of")), key), key)
     met = states.filter(

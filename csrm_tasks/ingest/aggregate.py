@@ -35,7 +35,7 @@ def by_position(events: Any) -> Any:
 
 
 def _located(silent: Any, events: Any) -> Any:
-    key = ["locale", "search_id", "product_id"]
+    key = ["locale", "query_id", "search_id", "product_id"]  # an identifier may be used again
     shown = events.filter(events.action == "impression").semi_join(silent, key)
     places = shown.group_by(key).agg(shown_at=shown.position.min())
     joined = silent.drop("position").left_join(places, key)
@@ -64,7 +64,7 @@ def _skips(events: Any) -> Any:
     """
     import ibis
 
-    search = ["locale", "search_id"]
+    search = ["locale", "query_id", "search_id"]
     sold = events.filter(events.action == "purchase").select(search).distinct()
     inside = events.semi_join(sold, search)
     stood = inside.group_by([*PAIR, "search_id"]).agg(
@@ -73,7 +73,9 @@ def _skips(events: Any) -> Any:
         first=inside.position.min(where=inside.action == "impression"),
     )
     sale = ibis.ifelse(stood.bought > 0, stood["first"], None)
-    seen = stood.mutate(sale=sale.max().over(group_by=[stood.locale, stood.search_id]))
+    seen = stood.mutate(
+        sale=sale.max().over(group_by=[stood.locale, stood.query_id, stood.search_id])
+    )
     skipped = seen.filter((seen.acted == 0) & (seen["first"] < seen.sale))
     return skipped.group_by(PAIR).agg(skips=skipped.count())
 

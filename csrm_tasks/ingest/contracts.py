@@ -53,17 +53,17 @@ REASONS: dict[Reason, str] = {
     Reason.ENCODING: "not UTF-8",
     Reason.NUL: "a NUL byte, or half a UTF-16 character, inside a value",
     Reason.MISSING: "a required value is empty",
-    Reason.TYPE: "not a time; or an identifier written as a decimal number so long that it may "
-    "have lost digits",
+    Reason.TYPE: "not a time, or one that could be two; or an identifier written as a decimal "
+    "number so long that it may have lost digits",
     Reason.VOCABULARY: "not one of the column's words",
     Reason.RANGE: "below the least or above the greatest value",
     Reason.TOO_LONG: "longer than the column may be",
-    Reason.FUTURE: "later than the delivery's day ends anywhere on Earth",
+    Reason.FUTURE: "later than half a day after the delivery's day ends in the market's time zone",
     Reason.TOO_OLD: "a search or event from more than `ingest.late_days` before the delivery's "
     "day: a clock that runs wrong, or a file of another time",
     Reason.CONFLICT: "the identifier is known with other content; the first one stays",
-    Reason.PRODUCT: "the product is not in the catalogue of the locale",
-    Reason.QUERY: "no search with this identifier is stored, or in the same day's files",
+    Reason.PRODUCT: "the catalogue of the locale has not had the product up to this day",
+    Reason.QUERY: "no search with this identifier was delivered up to this day",
 }
 OWN = "csrm"  # what our serving writes as its application
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of any time: what is older is a clock never set
@@ -84,6 +84,8 @@ class Column:
     at_most: int | None = None
     max_chars: int = 200
     late: bool = False  # refused when older than the market's ``ingest.late_days``
+    unless: str = ""  # not required in a row whose value of this column is 1
+    default: int | None = None  # what an empty value means
     kept: bool = True  # else it decides about its row and is not stored
 
     @property
@@ -140,6 +142,9 @@ ACTIONS: dict[str, str | int] = {
     "add_to_cart": "add_to_cart", "add-to-cart": "add_to_cart", "addtocart": "add_to_cart",
     "purchase": "purchase",
 }  # fmt: skip
+FLAGS: dict[str, str | int] = {
+    "true": 1, "yes": 1, "1": 1, "1.0": 1, "false": 0, "no": 0, "0": 0, "0.0": 0,
+}  # fmt: skip
 TRANSLATION_KINDS = ("category", "brand", "title", "query")  # A7
 
 
@@ -161,10 +166,12 @@ def _words(values: tuple[str, ...]) -> dict[str, str | int]:
 
 CATALOGUE = Contract("catalogue", "Products, new and changed; the latest day wins.", (
     Column("product_id", "identifier, unique within the locale", holds="identifier"),
-    Column("title", "as shown to shoppers", max_chars=2_000),
+    Column("title", "as shown to shoppers; of a deleted product it may be empty", max_chars=2_000,
+           unless="deleted"),
     Column("brand", "empty where the merchant gave none", required=False),
     Column("category", "path, levels joined by ' > '", required=False, max_chars=1_000),
     Column("description", "free text", required=False, max_chars=20_000),
+    Column("deleted", "it is no longer offered", required=False, vocabulary=FLAGS, default=0),
 ))  # fmt: skip
 
 TRANSLATIONS = Contract("translations", "Pairs of texts, source language and target language.", (

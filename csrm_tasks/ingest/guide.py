@@ -64,19 +64,64 @@ followed, so no name reaches a file outside the landing zone.
   a time, so it does not grow with the file; only rejected rows are kept until the file is done.
   A CSV record with a quote open for more than {QUOTED_LIMIT // MIB} MiB is cut at its lines; a file
   with a record longer than {RECORD_LIMIT // MIB} MiB is unreadable.
-- **Times**: ISO 8601 with an offset, `Z`, or neither (UTC); a date alone is its first moment; or
-  an epoch in seconds (decimals allowed) or milliseconds.
-  From {EARLIEST:%Y-%m-%d} to the end of the delivery's day anywhere on Earth (UTC-12).
+- **Times**: ISO 8601 with an offset (with or without its colon), `Z`, `UTC`, or none of them (UTC,
+  whatever the market's zone: exporters write so); year first and four digits, also with slashes, a
+  blank for the `T`, a decimal comma, up to nine decimals, without seconds or minutes, or compact
+  (`20260105T100000Z`); a date alone is its first moment. Or a mail date (`Mon, 05 Jan 2026 10:00:00
+  +0000`), or an epoch: 9 or 10 digits are seconds (decimals allowed), 13 milliseconds, 16
+  microseconds, 19 nanoseconds. The same in CSV, JSONL and Parquet. What could be two times is
+  `wrong_type`: a day or month first, two-digit years, zones by other letters than UTC.
+  From {EARLIEST:%Y-%m-%d} to half a day after the delivery's day ends in the market's time zone.
+
+## Days
+
+A market's days are those of its clocks: `schedule.timezone` in its file (an IANA name such as
+`Asia/Seoul`; UTC by default) says when its nights run and when its days begin and end, days of 23
+or 25 hours among them. A night takes in the day on which its interval starts: at five in the
+morning, yesterday. A folder's day is the market's day; the files in it may be of sessions that went
+on past midnight (half a day is granted, which with UTC is the end of the day anywhere on Earth). A
+session delivered on two days is one session.
+
+Nights may come in any order, late, again, or not at all. Files have one order, whenever they came:
+by day, kind and name; what a file comes to depends on those before it only. One that comes after
+later ones takes its place before them, and where those say something of the same identifiers, or of
+products and searches that it brings, they are judged again, summed up and published again (decision
+record 6). So any order ends in one `csrm digest`, snapshot and gold.
 """
 
 BELOW = """\
 ## What happens to a row
 
 rows in = stored + quarantined + known, for every file. A row is **known** when it says again what
-is stored. An identifier that is stored with other content is a conflict and the first one stays; a
-correction is another file under the same name, which replaces the earlier one (decision record 6).
+is stored. An identifier that is stored with other content is a conflict and the first one stays, by
+the order of files and rows; a correction is another file under the same name, which replaces the
+earlier one (decision record 6).
 Products are an exception: another content is a new version, and the latest day wins. An event has
 no identifier: one that equals a stored one in all it says is that one again.
+
+A search's `query_id` may come again at another time: as another page of it, which is one search
+with more impressions, or, where a shop counts anew each day, as another search. An event belongs to
+the last search of its `query_id` before it, its own client's where it has one. At one time two
+texts are a conflict.
+
+Of one rater's grades of a pair the last counts: by `rated_at`, then day of delivery, file and row;
+where one of them has no `rated_at`, by day, file and row. Identifiers are no clock.
+
+## When a product leaves
+
+Two ways, for a shop's feed has one or the other:
+
+- a row whose `deleted` is true (its `title` may be empty);
+- a delivery of the whole catalogue: a file whose part begins with `full`
+  (`catalogue-full.jsonl`, `catalogue-full.1.csv.gz`). All such files of a day and locale together
+  are the catalogue; what neither they nor any later catalogue file names is gone. Where one of them
+  is empty or has rows in quarantine for what they say themselves (they may be products), the day
+  takes nothing out until the file is corrected.
+
+It is back as soon as a later catalogue file names it, with whatever content. While it is gone it is
+in no snapshot and no refresh: with the next of them it leaves BM25 and vector indexes, the vectors
+that are served, and the titles that RQA adds. What was said of it (labels, events) is taken in and
+kept; its pairs are left out, are counted as dropped, and count again when it is back.
 
 A day whose share of quarantined rows exceeds the market's `ingest.tolerance`, or with a file that
 could not be read, is not published; everything stays stored. `csrm quarantine list|show|replay`.

@@ -14,8 +14,9 @@ def parse_times(texts: pl.Series) -> pl.Series:
     """Parse a column; null where a text is no time, or none that Python has (years 1 to 9999).
 
     ISO 8601 without an offset means UTC; a date is its first moment; 9 or 10 digits (decimals
-    allowed) are seconds since 1970, 13 digits milliseconds. The two commonest spellings are tried
-    first on the whole column, the rest only on what they leave: they are ten times as fast.
+    allowed) are seconds since 1970, 13 milliseconds, 16 microseconds, 19 nanoseconds. What could be
+    two times (a day or month first, a zone by its letters) is none. The two commonest spellings are
+    tried first on the whole column, the rest only on what they leave: they are ten times as fast.
     """
     found = _naive(texts, "%Y-%m-%dT%H:%M:%SZ")
     for parse in (_fraction, _any):
@@ -39,16 +40,55 @@ def _any(texts: pl.Series) -> pl.Series:
     return texts.to_frame("t").select(parse_time(pl.col("t")))["t"]
 
 
+# Spellings of one meaning, each turned into "YYYY-MM-DD HH:MM:SS[.ffffff][±HH[:MM]]" in turn.
+SPELLINGS = (
+    (r"^[A-Za-z]{3}, (\d{1,2} [A-Za-z]{3} \d{4})", "$1"),  # RFC 5322: the day of the week
+    (r"((?:[Zz]|[+-]\d{2}(?::?\d{2})?))\[[\w/+-]+\]$", "$1"),  # a zone that Java adds to its offset
+    (r"(?:\s*[Zz]|\s*(?i:utc|gmt))$", "+00:00"),
+    (r"^(\d{4})/(\d{1,2})/(\d{1,2})", "$1-$2-$3"),
+    (r"^(\d{4})(\d{2})(\d{2})[Tt](\d{2})(\d{2})(\d{2})?", "$1-$2-$3 $4:$5:$6"),
+    (r"^(\d{4}-\d{1,2}-\d{1,2})(?:[Tt]|\s+)(\d)", "$1 $2"),
+    (r"^(\S+ \d{2})([+-]\d{2}:?(?:\d{2})?)?$", "$1:00$2"),  # no minutes
+    (r"^(\S+ \d{2}:\d{2}):?(\s*[+-]\d{2}:?(?:\d{2})?)?$", "$1:00$2"),  # no seconds
+    (r"(:\d{2})[.,](\d{1,6})\d*", "$1.$2"),  # below a microsecond nothing is kept
+    (r"\s+([+-]\d{2}:?(?:\d{2})?)$", "$1"),
+)
+EPOCHS = {10: 1_000_000, 13: 1_000, 16: 1}  # digits before the point → microseconds
+NANOSECONDS = r"^\d{19}$"
+
+
 def parse_time(text: pl.Expr) -> pl.Expr:
     """Parse any of the spellings, each tried on every value."""
-    iso = text.str.replace("[Tt]", " ").str.replace(r"\s*[Zz]$", "+00:00")
+    iso = text
+    for pattern, meant in SPELLINGS:
+        iso = iso.str.replace(pattern, meant)
+    # The year comes first and has four digits, or the month has a name: nothing else is certain.
+    iso = pl.when(iso.str.contains(r"^\d{4}-|^\d{1,2} [A-Za-z]{3} \d{4} ")).then(iso)
     stamp = "%Y-%m-%d %H:%M:%S%.f"
-    seconds = pl.when(text.str.contains(r"^\d{9,10}(\.\d+)?$")).then(text)
-    milliseconds = pl.when(text.str.contains(r"^\d{13}$")).then(text)
     return pl.coalesce(
         iso.str.to_datetime(f"{stamp}%#z", strict=False, time_unit="us", time_zone="UTC"),
         iso.str.to_datetime(stamp, strict=False, time_unit="us").dt.replace_time_zone("UTC"),
         iso.str.to_date("%Y-%m-%d", strict=False).cast(MOMENT),
-        pl.from_epoch(milliseconds.cast(pl.Int64), "ms").cast(MOMENT),
-        pl.from_epoch((seconds.cast(pl.Float64) * 1e6).cast(pl.Int64), "us").cast(MOMENT),
+        iso.str.to_datetime("%d %b %Y %H:%M:%S%#z", strict=False, time_unit="us", time_zone="UTC"),
+        *_epochs(text),
     )
+
+
+def _epochs(text: pl.Expr) -> list[pl.Expr]:
+    """Parse numbers since 1970: how many digits there are tells the unit, for times since 2001."""
+    number = pl.when(text.str.contains(r"^\d(\.\d+)?[eE]\+?\d{1,2}$")).then(text)
+    plain = number.cast(pl.Float64, strict=False).round(6).cast(pl.Decimal(38, 6)).cast(pl.String)
+    digits = pl.coalesce(plain, text)
+    found = [
+        pl.from_epoch(
+            (pl.when(digits.str.contains(rf"^\d{{{low},{n}}}(\.\d+)?$")).then(digits))
+            .cast(pl.Decimal(38, 9), strict=False)
+            .mul(unit)
+            .cast(pl.Int64, strict=False),
+            "us",
+        ).cast(MOMENT)
+        for n, unit in EPOCHS.items()
+        for low in [9 if n == 10 else n]
+    ]
+    nanoseconds = pl.when(text.str.contains(NANOSECONDS)).then(text).cast(pl.Int64, strict=False)
+    return [*found, pl.from_epoch(nanoseconds // 1_000, "us").cast(MOMENT)]

@@ -76,6 +76,7 @@ def judge(
         _value(c, readable[c.name]).alias(parsed(c.name)) for c in contract.columns if is_parsed(c)
     )
     values = _unreadable_left_out(values, contract, notes)
+    values = values.with_columns(_spared(c) for c in contract.columns if c.unless)
     failures = first_failures(schema_of(contract, times), values)
     unread = frame.filter(pl.col(FAULT).is_not_null())
     verdicts = pl.concat([
@@ -182,9 +183,16 @@ def _value(column: Column, texts: pl.Series) -> pl.Series:
     return parse_times(texts)
 
 
+def _spared(column: Column) -> pl.Expr:
+    """Let a required value be empty where another column says that there need be none."""
+    absent = pl.col(column.name).is_null() & (pl.col(parsed(column.unless)) == 1)
+    return pl.when(absent).then(pl.lit("")).otherwise(column.name).alias(column.name)
+
+
 def _clean(column: Column) -> pl.Expr:
     if is_parsed(column):
-        return pl.col(parsed(column.name)).alias(column.name)
+        value = pl.col(parsed(column.name)).alias(column.name)
+        return value if column.default is None else value.fill_null(column.default)
     if column.holds == "list" or column.required:
         return pl.col(column.name)
     return pl.col(column.name).fill_null("")

@@ -192,7 +192,7 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 @step(
     "snapshot",
     config=("seed", "snapshot", "health"),
-    rooms=("dataset", "store", "ingest.days", "ingest.validate", "records"),
+    rooms=("dataset", "store", "ingest.days", "ingest.validate", "ingest.rows", "records"),
     extra=_published,
 )
 def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
@@ -203,7 +203,7 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
     _recall_sides(ctx)
     with reading(open_store(ctx.settings.db_url)) as connection:
         placed = partial(positions, connection, lake, ctx.market.market, ctx.market.target_locale)
-        built = build(connection, ctx.market, stage, until, placed)
+        built = build(connection, ctx.market, stage, until, placed, lake)
     digests = {}
     for name, schema in SNAPSHOT.items():
         path = ctx.out / f"{name}.parquet"

@@ -107,16 +107,22 @@ def _catalogue_and_releases(
     return {"days": days, "releases": _live(market, settings)}
 
 
-@step("refresh", rooms=["towers", "dataset.source", "dataset.text"], extra=_catalogue_and_releases)
+@step(
+    "refresh",
+    rooms=["towers", "dataset.source", "dataset.offer", "dataset.text", "ingest.rows"],
+    extra=_catalogue_and_releases,
+)
 def refresh(ctx: Context, *, day: str) -> Facts:
     """Embed products that are new or changed up to ``day`` for every live release (A35)."""
     from csrm_tasks.dataset.source import catalogue, published_days
     from csrm_tasks.store import open_store, reading
+    from csrm_tasks.store.lake import Lake
 
     market = ctx.market
     with reading(open_store(ctx.settings.db_url)) as connection:
         days = [*published_days(connection, market.market, day)]
-        products = catalogue(connection, market.market, days, market.target_locale)
+        lake = Lake(ctx.settings.lake, market.market)
+        products = catalogue(connection, lake, market.market, days, market.target_locale)
     releases = _live(market, ctx.settings)
     if releases and products.is_empty():
         raise DataError(f"{market.market} has no published product up to {day}: run ingest first")

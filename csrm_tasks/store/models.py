@@ -23,7 +23,6 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
-    false,
     text,
     true,
 )
@@ -125,7 +124,7 @@ class Product(Base):
     brand: Mapped[str] = mapped_column(Text)
     category: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text)
-    deleted: Mapped[bool] = mapped_column(Boolean, server_default=false())  # it is gone from here
+    deleted: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # 1: no longer offered
     row: Mapped[int] = mapped_column(Integer, server_default="0")  # in its file, from 1
     file_id: Mapped[int] = mapped_column(Integer, primary_key=True)
 

@@ -20,17 +20,16 @@ def upgrade() -> None:
     """Add the columns; rows stored before have number 0."""
     for table in NUMBERED:
         op.add_column(table, sa.Column("row", sa.Integer(), nullable=False, server_default="0"))
-    deleted: sa.Column[bool] = sa.Column("deleted", sa.Boolean(), server_default=sa.false())
-    deleted.nullable = False
-    op.add_column("products", deleted)
+    gone = sa.Column("deleted", sa.SmallInteger(), nullable=False, server_default="0")
+    op.add_column("products", gone)
     day = sa.String(10).with_variant(sa.String(10, collation="C"), "postgresql")
     op.add_column("files", sa.Column("judged_until", day, nullable=True))
 
 
 def downgrade() -> None:
     """Remove them; refused where products are gone, which 0006 cannot say."""
-    products = sa.table("products", sa.column("deleted", sa.Boolean))
-    gone = sa.select(sa.func.count()).select_from(products).where(products.c.deleted)
+    products = sa.table("products", sa.column("deleted", sa.SmallInteger))
+    gone = sa.select(sa.func.count()).select_from(products).where(products.c.deleted == 1)
     if op.get_bind().scalar(gone):
         raise RuntimeError("0007 cannot be undone: products are marked as deleted")
     op.drop_column("files", "judged_until")
