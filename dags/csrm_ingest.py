@@ -2,8 +2,9 @@
 ### Nightly ingest: one day of one market, from landing zone to published day
 
 `land` lists the day's files · `validate` parses every row; what breaks the contract goes to
-quarantine with its reason and bytes · `store` writes each file in one transaction, once ·
-`aggregate` counts the day's behaviour · `publish_day` makes the day visible to snapshots.
+quarantine with its reason and bytes, what is about something else is counted · `store` writes each
+file in one transaction, once · `aggregate` counts the day's behaviour · `publish_day` makes the day
+visible to snapshots.
 
 **Window**: the day in parameter `day`, else the run's data interval.
 **A task failed?** Its log ends with one line that names file, row and remedy. Mend the file and

@@ -85,8 +85,8 @@ BELOW = """\
 rows in = stored + quarantined + known + ignored, for every file. A row is **known** when it says
 again what is stored. An identifier that is stored with other content is a conflict and the first
 one stays; a correction is another file under the same name, which replaces the earlier one
-(decision record 6). Products are an exception: another content is a new version, and the latest day wins. An event has
-no identifier: one that equals a stored one in all it says is that one again.
+(decision record 6). Products are an exception: another content is a new version, and the latest day
+wins. An event has no identifier: one that equals a stored one in all it says is that one again.
 
 A row of UBI is **ignored** when it is about something else: an action that is not in the table
 (`view`, `login`, …), a search without a text (browsing), a row that names an application other than
@@ -96,7 +96,8 @@ without a text of its own. Ignored rows break no rule and stop no night: they ar
 share below, and counted by what they are in the day's `notes`.
 
 A day whose share of quarantined rows, of those that are not ignored, exceeds the market's
-`ingest.tolerance`, or with a file that could not be read, is not published; everything stays stored. `csrm quarantine list|show|replay`.
+`ingest.tolerance`, or with a file that could not be read, is not published; everything stays
+stored. `csrm quarantine list|show|replay`.
 
 A late event is taken in with the day of its delivery. One that is more than `ingest.late_days`
 older than its delivery (default {late_days}, the length of the behaviour window: it could not count
