@@ -60,6 +60,7 @@ def hour(
         (np.ones_like(looked), "impression"), (clicked, "click"), (carted, "add_to_cart"),
         (bought, "purchase"),
     )]  # fmt: skip
+    asked = asked.with_columns(pl.lit(None, dtype=SEARCHES["hits"]).alias("hits"))
     return asked.select(list(SEARCHES)), pl.concat(parts).select(list(EVENTS))
 
 

@@ -2,8 +2,9 @@
 ### Nightly ingest: one day of one market, from landing zone to published day
 
 `land` lists the day's files · `validate` parses every row; what breaks the contract goes to
-quarantine with its reason and bytes · `store` writes each file in one transaction, once ·
-`aggregate` counts the day's behaviour · `publish_day` makes the day visible to snapshots.
+quarantine with its reason and bytes, what is about something else is counted · `store` writes each
+file in one transaction, once · `aggregate` counts the day's behaviour · `publish_day` makes the day
+visible to snapshots.
 
 **Window**: the day in parameter `day`, else the market's day on which the run's data interval
 starts. Nights may run in any order: a late one ends as if it had come in time.

@@ -172,10 +172,11 @@ def seen(days: Mapping[str, int], rng: np.random.Generator) -> Seen:
             rated.append((ZH, day, "牛奶", int(rng.integers(3)), "r", "", at))
             sold.append((ZH, day, "三星 手機", "三星" if rng.random() < 0.5 else "", "c", ""))
             logged.append((ZH, day, f"q{i % 5}", f"tv {i % 5}", 4, 3))
-        files.append((ZH, day, "labels", n, 0, 0))
+        files.append((ZH, day, "labels", n + 2, 0, 0, 2))
     about = ["locale", "day"]
     return Seen(
-        pl.DataFrame(files, [*about, "kind", "rows_in", "quarantined", "known"], orient="row"),
+        pl.DataFrame(files, [*about, "kind", "rows_in", "quarantined", "known", "ignored"],
+                     orient="row"),
         pl.DataFrame(rated, [*about, "query", "grade", "rater_id", "guideline_version", "rated_at"],
                      orient="row"),
         pl.DataFrame(sold, [*about, "title", "brand", "category", "description"], orient="row"),

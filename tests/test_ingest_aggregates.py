@@ -117,7 +117,7 @@ def sessions_of(records: Rows) -> Callable[[dict[str, Any]], str]:
             last, began = before.get(who, (datetime.min.replace(tzinfo=UTC), r["at"]))
             began = r["at"] if r["at"] - last > timedelta(minutes=30) else began
             before[who] = (r["at"], began)
-            begun[(*who, r["at"])] = f"{r['client_id']}@{began:%Y-%m-%dT%H:%M:%S}"
+            begun[(*who, r["at"])] = f"{r['client_id']}@{began:%Y%m%d-%H%M%S}"
 
     def session(r: dict[str, Any]) -> str:
         said = min(named[r["locale"], r["search_id"]], default="")

@@ -123,7 +123,7 @@ def test_searches_without_events_and_visits_without_id(shop: Settings) -> None:
     land_lines(shop, day, f"{ZH}/ubi_events.jsonl", [shown])
     made = ingest(shop, day)
     derived, visit = sessions(shop, day)
-    assert derived["session_id"] == f"cn@{day}T09:00:00"
+    assert derived["session_id"] == f"cn@{day.replace('-', '')}-090000"
     assert (derived["searches"], derived["impressions"]) == (1, 1)
     assert (visit["session_id"], visit["bucket"], visit["release"]) == ("vs", "B", "r7")
     assert (visit["searches"], visit["impressions"], visit["converted"]) == (1, 0, False)

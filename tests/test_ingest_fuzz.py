@@ -35,7 +35,7 @@ from tests.fixtures.make_bad import csv as label_csv
 
 BOM = b"\xef\xbb\xbf"
 fuzz = settings(max_examples=80, deadline=None, derandomize=True, print_blob=True)
-COUNTS = ("rows_in", "stored", "quarantined", "known")
+COUNTS = ("rows_in", "stored", "quarantined", "known", "ignored")
 
 
 LINES = {"labels": labels, "ubi_events": events, "ubi_queries": searches, "catalogue": products}

@@ -27,7 +27,7 @@ Key = tuple[str, int]  # locale, window: 0 is the newest
 
 @dataclass(frozen=True)
 class Delivered:
-    """Rows of one kind of file."""
+    """Rows of one kind of file, less those that were ignored."""
 
     rows: int
     quarantined: int
@@ -49,7 +49,7 @@ class Profile:
 class Seen:
     """The rows that a snapshot has read, each with its locale and day of delivery."""
 
-    files: pl.DataFrame  # kind, rows_in, quarantined, known
+    files: pl.DataFrame  # kind, rows_in, quarantined, known, ignored
     ratings: pl.DataFrame  # query, grade and the optional columns
     versions: pl.DataFrame  # of products: title and the optional columns
     log: pl.DataFrame  # one row per day and query: query_id, query, impressions, positions
@@ -68,7 +68,8 @@ def profiles(seen: Seen, days: Sequence[str], until: str) -> dict[Key, Profile]:
     spans = {w: tuple(p["day"]) for w, p in _by_window(published, until)}
     found: dict[Key, Profile] = {}
     for locale, window, part in _parts(seen.files, until):
-        kinds = part.group_by("kind").agg(pl.col("rows_in", "quarantined", "known").sum())
+        rows = (pl.col("rows_in") - pl.col("ignored")).alias("rows")
+        kinds = part.select("kind", rows, "quarantined", "known").group_by("kind").sum()
         counted = {kind: Delivered(*n) for kind, *n in kinds.sort("kind").iter_rows()}
         found[locale, window] = Profile(spans[window], counted)
     _add_labels(found, seen.ratings, until)

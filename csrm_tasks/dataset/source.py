@@ -44,7 +44,7 @@ def files(
     catalogue and translations.
     """
     schema: dict[str, Any] = dict.fromkeys(("day", "locale", "kind", "name", "digest"), pl.String)
-    schema |= dict.fromkeys(("rows_in", "quarantined", "known"), pl.Int64)
+    schema |= dict.fromkeys(("rows_in", "quarantined", "known", "ignored"), pl.Int64)
     schema |= {"last_at": pl.Datetime("us", "UTC")}
     statement = sa.select(*(FILES.c[c] for c in schema)).where(
         FILES.c.market == market,

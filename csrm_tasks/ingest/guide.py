@@ -42,6 +42,22 @@ followed, so no name reaches a file outside the landing zone.
 - **CSV**: RFC 4180, comma, header in the first line, UTF-8. **JSONL**: one object per line; of a
   key that an object has twice the first value counts. **Parquet**: any scalar types; times without
   a zone are UTC. Columns that the contract does not know are ignored.
+- **Names with dots** (`event_attributes.object.object_id`) are fields of objects (JSONL objects,
+  Parquet structs and maps), names that have the dots, or any mixture, in every format. A text in
+  the place of an object is read as JSON: `event_attributes` may be a CSV cell with an object in it.
+  Of several places that may hold a value the first that is not empty counts.
+- **Values** are read alike in every format. A number is its shortest decimal writing: 7, 7.0 and
+  DECIMAL 7.00 are `7`; NaN is no value. An identifier loses a `.0` also where it is text, as
+  spreadsheets and pandas write one into CSV; integers of any length are kept digit by digit. An
+  identifier that is a floating-point number of 2^53 or more (of a 32-bit column: 2^24), or is
+  written with an exponent (`1.2E+12`), may stand for several and is `wrong_type`. A list is a JSON
+  list, a Parquet list, or a cell with a JSON list in it.
+- An **optional** field in a shape that cannot be read (an object or list where there should be a
+  value, a position that is no whole number) costs itself and not its row: it is counted by name
+  under `unreadable` in the day's `notes` (facts of `publish_day`, and the files' receipts).
+- **No rows today** is said by a CSV or JSONL file of nothing but white space (or of no bytes), a
+  CSV with its header only, or a Parquet file without rows, compressed or not. A Parquet file of no
+  bytes is damaged.
 - Byte order marks at the beginning are dropped. UTF-16 is refused.
 - gzip and zstd may consist of several members or frames. A file that breaks off (truncated,
   damaged, wrong check sum) is refused as a whole, for nobody knows what its sender had to say; its
@@ -89,15 +105,27 @@ products and searches that it brings, they are judged again, summed up and publi
 record 6). So any order ends in one `csrm digest`, snapshot and gold.
 """
 
+CATEGORIES = """\
+A market that joins the levels of a category otherwise says so, `ingest: {category_separator: "/"}`;
+they are stored joined by ' > ' all the same, without empty ones. Another setting holds for files
+delivered from then on."""
+
 BELOW = """\
 ## What happens to a row
 
-rows in = stored + quarantined + known, for every file. A row is **known** when it says again what
-is stored. An identifier that is stored with other content is a conflict and the first one stays, by
+rows in = stored + quarantined + known + ignored, for every file. A row is **known** when it says
+again what is stored. An identifier that is stored with other content is a conflict and the first one stays, by
 the order of files and rows; a correction is another file under the same name, which replaces the
 earlier one (decision record 6).
 Products are an exception: another content is a new version, and the latest day wins. An event has
 no identifier: one that equals a stored one in all it says is that one again.
+
+A row of UBI is **ignored** when it is about something else: an action that is not in the table
+(`view`, `login`, …), a search without a text (browsing), a row that names an application other than
+those of the market's `ingest: {{applications: [web]}}` (none named: all count; a row that names
+none, and what our own serving writes, always do), and an event that follows an ignored search
+without a text of its own. Ignored rows break no rule and stop no night: they are left out of the
+share below, and counted by what they are in the day's `notes`.
 
 A search's `query_id` may come again at another time: as another page of it, which is one search
 with more impressions, or, where a shop counts anew each day, as another search. An event belongs to
@@ -123,13 +151,24 @@ in no snapshot and no refresh: with the next of them it leaves BM25 and vector i
 that are served, and the titles that RQA adds. What was said of it (labels, events) is taken in and
 kept; its pairs are left out, are counted as dropped, and count again when it is back.
 
-A day whose share of quarantined rows exceeds the market's `ingest.tolerance`, or with a file that
-could not be read, is not published; everything stays stored. `csrm quarantine list|show|replay`.
+A day whose share of quarantined rows, of those that are not ignored, exceeds the market's
+`ingest.tolerance`, or with a file that could not be read, is not published; everything stays
+stored. `csrm quarantine list|show|replay`.
 
 A late event is taken in with the day of its delivery. One that is more than `ingest.late_days`
 older than its delivery (default {late_days}, the length of the behaviour window: it could not count
 any more) is `too_old`: it stands for a clock that runs wrong or a file of another time. To take in
 history, deliver it in folders of its own days, or raise the bound for that market.
+
+## What UBI leaves to be told
+
+- **Session**: of the record, or `session_id` in its attributes; else that of another record of the
+  same search; else all that a client does with no more than 30 minutes between is one session,
+  named `{{client_id}}@{{beginning}}`. Records are those delivered on one day.
+- **Impressions**: `query_response_hit_ids` of a search count as impressions at their ranks, from 1,
+  each product once and only those of the catalogue, unless impressions of that search are delivered
+  as events. It does not matter which comes first, or on which day: the day of the search is
+  summed up again when such events come later.
 
 ## Reasons
 
@@ -160,6 +199,8 @@ def data_guide() -> str:
 def _section(contract: Contract) -> str:
     heads = ("column", "what it is", "type", "required", "values", "found as")
     parts = [f"## `{contract.kind}`", contract.about, _table(heads, map(_row, contract.columns))]
+    if contract.kind == "catalogue":
+        parts.append(CATEGORIES)
     if any(c.vocabulary is GRADES for c in contract.columns):
         parts.append(_grades())
     return "\n\n".join(parts) + "\n"
@@ -175,7 +216,12 @@ def _values(column: Column) -> str:
     if column.vocabulary is GRADES:
         return "see below"
     if column.vocabulary is not None:
-        return ", ".join(f"`{word}`" for word in column.vocabulary)
+        return ", ".join(
+            f"`{word}`" if word == value else f"`{word}` ({value})"
+            for word, value in column.vocabulary.items()
+        )
+    if column.holds == "list":
+        return "identifiers"
     if column.holds == "integer":
         return f"{column.at_least:,} to {column.at_most:,}"
     if column.holds == "time":

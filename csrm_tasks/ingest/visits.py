@@ -42,7 +42,7 @@ def _visits(silent: Any) -> Any:
     marked = timed.mutate(begins=ibis.ifelse(first, timed["at"], ibis.null("timestamp('UTC')")))
     so_far = ibis.window(group_by=WHO, order_by="at", preceding=None, following=0)
     begun = marked.mutate(began=marked.begins.max().over(so_far))
-    stamp = begun.began.strftime("%Y-%m-%dT%H:%M:%S")
+    stamp = begun.began.strftime("%Y%m%d-%H%M%S")  # no letters: Spark takes them for fields
     named = begun.client_id.substr(0, CLIENT) + ibis.literal("@") + stamp
     return begun.select(*WHO, "at", visit=named)
 
