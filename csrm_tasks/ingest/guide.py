@@ -59,6 +59,7 @@ followed, so no name reaches a file outside the landing zone.
   line is escaped; every other escape is in quarantine: let the writer double its quotes.
 - Columns without a name, and empty fields behind the last column, as spreadsheets append them, are
   ignored.
+- Texts and identifiers are composed (Unicode NFC): what macOS writes decomposed is the same text.
 - Values lose white space and invisible characters at their ends; an empty value is a missing one.
 - Memory: `validate` takes text {BATCH // MIB} MiB at a time and Parquet {PARQUET_ROWS:,} rows at
   a time, so it does not grow with the file; only rejected rows are kept until the file is done.

@@ -5,12 +5,12 @@ A row's reason is the first rule it breaks, in the order of the contract's colum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 
-from csrm_tasks.dataset.text import INVISIBLE
+from csrm_tasks.dataset.text import INVISIBLE, composed_frame
 from csrm_tasks.ingest.contracts import Column, Contract, Reason, with_complement
 from csrm_tasks.ingest.records import FAULT, Records
 from csrm_tasks.ingest.schemas import Times, first_failures, is_parsed, parsed, schema_of
@@ -41,8 +41,10 @@ def judge(records: Records, contract: Contract, day: str, terms: Ingest) -> Judg
     """Split the rows of a batch by the contract and the market's terms.
 
     No time of a delivery of ``day`` may be later than that day's end anywhere on Earth, and no
-    search or event more than ``terms.late_days`` earlier than its beginning.
+    search or event more than ``terms.late_days`` earlier than its beginning. Texts and identifiers
+    are composed first (Unicode NFC).
     """
+    records = replace(records, frame=composed_frame(records.frame))
     contract = with_complement(contract, terms.complement)
     if records.missing:
         return _all_rejected(records, contract)

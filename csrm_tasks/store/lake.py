@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.blobs import open_blobs
+from csrm_tasks.dataset.text import composed_frame
 from csrm_tasks.errors import DataError
 
 # query_id is the digest of locale and normalised text; search_id is UBI's query_id, one search.
@@ -148,4 +149,5 @@ class Lake:
                 pl.scan_parquet(p).filter(chosen).select(columns).collect()
                 for p in self.paths(files, Path(folder))
             ]
-        return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])
+        empty = pl.DataFrame(schema={c: schema[c] for c in columns})
+        return composed_frame(pl.concat([empty, *frames]))
