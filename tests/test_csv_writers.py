@@ -11,6 +11,7 @@ import csv
 import io
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,8 +22,11 @@ import pytest
 
 from csrm_tasks.ingest import readers
 from csrm_tasks.ingest.contracts import CONTRACTS, Reason
+from csrm_tasks.ingest.engines import open_engine
 from csrm_tasks.ingest.readers import read_batches, read_raw
 from csrm_tasks.ingest.records import FAULT
+from csrm_tasks.sections import Ingest
+from tests.test_ingest_aggregates import LOCAL
 
 CATALOGUE = CONTRACTS["catalogue"]
 Row = tuple[str, ...]
@@ -174,3 +178,75 @@ def test_a_row_is_read_as_it_was_meant_or_refused(name: str, tmp_path: Path) -> 
         if name in TO_THE_LETTER:
             assert {r for r, _ in found.refused.values()} <= {Reason.QUOTES, Reason.MALFORMED}
     print(name, written, read)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., bytes]]:
+    """Write tables with one JVM."""
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    scratch = tmp_path_factory.mktemp("spark")
+    with open_engine(Ingest(engine="spark", spark=LOCAL), scratch, 1):
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.builder.getOrCreate()
+
+        def write(table: Table, **options: str) -> bytes:
+            folder = scratch / "written"
+            frame = session.createDataFrame(table[1:], list(table[0])).coalesce(1)
+            frame.write.mode("overwrite").options(header="true", **options).csv(str(folder))
+            return next(folder.glob("*.csv")).read_bytes()
+
+        yield write
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"quoteAll": "true"}, {"escape": '"'}], ids=["default", "all", "doubled"]
+)
+def test_what_spark_wrote(
+    options: dict[str, str], spark: Callable[..., bytes], tmp_path: Path
+) -> None:
+    draw = random.Random(3)
+    header = HEADERS[2]
+    drawn = [row_of(draw, header, i, 0.5, PIECES) for i in range(500)]
+    rows = [tuple(text.strip() for text in row) for row in drawn]  # Spark does so when it writes
+    found = Found(spark([header, *rows], **options), [header, *rows], tmp_path / "f.csv")
+    assert len(found.read) > 0.6 * len(rows)
+    inches = [r for r in rows if '"' in r[1] and not re.search(r"[\\\n]", "".join(r))]
+    assert sum(r in found.read for r in inches) > 0.9 * len(inches) > 40
+
+
+def unquoted(table: Table) -> bytes:
+    return "".join(",".join(row) + "\n" for row in table).encode()
+
+
+PLAIN = [p for p in PIECES if not re.search(r"[\\\r\n]", p)]
+SIGNS = {"titles": PLAIN, "any column": [p for p in PLAIN if "," not in p]}
+
+
+@pytest.mark.parametrize("where", SIGNS)
+def test_signs_in_unquoted_fields_cost_their_rows_at_most(where: str, tmp_path: Path) -> None:
+    """Feeds that know no quoting: any number of quotes in titles with commas, or in any column.
+
+    Not those that make a quoted field to the letter, for nobody can tell them.
+    """
+    draw = random.Random(5)
+    plain = lost = 0
+    for number in range(400):
+        header = draw.choice([h for h in HEADERS if h[-1] not in ("product_id", "title")])
+        odd = draw.choice([0.02, 0.1, 0.3])
+        table = [header]
+        for i in range(draw.randint(2, 60)):
+            row = row_of(draw, header, i, odd, SIGNS[where])
+            texts = ["x" + t if len(t) > 1 and t[0] == t[-1] == '"' else t or "x" for t in row]
+            if where == "titles":
+                texts = [t if n in ("title", "product_id") else "LG"
+                         for n, t in zip(header, texts, strict=True)]  # fmt: skip
+            table.append(tuple(texts))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(readers, "BATCH", (1 << 20, 150, 40)[number % 3])
+            found = Found(unquoted(table), table, tmp_path / "f.csv")
+        sure = [r for r in found.rows if not re.search('[",]', "".join(r))]
+        plain, lost = plain + len(sure), lost + len([r for r in sure if r not in found.read])
+    assert plain > 5_000
+    assert lost < 0.03 * plain

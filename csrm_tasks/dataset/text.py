@@ -4,6 +4,10 @@ Normalisation is NFKC (which also folds full-width Latin and half-width kana), c
 removal of invisible characters, and runs of white space as one space. It is idempotent, so that an
 identifier made from a normalised query equals the one made from the query as typed.
 
+Before that, every text is composed (Unicode NFC) where it comes in, identifiers too: macOS writes
+decomposed Hangul and kana, which are other characters for a tokenizer, a limit and a comparison.
+What was stored by earlier code is composed where it is read.
+
 A text's language is told by its script. That is exact for Korean and for kana, and it cannot tell
 English from French or Chinese from Japanese written in kanji alone; it needs no model, gives the
 same answer for ever, and what drift watches (Korean among Chinese queries) is a matter of script.
@@ -22,7 +26,44 @@ from csrm_tasks.blobs import text_digest
 # many, and two queries that differ only by them are one query.
 INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF])
 
+# Where NFC may change a text: marks, conjoining Hangul, and characters that stand for others. More
+# than needed, for a look at the text is much cheaper than composing it.
+COMPOSABLE = (
+    r"[\p{M}\x{0340}-\x{0387}\x{0958}-\x{0FFF}\x{1100}-\x{11FF}\x{1F00}-\x{2001}\x{2126}-\x{232A}"
+    r"\x{2ADC}\x{F900}-\x{FB4F}\x{10000}-\x{1FFFF}\x{2F800}-\x{2FA1F}]"
+)
+
 LANGUAGES = ("ko", "ja", "zh", "latin", "other", "none")
+
+
+def compose(text: str) -> str:
+    """Return ``text`` in Unicode NFC."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def composed(texts: pl.Series) -> pl.Series:
+    """Return a column of strings in Unicode NFC; hardly any needs more than a look at it."""
+    if texts.str.len_bytes().sum() == texts.str.len_chars().sum():
+        return texts
+    return texts.str.normalize("NFC") if texts.str.contains(COMPOSABLE).any() else texts
+
+
+def composed_frame(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return ``frame`` with every column of strings, or of lists of them, in Unicode NFC."""
+    each = pl.element().str.normalize("NFC")
+    lists = (c.list.eval(each) for c in frame if c.dtype == pl.List(pl.String))
+    return frame.with_columns(*(composed(c) for c in frame if c.dtype == pl.String), *lists)
+
+
+def spellings(texts: pl.Series) -> pl.Series:
+    """Return distinct texts composed and, where another, decomposed: as earlier code stored them.
+
+    ``texts`` are composed.
+    """
+    distinct = texts.unique()
+    if distinct.str.len_bytes().sum() == distinct.str.len_chars().sum():
+        return distinct
+    return pl.concat([distinct, distinct.str.normalize("NFD")]).unique()
 
 
 def normalise(text: str) -> str:
@@ -69,6 +110,7 @@ def language_of(text: pl.Expr) -> pl.Expr:
     for any kana, else zh. The kana の alone is no Japanese: Taiwanese brands are fond of it.
     Without them: latin when a Latin letter occurs, other for other letters, none for no letter.
     """
+    text = text.str.normalize("NFC")
     hangul = text.str.count_matches(r"\p{Hangul}")
     kana = text.str.count_matches(r"[\p{Hiragana}\p{Katakana}--の]")
     han = text.str.count_matches(r"\p{Han}")

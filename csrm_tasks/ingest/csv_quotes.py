@@ -24,6 +24,10 @@ ESCAPED_QUOTED = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?=,|\n|\r\n|\r?\Z)', 
 ESCAPED_UNQUOTED = re.compile(rb"[^,\n\\]*+(?:\\(?:\r\n|.)[^,\n\\]*+)*+", re.DOTALL)
 OPEN = re.compile(rb'"[^"]*+(?:""[^"]*+)*+\Z')
 ESCAPED_OPEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?\Z', re.DOTALL)
+Dialect = tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]
+RFC: Dialect = (QUOTED, UNQUOTED, OPEN)
+ESCAPES: Dialect = (ESCAPED_QUOTED, ESCAPED_UNQUOTED, ESCAPED_OPEN)  # csv, pandas, MySQL
+ESCAPES_IN_QUOTES: Dialect = (ESCAPED_QUOTED, UNQUOTED, ESCAPED_OPEN)  # Spark
 DOUBT = re.compile(rb'"|\\[,\\\r\n]|\\\Z')  # a quote, or what may be an escape
 TOKEN = re.compile(rb'\\[\\"]|""|"')  # escaped, doubled, or a quote that opens or closes
 ESCAPE = re.compile(rb'\\(?:[",\\\r\n]|\Z)')
@@ -78,15 +82,15 @@ class Reading:
     unquoted: int = 0  # how many of its fields are
 
 
-def read_record(data: bytes, at: int, end: int, escapes: bool = False) -> Reading:
+def read_record(data: bytes, at: int, end: int, dialect: Dialect = RFC) -> Reading:
     """Read the record at ``at`` to the letter; a quote inside an unquoted field is a character.
 
     That is granted to records of one line only: who writes lines into a field quotes its quotes.
-    With ``escapes`` a backslash takes its meaning from what follows, and no quote is doubled.
+    In the dialects with escapes a backslash takes its meaning from what follows, and no quote is
+    doubled.
     """
-    quoted, unquoted, unfinished = (
-        (ESCAPED_QUOTED, ESCAPED_UNQUOTED, ESCAPED_OPEN) if escapes else (QUOTED, UNQUOTED, OPEN)
-    )
+    quoted, unquoted, unfinished = dialect
+    escapes = unquoted is ESCAPED_UNQUOTED
     found = Reading()
     literal = False
     while True:
@@ -144,10 +148,12 @@ class Walk:
         return self.end
 
     def _step(self, line: int) -> int | None:
-        by_rfc, good = self._read(line, False)
+        by_rfc, good = self._read(line, RFC)
         if good and not self._escapes(line, by_rfc.end):
             return self._by_rfc(line, by_rfc, good)
-        escaped, readable = self._read(line, True)
+        escaped, readable = self._read(line, ESCAPES)
+        if not readable and not escaped.unfinished:
+            escaped, readable = self._read(line, ESCAPES_IN_QUOTES)
         if (by_rfc.unfinished or escaped.unfinished) and self._may_go_on(line):
             return None
         if not readable or (good and by_rfc.end == escaped.end):
@@ -156,9 +162,9 @@ class Walk:
             return self._by_rfc(line, by_rfc, good)
         return self._by_both(line, by_rfc.end if good else -1, escaped.end)
 
-    def _read(self, line: int, escapes: bool) -> tuple[Reading, bool]:
+    def _read(self, line: int, dialect: Dialect) -> tuple[Reading, bool]:
         """Read a record; also return whether it is one, with as many fields as it must have."""
-        found = read_record(self.data, line, self.end, escapes)
+        found = read_record(self.data, line, self.end, dialect)
         record = self.data[line : found.end]
         return found, found.end >= 0 and self.shape.fits(record, found.fields)
 
@@ -171,7 +177,7 @@ class Walk:
             return escaped + 1
         while by_rfc >= 0 and escaped >= 0 and by_rfc != escaped:
             behind = min(by_rfc, escaped) + 1
-            found, good = self._read(behind, by_rfc > escaped)
+            found, good = self._read(behind, ESCAPES if by_rfc > escaped else RFC)
             if found.unfinished and self._may_go_on(line):
                 return None
             if not good:
@@ -245,7 +251,7 @@ class Walk:
         rows = sum(map(self.shape.like_row, within))
         certain = len(within) + 2 > FEW or not (by_rfc or b'\\"' in self.data[line:alone])
         if not (certain and edges and rows >= MOST * len(within)):
-            found, good = self._read(self._line_start(quote), False)
+            found, good = self._read(self._line_start(quote), RFC)
             if good:  # perhaps it is no end but the beginning of another
                 until = max(until, found.end)
             self.unclear.append((line, until))

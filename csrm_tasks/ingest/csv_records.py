@@ -14,7 +14,7 @@ import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract, Reason
 from csrm_tasks.ingest.csv_layout import UNNAMED, Layout, csv_header, shape_of
-from csrm_tasks.ingest.csv_quotes import Shape
+from csrm_tasks.ingest.csv_quotes import ESCAPES_IN_QUOTES, Shape, read_record
 from csrm_tasks.ingest.records import Flags, RawOf, Records, assemble, pick, spans
 
 FIELD_LIMIT = 100_000_000  # characters of one field; the standard library's 131,072 is too few
@@ -119,9 +119,18 @@ def _values(text: str, shape: Shape) -> list[str] | Reason:
         return values or Reason.MALFORMED
     escaped = _fields(text, shape, doublequote=False, escapechar="\\")
     if values is not None:
-        return values if escaped is None else Reason.QUOTES
+        return Reason.QUOTES if escaped or _escaped_in_quotes(text, shape) else values
     alone = "\\" not in text.replace('\\"', "")
     return escaped if escaped is not None and alone else Reason.MALFORMED
+
+
+def _escaped_in_quotes(text: str, shape: Shape) -> bool:
+    """Return whether the record can be read with escapes in its quoted fields alone."""
+    if re.search(r'\\["\\]', text) is None or '"' not in text:
+        return False
+    record = text.encode()
+    found = read_record(record, 0, len(record), ESCAPES_IN_QUOTES)
+    return found.end == len(record) and shape.fits(record, found.fields)
 
 
 def _fields(text: str, shape: Shape, **dialect: Any) -> list[str] | None:

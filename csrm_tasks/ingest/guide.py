@@ -75,6 +75,7 @@ followed, so no name reaches a file outside the landing zone.
   line is escaped; every other escape is in quarantine: let the writer double its quotes.
 - Columns without a name, and empty fields behind the last column, as spreadsheets append them, are
   ignored.
+- Texts and identifiers are composed (Unicode NFC): what macOS writes decomposed is the same text.
 - Values lose white space and invisible characters at their ends; an empty value is a missing one.
 - Memory: `validate` takes text {BATCH // MIB} MiB at a time and Parquet {PARQUET_ROWS:,} rows at
   a time, so it does not grow with the file; only rejected rows are kept until the file is done.
@@ -114,11 +115,11 @@ BELOW = """\
 ## What happens to a row
 
 rows in = stored + quarantined + known + ignored, for every file. A row is **known** when it says
-again what is stored. An identifier that is stored with other content is a conflict and the first one stays, by
-the order of files and rows; a correction is another file under the same name, which replaces the
-earlier one (decision record 6).
-Products are an exception: another content is a new version, and the latest day wins. An event has
-no identifier: one that equals a stored one in all it says is that one again.
+again what is stored. An identifier that is stored with other content is a conflict and the first
+one stays, by the order of files and rows; a correction is another file under the same name, which
+replaces the earlier one (decision record 6). Products are an exception: another content is a new
+version, and the latest day wins. An event has no identifier: one that equals a stored one in all it
+says is that one again.
 
 A row of UBI is **ignored** when it is about something else: an action that is not in the table
 (`view`, `login`, …), a search without a text (browsing), a row that names an application other than

@@ -7,13 +7,13 @@ about something else (:mod:`csrm_tasks.ingest.ignored`) are counted and break no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from csrm_tasks.dataset.text import INVISIBLE
+from csrm_tasks.dataset.text import INVISIBLE, composed_frame
 from csrm_tasks.ingest.contracts import (
     PATH_SEPARATOR,
     Column,
@@ -60,8 +60,10 @@ def judge(
     """Split the rows of a batch by the contract and the market's terms.
 
     No time of a delivery of ``day`` may be later than half a day after its end in ``zone``, and no
-    search or event more than ``terms.late_days`` earlier than its beginning.
+    search or event more than ``terms.late_days`` earlier than its beginning. Texts and identifiers
+    are composed first (Unicode NFC).
     """
+    records = replace(records, frame=composed_frame(records.frame))
     contract = with_complement(contract, terms.complement)
     if records.missing:
         return _all_rejected(records, contract)

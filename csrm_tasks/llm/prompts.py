@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from csrm_tasks.dataset.text import compose
+
 PROMPT_VERSION = "1"
 
 NONE = "none"
@@ -72,8 +74,8 @@ class ProductFields:
 
 
 def _clean(text: str) -> str:
-    """Collapse white space: a field must not be able to forge a header or the label slot."""
-    return " ".join(text.split())
+    """Compose, and collapse white space: a field must not forge a header or the label slot."""
+    return " ".join(compose(text).split())
 
 
 def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:

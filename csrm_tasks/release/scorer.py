@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from csrm_tasks.dataset.text import normalise
+from csrm_tasks.dataset.text import compose, normalise
 from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.release.bundle import EMBEDDINGS, TOWERS, read_manifest
 
@@ -43,7 +43,7 @@ class ProductVectors:
                 f"products in 2 × {dim} float32; embed the products again"
             )
         self._vectors = found  # (N, 2, dim)
-        self._row = {product: row for row, product in enumerate(known)}
+        self._row = {compose(product): row for row, product in enumerate(known)}
 
     def __len__(self) -> int:
         """Return N."""
@@ -51,7 +51,7 @@ class ProductVectors:
 
     def rows(self, products: Texts) -> list[int | None]:
         """Return each product's row, None where the snapshot has no such product."""
-        return [self._row.get(product or "") for product in products]
+        return [self._row.get(compose(product or "")) for product in products]
 
     def take(self, rows: Sequence[int]) -> Floats:
         """Return the vectors (len(rows), 2, dim) of rows."""

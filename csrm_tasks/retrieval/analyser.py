@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from csrm_tasks.dataset import text as text_module
-from csrm_tasks.dataset.text import normalise
+from csrm_tasks.dataset.text import compose, normalise
 
 # Han (with the iteration mark and the extensions in use) and kana run together as Japanese does.
 _HAN_KANA = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -63,12 +63,12 @@ def identity() -> str:
 
 
 def cut(title: str, limit: int) -> str:
-    """Return ``title`` up to its ``limit``-th reading unit, as it was written (A24).
+    """Return ``title`` up to its ``limit``-th reading unit, composed, else as it was written (A24).
 
     A reading unit is a word, a number with its unit, or one Han, kana or Hangul character. It is
     counted here and not by a model's tokenizer, so that a cached text outlives the model.
     """
-    left, end = limit, 0
+    title, left, end = compose(title), limit, 0
     for match in _TOKEN.finditer(title):
         size = len(match.group()) if match.lastgroup in ("han", "hangul") else 1
         if size > left:

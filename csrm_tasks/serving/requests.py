@@ -15,8 +15,9 @@ from pydantic import (
     Tag,
     ValidationError,
 )
+from pydantic.functional_validators import BeforeValidator
 
-from csrm_tasks.dataset.text import normalise
+from csrm_tasks.dataset.text import compose, normalise
 
 MOST_PRODUCTS = 1_000
 MOST_EVENTS = 1_000
@@ -30,12 +31,17 @@ def _said(text: str) -> str:
     return text
 
 
+def _composed(value: object) -> object:
+    return compose(value) if isinstance(value, str) else value
+
+
+NFC = BeforeValidator(_composed)  # limits and look-ups are those of the text as ingest stores it
 # Half a UTF-16 pair is no text for pydantic itself; a NUL would be set aside by the log's contract.
-Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$"), NFC]
 Named = Annotated[Id, Field(min_length=1)]
-Query = Annotated[str, Field(max_length=500), AfterValidator(_said)]
-FieldText = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
-Title = Annotated[str, Field(max_length=2_000), AfterValidator(_said)]
+Query = Annotated[str, Field(max_length=500), AfterValidator(_said), NFC]
+FieldText = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$"), NFC]
+Title = Annotated[str, Field(max_length=2_000), AfterValidator(_said), NFC]
 
 
 class Body(BaseModel):

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.blobs import Entry, open_blobs
+from csrm_tasks.dataset.text import composed_frame
 from csrm_tasks.errors import DataError
 
 # query_id is the digest of locale and normalised text; search_id is UBI's query_id, one search.
@@ -160,7 +161,8 @@ class Lake:
                 .collect()
                 for p in self.paths(files, Path(folder))
             ]
-        return pl.concat([pl.DataFrame(schema={c: schema[c] for c in columns}), *frames])
+        empty = pl.DataFrame(schema={c: schema[c] for c in columns})
+        return composed_frame(pl.concat([empty, *frames]))
 
     def entries(self) -> dict[str, dict[str, Entry]]:
         """Return the files of :meth:`write`, :meth:`put` and :meth:`write_known` by day and key."""

@@ -9,6 +9,7 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from csrm_tasks.dataset.text import composed_frame, spellings
 from csrm_tasks.store.bulk import among
 from csrm_tasks.store.models import (
     Aggregate,
@@ -41,9 +42,9 @@ SIDES = table(QuerySide)
 def fetch(
     connection: Connection, statement: sa.Select[Any], schema: dict[str, Any]
 ) -> pl.DataFrame:
-    """Return the rows of ``statement`` as a frame with ``schema``."""
+    """Return the rows of ``statement`` as a frame with ``schema``; texts are in Unicode NFC."""
     rows = [tuple(r) for r in connection.execute(statement)]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return composed_frame(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
 def fetch_by_key(
@@ -53,14 +54,14 @@ def fetch_by_key(
     values: Sequence[str] | pl.Series,
     schema: dict[str, Any],
 ) -> pl.DataFrame:
-    """Return the rows of ``statement`` whose ``key`` is among ``values``.
+    """Return the rows of ``statement`` whose ``key`` is among ``values`` (in Unicode NFC).
 
     Identifiers often grow with time: then nothing lies between the least and the greatest, which
     the index tells at once (it orders bytes, as polars does).
     """
-    wanted = pl.Series("value", values, dtype=pl.String)
+    wanted = spellings(pl.Series("value", values, dtype=pl.String))
     between = statement.where(key.between(wanted.min(), wanted.max())).limit(1)
     if wanted.is_empty() or connection.execute(between).first() is None:
         return pl.DataFrame(schema=schema)
-    with among(connection, key, wanted.unique()) as chosen:
+    with among(connection, key, wanted) as chosen:
         return fetch(connection, statement.where(chosen), schema)
