@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from typing import Any
 
 from airflow.dag_processing.dagbag import BundleDagBag
@@ -31,7 +32,8 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
     assert not bag.import_errors, bag.import_errors
     found = []
     for dag_id, conf in runs:
-        run = bag.dags[dag_id].test(run_conf=conf)
+        # A copy: Airflow leaves the parameters of a run in the DAG, for the next run to find.
+        run = deepcopy(bag.dags[dag_id]).test(run_conf=conf)
         with create_session() as session:
             rows = session.scalars(XComModel.get_many(run_id=run.run_id, dag_ids=dag_id)).all()
             instances = session.scalars(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from csrm_tasks.demo import runner
+from csrm_tasks.demo import runner, runner_home
 from csrm_tasks.demo.runner import Watch, run_stages
 from csrm_tasks.demo.runner_api import AirflowApi, RunState, _lines
 from csrm_tasks.demo.runner_home import PRELOAD, Home
@@ -41,9 +43,31 @@ time.sleep(600)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("CSRM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CSRM_MARKETS", str(ROOT / "tests" / "markets"))
-    home = Home.of("mini", port=18080, mlflow_port=15000)
+    home = replace(Home.of("mini"), port=18080, mlflow_port=15000)
     home.prepare()
     return home
+
+
+def test_a_demo_goes_where_nobody_is_unless_it_is_told_where(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listening() -> tuple[socket.socket, int]:
+        server = socket.create_server(("", 0))  # as most servers do: at every address
+        return server, server.getsockname()[1]
+
+    (one, port), (other, mlflow_port) = listening(), listening()
+    with one, other:
+        monkeypatch.setattr(runner_home, "AIRFLOW_PORT", port)
+        monkeypatch.setattr(runner_home, "MLFLOW_PORT", mlflow_port)
+        found = home.at()
+        assert port < found.port < port + runner_home.PORTS
+        assert mlflow_port < found.mlflow_port < mlflow_port + runner_home.PORTS
+        assert str(found.port) in found.environment()["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"]
+        with pytest.raises(CsrmError, match=rf"port {port}, wanted for Airflow, is taken: .*PORT="):
+            home.at(port=port)
+        monkeypatch.setattr(runner_home, "PORTS", 1)
+        with pytest.raises(CsrmError, match=f"ports {port} to {port}, wanted for Airflow, are all"):
+            home.at()
 
 
 def children(folder: Path) -> list[int]:
