@@ -1,10 +1,11 @@
 # One command each; `demo` and `test` set up what they need first.
 #   make demo [MARKET=names DATA=../shared/data] [PORT=…] [MLFLOW_PORT=…]
 # Without a port, the first free one from 8080 (Airflow) and from 5000 (MLflow) on is taken.
-.PHONY: setup demo ui stop test bench lint
+.PHONY: setup demo ui stop test test-nightly bench lint
 SHELL := /bin/bash
 MARKET ?= demo
 PORTS := $(if $(PORT),--port $(PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+ROUNDS ?= 5
 PY := .venv/bin/python
 STAMP := .venv/.installed-from-lock
 
@@ -35,6 +36,11 @@ stop: setup
 
 test: setup
 	$(PY) -m pytest -n 2
+
+# The property tests on examples that nobody has seen yet, ROUNDS times.
+test-nightly: setup
+	for round in $$(seq $(ROUNDS)); do \
+	  $(PY) -m pytest -n 2 -m hypothesis --hypothesis-profile=nightly || exit 1; done
 
 bench: setup
 	$(PY) -m benchmarks
