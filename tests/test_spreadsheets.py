@@ -114,7 +114,7 @@ def _might_be(country: str, text: str, encoding: str) -> bool:
 def _as_read(text: str) -> str:
     """The apostrophe that a spreadsheet's formula or number got on its way out is taken off."""
     rest = text.lstrip("'")
-    return text[1:] if text != rest and rest[:1] in "=1\t" and rest else text
+    return text[1:] if text != rest and rest[:1] in "=1,\t" and rest else text
 
 
 @settings(max_examples=200, deadline=None)
