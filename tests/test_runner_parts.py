@@ -82,7 +82,7 @@ def alive(pid: int) -> bool:
 def start_stubborn(home: Home, processes: Processes, folder: Path) -> None:
     folder.mkdir()
     processes.start("stubborn", [sys.executable, "-c", STUBBORN, f"{folder}/"])
-    processes.wait_until(lambda: len(children(folder)) == 2, "stubborn", 20)
+    processes.wait_until(lambda: len(children(folder)) == 2, "stubborn", 120)
 
 
 def test_leaving_the_block_ends_a_child_and_what_it_forked(
@@ -115,7 +115,7 @@ def test_a_child_that_ends_by_itself_is_named_with_its_last_words(home: Home) ->
     with Processes(home.processes, home.logs, dict(os.environ)) as processes:
         processes.start("frail", [sys.executable, "-c", "print('bad wiring'); raise SystemExit(3)"])
         with pytest.raises(CsrmError, match=r"frail ended with 3: bad wiring .*again to go on"):
-            processes.wait_until(lambda: False, "never", 20)
+            processes.wait_until(lambda: False, "never", 120)
 
 
 def test_two_runs_of_one_home_exclude_each_other(home: Home) -> None:
