@@ -26,7 +26,7 @@ def named(one: Any) -> str:
 
 
 def params_of(dag: Any) -> Iterator[Any]:
-    """Yield the parameters of a DAG and of its tasks; several DAGs may share one."""
+    """Yield the parameters of a DAG and of its tasks; a deep copy of the DAG would share them."""
     for held in (dag.params, *(task.params for task in dag.tasks)):
         yield from (held.get_param(name) for name in held)
 
