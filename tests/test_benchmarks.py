@@ -45,6 +45,7 @@ def test_the_list_is_complete() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # ten seconds of work; others may keep the machine busy
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_it_runs_to_its_end_and_closes_with_its_figures(name: str) -> None:
     before = RESULTS.read_bytes()
