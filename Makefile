@@ -1,10 +1,11 @@
 # One command each; `demo` and `test` set up what they need first.
-#   make demo [MARKET=names DATA=../shared/data] [PORT=8080] [MLFLOW_PORT=5000]
-.PHONY: setup demo ui stop test bench lint
+#   make demo [MARKET=names DATA=../shared/data] [PORT=…] [MLFLOW_PORT=…]
+# Without a port, the first free one from 8080 (Airflow) and from 5000 (MLflow) on is taken.
+.PHONY: setup demo ui stop test test-nightly bench lint
 SHELL := /bin/bash
 MARKET ?= demo
-PORT ?= 8080
-MLFLOW_PORT ?= 5000
+PORTS := $(if $(PORT),--port $(PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+ROUNDS ?= 5
 PY := .venv/bin/python
 STAMP := .venv/.installed-from-lock
 
@@ -25,16 +26,21 @@ $(STAMP): requirements.lock.txt pyproject.toml
 	touch $@
 
 demo: setup
-	$(PY) -m csrm_tasks demo run --market $(MARKET) --port $(PORT) --mlflow-port $(MLFLOW_PORT) $(if $(DATA),--data $(DATA))
+	$(PY) -m csrm_tasks demo run --market $(MARKET) $(PORTS) $(if $(DATA),--data $(DATA))
 
 ui: setup
-	$(PY) -m csrm_tasks demo ui --market $(MARKET) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
+	$(PY) -m csrm_tasks demo ui --market $(MARKET) $(PORTS)
 
 stop: setup
 	$(PY) -m csrm_tasks demo stop --market $(MARKET)
 
 test: setup
 	$(PY) -m pytest -n 2
+
+# The property tests on examples that nobody has seen yet, ROUNDS times.
+test-nightly: setup
+	for round in $$(seq $(ROUNDS)); do \
+	  $(PY) -m pytest -n 2 -m hypothesis --hypothesis-profile=nightly || exit 1; done
 
 bench: setup
 	$(PY) -m benchmarks

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import benchmarks
+from benchmarks.harness import QUICK
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
@@ -61,6 +62,8 @@ def main() -> None:
     if given.name is None or given.record:
         record([given.name] if given.name else names())
     else:
+        if given.quick:
+            os.environ[QUICK] = "1"
         importlib.import_module(f"benchmarks.bench_{given.name}").main(given.quick)
 
 

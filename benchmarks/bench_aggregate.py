@@ -119,7 +119,7 @@ def night(quick: bool, folder: Path) -> tuple[list[dict[str, object]], dict[str,
     """Sum one night up by every contestant in turn; returns rows of a table, and figures."""
     from benchmarks.events import write_night
 
-    events, repeats = (1_000_000, 2) if quick else (20_000_000, 5)
+    events, repeats = (100_000, 1) if quick else (20_000_000, 5)
     whole, quarter = folder / "whole", folder / "quarter"
     write_night(whole, events)
     write_night(quarter, events // 4, files=6)
@@ -150,7 +150,7 @@ def nights(quick: bool, folder: Path) -> tuple[dict[str, Timing], float]:
     """Take a night in with 99 behind it and with none, in turn; returns seconds, and the ratio."""
     from benchmarks.nights import Market
 
-    behind, repeats, searches = (9, 2, 500) if quick else (99, 5, 2_500)
+    behind, repeats, searches = (3, 1, 150) if quick else (99, 5, 2_500)
     old = Market(folder / "old")
     for n in range(behind):
         old.night(n, searches)

@@ -115,7 +115,7 @@ def fresh_updates(titles: Titles) -> Iterator[Titles]:
 
 def million(size: int) -> None:
     """Build and search ``size`` titles; print seconds, milliseconds a query and peak bytes."""
-    titles, queries, _ = judged(100_000, 200)
+    titles, queries, _ = judged(size // 10, 200)
     copies = -(-size // len(titles))
     many = ((f"{i}-{c}", f"{t} {c}號") for c in range(copies) for i, t in titles)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def million(size: int) -> None:
 def main(quick: bool) -> None:
     """Print the tables and the figures."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    titles, queries, exact = judged(20_000 if quick else 100_000, 300)
+    titles, queries, exact = judged(3_000 if quick else 100_000, 300)
     ids = [i for i, _ in titles]
     corpus = [tokens(title) for _, title in titles]
     reference, peer = BM25Okapi(corpus), bm25s.BM25(backend="numpy")
@@ -150,7 +150,7 @@ def main(quick: bool) -> None:
                 "csrm, every 15th query": lambda: ours(index, few),
                 "rank_bm25, every 15th query": lambda: okapi(reference, ids, few),
             },
-            2 if quick else 5,
+            1 if quick else 5,
         )
         recall = {
             name: recall_at(found, exact) or 0.0
@@ -161,7 +161,7 @@ def main(quick: bool) -> None:
                 "tantivy": engine(*searcher, queries),
             }.items()
         }
-        updates = update_times(Path(folder), index, titles, 2 if quick else 3)
+        updates = update_times(Path(folder), index, titles, 1 if quick else 3)
     counts = [len(queries)] * 3 + [len(few)] * 2
     rows = [
         row

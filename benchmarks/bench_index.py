@@ -76,8 +76,8 @@ def main(quick: bool) -> None:
     """Print the tables and the figures."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     faiss.omp_set_num_threads(1)
-    titles, queries = embedded(TITLES // 5 if quick else TITLES)
-    size = 60_000 if quick else 300_000
+    titles, queries = embedded(TITLES // 20 if quick else TITLES)
+    size = 10_000 if quick else 300_000
     with tempfile.TemporaryDirectory() as folder:
         write_vectors(Path(folder) / "v.npy", titles, size)
         vectors = np.load(Path(folder) / "v.npy")
@@ -96,12 +96,12 @@ def main(quick: bool) -> None:
                 "csrm, 200 queries": lambda: index.search(some, 100),
                 "faiss exact, 200 queries": lambda: flat.search(some, 100),
             },
-            2 if quick else 5,
+            1 if quick else 5,
         )
         truth = flat.search(some, 100)[1].tolist()
         found = index.search(some, 100)[0].tolist()
         recall = np.mean([len(set(t) & set(f)) / 100 for t, f in zip(truth, found, strict=True)])
-        write_vectors(Path(folder) / "v.npy", titles, 200_000 if quick else 1_000_000)
+        write_vectors(Path(folder) / "v.npy", titles, 20_000 if quick else 1_000_000)
         np.save(Path(folder) / "q.npy", queries[:500])
         command = [sys.executable, "-c", f"from {__name__} import large; large({folder!r})"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

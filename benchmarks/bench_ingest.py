@@ -232,7 +232,7 @@ def measure(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[s
 
 def bench_labels(site: Site, quick: bool) -> dict[str, float]:
     """Print the table of the first part; returns share_of_copy and ratio_to_sql."""
-    rows, sample = (100_000, 20_000) if quick else (1_000_000, 50_000)
+    rows, sample = (10_000, 5_000) if quick else (1_000_000, 50_000)
     labels = Labels(site, rows, sample)
     contestants = {
         "csrm validate + store": labels.ours,
@@ -241,7 +241,7 @@ def bench_labels(site: Site, quick: bool) -> dict[str, float]:
         "pandas.to_sql(method='multi')": lambda: labels.to_sql("multi"),
         "pandas.to_sql(method=COPY callable)": lambda: labels.to_sql(copy_callable),
     }
-    timings = measure(contestants, 2 if quick else 5)
+    timings = measure(contestants, 1 if quick else 5)
     print(table(timing_rows(timings, rows, "rows/s")))
     r = labels.receipt
     print(f"\n{r['rows_in']:,} rows in: {r['stored']:,} stored, {r['quarantined']:,} quarantined\n")
@@ -281,7 +281,7 @@ def write_night(site: Site, day: int, labels: int, searches: int) -> str:
 
 def bench_days(site: Site, quick: bool) -> dict[str, float]:
     """Print seconds of equal nights with and without history; returns day100_over_day1."""
-    history, labels, searches = (12, 2_000, 500) if quick else (99, 20_000, 5_000)
+    history, labels, searches = (3, 300, 60) if quick else (99, 20_000, 5_000)
     stores = {
         "nights after the first": site.settings("young", site.database("young", "prepared")),
         f"nights after {history}": site.settings("old", site.database("old", "prepared")),
@@ -292,7 +292,7 @@ def bench_days(site: Site, quick: bool) -> dict[str, float]:
         for settings in (young, old)[day > 0 :]:
             steps(settings, name, NIGHT)
 
-    repeats = 2 if quick else 5
+    repeats = 1 if quick else 5
     nights = [write_night(site, history + n, labels, searches) for n in range(repeats)]
 
     def take(settings: Settings) -> Callable[[], float]:

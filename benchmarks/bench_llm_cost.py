@@ -39,7 +39,7 @@ class Case:
 
 FITTED = (Case(384, 6, 16, 96), Case(512, 8, 16, 96), Case(512, 4, 8, 192), Case(768, 6, 8, 128))
 HELD_OUT = (Case(640, 8, 12, 96), Case(448, 12, 16, 128), Case(896, 6, 8, 96), Case(512, 8, 8, 320))
-QUICK = 2  # cases of each half
+QUICK = 1  # cases of each half
 KINDS, REPEATS = ("train", "score"), 4
 
 
@@ -104,7 +104,7 @@ def main(quick: bool) -> None:
     errors: dict[str, float] = {}
     for kind in KINDS:
         own = [found[kind] for found in tried]
-        timings = alternate({str(i): one.run for i, one in enumerate(own)}, 2 if quick else REPEATS)
+        timings = alternate({str(i): one.run for i, one in enumerate(own)}, 1 if quick else REPEATS)
         took = [min(t.seconds) for t in timings.values()]  # in turn, and the least disturbed
         rate = statistics.median(
             one.flops / s for one, s in zip(own[:cut], took[:cut], strict=True)

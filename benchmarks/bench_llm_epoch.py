@@ -210,7 +210,7 @@ def main(quick: bool) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     dtype = choose_dtype(torch.device("cpu"), 512)
-    layers = 2 if quick else 8
+    layers = 1 if quick else 8
     market, dev = make_market(3 if quick else 32, 0), make_market(1 if quick else 10, 1)
     shipped = shipped_rates(dtype, layers, market, (PACKED,) if quick else tuple(SETTINGS))
     timings, losses = epochs(dtype, layers, market, dev, 1 if quick else 3)

@@ -116,7 +116,7 @@ def native() -> str:
 def main(quick: bool) -> None:
     """Print tables and the closing line."""
     torch.set_num_threads(1)
-    batch, repeats = (4, 2) if quick else (BATCH, 5)
+    batch, repeats = (2, 1) if quick else (BATCH, 5)
     contestants = steps(torch.float32, batch)
     fp32 = alternate(contestants, repeats)
     bf16 = alternate(steps(torch.bfloat16, batch), 1 if quick else 3)

@@ -143,17 +143,17 @@ def row(name: str, clients: int, load: Load) -> dict[str, object]:
 
 def main(quick: bool) -> None:
     """Print the tables and the figures."""
-    seconds, repeats = (1.5, 1) if quick else (5.0, 3)
+    seconds, repeats = (0.3, 1) if quick else (5.0, 3)
     with tempfile.TemporaryDirectory() as home:
         settings = load_settings({"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets"})
         settings.home.mkdir(exist_ok=True)
-        titles = [p.title for p in demo_world(5000, 0).target.products]
+        titles = [p.title for p in demo_world(1000 if quick else 5000, 0).target.products]
         titles = list(dict.fromkeys(titles))
         products = [f"p{i}" for i in range(len(titles))]
         releases = Releases(settings, products)
         made = [releases.make(seed) for seed in range(4)]
         route(settings, 1, made[0])
-        asked = searches(titles, products, 2000)
+        asked = searches(titles, products, 200 if quick else 2000)
         token = secrets.token_hex(16)
         saved = model.save(made[0][1].path, Path(home) / "mlflow")
         env = {"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets", "CSRM_SERVING_TOKEN": token}
@@ -175,7 +175,7 @@ def main(quick: bool) -> None:
                         load = asyncio.run(drive(port, requests, clients, for_seconds(seconds)))
                         loads.setdefault((name, clients), []).append(load)
             moved = asyncio.run(switches(settings, ports[0], streams["csrm serve"][1], made))
-        whole, part, encoded = refresh(releases.export.path, titles[: 1500 if quick else 3000],
+        whole, part, encoded = refresh(releases.export.path, titles[: 200 if quick else 3000],
                                        settings.home)  # fmt: skip
     best = {k: sorted(v, key=lambda one: one.rate)[len(v) // 2] for k, v in loads.items()}
     rows = [row(name, clients, load) for (name, clients), load in best.items()]

@@ -44,7 +44,7 @@ REPEATED = 9  # times that the short tower encodes every query by itself, three 
 NAMED = 20_000  # words that texts are made of
 SIZES = {  # quick → layers, tokens, texts to fit on, queries, products, turns
     False: (12, 250_002, 1500, 600, 300, 40),
-    True: (4, 25_002, 900, 300, 200, 10),
+    True: (3, 5_002, 300, 100, 60, 3),
 }
 OURS, SHORT, TORCH = "csrm int8", f"csrm int8, {LAYERS} layers", "torch fp32"
 Seconds = Callable[[Sequence[str]], list[float]]

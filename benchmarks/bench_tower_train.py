@@ -152,8 +152,8 @@ class Contest:
     """Examples, a batch of them, the base encoder, and what each contestant does with them."""
 
     def __init__(self, quick: bool, work: Path) -> None:
-        self.width = (32, 16) if quick else (64, 16)  # queries, products (A31)
-        self.examples = make_examples(500 if quick else 5000, 300 if quick else 1000)
+        self.width = (8, 4) if quick else (64, 16)  # queries, products (A31)
+        self.examples = make_examples(60 if quick else 5000, 60 if quick else 1000)
         self.rows = next(batches(self.examples.query, self.examples.product, *self.width, 0))
         tokenizer = characters([*self.examples.queries, *self.examples.products])
         self.texts = Texts(self.examples, self.rows, tokenizer)

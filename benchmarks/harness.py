@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
+QUICK = "CSRM_BENCHMARKS_QUICK"  # set in the environment of a quick run, and of its processes
+
 
 @dataclass(frozen=True)
 class Timing:

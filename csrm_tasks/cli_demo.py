@@ -19,8 +19,8 @@ def demo_options(command: Any) -> Any:
     """Add the options that ``run`` and ``ui`` share."""
     for option in (
         click.option("--market", default="demo", show_default=True, help="Market name."),
-        click.option("--port", default=8080, show_default=True, help="Port of Airflow."),
-        click.option("--mlflow-port", default=5000, show_default=True, help="Port of MLflow."),
+        click.option("--port", type=int, help="Port of Airflow; else from 8080 on a free one."),
+        click.option("--mlflow-port", type=int, help="Port of MLflow; else from 5000 on."),
     ):
         command = option(command)
     return command
@@ -46,7 +46,7 @@ def generate_files(market: str, data: Path | None) -> None:
 @demo.command()
 @demo_options
 @data_option
-def run(market: str, port: int, mlflow_port: int, data: Path | None) -> int:
+def run(market: str, port: int | None, mlflow_port: int | None, data: Path | None) -> int:
     """Run everything on a real Airflow: ingest, cold start, nights, retraining."""
     from csrm_tasks.demo.runner import run_demo
 
@@ -55,7 +55,7 @@ def run(market: str, port: int, mlflow_port: int, data: Path | None) -> int:
 
 @demo.command()
 @demo_options
-def ui(market: str, port: int, mlflow_port: int) -> int:
+def ui(market: str, port: int | None, mlflow_port: int | None) -> int:
     """Start Airflow and MLflow for looking around; Ctrl-C ends them."""
     from csrm_tasks.demo.runner import serve_ui
 

@@ -25,7 +25,8 @@ WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods; .xls
 SEPARATORS = (",", ";", "\t")
 CURE = "save it as 'CSV UTF-8' and give it again"
 COUNTRY = ("cp949", "cp950")  # what Excel saves a plain CSV in: Korea, Taiwan (Big5)
-LETTERS = 4  # fewer do not show of which country they are
+LETTERS = 5  # fewer do not show of which country they are
+USUAL = 0.85  # share of them that must be everyday ones there
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a spreadsheet knows what to execute
 # What it makes a number, a date or a truth value of: 007, 1/2, ₩5, (3), mar1, true.
 RETYPED = re.compile(
@@ -186,12 +187,13 @@ def _is_usual(data: bytes, encoding: str) -> bool:
     """
     if not _decodes(data, encoding):
         return False
-    letters = [c for c in data.decode(encoding) if not c.isascii() and c.isalpha()]
+    others = (c for c in data.decode(encoding) if not c.isascii() and not c.isspace())
+    letters = [c for c in others if not unicodedata.category(c).startswith("P")]
     pairs = [c.encode(encoding) for c in letters]
     korean = sum(0xB0 <= p[0] <= 0xC8 and p[-1] >= 0xA1 for p in pairs if len(p) == 2)
     taiwanese = sum(0xA4 <= p[0] <= 0xC6 for p in pairs) if korean < len(pairs) else 0
     usual = korean if encoding == "cp949" else taiwanese
-    return len(letters) >= LETTERS and usual >= 0.9 * len(letters)
+    return len(letters) >= LETTERS and usual >= USUAL * len(letters)
 
 
 def _rows(path: Path, text: str, required: Sequence[str]) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from watch import if_killed
@@ -21,6 +22,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store
+
+# The same examples in every run, so that a red test is a change's fault; `make test-nightly` looks
+# for others (--hypothesis-profile=nightly) and says how to repeat what it finds.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("nightly", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from airflow.dag_processing.dagbag import BundleDagBag
@@ -24,13 +25,22 @@ def named(one: Any) -> str:
     return one.task_id if one.map_index < 0 else f"{one.task_id}[{one.map_index}]"
 
 
+def params_of(dag: Any) -> Iterator[Any]:
+    """Yield the parameters of a DAG and of its tasks; a deep copy of the DAG would share them."""
+    for held in (dag.params, *(task.params for task in dag.tasks)):
+        yield from (held.get_param(name) for name in held)
+
+
 def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
     """Run ``runs`` one after another; stop at the first that fails."""
     initdb()
     bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags-folder")
     assert not bag.import_errors, bag.import_errors
+    defaults = [(param, param.value) for dag in bag.dags.values() for param in params_of(dag)]
     found = []
     for dag_id, conf in runs:
+        for param, value in defaults:  # Airflow leaves what a run was given, for the next to find
+            param.value = value
         run = bag.dags[dag_id].test(run_conf=conf)
         with create_session() as session:
             rows = session.scalars(XComModel.get_many(run_id=run.run_id, dag_ids=dag_id)).all()

@@ -39,11 +39,11 @@ def free_port() -> int:
 
 def serve(command: list[str], port: int) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         while True:
             try:
-                urllib.request.urlopen(url, timeout=1).close()
+                urllib.request.urlopen(url, timeout=10).close()
                 break
             except urllib.error.HTTPError:
                 break  # it answers, if only to refuse

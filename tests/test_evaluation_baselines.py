@@ -94,6 +94,6 @@ def test_thousands_of_pairs_with_nothing_to_learn_take_seconds() -> None:
          "grade": rng.integers(0, 3, n).astype(np.int8),
          "split": ["train" if i < 4_500 else "dev" for i in range(n)]}
     )  # fmt: skip
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may keep the machine busy
     baseline_scores(pairs, queries, products, pairs[:1000])
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15

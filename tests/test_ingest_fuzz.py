@@ -34,7 +34,7 @@ from tests.fixtures.make_bad import DAY, events, labels, parquet, products, sear
 from tests.fixtures.make_bad import csv as label_csv
 
 BOM = b"\xef\xbb\xbf"
-fuzz = settings(max_examples=80, deadline=None, derandomize=True, print_blob=True)
+fuzz = settings(max_examples=80, deadline=None, print_blob=True)
 COUNTS = ("rows_in", "stored", "quarantined", "known", "ignored")
 
 

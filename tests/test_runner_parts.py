@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from csrm_tasks.demo import runner
+from csrm_tasks.demo import runner, runner_home
 from csrm_tasks.demo.runner import Watch, run_stages
 from csrm_tasks.demo.runner_api import AirflowApi, RunState, _lines
 from csrm_tasks.demo.runner_home import PRELOAD, Home
@@ -41,9 +43,31 @@ time.sleep(600)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("CSRM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CSRM_MARKETS", str(ROOT / "tests" / "markets"))
-    home = Home.of("mini", port=18080, mlflow_port=15000)
+    home = replace(Home.of("mini"), port=18080, mlflow_port=15000)
     home.prepare()
     return home
+
+
+def test_a_demo_goes_where_nobody_is_unless_it_is_told_where(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listening() -> tuple[socket.socket, int]:
+        server = socket.create_server(("", 0))  # as most servers do: at every address
+        return server, server.getsockname()[1]
+
+    (one, port), (other, mlflow_port) = listening(), listening()
+    with one, other:
+        monkeypatch.setattr(runner_home, "AIRFLOW_PORT", port)
+        monkeypatch.setattr(runner_home, "MLFLOW_PORT", mlflow_port)
+        found = home.at()
+        assert port < found.port < port + runner_home.PORTS
+        assert mlflow_port < found.mlflow_port < mlflow_port + runner_home.PORTS
+        assert str(found.port) in found.environment()["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"]
+        with pytest.raises(CsrmError, match=rf"port {port}, wanted for Airflow, is taken: .*PORT="):
+            home.at(port=port)
+        monkeypatch.setattr(runner_home, "PORTS", 1)
+        with pytest.raises(CsrmError, match=f"ports {port} to {port}, wanted for Airflow, are all"):
+            home.at()
 
 
 def children(folder: Path) -> list[int]:
@@ -58,7 +82,7 @@ def alive(pid: int) -> bool:
 def start_stubborn(home: Home, processes: Processes, folder: Path) -> None:
     folder.mkdir()
     processes.start("stubborn", [sys.executable, "-c", STUBBORN, f"{folder}/"])
-    processes.wait_until(lambda: len(children(folder)) == 2, "stubborn", 20)
+    processes.wait_until(lambda: len(children(folder)) == 2, "stubborn", 120)
 
 
 def test_leaving_the_block_ends_a_child_and_what_it_forked(
@@ -91,7 +115,7 @@ def test_a_child_that_ends_by_itself_is_named_with_its_last_words(home: Home) ->
     with Processes(home.processes, home.logs, dict(os.environ)) as processes:
         processes.start("frail", [sys.executable, "-c", "print('bad wiring'); raise SystemExit(3)"])
         with pytest.raises(CsrmError, match=r"frail ended with 3: bad wiring .*again to go on"):
-            processes.wait_until(lambda: False, "never", 20)
+            processes.wait_until(lambda: False, "never", 120)
 
 
 def test_two_runs_of_one_home_exclude_each_other(home: Home) -> None:

@@ -85,9 +85,9 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
     with server(scoring(port), f"{url}/readyz", env, tmp_path / "csrm.log"):
         products: list[Any] = [*ids, *({"title": t} for t in titles)]
         asked = {"query": query, "products": products}
-        ours = httpx.post(f"{url}/score", json=asked, headers=HEAD).json()["products"]
-        assert httpx.post(f"{url}/score", json=asked).status_code == 401
-        assert httpx.post(f"{url}/rank", json=asked, headers=HEAD).status_code == 200
+        ours = httpx.post(f"{url}/score", json=asked, headers=HEAD, timeout=60).json()["products"]
+        assert httpx.post(f"{url}/score", json=asked, timeout=60).status_code == 401
+        assert httpx.post(f"{url}/rank", json=asked, headers=HEAD, timeout=60).status_code == 200
     assert TOKEN not in (tmp_path / "csrm.log").read_text()
     [log] = settings.landing.rglob("ubi_queries-*.jsonl")  # SIGTERM: all is published
     assert query in [json.loads(line)["user_query"] for line in log.open()]
@@ -144,7 +144,8 @@ def test_neither_a_kill_nor_an_end_amid_a_request_loses_or_doubles_a_record(
     url = f"http://127.0.0.1:{port}"
     with server(scoring(port), f"{url}/readyz", env, tmp_path / "killed.log") as child:
         seen = [
-            httpx.post(f"{url}/rank", json=asked, headers=HEAD).json()["query_id"] for _ in "123"
+            httpx.post(f"{url}/rank", json=asked, headers=HEAD, timeout=60).json()["query_id"]
+            for _ in "123"
         ]
         child.kill()
     with server(scoring(port), f"{url}/readyz", env, tmp_path / "ended.log") as child:

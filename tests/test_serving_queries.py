@@ -23,7 +23,7 @@ class Encoder:
 
     def __call__(self, texts: list[str]) -> Floats:
         self.batches.append(texts)
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if "bad" in texts:
             raise ValueError("bad")
         return np.array([[[float(t)]] for t in texts], np.float32)

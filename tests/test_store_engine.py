@@ -60,7 +60,7 @@ def test_processes_that_open_a_new_store_and_write_at_once(url: str) -> None:
     for w in workers:
         w.start()
     for w in workers:
-        w.join(60)
+        w.join(120)
     assert [w.exitcode for w in workers] == [0, 0, 0]
     with reading(open_store(url)) as connection:
         found = connection.scalars(sa.select(LEDGER.c.seq).order_by(LEDGER.c.seq)).all()

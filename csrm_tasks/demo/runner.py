@@ -43,15 +43,15 @@ POLL_SECONDS = 0.7  # one run's state; …
 TELL_SECONDS = 4.0  # … listing its forty tasks takes the API server ten times as long
 
 
-def run_demo(market: str, *, port: int, mlflow_port: int, data: Path | None) -> int:
+def run_demo(market: str, *, port: int | None, mlflow_port: int | None, data: Path | None) -> int:
     """Run everything once and return the exit code; raises :class:`CsrmError` on bad input."""
     begun = time.monotonic()
-    home = Home.of(market, port, mlflow_port)
+    home = Home.of(market)
     console = make_console()
     load_market(market, home.settings.markets)
     check_disk(home.root)
     with only_one(home.root / "lock"):
-        take_over(home, console)
+        home = take_over(home, console).at(port, mlflow_port)
         console.print(land(home, data), soft_wrap=True)
         stages = plan(market, home.settings)
         if finished(stages, home.airflow / "airflow.db"):
@@ -73,19 +73,18 @@ def land(home: Home, data: Path | None) -> str:
     return done
 
 
-def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
+def serve_ui(market: str, *, port: int | None, mlflow_port: int | None) -> int:
     """Serve Airflow and MLflow until interrupted; raises :class:`CsrmError`."""
-    home = Home.of(market, port, mlflow_port)
+    home = Home.of(market)
     console = make_console()
     load_market(market, home.settings.markets)
-    check_port(mlflow_port, "MLflow", "MLFLOW_PORT=…")
-    command = [
-        "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
-        "--backend-store-uri", home.settings.mlflow_uri,
-        "--default-artifact-root", (home.root / "mlartifacts").as_uri(),
-    ]  # fmt: skip
     with only_one(home.root / "lock"):
-        take_over(home, console)
+        home = take_over(home, console).at(port, mlflow_port)
+        command = [
+            "mlflow", "server", "--host", "127.0.0.1", "--port", str(home.mlflow_port),
+            "--workers", "1", "--backend-store-uri", home.settings.mlflow_uri,
+            "--default-artifact-root", (home.root / "mlartifacts").as_uri(),
+        ]  # fmt: skip
         migrate(home)
         with airflow_at(home, console) as (_, processes):
             processes.start("mlflow", command)
@@ -100,12 +99,13 @@ def serve_ui(market: str, *, port: int, mlflow_port: int) -> int:
     return 0
 
 
-def take_over(home: Home, console: Console) -> None:
-    """Make the home's folders, and end what a killed run has left running."""
+def take_over(home: Home, console: Console) -> Home:
+    """Make the home's folders, and end what a killed run has left running; returns the home."""
     left = stop_leftovers(home.processes)
     if left:
         console.print(f"ended what an earlier run had left: {', '.join(left)}")
     home.prepare()
+    return home
 
 
 def make_console() -> Console:
@@ -120,7 +120,7 @@ def airflow_at(home: Home, console: Console) -> Iterator[tuple[AirflowApi, Proce
     check_port(home.port, "Airflow", "PORT=…")
     terminate_as_interrupt()
     api = AirflowApi(home.url, USER, home.password())
-    console.print(f"starting Airflow in {home.root} (logs: {home.logs})")
+    console.print(f"starting Airflow at {home.url} in {home.root} (logs: {home.logs})")
     with Processes(home.processes, home.logs, home.environment()) as processes:
         for name, command in COMPONENTS.items():
             processes.start(name, command)

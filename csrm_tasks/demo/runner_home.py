@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csrm_tasks.errors import CsrmError
@@ -20,6 +20,8 @@ from csrm_tasks.settings import PROJECT_ROOT, Settings, load_settings
 
 NEEDED_BYTES = 3 * 1024**3
 HOST = "127.0.0.1"
+AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000  # where they are looked for
+PORTS = 100  # that are tried from there on
 USER = "admin"
 OTHERS = ("AIRFLOW_", "CSRM_", "MLFLOW_")  # prefixes that are not inherited
 PRELOAD = """\
@@ -43,13 +45,24 @@ class Home:
 
     market: str
     root: Path
-    port: int = 8080
-    mlflow_port: int = 5000
+    port: int = AIRFLOW_PORT
+    mlflow_port: int = MLFLOW_PORT
 
     @classmethod
-    def of(cls, market: str, port: int = 8080, mlflow_port: int = 5000) -> Home:
-        """Return the home of ``market``."""
-        return cls(market, default_home(market), port, mlflow_port)
+    def of(cls, market: str) -> Home:
+        """Return the home of ``market``, at the usual ports."""
+        return cls(market, default_home(market))
+
+    def at(self, port: int | None = None, mlflow_port: int | None = None) -> Home:
+        """Return this home at free ports: the given ones, else from the usual ones on.
+
+        Raises :class:`CsrmError` where there are none.
+        """
+        return replace(
+            self,
+            port=choose_port(port, AIRFLOW_PORT, "Airflow", "PORT=…"),
+            mlflow_port=choose_port(mlflow_port, MLFLOW_PORT, "MLflow", "MLFLOW_PORT=…"),
+        )
 
     @property
     def airflow(self) -> Path:
@@ -175,14 +188,38 @@ def check_disk(folder: Path, needed: int = NEEDED_BYTES) -> None:
         )
 
 
+def choose_port(given: int | None, usual: int, what: str, option: str) -> int:
+    """Return ``given``, else the first free port from ``usual`` on.
+
+    Raises :class:`CsrmError` when the given one is taken, or all of the next :data:`PORTS` are.
+    """
+    if given is not None:
+        check_port(given, what, option)
+        return given
+    found = next((p for p in range(usual, usual + PORTS) if is_free(p)), None)
+    if found is None:
+        raise CsrmError(
+            f"ports {usual} to {usual + PORTS - 1}, wanted for {what}, are all taken: choose "
+            f"another with {option}"
+        )
+    return found
+
+
 def check_port(port: int, what: str, option: str) -> None:
     """Raise :class:`CsrmError` when ``port`` of this machine is taken."""
+    if not is_free(port):
+        raise CsrmError(
+            f"port {port}, wanted for {what}, is taken: end what uses it "
+            f"(csrm demo stop ends an earlier run), or choose another with {option}"
+        )
+
+
+def is_free(port: int) -> bool:
+    """Whether a server can listen at ``port`` of this machine."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             s.bind((HOST, port))
-        except OSError as e:
-            raise CsrmError(
-                f"port {port}, wanted for {what}, is taken: end what uses it "
-                f"(csrm demo stop ends an earlier run), or choose another with {option}"
-            ) from e
+        except OSError:
+            return False
+        return True
