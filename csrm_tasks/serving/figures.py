@@ -47,11 +47,12 @@ class _Tally(_Counts):
             self.windows[name].add(counts)
 
 
-def window(at: datetime, generation: int) -> str:
-    """Name the window of a request: when its quarter of an hour began (UTC), and the ledger row of
-    the routing document that it was assigned by.
+def window(at: datetime, generation: int, remembered: bool) -> str:
+    """Name the window of a request: when its quarter of an hour began (UTC), the ledger row of the
+    routing document that it was assigned by, and whether its query's vectors were there already.
     """
-    return f"{at.hour:02}:{at.minute // MINUTES * MINUTES:02}/{generation}"
+    quarter = f"{at.hour:02}:{at.minute // MINUTES * MINUTES:02}"
+    return f"{quarter}/{generation}{'/remembered' if remembered else ''}"
 
 
 class Figures:
@@ -63,17 +64,19 @@ class Figures:
         self._new: dict[tuple[str, str], _Tally] = defaultdict(_Tally)  # by day and release
 
     def note(
-        self, at: datetime, release: str, seconds: float, *, failed: bool, generation: int | None
-    ) -> None:
+        self, at: datetime, release: str, seconds: float, *, failed: bool, generation: int | None,
+        remembered: bool,
+    ) -> None:  # fmt: skip
         """Count one request. ``at``: UTC. ``generation``: ledger row of the routing document by
         which chance gave the request to the release; None: chance had no part in it.
+        ``remembered``: whether its query had not to be encoded.
         """
         one = _Counts(1, int(failed), Counter() if failed else Counter([str(bucket_of(seconds))]))
         with self._mutex:
             tally = self._new[at.date().isoformat(), release]
             tally.add(one)
             if generation is not None:
-                tally.windows[window(at, generation)].add(one)
+                tally.windows[window(at, generation, remembered)].add(one)
 
     def flush(self, blobs: BlobStore) -> None:
         """Add what is new to the days' documents; what could not be written stays."""
