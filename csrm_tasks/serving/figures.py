@@ -28,6 +28,14 @@ class _Counts:
     errors: int = 0
     buckets: Counter[str] = field(default_factory=Counter)  # of answered requests
 
+    def count(self, bucket: str | None) -> None:
+        """Count one request, None: a failed one. Every request comes here: no sum of buckets."""
+        self.requests += 1
+        if bucket is None:
+            self.errors += 1
+        else:
+            self.buckets[bucket] += 1
+
     def add(self, other: _Counts) -> None:
         self.requests += other.requests
         self.errors += other.errors
@@ -71,12 +79,12 @@ class Figures:
         which chance gave the request to the release; None: chance had no part in it.
         ``remembered``: whether its query had not to be encoded.
         """
-        one = _Counts(1, int(failed), Counter() if failed else Counter([str(bucket_of(seconds))]))
+        bucket = None if failed else str(bucket_of(seconds))
         with self._mutex:
             tally = self._new[at.date().isoformat(), release]
-            tally.add(one)
+            tally.count(bucket)
             if generation is not None:
-                tally.windows[window(at, generation, remembered)].add(one)
+                tally.windows[window(at, generation, remembered)].count(bucket)
 
     def flush(self, blobs: BlobStore) -> None:
         """Add what is new to the days' documents; what could not be written stays."""
