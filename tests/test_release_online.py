@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -117,7 +117,7 @@ counts = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(counts)
 def test_requests_are_compared_as_mantel_and_haenszel_would_with_the_greater_variance(
     rows: list[tuple[int, int, int, int]],
