@@ -151,6 +151,13 @@ def test_another_document_or_quarter_of_an_hour_is_another_time(local: Settings)
     assert online_evidence.serving(open_blobs(local.routing), M, STATE, "2026-03-03") is None
 
 
+def note(
+    server: Figures, at: datetime, release: str, generation: int | None, failed: bool = False,
+    remembered: bool = False,
+) -> None:  # fmt: skip
+    server.note(at, release, 0.05, failed=failed, generation=generation, remembered=remembered)
+
+
 def test_what_servers_count_is_read_back_by_quarter_and_document(local: Settings) -> None:
     """Two servers, one of which cannot write at first; requests that chance did not assign."""
     blobs = open_blobs(local.routing)
@@ -158,9 +165,10 @@ def test_what_servers_count_is_read_back_by_quarter_and_document(local: Settings
     at = datetime(2026, 3, 3, 20, 29, 59, tzinfo=UTC)
     for server in servers:
         for release, generation in (("new", 9), ("old", 9), ("new", 10), ("old", 10)):
-            server.note(at, release, 0.05, failed=False, generation=generation)
-        server.note(at + timedelta(seconds=1), "old", 0.05, failed=True, generation=10)
-        server.note(at, "old", 9.0, failed=True, generation=None)
+            note(server, at, release, generation)
+        note(server, at + timedelta(seconds=1), "old", 10, failed=True)
+        note(server, at, "old", None, failed=True)
+        note(server, at, "new", 10, remembered=True)
 
     class Away:
         def read(self, _: str) -> bytes:
@@ -168,7 +176,7 @@ def test_what_servers_count_is_read_back_by_quarter_and_document(local: Settings
 
     with pytest.raises(OSError, match="away"):
         servers[0].flush(Away())  # type: ignore[arg-type]
-    servers[0].note(at, "new", 0.05, failed=True, generation=9)
+    note(servers[0], at, "new", 9, failed=True)
     for server in servers:
         server.flush(blobs)
         server.flush(blobs)  # nothing is new
@@ -177,9 +185,11 @@ def test_what_servers_count_is_read_back_by_quarter_and_document(local: Settings
     assert found.failed().tolist() == [[2, 0, 2, 0], [3, 1, 2, 0]]  # of rows 10 and 9
     day = json.loads(blobs.read(f"{M}/serving/2026-03-03.json") or b"")
     assert {r: (d["requests"], d["errors"]) for r, d in day.items()} == {
-        "new": (5, 1), "old": (8, 4),
+        "new": (7, 1), "old": (8, 4),
     }  # fmt: skip
     assert list(day["old"]["windows"]) == ["20:15/10", "20:15/9", "20:30/10"]
+    assert list(day["new"]["windows"]) == ["20:15/10", "20:15/10/remembered", "20:15/9"]
+    assert found.quarters.tolist() == [0, 0]
     assert 50 <= day["old"]["p99_ms"] < 50 * 1.05
 
 

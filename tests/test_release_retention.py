@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from release_fixtures import MARKET, market, publish, store_of
 from release_world import World
@@ -68,6 +68,7 @@ rows = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # cores may be busy
 @given(rows, st.lists(st.floats(0, 400), min_size=6, max_size=6))
 def test_what_a_rollback_needs_is_never_collected(
     said: list[tuple[str, int, float]], ages: list[float]

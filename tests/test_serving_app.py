@@ -127,7 +127,21 @@ def test_a_release_in_shadow_answers_nobody_but_is_counted(settings: Settings) -
     assert all(f["p99_ms"] > 0 for f in figures.values())
     for found in figures.values():  # all five, whenever they were, by the document of row 1
         assert sum(w["requests"] for w in found["windows"].values()) == 5
-        assert {name.split("/")[1] for name in found["windows"]} == {"1"}
+        assert {name.split("/", 1)[1] for name in found["windows"]} == {"1"}
+
+
+def test_a_query_that_is_asked_again_is_counted_as_remembered(settings: Settings) -> None:
+    old, new = release(settings, "a"), release(settings, "b")
+    route(settings, document(old, next=new[0], shadow=True, bundles=dict([old, new])))
+    with serving(settings) as (client, _):
+        for _ in range(3):
+            client.post("/rank", json={"query": "紅色", "products": ["p0"], "session_id": "s"})
+    [day] = (blobs := open_blobs(settings.routing)).keys("tiny/serving")
+    for found in json.loads(blobs.read(day) or b"").values():
+        seen = {"1": 0, "1/remembered": 0}
+        for name, window in found["windows"].items():
+            seen[name.split("/", 1)[1]] += window["requests"]
+        assert seen == {"1": 1, "1/remembered": 2}
 
 
 def test_only_requests_that_chance_gave_to_a_release_are_compared(settings: Settings) -> None:

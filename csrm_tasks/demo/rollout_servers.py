@@ -1,7 +1,8 @@
 """Servers of a simulated rollout: quarters of an hour with incidents, bursts and changing shares.
 
-Everything that makes equal releases look different happens to both alike: the day has hours, an
-incident fails requests and slows the others for a while, one shopper's retries fail together.
+Everything that makes equal releases look different is there: the day has hours, an incident fails
+requests and slows the others for a while, one shopper's retries fail together, and a new release
+remembers few queries at first. The first two happen to both alike.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 QUARTERS = 96  # of a day
 SEARCHES = 1.2  # requests of a session
 FAILED = 0.0005  # of requests, without an incident
+REMEMBERED, QUICKER = 0.9, 0.25  # share of the control's queries, and how long they take
 BURST = 3.0  # requests that fail together, in the mean (one shopper's retries)
 FIRST, LAST = 0, 170  # buckets of times: 1 ms to 4 s
 USUAL_MS, SPREAD = 20.0, 0.5  # time of a request: log-normal
@@ -33,27 +35,35 @@ class Servers:
     incidents: float = 0.3  # a day, each hitting both releases
 
 
-def a_day(servers: Servers, sessions: int, shares: Floats, rng: np.random.Generator) -> Served:
-    """Draw one day. ``shares``: (QUARTERS,) of the sessions that got the judged release; at 0 it
-    is in shadow and gets a copy of every request.
+def a_day(
+    servers: Servers, sessions: int, shares: Floats, day: int, rng: np.random.Generator
+) -> Served:
+    """Draw day 1, 2, … of a rollout. ``shares``: (QUARTERS,) of the sessions that got the judged
+    release; at 0 it is in shadow and gets a copy of every request.
     """
     failing, slow = _incidents(servers.incidents, rng)
     expected = sessions * SEARCHES * HOURS / HOURS.sum()
     seen = rng.poisson(expected)  # (QUARTERS,)
     judged = np.where(shares > 0, rng.binomial(seen, shares), seen)
     requests = np.stack([judged, np.where(shares > 0, seen - judged, seen)], axis=1)
+    rates = FAILED + servers.failing, FAILED
     errors = np.stack(
-        [
-            _failures(requests[:, 0], failing, FAILED + servers.failing, rng),
-            _failures(requests[:, 1], failing, FAILED, rng),
-        ],
-        axis=1,
+        [_failures(requests[:, arm], failing, rates[arm], rng) for arm in (0, 1)], axis=1
     )
+    # Each quarter's windows: queries that were remembered, and those that were not.
+    known = [REMEMBERED * day / (day + 1), REMEMBERED]
+    quick, quick_errors = rng.binomial(requests, known), rng.binomial(errors, known)
+    quick_errors = np.minimum(quick, np.maximum(quick_errors, errors - (requests - quick)))
     level = np.log(USUAL_MS) + 0.1 * rng.standard_normal() + slow  # (QUARTERS,)
     means = level[:, None] + np.log([servers.slower, 1.0])  # (QUARTERS, 2)
+    requests = np.concatenate([quick, requests - quick])
+    errors = np.concatenate([quick_errors, errors - quick_errors])
+    means = np.concatenate([means + np.log(QUICKER), means])
+    quarters = day * QUARTERS + np.tile(np.arange(QUARTERS), 2)
     both = (requests > 0).all(axis=1)  # as evidence is read
     requests, errors = requests[both], errors[both]
-    return Served(requests, errors, _times(requests - errors, means[both], rng), FIRST)
+    times = _times(requests - errors, means[both], rng)
+    return Served(requests, errors, times, FIRST, quarters[both])
 
 
 def _incidents(expected: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -100,4 +110,5 @@ def joined(days: list[Served]) -> Served | None:
         np.concatenate([d.errors for d in days]),
         np.concatenate([d.times for d in days]),
         FIRST,
+        np.concatenate([d.quarters for d in days]),
     )

@@ -88,7 +88,7 @@ def simulate(
             if part:
                 sessions.append(a_day(made, round(scenario.sessions * of_day), part, rng))
         shares = np.where(np.arange(QUARTERS) < CHANGED * QUARTERS, before, share)
-        served.append(rollout_servers.a_day(scenario.servers, scenario.sessions, shares, rng))
+        served.append(rollout_servers.a_day(scenario.servers, scenario.sessions, shares, day, rng))
         audit += [plan.audit_queries, *an_audit(made, plan.audit_queries, rng)]
         evidence = Evidence(tuple(sessions), Audit(*(int(n) for n in audit)), joined(served))
         outcomes.append(judge(state.current, plan, evidence)[0])

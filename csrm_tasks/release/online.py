@@ -120,7 +120,9 @@ def _serving(plan: Rollout, evidence: Evidence, alpha: float) -> list[Check]:
         return [Check(name, "ERROR", text) for name, limit in names.items() if limit is not None]
     checks = []
     if plan.error_margin is not None:
-        failed = difference_in_bursts(served.failed(), alpha, plan.planned_sessions)
+        failed = difference_in_bursts(
+            served.failed(), served.quarters, alpha, plan.planned_sessions
+        )
         checks.append(_bounded("errors", failed, plan.error_margin, rising_is_bad=True))
     if plan.latency_ratio is not None:
         checks.append(_latency(plan, served, plan.latency_ratio, alpha))
@@ -136,7 +138,7 @@ def _latency(plan: Rollout, served: Served, ratio: float, alpha: float) -> Check
         return Check("latency", "INCONCLUSIVE", f"{fewest} of {LEAST_TIMES} answered requests")
     slow = served.slow(ratio)
     text = f"p99 {slow.judged_ms:.1f} ms against {slow.control_ms:.1f} ms"
-    found = difference_in_bursts(slow.counts, alpha, plan.planned_sessions)
+    found = difference_in_bursts(slow.counts, served.quarters, alpha, plan.planned_sessions)
     check = _bounded("latency", found, SLOW_MARGIN, rising_is_bad=True)
     failed = found is not None and found.lo > 0
     outcome: Outcome = "FAILURE" if failed else check.outcome

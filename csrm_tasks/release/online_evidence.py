@@ -126,10 +126,13 @@ def serving(blobs: BlobStore, market: str, state: Open, day: str) -> Served | No
     in which only one of the two served say nothing; None where there is no other.
     """
     rows: list[tuple[_Window, _Window]] = []
+    names: list[str] = []  # of the quarters
     for d in days_of(state, day):
         report = _report(blobs, f"{market}/serving/{d}.json")
         ours, theirs = (report.get(r, {}) for r in (state.release, state.control))
-        rows += [(ours[at], theirs[at]) for at in sorted(ours.keys() & theirs.keys())]
+        shared = sorted(ours.keys() & theirs.keys())
+        rows += [(ours[at], theirs[at]) for at in shared]
+        names += [f"{d} {at.split('/', 1)[0]}" for at in shared]
     if not rows:
         return None
     seen = [bucket for pair in rows for window in pair for bucket in window.buckets]
@@ -141,7 +144,7 @@ def serving(blobs: BlobStore, market: str, state: Open, day: str) -> Served | No
                 times[k, arm, bucket - first] = number
     requests = np.array([[w.requests for w in pair] for pair in rows], np.int64)
     errors = np.array([[w.errors for w in pair] for pair in rows], np.int64)
-    return Served(requests, errors, times, first)
+    return Served(requests, errors, times, first, np.unique(names, return_inverse=True)[1])
 
 
 class _Window(BaseModel):

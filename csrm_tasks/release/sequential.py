@@ -81,24 +81,26 @@ def difference(strata: Sequence[Stratum], alpha: float, planned: float) -> Diffe
     has both arms.
     """
     rows = [(s.treated, s.treated_hits, s.control, s.control_hits) for s in strata]
-    return _compared(np.array(rows, np.int64).reshape(-1, 4), alpha, planned, in_bursts=False)
+    return _compared(np.array(rows, np.int64).reshape(-1, 4), alpha, planned)
 
 
-def difference_in_bursts(counts: Counts, alpha: float, planned: float) -> Difference | None:
+def difference_in_bursts(
+    counts: Counts, quarters: NDArray[np.int64], alpha: float, planned: float
+) -> Difference | None:
     """Return the same for requests, which may fail, or be slow, many at once (see the module).
 
-    ``counts``: (K, 4), a row per quarter of an hour in which the arms' shares did not change.
+    ``counts``: (K, 4). ``quarters``: (K,), equal for strata of one quarter of an hour.
     """
-    return _compared(counts, alpha, planned, in_bursts=True)
+    return _compared(counts, alpha, planned, quarters)
 
 
 def _compared(
-    counts: Counts, alpha: float, planned: float, *, in_bursts: bool
+    counts: Counts, alpha: float, planned: float, quarters: NDArray[np.int64] | None = None
 ) -> Difference | None:
-    both = counts[(counts[:, 0] > 0) & (counts[:, 2] > 0)].astype(np.float64)
-    if not len(both):
+    both = (counts[:, 0] > 0) & (counts[:, 2] > 0)
+    if not both.any():
         return None
-    treated, hits, control, control_hits = both.T  # each (K,)
+    treated, hits, control, control_hits = counts[both].T.astype(np.float64)  # each (K,)
     seen = treated + control
     weights = treated * control / seen
     total = float(weights.sum())
@@ -109,7 +111,10 @@ def _compared(
     share = (hits + control_hits) / seen
     variances = weights * share * (1 - share) * seen / (seen - 1)
     spread = float(variances.sum()) / total + 1 / float(seen.sum() + 2)
-    effective = max(total, float(gaps @ gaps) / spread) if in_bursts else total
+    effective = total
+    if quarters is not None:
+        together = np.bincount(np.unique(quarters[both], return_inverse=True)[1], gaps)
+        effective = max(total, float(together @ together) / spread)
     # In units of the standard deviation, so that rho does not depend on the data.
     half = sqrt(spread) * boundary(effective, rho_for(planned, alpha), alpha) / total
     return Difference(value, value - half, value + half)

@@ -134,8 +134,10 @@ class Answers:
             for p in lacking
             if isinstance(p, Item)
         ]
+        query = normalise(listing.query)
+        remembered = release.queries.remembers(query)
         try:
-            found = await release.score(normalise(listing.query), [rows[i] for i in at], titles)
+            found = await release.score(query, [rows[i] for i in at], titles)
             failed = False
             return found
         finally:
@@ -145,7 +147,7 @@ class Answers:
             drawn = state.document.shadow or bool(listing.session_id)
             self._figures.note(
                 datetime.now(UTC), release.release, seconds, failed=failed,
-                generation=state.document.ledger_seq if drawn else None,
+                generation=state.document.ledger_seq if drawn else None, remembered=remembered,
             )  # fmt: skip
             outcome = "failed" if failed else "answered"
             self._metrics.answers.labels(release.release, arm, outcome).inc()

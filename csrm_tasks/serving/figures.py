@@ -28,6 +28,14 @@ class _Counts:
     errors: int = 0
     buckets: Counter[str] = field(default_factory=Counter)  # of answered requests
 
+    def count(self, bucket: str | None) -> None:
+        """Count one request, None: a failed one. Every request comes here: no sum of buckets."""
+        self.requests += 1
+        if bucket is None:
+            self.errors += 1
+        else:
+            self.buckets[bucket] += 1
+
     def add(self, other: _Counts) -> None:
         self.requests += other.requests
         self.errors += other.errors
@@ -47,11 +55,12 @@ class _Tally(_Counts):
             self.windows[name].add(counts)
 
 
-def window(at: datetime, generation: int) -> str:
-    """Name the window of a request: when its quarter of an hour began (UTC), and the ledger row of
-    the routing document that it was assigned by.
+def window(at: datetime, generation: int, remembered: bool) -> str:
+    """Name the window of a request: when its quarter of an hour began (UTC), the ledger row of the
+    routing document that it was assigned by, and whether its query's vectors were there already.
     """
-    return f"{at.hour:02}:{at.minute // MINUTES * MINUTES:02}/{generation}"
+    quarter = f"{at.hour:02}:{at.minute // MINUTES * MINUTES:02}"
+    return f"{quarter}/{generation}{'/remembered' if remembered else ''}"
 
 
 class Figures:
@@ -63,17 +72,19 @@ class Figures:
         self._new: dict[tuple[str, str], _Tally] = defaultdict(_Tally)  # by day and release
 
     def note(
-        self, at: datetime, release: str, seconds: float, *, failed: bool, generation: int | None
-    ) -> None:
+        self, at: datetime, release: str, seconds: float, *, failed: bool, generation: int | None,
+        remembered: bool,
+    ) -> None:  # fmt: skip
         """Count one request. ``at``: UTC. ``generation``: ledger row of the routing document by
         which chance gave the request to the release; None: chance had no part in it.
+        ``remembered``: whether its query had not to be encoded.
         """
-        one = _Counts(1, int(failed), Counter() if failed else Counter([str(bucket_of(seconds))]))
+        bucket = None if failed else str(bucket_of(seconds))
         with self._mutex:
             tally = self._new[at.date().isoformat(), release]
-            tally.add(one)
+            tally.count(bucket)
             if generation is not None:
-                tally.windows[window(at, generation)].add(one)
+                tally.windows[window(at, generation, remembered)].count(bucket)
 
     def flush(self, blobs: BlobStore) -> None:
         """Add what is new to the days' documents; what could not be written stays."""

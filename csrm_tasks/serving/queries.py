@@ -36,6 +36,10 @@ class QueryEncoder:
         self._waiting: list[str] = []
         self._worker: asyncio.Task[None] | None = None
 
+    def remembers(self, query: str) -> bool:
+        """Whether the query's vectors are there already."""
+        return query in self._cache
+
     async def vector(self, query: str) -> Floats:
         """Return the query's vectors; raises what the encoding raised."""
         known: Floats | None = self._cache.get(query)
