@@ -86,25 +86,23 @@ def answer(
     settings: Settings, config: MarketConfig, release: str, *, approved: bool, actor: str, run: str,
     verdict: str = "", said: str = "",
 ) -> bool:  # fmt: skip
-    """Record what a person (or the lack of one) said of a waiting release; returns what is now
-    decided: a yes or not.
+    """Record what a person (or the lack of one) said of a waiting release; returns whether the
+    release is approved now.
 
     ``verdict``: the digest that was asked about (empty: the newest); ``said``: when (ISO 8601).
     One answer of one ``run`` is one row. A release that was rejected is not asked about again;
     ``csrm release approve`` overrules it.
     """
-    seal = (
-        verdict or ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
-    )
+    newest = ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
     action: ledger.Action = "approved" if approved else "rejected"
-    payload = {"verdict": seal, "run": run} | ({"said": said} if said else {})
+    payload = {"verdict": verdict or newest, "run": run} | ({"said": said} if said else {})
     reason = "answered in Airflow" if actor else "nobody answered in time"
     ledger.append(
         settings, config.market, action, release, actor=actor or approval.TIMEOUT, reason=reason,
         payload=payload,
     )  # fmt: skip
     entries = ledger.verified(settings, config.market)
-    return approval.decided(entries, release, seal).word == "approved"
+    return approval.decided(entries, release, newest).word == "approved"
 
 
 @away.one_line

@@ -50,6 +50,16 @@ def refresh_views(
         return []
 
 
+def publish(settings: Settings, market: str) -> None:
+    """Bring the routing document up to the ledger; else :class:`AwayError` says what is served."""
+    try:
+        routing.publish(settings, market)
+    except CsrmError:
+        raise
+    except Exception as e:  # a document that was not written for whatever reason is told of
+        raise away.told_of(settings, market, away.which(e) or "routing", e) from e
+
+
 def follow(settings: Settings, config: MarketConfig, api: Any, why: str) -> list[str]:
     """Bring MLflow's aliases up to the ledger; returns repairs and raises what MLflow raises."""
     with few_retries():

@@ -44,14 +44,29 @@ def run_step(
 
     ``inputs`` maps input names to references (a sequence of them for a ``many`` input; None for an
     optional one that is absent). Raises :class:`ConfigError` for wrong names or types and
-    :class:`ArtifactError` for missing or damaged inputs.
+    :class:`ArtifactError` for missing or damaged inputs, :class:`AwayError` for a database or an
+    object store that does not answer.
     """
     settings = settings or load_settings()
     config = load_market(market, settings.markets) if isinstance(market, str) else market
+    try:
+        return _run(name, config, inputs or {}, params or {}, settings)
+    except Exception as e:
+        from csrm_tasks.release import away
+
+        who = away.which(e)
+        if who in (None, away.STORAGE):  # a file of a step: no matter of who answers
+            raise
+        raise away.told_of(settings, config.market, who, e) from e
+
+
+def _run(
+    name: str, config: MarketConfig, inputs: Inputs, params: Mapping[str, Any], settings: Settings
+) -> str:
     spec = get_step(name)
     store = ArtifactStore(settings.artifacts, settings.cache)
-    single, lists = _open_inputs(spec, store, inputs or {})
-    values = _check_params(spec, params or {})
+    single, lists = _open_inputs(spec, store, inputs)
+    values = _check_params(spec, params)
     about = _identity(spec, config, settings, single, lists, values)
     ref = f"{config.market}/{spec.name}/{json_digest(about)[:20]}"
     work = settings.work / ref
