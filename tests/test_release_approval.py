@@ -205,6 +205,24 @@ def test_a_timeout_of_before_does_not_hold_where_nobody_needs_to_approve_now(wor
     assert world.live() == two.id
 
 
+def test_a_no_between_the_guard_and_the_row_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = world.release("two")
+    approve(world, two)
+    true = ledger.append
+
+    def append(*args: Any, **given: Any) -> ledger.Entry:
+        monkeypatch.setattr(ledger, "append", true)
+        reject(world, two)
+        return true(*args, **given)
+
+    monkeypatch.setattr(ledger, "append", append)
+    with pytest.raises(RefusedError, match="rejected: bob"):
+        world.promote(two, MANUAL)
+    assert world.live() != two.id
+
+
 def test_it_is_too_late_to_reject_what_is_on_its_way(world: World) -> None:
     two = world.release("two")
     approve(world, two)

@@ -30,6 +30,7 @@ from outages import (
 from release_fixtures import MARKET, market
 from release_world import AUTO, World
 
+from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.cli import main
 from csrm_tasks.errors import AwayError
 from csrm_tasks.release import ledger, manage, promote, routing
@@ -282,6 +283,20 @@ def test_a_command_with_the_database_or_the_inputs_away_is_one_line(
         assert len(line) == 1 and "does not answer" in line[0] and "Traceback" not in said
         assert (f"served now: {one} to 100 %" in line[0]) is (outage is database)
     assert world.doc()["stable"] == one
+
+
+def test_routing_that_is_not_written_for_whatever_reason_is_told_of(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(settings)
+    _, two = promoted(world, "one", "two")
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("something new")
+
+    monkeypatch.setattr(LocalBlobs, "replace", broken)
+    with pytest.raises(AwayError, match=rf"\(RuntimeError\); served now: {two} to 100 %.*, but"):
+        world.roll_back()
 
 
 def test_damaged_routing_is_no_obstacle_on_the_way_back(settings: Settings) -> None:

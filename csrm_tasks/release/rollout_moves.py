@@ -14,7 +14,7 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, away, ledger, rollout
-from csrm_tasks.release.guard import guard, refuse_taken_back, vouched
+from csrm_tasks.release.guard import expected, guard, refuse_taken_back, vouched
 from csrm_tasks.release.no_steps import ACTOR, end_without_steps
 from csrm_tasks.release.promote import promote
 from csrm_tasks.release.rollback import roll_back
@@ -77,7 +77,7 @@ def _append_start(
         actor=ACTOR,
         reason="; ".join(verdict["reasons"]),
         payload=vouched(settings, bundle, verdict) | {"plan": config.rollout.model_dump_json()},
-        expected=ledger.Expected(verdict["champion"], turn.seq),
+        expected=expected(config, release, verdict, turn.seq),
     )
 
 
