@@ -6,8 +6,8 @@ A call fails before it takes effect, or after it (the answer is lost); once, or 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,22 +82,23 @@ def database_gone() -> Exception:
 
 
 @contextmanager
-def object_store(outage: Outage) -> Iterator[None]:
-    """Let every call on blobs count."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("read", "put_if_absent", "replace"):
-            true = getattr(LocalBlobs, name)
-            patch.setattr(LocalBlobs, name, outage.wrap(true))
-        yield
-
-
-@contextmanager
-def database(
-    outage: Outage, names: tuple[str, ...] = ("do_execute", "do_commit")
-) -> Iterator[None]:
-    """Let every statement (BEGIN is one) and every commit count."""
+def _counted(owner: type, names: Sequence[str], outage: Outage) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
-            true = getattr(DefaultDialect, name)
-            patch.setattr(DefaultDialect, name, outage.wrap(true))
+            patch.setattr(owner, name, outage.wrap(getattr(owner, name)))
         yield
+
+
+def object_store(outage: Outage) -> AbstractContextManager[None]:
+    """Let every call on blobs count."""
+    return _counted(LocalBlobs, ("read", "put_if_absent", "replace"), outage)
+
+
+def database(outage: Outage) -> AbstractContextManager[None]:
+    """Let every statement (BEGIN is one) and every commit count."""
+    return _counted(DefaultDialect, ("do_execute", "do_commit"), outage)
+
+
+def commits(outage: Outage) -> AbstractContextManager[None]:
+    """Let every commit count."""
+    return _counted(DefaultDialect, ("do_commit",), outage)

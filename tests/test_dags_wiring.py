@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-import yaml
 from release_fixtures import MARKET, market, publish
 from release_world import World
 
@@ -188,12 +187,7 @@ def test_only_a_persons_yes_lets_a_release_start(
     world.promote(world.release("one"))
     two = world.release("two")
     monkeypatch.setattr(tracking, "client", lambda _: world.api)
-    folder = settings.home / "markets"
-    folder.mkdir()
-    text = yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True))
-    (folder / f"{MARKET}.yaml").write_text(text)
-    monkeypatch.setenv("CSRM_HOME", str(settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(config, monkeypatch)
     approval: Any = modules["csrm_approval"]
 
     state = run_step("rollout_state", config, settings=settings)
@@ -226,12 +220,7 @@ def test_the_short_cuts_go_by_what_was_last_decided(
     made = world.release("one")
     facts = {"verdict": "PASS", "release": made.id, "digest": made.verdict["digest"]}
     gate = publish(settings, "gate", "facts", lambda f: (f / "note").write_text(""), facts)
-    folder = settings.home / "markets"
-    folder.mkdir()
-    text = yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True))
-    (folder / f"{MARKET}.yaml").write_text(text)
-    monkeypatch.setenv("CSRM_HOME", str(settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(config, monkeypatch)
     wiring: Any = modules["csrm_wiring"]
     approval: Any = modules["csrm_approval"]
     state = run_step("rollout_state", config, settings=settings)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from release_fixtures import MARKET, market
@@ -238,12 +237,7 @@ def test_the_commands_say_yes_and_no_in_any_order(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = world.release("two")
-    folder = world.settings.home / "markets"
-    folder.mkdir()
-    about = MANUAL.model_dump(mode="json", exclude_defaults=True)
-    (folder / f"{MARKET}.yaml").write_text(yaml.safe_dump(about))
-    monkeypatch.setenv("CSRM_HOME", str(world.settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(MANUAL, monkeypatch)
     args = ["--market", MARKET, "--actor", "ann", "--reason", "so", two.id]
     for command, word in (("approve", "approved"), ("reject", "rejected"), ("approve", "approved")):
         assert main(["release", command, *args]) == 0

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from outages import (
     FlakyRegistry,
     Outage,
+    commits,
     database,
     database_gone,
     disk_full,
@@ -164,41 +165,40 @@ def test_mlflow_failing_at_any_call_keeps_nobody_on_the_wrong_release(
     assert nth > 3
 
 
+Down = Callable[[Outage], AbstractContextManager[None]]
+
+
+def at_every_call(
+    prepared: Prepared, folder: Path, down: Down, errors: Sequence[Any], late: bool
+) -> None:
+    """Fail one call after the other, once or from then on, and run the command again after it."""
+    before = len(manage.history(prepared.world.settings, MARKET))
+    nth, failed = 0, True
+    while failed:
+        nth += 1
+        world = prepared.copy(folder)
+        outage = Outage(nth, errors[nth % len(errors)], late, lasting=nth % 2 == 0)
+        with down(outage):
+            said = tried(prepared, world)
+        failed = outage.calls >= nth
+        told(world, said)
+        ended_well(prepared, world, before)
+    assert nth > 2
+
+
 def test_an_object_store_failing_at_any_call_is_told_of_or_harmless(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    before = len(manage.history(prepared.world.settings, MARKET))
     for late in (False, True):
-        nth, failed = 0, True
-        while failed:
-            nth += 1
-            world = prepared.copy(tmp_path / "copy")
-            error = (store_gone, store_refuses, disk_full)[nth % 3]
-            outage = Outage(nth, error, late, lasting=nth % 2 == 0)
-            with object_store(outage):
-                said = tried(prepared, world)
-            failed = outage.calls >= nth
-            told(world, said)
-            ended_well(prepared, world, before)
-        assert nth > 2
+        errors = (store_gone, store_refuses, disk_full)
+        at_every_call(prepared, tmp_path / "copy", object_store, errors, late)
 
 
 def test_a_database_failing_at_any_statement_or_commit_is_told_of_or_harmless(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    before = len(manage.history(prepared.world.settings, MARKET))
-    for late, names in ((False, ("do_execute", "do_commit")), (True, ("do_commit",))):
-        nth, failed = 0, True
-        while failed:
-            nth += 1
-            world = prepared.copy(tmp_path / "copy")
-            outage = Outage(nth, database_gone, late, lasting=nth % 2 == 0)
-            with database(outage, names):
-                said = tried(prepared, world)
-            failed = outage.calls >= nth
-            told(world, said)
-            ended_well(prepared, world, before)
-        assert nth > 2
+    at_every_call(prepared, tmp_path / "copy", database, (database_gone,), late=False)
+    at_every_call(prepared, tmp_path / "copy", commits, (database_gone,), late=True)
 
 
 def tried(prepared: Prepared, world: World) -> AwayError | None:
@@ -261,12 +261,7 @@ def test_a_command_with_the_database_or_the_inputs_away_is_one_line(
     world = World(settings)
     (one,) = promoted(world, "one")
     two = world.release("two")
-    folder = settings.home / "markets"
-    folder.mkdir()
-    about = AUTO.model_dump(mode="json", exclude_defaults=True)
-    (folder / f"{MARKET}.yaml").write_text(yaml.safe_dump(about))
-    monkeypatch.setenv("CSRM_HOME", str(settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(AUTO, monkeypatch)
     who = ["--market", MARKET, "--actor", "ann", "--reason", "bad"]
     refs = ["--bundle", two.bundle.ref, "--gate", two.gate.ref, "--register", two.gate.ref]
     commands = (

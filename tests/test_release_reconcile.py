@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from outages import FlakyRegistry, Outage, mlflow_gone, object_store, store_gone
 from release_fixtures import MARKET, market, store_of
 from release_world import MODEL, World
@@ -214,12 +213,7 @@ def test_what_was_away_during_a_rollback_is_repaired_by_the_night_and_by_the_com
 def test_the_commands_tell_and_repair(
     world: World, three: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    folder = world.settings.home / "markets"
-    folder.mkdir()
-    about = REVERT.model_dump(mode="json", exclude_defaults=True)
-    (folder / f"{MARKET}.yaml").write_text(yaml.safe_dump(about))
-    monkeypatch.setenv("CSRM_HOME", str(world.settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(REVERT, monkeypatch)
 
     def said(*args: str) -> str:
         assert main(["release", args[0], "--market", MARKET, *args[1:]]) == 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import yaml
 from release_fixtures import MARKET, market, publish, store_of, write_snapshot
 from release_world import AUTO, World
 
@@ -310,12 +309,7 @@ def test_the_commands_say_what_the_ledger_says_is_live(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tracking, "client", lambda _: world.api)
-    folder = world.settings.home / "markets"
-    folder.mkdir(parents=True)
-    about = STEPS.model_dump(mode="json", exclude_defaults=True)
-    (folder / f"{MARKET}.yaml").write_text(yaml.safe_dump(about))
-    monkeypatch.setenv("CSRM_HOME", str(world.settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(STEPS, monkeypatch)
 
     def said(*args: str, actor: str = "ann") -> str:
         who = ["--market", MARKET, "--actor", actor, "--reason", "bad"]
