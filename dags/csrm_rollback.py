@@ -2,11 +2,13 @@
 ### Rollback: back to the release before, now
 
 Gives up what is being rolled out; if nothing is, makes the release before the live one live again:
-ledger, then MLflow aliases and the routing document. No training, no evaluation; seconds.
+ledger, then the routing document, then MLflow aliases (which may be away). No training, no
+evaluation; seconds.
 
 **Window**: none; it acts on what the ledger says is newest. `leaving` names the release to leave
-and makes the run refuse where another one is newest.
-**A task failed?** Clear it: one run goes back once.
+and makes the run refuse where another one is newest. Right after another way back it must be named:
+two people who see the same bad release go back once.
+**A task failed?** Clear it: one run goes back once. Its last line says what is served.
 Without Airflow: `csrm release rollback --market M --reason "…"`.
 """
 

@@ -2,9 +2,10 @@
 ### Rollout: from approval to all sessions, by small steps
 
 Every morning: `find` what the ledger says. **A release waits?** Ask, where the market wants a
-person to approve (no answer in time is a no), and `start` its first step; a newer release waits
-while another is under way. **One is under way?** Take in raters' answers, send the day's blind
-audit, `look` at all evidence up to the day, and `settle`: wait, advance, launch, hold, roll back.
+person to approve (no answer in time is a no, unless somebody has said yes by command), and `start`
+its first step; a newer release waits while another is under way. **One is under way?** Take in
+raters' answers, send the day's blind audit, `look` at all evidence up to the day, and `settle`:
+wait, advance, launch, hold, roll back.
 
 **Window**: the day in parameter `day`, else the run's data interval; it must be published.
 **A task failed?** Clear it: every transition is one row of the ledger, made once. **Held?** A

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import yaml
 from release_fixtures import MARKET, market, publish
 
 from csrm_tasks.artifacts import Artifact
@@ -80,6 +81,15 @@ class World:
     def __init__(self, settings: Settings, api: Any = None) -> None:
         self.settings = settings
         self.api = api or Registry()
+
+    def at_the_command_line(self, config: MarketConfig, patch: pytest.MonkeyPatch) -> None:
+        """Let ``csrm`` and the DAGs find this installation and this market's file."""
+        folder = self.settings.home / "markets"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True))
+        (folder / f"{MARKET}.yaml").write_text(text)
+        patch.setenv("CSRM_HOME", str(self.settings.home))
+        patch.setenv("CSRM_MARKETS", str(folder))
 
     def clear(self) -> None:
         """Forget every release; artifacts are addressed by content and may stay."""

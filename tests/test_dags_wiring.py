@@ -14,12 +14,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-import yaml
-from release_fixtures import MARKET, market
+from release_fixtures import MARKET, market, publish
 from release_world import World
 
 from csrm_tasks import tracking
-from csrm_tasks.errors import ConfigError, RefusedError
+from csrm_tasks.errors import AwayError, ConfigError, RefusedError
 from csrm_tasks.release import ledger, manage
 from csrm_tasks.sections import Rollout, Schedule, Step
 from csrm_tasks.settings import Settings
@@ -253,12 +252,7 @@ def test_only_a_persons_yes_lets_a_release_start(
     world.promote(world.release("one"))
     two = world.release("two")
     monkeypatch.setattr(tracking, "client", lambda _: world.api)
-    folder = settings.home / "markets"
-    folder.mkdir()
-    text = yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True))
-    (folder / f"{MARKET}.yaml").write_text(text)
-    monkeypatch.setenv("CSRM_HOME", str(settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(config, monkeypatch)
     approval: Any = modules["csrm_approval"]
 
     state = run_step("rollout_state", config, settings=settings)
@@ -281,3 +275,48 @@ def test_only_a_persons_yes_lets_a_release_start(
     manage.approve(settings, MARKET, two.id, "bob", "looked again")
     again = run_step("rollout_state", config, settings=settings)
     assert approval.whether_to_ask.function(again) == "start"
+
+
+def test_the_short_cuts_go_by_what_was_last_decided(
+    modules: dict[str, ModuleType], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = market(approval="manual")
+    world = World(settings)
+    made = world.release("one")
+    facts = {"verdict": "PASS", "release": made.id, "digest": made.verdict["digest"]}
+    gate = publish(settings, "gate", "facts", lambda f: (f / "note").write_text(""), facts)
+    world.at_the_command_line(config, monkeypatch)
+    wiring: Any = modules["csrm_wiring"]
+    approval: Any = modules["csrm_approval"]
+    state = run_step("rollout_state", config, settings=settings)
+    late = {
+        "chosen_options": ["Reject"], "responded_by_user": None,
+        "responded_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    assert wiring.is_approved.function(gate.ref) is False
+    assert approval.record(state, late, "run1") is False
+    manage.approve(settings, MARKET, made.id, "ann", "I was asked")
+    assert wiring.is_approved.function(gate.ref) is True
+    assert approval.record(state, late, "run1") is True  # its task runs again
+    manage.reject(settings, MARKET, made.id, "bob", "not yet")
+    assert wiring.is_approved.function(gate.ref) is False
+    assert approval.record(state, late, "run1") is False
+
+
+def test_a_store_that_does_not_answer_is_tried_again_and_a_refusal_is_not(
+    wiring: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException  # after AIRFLOW_HOME is set
+
+    def raising(error: Exception) -> Any:
+        def step(*_: Any) -> str:
+            raise error
+
+        return step
+
+    monkeypatch.setattr("csrm_tasks.steps.run_step", raising(AwayError("served now: r")))
+    with pytest.raises(AwayError, match="served now"):
+        wiring.run.function("promote", MARKET, {}, {})
+    monkeypatch.setattr("csrm_tasks.steps.run_step", raising(RefusedError("no")))
+    with pytest.raises(AirflowFailException):
+        wiring.run.function("promote", MARKET, {}, {})

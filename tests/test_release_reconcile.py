@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from release_fixtures import MARKET, market
+from outages import FlakyRegistry, Outage, mlflow_gone, object_store, store_gone
+from release_fixtures import MARKET, market, store_of
 from release_world import MODEL, World
 
 from csrm_tasks import tracking
 from csrm_tasks.cli import main
+from csrm_tasks.errors import AwayError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, registry
 from csrm_tasks.release.reconcile import reconcile
 from csrm_tasks.release.views import HAND
 from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps import run_step
 
 REVERT = market()
 ADOPT = REVERT.model_copy(
@@ -187,15 +189,31 @@ def test_a_registry_lost_as_a_whole_is_made_again(
     assert set(again.aliases()) == {"champion", "previous", "challenger"}
 
 
+def test_what_was_away_during_a_rollback_is_repaired_by_the_night_and_by_the_command(
+    world: World, three: dict[str, Any]
+) -> None:
+    """MLflow fails during a rollback, then the routing store during the next one."""
+    was, live, waits = (three[key].id for key in ("was", "live", "waits"))
+    world.promote(three["waits"])
+    true, world.api = world.api, FlakyRegistry(world.api, Outage(1, mlflow_gone))
+    world.roll_back()
+    world.api = true
+    assert (world.doc()["stable"], world.aliases()["champion"]) == (live, waits)
+    ref = run_step("repair_views", REVERT, {}, {"run": "night"}, world.settings)
+    assert "champion: 3 → 2" in store_of(world.settings).open(ref).facts["repaired"]
+    world.agrees()
+    with object_store(Outage(1, store_gone)), pytest.raises(AwayError) as caught:
+        world.roll_back(leaving=live)
+    assert "what is served cannot be read" in str(caught.value)
+    assert (world.live(), world.doc()["stable"]) == (was, live)
+    row = last(world).seq
+    assert settle(world, REVERT)[0] == f"routing: row {row - 1} → {row}"
+
+
 def test_the_commands_tell_and_repair(
     world: World, three: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    folder = world.settings.home / "markets"
-    folder.mkdir()
-    about = REVERT.model_dump(mode="json", exclude_defaults=True)
-    (folder / f"{MARKET}.yaml").write_text(yaml.safe_dump(about))
-    monkeypatch.setenv("CSRM_HOME", str(world.settings.home))
-    monkeypatch.setenv("CSRM_MARKETS", str(folder))
+    world.at_the_command_line(REVERT, monkeypatch)
 
     def said(*args: str) -> str:
         assert main(["release", args[0], "--market", MARKET, *args[1:]]) == 0

@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 
 OUR_FAULT = (sa.exc.ProgrammingError, sa.exc.IntegrityError, sa.exc.DataError)
 DATABASE = (sa.exc.DBAPIError, sa.exc.TimeoutError)
+STORAGE = "the storage"  # a folder
 OBJECT_STORE = ("botocore", "boto3", "s3transfer")  # not imported for a folder's sake
 
 
@@ -45,13 +46,18 @@ def one_line(
             if who is None:
                 raise
             name = market if isinstance(market, str) else market.market
-            raise AwayError(
-                f"{who} does not answer ({kind(e)}); {served(settings, name)}; run it again when "
-                "it answers: nothing happens twice"
-            ) from e
+            raise told_of(settings, name, who, e) from e
 
     update_wrapper(told, act)
     return told
+
+
+def told_of(settings: Settings, market: str, who: str, error: Exception) -> AwayError:
+    """Return the one line about ``who`` does not answer, and why."""
+    return AwayError(
+        f"{who} does not answer ({kind(error)}); {served(settings, market)}; run it again when it "
+        "answers: nothing happens twice"
+    )
 
 
 def which(error: BaseException) -> str | None:
@@ -60,7 +66,7 @@ def which(error: BaseException) -> str | None:
         return "the database"
     if type(error).__module__.partition(".")[0] in OBJECT_STORE:
         return "the object store"
-    return "the storage" if isinstance(error, OSError) else None
+    return STORAGE if isinstance(error, OSError) else None
 
 
 def kind(error: BaseException) -> str:
@@ -75,12 +81,12 @@ def served(settings: Settings, market: str) -> str:
     """Say what servers follow now and whether the ledger says more; raises nothing."""
     try:
         document = routing.read(settings, market)
+        if document is None:
+            return f"nothing of {market} is served"
+        row, weight = document["ledger_seq"], document["weights"]
+        arms = [(document[arm], weight[arm]) for arm in ("stable", "next", "holdout")]
     except Exception:  # whatever it is, this line must be said
         return "what is served cannot be read: servers go on with the routing that they have"
-    if document is None:
-        return f"nothing of {market} is served"
-    row, weight = document["ledger_seq"], document["weights"]
-    arms = [(document[arm], weight[arm]) for arm in ("stable", "next", "holdout")]
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:

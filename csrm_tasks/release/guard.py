@@ -52,6 +52,17 @@ def vouched(settings: Settings, bundle: Artifact, verdict: Mapping[str, Any]) ->
     }
 
 
+def expected(
+    config: MarketConfig, release: str, verdict: Mapping[str, Any], turn: int | None
+) -> ledger.Expected:
+    """Return what must still hold when the row is written: somebody may say no in between."""
+
+    def approved(entries: Sequence[ledger.Entry]) -> None:
+        _decided(config, entries, release, verdict["digest"])
+
+    return ledger.Expected(verdict["champion"], turn, approved)
+
+
 def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], release: str) -> None:
     """Refuse a release that was rolled back or given up, and say what a person can do."""
     row = ledger.taken_back(entries, release)

@@ -7,7 +7,7 @@ the chain, so two promoters cannot both succeed. Appending is idempotent by what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -64,6 +64,7 @@ class Expected:
 
     live: str | None  # this release is live; None: nothing is
     turn: int | None = None  # the newest of TURNS is this row; None: not asked
+    also: Callable[[Sequence[Entry]], None] | None = None  # raises where what it checks is not so
 
 
 def history(settings: Settings, market: str) -> list[Entry]:
@@ -189,6 +190,8 @@ def append(
 
 
 def _require(expected: Expected, entries: Sequence[Entry], market: str, what: str) -> None:
+    if expected.also is not None:
+        expected.also(entries)
     found, turn = live(entries), last_turn(entries)
     if expected.live != found:
         raise RefusedError(

@@ -16,7 +16,7 @@ from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import away, ledger, rollout
 from csrm_tasks.release.bundle import release_id
-from csrm_tasks.release.guard import guard, refuse_taken_back, vouched
+from csrm_tasks.release.guard import expected, guard, refuse_taken_back, vouched
 from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
@@ -53,7 +53,7 @@ def promote(
             actor=actor,
             reason="; ".join(verdict["reasons"]),
             payload=vouched(settings, bundle, verdict),
-            expected=ledger.Expected(verdict["champion"], _last_step(config, release, entries)),
+            expected=expected(config, release, verdict, _last_step(config, release, entries)),
         )
     else:
         log.info("promote: %s was promoted by row %d already", release, row.seq)
@@ -111,7 +111,7 @@ def _append_again(
         actor=actor,
         reason=reason,
         payload=vouched(settings, bundle, verdict) | {"again": gone.hash},
-        expected=ledger.Expected(verdict["champion"], turn.seq if turn else None),
+        expected=expected(config, release, verdict, turn.seq if turn else None),
     )
 
 

@@ -14,7 +14,7 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, away, ledger, rollout
-from csrm_tasks.release.guard import guard, refuse_taken_back, vouched
+from csrm_tasks.release.guard import expected, guard, refuse_taken_back, vouched
 from csrm_tasks.release.no_steps import ACTOR, end_without_steps
 from csrm_tasks.release.promote import promote
 from csrm_tasks.release.rollback import roll_back
@@ -77,7 +77,7 @@ def _append_start(
         actor=ACTOR,
         reason="; ".join(verdict["reasons"]),
         payload=vouched(settings, bundle, verdict) | {"plan": config.rollout.model_dump_json()},
-        expected=ledger.Expected(verdict["champion"], turn.seq),
+        expected=expected(config, release, verdict, turn.seq),
     )
 
 
@@ -86,25 +86,23 @@ def answer(
     settings: Settings, config: MarketConfig, release: str, *, approved: bool, actor: str, run: str,
     verdict: str = "", said: str = "",
 ) -> bool:  # fmt: skip
-    """Record what a person (or the lack of one) said of a waiting release; returns what is now
-    decided: a yes or not.
+    """Record what a person (or the lack of one) said of a waiting release; returns whether the
+    release is approved now.
 
     ``verdict``: the digest that was asked about (empty: the newest); ``said``: when (ISO 8601).
     One answer of one ``run`` is one row. A release that was rejected is not asked about again;
     ``csrm release approve`` overrules it.
     """
-    seal = (
-        verdict or ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
-    )
+    newest = ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
     action: ledger.Action = "approved" if approved else "rejected"
-    payload = {"verdict": seal, "run": run} | ({"said": said} if said else {})
+    payload = {"verdict": verdict or newest, "run": run} | ({"said": said} if said else {})
     reason = "answered in Airflow" if actor else "nobody answered in time"
     ledger.append(
         settings, config.market, action, release, actor=actor or approval.TIMEOUT, reason=reason,
         payload=payload,
     )  # fmt: skip
     entries = ledger.verified(settings, config.market)
-    return approval.decided(entries, release, seal).word == "approved"
+    return approval.decided(entries, release, newest).word == "approved"
 
 
 @away.one_line

@@ -34,10 +34,9 @@ def refresh_views(
 
     A champion alias that somebody moved by hand is put back, and the ledger says so and ``why``.
     """
-    routing.publish(settings, config.market)
-    log.info(
-        "%s: %s", config.market, away.served(settings, config.market)
-    )  # before MLflow, waited for
+    publish(settings, config.market)
+    # Said before MLflow is asked: an absent one takes a while to be given up.
+    log.info("%s: %s", config.market, away.served(settings, config.market))
     try:
         return follow(settings, config, api, why)
     except Exception as e:  # whatever its client, its server or its database raise
@@ -50,12 +49,21 @@ def refresh_views(
         return []
 
 
+def publish(settings: Settings, market: str) -> None:
+    """Bring the routing document up to the ledger; else :class:`AwayError` says what is served."""
+    try:
+        routing.publish(settings, market)
+    except CsrmError:
+        raise
+    except Exception as e:  # a document that was not written for whatever reason is told of
+        raise away.told_of(settings, market, away.which(e) or "routing", e) from e
+
+
 def follow(settings: Settings, config: MarketConfig, api: Any, why: str) -> list[str]:
     """Bring MLflow's aliases up to the ledger; returns repairs and raises what MLflow raises."""
     with few_retries():
-        seen = registry.look(
-            api, config.model_name
-        )  # before the ledger: a promoter writes there first
+        # Looked at before the ledger: a promoter writes there first.
+        seen = registry.look(api, config.model_name)
         entries = ledger.verified(settings, config.market)
         versions = registry.versions(api, config.model_name) if entries else {}
         moved = registry.moved_by_hand(seen, versions, entries)

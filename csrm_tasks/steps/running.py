@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, file_digest, json_digest
-from csrm_tasks.errors import ArtifactError, ConfigError, disk_full_as_one_line
+from csrm_tasks.errors import ArtifactError, ConfigError, CsrmError, disk_full_as_one_line
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import Context, Facts, Step, code_digest, get_step
@@ -44,26 +44,32 @@ def run_step(
 
     ``inputs`` maps input names to references (a sequence of them for a ``many`` input; None for an
     optional one that is absent). Raises :class:`ConfigError` for wrong names or types and
-    :class:`ArtifactError` for missing or damaged inputs, and
-    :class:`~csrm_tasks.errors.DiskFullError` when a disk, quota or tablespace is full.
+    :class:`ArtifactError` for missing or damaged inputs, :class:`AwayError` for a database or an
+    object store that does not answer, :class:`DiskFullError` for a disk, quota or tablespace.
     """
     settings = settings or load_settings()
-    with disk_full_as_one_line(f"step {name}", settings.home):
-        return _run_step(name, market, inputs, params, settings)
-
-
-def _run_step(
-    name: str,
-    market: str | MarketConfig,
-    inputs: Inputs | None,
-    params: Mapping[str, Any] | None,
-    settings: Settings,
-) -> str:
     config = load_market(market, settings.markets) if isinstance(market, str) else market
+    try:
+        with disk_full_as_one_line(f"step {name}", settings.home):
+            return _run(name, config, inputs or {}, params or {}, settings)
+    except CsrmError:
+        raise
+    except Exception as e:
+        from csrm_tasks.release import away
+
+        who = away.which(e)
+        if who in (None, away.STORAGE):  # a file of a step: no matter of who answers
+            raise
+        raise away.told_of(settings, config.market, who, e) from e
+
+
+def _run(
+    name: str, config: MarketConfig, inputs: Inputs, params: Mapping[str, Any], settings: Settings
+) -> str:
     spec = get_step(name)
     store = ArtifactStore(settings.artifacts, settings.cache)
-    single, lists = _open_inputs(spec, store, inputs or {})
-    values = _check_params(spec, params or {})
+    single, lists = _open_inputs(spec, store, inputs)
+    values = _check_params(spec, params)
     about = _identity(spec, config, settings, single, lists, values)
     ref = f"{config.market}/{spec.name}/{json_digest(about)[:20]}"
     work = settings.work / ref

@@ -1,0 +1,245 @@
+"""What was last decided of a release: one function, asked by every door."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from release_fixtures import MARKET, market
+from release_world import World
+
+from csrm_tasks.cli import main
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.release import approval, ledger, manage, rollout, rollout_moves
+from csrm_tasks.sections import Rollout, Step
+from csrm_tasks.settings import Settings
+
+MANUAL = market(approval="manual")
+STEPS = market(approval="manual", rollout=Rollout(steps=(Step(weight=5),)))
+START = datetime(2026, 1, 1, tzinfo=UTC)
+YES, NO, LATE = "yes", "no", "timeout"
+
+
+def rows(*said: str, verdict: str = "v") -> list[ledger.Entry]:
+    """Return ledger rows, a minute apart, that say so much of release r."""
+    found = []
+    for number, word in enumerate(said):
+        actor = approval.TIMEOUT if word == LATE else "ann"
+        action = "approved" if word == YES else "rejected"
+        at = (START + timedelta(minutes=number)).isoformat()
+        payload = {"verdict": verdict}
+        found.append(
+            ledger.Entry("m", number + 1, at, actor, action, "r", None, "", payload, "", "")
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("said", "word", "manual", "auto", "asks"),
+    [
+        ((), "nothing", False, True, True),
+        ((YES,), "approved", True, True, False),
+        ((NO,), "rejected", False, False, False),
+        ((LATE,), "timed out", False, True, False),
+        ((YES, NO), "rejected", False, False, False),
+        ((NO, YES), "approved", True, True, False),
+        ((LATE, YES), "approved", True, True, False),
+        ((LATE, NO), "rejected", False, False, False),
+        ((YES, LATE), "approved", True, True, False),  # a timeout overrules nobody
+        ((NO, LATE), "rejected", False, False, False),
+        ((YES, LATE, NO), "rejected", False, False, False),
+        ((NO, LATE, YES), "approved", True, True, False),
+        ((YES, NO, YES), "approved", True, True, False),
+        ((NO, YES, LATE, NO), "rejected", False, False, False),
+        ((LATE, LATE), "timed out", False, True, False),
+    ],
+)
+def test_the_truth_table(
+    said: tuple[str, ...], word: str, manual: bool, auto: bool, asks: bool
+) -> None:
+    found = approval.decided(rows(*said), "r", "v")
+    assert found.word == word
+    assert (found.allows("manual"), found.allows("auto")) == (manual, auto)
+    assert (found.asks("manual"), found.asks("auto")) == (asks, False)
+
+
+def test_a_decision_is_about_one_release_and_one_verdict() -> None:
+    said = rows(YES)
+    assert approval.decided(said, "r", "another").word == "nothing"
+    assert approval.decided(said, "other", "v").word == "nothing"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([YES, NO, LATE]), max_size=8))
+def test_the_last_person_decides_whatever_timed_out(said: list[str]) -> None:
+    people = [word for word in said if word != LATE]
+    slow = {YES: "approved", NO: "rejected"}[people[-1]] if people else None
+    slow = slow or ("timed out" if said else "nothing")
+    assert approval.decided(rows(*said), "r", "v").word == slow
+
+
+@pytest.fixture
+def world(settings: Settings) -> World:
+    world = World(settings)
+    world.promote(world.release("one"))
+    return world
+
+
+def approve(world: World, made: Any, who: str = "ann") -> ledger.Entry:
+    return manage.approve(world.settings, MARKET, made.id, who, "looks right")
+
+
+def reject(world: World, made: Any, who: str = "bob") -> ledger.Entry:
+    return manage.reject(world.settings, MARKET, made.id, who, "looks wrong")
+
+
+def answer(
+    world: World, made: Any, approved: bool, who: str, run: str = "run1", **more: str
+) -> bool:
+    return rollout_moves.answer(
+        world.settings, STEPS, made.id, approved=approved, actor=who, run=run, **more
+    )
+
+
+def doors(world: World, made: Any) -> tuple[bool, bool, str]:
+    """Return what each door says: the question's (waits), the graph's, promotion's own guard."""
+    entries = ledger.verified(world.settings, MARKET)
+    waits = rollout.waiting(entries) is not None
+    may = approval.decided(entries, made.id, made.verdict["digest"]).allows("manual")
+    try:
+        world.promote(made, MANUAL)
+    except RefusedError as e:
+        return waits, may, str(e)
+    return waits, may, "promoted"
+
+
+def test_a_question_that_times_out_overrules_no_approval(world: World) -> None:
+    two = world.release("two")
+    approve(world, two)  # by command, while Airflow asks
+    assert answer(world, two, False, "") is True  # it goes on: somebody has approved
+    assert doors(world, two) == (True, True, "promoted")
+
+
+def test_an_approval_after_a_timeout_counts_and_the_task_run_again_goes_on(world: World) -> None:
+    two = world.release("two")
+    assert answer(world, two, False, "") is False
+    assert doors(world, two)[:2] == (False, False)
+    approve(world, two)
+    assert answer(world, two, False, "") is True  # the task of the timed-out question, cleared
+    assert [e.action for e in ledger.verified(world.settings, MARKET)][-2:] == [
+        "rejected", "approved",
+    ]  # fmt: skip
+    assert doors(world, two) == (True, True, "promoted")
+
+
+def test_a_rejection_after_an_approval_stops_it_and_an_approval_starts_it_again(
+    world: World,
+) -> None:
+    two = world.release("two")
+    approve(world, two)
+    reject(world, two)
+    waits, may, said = doors(world, two)
+    assert (waits, may) == (False, False) and "rejected: bob, row 5 (looks wrong)" in said
+    approve(world, two)
+    reject(world, two)
+    assert doors(world, two)[:2] == (False, False)
+    approve(world, two, "cho")
+    assert doors(world, two) == (True, True, "promoted")
+    assert [e.action for e in ledger.verified(world.settings, MARKET)][3:] == [
+        "approved", "rejected", "approved", "rejected", "approved", "promoted",
+    ]  # fmt: skip
+
+
+def test_saying_the_same_again_is_one_row(world: World) -> None:
+    two = world.release("two")
+    assert approve(world, two) == approve(world, two, "bob")
+    assert reject(world, two) == reject(world, two)
+    before = len(ledger.history(world.settings, MARKET))
+    for _ in range(2):
+        answer(world, two, True, "ann", run="run2", said="2999-01-01T00:00:00+00:00")
+    assert len(ledger.history(world.settings, MARKET)) == before + 1
+
+
+def test_an_answer_that_is_recorded_late_is_as_old_as_it_is(world: World) -> None:
+    two = world.release("two")
+    before = datetime.now(UTC).isoformat()
+    reject(world, two)  # after ann's answer was given, before its task has run
+    assert answer(world, two, True, "ann", said=before) is False
+    later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    assert answer(world, two, True, "ann", run="run2", said=later) is True
+
+
+def test_an_answer_is_about_the_verdict_that_was_asked_about(world: World) -> None:
+    two = world.release("two")
+    asked = two.verdict["digest"]
+    newer = {**two.verdict, "digest": "newer"}
+    world.register(two.bundle, newer, two.gate.ref)  # judged anew while the question stands
+    assert answer(world, two, True, "ann", verdict=asked) is False
+    row = rollout.waiting(ledger.verified(world.settings, MARKET))
+    assert row is not None and row.payload["verdict"] == "newer"
+    found = approval.decided(ledger.verified(world.settings, MARKET), two.id, "newer")
+    assert found.word == "nothing"
+    with pytest.raises(RefusedError, match="was judged again since: row 4 says PASS"):
+        world.promote(two, MANUAL)
+
+
+def test_a_persons_no_holds_where_nobody_needs_to_approve(world: World) -> None:
+    two = world.release("two")
+    reject(world, two)
+    assert rollout.waiting(ledger.verified(world.settings, MARKET), "auto") is None
+    with pytest.raises(RefusedError, match="rejected: bob"):
+        world.promote(two)
+    with pytest.raises(RefusedError, match="rejected: bob"):
+        world.start(two, market(rollout=STEPS.rollout))
+
+
+def test_a_timeout_of_before_does_not_hold_where_nobody_needs_to_approve_now(world: World) -> None:
+    two = world.release("two")
+    answer(world, two, False, "")
+    assert rollout.waiting(ledger.verified(world.settings, MARKET), "auto") is not None
+    world.promote(two)
+    assert world.live() == two.id
+
+
+def test_a_no_between_the_guard_and_the_row_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = world.release("two")
+    approve(world, two)
+    true = ledger.append
+
+    def append(*args: Any, **given: Any) -> ledger.Entry:
+        monkeypatch.setattr(ledger, "append", true)
+        reject(world, two)
+        return true(*args, **given)
+
+    monkeypatch.setattr(ledger, "append", append)
+    with pytest.raises(RefusedError, match="rejected: bob"):
+        world.promote(two, MANUAL)
+    assert world.live() != two.id
+
+
+def test_it_is_too_late_to_reject_what_is_on_its_way(world: World) -> None:
+    two = world.release("two")
+    approve(world, two)
+    world.start(two, STEPS)
+    with pytest.raises(RefusedError, match=f"--leaving {two.id} takes it back"):
+        reject(world, two)
+    world.roll_back()
+    with pytest.raises(RefusedError, match="stays back; train a new one"):
+        approve(world, two)
+
+
+def test_the_commands_say_yes_and_no_in_any_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = world.release("two")
+    world.at_the_command_line(MANUAL, monkeypatch)
+    args = ["--market", MARKET, "--actor", "ann", "--reason", "so", two.id]
+    for command, word in (("approve", "approved"), ("reject", "rejected"), ("approve", "approved")):
+        assert main(["release", command, *args]) == 0
+        entries = ledger.verified(world.settings, MARKET)
+        assert approval.decided(entries, two.id, two.verdict["digest"]).word == word
