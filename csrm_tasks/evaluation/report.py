@@ -114,9 +114,21 @@ def _graded(summary: Json) -> str:
     return (
         "<h2>Three grades: exact, substitute, irrelevant</h2>"
         '<p class="note">Grey: baselines and the live release. Bars are 95 % intervals.</p>'
+        + _unclicked(models)
         + parts.forest("Micro-F1 on the gold set", models, "micro_f1")
         + _figures("Higher is better, but for ECE", models, GRADED)
         + _differences(summary, "micro_f1", [m["name"] for m in models])
+    )
+
+
+def _unclicked(models: Sequence[Json]) -> str:
+    names = ", ".join(escape(m["name"]) for m in models if m["kind"] == "control")
+    if not names:
+        return ""
+    return (
+        f'<p class="note">{names}: a control, the chosen LLM with titles of a retriever that was '
+        "trained without what shoppers did with gold queries. What it lacks is what those very "
+        "shoppers told RQA*; a served release has that of queries they type, not of new ones.</p>"
     )
 
 
