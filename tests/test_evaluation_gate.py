@@ -11,8 +11,14 @@ from pydantic import ValidationError
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.evaluation import checks, gate
-from csrm_tasks.evaluation.checks import Claim, Compared, compare, decided
-from csrm_tasks.evaluation.gate import ColdStart, Evidence, decide, decide_cold_start
+from csrm_tasks.evaluation.checks import Claim, Compared, Verdict, compare, decided
+from csrm_tasks.evaluation.gate import (
+    TOWER_MEASURES,
+    ColdStart,
+    Evidence,
+    decide,
+    decide_cold_start,
+)
 from csrm_tasks.evaluation.metrics import confusion_by_query, micro_f1
 from csrm_tasks.evaluation.paired import Interval
 from csrm_tasks.sections import Gate
@@ -58,34 +64,48 @@ def taught(evidence: Evidence, n: int) -> Evidence:
     return replace(evidence, counts=counts, seen=seen)
 
 
-def test_towers_are_compared_on_queries_that_neither_side_was_taught() -> None:
-    """A live release that was taught what became gold later has no advantage by that."""
-    new, live = evidence_of("new", 0.82, seed=1), taught(evidence_of("live", 0.75, seed=2), 100)
-    overlooked = decide(new, replace(live, seen=None), POLICY)
-    assert {c.name: c.outcome for c in overlooked.checks}["em_f1"] == "FAIL"
-    verdict = decide(new, live, POLICY)
-    assert verdict.outcome == "PASS"
-    on = "on the 100 queries that no side's towers were taught"
-    assert [c.name for c in verdict.checks[1:]] == [f"em_f1 {on}", f"defect_f1 {on}"]
-    cut = {k: v[100:] for k, v in new.counts.items()}
-    other = {k: v[100:] for k, v in live.counts.items()}
-    rest = new.queries[100:]
-    by_hand = decide(
-        replace(new, queries=rest, counts=cut),
-        replace(live, queries=rest, counts=other, seen=None),
-        POLICY,
+def towers_of(verdict: Verdict) -> list[tuple[str, str]]:
+    return [(c.name, c.outcome) for c in verdict.checks if c.name in TOWER_MEASURES]
+
+
+def test_a_live_release_that_was_taught_gold_queries_is_given_no_allowance() -> None:
+    """Its advantage counts against the candidate: a claim that holds all the same does hold."""
+    new, live = evidence_of("new", 0.9, seed=1), taught(evidence_of("live", 0.7, seed=2), 40)
+    assert towers_of(decide(new, live, POLICY)) == [("em_f1", "PASS"), ("defect_f1", "PASS")]
+    assert (
+        decide(new, live, POLICY).as_json()
+        == decide(new, replace(live, seen=None), POLICY).as_json()
     )
-    shown = [c.reason.split(": ", 1)[1] for c in verdict.checks[1:]]
-    assert shown == [c.reason.split(": ", 1)[1] for c in by_hand.checks[1:]]
-    # The same on the other side: a candidate that was taught gold queries wins nothing by them.
-    cheat = taught(evidence_of("new", 0.6, seed=1), 100)
-    assert decide(cheat, evidence_of("live", 0.8, seed=2), POLICY).outcome == "FAIL"
 
 
-def test_towers_that_know_every_gold_query_decide_nothing() -> None:
-    verdict = decide(GOOD, taught(BAD, 200), POLICY)
-    assert verdict.outcome == "INCONCLUSIVE"
-    assert "on the 0 queries that no side's towers were taught" in verdict.reasons[0]
+def test_what_is_refuted_only_by_what_the_live_towers_were_taught_is_undecided() -> None:
+    new, live = evidence_of("new", 0.8, seed=1), taught(evidence_of("live", 0.8, seed=2), 100)
+    assert towers_of(decide(new, replace(live, seen=None), POLICY)) == [
+        ("em_f1", "FAIL"), ("defect_f1", "FAIL"),
+    ]  # fmt: skip
+    verdict = decide(new, live, POLICY)
+    assert towers_of(verdict) == [("em_f1", "INCONCLUSIVE"), ("defect_f1", "INCONCLUSIVE")]
+    said = {c.name: c.reason for c in verdict.checks}["em_f1"]
+    assert "the champion's towers were taught 100 of these 200 queries" in said
+    worse = evidence_of("new", 0.6, seed=1)  # also over the others
+    assert towers_of(decide(worse, live, POLICY)) == [("em_f1", "FAIL"), ("defect_f1", "FAIL")]
+
+
+def test_a_candidate_wins_nothing_by_gold_queries_that_it_was_taught() -> None:
+    live, cheat = evidence_of("live", 0.8, seed=2), taught(evidence_of("new", 0.6, seed=1), 100)
+    assert towers_of(decide(cheat, live, POLICY)) == [("em_f1", "FAIL"), ("defect_f1", "FAIL")]
+    by_hand = [
+        replace(e, queries=e.queries[100:], counts={k: v[100:] for k, v in e.counts.items()},
+                seen=None)
+        for e in (cheat, live)
+    ]  # fmt: skip
+    wanted, found = decide(*by_hand, POLICY), decide(cheat, live, POLICY)
+    assert [c for c in found.checks if c.name in TOWER_MEASURES] == [
+        c for c in wanted.checks if c.name in TOWER_MEASURES
+    ]
+    assert towers_of(decide(taught(GOOD, 200), BAD, POLICY)) == [
+        ("em_f1", "INCONCLUSIVE"), ("defect_f1", "INCONCLUSIVE"),
+    ]  # fmt: skip
 
 
 def test_no_policy_is_refused() -> None:

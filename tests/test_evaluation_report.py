@@ -184,7 +184,7 @@ def test_a_slice_without_exact_products_has_no_em_f1_and_decides_nothing(
     assert row.split("</tr>")[0].count("<td>–</td>") == 1
 
 
-def test_what_live_towers_were_taught_counts_in_no_difference_from_the_candidate(
+def test_the_report_says_what_towers_were_taught_and_compares_on_the_rest_as_well(
     summary: dict[str, Any],
 ) -> None:
     judged = gold(120)
@@ -203,22 +203,15 @@ def test_what_live_towers_were_taught_counts_in_no_difference_from_the_candidate
 
     rival = against(found, "defect_f1")
     assert rival["towers vs champion_towers"]["value"] == pytest.approx(
-        difference(towers, live, ~mask)
+        difference(towers, live, everything)
     )
-    assert rival["champion_towers vs towers"]["lo"] == pytest.approx(
-        -rival["towers vs champion_towers"]["hi"]
-    )
-    assert rival["seen vs champion_towers"]["value"] == pytest.approx(
-        difference(control, live, everything)
-    )
-    for one in found["slices"]:
-        of = ~mask & judged.slices[one["name"]]
-        (d,) = (d for d in one["differences"] if d["measure"] == "defect_f1")
-        if d["value"] is not None:
-            assert d["value"] == pytest.approx(difference(towers, live, of))
+    (beside,) = (d for d in found["new_to_both"] if d["measure"] == "defect_f1")
+    assert (beside["a"], beside["b"], beside["queries"]) == ("towers", "champion_towers", 20)
+    assert beside["value"] == pytest.approx(difference(towers, live, ~mask))
+    assert beside["lo"] < beside["value"] < beside["hi"]
     page = report.render({**summary, **found})
     assert "champion_towers: towers that were taught 40 of the 60 gold queries" in page
-    assert "are over the other 20" in page
+    assert "over the 20 queries that are new to both: towers minus champion_towers" in page
     assert "seen is a control: its towers were taught 60 of the 60 gold queries" in page
 
 

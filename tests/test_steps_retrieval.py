@@ -190,26 +190,26 @@ def test_rqa_star_without_what_shoppers_did_with_gold_queries(
     chain: Chain, built: dict[str, str], tmp_path: Path
 ) -> None:
     """It is what it would have been if nobody had ever searched for them."""
-    inputs = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
-    held = chain.open(chain.run("train_ebr", inputs, local=True, unclicked=True))
     write_snapshot(tmp_path)
     pairs, log = (pl.read_parquet(tmp_path / f"{n}.parquet") for n in ("pairs", "behaviour"))
-    gold = pairs.filter(split="gold")["query_id"].unique().to_list()
-    others = log.filter(~pl.col("query_id").is_in(gold))
+    gold = pl.col("query_id").is_in(log["query_id"].unique().sort()[:3].implode())
+    frozen = pl.when(gold).then(pl.lit("gold")).otherwise("split").alias("split")
+    write_table(pairs.with_columns(frozen), records.PAIRS, tmp_path / "pairs.parquet")
+    asked = {"snapshot": chain.publish("snapshot", tmp_path, 54), "scored": "small/scored/1"}
+    others = log.filter(~gold)
     assert 0 < others.height < log.height
     write_table(others, records.BEHAVIOUR, tmp_path / "behaviour.parquet")
-    never = inputs | {"snapshot": chain.publish("snapshot", tmp_path, 55)}
-    assert (
-        held.facts["encoder_digest"]
-        == chain.open(chain.run("train_ebr", never, local=True)).facts["encoder_digest"]
-    )
-    assert (
-        held.facts["encoder_digest"]
-        != chain.open(chain.run("train_ebr", inputs, local=True)).facts["encoder_digest"]
-    )
-    given = {"snapshot": inputs["snapshot"], "bm25": built["bm25"], "ebr": held.ref}
-    given["index"] = chain.run("build_index", {k: given[k] for k in ("snapshot", "ebr")})
-    assert chain.open(chain.run("build_rqa", given)).facts["unclicked"]
+    never = asked | {"snapshot": chain.publish("snapshot", tmp_path, 55)}
+    all_, held = (chain.run("train_ebr", asked, local=True, unclicked=x) for x in (False, True))
+    digests = [
+        chain.open(ebr).facts["encoder_digest"]
+        for ebr in (held, chain.run("train_ebr", never, local=True), all_)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    given = {"snapshot": asked["snapshot"], "ebr": held}
+    given["index"] = chain.run("build_index", given)
+    found = chain.run("build_rqa", given | {"bm25": built["bm25"]})
+    assert chain.open(found).facts["unclicked"]
     assert not chain.open(built["rqa"]).facts["unclicked"]
 
 

@@ -372,7 +372,8 @@ def test_an_older_export_is_asked_what_it_was_distilled_on(
     world.store.publish(ref, world.folder / "older_towers", facts={}, inputs=inputs, about={})
     for name, towers in (("known", ref), ("gone", "toy/train_towers/swept")):
         export = f"toy/export_towers/{name}"
-        world.store.publish(export, older, facts={}, inputs={"towers": towers}, about={})
+        facts = {"towers": name}  # what artifacts are told apart by is in them
+        world.store.publish(export, older, facts=facts, inputs={"towers": towers}, about={})
         gold = world.run("score_towers", {"snapshot": snapshot, "export": export})
         found = pl.read_parquet(gold.file("scored.parquet")).filter("seen")["query_id"]
         assert set(found) == (set(taught) if name == "known" else gold_queries(world))

@@ -170,6 +170,8 @@ def rqa_lines(evaluation: Mapping[str, Any], candidate: str | None) -> list[str]
         found = {locale: _share_right(m) for locale, m in facts["locales"].items()}
         shares = [f"{locale} {share}" for locale, share in found.items() if share]
         which = "RQA*" if ref == candidate else "RQA of the live retriever"
+        if facts.get("unclicked"):
+            which = "RQA* without clicks on gold queries"
         lines.append(f"titles that are right, {which}: {', '.join(shares)}")
     return lines
 

@@ -106,11 +106,8 @@ def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[C
         return [Check("gold", "INCONCLUSIVE", reason)]
     checks = []
     for name, claim in _claims(policy).items():
-        family = MEASURES[name][0]
-        sides = candidate.counts.get(family), champion.counts.get(family)
-        if name in TOWER_MEASURES:
-            name, sides = _unseen(name, candidate, champion, sides)
-        checks += decided([compare(name, claim, *sides)])
+        judge = _of_towers if name in TOWER_MEASURES else _of_llm
+        checks.append(judge(name, claim, candidate, champion))
     slices = [
         compare(f"micro_f1 in {name}", claim, candidate.slices.get(name), champion.slices.get(name))
         for name, claim in _slice_claims(policy).items()
@@ -118,21 +115,37 @@ def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[C
     return [*checks, *decided(slices), *_alike(candidate, champion)]
 
 
-Counted = tuple[Floats | None, Floats | None]
+def _of_llm(name: str, claim: Claim, one: Evidence, other: Evidence) -> Check:
+    return _among(name, claim, one, other, np.ones(len(one.queries), bool))
 
 
-def _unseen(name: str, one: Evidence, other: Evidence, sides: Counted) -> tuple[str, Counted]:
-    """Keep the queries that are new to both sides' towers; the name of the claim then says so.
+def _of_towers(name: str, claim: Claim, one: Evidence, other: Evidence) -> Check:
+    """Judge the towers over the gold queries that are new to the candidate's.
 
-    A live release may have been taught, as traffic, what became gold after it was made; the
-    candidate was not.
+    The live release's may have been taught, as traffic, what became gold after it was made. That
+    flatters it, so a claim that holds all the same needs no allowance; but what is refuted only by
+    that is undecided.
     """
-    known = [e.seen for e in (one, other) if e.seen is not None and e.seen.any()]
-    if not known:
-        return name, sides
-    new = ~np.logical_or.reduce(known)
-    a, b = (None if side is None else side[new] for side in sides)
-    return f"{name} on the {int(new.sum())} queries that no side's towers were taught", (a, b)
+    new = np.ones(len(one.queries), bool) if one.seen is None else ~one.seen
+    found = _among(name, claim, one, other, new)
+    taught = np.zeros(len(new), bool) if other.seen is None else other.seen
+    if found.outcome != "FAIL" or not taught.any():
+        return found
+    rest = _among(name, claim, one, other, new & ~taught)
+    if rest.outcome == "FAIL":
+        return rest
+    reason = (
+        f"{found.reason}; but the champion's towers were taught {int(taught.sum())} of these "
+        f"{int(new.sum())} queries, and over the others: {rest.reason}"
+    )
+    return Check(name, "INCONCLUSIVE", reason, rest.needed)
+
+
+def _among(name: str, claim: Claim, one: Evidence, other: Evidence, queries: Mask) -> Check:
+    family = MEASURES[name][0]
+    sides = (e.counts.get(family) for e in (one, other))
+    kept = (None if side is None else side[queries] for side in sides)
+    return decided([compare(name, claim, *kept)])[0]
 
 
 def _claims(policy: Gate) -> dict[str, Claim]:

@@ -114,9 +114,21 @@ def _graded(summary: Json) -> str:
     return (
         "<h2>Three grades: exact, substitute, irrelevant</h2>"
         '<p class="note">Grey: baselines and the live release. Bars are 95 % intervals.</p>'
+        + _unclicked(models)
         + parts.forest("Micro-F1 on the gold set", models, "micro_f1")
         + _figures("Higher is better, but for ECE", models, GRADED)
         + _differences(summary, "micro_f1", [m["name"] for m in models])
+    )
+
+
+def _unclicked(models: Sequence[Json]) -> str:
+    names = ", ".join(escape(m["name"]) for m in models if m["kind"] == "control")
+    if not names:
+        return ""
+    return (
+        f'<p class="note">{names}: a control, the chosen LLM with titles of a retriever that was '
+        "trained without what shoppers did with gold queries. What it lacks is what those very "
+        "shoppers told RQA*; a served release has that of queries they type, not of new ones.</p>"
     )
 
 
@@ -137,30 +149,27 @@ def _binary(summary: Json) -> str:
 
 
 def _taught(summary: Json) -> str:
-    """Say which models' towers were taught gold queries as traffic, and what is done about it."""
-    total, rivals = (
-        summary["gold"]["queries"],
-        [name for pair in summary["rivals"] for name in pair],
-    )
-    lines = []
+    """Say which models' towers were taught gold queries as traffic, and what that does."""
+    total, lines = summary["gold"]["queries"], []
     for m in summary["models"]:
         n = m.get("seen_queries", 0)
         if n and m["kind"] == "control":
             lines.append(
-                f"{m['name']} is a control: its towers were taught {n} of the {total} gold "
-                "queries (no gold pair), which flatters it; it is never released"
+                f"{m['name']} is a control: its towers were taught {n} of the {total} gold queries "
+                "(no gold pair), which flatters it; it is never released"
             )
         elif n:
-            only = (
-                f"; the gate, and the difference shown here from the candidate, are over the "
-                f"other {total - n}"
-                if m["name"] in rivals
-                else ""
-            )
             lines.append(
-                f"{m['name']}: towers that were taught {n} of the {total} gold queries as "
-                f"traffic before these were gold, which flatters its figures{only}"
+                f"{m['name']}: towers that were taught {n} of the {total} gold queries as traffic "
+                "before these were gold, which flatters its figures; the gate makes no allowance"
             )
+    lines += [
+        f"{TITLES[d['measure']]} over the {d['queries']} queries that are new to both: "
+        f"{d['a']} minus {d['b']} {100 * d['value']:+.1f} points "
+        f"[{100 * d['lo']:+.1f}, {100 * d['hi']:+.1f}], {d['verdict']}"
+        for d in summary.get("new_to_both", ())
+        if d["measure"] in ("em_f1", "defect_f1") and d["value"] is not None
+    ]
     items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
     return f'<ul class="note">{items}</ul>' if items else ""
 

@@ -11,7 +11,7 @@ import numpy as np
 from csrm_tasks.evaluation import metrics
 from csrm_tasks.evaluation.gold import Answers, Counts, Gold, counts, seen_queries
 from csrm_tasks.evaluation.measures import LOWER, MEASURES
-from csrm_tasks.evaluation.metrics import Floats, Ints
+from csrm_tasks.evaluation.metrics import Floats
 from csrm_tasks.evaluation.paired import (
     Interval,
     draws_of,
@@ -35,45 +35,43 @@ def summarise(
 
     A comparison {"a", "b"} is the difference a - b; every pair is there in both directions, so that
     a reader looks up the claim it is after. An undefined figure is null. ``rivals``: names of
-    (candidate, champion) whose difference is taken in every slice, too, and over the queries that
-    neither side's towers were taught (as the gate takes it); other differences are over all.
+    (candidate, champion) whose difference is taken in every slice, too, and, where towers were
+    taught gold queries before these were gold, also over the queries that are new to both.
     """
     weights = resample(gold.queries)
     tables = {m.name: counts(m, gold) for m in models}
     drawn = {name: _drawn(found, weights) for name, found in tables.items()}
-    new = {pair: _new_to_both(models, gold, pair) for pair in rivals}
-    slices = [_slice(name, mask, models, gold, new) for name, mask in gold.slices.items()]
-    special = {
-        pair: tuple(_drawn(_only(tables[name], mask), weights) for name in pair)
-        for pair, mask in new.items()
-        if not mask.all()
-    }
+    slices = [_slice(name, mask, models, gold, rivals) for name, mask in gold.slices.items()]
     _correct(slices)
     return {
         "gold": {"pairs": gold.pairs, "queries": gold.queries, "digest": gold.digest},
         "grades": np.bincount(gold.grade, minlength=3).tolist(),
         "models": [_model(m, tables[m.name], drawn[m.name], gold) for m in models],
-        "comparisons": _comparisons(drawn, special),
+        "comparisons": _comparisons(drawn),
         "rivals": [list(pair) for pair in rivals],
+        "new_to_both": [
+            found for pair in rivals for found in _new_to_both(models, gold, tables, pair)
+        ],
         "slices": slices,
     }
 
 
-Pair = tuple[str, str]
-
-
-def _new_to_both(models: Sequence[Answers], gold: Gold, pair: Pair) -> Mask:
-    """Return (Q,) the queries that neither model's towers were taught."""
+def _new_to_both(
+    models: Sequence[Answers], gold: Gold, tables: Mapping[str, Counts], pair: tuple[str, str]
+) -> list[Json]:
+    """Compare two models over the queries that neither was taught; [] where these are all."""
     taught: Mask = np.zeros(gold.queries, bool)
     for model in models:
         if model.name in pair:
             taught |= seen_queries(model, gold)
-    return ~taught
-
-
-def _only(tables: Counts, queries: Mask) -> Counts:
-    """Return the counts of the queries of a mask (Q,); the others count nothing."""
-    return {f: t * queries.reshape(-1, *[1] * (t.ndim - 1)) for f, t in tables.items()}
+    if not taught.any():
+        return []
+    weights = resample(int((~taught).sum()))
+    drawn = {
+        name: _drawn({f: table[~taught] for f, table in tables[name].items()}, weights)
+        for name in pair
+    }
+    return [c | {"queries": int((~taught).sum())} for c in _comparisons(drawn)[::2]]
 
 
 def _drawn(tables: Counts, weights: Floats) -> Draws:
@@ -100,17 +98,12 @@ def _model(model: Answers, tables: Counts, drawn: Draws, gold: Gold) -> Json:
     return found
 
 
-def _comparisons(
-    drawn: Mapping[str, Draws], special: Mapping[Pair, tuple[Draws, ...]]
-) -> list[Json]:
-    """Return every difference both ways; ``special``: pairs that have draws of their own."""
-    own = {frozenset(pair): dict(zip(pair, draws, strict=True)) for pair, draws in special.items()}
+def _comparisons(drawn: Mapping[str, Draws]) -> list[Json]:
     found = []
     for measure in MEASURES:
         known = [name for name, draws in drawn.items() if measure in draws]
         for a, b in combinations(known, 2):
-            of = own.get(frozenset((a, b)), drawn)
-            diff = _difference(of[a][measure], of[b][measure])
+            diff = _difference(drawn[a][measure], drawn[b][measure])
             found += [_compared(a, b, measure, diff), _compared(b, a, measure, diff.negated())]
     return found
 
@@ -125,36 +118,28 @@ def _compared(a: str, b: str, measure: str, diff: Interval) -> Json:
 
 
 def _slice(
-    name: str, mask: Mask, models: Sequence[Answers], gold: Gold, rivals: Mapping[Pair, Mask]
+    name: str, mask: Mask, models: Sequence[Answers], gold: Gold, rivals: Sequence[tuple[str, str]]
 ) -> Json:
-    """Judge all models on the pairs of one slice; resamples are of the slice's own queries.
-
-    ``rivals``: pairs of models, and the queries (Q,) that their difference is over.
-    """
+    """Judge all models on the pairs of one slice; resamples are of the slice's own queries."""
     inside = np.unique(gold.query[mask])
     weights = resample(len(inside))
-    tables = {m.name: _at(counts(m, gold, mask), inside) for m in models}
-    drawn = {name: _drawn(found, weights) for name, found in tables.items()}
+    drawn = {}
+    for model in models:
+        tables = {f: table[inside] for f, table in counts(model, gold, mask).items()}
+        drawn[model.name] = _drawn(tables, weights)
     figures = {
         model: {measure: percentile(*d).as_json() for measure, d in found.items()}
         for model, found in drawn.items()
     }
-    differences = []
-    for (a, b), new in rivals.items():
-        kept = new[inside]
-        of = drawn if kept.all() else {n: _drawn(_only(tables[n], kept), weights) for n in (a, b)}
-        differences += [
-            _compared(a, b, measure, _difference(of[a][measure], of[b][measure]))
-            | {"p": two_sided(of[a][measure][1] - of[b][measure][1])}
-            for measure in MEASURES
-            if measure in of[a] and measure in of[b]
-        ]
+    differences = [
+        _compared(a, b, measure, _difference(drawn[a][measure], drawn[b][measure]))
+        | {"p": two_sided(drawn[a][measure][1] - drawn[b][measure][1])}
+        for a, b in rivals
+        for measure in MEASURES
+        if measure in drawn[a] and measure in drawn[b]
+    ]
     found: Json = {"name": name, "pairs": int(mask.sum()), "queries": len(inside)}
     return found | {"figures": figures, "differences": differences}
-
-
-def _at(tables: Counts, rows: Ints) -> Counts:
-    return {family: table[rows] for family, table in tables.items()}
 
 
 def _correct(slices: Sequence[Json]) -> None:
