@@ -24,10 +24,21 @@ from csrm_tasks.store.tables import (
     PRODUCTS,
     QUARANTINE,
     SESSIONS,
+    TRAFFIC,
     TRANSLATIONS,
 )
 
-RELATIONAL = (FILES, PRODUCTS, LABELS, TRANSLATIONS, QUARANTINE, AGGREGATES, SESSIONS, DAYS)
+RELATIONAL = (
+    FILES,
+    PRODUCTS,
+    LABELS,
+    TRANSLATIONS,
+    QUARANTINE,
+    AGGREGATES,
+    SESSIONS,
+    TRAFFIC,
+    DAYS,
+)
 SURROGATE = {"id", "file_id", "supersedes", "part", "known_part"}  # instead: the file's own name
 FETCHED = 10_000  # rows held at a time
 

@@ -20,6 +20,7 @@ from csrm_tasks.store.models import (
     PublishedDay,
     Quarantined,
     Session,
+    Traffic,
     Translation,
 )
 
@@ -34,6 +35,7 @@ def table(model: type[Base]) -> sa.Table:
 FILES, PRODUCTS, LABELS = table(File), table(Product), table(Label)
 TRANSLATIONS, QUARANTINE, AGGREGATES = table(Translation), table(Quarantined), table(Aggregate)
 DAYS, LEDGER, SESSIONS = table(PublishedDay), table(LedgerEntry), table(Session)
+TRAFFIC = table(Traffic)
 
 
 def fetch(
