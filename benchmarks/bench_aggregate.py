@@ -35,7 +35,7 @@ names = sorted(Path(root, "bench").glob("*/day=*/*.parquet"))
 kinds = {"events": "ubi_events", "searches": "ubi_queries"}
 files = [Stored(kinds[p.parts[-3]], p.parts[-2][4:], p.name[:5], p.stem[6:]) for p in names]
 with open_engine(Ingest(), scratch, threads) as engine:
-    made = sum_up(engine, Lake(root, "bench"), files, scratch)
+    made = sum_up(engine, Lake(root, "bench"), files, scratch, Ingest().behaviour)
 import pyarrow.compute as pc, pyarrow.parquet as pq
 def totals(path, columns):
     return [int(sum(pc.sum(b[c]).as_py() for b in pq.ParquetFile(path).iter_batches(columns=[c])))

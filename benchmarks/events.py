@@ -77,7 +77,7 @@ def _searches(query: Ints, number: int, rng: np.random.Generator, day: str) -> p
         .alias("search_id"),
         pl.format("查詢 {}", "q").alias("query"),
         pl.col("q").hash().cast(pl.String).str.slice(0, 16).alias("query_id"),
-        pl.format("c{}", "s").alias("client_id"),
+        pl.format("c{}-{}", pl.lit(number), "s").alias("client_id"),
         pl.format("{}-{}-{}", pl.lit(day), pl.lit(number), "s").alias("session_id"),
         (pl.lit(began) + pl.col("after")).cast(SEARCHES["at"]).alias("at"),
         pl.when(second).then(pl.lit("B")).otherwise(pl.lit("A")).alias("bucket"),

@@ -27,6 +27,12 @@ DATA = {  # as a snapshot's health.json and raters.json
             CHECK | {"measure": "new_queries", "series": "impressions", "before": None, "now": 0.3,
                      "distance": None, "verdict": "first", "limit": None},
         ],
+        "traffic": [
+            {"locale": "zh-TW", "day": "2026-01-04", "events": 9000, "searches": 500,
+             "machines": 0, "machine_events": 0, "machine_searches": 0, "over_bound": 0},
+            {"locale": "zh-TW", "day": "2026-01-05", "events": 12345, "searches": 600,
+             "machines": 2, "machine_events": 3456, "machine_searches": 78, "over_bound": 9},
+        ],
     },
     "raters": {
         LOCALE: {

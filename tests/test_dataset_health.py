@@ -182,6 +182,8 @@ def seen(days: Mapping[str, int], rng: np.random.Generator) -> Seen:
         pl.DataFrame(sold, [*about, "title", "brand", "category", "description"], orient="row"),
         pl.DataFrame(logged, [*about, "query_id", "query", "impressions", "positions"],
                      orient="row"),
+        pl.DataFrame([(ZH, day, 100 * n, n) for day, n in days.items()],
+                     [*about, "events", "machine_events"], orient="row"),
     )  # fmt: skip
 
 
@@ -193,6 +195,7 @@ def test_profiles_count_what_the_slow_way_counts() -> None:
     now = found[ZH, 0]
     assert now.days == ("2026-01-05", "2026-01-11")
     assert now.files == {"labels": Delivered(11, 0, 0)}
+    assert now.machines == (11, 1100)
     mine = [r for r in rows.ratings.rows(named=True) if r["day"] in now.days]
     grades = [r["grade"] for r in mine]
     assert now.shares["grades"] == {str(g): grades.count(g) for g in sorted(set(grades))}

@@ -295,6 +295,8 @@ def test_data_health_and_raters_are_shown(summary: dict[str, Any]) -> None:
     assert '<span class="chip open"><span aria-hidden="true">!</span> warn</span>' in page
     assert "0.812" in text and "tw-x&lt;0&gt;" in page and "90 · 5 · 5" in text
     assert re.search(r"ko-KR\s+–\s+0\s+0", text)
+    assert re.search(r"zh-TW 2026-01-05\s+12,345\s+2\s+3,456\s+78\s+9\s", text)
+    assert "zh-TW 2026-01-04" not in text  # a day of people only
 
 
 def test_rounds_say_what_they_changed_and_where_they_ended(summary: dict[str, Any]) -> None:
@@ -349,8 +351,8 @@ def test_an_empty_gold_set_makes_a_page_of_dashes() -> None:
     empty = {
         "market": "demo", "snapshot": "s", "champion": None, "generated": False,
         **summarise(models(none), none, RIVALS),
-        "rqa": {}, "data": {"health": {"verdict": "first", "checks": []}, "raters": {}},
-        "training": {},
+        "rqa": {}, "training": {},
+        "data": {"health": {"verdict": "first", "checks": [], "traffic": []}, "raters": {}},
     }  # fmt: skip
     json.dumps(empty, allow_nan=False)
     assert headline(empty) == {}

@@ -19,7 +19,7 @@ from csrm_tasks.ingest.aggregate import ACTIONS, DAILY
 from csrm_tasks.ingest.engines import Engine, frames, open_engine
 from csrm_tasks.ingest.sessions import DONE, PER_SESSION
 from csrm_tasks.ingest.sums import Sums, sum_up
-from csrm_tasks.sections import Ingest, Spark
+from csrm_tasks.sections import Behaviour, Ingest, Spark
 from csrm_tasks.store.lake import EVENTS, POSITIONS, SEARCHES, Lake, Stored
 
 DAY = "2026-01-04"
@@ -41,6 +41,11 @@ def id_of(record: dict[str, Any]) -> str:
     return query_ids(record["locale"], normalised(pl.Series([record["query"]])))[0]  # type: ignore[no-any-return]
 
 
+# Bounds that nobody reaches, and such that some are machines and many are over them.
+ALL = Behaviour(impressions=10**6, actions=10**6, per_minute=10**6, per_day=10**6, breadth=10**6)
+FEW = Behaviour(impressions=2, actions=1, per_day=16, breadth=10)
+
+
 def night(searches: int, seed: int) -> tuple[Rows, Rows]:
     """Events and searches with everything that a log may do: no position, no session, two arms.
 
@@ -56,7 +61,7 @@ def night(searches: int, seed: int) -> tuple[Rows, Rows]:
         at = began + timedelta(seconds=int(rng.integers(80_000)))
         about = {
             "locale": locale, "query": f"질의 {query}" if rng.random() < 0.6 else f"질의  {query}",
-            "search_id": f"s{n}", "client_id": ("", "c", "d")[n % 3],
+            "search_id": f"s{n}", "client_id": f"c{n % 90}" if n % 5 else "",
             "session_id": f"v{n // 3}" if n % 7 else "",
             "bucket": ("A", "B", "")[int(rng.integers(3))], "release": f"r{n % 40 // 39}",
         }  # fmt: skip
@@ -151,7 +156,7 @@ def tables(sums: Sums) -> dict[str, pl.DataFrame]:
 def found(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
     scratch = tmp_path_factory.mktemp("duckdb") / NAMED
     with open_engine(Ingest(), scratch, 1) as engine:
-        return tables(sum_up(engine, lake, FILES, scratch))
+        return tables(sum_up(engine, lake, FILES, scratch, ALL))
 
 
 @pytest.fixture(scope="module")
@@ -269,19 +274,24 @@ def test_sessions_are_what_a_loop_counts(
 
 
 def test_spark_and_duckdb_say_the_same(
-    spark: tuple[Engine, Path], lake: Lake, found: dict[str, pl.DataFrame]
+    spark: tuple[Engine, Path], lake: Lake, tmp_path: Path
 ) -> None:
-    engine, scratch = spark
-    there = tables(sum_up(engine, lake, FILES, scratch))
-    for name, frame in found.items():
-        assert there[name].equals(frame), name
+    with open_engine(Ingest(), tmp_path / "scratch", 1) as duckdb:
+        here = sum_up(duckdb, lake, FILES, tmp_path / "scratch", FEW)
+        found = tables(here)
+    there = sum_up(spark[0], lake, FILES, spark[1], FEW)
+    for name, frame in tables(there).items():
+        assert found[name].equals(frame), name
+    assert there.left_out.by_locale.equals(here.left_out.by_locale)
+    assert there.left_out.reasons == here.left_out.reasons
+    assert (here.left_out.by_locale.select("machines", "over_bound").to_numpy() > 0).all()
 
 
 @pytest.mark.parametrize("kinds", [("ubi_queries",), ("ubi_events",), ()])
 def test_a_day_may_lack_events_or_searches(lake: Lake, tmp_path: Path, kinds: tuple[str]) -> None:
     with open_engine(Ingest(), tmp_path / "scratch", 1) as engine:
         some = [f for f in FILES if f.kind in kinds]
-        made = tables(sum_up(engine, lake, some, tmp_path / "scratch"))
+        made = tables(sum_up(engine, lake, some, tmp_path / "scratch", ALL))
     assert made["pairs"].is_empty() == (not kinds)  # searches alone tell what they showed
     assert made["positions"].is_empty() == (not kinds)
     assert made["sessions"].is_empty() == (not kinds)

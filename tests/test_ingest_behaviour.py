@@ -129,6 +129,8 @@ def test_searches_without_events_and_visits_without_id(shop: Settings) -> None:
     assert (visit["searches"], visit["impressions"], visit["converted"]) == (1, 0, False)
     assert made["aggregate"].facts == {
         "day": day, "pairs": 1, "events": 1, "sessions": 2, "events_without_session": 0,
+        "machines": 0, "machine_events": 0, "machine_searches": 0, "machine_reasons": {},
+        "over_bound": 0,
     }  # fmt: skip
 
 

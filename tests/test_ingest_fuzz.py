@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csrm_tasks.ingest.contracts import CONTRACTS, Reason
-from csrm_tasks.ingest.corrections import place_of
 from csrm_tasks.ingest.files import Sorted, Source, sort_file
 from csrm_tasks.ingest.landing import Delivery
 from csrm_tasks.ingest.load import load_file
+from csrm_tasks.ingest.rows import place_of
 from csrm_tasks.ingest.validate import Judged
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.sections import Ingest

@@ -54,8 +54,12 @@ def describe(
 
 
 def health_document(built: Built) -> Json:
-    """Return ``health.json``."""
-    return {"verdict": verdict(built.health), "checks": [c.as_json() for c in built.health]}
+    """Return ``health.json``; ``traffic`` is of the weeks that are compared, by locale and day."""
+    return {
+        "verdict": verdict(built.health),
+        "checks": [c.as_json() for c in built.health],
+        "traffic": built.traffic.to_dicts(),
+    }
 
 
 def facts(about: Json, built: Built) -> Json:

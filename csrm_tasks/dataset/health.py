@@ -16,6 +16,7 @@ nulls          difference of a column's share of empty values
 duplicates     difference of the share of rows that were known already
 new_queries    share of impressions whose query the accepted window did not have
 quarantine     difference of the share of rows in quarantine
+machines       difference of the share of events that machines made (ingest/shoppers.py)
 =============  ===================================================================================
 
 All distances are between 0 and 1.
@@ -147,6 +148,8 @@ def _found(now: Profile, before: Profile) -> Iterator[Found]:
     for column in sorted({*now.empty, *before.empty}):
         yield _difference("nulls", column, now.empty.get(column), before.empty.get(column))
     yield from _new_queries(now, before)
+    if now.machines or before.machines:
+        yield _difference("machines", "events", now.machines, before.machines)
     for kind in sorted({*now.files, *before.files}):
         new, old = now.files.get(kind), before.files.get(kind)
         parts = [(f.quarantined, f.rows) if f else None for f in (new, old)]

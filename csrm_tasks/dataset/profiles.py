@@ -43,6 +43,7 @@ class Profile:
     shares: dict[str, dict[str, int]] = field(default_factory=dict)  # grades, languages: counts
     empty: dict[str, tuple[int, int]] = field(default_factory=dict)  # column → empty, of
     shown: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SHOWN))
+    machines: tuple[int, int] | None = None  # events of machines, of all; None: not summed up
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Seen:
     ratings: pl.DataFrame  # query, grade and the optional columns
     versions: pl.DataFrame  # of products: title and the optional columns
     log: pl.DataFrame  # one row per day and query: query_id, query, impressions, positions
+    traffic: pl.DataFrame  # one row per day: events, machine_events
 
 
 def window_of(until: str) -> pl.Expr:
@@ -76,6 +78,9 @@ def profiles(seen: Seen, days: Sequence[str], until: str) -> dict[Key, Profile]:
     _add_products(found, seen.versions, until)
     _add_behaviour(found, seen.log, until)
     _add_queries(found, seen, until)
+    for locale, window, part in _parts(seen.traffic, until):
+        machines, events = int(part["machine_events"].sum()), int(part["events"].sum())
+        found[locale, window].machines = (machines, events)
     return found
 
 

@@ -67,6 +67,7 @@ class Built:
     days: tuple[str, ...]
     files: pl.DataFrame  # what was read, see csrm_tasks.dataset.source.files
     health: list[Check]
+    traffic: pl.DataFrame  # see csrm_tasks.dataset.source.traffic
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Evidence:
     source_log: pl.DataFrame  # sums over all days
     target_log: pl.DataFrame  # each day of the behaviour window; empty in stage 1
     shown: pl.DataFrame  # of all these locales, each day of the weeks that are compared
+    traffic: pl.DataFrame  # likewise: what the sums leave out
 
 
 def build(
@@ -101,7 +103,7 @@ def build(
     versions = source.product_versions(connection, market.market, days)
     translations = source.translations(connection, market.market, days)
     evidence = _evidence(connection, market, locales, until, days)
-    seen = Seen(files, evidence.ratings, versions, evidence.shown)
+    seen = Seen(files, evidence.ratings, versions, evidence.shown, evidence.traffic)
     health = check(profiles(seen, days, until), _both(market), market.health)
     refuse_failed(health, market.market, until)
     latest = source.latest_products(versions)
@@ -121,7 +123,7 @@ def build(
         conversions=_conversions(log, judged.pairs, products, market),
         behaviour=behaviour_weights(evidence.target_log, placed),
     )
-    return Built(tables, judged, tuple(days), files, health)
+    return Built(tables, judged, tuple(days), files, health, evidence.traffic)
 
 
 def _both(market: MarketConfig) -> tuple[str, str]:
@@ -146,6 +148,7 @@ def _evidence(
         source_log=source.summed(connection, own, days, market.source_locale),
         target_log=source.aggregates(connection, own, within, target),
         shown=pl.concat(source.shown(connection, own, compared, x) for x in locales),
+        traffic=source.traffic(connection, own, compared, locales),
     )
 
 

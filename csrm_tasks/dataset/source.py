@@ -13,7 +13,16 @@ from csrm_tasks.dataset.offer import offered
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.days import UNPUBLISHED, behaviour_files, day_state, position_file
 from csrm_tasks.store.lake import POSITIONS, Lake
-from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS, TRANSLATIONS, fetch
+from csrm_tasks.store.tables import (
+    AGGREGATES,
+    DAYS,
+    FILES,
+    LABELS,
+    PRODUCTS,
+    TRAFFIC,
+    TRANSLATIONS,
+    fetch,
+)
 
 COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
 
@@ -161,6 +170,19 @@ def shown(connection: Connection, market: str, days: Sequence[str], locale: str)
     counts = (AGGREGATES.c.impressions, AGGREGATES.c.positions)
     sums = [sa.cast(sa.func.sum(c), sa.BigInteger).label(c.name) for c in counts]
     return _grouped(connection, market, days, locale, key, sums).sort(texts)
+
+
+def traffic(
+    connection: Connection, market: str, days: Sequence[str], locales: Sequence[str]
+) -> pl.DataFrame:
+    """Return what each day delivered and its sums leave out: locale, day and the counts."""
+    counts = ("events", "searches", "machines", "machine_events", "machine_searches", "over_bound")
+    schema: dict[str, Any] = {"locale": pl.String, "day": pl.String}
+    schema |= dict.fromkeys(counts, pl.Int64)
+    statement = sa.select(*(TRAFFIC.c[c] for c in schema)).where(
+        TRAFFIC.c.market == market, TRAFFIC.c.day.in_(days), TRAFFIC.c.locale.in_(locales)
+    )
+    return fetch(connection, statement, schema).sort("locale", "day")
 
 
 def _grouped(

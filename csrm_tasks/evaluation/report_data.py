@@ -18,12 +18,18 @@ UNCOMPARED = {
     "few": "too few rows to compare",
     "absent": "nothing delivered in this week",
 }
+TRAFFIC = (
+    ("events", "events"), ("machines", "machines"), ("machine_events", "their events"),
+    ("machine_searches", "their searches"), ("over_bound", "beyond the bound"),
+)  # fmt: skip
+MOST_DAYS = 14  # days by locale, the newest; all are in the snapshot's health.json
 MOST_RATERS = 12  # shown, least accurate first; all are in the snapshot's raters.json
 
 
 def data_part(data: Json) -> str:
     """Return the sections on ``health`` and ``raters``, each as its file in a snapshot says."""
-    return _health(data["health"]["checks"]) + _raters(data["raters"])
+    health = data["health"]
+    return _health(health["checks"]) + _traffic(health["traffic"]) + _raters(data["raters"])
 
 
 def _health(checks: Sequence[Json]) -> str:
@@ -47,6 +53,20 @@ def _health(checks: Sequence[Json]) -> str:
     caption = "The newest week against the last accepted one; of each measure what is furthest off"
     table = parts.table(caption, head, rows) if rows else ""
     return f"<h2>Data health</h2>{_uncompared(checks)}{table}"
+
+
+def _traffic(days: Sequence[Json]) -> str:
+    """Events that do not count, of each of the newest days; nothing where all do."""
+    shown = [d for d in days if d["machines"] or d["over_bound"]]
+    rows = [
+        [escape(f"{d['locale']} {d['day']}"), *(f"{d[c]:,}" for c, _ in TRAFFIC)]
+        for d in sorted(shown, key=lambda d: (d["day"], d["locale"]))[-MOST_DAYS:]
+    ]
+    caption = (
+        "Set apart: what machines did (too fast, too broad, a click on everything), and what one "
+        "shopper did with one pair beyond the market’s bound; stored, but no evidence"
+    )
+    return parts.table(caption, ["day", *(head for _, head in TRAFFIC)], rows) if rows else ""
 
 
 def _badness(check: Json) -> tuple[bool, float]:

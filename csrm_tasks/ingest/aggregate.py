@@ -20,14 +20,16 @@ DAILY: dict[str, Any] = {
 } | dict.fromkeys(COUNTS, pl.Int64)  # fmt: skip
 
 
-def by_position(events: Any) -> Any:
-    """Count what happened per (locale, query, product, position); position null: not logged.
+def by_position(events: Any, happened: Any) -> Any:
+    """Count ``events`` per (locale, query, product, position); position null: not logged.
 
-    An action that does not say where is put where its search had first shown the product.
+    An action that does not say where is put where its search had first shown the product, which
+    may be among ``happened`` only: all events, also those that are too many of one shopper.
     """
     silent = (events.action != "impression") & events.position.isnull()
     columns = [*PAIR, "position", "action"]
-    located = events.filter(~silent).select(columns).union(_located(events.filter(silent), events))
+    silents = _located(events.filter(silent), happened)
+    located = events.filter(~silent).select(columns).union(silents)
     return located.group_by([*PAIR, "position"]).agg(
         impressions=_times(located, "impression"),
         **{column: _times(located, action) for column, action in ACTIONS.items()},
@@ -42,8 +44,11 @@ def _located(silent: Any, events: Any) -> Any:
     return joined.select(*PAIR, joined.shown_at.name("position"), "action")
 
 
-def pair_sums(counted: Any, events: Any) -> Any:
-    """Sum :func:`by_position` over positions: one row per pair, sorted, as ``DAILY``."""
+def pair_sums(counted: Any, events: Any, most: int) -> Any:
+    """Sum :func:`by_position` over positions: one row per pair, sorted, as ``DAILY``.
+
+    ``events``: all that shoppers did; of one shopper at most ``most`` skips of a pair count.
+    """
     shown = counted.position.notnull().ifelse(counted.impressions, 0)
     sums = counted.group_by(PAIR).agg(
         impressions=counted.impressions.sum(),
@@ -51,16 +56,16 @@ def pair_sums(counted: Any, events: Any) -> Any:
         position_sum=(counted.position * counted.impressions).sum().fill_null(0),
         positions=shown.sum(),
     )
-    skipped = _skips(events)
+    skipped = _skips(events, most)
     joined = sums.left_join(skipped, PAIR).select(*sums.columns, skips=skipped.skips.fill_null(0))
     spelt = _spelling(events)
     key = ["locale", "query_id"]
     return joined.join(spelt, key).select(*joined.columns, "query").select(*DAILY).order_by(PAIR)
 
 
-def _skips(events: Any) -> Any:
+def _skips(events: Any, most: int) -> Any:
     """Count the searches in which a product stood above one that was bought, itself untouched: a
-    hard negative of the CVR task (A8).
+    hard negative of the CVR task (A8). At most ``most`` of a client, or of a session without one.
     """
     import ibis
 
@@ -70,6 +75,8 @@ def _skips(events: Any) -> Any:
     stood = inside.group_by([*PAIR, "search_id"]).agg(
         acted=_times(inside, "click", "add_to_cart", "purchase"),
         bought=_times(inside, "purchase"),
+        client=inside.client_id.max(),
+        visit=inside.session_id.max(),
         first=inside.position.min(where=inside.action == "impression"),
     )
     sale = ibis.ifelse(stood.bought > 0, stood["first"], None)
@@ -77,7 +84,12 @@ def _skips(events: Any) -> Any:
         sale=sale.max().over(group_by=[stood.locale, stood.query_id, stood.search_id])
     )
     skipped = seen.filter((seen.acted == 0) & (seen["first"] < seen.sale))
-    return skipped.group_by(PAIR).agg(skips=skipped.count())
+    named = skipped.client != ""
+    owned = skipped.mutate(visit=ibis.ifelse(named, "", skipped.visit))
+    each = owned.group_by([*PAIR, "client", "visit"]).agg(n=owned.count())
+    nobody = (each.client == "") & (each.visit == "")
+    count = ibis.ifelse(nobody, each.n, ibis.least(each.n, most))
+    return each.mutate(n=count).group_by(PAIR).agg(skips=ibis._.n.sum())
 
 
 def _spelling(events: Any) -> Any:

@@ -13,6 +13,7 @@ from csrm_tasks.ingest.contracts import CONTRACTS, EARLIEST, GRADES, REASONS, Co
 from csrm_tasks.ingest.csv_quotes import FEW, QUOTED_LIMIT
 from csrm_tasks.ingest.files import HEAD_BYTES
 from csrm_tasks.ingest.readers import BATCH, PARQUET_ROWS, RECORD_LIMIT
+from csrm_tasks.ingest.shoppers import LEAST_SHOWN
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import PROJECT_ROOT
 
@@ -171,6 +172,25 @@ history, deliver it in folders of its own days, or raise the bound for that mark
   as events. It does not matter which comes first, or on which day: the day of the search is
   summed up again when such events come later.
 
+## Whose events count, and how often
+
+A **shopper** is a `client_id`, or the `session_id` of a row without one; rows with neither are
+nobody's, are never taken for one person's, and all count. Of one shopper, {impressions}
+impressions, {actions} clicks, {actions} carts and {actions} purchases of one product for one query
+count in a day of delivery: the first ones by time.
+
+A **machine** is a shopper that makes more than {per_minute} searches, or actions (clicks, carts,
+purchases), in a minute or {per_day:,} in a day; that asks more than {breadth} different queries or
+acts on more than {breadth} different products in a day; or that clicks on {click_share:.0%} or more
+of what it is shown, from {shown} impressions on. Its rows and those of its sessions stay stored,
+but are no evidence: not of pairs and positions, and not in the sessions that a rollout is judged
+by, in either release. How many there were is among the facts of the step `aggregate`
+(`machines`, `machine_events`, `machine_searches`, `machine_reasons`, `over_bound`), in a snapshot's
+`health.json` and in the report; `health.machines` compares their share with the week before.
+
+All bounds are a market's own (`ingest: {{behaviour: …}}`); a front end that logs a search for every
+key stroke needs higher ones. Others hold for the days that are summed up from then on.
+
 ## Reasons
 
 The first rule that a row breaks, in the order of the columns, is its reason; the detail names the
@@ -193,7 +213,8 @@ mended in a text editor, not opened in a spreadsheet.
 def data_guide() -> str:
     """Return the text of ``docs/DATA.md``."""
     reasons = _table(("reason", "meaning"), ((f"`{r}`", text) for r, text in REASONS.items()))
-    below = BELOW.format(reasons=reasons, late_days=Ingest().late_days)
+    bounds = Ingest().behaviour.model_dump()
+    below = BELOW.format(reasons=reasons, late_days=Ingest().late_days, shown=LEAST_SHOWN, **bounds)
     return "\n".join([LANDING, *map(_section, CONTRACTS.values()), below])
 
 

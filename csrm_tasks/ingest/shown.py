@@ -27,6 +27,7 @@ from csrm_tasks.store.lake import EVENTS, SEARCHES, Lake, Stored
 from csrm_tasks.store.tables import FILES
 
 SEARCH = ["locale", "search_id"]
+SUMMED = [c for c in EVENTS if c not in ("own", "row")]  # columns that sums are made of
 Known = Callable[[str, pl.Series], pl.Series]  # locale, product ids → those of the catalogue
 
 
@@ -82,10 +83,10 @@ def with_shown(
     ranked = _ranked(listed)
     ranked = ranked.join(_texts(engine, ranked, scratch), ["locale", "query"])
     ranked = ranked.semi_join(_products(engine, ranked, besides.known, scratch), _PRODUCT)
-    engine.write(ranked.select(*EVENTS), scratch / "shown.parquet")
+    engine.write(ranked.select(*SUMMED), scratch / "shown.parquet")
     shown = engine.read("shown", [scratch / "shown.parquet"])
     shown = shown.mutate(position=shown.position.cast("int64"))  # Spark counts in 32 bits
-    return events.select(*EVENTS).union(shown.select(*EVENTS))
+    return events.select(*SUMMED).union(shown.select(*SUMMED))
 
 
 _PRODUCT = ["locale", "product_id"]

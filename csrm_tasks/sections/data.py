@@ -16,6 +16,21 @@ class Spark(Section):
     conf: dict[str, str] = Field(default_factory=dict)  # Spark properties
 
 
+class Behaviour(Section):
+    """How often one shopper counts in a day, and what is more than a person could do in it.
+
+    A shopper is a client, or the session of an event without one. Other bounds hold for days that
+    are summed up from then on.
+    """
+
+    impressions: Positive = 50  # of one product for one query
+    actions: Positive = 3  # likewise clicks, carts and purchases, each
+    per_minute: Positive = 60  # searches, or actions, in a minute: more is a machine
+    per_day: Positive = 1000  # searches, or actions, in a day
+    breadth: Positive = 500  # distinct queries, or products acted on, in a day
+    click_share: Share = 0.9  # clicks by impressions, from 200 impressions on
+
+
 class Ingest(Section):
     """Nightly ingest."""
 
@@ -26,6 +41,7 @@ class Ingest(Section):
     late_days: Positive = 30  # a search or event is at most so many days older than its delivery
     engine: Literal["duckdb", "spark"] = "duckdb"  # of the aggregates
     spark: Spark = Spark()
+    behaviour: Behaviour = Behaviour()
 
 
 class Snapshot(Section):
@@ -66,3 +82,4 @@ class Health(Section):
     duplicates: Limits = Limits(warn=0.1, fail=0.5)
     new_queries: Limits = Limits(warn=0.5, fail=0.95)
     quarantine: Limits = Limits(warn=0.05, fail=0.25)
+    machines: Limits = Limits(warn=0.1)

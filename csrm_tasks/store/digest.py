@@ -25,10 +25,21 @@ from csrm_tasks.store.tables import (
     PRODUCTS,
     QUARANTINE,
     SESSIONS,
+    TRAFFIC,
     TRANSLATIONS,
 )
 
-RELATIONAL = (FILES, PRODUCTS, LABELS, TRANSLATIONS, QUARANTINE, AGGREGATES, SESSIONS, DAYS)
+RELATIONAL = (
+    FILES,
+    PRODUCTS,
+    LABELS,
+    TRANSLATIONS,
+    QUARANTINE,
+    AGGREGATES,
+    SESSIONS,
+    TRAFFIC,
+    DAYS,
+)
 SURROGATE = {"id", "file_id", "supersedes", "part", "known_part"}  # instead: the file's own name
 # The bytes of a quarantined row are the file's (its digest counts) and not always as delivered:
 # of one that was stored before a later delivery refused it they are written anew.

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from csrm_tasks.errors import ConfigError
 
-HEAD = "0009"  # the newest revision; compared on opening, so that Alembic loads only when needed
+HEAD = "0010"  # the newest revision; compared on opening, so that Alembic loads only when needed
 VERSION_TABLE = "csrm_alembic_version"  # its own name: MLflow and Airflow use the default one
 BUSY_SECONDS = 120
 

@@ -225,6 +225,22 @@ class Session(Base):
     last_at: Mapped[datetime] = mapped_column(Moment)
 
 
+class Traffic(Base):
+    """Rows of one day's deliveries, and those that its sums leave out as nobody's shopping."""
+
+    __tablename__ = "traffic"
+
+    market: Mapped[str] = mapped_column(Market, primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    locale: Mapped[str] = mapped_column(Locale, primary_key=True)
+    events: Mapped[int] = mapped_column(BigInteger)  # all
+    searches: Mapped[int] = mapped_column(BigInteger)  # likewise
+    machines: Mapped[int] = mapped_column(BigInteger)  # clients, or sessions without one
+    machine_events: Mapped[int] = mapped_column(BigInteger)
+    machine_searches: Mapped[int] = mapped_column(BigInteger)
+    over_bound: Mapped[int] = mapped_column(BigInteger)  # people's events, too many of one pair
+
+
 class PublishedDay(Base):
     """A day that snapshots may use; ``digest`` covers its files and their counts.
 

@@ -22,6 +22,7 @@ from csrm_tasks.store.models import (
     Quarantined,
     QuerySide,
     Session,
+    Traffic,
     Translation,
 )
 
@@ -36,7 +37,7 @@ def table(model: type[Base]) -> sa.Table:
 FILES, PRODUCTS, LABELS = table(File), table(Product), table(Label)
 TRANSLATIONS, QUARANTINE, AGGREGATES = table(Translation), table(Quarantined), table(Aggregate)
 DAYS, LEDGER, SESSIONS = table(PublishedDay), table(LedgerEntry), table(Session)
-SIDES = table(QuerySide)
+SIDES, TRAFFIC = table(QuerySide), table(Traffic)
 
 
 def fetch(
