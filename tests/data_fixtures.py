@@ -22,8 +22,8 @@ def market(**sections: Any) -> MarketConfig:
         "market": "tiny", "source_locale": KO, "target_locale": ZH, "seed": 7,
         "snapshot": Snapshot(dev_share=0.25),
         "ingest": Ingest(tolerance=0.5),
-        "llm": Llm(base="none"), "retrieval": Retrieval(ebr=Ebr(encoder="none")),
-        "towers": Towers(encoder="none"),
+        "llm": Llm(base="./none"), "retrieval": Retrieval(ebr=Ebr(encoder="./none")),
+        "towers": Towers(encoder="./none"),
     }  # fmt: skip
     return MarketConfig(**(given | sections))
 

@@ -99,7 +99,7 @@ def make_market(base: Path, **llm: Any) -> MarketConfig:
     return MarketConfig.model_validate({
         "market": "tiny", "source_locale": SOURCE, "target_locale": TARGET,
         "llm": section | llm,
-        "retrieval": {"ebr": {"encoder": "none"}}, "towers": {"encoder": "none"},
+        "retrieval": {"ebr": {"encoder": "./none"}}, "towers": {"encoder": "./none"},
     })  # fmt: skip
 
 
