@@ -162,9 +162,9 @@ def _doubtful_from(
 ) -> int:
     """Return where the first record starts that parity may have got wrong, or else the end.
 
-    ``stray`` is the first place that is not as the RFC has it (or the end);
-    ``outer`` and ``enclosed`` are newlines outside and inside quotes, ``commas`` all commas and
-    ``parted`` those outside.
+    ``stray`` is the first place that is not as the RFC has it, or else the end. ``outer`` and
+    ``enclosed`` are newlines outside and inside quotes, ``commas`` all commas and ``parted`` those
+    outside.
     """
     before = int(np.searchsorted(outer, stray))
     until = walk.end if stray == walk.end else int(outer[before - 1]) + 1 if before else 0
