@@ -139,6 +139,13 @@ def test_a_text_whose_lines_look_like_rows_is_kept_apart_line_by_line(tmp_path: 
     assert refused == [(Reason.QUOTES, line.encode()) for line in chart]
 
 
+def test_the_record_behind_an_ambiguous_one_is_whole(tmp_path: Path) -> None:
+    lines = ['t0,"\r\n,",,', "t1,Lamp,,", 't2,"\nx,y,z",,']
+    titles, refused = read(tmp_path, text_of(lines, "\r\n", "product_id,title,,"))
+    assert titles == {"t1": "Lamp", "t2": "x,y,z"}
+    assert refused == [(Reason.QUOTES, b't0,"'), (Reason.QUOTES, b',",,')]
+
+
 ESCAPED = {
     't5,"27\\" LED",LG,TV': '27" LED', 't5,"LED 27\\"",LG,TV': 'LED 27"',
     't5,"a \\"b\\" c","",TV': 'a "b" c', 't5,C:\\new,LG,TV': "C:\\new",
