@@ -124,7 +124,7 @@ def lay_out(data: bytes, shape: Shape, last: bool) -> Layout:
         unclear[np.searchsorted(starts, begin) : np.searchsorted(starts, until)] = True
     doubtful = unclear | _miscounted(commas, starts, ends, shape.fields)
     if walked < stop:
-        doubtful[_walked_over(body[:stop], starts, walked)] = True
+        doubtful[_walked_over(data, body[:stop], starts, walked)] = True
     suspects = np.flatnonzero(doubtful) if shape.fields > 1 else np.arange(len(starts))
     full = _filled(data, starts, ends, suspects)
     return Layout(starts[full], ends[full], doubtful[full], unclear[full], stop)
@@ -138,10 +138,12 @@ def _separators(walk: Walk, body: Bytes) -> tuple[Places, Places, int, int]:
     newlines, commas = np.flatnonzero(body == NEWLINE), np.flatnonzero(body == COMMA)
     if walk.data.find(b'"', 0, walk.end) < 0 and walk.data.find(b"\\", 0, walk.end) < 0:
         return newlines, commas, walk.end, walk.end
-    inside = np.add.accumulate(body == QUOTE, dtype=np.uint8) & 1  # wraps at 256: parity holds
-    outer, parted = newlines[inside[newlines] == 0], commas[inside[commas] == 0]
-    enclosed = newlines[inside[newlines] == 1] if len(outer) < len(newlines) else newlines[:0]
-    walked = _doubtful_from(walk, body, outer, enclosed, commas, parted)
+    quotes = np.flatnonzero(body == QUOTE)
+    outside = np.searchsorted(quotes, newlines) & 1 == 0
+    outer, enclosed = newlines[outside], newlines[~outside]
+    parted = commas[np.searchsorted(quotes, commas) & 1 == 0]
+    stray = min([_first_stray(body, quotes), *_escapes(walk.data, body)[:1].tolist()])
+    walked = _doubtful_from(walk, stray, outer, enclosed, commas, parted)
     stop = walk.run(walked)
     later = newlines[np.searchsorted(newlines, walked) : np.searchsorted(newlines, stop)]
     outer = _both(outer, walked, _outside(later, walk.joined))
@@ -156,16 +158,14 @@ def _both(before: Places, walked: int, later: Places) -> Places:
 
 
 def _doubtful_from(
-    walk: Walk, body: Bytes, outer: Places, enclosed: Places, commas: Places, parted: Places
+    walk: Walk, stray: int, outer: Places, enclosed: Places, commas: Places, parted: Places
 ) -> int:
     """Return where the first record starts that parity may have got wrong, or else the end.
 
-    ``outer`` and ``enclosed`` are newlines outside and inside quotes, ``commas`` all commas and
-    ``parted`` those outside.
+    ``stray`` is the first place that is not as the RFC has it, or else the end. ``outer`` and
+    ``enclosed`` are newlines outside and inside quotes, ``commas`` all commas and ``parted`` those
+    outside.
     """
-    stray = _first_stray(body, np.flatnonzero(body == QUOTE))
-    if walk.data.find(b"\\", 0, walk.end) >= 0:
-        stray = min(stray, *_escapes(body)[:1].tolist(), stray)
     before = int(np.searchsorted(outer, stray))
     until = walk.end if stray == walk.end else int(outer[before - 1]) + 1 if before else 0
     several = np.unique(np.searchsorted(outer, enclosed[enclosed < until]))
@@ -223,16 +223,19 @@ def _miscounted(commas: Places, starts: Offsets, ends: Offsets, fields: int) -> 
     return np.asarray(counts != fields)
 
 
-def _escapes(body: Bytes) -> Places:
-    """Return the backslashes that may escape what follows."""
+def _escapes(data: bytes, body: Bytes) -> Places:
+    """Return the backslashes that may escape what follows; ``body`` is ``data``, or its head."""
+    if data.find(b"\\", 0, len(body)) < 0:
+        return np.zeros(0, np.intp)
     slashes = np.flatnonzero(body == BACKSLASH)
     following = body[np.minimum(slashes + 1, len(body) - 1)]  # the last one: itself, a backslash
     return slashes[ESCAPED[following]]
 
 
-def _walked_over(body: Bytes, starts: Offsets, walked: int) -> Places:
+def _walked_over(data: bytes, body: Bytes, starts: Offsets, walked: int) -> Places:
     """Return the records that have a quote or an escape behind ``walked``, by their indices."""
-    places = walked + np.append(np.flatnonzero(body[walked:] == QUOTE), _escapes(body[walked:]))
+    places = np.append(np.flatnonzero(body == QUOTE), _escapes(data, body))
+    places = places[places >= walked]
     return np.unique(np.searchsorted(starts, places, side="right") - 1)
 
 

@@ -252,7 +252,7 @@ class Walk:
         certain = len(within) + 2 > FEW or not (by_rfc or b'\\"' in self.data[line:alone])
         if not (certain and edges and rows >= MOST * len(within)):
             found, good = self._read(self._line_start(quote), RFC)
-            if good:  # perhaps it is no end but the beginning of another
+            if good and not by_rfc:  # perhaps it is no end but the beginning of another
                 until = max(until, found.end)
             self.unclear.append((line, until))
             return until + 1
