@@ -181,7 +181,7 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 @step(
     "snapshot",
     config=("seed", "snapshot", "health"),
-    rooms=("dataset", "store", "ingest.days", "ingest.validate", "records"),
+    rooms=("dataset", "store", "ingest.days", "ingest.ignored", "ingest.validate", "records"),
     extra=_published,
 )
 def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
