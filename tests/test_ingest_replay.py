@@ -50,7 +50,7 @@ from tests.fixtures.make_bad import parquet
 
 TABLES = (LABELS, TRANSLATIONS, PRODUCTS, AGGREGATES, SESSIONS)
 SET_ASIDE = ("row", "reason", "raw")
-RECEIPT = ("name", "live", "rows_in", "stored", "quarantined", "known", "ignored", "fault")
+RECEIPT = ("name", "live", "rows_in", "stored", "quarantined", "known", "fault")
 GOODS = [product(i, f"상품 {i}") for i in range(4)]
 
 

@@ -18,6 +18,7 @@ from csrm_tasks.ingest.sums import follow_corrections
 from csrm_tasks.ingest.window import Window
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps import run_step
 from csrm_tasks.store.digest import store_digest
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.lake import Lake
@@ -32,6 +33,7 @@ from tests.data_fixtures import (
     ingest,
     land_lines,
     market,
+    open_artifact,
     product,
     search,
 )
@@ -269,3 +271,22 @@ def test_lake_files_of_an_earlier_version_are_read_as_they_are(shop: Settings) -
     made = ingest(shop, DAY0, STRICT)
     assert impressions(shop) == SHOWN
     assert made["aggregate"].facts["sessions"] == 2
+
+
+def test_replayed_rows_that_are_ignored_now_balance_their_receipt(shop: Settings) -> None:
+    late = event(7, "click", "p1", 1) | {"query_id": "b1"}
+    land_lines(shop, DAY0, f"{KO}/ubi_events.jsonl", [late, event(7, "click", "p2", 1)])
+    with pytest.raises(DataError, match="2 of 2 rows are in quarantine"):
+        ingest(shop, DAY0)
+    browsing = search("b1", "") | {"query_id": "b1"}
+    land_lines(shop, DAY0, f"{KO}/ubi_queries.jsonl", [browsing])
+    with pytest.raises(DataError, match="2 of 2 rows are in quarantine"):
+        ingest(shop, DAY0)
+    ref = run_step("replay", market(), {}, {"day": DAY0, "run": "1", "apply": True}, shop)
+    [told] = [f for f in open_artifact(shop, ref).facts["files"] if f["ignored"]]
+    assert (told["rows"], told["ignored"], told["reasons"]) == (2, 1, {"unknown_query": 1})
+    with reading(open_store(shop.db_url)) as connection:
+        statement = sa.select(FILES).where(FILES.c.kind == "ubi_events", FILES.c.live)
+        file = connection.execute(statement).mappings().one()
+    assert (file["rows_in"], file["quarantined"], file["ignored"]) == (2, 1, 1)
+    assert file["notes"] == {"ignored": {"of an ignored search": 1}}

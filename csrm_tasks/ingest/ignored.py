@@ -78,33 +78,38 @@ def apart(
     """Split trimmed rows into those that are judged and those that are ignored, with their why."""
     if contract.kind not in ("ubi_queries", "ubi_events"):
         return frame, frame.clear()
-    why = frame.select(pl.coalesce(*_whys(contract, terms)))["why"]
-    if why.null_count() == len(why):
+    tests = _tests(contract, terms)
+    found = frame.select(pl.any_horizontal(t.fill_null(False) for t in tests.values()).alias("o"))
+    other = found["o"]
+    if not other.any():
         return frame, frame.clear()
-    for name, rows in why.drop_nulls().value_counts(sort=True).iter_rows():
+    besides = frame.filter(other)
+    whys = [pl.when(test).then(_named(name)) for name, test in tests.items()]
+    why = besides.select(pl.coalesce(whys).alias("why"))["why"]
+    for name, rows in why.value_counts(sort=True).iter_rows():
         notes.count("ignored", name, rows)
-    return frame.filter(why.is_null()), frame.filter(why.is_not_null())
+    return frame.filter(~other), besides
 
 
-def _whys(contract: Contract, terms: Ingest) -> list[pl.Expr]:
-    found = []
-    if terms.applications:
-        other = ~pl.col("application").is_in([*terms.applications, OWN])  # null: it does not say
-        found.append(pl.when(other).then(_named("application")).alias("why"))
+def _tests(contract: Contract, terms: Ingest) -> dict[str, pl.Expr]:
+    """Return by column how to tell that a row is about something else."""
+    found: dict[str, pl.Expr] = {}
+    if terms.applications:  # null: it does not say
+        found["application"] = ~pl.col("application").is_in([*terms.applications, OWN])
     if contract.kind == "ubi_events":
         action = next(c for c in contract.columns if c.name == "action_name")
         name = pl.col("action_name")
         other = ~name.str.to_lowercase().is_in(list(action.vocabulary or ()))
-        other &= ~name.str.contains("\0", literal=True)  # that is a broken row
-        found.append(pl.when(other).then(_named("action_name")).alias("why"))
+        found["action_name"] = other & ~name.str.contains("\0", literal=True)  # a broken row
     else:
         silent = pl.col("user_query").is_null() & pl.col("query_id").is_not_null()
-        silent &= pl.col(FAULT).is_null()
-        found.append(pl.when(silent).then(pl.lit("without user_query")).alias("why"))
+        found["user_query"] = silent & pl.col(FAULT).is_null()
     return found
 
 
 def _named(column: str) -> pl.Expr:
+    if column == "user_query":
+        return pl.lit("without user_query")
     shown = (
         pl.col(column).str.slice(0, SHOWN).str.replace_all(r"\p{C}", "\N{REPLACEMENT CHARACTER}")
     )

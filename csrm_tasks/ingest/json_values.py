@@ -18,7 +18,7 @@ from csrm_tasks.ingest.values import EXACT
 Tree = dict[str, Any]  # field name → subtree, or the column that is read there
 # A number that a 64-bit float may not hold: the quick decoder would round it.
 LONG_FLOAT = r"[:,\[]\s*-?(\d{16,}\.\d|\d+(\.\d+)?[eE]\+?\d)"
-MAYBE_LONG = (b".0,", b".0}", b".0]", b".0 ", b"e+", b"E+")
+MAYBE_LONG = (b".0,", b".0}", b"e+")  # as writers of floats end them; quick to look for
 
 
 def tree_of(contract: Contract, dotted: bool) -> Tree:

@@ -192,7 +192,10 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 @step(
     "snapshot",
     config=("seed", "snapshot", "health"),
-    rooms=("dataset", "store", "ingest.days", "ingest.validate", "ingest.rows", "records"),
+    rooms=(
+        "dataset", "store", "ingest.days", "ingest.ignored", "ingest.validate", "ingest.rows",
+        "records",
+    ),
     extra=_published,
 )
 def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
