@@ -111,7 +111,11 @@ def read_unstored(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
     if file["known_part"] is None:
         return empty
     found = window.lake.read_unstored(place_of(file, file["known_part"]))
-    return pl.concat([empty, found], how="diagonal_relaxed").select(empty.columns)
+    whole = pl.concat([empty, found], how="diagonal_relaxed").select(empty.columns)
+    # Of a version whose contract had fewer columns: empty, as if the file had not had them.
+    defaults = {c.name: c.default for c in CONTRACTS[file["kind"]].columns if c.default is not None}
+    texts = pl.selectors.string().fill_null("")
+    return whole.with_columns(texts, *(pl.col(c).fill_null(v) for c, v in defaults.items()))
 
 
 def read_lake(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
