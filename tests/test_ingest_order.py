@@ -138,7 +138,7 @@ def balanced(connection: Connection) -> bool:
 
 
 @given(given=deliveries())
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=120, deadline=None)
 def test_any_deliveries_end_as_the_last_of_each_in_order(
     engine: Engine, given: list[Given]
 ) -> None:
