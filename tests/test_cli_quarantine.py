@@ -8,7 +8,7 @@ import pytest
 
 from csrm_tasks.cli import main
 from csrm_tasks.settings import load_settings
-from tests.data_fixtures import DAY0, KO, label, land_lines, product
+from tests.data_fixtures import DAY0, DAY1, KO, label, land_lines, product
 
 ROOT = Path(__file__).resolve().parent.parent
 ODD = "우유\u202e\x1b[2J\u2028"
@@ -36,8 +36,8 @@ def said(capsys: pytest.CaptureFixture[str], *args: str, code: int = 0) -> list[
     return (err if code else out).splitlines()
 
 
-def ingest(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    return said(capsys, "ingest", "--market", "mini", "--day", DAY0, code=code)[-1]
+def ingest(capsys: pytest.CaptureFixture[str], code: int, day: str = DAY0) -> str:
+    return said(capsys, "ingest", "--market", "mini", "--day", day, code=code)[-1]
 
 
 def test_a_refused_day_says_how_to_look_at_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,8 +111,8 @@ def test_replay_is_dry_until_told_then_stores_and_publishes(
     (night / "landing" / "mini" / DAY0 / KO / "labels-b.csv.zst").unlink()
     land_lines(settings, DAY0, f"{KO}/labels.jsonl", [label(2, "우유", "p2", 2)], "mini")
     ingest(capsys, 2)
-    land_lines(settings, DAY0, f"{KO}/catalogue-2.jsonl", [product(2, "상품")], "mini")
-    ingest(capsys, 2)  # the label stays where it is until somebody replays it
+    land_lines(settings, DAY1, f"{KO}/catalogue.jsonl", [product(2, "상품")], "mini")
+    ingest(capsys, 0, DAY1)  # the label came before: it stays until somebody replays it
     args = ("quarantine", "replay", "--market", "mini", "--day", DAY0)
     told = f"{KO}/labels.jsonl: 1 rows, 1 stored, 0 known, left: none"
     assert said(capsys, *args) == [told, "nothing was changed; --apply does it"]

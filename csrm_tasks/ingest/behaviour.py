@@ -149,7 +149,7 @@ def resolve_events(
         ["search_id", "query", "client_id", "at"],
         stretches(frame["at"], window.zone, SESSION), until,
     )  # fmt: skip
-    asked = _with_query(frame, searches)
+    asked = _with_query(frame, searches, window.zone)
     ignored = asked.filter(pl.col("query") == "").select("row")
     asked = asked.filter(pl.col("query").ne_missing(""))
     unasked = pl.col("query").is_null()
@@ -176,32 +176,42 @@ def _nothing(schema: dict[str, Any]) -> Outcome:
     return Outcome(pl.DataFrame(schema=schema), 0, pl.DataFrame(schema=REFUSED))
 
 
-def _with_query(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
+def _with_query(events: pl.DataFrame, searches: pl.DataFrame, zone: str) -> pl.DataFrame:
     """Add ``query``, the event's ``own`` or that of its search, or null.
 
     It is empty where the search is an ignored one.
     """
     said = events.with_columns((pl.col("user_query") != "").alias("own"))
-    joined = said.join(_asked(said, searches), on="row", how="left", maintain_order="left")
+    joined = said.join(_asked(said, searches, zone), on="row", how="left", maintain_order="left")
     own = pl.when("own").then("user_query")
     return joined.with_columns(pl.coalesce(own, "query").alias("query")).drop("user_query")
 
 
-def _asked(events: pl.DataFrame, searches: pl.DataFrame) -> pl.DataFrame:
+def _asked(events: pl.DataFrame, searches: pl.DataFrame, zone: str) -> pl.DataFrame:
     """Return row and query of the events whose search is there.
 
     Where an identifier stands for several searches it is the event's own client's, and of those the
-    last that had been asked by then; or else the first one after, for clocks differ.
+    last that had been asked by then; or else the first one after, for clocks differ. It is of the
+    event's day or up to :data:`SESSION` before that, whatever else is in the event's file.
     """
     named = searches.rename({"client_id": "asker", "at": "asked_at"})
+    found = events.join(named, on="search_id")
+    day = pl.col("at").dt.convert_time_zone(zone).dt.truncate("1d")
+    near = (
+        pl.col("asked_at")
+        .dt.convert_time_zone(zone)
+        .is_between(day - SESSION, day.dt.offset_by("1d"))
+    )
+    found = found.filter(near)
     if named["search_id"].n_unique() == named.height:  # the usual night
-        return events.join(named, on="search_id").select("row", "query")
-    found = events.join(named, on="search_id").with_columns(
+        return found.select("row", "query")
+    found = found.with_columns(
+        silent=pl.col("query") == "",  # browsing under the identifier of a search with a text
         stranger=pl.col("asker") != pl.col("client_id"),
         late=pl.col("asked_at") > pl.col("at"),
         far=(pl.col("asked_at") - pl.col("at")).abs(),
     )
-    ranked = found.sort("row", "stranger", "late", "far")
+    ranked = found.sort("row", "silent", "stranger", "late", "far")
     return ranked.unique("row", keep="first", maintain_order=True).select("row", "query")
 
 

@@ -117,7 +117,13 @@ def read_unstored(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
         return empty
     found = window.lake.read_unstored(place_of(file, file["known_part"]))
     whole = pl.concat([empty, found], how="diagonal_relaxed").select(empty.columns)
-    return whole.with_columns(pl.col(IGNORED).fill_null(False))  # a file of an earlier version
+    # Of a version whose contract had fewer columns: empty, as if the file had not had them.
+    defaults = {c.name: c.default for c in CONTRACTS[file["kind"]].columns if c.default is not None}
+    texts = pl.selectors.string().fill_null("")
+    ignored = pl.col(IGNORED).fill_null(False)
+    return whole.with_columns(
+        texts, ignored, *(pl.col(c).fill_null(v) for c, v in defaults.items())
+    )
 
 
 def read_lake(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:

@@ -193,7 +193,12 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
     "snapshot",
     config=("seed", "snapshot", "health"),
     rooms=(
-        "dataset", "store", "ingest.days", "ingest.ignored", "ingest.validate", "ingest.rows",
+        "dataset",
+        "store",
+        "ingest.days",
+        "ingest.ignored",
+        "ingest.validate",
+        "ingest.rows",
         "records",
     ),
     extra=_published,
