@@ -244,7 +244,7 @@ def test_killed_at_every_write_in_turn_the_day_ends_the_same(
             nonlocal writes, deadly
             writes += 1
             if writes == deadly:
-                writes, deadly = 0, deadly % 3 + 1
+                writes, deadly = 0, deadly % 4 + 1  # no transaction has more than three of them
                 raise Killed
             return original(*args)
 
