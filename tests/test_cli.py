@@ -74,6 +74,8 @@ def test_a_list_input_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
         "select-llm",
         "--market",
         "mini",
+        "--snapshot",
+        "mini/snapshot/0",
         "--llms",
         "mini/train_llm/b",
         "--llms",

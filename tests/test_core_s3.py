@@ -165,7 +165,7 @@ def test_a_store_is_tried_once(honest: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert blobs.keys("") == ["a/k"]
     assert open_blobs(honest).put_if_absent("b", b"1")
     blobs.delete_tree("a")
-    assert blobs._every("") == ["b"]
+    assert list(blobs.entries("")) == ["b"]
     assert isinstance(blobs, S3Blobs) and len(blobs.honoured) == 1
 
 

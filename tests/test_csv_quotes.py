@@ -193,7 +193,7 @@ def test_a_replay_leaves_what_is_ambiguous(tmp_path: Path) -> None:
     raws = [b"t6,Lamp 6,LG,TV", b"t9,Lamp 9,LG,TV"]
     reasons = [str(Reason.QUOTES), str(Reason.MALFORMED)]
     rows = pl.DataFrame({"row": [6, 9], "reason": reasons, "detail": "", "raw": raws}, REJECTED)
-    judged = judge_again(rows, "catalogue", f"{HEAD}\n".encode(), DAY, Ingest())
+    judged = judge_again(rows, "catalogue", f"{HEAD}\n".encode(), DAY, Ingest(), "UTC")
     assert judged.clean["product_id"].to_list() == ["t9"]
     assert judged.rejected.equals(rows[:1])
 

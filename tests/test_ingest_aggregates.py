@@ -61,8 +61,10 @@ def night(searches: int, seed: int) -> tuple[Rows, Rows]:
         at = began + timedelta(seconds=int(rng.integers(80_000)))
         about = {
             "locale": locale, "query": f"질의 {query}" if rng.random() < 0.6 else f"질의  {query}",
-            "search_id": f"s{n}", "client_id": f"c{n % 90}" if n % 5 else "",
-            "session_id": f"v{n // 3}" if n % 7 else "",
+            "search_id": f"s{n}",
+            # Two clients of many searches, whose visits have to be told; others of few; nobody.
+            "client_id": f"d{n % 8}" if n % 4 == 0 else f"c{n % 90}" if n % 3 else "",
+            "session_id": f"v{n // 3}" if n % 7 and n % 4 else "",
             "bucket": ("A", "B", "")[int(rng.integers(3))], "release": f"r{n % 40 // 39}",
         }  # fmt: skip
         shown = rng.choice(20, int(rng.integers(0, 9)), replace=False).tolist()

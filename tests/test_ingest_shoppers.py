@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from test_ingest_aggregates import DAY, Rows, tables
+from test_ingest_aggregates import DAY, Rows, sessions_of, tables
 
 from csrm_tasks.dataset.propensity import behaviour_weights
 from csrm_tasks.ingest.aggregate import ACTIONS
@@ -148,11 +148,12 @@ def test_sums_are_those_of_what_a_loop_leaves(tmp_path: Path, seed: int) -> None
         assert [row[c] for c in names] == [counts[*pair, a] for a in names.values()]
     for c, action in names.items():
         assert found["positions"][c].sum() == sum(e["action"] == action for e in kept)
-    visits = {r["session_id"] for r in (*people, *asked)} - {""}
+    session = sessions_of([*people, *asked])
+    visits = {session(r) for r in (*people, *asked)} - {""}
     assert found["sessions"]["session_id"].to_list() == sorted(visits)
     out = made.left_out
     assert len(set(machines.values())) == 2 and out.reasons == Counter(machines.values())
-    assert out.sessionless == sum(e["session_id"] == "" for e in people)
+    assert out.sessionless == sum(session(e) == "" for e in people)
     assert out.by_locale.rows() == [(
         ZH, len(events), len(searches), len(machines), len(events) - len(people),
         len(searches) - len(asked), len(people) - len(kept),

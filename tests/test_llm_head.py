@@ -174,4 +174,4 @@ def test_lora_leaves_the_label_rows_alone(base: Path, rows: str) -> None:
 
 def test_a_base_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        load_base("no/such-model")
+        load_base("./no/such-model")

@@ -53,7 +53,7 @@ def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def searches(query: str) -> pl.DataFrame:
     row = ("zh-TW", "s1", query, "c", "v", datetime(2026, 1, 4, 9, tzinfo=UTC), "A", "r0",
-           ["p2", None, "p1"])  # fmt: skip
+           1, ["p2", None, "p1"])  # fmt: skip
     return pl.DataFrame([row], schema=SEARCHES, orient="row")
 
 
