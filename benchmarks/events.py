@@ -61,7 +61,13 @@ def hour(
         (bought, "purchase"),
     )]  # fmt: skip
     asked = asked.with_columns(pl.lit(None, dtype=SEARCHES["hits"]).alias("hits"))
-    return asked.select(list(SEARCHES)), pl.concat(parts).select(list(EVENTS))
+    events = _numbered(pl.concat(parts)).with_columns(pl.lit(False).alias("own"))
+    return _numbered(asked).select(list(SEARCHES)), events.select(list(EVENTS))
+
+
+def _numbered(rows: pl.DataFrame) -> pl.DataFrame:
+    """Number rows as those of a delivered file."""
+    return rows.with_columns(pl.int_range(1, pl.len() + 1).alias("row"))
 
 
 def _searches(query: Ints, number: int, rng: np.random.Generator, day: str) -> pl.DataFrame:

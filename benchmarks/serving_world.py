@@ -61,8 +61,8 @@ class Releases:
         settings.markets.mkdir(exist_ok=True)
         market: dict[str, Any] = {
             "market": MARKET, "source_locale": "ko-KR", "target_locale": "zh-TW",
-            "llm": {"base": "none"}, "retrieval": {"ebr": {"encoder": "none"}},
-            "towers": {"encoder": "none"},
+            "llm": {"base": "./none"}, "retrieval": {"ebr": {"encoder": "./none"}},
+            "towers": {"encoder": "./none"},
         }  # fmt: skip
         (settings.markets / f"{MARKET}.yaml").write_text(yaml.safe_dump(market))
 

@@ -87,7 +87,7 @@ def test_two_thousand_resamples_of_three_hundred_queries_take_well_under_a_secon
     other = rng.integers(0, 4, (300, 3, 3)).astype(float)
     start = time.process_time()  # of this process: others may keep the machine busy
     paired.difference(table, other, macro_f1, paired.resample(300))
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 0.5
 
 
 def test_holm_is_the_step_down_told_in_a_loop() -> None:
