@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import sqlalchemy as sa
 
 from csrm_tasks.cli_demo import demo
 from csrm_tasks.cli_gate import gate
@@ -30,6 +31,8 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import Step, all_steps
 from csrm_tasks.steps.running import run_step
 
+OUTSIDE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 well, 2 wrong or refused, 130 ended."""
@@ -41,6 +44,11 @@ def main(args: Sequence[str] | None = None) -> int:
             code: Any = cli.main(args=args, prog_name="csrm", standalone_mode=False)
     except CsrmError as e:
         click.echo(f"csrm: {' '.join(str(e).split())}", err=True)
+        return 2
+    except OUTSIDE as e:  # a command that only reads: what decides says so itself
+        from csrm_tasks.release import away
+
+        click.echo(f"csrm: {away.which(e)} does not answer ({away.kind(e)}); try again", err=True)
         return 2
     except click.ClickException as e:
         click.echo(f"csrm: {e.format_message()} (see csrm --help)", err=True)

@@ -20,7 +20,7 @@ from csrm_tasks.release import ledger, manage, promote, rollout_moves
 from csrm_tasks.release.guard import vouched
 from csrm_tasks.release.reconcile import reconcile
 from csrm_tasks.release.rollback import roll_back
-from csrm_tasks.sections import Rollout, Step
+from csrm_tasks.sections import Release, Rollout, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 
@@ -340,3 +340,91 @@ def test_the_step_says_what_is_live(world: World, monkeypatch: pytest.MonkeyPatc
     ref = run_step("roll_back", STEPS, {}, given, world.settings)
     facts = store_of(world.settings).open(ref).facts
     assert (facts["did"], facts["release"], facts["live"]) == ("aborted", two.id, one.id)
+
+
+def live(world: World, key: str) -> Any:
+    """Return a release that everybody is served."""
+    made = world.release(key)
+    world.promote(made)
+    return made
+
+
+def test_a_release_that_failed_after_its_last_step_is_not_promoted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its promotion was interrupted, and the next day's evidence says that it is bad."""
+    one = live(world, "one")
+    two = world.release("two")
+    world.start(two, STEPS)
+    world.settle(world.judgement(), STEPS)
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout_moves, "_promote", lambda *_: None)
+        world.settle(world.judgement(), STEPS)
+    state = world.opened()
+    assert state is not None and state.passed
+    assert world.settle(world.judgement("FAILURE", day=2), STEPS) == "abort"
+    assert (world.live(), actions(world)[-1]) == (one.id, ("aborted", two.id))
+    world.agrees()
+
+
+@pytest.mark.parametrize("command", ["advance", "promote", "begin"])
+def test_what_lost_its_steps_is_served_to_nobody_whatever_is_refused_next(
+    world: World, command: str
+) -> None:
+    one = live(world, "one")
+    two, other = world.release("two"), world.release("other")
+    world.start(two, STEPS)
+    world.settle(world.judgement(), STEPS)
+    assert two.id in str(world.doc())
+    bare = AUTO.model_copy(update={"release": Release(approval="manual")})
+    with pytest.raises(RefusedError):
+        if command == "advance":
+            rollout_moves.advance_held(world.settings, bare, world.api, actor="t", reason="r")
+        elif command == "promote":
+            world.promote(other, bare)  # nobody has approved it
+        else:
+            rollout_moves.begin(world.settings, bare, world.api, two.id)
+    assert (world.live(), actions(world)[-1]) == (one.id, ("aborted", two.id))
+    world.agrees()
+
+
+def test_reconcile_spares_what_has_passed_every_step(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.api, "get_model_version", version(world), raising=False)
+    live(world, "one")
+    two = world.release("two")
+    world.start(two, STEPS)
+    world.settle(world.judgement(), STEPS)
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout_moves, "_promote", lambda *_: None)
+        world.settle(world.judgement(), STEPS)
+    reconcile(world.settings, market(rollout=Rollout(steps=())), world.api)
+    assert ("aborted", two.id) not in actions(world)
+
+
+def test_leaving_the_live_release_gives_up_what_was_compared_with_it(world: World) -> None:
+    zero, one = live(world, "zero"), live(world, "one")
+    two = world.release("two")
+    world.start(two, STEPS)
+    world.settle(world.judgement(), STEPS)
+    row = world.roll_back(leaving=one.id)
+    assert (row.action, row.release_id, world.live()) == ("rolled_back", zero.id, zero.id)
+    assert actions(world)[-2:] == [("aborted", two.id), ("rolled_back", zero.id)]
+    assert world.roll_back(leaving=one.id).seq == row.seq
+    world.agrees()
+    with pytest.raises(RefusedError):
+        world.start(two, STEPS)
+
+
+def test_a_command_that_only_reads_says_that_the_database_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.at_the_command_line(STEPS, monkeypatch)
+    monkeypatch.setenv("CSRM_DB_URL", "postgresql+psycopg2://u:secret@127.0.0.1:1/nowhere")
+    for args in (["release", "history"], ["release", "live"], ["release", "verify"],
+                 ["rollout", "status"], ["digest"]):  # fmt: skip
+        assert main([*args, "--market", MARKET]) == 2, args
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and "database does not answer" in said[0], said
+        assert "secret" not in said[0]

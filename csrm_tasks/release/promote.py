@@ -40,7 +40,8 @@ def promote(
     and is no longer is refused: nothing that was rolled back or replaced goes live by a rerun.
     """
     release = release_id(bundle)
-    end_without_steps(settings, config, keep=release)
+    if end_without_steps(settings, config, keep=release) is not None:
+        refresh_views(settings, config, api)  # whatever is refused below
     entries = ledger.verified(settings, config.market)
     row = _live_by(config, entries, release)
     if row is None:

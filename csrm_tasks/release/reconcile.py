@@ -16,7 +16,7 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import AwayError, CsrmError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import away, ledger, registration, registry, rollback, routing
+from csrm_tasks.release import away, ledger, registration, registry, rollback, rollout, routing
 from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.promote import promote
 from csrm_tasks.release.views import HAND, few_retries, follow
@@ -29,7 +29,8 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
 
     Routing comes first. Raises :class:`AwayError` where MLflow does not answer.
     """
-    end_without_steps(settings, config)
+    state = rollout.opened(ledger.verified(settings, config.market))
+    end_without_steps(settings, config, keep=state.release if state else None)
     before = routing.published_row(settings, config.market)
     document = routing.publish(settings, config.market)
     repairs = []

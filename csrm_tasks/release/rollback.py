@@ -2,7 +2,8 @@
 
 A rollout that is under way is the newest thing that was done, so it is what a rollback takes back:
 its release is given up and the stable one serves everybody. Otherwise the release before the live
-one becomes live again.
+one becomes live again; where the live one is named as the one to leave, the release that is being
+rolled out against it is given up, too.
 
 Two people who see the same bad release may both take it back: who names no release to leave goes
 back from what is live only if the last thing done was not a way back already.
@@ -137,6 +138,11 @@ def _to_predecessor(
     if target is None:
         raise RefusedError(f"the ledger of {market} has no promotion of {stack[-2]}")
     _verify(settings, target)
+    state = rollout.opened(entries)
+    if state is not None and not state.launched:
+        # It was compared with the release that is left, and no row may leave it half served.
+        why = f"{stack[-1]}, with which it was compared, is left: {reason}"
+        _give_up(settings, market, state, entries, actor, why, {})
     return ledger.append(
         settings,
         market,

@@ -140,13 +140,14 @@ def next_move(state: Open, outcomes: Sequence[str], days: float) -> Move:
     """Return what to do after the last of ``outcomes`` (this step's looks, oldest first).
 
     ``days`` of data since the step began. A success earlier than the step's hold time waits. Errors
-    never count as failures; enough of them in a row, or no decision in time, ask a person.
+    never count as failures; enough of them in a row, or no decision in time, ask a person. A
+    release that has passed every step and still waits for its promotion may fail as any other.
     """
-    if state.passed:
-        return "advance"
     plan, last = state.plan, outcomes[-1]
     if last == "FAILURE" and _streak(outcomes) >= plan.failures:
         return "abort"
+    if state.passed:
+        return "advance"
     if state.launched:
         return "close" if days >= plan.holdout_days else "wait"
     if last == "SUCCESS" and days >= state.current.days:

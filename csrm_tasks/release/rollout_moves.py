@@ -25,7 +25,8 @@ from csrm_tasks.settings import Settings
 @away.one_line
 def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
     """Start a release's steps; where there are none, or nothing to compare with, promote it."""
-    end_without_steps(settings, config, keep=release)
+    if end_without_steps(settings, config, keep=release) is not None:
+        refresh_views(settings, config, api)  # whatever is refused below
     entries = ledger.verified(settings, config.market)
     known = ledger.find(entries, "started", release)
     if known is None and not rollout.by_steps(config.rollout, entries):
@@ -157,8 +158,10 @@ def advance_held(
     settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
 ) -> rollout.Open:
     """Take a held rollout to its next step because a person says so; returns the state before."""
-    end_without_steps(settings, config)
     state = rollout.opened(ledger.verified(settings, config.market))
+    if end_without_steps(settings, config, keep=state.release if state else None) is not None:
+        refresh_views(settings, config, api)  # whatever is refused below
+        state = rollout.opened(ledger.verified(settings, config.market))
     if state is None or not (state.held or state.passed):
         raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")
     _advance(settings, config, api, state, actor, reason, "")
