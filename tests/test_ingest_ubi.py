@@ -306,3 +306,24 @@ def test_replayed_rows_that_are_ignored_now_balance_their_receipt(shop: Settings
         file = connection.execute(statement).mappings().one()
     assert (file["rows_in"], file["quarantined"], file["ignored"]) == (2, 1, 1)
     assert file["notes"] == {"ignored": {"application app": 1}}
+
+
+@pytest.mark.parametrize("days", [(DAY0, DAY1), (DAY1, DAY0), (DAY0, DAY0)])
+def test_impressions_of_another_search_of_the_same_identifier_take_none_away(
+    shop: Settings, days: tuple[str, str]
+) -> None:
+    """A shop counts anew each day; the night comes early, late or is one with the other."""
+    evening = {"timestamp": f"{DAY0}T20:00:00Z", "client_id": "y", "session_id": "vy"}
+    other = search(1, "빵") | evening | {"query_id": "s1"}
+    seen = event(1, "impression", "p5", 1) | evening | {"query_id": "s1"}
+    nights = {
+        DAY0: [("ubi_queries", asked(1, ["p0", "p1"]) | {"query_id": "s1"})],
+        DAY1: [("ubi_queries-b", other), ("ubi_events-b", seen)],
+    }
+    if days == (DAY0, DAY0):
+        nights = {DAY0: nights[DAY0] + nights[DAY1]}
+    for day in dict.fromkeys(days):
+        for name, record in nights[day]:
+            land_lines(shop, day, f"{KO}/{name}.jsonl", [record])
+        ingest(shop, day, STRICT)
+    assert impressions(shop) == {("우유", "p0"): 1, ("우유", "p1"): 1, ("빵", "p5"): 1}

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.files import Source, sort_file
+from csrm_tasks.ingest.records import pick
 from csrm_tasks.markets import parse_market
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import Settings
@@ -338,3 +339,10 @@ def test_contracts_name_no_column_twice() -> None:
     for contract in CONTRACTS.values():
         usual = [p for c in contract.columns for p in c.usual]
         assert len(usual) == len(set(usual))
+
+
+def test_a_list_of_fixed_size_is_a_list() -> None:
+    table = pl.DataFrame({"query_id": ["s1"], "user_query": ["a"], "timestamp": ["2026-01-04"]})
+    hits = pl.Series("query_response_hit_ids", [["p0", "p1"]], pl.Array(pl.String, 2))
+    found, missing = pick(table.with_columns(hits), CONTRACTS["ubi_queries"])
+    assert found["query_response_hit_ids"].to_list() == [["p0", "p1"]] and not missing

@@ -37,6 +37,12 @@ class Beside:
 
     events: Sequence[Stored] = ()  # event files of other days, of the time of the day's searches
     known: Known = lambda _, products: products
+    since: datetime | None = None  # that time: of the first search …
+    until: datetime | None = None  # … to a session after the last
+
+    def of_the_time(self, events: Any) -> Any:
+        """Leave out events of other times: which else a file holds must not matter."""
+        return events.filter(events["at"].between(self.since, self.until))
 
 
 def beside(connection: Connection, window: Window) -> Beside:
@@ -46,21 +52,25 @@ def beside(connection: Connection, window: Window) -> Beside:
         with reading(window.engine) as later:  # summing holds no connection
             return known_products(later, window.market, locale, products, window.day)
 
-    return Beside(_other_events(connection, window.market, window.day), known)
-
-
-def _other_events(connection: Connection, market: str, day: str) -> list[Stored]:
-    here = (FILES.c.market == market, FILES.c.live)
+    here = (FILES.c.market == window.market, FILES.c.live)
     searches = sa.select(sa.func.min(FILES.c.first_at), sa.func.max(FILES.c.last_at)).where(
-        *here, FILES.c.kind == "ubi_queries", FILES.c.day == day
+        *here, FILES.c.kind == "ubi_queries", FILES.c.day == window.day
     )
     first, last = connection.execute(searches).one()
     if first is None:
-        return []
+        return Beside(known=known)
+    files = _other_events(connection, window, first, last + SESSION)
+    return Beside(files, known, first, last + SESSION)
+
+
+def _other_events(
+    connection: Connection, window: Window, since: datetime, until: datetime
+) -> list[Stored]:
+    here = (FILES.c.market == window.market, FILES.c.live)
     statement = (
         sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.part)
-        .where(*here, FILES.c.kind == "ubi_events", FILES.c.day != day)
-        .where(FILES.c.first_at <= last + SESSION, FILES.c.last_at >= first)
+        .where(*here, FILES.c.kind == "ubi_events", FILES.c.day != window.day)
+        .where(FILES.c.first_at <= until, FILES.c.last_at >= since)
         .order_by(FILES.c.id)
     )
     return [Stored(*row) for row in connection.execute(statement)]
@@ -72,12 +82,10 @@ def with_shown(
     """Return the events and the impressions that only their search's record tells."""
     if "hits" not in searches.columns:  # files of an earlier version
         return events
-    listed = (
-        searches.select(*SEARCHES).filter(searches.hits.notnull()).anti_join(_told(events), SEARCH)
-    )
+    listed = _without_told(searches.select(*SEARCHES).filter(searches.hits.notnull()), events)
     if besides.events:
         paths = lake.paths(besides.events, scratch / "lake")
-        listed = listed.anti_join(_told(engine.read("other_events", paths)), SEARCH)
+        listed = _without_told(listed, besides.of_the_time(engine.read("other_events", paths)))
     if engine.is_empty(listed):
         return events
     ranked = _ranked(listed)
@@ -92,8 +100,20 @@ def with_shown(
 _PRODUCT = ["locale", "product_id"]
 
 
-def _told(events: Any) -> Any:
-    return events.filter(events.action == "impression").select(SEARCH).distinct()
+def _without_told(listed: Any, events: Any) -> Any:
+    """Leave out searches whose impressions are among ``events``.
+
+    An identifier may be used again for another search. An event that has its text from its search
+    tells which one; one that brings its own (or is of an earlier version, which does not say) may
+    spell it otherwise and stands for every search of its identifier.
+    """
+    seen = events.filter(events.action == "impression")
+    if "own" not in events.columns:
+        return listed.anti_join(seen.select(SEARCH).distinct(), SEARCH)
+    own = seen.own.fill_null(True)
+    by_text = [*SEARCH, "query"]
+    left = listed.anti_join(seen.filter(own).select(SEARCH).distinct(), SEARCH)
+    return left.anti_join(seen.filter(~own).select(by_text).distinct(), by_text)
 
 
 def _ranked(listed: Any) -> Any:

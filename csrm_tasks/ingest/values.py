@@ -78,7 +78,7 @@ def _of(expr: pl.Expr, dtype: Any) -> Found:
 
 def is_plain(dtype: pl.DataType, read_as: Type) -> bool:
     """Return whether values of ``dtype`` can be read as text, or as a list of texts."""
-    if isinstance(dtype, pl.List) and read_as == pl.List(pl.String):
+    if isinstance(dtype, pl.List | pl.Array) and read_as == pl.List(pl.String):
         return not dtype.inner.is_nested()
     return not dtype.is_nested() and dtype != pl.Object
 
@@ -86,6 +86,9 @@ def is_plain(dtype: pl.DataType, read_as: Type) -> bool:
 def read(found: Found, read_as: Type) -> pl.Expr:
     """Return a place's values as text, or as lists of texts, empty ones as null."""
     if read_as == pl.List(pl.String):
+        if isinstance(found.dtype, pl.Array):
+            return read(replace(found, expr=found.expr.arr.to_list(),
+                                dtype=pl.List(found.dtype.inner)), read_as)  # fmt: skip
         if isinstance(found.dtype, pl.List):
             inner = _of(pl.element(), found.dtype.inner)
             return found.expr.list.eval(as_text(inner.expr, inner.dtype))
