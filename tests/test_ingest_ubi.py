@@ -327,3 +327,17 @@ def test_impressions_of_another_search_of_the_same_identifier_take_none_away(
             land_lines(shop, day, f"{KO}/{name}.jsonl", [record])
         ingest(shop, day, STRICT)
     assert impressions(shop) == {("우유", "p0"): 1, ("우유", "p1"): 1, ("빵", "p5"): 1}
+
+
+def test_two_clients_under_one_identifier_are_two_visits(shop: Settings) -> None:
+    first = search(1, "우유") | {"query_id": "1", "client_id": "x", "session_id": "S1"}
+    evening = {"client_id": "y", "query_id": "1", "session_id": None}
+    second = search(2, "빵") | evening | {"timestamp": f"{DAY0}T20:00:00Z"}
+    bought = event(2, "purchase", "p1", 1) | evening | {"timestamp": f"{DAY0}T20:01:00Z"}
+    land_lines(shop, DAY0, f"{KO}/ubi_queries.jsonl", [first, second])
+    land_lines(shop, DAY0, f"{KO}/ubi_events.jsonl", [bought])
+    ingest(shop, DAY0, STRICT)
+    found = sessions(shop)
+    assert found.pop("S1") == (1, 0, 0)
+    [(visit, counts)] = found.items()
+    assert visit.startswith("y@") and counts == (1, 0, 1)

@@ -16,6 +16,7 @@ GAP = 30  # minutes without a record that end a visit
 CLIENT = 160  # characters of a client's identifier in a visit's: it has 200
 SEARCH = ["locale", "search_id"]
 WHO = ["locale", "client_id"]
+BY_CLIENT = [*SEARCH, "client_id"]
 
 
 def with_sessions(engine: Engine, events: Any, searches: Any) -> tuple[Any, Any]:
@@ -25,10 +26,24 @@ def with_sessions(engine: Engine, events: Any, searches: Any) -> tuple[Any, Any]
     silent = seen.filter(seen.session_id == "")
     if engine.is_empty(silent):
         return events, searches
-    said = seen.filter(seen.session_id != "").semi_join(silent, SEARCH)
+    said, own = _said(seen.semi_join(silent, SEARCH))
+    begun = _visits(silent.anti_join(said, SEARCH).anti_join(own, BY_CLIENT))
+    return _filled(events, said, own, begun), _filled(searches, said, own, begun)
+
+
+def _said(seen: Any) -> tuple[Any, Any]:
+    """Return the session that records of a search tell: by search, and by search and client.
+
+    An identifier under which several clients searched stands for a search of each.
+    """
+    named = seen.filter(seen.client_id != "")
+    clients = named.group_by(SEARCH).agg(clients=named.client_id.nunique())
+    several = clients.filter(clients.clients > 1)
+    telling = seen.filter(seen.session_id != "")
+    said = telling.anti_join(several, SEARCH)
     said = said.group_by(SEARCH).agg(said_session=said.session_id.min())
-    begun = _visits(silent.anti_join(said, SEARCH))
-    return _filled(events, said, begun), _filled(searches, said, begun)
+    own = telling.filter(telling.client_id != "").semi_join(several, SEARCH)
+    return said, own.group_by(BY_CLIENT).agg(own_session=own.session_id.min())
 
 
 def _visits(silent: Any) -> Any:
@@ -47,14 +62,18 @@ def _visits(silent: Any) -> Any:
     return begun.select(*WHO, "at", visit=named)
 
 
-def _filled(table: Any, said: Any, begun: Any) -> Any:
+def _filled(table: Any, said: Any, by_client: Any, begun: Any) -> Any:
     import ibis
 
     joined = table.left_join(said, SEARCH, rname="{name}_said")
     joined = joined.select(*table.columns, "said_session")
+    joined = joined.left_join(by_client, BY_CLIENT, rname="{name}_own")
+    joined = joined.select(*table.columns, "said_session", "own_session")
     joined = joined.left_join(begun, [*WHO, "at"], rname="{name}_begun")
     own = joined.session_id.nullif("")
-    told = ibis.coalesce(own, joined.said_session, joined.visit, ibis.literal(""))
+    told = ibis.coalesce(
+        own, joined.said_session, joined.own_session, joined.visit, ibis.literal("")
+    )
     return joined.select(*[c for c in table.columns if c != "session_id"], session_id=told).select(
         *table.columns
     )
