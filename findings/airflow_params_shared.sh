@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # What: in Airflow's Task SDK the values given to one run are written into the DAG's Param objects.
 # A copy.deepcopy(dag), also one made before, holds the same objects and sees the values as well;
 # another DAG that was given the same Param does not.
