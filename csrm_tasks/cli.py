@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-import sqlalchemy as sa
 
 from csrm_tasks.cli_demo import demo
 from csrm_tasks.cli_gate import gate
@@ -31,8 +30,6 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.registry import Step, all_steps
 from csrm_tasks.steps.running import run_step
 
-OUTSIDE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 well, 2 wrong or refused, 130 ended."""
@@ -45,17 +42,20 @@ def main(args: Sequence[str] | None = None) -> int:
     except CsrmError as e:
         click.echo(f"csrm: {' '.join(str(e).split())}", err=True)
         return 2
-    except OUTSIDE as e:  # a command that only reads: what decides says so itself
-        from csrm_tasks.release import away
-
-        click.echo(f"csrm: {away.which(e)} does not answer ({away.kind(e)}); try again", err=True)
-        return 2
     except click.ClickException as e:
         click.echo(f"csrm: {e.format_message()} (see csrm --help)", err=True)
         return 2
     except click.Abort:
         click.echo("csrm: ended; the same command goes on where it was", err=True)
         return 130
+    except Exception as e:  # a command that only reads: what decides says so itself
+        from csrm_tasks.release import away
+
+        who = away.which(e)
+        if who in (None, away.STORAGE):  # a fault of ours, or a file's
+            raise
+        click.echo(f"csrm: {who} does not answer ({away.kind(e)}); try again", err=True)
+        return 2
     return code if isinstance(code, int) else 0
 
 

@@ -83,7 +83,9 @@ def approve(market: str, release_id: str, actor: str, reason: str) -> None:
     """Approve a registered release whose verdict is PASS; overrules what was said before."""
     from csrm_tasks.release import manage
 
-    entry = manage.approve(home_settings(market), market, release_id, actor, reason)
+    settings = home_settings(market)
+    entry = manage.approve(settings, market, release_id, actor, reason)
+    manage.follow(settings, market)
     click.echo(f"{entry.release_id} approved, row {entry.seq}")
 
 
@@ -94,7 +96,9 @@ def reject(market: str, release_id: str, actor: str, reason: str) -> None:
     """Reject a registered release before it is rolled out; overrules what was said before."""
     from csrm_tasks.release import manage
 
-    entry = manage.reject(home_settings(market), market, release_id, actor, reason)
+    settings = home_settings(market)
+    entry = manage.reject(settings, market, release_id, actor, reason)
+    manage.follow(settings, market)
     click.echo(f"{entry.release_id} rejected, row {entry.seq}")
 
 
@@ -139,10 +143,10 @@ def collect(market: str, really: bool) -> None:
     from csrm_tasks.release import retention, sweep
 
     settings = home_settings(market)
-    policy = load_market(market, settings.markets).retention
-    now = datetime.now(UTC)
-    found = retention.plan(settings, market, policy, now)
-    left = sweep.find(settings, market, (now - timedelta(days=policy.recent_days)).timestamp())
+    config, now = load_market(market, settings.markets), datetime.now(UTC)
+    recent = now - timedelta(days=config.retention.recent_days)
+    found = retention.plan(settings, config, now)
+    left = sweep.find(settings, market, recent.timestamp())
     for name, size in (*found.collect.items(), *left.lines()):
         click.echo(f"{size:>14,}  {name}")
     if really:

@@ -14,6 +14,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import XComArg, get_current_context, task
+from csrm_wiring import refusals_fail
 
 from csrm_tasks.markets import MarketConfig
 
@@ -74,10 +75,14 @@ def is_approved_by_a_person(state: str, answer: dict[str, Any]) -> bool:
 
 
 def record(state: str, answer: dict[str, Any], run: str) -> bool:
-    """Write an answer into the ledger; a yes that nobody gave is none."""
+    """Write an answer into the ledger; a yes that nobody gave is none.
+
+    A no that comes too late fails the task with the command that takes the release back.
+    """
     from csrm_tasks.markets import load_market
     from csrm_tasks.release.rollout_moves import answer as write
     from csrm_tasks.settings import load_settings
+    from csrm_tasks.tracking import LaterClient
 
     settings = load_settings()
     market = load_market(state.split("/")[0], settings.markets)
@@ -85,7 +90,8 @@ def record(state: str, answer: dict[str, Any], run: str) -> bool:
     name = str(user.get("name") or user.get("id") or "")
     said = bool(name) and answer["chosen_options"] == [APPROVE]
     asked = facts_of(state)
-    return write(
-        settings, market, asked["candidate"], approved=said, actor=name, run=run,
-        verdict=asked["verdict"], said=answer.get("responded_at") or "",
-    )  # fmt: skip
+    with refusals_fail():
+        return write(
+            settings, market, LaterClient(settings), asked["candidate"], approved=said, actor=name,
+            run=run, verdict=asked["verdict"], said=answer.get("responded_at") or "",
+        )  # fmt: skip

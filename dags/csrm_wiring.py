@@ -8,17 +8,18 @@ would meet the same bad file); anything else is retried, and a store that does n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from csrm_tasks.errors import ConfigError
+from csrm_tasks import clocks
+from csrm_tasks.errors import AwayError, ConfigError, CsrmError
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
 
@@ -93,13 +94,19 @@ def run(
     ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
     that asks an endpoint finds address and token of ``connection`` in its environment.
     """
-    from csrm_tasks.errors import AwayError, CsrmError
     from csrm_tasks.steps import run_step
 
-    try:
+    with refusals_fail():
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
         return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
+
+
+@contextmanager
+def refusals_fail() -> Iterator[None]:
+    """Let what is wrong or refused fail the task at once, in words: a retry would meet the same."""
+    try:
+        yield
     except AwayError:
         raise  # what did not answer may answer soon
     except CsrmError as e:
@@ -248,5 +255,4 @@ def _interval_start(dag_run: Any, param: str, zone: str) -> date:
     """Return the local date: an interval from midnight in Seoul starts on the day before in UTC."""
     if dag_run.data_interval_start is None:
         raise ConfigError(f"this run has no data interval: give the parameter {param!r}")
-    found: date = dag_run.data_interval_start.astimezone(ZoneInfo(zone)).date()
-    return found
+    return clocks.day_of(dag_run.data_interval_start, zone)

@@ -285,6 +285,7 @@ def test_the_short_cuts_go_by_what_was_last_decided(
     made = world.release("one")
     facts = {"verdict": "PASS", "release": made.id, "digest": made.verdict["digest"]}
     gate = publish(settings, "gate", "facts", lambda f: (f / "note").write_text(""), facts)
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
     world.at_the_command_line(config, monkeypatch)
     wiring: Any = modules["csrm_wiring"]
     approval: Any = modules["csrm_approval"]
@@ -301,6 +302,27 @@ def test_the_short_cuts_go_by_what_was_last_decided(
     manage.reject(settings, MARKET, made.id, "bob", "not yet")
     assert wiring.is_approved.function(gate.ref) is False
     assert approval.record(state, late, "run1") is False
+
+
+def test_a_no_in_airflow_that_comes_too_late_fails_in_words(
+    modules: dict[str, ModuleType], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    config = market(approval="manual", rollout=Rollout(steps=(Step(weight=5),)))
+    world = World(settings)
+    world.promote(world.release("one"))
+    two = world.release("two")
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
+    world.at_the_command_line(config, monkeypatch)
+    state = run_step("rollout_state", config, settings=settings)
+    manage.approve(settings, MARKET, two.id, "ann", "by command, while Airflow asks")
+    run_step("rollout_start", config, {"state": state}, settings=settings)
+    answer = {"chosen_options": ["Reject"], "responded_by_user": {"name": "bob"}}
+    record: Any = modules["csrm_approval"]
+    with pytest.raises(AirflowFailException, match=f"at step 0.*--leaving {two.id} --reason WHY"):
+        record.record(state, answer, "run1")
+    assert world.doc()["next"] == two.id
 
 
 def test_a_store_that_does_not_answer_is_tried_again_and_a_refusal_is_not(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from release_fixtures import MARKET, market
 from release_world import World
 
+from csrm_tasks import tracking
 from csrm_tasks.cli import main
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import approval, ledger, manage, rollout, rollout_moves
@@ -100,7 +101,7 @@ def answer(
     world: World, made: Any, approved: bool, who: str, run: str = "run1", **more: str
 ) -> bool:
     return rollout_moves.answer(
-        world.settings, STEPS, made.id, approved=approved, actor=who, run=run, **more
+        world.settings, STEPS, world.api, made.id, approved=approved, actor=who, run=run, **more
     )
 
 
@@ -226,11 +227,154 @@ def test_it_is_too_late_to_reject_what_is_on_its_way(world: World) -> None:
     two = world.release("two")
     approve(world, two)
     world.start(two, STEPS)
-    with pytest.raises(RefusedError, match=f"--leaving {two.id} takes it back"):
+    under_way = rf"at step 0 \(5 %\): .*--leaving {two.id} --reason WHY gives it up"
+    with pytest.raises(RefusedError, match=under_way):
         reject(world, two)
+    with pytest.raises(RefusedError, match=under_way):  # in Airflow, where somebody else said yes
+        answer(world, two, False, "bob", said="2999-01-01T00:00:00+00:00")
+    before = world.opened()
+    assert before is not None and before.release == two.id and world.doc()["next"] == two.id
     world.roll_back()
+    for no in (reject, lambda w, made: answer(w, made, False, "bob")):
+        with pytest.raises(RefusedError, match="was aborted by t, row 6, and stays back"):
+            no(world, two)
     with pytest.raises(RefusedError, match="stays back; train a new one"):
         approve(world, two)
+
+
+def test_a_late_no_is_refused_and_a_no_of_before_and_a_timeout_overrule_nothing(
+    world: World,
+) -> None:
+    two = world.release("two")
+    before = datetime.now(UTC).isoformat()
+    approve(world, two)
+    world.start(two, STEPS)
+    assert answer(world, two, False, "") is True  # nobody answered in time
+    assert answer(world, two, False, "bob", run="run2", said=before) is True
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="too late to reject"):
+            answer(world, two, False, "bob", run="run3")
+    assert [e.action for e in ledger.verified(world.settings, MARKET)][-3:] == [
+        "started", "rejected", "rejected",
+    ]  # fmt: skip
+    state = world.opened()
+    assert state is not None and state.release == two.id
+
+
+def test_a_recorded_no_is_found_again_when_the_release_was_approved_and_began_since(
+    world: World,
+) -> None:
+    two = world.release("two")
+    assert answer(world, two, False, "bob") is False
+    approve(world, two)
+    world.start(two, STEPS)
+    assert answer(world, two, False, "bob") is True  # its task, run again
+
+
+def test_a_no_to_what_is_or_was_live_says_what_can_be_done(world: World) -> None:
+    two = world.release("two")
+    world.promote(two)
+    with pytest.raises(RefusedError, match=f"is live since row 4.*--leaving {two.id} --reason WHY"):
+        answer(world, two, False, "bob")
+    three = world.release("three")
+    world.promote(three)
+    with pytest.raises(
+        RefusedError, match=f"{two.id} was live before {three.id}: there is nothing"
+    ):
+        reject(world, two)
+
+
+def test_a_start_between_the_question_and_a_no_is_noticed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = world.release("two")
+    approve(world, two)
+    true = ledger.append
+
+    def append(*args: Any, **given: Any) -> ledger.Entry:
+        monkeypatch.setattr(ledger, "append", true)
+        world.start(two, STEPS)
+        return true(*args, **given)
+
+    monkeypatch.setattr(ledger, "append", append)
+    with pytest.raises(RefusedError, match="too late to reject"):
+        reject(world, two)
+    assert ledger.verified(world.settings, MARKET)[-1].action == "started"
+
+
+def test_approving_an_older_release_names_the_one_that_awaits_rollout(world: World) -> None:
+    two, three = world.release("two"), world.release("three")
+    with pytest.raises(RefusedError) as said:
+        approve(world, two)
+    assert f"{three.id} (row 4), registered after {two.id}, is awaiting rollout" in str(said.value)
+    assert f"csrm release reject --market {MARKET} --reason WHY {three.id}" in str(said.value)
+    reject(world, three)  # as the message says
+    assert waits(world, "manual") is waits(world, "auto") is None  # nobody has asked for two
+    approve(world, two)
+    assert waits(world, "manual") == waits(world, "auto") == two.id
+    world.start(two, STEPS)
+    assert world.doc()["next"] == two.id
+
+
+def test_approving_a_release_that_a_newer_one_has_passed_is_refused(world: World) -> None:
+    two, three = world.release("two"), world.release("three")
+    approve(world, three)
+    world.start(three, STEPS)
+    with pytest.raises(
+        RefusedError, match=f"{three.id}, registered after it, was started by row 6"
+    ):
+        approve(world, two)
+    world.roll_back()
+    with pytest.raises(RefusedError, match=f"{three.id}, registered after it, was aborted by row"):
+        approve(world, two)
+    assert waits(world, "manual") is waits(world, "auto") is None
+
+
+def test_a_newer_release_that_failed_its_gate_stands_in_nobodys_way(world: World) -> None:
+    two = world.release("two")
+    world.release("three", "FAIL")
+    approve(world, two)
+    assert waits(world, "manual") == two.id
+
+
+def waits(world: World, policy: str) -> str | None:
+    row = rollout.waiting(ledger.verified(world.settings, MARKET), policy)
+    return row.release_id if row else None
+
+
+def test_a_challenger_is_taken_off_when_it_is_rejected_or_judged_a_fail(world: World) -> None:
+    two = world.release("two")
+    world.refresh()
+    assert world.aliases()["challenger"] == two.id
+    answer(world, two, False, "bob")
+    assert "challenger" not in world.aliases()
+    approve(world, two)
+    world.refresh()
+    assert world.aliases()["challenger"] == two.id
+    world.register(two.bundle, {**two.verdict, "outcome": "FAIL", "digest": "newer"}, two.gate.ref)
+    world.refresh()
+    assert "challenger" not in world.aliases()
+    world.agrees()
+
+
+def test_the_challenger_behind_a_rejected_one_is_the_one_before(world: World) -> None:
+    two, three = world.release("two"), world.release("three")
+    reject(world, three)
+    world.refresh()
+    assert world.aliases()["challenger"] == two.id
+
+
+def test_the_commands_take_a_challenger_off_and_put_it_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = world.release("two")
+    world.at_the_command_line(MANUAL, monkeypatch)
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
+    args = ["--market", MARKET, "--actor", "ann", "--reason", "so", two.id]
+    assert main(["release", "reject", *args]) == 0
+    assert "challenger" not in world.aliases()
+    assert main(["release", "approve", *args]) == 0
+    assert world.aliases()["challenger"] == two.id
 
 
 def test_the_commands_say_yes_and_no_in_any_order(
@@ -238,6 +382,7 @@ def test_the_commands_say_yes_and_no_in_any_order(
 ) -> None:
     two = world.release("two")
     world.at_the_command_line(MANUAL, monkeypatch)
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
     args = ["--market", MARKET, "--actor", "ann", "--reason", "so", two.id]
     for command, word in (("approve", "approved"), ("reject", "rejected"), ("approve", "approved")):
         assert main(["release", command, *args]) == 0

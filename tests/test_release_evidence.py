@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
-from csrm_tasks.release import online_evidence
+from csrm_tasks.release import online_evidence, rollout
 from csrm_tasks.release.online import Audit
 from csrm_tasks.release.rollout import Open, Window
 from csrm_tasks.release.sequential import Stratum
-from csrm_tasks.sections import Rollout
+from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading, writing
@@ -73,9 +73,15 @@ def stored(settings: Settings, rows: list[dict[str, Any]]) -> None:
         connection.execute(sa.insert(SESSIONS), rows)
 
 
-def strata(settings: Settings, day: str) -> tuple[Stratum, ...]:
+def span(day: str, zone: str = "UTC", state: Open = STATE) -> online_evidence.Span:
+    return online_evidence.Span.of(state, day, zone)
+
+
+def strata(
+    settings: Settings, day: str, zone: str = "UTC", state: Open = STATE
+) -> tuple[Stratum, ...]:
     with reading(open_store(settings.db_url)) as connection:
-        return online_evidence.session_strata(connection, M, LOCALE, STATE, day)
+        return online_evidence.session_strata(connection, M, LOCALE, state, span(day, zone, state))
 
 
 def test_sessions_count_in_the_step_and_for_the_release_that_they_began_with(
@@ -100,7 +106,7 @@ def test_a_holdout_is_a_window_too(settings: Settings) -> None:
         STATE, launched=True, windows=(*STATE.windows, Window("2026-03-03T12:30:00+00:00", 0.95))
     )
     with reading(open_store(settings.db_url)) as connection:
-        found = online_evidence.session_strata(connection, M, LOCALE, launched, "2026-03-03")
+        found = online_evidence.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
     assert found == (Stratum(0, 0, 1, 1, 0.95),)
 
 
@@ -133,12 +139,12 @@ def test_serving_figures_are_those_of_times_with_both_releases(local: Settings) 
     report(local, "2026-03-03", {"new": one, "old": old, "x": old})
     report(local, "2026-03-04", {"new": figures(100, 1, {"99": 99}), "old": old})
     blobs = open_blobs(local.routing)
-    found = online_evidence.serving(blobs, M, STATE, "2026-03-03")
+    found = online_evidence.serving(blobs, M, STATE, span("2026-03-03"))
     assert found is not None
     assert found.failed().tolist() == [[100, 1, 900, 9], [300, 0, 900, 9]]
     assert found.times.sum(axis=2).tolist() == [[99, 891], [300, 891]]
     assert found.times[1, 0, [-3 - found.first, 82 - found.first]].tolist() == [100, 200]
-    assert online_evidence.serving(blobs, "other", STATE, "2026-03-03") is None
+    assert online_evidence.serving(blobs, "other", STATE, span("2026-03-03")) is None
 
 
 def test_another_document_or_quarter_of_an_hour_is_another_time(local: Settings) -> None:
@@ -148,7 +154,7 @@ def test_another_document_or_quarter_of_an_hour_is_another_time(local: Settings)
     report(local, "2026-03-02", {"new": figures(100, 1, {"82": 99}), "old": later})
     older_server = {"requests": 100, "errors": 1, "p99_ms": 50.0}
     report(local, "2026-03-03", {"new": older_server, "old": older_server})
-    assert online_evidence.serving(open_blobs(local.routing), M, STATE, "2026-03-03") is None
+    assert online_evidence.serving(open_blobs(local.routing), M, STATE, span("2026-03-03")) is None
 
 
 def note(
@@ -180,7 +186,7 @@ def test_what_servers_count_is_read_back_by_quarter_and_document(local: Settings
     for server in servers:
         server.flush(blobs)
         server.flush(blobs)  # nothing is new
-    found = online_evidence.serving(blobs, M, STATE, "2026-03-03")
+    found = online_evidence.serving(blobs, M, STATE, span("2026-03-03"))
     assert found is not None
     assert found.failed().tolist() == [[2, 0, 2, 0], [3, 1, 2, 0]]  # of rows 10 and 9
     day = json.loads(blobs.read(f"{M}/serving/2026-03-03.json") or b"")
@@ -206,7 +212,112 @@ def window(requests: int, errors: int, buckets: dict[str, int]) -> str:
 def test_figures_that_cannot_be_read_name_their_file(local: Settings, bad: str) -> None:
     report(local, "2026-03-02", bad)
     with pytest.raises(DataError, match=r"m/serving/2026-03-02\.json: .*expected an object"):
-        online_evidence.serving(open_blobs(local.routing), M, STATE, "2026-03-03")
+        online_evidence.serving(open_blobs(local.routing), M, STATE, span("2026-03-03"))
+
+
+@pytest.mark.parametrize("name", ["8:15/9", "20.15/9", "24:00/9", "20:60/9", "yesterday/9"])
+def test_a_window_that_says_no_quarter_of_an_hour_names_its_file(
+    local: Settings, name: str
+) -> None:
+    report(local, "2026-03-02", {"new": figures(5, 1, {"3": 4}, at=name)})
+    with pytest.raises(DataError, match=r"m/serving/2026-03-02\.json: .*HH:MM"):
+        online_evidence.serving(open_blobs(local.routing), M, STATE, span("2026-03-03"))
+
+
+SEOUL, ANGELES, UTC_ = "Asia/Seoul", "America/Los_Angeles", "UTC"
+# in Los Angeles 2026-03-08 has 23 hours and 2026-11-01 has 25
+ENDS = [
+    (UTC_, "2026-03-03", "2026-03-04T00:00"),
+    (SEOUL, "2026-03-03", "2026-03-03T15:00"),
+    (ANGELES, "2026-03-03", "2026-03-04T08:00"),
+    (ANGELES, "2026-03-07", "2026-03-08T08:00"),
+    (ANGELES, "2026-03-08", "2026-03-09T07:00"),
+    (ANGELES, "2026-10-31", "2026-11-01T07:00"),
+    (ANGELES, "2026-11-01", "2026-11-02T08:00"),
+]
+
+
+@pytest.mark.parametrize(("zone", "day", "until"), ENDS)
+def test_a_day_is_over_by_the_markets_clocks(zone: str, day: str, until: str) -> None:
+    state = replace(STATE, windows=(Window(f"{day}T12:00:00+00:00", 0.5),))
+    assert span(day, zone, state).until == datetime.fromisoformat(until).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("zone", "since", "passes"),
+    [  # a step of one day that began at 06:00 by the market's clocks
+        (UTC_, "2026-03-03T06:00", "2026-03-04"),
+        (SEOUL, "2026-03-02T21:00", "2026-03-04"),  # in UTC's days March 3 would do
+        (ANGELES, "2026-03-03T14:00", "2026-03-04"),
+        (ANGELES, "2026-03-07T14:00", "2026-03-08"),  # 18 + 23 hours
+        (ANGELES, "2026-10-31T13:00", "2026-11-01"),
+    ],
+)
+def test_a_hold_of_one_day_passes_with_a_whole_day_of_the_markets_data(
+    zone: str, since: str, passes: str
+) -> None:
+    plan = Rollout(steps=(Step(weight=5, days=1),))
+    state = Open("new", "old", plan, 0, 9, (Window(f"{since}:00+00:00", 0.05),))
+    first = date.fromisoformat(passes) - timedelta(days=1)
+    moves = []
+    for day in (first, date.fromisoformat(passes)):
+        until = span(str(day), zone, state).until.isoformat()
+        held = rollout.days_since(state.windows[-1].since, until)
+        moves.append(rollout.next_move(state, ["SUCCESS"], held))
+    assert moves == ["wait", "advance"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "market_days", "utc_days"),
+    [
+        (UTC_, ["02", "03"], ["02", "03"]),
+        (SEOUL, ["02", "03"], ["02", "03"]),
+        (ANGELES, ["01", "02", "03"], ["02", "03", "04"]),  # it is evening there, a day earlier
+    ],
+)
+def test_a_rollout_has_the_markets_days_and_the_utc_days_of_its_servers(
+    zone: str, market_days: list[str], utc_days: list[str]
+) -> None:
+    state = replace(STATE, windows=(Window("2026-03-02T03:00:00+00:00", 0.5),))
+    found = span("2026-03-03", zone, state)
+    assert found.market_days() == [f"2026-03-{d}" for d in market_days]
+    assert found.utc_days() == [f"2026-03-{d}" for d in utc_days]
+
+
+def test_sessions_of_the_markets_first_evening_count_and_those_of_its_next_day_do_not(
+    settings: Settings,
+) -> None:
+    """19:00 of March 1 in Los Angeles is March 2 in UTC; the store has it under March 1."""
+    state = replace(STATE, windows=(Window("2026-03-02T03:00:00+00:00", 0.5),))
+    stored(settings, [
+        row("a", "2026-03-02T04:00", "new", True, day="2026-03-01"),
+        row("b", "2026-03-03T07:59", "old", day="2026-03-02"),
+        row("c", "2026-03-03T08:00", "old", True, day="2026-03-02"),  # past midnight there
+    ])  # fmt: skip
+    found = strata(settings, "2026-03-02", ANGELES, state)
+    assert found == (Stratum(1, 1, 0, 0, 0.5), Stratum(0, 0, 1, 0, 0.5))
+    # In Seoul it is noon of March 2, which ends at 15:00 UTC.
+    assert strata(settings, "2026-03-01", SEOUL, state) == ()
+
+
+@pytest.mark.parametrize(
+    ("zone", "quarters"),
+    [
+        (UTC_, ["03T07:45", "03T08:00", "03T14:45", "03T15:00"]),
+        (SEOUL, ["03T07:45", "03T08:00", "03T14:45"]),
+        (ANGELES, ["03T07:45", "03T08:00", "03T14:45", "03T15:00", "04T07:45"]),
+    ],
+)
+def test_serving_figures_end_with_the_markets_day(
+    local: Settings, zone: str, quarters: list[str]
+) -> None:
+    names = ["07:45/9", "08:00/9", "14:45/9", "15:00/9"]
+    windows = {n: {"requests": 2, "errors": 0, "buckets": {"3": 2}} for n in names}
+    for day in ("2026-03-03", "2026-03-04"):
+        report(local, day, {r: {"windows": windows} for r in ("new", "old")})
+    blobs, until = open_blobs(local.routing), span("2026-03-03", zone)
+    found = online_evidence.served_windows(blobs, M, STATE, until)
+    assert [at for at, _ in found] == [f"2026-03-{q}+00:00" for q in quarters]
 
 
 def test_audits_of_this_rollout_add_up(local: Settings) -> None:

@@ -14,7 +14,7 @@ from release_world import World
 
 from csrm_tasks.cli import main
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.release import ledger, retention, snapshots
+from csrm_tasks.release import ledger, retention, rollout, rollout_moves, snapshots
 from csrm_tasks.release.bundle import BEHIND
 from csrm_tasks.release.ledger import GENESIS, Entry
 from csrm_tasks.release.snapshots import Snapshot
@@ -23,6 +23,7 @@ from csrm_tasks.settings import Settings
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 POLICY = Retention(recent_days=30, rollback_days=90)
+CONFIG = market().model_copy(update={"retention": POLICY})
 ACTIONS = ("promoted", "started", "advanced", "aborted", "rolled_back", "registered", "judged")
 
 
@@ -80,7 +81,7 @@ def test_what_a_rollback_needs_is_never_collected(
         previous = None if now_live is None else int(now_live[1:])
         entries.append(entry(n, action, release, days, previous))
     known = manifests(6, ages)
-    keep = set(retention.needed(known, entries, POLICY, NOW))
+    keep = set(retention.needed(known, entries, POLICY, NOW, rollout.waiting(entries)))
     for row in entries:
         if datetime.fromisoformat(row.at) >= NOW - timedelta(days=90):
             assert loadable(int(row.release_id[1:])) <= keep, row
@@ -97,7 +98,7 @@ def test_what_a_rollback_needs_is_never_collected(
 
 def test_three_releases_stay_loadable_whatever_their_age_and_training_data_goes() -> None:
     entries = [entry(n + 1, "promoted", n, 400 - n, n - 1 if n else None) for n in range(5)]
-    keep = set(retention.needed(manifests(5, [399.0] * 5), entries, POLICY, NOW))
+    keep = set(retention.needed(manifests(5, [399.0] * 5), entries, POLICY, NOW, None))
     assert keep == loadable(2) | loadable(3) | loadable(4)
 
 
@@ -116,7 +117,7 @@ def old(plan_days: float = 400) -> datetime:
 
 def test_collecting_is_planned_first_and_leaves_a_way_back(world: World) -> None:
     stray = publish(world.settings, "pairs", "x", lambda f: (f / "note").write_text("x" * 10))
-    found = retention.plan(world.settings, MARKET, POLICY, old())
+    found = retention.plan(world.settings, CONFIG, old())
     assert found.collect[stray.ref] == 10
     assert store_of(world.settings).manifest(stray.ref) is not None  # planning deletes nothing
     kept = {r for r in found.keep if "/bundle/" in r}
@@ -140,16 +141,32 @@ def test_vectors_that_servers_may_take_up_stay_with_those_before_them(world: Wor
     made = [refreshed(key) for key in ("gone", "before", "now")]
     for one in made:
         snapshots.publish(world.settings, MARKET, {"tiny-x": one})
-    found = retention.plan(world.settings, MARKET, POLICY, old())
+    found = retention.plan(world.settings, CONFIG, old())
     assert made[0].ref in found.collect
     assert {one.ref for one in made[1:]} <= set(found.keep)
 
 
 def test_the_window_keeps_everything_that_the_ledger_names(world: World) -> None:
-    found = retention.plan(world.settings, MARKET, POLICY, old(60))
+    found = retention.plan(world.settings, CONFIG, old(60))
     assert {r for r in found.keep if "/bundle/" in r} == {
         f"{MARKET}/bundle/{k}" for k in ("one", "two", "three", "four", "five")
     }
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("auto", True), ("manual", False)])
+def test_what_waits_by_the_markets_own_policy_is_kept(
+    world: World, policy: str, kept: bool
+) -> None:
+    """Asked in Airflow without an answer, then the market asked nobody any more, or still does."""
+    made = world.release("six")
+    manual = market(approval="manual")
+    rollout_moves.answer(
+        world.settings, manual, world.api, made.id, approved=False, actor="", run="run1"
+    )
+    config = CONFIG.model_copy(update={"release": market(approval=policy).release})
+    found = retention.plan(world.settings, config, old())
+    assert (made.bundle.ref in found.keep) is kept
+    assert (made.bundle.ref in found.collect) is not kept
 
 
 def test_the_command_deletes_only_when_told(

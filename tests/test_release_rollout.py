@@ -248,7 +248,7 @@ def by_hand(world: World) -> Any:
         if w.live() != done.release:  # type: ignore[union-attr]
             advance(w)
         else:
-            promote.refresh_views(w.settings, CONFIG, w.api)  # as csrm release verify does
+            promote.refresh_views(w.settings, CONFIG, w.api)  # as csrm release reconcile does
 
     return act
 

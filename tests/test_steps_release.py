@@ -18,7 +18,7 @@ from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.evaluation.checks import Check
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import judge, ledger, retention, routing
-from csrm_tasks.sections import Gate, Retention
+from csrm_tasks.sections import Gate
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 
@@ -126,7 +126,7 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
 
 def assert_it_can_be_retrained_whatever_its_age(pipeline: Pipeline, champion: Any) -> None:
     later = datetime.now(UTC) + timedelta(days=400)
-    keep = retention.plan(pipeline.settings, MARKET, Retention(), later).keep
+    keep = retention.plan(pipeline.settings, market(), later).keep
     named = {ref for name, ref in champion.items() if ref and name not in ("release", "towers")}
     assert named <= set(keep) and champion["bundle"] in named
     tree = pipeline.settings.artifacts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
@@ -22,11 +23,12 @@ from release_fixtures import (
 )
 from release_world import World
 
-from csrm_tasks import tracking
+from csrm_tasks import clocks, tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError, RefusedError
-from csrm_tasks.release import ledger, manage, online_evidence
-from csrm_tasks.sections import Rollout, Step
+from csrm_tasks.release import ledger, manage, online_evidence, verdicts
+from csrm_tasks.release.ledger import moment
+from csrm_tasks.sections import Rollout, Schedule, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.store import open_store, writing
@@ -45,8 +47,10 @@ CONFIG = market(rollout=PLAN)
 class Rolling(World):
     """One rollout under way, its clock turned back so that its days are over."""
 
+    config = CONFIG
+
     def step(self, name: str, inputs: dict[str, str] | None = None, **params: Any) -> Artifact:
-        ref = run_step(name, CONFIG, inputs or {}, params, self.settings)
+        ref = run_step(name, self.config, inputs or {}, params, self.settings)
         return store_of(self.settings).open(ref)
 
     def begin(self) -> str:
@@ -67,8 +71,8 @@ class Rolling(World):
         """Publish the day so many days after this step began, and return it."""
         state = self.opened()
         assert state is not None
-        day = datetime.fromisoformat(state.windows[-1].since) + timedelta(days=after)
-        name = day.date().isoformat()
+        began = clocks.day_of(moment(state.windows[-1].since), self.config.schedule.timezone)
+        name = (began + timedelta(days=after)).isoformat()
         row = {"market": MARKET, "day": name, "digest": "d", "rows_in": 1, "quarantined": 0,
                "share": 0.0, "stale": 0}  # fmt: skip
         with writing(open_store(self.settings.db_url), MARKET) as connection:
@@ -263,6 +267,34 @@ def test_an_llms_estimate_is_shown_and_judges_nothing(world: Rolling) -> None:
     assert "not by people" in said["note"] and said["queries"] == 30
     assert look.facts["reasons"][0] == "audits: 0 of 20 audited queries"
     assert world.opened().release == two  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("zone", ["Asia/Seoul", "America/Los_Angeles", "UTC"])
+def test_a_look_judges_up_to_the_end_of_the_markets_day(world: Rolling, zone: str) -> None:
+    world.config = CONFIG.model_copy(update={"schedule": Schedule(timezone=zone)})
+    world.begin()
+    day = world.day(0)
+    assert world.step("rollout_state").facts["first_day"] == day
+    until = moment(verdicts.read(world.step("rollout_look", day=day))["until"])
+    assert until.astimezone(ZoneInfo(zone)).isoformat()[:16] == (
+        f"{date.fromisoformat(day) + timedelta(days=1)}T00:00"
+    )
+
+
+def test_a_look_is_the_same_whatever_servers_add_after_its_day(world: Rolling) -> None:
+    world.config = CONFIG.model_copy(update={"schedule": Schedule(timezone="Asia/Seoul")})
+    release = world.begin()
+    control = world.opened().control  # type: ignore[union-attr]
+    day = world.day(1)  # ends at 15:00 UTC
+    one = {"requests": 2, "errors": 0, "buckets": {"3": 2}}
+    refs = []
+    for names in (["14:45/1"], ["14:45/1", "15:00/1"], ["14:30/1", "14:45/1", "15:00/1"]):
+        report = {r: {"windows": dict.fromkeys(names, one)} for r in (release, control)}
+        path = Path(world.settings.routing) / MARKET / "serving" / f"{day}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report))
+        refs.append(world.step("rollout_look", day=day).ref)
+    assert refs[0] == refs[1] != refs[2]
 
 
 def test_a_look_needs_a_rollout_and_a_published_day(world: Rolling) -> None:

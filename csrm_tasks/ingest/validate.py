@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, timedelta
 
 import polars as pl
 
+from csrm_tasks import clocks
 from csrm_tasks.dataset.text import INVISIBLE, composed_frame
 from csrm_tasks.ingest.contracts import (
     PATH_SEPARATOR,
@@ -131,11 +131,9 @@ def _rounded(values: pl.DataFrame, contract: Contract) -> Iterator[pl.DataFrame]
 
 def times_of(day: str, late_days: int, zone: str) -> Times:
     """Return between which moments (UTC) a day's times lie; a day may have 23 or 25 hours."""
-    begins, clocks = date.fromisoformat(day), ZoneInfo(zone)
-    first, last = (
-        datetime.combine(d, time(), clocks).astimezone(UTC)
-        for d in (begins - timedelta(days=late_days), begins + timedelta(days=1))
-    )
+    named = date.fromisoformat(day)
+    first = clocks.begins(named - timedelta(days=late_days), zone)
+    last = clocks.ends(named, zone)
     return Times(first - BEFORE, last + AFTER)
 
 

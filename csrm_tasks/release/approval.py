@@ -7,7 +7,7 @@ one verdict: a release that was judged anew is decided anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -58,20 +58,30 @@ def decided(entries: Sequence[Entry], release_id: str, verdict: str) -> Decision
     return Decision("timed out", said[-1]) if said else Decision("nothing")
 
 
+def overrules(entries: Sequence[Entry], release_id: str, verdict: str, said: str) -> bool:
+    """Whether a person's answer that was given at ``said`` (empty: now) would be the last word."""
+    row = decided(entries, release_id, verdict).row
+    return not said or row is None or row.actor == TIMEOUT or ledger.moment(said) >= _when(row)
+
+
 def _when(row: Entry) -> datetime:
     return ledger.moment(row.payload.get("said") or row.at)
 
 
 def say(
     settings: Settings, market: str, release_id: str, verdict: str, *, approved: bool, actor: str,
-    reason: str,
+    reason: str, check: Callable[[Sequence[Entry]], None],
 ) -> Entry:  # fmt: skip
-    """Record a person's word, whatever was said before; saying the same again is no new row."""
+    """Record a person's word, whatever was said before; saying the same again is no new row.
+
+    ``check`` raises where it is too late; it sees the rows as they are when this one is written.
+    """
     now = decided(ledger.verified(settings, market), release_id, verdict)
     action: ledger.Action = "approved" if approved else "rejected"
     if now.row is not None and now.word == action:
         return now.row
     payload = {"verdict": verdict, "after": now.row.hash if now.row else ""}
     return ledger.append(
-        settings, market, action, release_id, actor=actor, reason=reason, payload=payload
-    )
+        settings, market, action, release_id, actor=actor, reason=reason, payload=payload,
+        check=check,
+    )  # fmt: skip

@@ -7,13 +7,13 @@ that the release knows data no older than the live one's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import approval, ledger, verdicts
+from csrm_tasks.release import approval, ledger, rollout, verdicts
 from csrm_tasks.release.bundle import release_id
 from csrm_tasks.settings import Settings
 
@@ -52,15 +52,15 @@ def vouched(settings: Settings, bundle: Artifact, verdict: Mapping[str, Any]) ->
     }
 
 
-def expected(
-    config: MarketConfig, release: str, verdict: Mapping[str, Any], turn: int | None
-) -> ledger.Expected:
-    """Return what must still hold when the row is written: somebody may say no in between."""
+def still_approved(
+    config: MarketConfig, release: str, verdict: Mapping[str, Any]
+) -> Callable[[Sequence[ledger.Entry]], None]:
+    """Return what is checked when the row is written: somebody may say no in between."""
 
-    def approved(entries: Sequence[ledger.Entry]) -> None:
+    def check(entries: Sequence[ledger.Entry]) -> None:
         _decided(config, entries, release, verdict["digest"])
 
-    return ledger.Expected(verdict["champion"], turn, approved)
+    return check
 
 
 def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], release: str) -> None:
@@ -72,9 +72,32 @@ def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], rel
     if row.action == "aborted":
         raise RefusedError(f"{release} was given up {how}; train a new one")
     raise RefusedError(
-        f"{release} was rolled back {how}; csrm release restore --market {config.market} {release} "
-        "brings it back"
+        f"{release} was rolled back {how}; csrm release restore --market {config.market} "
+        f"--reason WHY {release} brings it back"
     )
+
+
+def refuse_begun(market: str, entries: Sequence[ledger.Entry], release: str) -> None:
+    """Refuse a no that comes when the release has begun its way to shoppers: the release goes on
+    unless it is taken back, and the message says by which command.
+    """
+    rows = [e for e in entries if e.release_id == release and e.action in ("promoted", "started")]
+    if not rows:
+        return
+    state, gone = rollout.opened(entries), ledger.taken_back(entries, release)
+    back = f"csrm release rollback --market {market} --leaving {release} --reason WHY"
+    if state is not None and state.release == release and not state.launched:
+        at = "after its last step" if state.passed else f"at step {state.step} ({state.weight} %)"
+        said = f"{release} is being rolled out, {at}: it is too late to reject it; {back}"
+        raise RefusedError(f"{said} gives it up")
+    if gone is not None:
+        how = f"was {gone.action} by {gone.actor}, row {gone.seq}, and stays back"
+        raise RefusedError(f"{release} {how}: there is nothing left to reject")
+    live = ledger.live(entries)
+    if live == release:
+        since = f"{release} is live since row {rows[-1].seq}: it is too late to reject it"
+        raise RefusedError(f"{since}; {back} goes back to the release before")
+    raise RefusedError(f"{release} was live before {live}: there is nothing left to reject")
 
 
 def _passed(config: MarketConfig, bundle: Artifact, gate: Artifact) -> dict[str, Any]:
@@ -110,7 +133,7 @@ def _decided(
         why = f"{found.word}: {found.row.actor}, row {found.row.seq} ({found.row.reason})"
     raise RefusedError(
         f"{release} waits for approval ({why}): "
-        f"csrm release approve --market {config.market} {release}"
+        f"csrm release approve --market {config.market} --reason WHY {release}"
     )
 
 

@@ -64,7 +64,6 @@ class Expected:
 
     live: str | None  # this release is live; None: nothing is
     turn: int | None = None  # the newest of TURNS is this row; None: not asked
-    also: Callable[[Sequence[Entry]], None] | None = None  # raises where what it checks is not so
 
 
 def history(settings: Settings, market: str) -> list[Entry]:
@@ -164,10 +163,12 @@ def append(
     reason: str,
     payload: Mapping[str, str],
     expected: Expected | None = None,
+    check: Callable[[Sequence[Entry]], None] | None = None,
 ) -> Entry:
     """Append one row, or return the row that already says the same.
 
-    Raises :class:`RefusedError` when the chain does not verify or ``expected`` does not hold.
+    ``check`` raises where the rows so far forbid this one. Raises :class:`RefusedError` when the
+    chain does not verify or ``expected`` does not hold.
     """
     with writing(open_store(settings.db_url), market) as connection:
         entries = _entries(connection, market)
@@ -176,6 +177,8 @@ def append(
         known = _already(entries, action, release_id, payload)
         if known is not None:
             return known
+        if check is not None:
+            check(entries)
         if expected is not None:
             _require(expected, entries, market, f"{action} {release_id}")
         head = entries[-1].hash if entries else GENESIS
@@ -190,8 +193,6 @@ def append(
 
 
 def _require(expected: Expected, entries: Sequence[Entry], market: str, what: str) -> None:
-    if expected.also is not None:
-        expected.also(entries)
     found, turn = live(entries), last_turn(entries)
     if expected.live != found:
         raise RefusedError(

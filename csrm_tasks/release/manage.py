@@ -9,6 +9,8 @@ from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import load_market
 from csrm_tasks.release import approval, away, ledger, rollout
 from csrm_tasks.release import rollback as back
+from csrm_tasks.release.guard import refuse_begun
+from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
 
@@ -49,6 +51,7 @@ def approve(
     """Approve a registered release under its newest verdict, which must be a PASS.
 
     Whatever was said before: this is now what was last decided. Saying it again is no new row.
+    Raises :class:`RefusedError` for a release that would not be rolled out whatever is said of it.
     """
     entries = ledger.verified(settings, market)
     made = _registered(entries, market, release_id)
@@ -56,14 +59,43 @@ def approve(
         raise RefusedError(f"the gate said {made['outcome']} of {release_id}")
     gone = ledger.taken_back(entries, release_id)
     if gone is not None:
-        cure = "train a new one" if gone.action == "aborted" else "csrm release restore asks for it"
+        cure = "train a new one"
+        if gone.action == "rolled_back":
+            cure = (
+                f"csrm release restore --market {market} --reason WHY {release_id} brings it back"
+            )
         raise RefusedError(
             f"{release_id} was {gone.action} by row {gone.seq} and stays back; {cure}"
         )
+
+    def check(rows: Sequence[ledger.Entry]) -> None:
+        _refuse_older(market, rows, release_id)
+
     return approval.say(
         settings, market, release_id, made["verdict"],
-        approved=True, actor=actor, reason=reason,
+        approved=True, actor=actor, reason=reason, check=check,
     )  # fmt: skip
+
+
+def _refuse_older(market: str, entries: Sequence[ledger.Entry], release_id: str) -> None:
+    """Refuse a release that waits behind a newer one: that one is what is rolled out next."""
+    if rollout.used(entries, release_id) is not None:
+        return
+    for row in rollout.passed(entries):
+        newer, begun = row.release_id, rollout.used(entries, row.release_id)
+        if newer == release_id:
+            return
+        if begun is not None:
+            raise RefusedError(
+                f"{release_id} is not rolled out any more: {newer}, registered after it, was "
+                f"{begun.action} by row {begun.seq}; train a new one"
+            )
+        if approval.decided(entries, newer, row.payload["verdict"]).word != "rejected":
+            raise RefusedError(
+                f"{newer} (row {row.seq}), registered after {release_id}, is awaiting rollout, and "
+                f"only the newest is rolled out; to roll out {release_id} instead, first "
+                f"csrm release reject --market {market} --reason WHY {newer}"
+            )
 
 
 @away.one_line
@@ -73,18 +105,21 @@ def reject(
     """Reject a registered release that has not begun its way to shoppers, under its verdict."""
     entries = ledger.verified(settings, market)
     made = _registered(entries, market, release_id)
-    begun = [
-        e for e in entries if e.release_id == release_id and e.action in ("promoted", "started")
-    ]
-    if begun:
-        raise RefusedError(
-            f"{release_id} was {begun[-1].action} by row {begun[-1].seq}: it is too late to reject "
-            f"it; csrm release rollback --market {market} --leaving {release_id} takes it back"
-        )
+
+    def check(rows: Sequence[ledger.Entry]) -> None:
+        refuse_begun(market, rows, release_id)
+
+    check(entries)  # a second no that comes too late is no success either
     return approval.say(
         settings, market, release_id, made["verdict"],
-        approved=False, actor=actor, reason=reason,
+        approved=False, actor=actor, reason=reason, check=check,
     )  # fmt: skip
+
+
+def follow(settings: Settings, market: str) -> None:
+    """Let MLflow's aliases follow what was decided; where it is away they follow later."""
+    config = load_market(market, settings.markets)
+    refresh_views(settings, config, tracking.LaterClient(settings))
 
 
 def _registered(entries: Sequence[ledger.Entry], market: str, release_id: str) -> Mapping[str, str]:

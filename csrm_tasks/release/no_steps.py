@@ -8,8 +8,11 @@ for its promotion and may still have it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, rollout
+from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
 ACTOR = "csrm rollout"
@@ -17,15 +20,23 @@ REASON = "the market's file has no rollout steps any more"
 
 
 def end_without_steps(
-    settings: Settings, config: MarketConfig, keep: str | None = None
+    settings: Settings, config: MarketConfig, api: Any, keep: str | None = None
 ) -> ledger.Entry | None:
     """Give up what is being rolled out if the plan has no steps; returns the row that did so.
 
-    ``keep``: a release that is spared if it has passed every step. The row is returned again when
-    nothing has been served otherwise since, so that whoever was killed after it finds it.
+    ``keep``: a release that is spared if it has passed every step. What is served follows at once,
+    whatever the caller refuses later. The row is returned, and followed, again when nothing has
+    been served otherwise since, so that whoever was killed after it finds it.
     """
     if config.rollout.steps:
         return None
+    row = _ended(settings, config, keep)
+    if row is not None:
+        refresh_views(settings, config, api)
+    return row
+
+
+def _ended(settings: Settings, config: MarketConfig, keep: str | None) -> ledger.Entry | None:
     entries = ledger.verified(settings, config.market)
     state, turn = rollout.opened(entries), ledger.last_turn(entries)
     if state is None or state.launched or (state.passed and state.release == keep):

@@ -1,23 +1,35 @@
 """Reading the evidence of a rollout: sessions from the store, serving figures, audits.
 
-Everything from the rollout's first day up to one published day. What is delivered later is seen by
-a later look; a session delivered on two days is one session.
+Everything from the rollout's first day up to one published day, days by the market's clocks
+(``schedule.timezone``), whose end is the end of the evidence. What is delivered later is seen by a
+later look; a session delivered on two days is one session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Self
 
 import numpy as np
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from sqlalchemy.engine import Connection
 
+from csrm_tasks import clocks
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import DataError
-from csrm_tasks.release.ledger import Entry
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release.ledger import Entry, moment
 from csrm_tasks.release.online import Audit, Evidence
 from csrm_tasks.release.rollout import Open
 from csrm_tasks.release.sequential import Stratum
@@ -30,30 +42,48 @@ SETTLE = timedelta(minutes=15)  # servers have followed the routing document by 
 
 
 def read(
-    settings: Settings, market: str, locale: str, state: Open, entries: Sequence[Entry], day: str
+    settings: Settings, config: MarketConfig, state: Open, entries: Sequence[Entry], day: str
 ) -> Evidence:
     """Gather what is known of ``state``'s release at the end of ``day``."""
+    span = Span.of(state, day, config.schedule.timezone)
     with reading(open_store(settings.db_url)) as connection:
-        sessions = session_strata(connection, market, locale, state, day)
-    requests = serving(open_blobs(settings.routing), market, state, day)
+        sessions = session_strata(connection, config.market, config.target_locale, state, span)
+    requests = serving(open_blobs(settings.routing), config.market, state, span)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
     return Evidence(sessions, audit, requests, teacher)
 
 
-def end_of(day: str) -> str:
-    """Return when a day (YYYY-MM-DD, UTC) is over, as ISO 8601."""
-    return f"{date.fromisoformat(day) + timedelta(days=1)}T00:00:00+00:00"
+@dataclass(frozen=True)
+class Span:
+    """From a rollout's beginning to the end of one day of the market."""
+
+    since: datetime  # UTC
+    until: datetime  # UTC: when the day is over by the market's clocks
+    first: str  # the market's day (YYYY-MM-DD) in which the rollout began
+    last: str
+
+    @classmethod
+    def of(cls, state: Open, day: str, zone: str) -> Self:
+        """Return the span of ``state`` up to ``day``; ``zone``: the market's time zone."""
+        since = moment(state.windows[0].since).astimezone(UTC)
+        until = clocks.ends(date.fromisoformat(day), zone)
+        return cls(since, until, str(clocks.day_of(since, zone)), day)
+
+    def market_days(self) -> list[str]:
+        """Return the market's days, by which its store is filled."""
+        return _dates(date.fromisoformat(self.first), date.fromisoformat(self.last))
+
+    def utc_days(self) -> list[str]:
+        """Return the UTC days that have a part in it, by which servers report."""
+        return _dates(self.since.date(), (self.until - timedelta(microseconds=1)).date())
 
 
-def days_of(state: Open, day: str) -> list[str]:
-    """Return the days from the rollout's first to ``day``."""
-    first = date.fromisoformat(state.windows[0].since[:10])
-    number = (date.fromisoformat(day) - first).days + 1
-    return [str(first + timedelta(days=n)) for n in range(number)]
+def _dates(first: date, last: date) -> list[str]:
+    return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
 
 
 def session_strata(
-    connection: Connection, market: str, locale: str, state: Open, day: str
+    connection: Connection, market: str, locale: str, state: Open, span: Span
 ) -> tuple[Stratum, ...]:
     """Count sessions and conversions of both releases by step and day of first delivery.
 
@@ -61,18 +91,18 @@ def session_strata(
     shares at the earliest, and to the release of its first search that names one.
     """
     found: list[Stratum] = []
-    merged = _merged(market, locale, days_of(state, day))
+    merged = _merged(market, locale, span.market_days())
     for window, following in zip(state.windows, [*state.windows[1:], None], strict=True):
         if not window.share:
             continue  # shadow answers nobody
         since = datetime.fromisoformat(window.since) + SETTLE
-        until = datetime.fromisoformat(following.since if following else end_of(day))
+        until = span.until if following is None else datetime.fromisoformat(following.since)
         statement = _counts(merged, since, until, (state.release, state.control))
         found += _strata(connection.execute(statement).all(), state, window.share)
     return tuple(found)
 
 
-def _merged(market: str, locale: str, days: Sequence[str]) -> sa.Subquery:
+def _merged(market: str, locale: str, among: Sequence[str]) -> sa.Subquery:
     """One row per session: when it began, its release, and whether it bought on any day."""
     rows = SESSIONS.c
     order = (rows.release == "", rows.first_at, rows.day)
@@ -82,7 +112,7 @@ def _merged(market: str, locale: str, days: Sequence[str]) -> sa.Subquery:
             sa.cast(rows.converted, sa.Integer).label("bought"),
             sa.func.row_number().over(partition_by=rows.session_id, order_by=order).label("nth"),
         )
-        .where(rows.market == market, rows.locale == locale, rows.day.in_(days))
+        .where(rows.market == market, rows.locale == locale, rows.day.in_(among))
         .subquery()
     )  # fmt: skip
     first = sa.case((numbered.c.nth == 1, numbered.c.release))
@@ -119,22 +149,18 @@ def _strata(rows: Sequence[Any], state: Open, share: float) -> Iterator[Stratum]
         yield Stratum(*treated, *control, share)
 
 
-def serving(blobs: BlobStore, market: str, state: Open, day: str) -> Served | None:
+def serving(blobs: BlobStore, market: str, state: Open, span: Span) -> Served | None:
     """Read what servers reported of both releases, by quarter of an hour and routing document.
 
-    Reports are ``{market}/serving/{day}.json`` beside the routing document (docs/ROUTING.md). Times
-    in which only one of the two served say nothing; None where there is no other.
+    Reports are ``{market}/serving/{UTC day}.json`` beside the routing document (docs/ROUTING.md);
+    quarters that begin after the market's day is over are left to the next look. Times in which
+    only one of the two served say nothing; None where there is no other.
     """
-    rows: list[tuple[_Window, _Window]] = []
-    names: list[str] = []  # of the quarters
-    for d in days_of(state, day):
-        report = _report(blobs, f"{market}/serving/{d}.json")
-        ours, theirs = (report.get(r, {}) for r in (state.release, state.control))
-        shared = sorted(ours.keys() & theirs.keys())
-        rows += [(ours[at], theirs[at]) for at in shared]
-        names += [f"{d} {at.split('/', 1)[0]}" for at in shared]
-    if not rows:
+    found = served_windows(blobs, market, state, span)
+    if not found:
         return None
+    rows = [pair for _, pair in found]
+    names = [quarter for quarter, _ in found]
     seen = [bucket for pair in rows for window in pair for bucket in window.buckets]
     first, last = min(seen, default=0), max(seen, default=0)
     times = np.zeros((len(rows), 2, last - first + 1), np.int32)
@@ -145,6 +171,23 @@ def serving(blobs: BlobStore, market: str, state: Open, day: str) -> Served | No
     requests = np.array([[w.requests for w in pair] for pair in rows], np.int64)
     errors = np.array([[w.errors for w in pair] for pair in rows], np.int64)
     return Served(requests, errors, times, first, np.unique(names, return_inverse=True)[1])
+
+
+def served_windows(
+    blobs: BlobStore, market: str, state: Open, span: Span
+) -> list[tuple[str, tuple[_Window, _Window]]]:
+    """Return quarter of an hour (UTC) and what the judged release and its control served in it, of
+    every window of ``span`` in which both did.
+    """
+    found = []
+    for d in span.utc_days():
+        report = _report(blobs, f"{market}/serving/{d}.json")
+        ours, theirs = (report.get(r, {}) for r in (state.release, state.control))
+        for at in sorted(ours.keys() & theirs.keys()):
+            quarter = f"{d}T{at.split('/', 1)[0]}+00:00"
+            if datetime.fromisoformat(quarter) < span.until:
+                found.append((quarter, (ours[at], theirs[at])))
+    return found
 
 
 class _Window(BaseModel):
@@ -166,10 +209,15 @@ class _Window(BaseModel):
         return self
 
 
+# when its quarter of an hour began (UTC), then what else it was told apart by
+_Name = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9](/|$)")]
+
+
 class _Release(BaseModel):
     """A release's day; its totals are for people."""
 
-    windows: dict[str, _Window] = Field(default_factory=dict)  # none: written by an older server
+    # none: written by an older server
+    windows: dict[_Name, _Window] = Field(default_factory=dict)
 
 
 _REPORT = TypeAdapter(dict[str, _Release])
@@ -186,8 +234,8 @@ def _report(blobs: BlobStore, key: str) -> dict[str, dict[str, _Window]]:
         first = e.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         raise DataError(
-            f"{key}: {at}: {first['msg']}; expected an object of release → windows → requests "
-            "(above 0), errors, buckets (docs/ROUTING.md)"
+            f"{key}: {at}: {first['msg']}; expected an object of release → windows (HH:MM/…) → "
+            "requests (above 0), errors, buckets (docs/ROUTING.md)"
         ) from e
 
 

@@ -16,7 +16,7 @@ from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import away, ledger, rollout
 from csrm_tasks.release.bundle import release_id
-from csrm_tasks.release.guard import expected, guard, refuse_taken_back, vouched
+from csrm_tasks.release.guard import guard, refuse_taken_back, still_approved, vouched
 from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
@@ -40,8 +40,7 @@ def promote(
     and is no longer is refused: nothing that was rolled back or replaced goes live by a rerun.
     """
     release = release_id(bundle)
-    if end_without_steps(settings, config, keep=release) is not None:
-        refresh_views(settings, config, api)  # whatever is refused below
+    end_without_steps(settings, config, api, keep=release)
     entries = ledger.verified(settings, config.market)
     row = _live_by(config, entries, release)
     if row is None:
@@ -54,7 +53,8 @@ def promote(
             actor=actor,
             reason="; ".join(verdict["reasons"]),
             payload=vouched(settings, bundle, verdict),
-            expected=expected(config, release, verdict, _last_step(config, release, entries)),
+            expected=ledger.Expected(verdict["champion"], _last_step(config, release, entries)),
+            check=still_approved(config, release, verdict),
         )
     else:
         log.info("promote: %s was promoted by row %d already", release, row.seq)
@@ -112,7 +112,8 @@ def _append_again(
         actor=actor,
         reason=reason,
         payload=vouched(settings, bundle, verdict) | {"again": gone.hash},
-        expected=expected(config, release, verdict, turn.seq if turn else None),
+        expected=ledger.Expected(verdict["champion"], turn.seq if turn else None),
+        check=still_approved(config, release, verdict),
     )
 
 
@@ -128,7 +129,8 @@ def _live_by(
     if rows and move is not None:
         raise RefusedError(
             f"{release} was promoted by row {rows[-1].seq}, but since then {live} went live by row "
-            f"{move.seq}; csrm release rollback --market {config.market} --leaving {live} goes back"
+            f"{move.seq}; csrm release rollback --market {config.market} --leaving {live} "
+            "--reason WHY goes back"
         )
     return None
 

@@ -30,8 +30,8 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     Routing comes first. Raises :class:`AwayError` where MLflow does not answer.
     """
     state = rollout.opened(ledger.verified(settings, config.market))
-    end_without_steps(settings, config, keep=state.release if state else None)
     before = routing.published_row(settings, config.market)
+    end_without_steps(settings, config, api, keep=state.release if state else None)
     document = routing.publish(settings, config.market)
     repairs = []
     if document is not None and document["ledger_seq"] != before:

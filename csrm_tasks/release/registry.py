@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release import ledger
+from csrm_tasks.release import approval, ledger, rollout
 
 RELEASE_TAG = "csrm.release"
 SEEN_TAG = "csrm.ledger"  # of the model: hash of the ledger row that its aliases were last set for
@@ -59,21 +59,21 @@ def versions(api: Any, model: str) -> dict[str, str]:
 def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
     """Return alias → release that the ledger implies.
 
-    The challenger is the newest registered release with a PASS, neither promoted nor given up.
+    The challenger is the newest release whose last verdict is a PASS, which nobody has rejected
+    under that verdict, and which was neither promoted nor given up.
     """
     stack = ledger.lives(entries)
-    waiting = [
+    waiting = (
         e.release_id
-        for e in entries
-        if e.action == "registered"
-        and e.payload["outcome"] == "PASS"
+        for e in rollout.passed(entries)
+        if approval.decided(entries, e.release_id, e.payload["verdict"]).word != "rejected"
         and ledger.find(entries, "promoted", e.release_id) is None
         and ledger.find(entries, "aborted", e.release_id) is None
-    ]
+    )
     return {
         "champion": stack[-1] if stack else None,
         "previous": stack[-2] if len(stack) > 1 else None,
-        "challenger": waiting[-1] if waiting else None,
+        "challenger": next(waiting, None),
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from csrm_tasks.artifacts import MANIFEST, ArtifactStore
 from csrm_tasks.blobs import open_blobs
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, rollout, routing, snapshots
 from csrm_tasks.release.bundle import BEHIND
 from csrm_tasks.sections import Retention
@@ -34,13 +35,16 @@ class Plan:
     keep: Mapping[str, str]  # reference → reason
 
 
-def plan(settings: Settings, market: str, policy: Retention, now: datetime) -> Plan:
+def plan(settings: Settings, config: MarketConfig, now: datetime) -> Plan:
     """Decide over every published artifact of a market."""
+    market = config.market
     store = ArtifactStore(settings.artifacts, settings.cache)
     keys = open_blobs(settings.artifacts).keys(market)
     refs = [k.removesuffix(f"/{MANIFEST}") for k in keys if k.endswith(f"/{MANIFEST}")]
     found = {ref: m for ref in refs if (m := store.manifest(ref)) is not None}
-    keep = needed(found, ledger.verified(settings, market), policy, now)
+    entries = ledger.verified(settings, market)
+    next_up = rollout.waiting(entries, config.release.approval)
+    keep = needed(found, entries, config.retention, now, next_up)
     for name, vectors in snapshots.read(settings, market).releases.items():
         for ref in (vectors.ref, vectors.previous):
             if ref in found:
@@ -50,11 +54,15 @@ def plan(settings: Settings, market: str, policy: Retention, now: datetime) -> P
 
 
 def needed(
-    manifests: Manifests, entries: Sequence[ledger.Entry], policy: Retention, now: datetime
-) -> dict[str, str]:
-    """Return the references that must stay, each with the first reason."""
+    manifests: Manifests, entries: Sequence[ledger.Entry], policy: Retention, now: datetime,
+    next_up: ledger.Entry | None,
+) -> dict[str, str]:  # fmt: skip
+    """Return the references that must stay, each with the first reason.
+
+    ``next_up``: the registration of the release that waits.
+    """
     keep: dict[str, str] = {}
-    for row, why in _rows(entries, policy, now):
+    for row, why in _rows(entries, policy, now, next_up):
         for ref in _closure(manifests, row.payload):
             keep.setdefault(ref, why)
     horizon = (now - timedelta(days=policy.recent_days)).timestamp()
@@ -65,11 +73,11 @@ def needed(
 
 
 def _rows(
-    entries: Sequence[ledger.Entry], policy: Retention, now: datetime
+    entries: Sequence[ledger.Entry], policy: Retention, now: datetime, next_up: ledger.Entry | None
 ) -> Iterator[tuple[ledger.Entry, str]]:
     """Yield the ledger rows whose artifacts must stay, with the reason."""
     stay = {release: "live or before it" for release in ledger.lives(entries)[-1 - routing.KEPT :]}
-    state, next_up = rollout.opened(entries), rollout.waiting(entries)
+    state = rollout.opened(entries)
     if state is not None:
         stay |= dict.fromkeys((state.release, state.control), "being rolled out")
     if next_up is not None:

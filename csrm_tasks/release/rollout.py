@@ -101,20 +101,34 @@ def completed(entries: Sequence[Entry], release: str) -> Entry | None:
 
 
 def waiting(entries: Sequence[Entry], policy: str = "manual") -> Entry | None:
-    """Return the registration of the newest release with a PASS, if it may be rolled out next: it
-    was never started, promoted or given up, and by the market's approval ``policy`` it may go on or
-    a person is to be asked.
+    """Return the registration of the release that may be rolled out next, if there is one.
+
+    It is the newest release with a PASS: never started, promoted or given up, and by the market's
+    approval ``policy`` it may go on or a person is to be asked. Where a person rejected that one,
+    it is the one before, if a person approved it.
     """
-    newest = {e.release_id: e for e in entries if e.action == "registered"}
-    passed = [e for e in newest.values() if e.payload["outcome"] == "PASS"]
-    if not passed:
-        return None
-    row = max(passed, key=lambda e: e.seq)
-    used = ("promoted", "started", "aborted")
-    if any(e.release_id == row.release_id and e.action in used for e in entries):
-        return None
-    said = decided(entries, row.release_id, row.payload["verdict"])
-    return row if said.allows(policy) or said.asks(policy) else None
+    rows = passed(entries)
+    for row in rows:
+        said = decided(entries, row.release_id, row.payload["verdict"])
+        if used(entries, row.release_id) is not None:
+            return None
+        if said.word != "rejected":
+            newest = row is rows[0] and (said.allows(policy) or said.asks(policy))
+            return row if newest or said.word == "approved" else None
+    return None
+
+
+def passed(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the newest registration of each release, newest first, of those that say PASS."""
+    rows = {e.release_id: e for e in entries if e.action == "registered"}.values()
+    found = [e for e in rows if e.payload["outcome"] == "PASS"]
+    return sorted(found, key=lambda e: e.seq, reverse=True)
+
+
+def used(entries: Sequence[Entry], release: str) -> Entry | None:
+    """Return the last row by which a release began or left its way to shoppers."""
+    rows = (e for e in reversed(entries) if e.release_id == release)
+    return next((e for e in rows if e.action in ("promoted", "started", "aborted")), None)
 
 
 def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:

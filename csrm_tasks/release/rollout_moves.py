@@ -7,14 +7,14 @@ something else has happened since the evidence was judged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, away, ledger, rollout
-from csrm_tasks.release.guard import expected, guard, refuse_taken_back, vouched
+from csrm_tasks.release.guard import guard, refuse_begun, refuse_taken_back, still_approved, vouched
 from csrm_tasks.release.no_steps import ACTOR, end_without_steps
 from csrm_tasks.release.promote import promote
 from csrm_tasks.release.rollback import roll_back
@@ -25,8 +25,7 @@ from csrm_tasks.settings import Settings
 @away.one_line
 def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
     """Start a release's steps; where there are none, or nothing to compare with, promote it."""
-    if end_without_steps(settings, config, keep=release) is not None:
-        refresh_views(settings, config, api)  # whatever is refused below
+    end_without_steps(settings, config, api, keep=release)
     entries = ledger.verified(settings, config.market)
     known = ledger.find(entries, "started", release)
     if known is None and not rollout.by_steps(config.rollout, entries):
@@ -78,30 +77,39 @@ def _append_start(
         actor=ACTOR,
         reason="; ".join(verdict["reasons"]),
         payload=vouched(settings, bundle, verdict) | {"plan": config.rollout.model_dump_json()},
-        expected=expected(config, release, verdict, turn.seq),
+        expected=ledger.Expected(verdict["champion"], turn.seq),
+        check=still_approved(config, release, verdict),
     )
 
 
 @away.one_line
 def answer(
-    settings: Settings, config: MarketConfig, release: str, *, approved: bool, actor: str, run: str,
-    verdict: str = "", said: str = "",
+    settings: Settings, config: MarketConfig, api: Any, release: str, *, approved: bool, actor: str,
+    run: str, verdict: str = "", said: str = "",
 ) -> bool:  # fmt: skip
     """Record what a person (or the lack of one) said of a waiting release; returns whether the
     release is approved now.
 
     ``verdict``: the digest that was asked about (empty: the newest); ``said``: when (ISO 8601).
     One answer of one ``run`` is one row. A release that was rejected is not asked about again;
-    ``csrm release approve`` overrules it.
+    ``csrm release approve`` overrules it. A person's no that comes when the release has begun its
+    way to shoppers is refused, with the command that takes it back, unless it was given before the
+    approval that let it begin; a timeout overrules nobody.
     """
+
+    def check(entries: Sequence[ledger.Entry]) -> None:
+        if actor and not approved and approval.overrules(entries, release, verdict or newest, said):
+            refuse_begun(config.market, entries, release)
+
     newest = ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
     action: ledger.Action = "approved" if approved else "rejected"
     payload = {"verdict": verdict or newest, "run": run} | ({"said": said} if said else {})
     reason = "answered in Airflow" if actor else "nobody answered in time"
     ledger.append(
         settings, config.market, action, release, actor=actor or approval.TIMEOUT, reason=reason,
-        payload=payload,
+        payload=payload, check=check,
     )  # fmt: skip
+    refresh_views(settings, config, api)  # a release that is rejected is no challenger
     entries = ledger.verified(settings, config.market)
     return approval.decided(entries, release, newest).word == "approved"
 
@@ -115,9 +123,8 @@ def settle(
     ``judgement`` is what the step ``rollout_look`` wrote: release, step, turn, day,
     until, outcome, reasons. ``ref``: its artifact.
     """
-    ended = end_without_steps(settings, config, keep=judgement["release"])
+    ended = end_without_steps(settings, config, api, keep=judgement["release"])
     if ended is not None and ended.release_id == judgement["release"]:
-        refresh_views(settings, config, api)
         return "abort"
     entries = ledger.verified(settings, config.market)
     state = rollout.opened([e for e in entries if e.seq <= judgement["turn"]])
@@ -159,8 +166,7 @@ def advance_held(
 ) -> rollout.Open:
     """Take a held rollout to its next step because a person says so; returns the state before."""
     state = rollout.opened(ledger.verified(settings, config.market))
-    if end_without_steps(settings, config, keep=state.release if state else None) is not None:
-        refresh_views(settings, config, api)  # whatever is refused below
+    if end_without_steps(settings, config, api, keep=state.release if state else None) is not None:
         state = rollout.opened(ledger.verified(settings, config.market))
     if state is None or not (state.held or state.passed):
         raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")

@@ -36,7 +36,7 @@ def audit_tasks(ctx: Context, *, day: str) -> Facts:
     here = pl.col("locale") == ctx.market.target_locale
     shown = pl.read_parquet(snapshot.file("behaviour.parquet")).filter(here)
     asked = shown.group_by("query_id").agg(pl.col("impressions").sum())
-    nth = (date.fromisoformat(day) - date.fromisoformat(state["since"][:10])).days
+    nth = (date.fromisoformat(day) - date.fromisoformat(state["first_day"])).days
     seed = f"{ctx.market.market}:{state['open']}"
     drawn = audits.draw(asked, state["audit_queries"], max(nth, 0), seed)
     texts = tables["products"].filter(here).select("product_id", "title", "brand", "category")

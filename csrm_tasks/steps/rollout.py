@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
-from csrm_tasks import tracking
+from csrm_tasks import clocks, tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import open_blobs, text_digest
 from csrm_tasks.errors import DataError, RefusedError
@@ -19,7 +20,7 @@ from csrm_tasks.steps.registry import Context, Facts, step
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     entries = ledger.history(settings, market.market)
-    return entries[-1].hash if entries else None
+    return [entries[-1].hash if entries else None, market.schedule.timezone]
 
 
 @step(
@@ -54,7 +55,9 @@ def _parts(ctx: Context, state: rollout.Open, entries: list[ledger.Entry]) -> Fa
     return {
         "control": state.control,
         "step": rollout.step_name(state),
-        "since": state.windows[0].since,
+        "first_day": str(
+            clocks.day_of(ledger.moment(state.windows[0].since), ctx.market.schedule.timezone)
+        ),
         "audit_queries": state.plan.audit_queries,
         "bundle": bundle.ref,
         "control_bundle": made[state.control].ref,
@@ -79,21 +82,23 @@ def rollout_start(ctx: Context) -> Facts:
 def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     """What a look depends on beside its day: published days, serving figures, the rollout."""
     from csrm_tasks.dataset.source import published_days
-    from csrm_tasks.release.online_evidence import days_of
+    from csrm_tasks.release.online_evidence import Span, served_windows
     from csrm_tasks.store import open_store, reading
 
     entries = ledger.history(settings, market.market)
     state = rollout.opened(entries)
     if state is None:
         return None
+    zone = market.schedule.timezone
+    span = Span.of(state, params["day"], zone)
     with reading(open_store(settings.db_url)) as connection:
-        days = published_days(connection, market.market, params["day"])
-    blobs = open_blobs(settings.routing)
-    names = [f"{market.market}/serving/{d}.json" for d in days_of(state, params["day"])]
-    served = text_digest(*((blobs.read(n) or b"").decode(errors="replace") for n in names))
+        published = published_days(connection, market.market, params["day"])
+    # What servers add after the day is over is no part of it: a look's digest stands still.
+    served = served_windows(open_blobs(settings.routing), market.market, state, span)
+    lines = (f"{at} {[w.model_dump_json() for w in pair]}" for at, pair in served)
     audited = [e.hash for e in entries if e.action == "audited"]
-    first = state.windows[0].since[:10]
-    return [state.turn, {d: v for d, v in days.items() if d >= first}, served, audited]
+    seen = {d: v for d, v in published.items() if d >= span.first}
+    return [state.turn, zone, seen, text_digest(*lines), audited]
 
 
 @step(
@@ -110,19 +115,20 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
 def rollout_look(ctx: Context, *, day: str) -> Facts:
     """Judge the release under way by everything up to a published day; sealed by digest."""
     from csrm_tasks.release.online import judge
-    from csrm_tasks.release.online_evidence import end_of, read
+    from csrm_tasks.release.online_evidence import read
 
     entries = ledger.verified(ctx.settings, ctx.market.market)
     state = rollout.opened(entries)
     if state is None:
         raise RefusedError(f"nothing of {ctx.market.market} is being rolled out")
     _require_published(ctx, day)
-    evidence = read(ctx.settings, ctx.market.market, ctx.market.target_locale, state, entries, day)
+    evidence = read(ctx.settings, ctx.market, state, entries, day)
+    until = clocks.ends(date.fromisoformat(day), ctx.market.schedule.timezone).isoformat()
     outcome, checks = judge(state.current, state.plan, evidence)
     reasons = [f"{c.name}: {c.text}" for c in checks if c.outcome == outcome]
     sealed = verdicts.seal({
         "market": ctx.market.market, "release": state.release, "control": state.control,
-        "step": rollout.step_name(state), "turn": state.turn, "day": day, "until": end_of(day),
+        "step": rollout.step_name(state), "turn": state.turn, "day": day, "until": until,
         "outcome": outcome, "reasons": reasons, "checks": [c.as_json() for c in checks],
         "teacher_estimate": _teacher(evidence.teacher),
     })  # fmt: skip
