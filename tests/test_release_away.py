@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from mlflow.exceptions import MlflowException, RestException
 from outages import (
     FlakyRegistry,
     Outage,
@@ -34,8 +37,9 @@ from release_world import AUTO, World
 from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.cli import main
 from csrm_tasks.errors import AwayError
-from csrm_tasks.release import ledger, manage, promote, routing
+from csrm_tasks.release import away, ledger, manage, promote, routing
 from csrm_tasks.release.reconcile import reconcile
+from csrm_tasks.release.views import RETRIES
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 
@@ -278,6 +282,47 @@ def test_a_command_with_the_database_or_the_inputs_away_is_one_line(
         assert len(line) == 1 and "does not answer" in line[0] and "Traceback" not in said
         assert (f"served now: {one} to 100 %" in line[0]) is (outage is database)
     assert world.doc()["stable"] == one
+
+
+def test_registering_with_mlflow_away_is_one_line_and_registers_when_it_answers(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real client, and a port that nobody listens at."""
+    world = World(settings)
+    (one,) = promoted(world, "one")
+    two = world.release("two", registered=False)
+    world.at_the_command_line(AUTO, monkeypatch)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv(RETRIES, "0")
+    command = ["register", "--market", MARKET, "--bundle", two.bundle.ref, "--gate", two.gate.ref]
+    for args in (command, ["drill", "--market", MARKET, "--run", "r"]):
+        assert main(args) == 2
+        said = capsys.readouterr().err
+        lines = [text for text in said.splitlines() if text.startswith("csrm: ")]
+        assert len(lines) == 1 and "Traceback" not in said and address not in lines[0]
+        assert "MLflow does not answer (MlflowException)" in lines[0]
+        assert f"served now: {one} to 100 %" in lines[0]
+    rows = [e.release_id for e in ledger.verified(settings, MARKET) if e.action == "registered"]
+    assert rows == [one]
+
+
+@pytest.mark.parametrize(
+    ("error", "who"),
+    [
+        (mlflow_gone(), "MLflow"),
+        (mlflow_500(), "MLflow"),
+        (RestException({"error_code": "TEMPORARILY_UNAVAILABLE", "message": ""}), "MLflow"),
+        (RestException({"error_code": "PERMISSION_DENIED", "message": ""}), None),
+        (MlflowException("nobody was asked"), None),
+        (requests.ConnectionError(), "MLflow"),
+        (ValueError(), None),
+    ],
+)
+def test_what_does_not_answer_is_named(error: Exception, who: str | None) -> None:
+    assert away.which(error) == who
 
 
 def test_routing_that_is_not_written_for_whatever_reason_is_told_of(

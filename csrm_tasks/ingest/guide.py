@@ -205,8 +205,8 @@ it is stored as it was delivered, for a query may well begin so. Nothing ever ex
 written with bound parameters only, the reports escape HTML, and the terminal shows what cannot be
 printed as escapes. The CSV that is written for people, an audit's tasks and `csrm rqa sheet`, has
 an apostrophe before a text that a spreadsheet would execute, which is taken off when it comes back;
-`csrm quarantine show --raw` gives the bytes as delivered (CSV behind a byte order mark), to be
-mended in a text editor, not opened in a spreadsheet.
+`csrm quarantine show … --raw FOLDER` gives the bytes as delivered (CSV behind a byte order mark),
+to be mended in a text editor, not opened in a spreadsheet.
 """
 
 

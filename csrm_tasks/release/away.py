@@ -2,8 +2,9 @@
 
 The ledger (database) decides and the routing document (object store) is what servers follow, so
 either of them away can leave a command half done. It is safe to repeat; until then a person needs
-one line: what is served now, and what to do. MLflow is no part of this: nobody is served by it,
-and it is repaired when it answers (:mod:`.views`).
+one line: what is served now, and what to do. Nobody is served by MLflow: a move of a release goes
+on without it, and it is repaired when it answers (:mod:`.views`). What cannot go on (a
+registration, a training run's figures) is told of in the same line.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 OUR_FAULT = (sa.exc.ProgrammingError, sa.exc.IntegrityError, sa.exc.DataError)
 DATABASE = (sa.exc.DBAPIError, sa.exc.TimeoutError)
 STORAGE = "the storage"  # a folder
+MLFLOW = "MLflow"
 OBJECT_STORE = ("botocore", "boto3", "s3transfer")  # not imported for a folder's sake
 
 
@@ -61,12 +63,27 @@ def told_of(settings: Settings, market: str, who: str, error: Exception) -> Away
 
 
 def which(error: BaseException) -> str | None:
-    """Name the store that does not answer; None where the error is of another kind."""
+    """Name what does not answer: a store or MLflow; None where the error is of another kind."""
     if isinstance(error, DATABASE) and not isinstance(error, OUR_FAULT):
         return "the database"
     if type(error).__module__.partition(".")[0] in OBJECT_STORE:
         return "the object store"
+    if _is_of_mlflow(error):
+        return MLFLOW
     return STORAGE if isinstance(error, OSError) else None
+
+
+def _is_of_mlflow(error: BaseException) -> bool:
+    """Whether MLflow's client gave up, or its server said that it cannot (5xx) or not now (429)."""
+    package = type(error).__module__.partition(".")[0]
+    if package == "requests":  # nothing else here asks by it
+        return True
+    # Its client says INTERNAL_ERROR of much that no server was asked about.
+    asked = type(error).__name__ == "RestException" or str(error).startswith("API request to")
+    if package != "mlflow" or not asked:
+        return False
+    status: int = getattr(error, "get_http_status_code", lambda: 0)()
+    return status >= 500 or status == 429
 
 
 def kind(error: BaseException) -> str:

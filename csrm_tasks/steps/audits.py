@@ -188,7 +188,7 @@ def _append(
 ) -> None:
     ledger.append(
         ctx.settings, ctx.market.market, action, audit.facts["open"],
-        actor="csrm audit", reason=reason, payload=payload,
+        actor=f"csrm {ctx.ref.split('/')[1].replace('_', '-')}", reason=reason, payload=payload,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from csrm_tasks.artifacts import Artifact
 from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
 from csrm_tasks.release.bundle import assemble, release_id
+from csrm_tasks.release.views import few_retries
 from csrm_tasks.steps.registry import Context, Facts, step
 
 MODEL_CARD = "model_card.md"
@@ -62,6 +63,7 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
     config=["gate"],
     rooms=["evaluation", "release.verdicts", "release.judge"],
 )
+@few_retries()
 def gate(ctx: Context, *, stage: int) -> Facts:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
 
@@ -102,6 +104,7 @@ def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -
 
 
 @step("register", inputs=["bundle", "gate"], effect=True)
+@few_retries()
 def register(ctx: Context) -> Facts:
     """Record the release in MLflow as one model version and in the ledger as registered."""
     from csrm_tasks.release import registration

@@ -6,10 +6,12 @@ import json
 
 from csrm_tasks import tracking
 from csrm_tasks.release import drill as rehearsal
+from csrm_tasks.release.views import few_retries
 from csrm_tasks.steps.registry import Context, Facts, step
 
 
 @step("drill", effect=True)
+@few_retries()
 def drill(ctx: Context, *, run: str) -> Facts:
     """Go back through every predecessor that must be loadable, on copies of ledger and views."""
     found = rehearsal.rehearse(ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work)
