@@ -3,7 +3,8 @@
 
 Every morning: `find` what the ledger says. **A release waits?** Ask, where the market wants a
 person to approve (no answer in time is a no, unless somebody has said yes by command), and `start`
-its first step; a newer release waits while another is under way. **One is under way?** Take in
+its first step; a newer release waits while another is under way. A no to a release that has begun
+fails with the command that gives it up. **One is under way?** Take in
 raters' answers, send the day's blind audit, `look` at all evidence up to the day, and `settle`:
 wait, advance, launch, hold, roll back.
 

@@ -167,6 +167,19 @@ def test_a_judgement_of_another_step_is_refused(world: World) -> None:
         world.settle({**world.judgement(), "release": "tiny-other"}, CONFIG)
 
 
+def test_steps_that_are_removed_are_followed_by_servers_whatever_is_refused_then(
+    world: World,
+) -> None:
+    world.start(world.release("two"), CONFIG)
+    world.settle(world.judgement(), CONFIG)
+    assert world.doc()["weights"]["next"] == 10
+    other = {**world.judgement(), "release": "tiny-other"}
+    with pytest.raises(RefusedError, match="not in the ledger"):
+        world.settle(other, market())  # without steps
+    assert world.doc()["next"] is None and world.opened() is None
+    world.agrees()
+
+
 def test_a_rollback_gives_up_what_is_being_rolled_out(world: World) -> None:
     one, two = world.live(), world.release("two")
     world.start(two, CONFIG)

@@ -55,11 +55,11 @@ def plan(settings: Settings, config: MarketConfig, now: datetime) -> Plan:
 
 def needed(
     manifests: Manifests, entries: Sequence[ledger.Entry], policy: Retention, now: datetime,
-    next_up: ledger.Entry | None,
+    next_up: ledger.Entry | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """Return the references that must stay, each with the first reason.
 
-    ``next_up``: the registration of the release that waits.
+    ``next_up``: the registration of the release that waits, if one does.
     """
     keep: dict[str, str] = {}
     for row, why in _rows(entries, policy, now, next_up):
