@@ -14,7 +14,7 @@ from release_world import World
 from csrm_tasks import tracking
 from csrm_tasks.cli import main
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release import approval, ledger, manage, rollout, rollout_moves
+from csrm_tasks.release import approval, guard, ledger, manage, rollout, rollout_moves
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 
@@ -314,6 +314,51 @@ def test_approving_an_older_release_names_the_one_that_awaits_rollout(world: Wor
     assert waits(world, "manual") == waits(world, "auto") == two.id
     world.start(two, STEPS)
     assert world.doc()["next"] == two.id
+
+
+def story(said: list[tuple[str, int]]) -> list[ledger.Entry]:
+    """Return ledger rows about a few releases; a registration has a verdict of its own."""
+    found: list[ledger.Entry] = []
+    verdicts: dict[str, str] = {}
+    for number, (action, which) in enumerate(said, start=1):
+        release, outcome = f"r{which}", "FAIL" if action == "failed" else "PASS"
+        if action in ("registered", "failed"):
+            action, verdicts[release] = "registered", f"v{number}"
+        payload = {"verdict": verdicts.get(release, ""), "outcome": outcome}
+        at = (START + timedelta(minutes=number)).isoformat()
+        found.append(
+            ledger.Entry("m", number, at, "ann", action, release, None, "", payload, "", "")
+        )
+    return found
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["registered"] * 4 + ["failed", "approved", "rejected", "started"]),
+            st.integers(0, 3),
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 3),
+)
+def test_what_may_be_approved_is_rolled_out_next(said: list[tuple[str, int]], which: int) -> None:
+    entries, release = story(said), f"r{which}"
+    begun = any(e.action == "started" and e.release_id == release for e in entries)
+    newest = {e.release_id: e for e in entries if e.action == "registered"}.get(release)
+    if begun or newest is None or newest.payload["outcome"] != "PASS":
+        return  # refused before
+    try:
+        guard.refuse_older("m", entries, release)
+        refused = ""
+    except RefusedError as e:
+        refused = str(e)
+    approved = [*entries, *story([*said, ("approved", which)])[-1:]]
+    row = rollout.waiting(approved, "manual")
+    assert (row is not None and row.release_id == release) is not bool(refused), refused
+    if row is not None and refused:
+        assert row.release_id in refused  # the message names what waits
 
 
 def test_approving_a_release_that_a_newer_one_has_passed_is_refused(world: World) -> None:

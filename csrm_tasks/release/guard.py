@@ -77,6 +77,27 @@ def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], rel
     )
 
 
+def refuse_older(market: str, entries: Sequence[ledger.Entry], release_id: str) -> None:
+    """Refuse a release that waits behind a newer one: that one is what is rolled out next."""
+    if rollout.used(entries, release_id) is not None:
+        return
+    for row in rollout.passed(entries):
+        newer, begun = row.release_id, rollout.used(entries, row.release_id)
+        if newer == release_id:
+            return
+        if begun is not None:
+            raise RefusedError(
+                f"{release_id} is not rolled out any more: {newer}, registered after it, was "
+                f"{begun.action} by row {begun.seq}; train a new one"
+            )
+        if approval.decided(entries, newer, row.payload["verdict"]).word != "rejected":
+            raise RefusedError(
+                f"{newer} (row {row.seq}), registered after {release_id}, is awaiting rollout, and "
+                f"only the newest is rolled out; to roll out {release_id} instead, first "
+                f"csrm release reject --market {market} --reason WHY {newer}"
+            )
+
+
 def refuse_begun(market: str, entries: Sequence[ledger.Entry], release: str) -> None:
     """Refuse a no that comes when the release has begun its way to shoppers: the release goes on
     unless it is taken back, and the message says by which command.

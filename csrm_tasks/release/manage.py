@@ -9,7 +9,7 @@ from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import load_market
 from csrm_tasks.release import approval, away, ledger, rollout
 from csrm_tasks.release import rollback as back
-from csrm_tasks.release.guard import refuse_begun
+from csrm_tasks.release.guard import refuse_begun, refuse_older
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
@@ -69,33 +69,12 @@ def approve(
         )
 
     def check(rows: Sequence[ledger.Entry]) -> None:
-        _refuse_older(market, rows, release_id)
+        refuse_older(market, rows, release_id)
 
     return approval.say(
         settings, market, release_id, made["verdict"],
         approved=True, actor=actor, reason=reason, check=check,
     )  # fmt: skip
-
-
-def _refuse_older(market: str, entries: Sequence[ledger.Entry], release_id: str) -> None:
-    """Refuse a release that waits behind a newer one: that one is what is rolled out next."""
-    if rollout.used(entries, release_id) is not None:
-        return
-    for row in rollout.passed(entries):
-        newer, begun = row.release_id, rollout.used(entries, row.release_id)
-        if newer == release_id:
-            return
-        if begun is not None:
-            raise RefusedError(
-                f"{release_id} is not rolled out any more: {newer}, registered after it, was "
-                f"{begun.action} by row {begun.seq}; train a new one"
-            )
-        if approval.decided(entries, newer, row.payload["verdict"]).word != "rejected":
-            raise RefusedError(
-                f"{newer} (row {row.seq}), registered after {release_id}, is awaiting rollout, and "
-                f"only the newest is rolled out; to roll out {release_id} instead, first "
-                f"csrm release reject --market {market} --reason WHY {newer}"
-            )
 
 
 @away.one_line
