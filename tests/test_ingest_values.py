@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest import readers
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.files import Source, sort_file
 from csrm_tasks.ingest.records import pick
@@ -168,6 +169,8 @@ WRITINGS = {  # a JSON value, and what an identifier becomes of it
     "-9223372036854775809": "-9223372036854775809", '"12e4567"': "12e4567", "true": "true",
     "9007199254740993.0": None, '"9007199254740993.0"': None, "1.2345678901234568e+19": None,
     "12345678901234567890.0": None, '"1.23457E+12"': None,  # several were written so
+    "1e-7": None, "1e-07": None, '"1e-07"': None, "0.0000001": None, '"1.0E-7"': None,
+    "0.00012": None, "0.0012": "0.0012", '"5E-10"': "5E-10", '"12e-7"': "12e-7",
     "1e20": None, "1.0E20": None, "9007199254740993.00": None, "1e5": "100000",
 }  # fmt: skip
 
@@ -198,6 +201,51 @@ def test_parquet_numbers_that_cannot_be_told_apart_are_no_identifiers(tmp_path: 
         reasons = [("wrong_type", "product_id"), ("missing_value", "grade")]
         assert rejected.select("reason", "detail").rows() == reasons
         assert notes["unreadable"] == {"rater_id": 1}
+
+
+@pytest.mark.parametrize("number", [1e-7, 1.5e-5, 2.0**60, 1e22])
+def test_a_float_with_several_writings_is_an_identifier_in_no_format(
+    number: float, tmp_path: Path
+) -> None:
+    row = {"action_name": "click", "query_id": "q", "object_id": number, "timestamp": TIME}
+    for write, written in ((as_jsonl, "jsonl"), (as_csv, "csv"), (as_parquet, "parquet")):
+        _, rejected, _ = take(tmp_path, write([row]), written)
+        assert rejected.select("reason", "detail").rows() == [("wrong_type", "object_id")], written
+
+
+WIDE: dict[str, Callable[[list[int]], Any]] = {
+    "Int128": lambda n: pl.DataFrame({"object_id": pl.Series(n, dtype=pl.Int128)}),
+    "UInt128": lambda n: pl.DataFrame({"object_id": pl.Series(n, dtype=pl.UInt128)}),
+    "decimal256": lambda n: pa.table({"object_id": pa.array(map(Decimal, n), pa.decimal256(60))}),
+    "nested decimal256": lambda n: pa.table({
+        "event_attributes": [{"object": {"object_id": Decimal(v)}} for v in n]
+    }, schema=pa.schema({"event_attributes": pa.struct({
+        "object": pa.struct({"object_id": pa.decimal256(60)})
+    })})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WIDE)
+@pytest.mark.parametrize("packed", ["", "gz"])
+def test_whole_numbers_wider_than_64_bits_are_read_exactly(
+    kind: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PARQUET_ROWS", 2)
+    numbers = [7, 2**53 + 1, 2**64 + 1, 2**120 + 1, 0]
+    target = io.BytesIO()
+    table = WIDE[kind](numbers)
+    rest = {"action_name": "click", "query_id": "q", "timestamp": TIME}
+    if isinstance(table, pl.DataFrame):
+        table.with_columns(pl.lit(v).alias(c) for c, v in rest.items()).write_parquet(target)
+    else:
+        for name, value in rest.items():
+            table = table.append_column(name, pa.array([value] * len(numbers)))
+        pq.write_table(table, target)
+    data = gzip.compress(target.getvalue()) if packed else target.getvalue()
+    clean, rejected, _ = take(tmp_path, data, "parquet", packed)
+    assert rejected.is_empty()
+    assert clean["object_id"].to_list() == [str(n) for n in numbers]
+    assert clean["row"].to_list() == [1, 2, 3, 4, 5]
 
 
 ODD = {  # what stands in the place of an optional field, and what is lost by it

@@ -111,11 +111,15 @@ def _may_be_guessed(column: Column, values: pl.Series) -> Iterator[tuple[pl.Seri
     if column.holds == "list":
         names = "|".join(re.escape(name) for name in column.usual)
         yield (values.list.len() == 1).arg_true(), rf'"(?:{names})"\s*:\s*[^\[n\s]'
-        if (values.explode().str.len_bytes().max() or 0) >= LONG:
+        if _longest(values.explode()) >= LONG:
             rows = values.list.eval(pl.element().str.contains(long).any()).list.first()
             yield rows.arg_true(), LONG_FLOAT
-    elif column.holds == "identifier" and (values.str.len_bytes().max() or 0) >= LONG:
+    elif column.holds == "identifier" and _longest(values) >= LONG:
         yield values.str.contains(long).arg_true(), LONG_FLOAT
+
+
+def _longest(texts: pl.Series) -> int:
+    return int(texts.str.len_bytes().to_frame().max().item() or 0)
 
 
 def loads(text: str) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 Text stays as it is. A number is its shortest decimal writing: 7, 7.0 and DECIMAL 7.00 are ``7``.
 NaN and infinite are no value. A float too large to tell whole numbers apart is written with an
-exponent or ``.0``, which no identifier may have (:func:`inexact`). Bytes are UTF-8, true is
+exponent or ``.0``, and one below a thousandth with an exponent or without, as its writer likes:
+neither is an identifier (:func:`inexact`). Bytes are UTF-8, true is
 ``true``. A value of another shape (an object, a list) is none: the reader counts it.
 
 A dotted path is a nested field, a name with dots, or any mixture of the two; a text in the place of
@@ -156,11 +157,12 @@ def _lists(cells: pl.Series) -> pl.Series:
 
 def _list(cell: str) -> list[str] | None:
     """Read one cell as the quick decoder reads a list; a cell of another shape is null."""
-    items = list_of(cell)
     try:
-        return pl.Series([json.dumps(items)]).str.json_decode(pl.List(pl.String))[0]
+        found = pl.Series([json.dumps(list_of(cell))]).str.json_decode(pl.List(pl.String))
     except pl.exceptions.PolarsError:  # not all items are plain
         return None
+    items: list[list[str] | None] = found.to_list()
+    return items[0]
 
 
 def list_of(cell: str) -> list[Any] | None:
@@ -210,6 +212,9 @@ def digits(texts: pl.Series) -> pl.Series:
 
 
 def inexact(texts: pl.Series) -> pl.Series:
-    """Return which identifiers are floats so large that several have the same writing."""
-    pattern = r"^-?\d+(\.0+|(\.\d+)?[eE]\+\d+)$"  # digits() took the exact ones
-    return texts.str.contains(pattern).fill_null(False)
+    """Return which identifiers are floats so large that several have the same writing, or so small
+    that one has several: 0.0000001 is 1e-7, 1e-07 and 1.0E-7, as writers of floats have it.
+    """
+    large = r"\d+(\.0+|(\.\d+)?[eE]\+\d+)"  # digits() took the exact ones
+    small = r"0\.000\d+|[1-9](\.\d+)?e-\d+|[1-9]\.\d+E-\d+"
+    return texts.str.contains(rf"^-?({large}|{small})$").fill_null(False)
