@@ -53,7 +53,10 @@ def composed_frame(frame: pl.DataFrame) -> pl.DataFrame:
     each = pl.element().str.normalize("NFC")
     lists = (c for c in frame if c.dtype == pl.List(pl.String))
     odd = (c.list.eval(each) for c in lists if not _is_ascii(c.explode()))
-    return frame.with_columns(*(composed(c) for c in frame if c.dtype == pl.String), *odd)
+    texts = pl.selectors.string()
+    ascii_only = frame.select(texts.str.len_bytes().sum() == texts.str.len_chars().sum())
+    others = (composed(frame[c.name]) for c in ascii_only if not c.all())
+    return frame.with_columns(*others, *odd)
 
 
 def _is_ascii(texts: pl.Series) -> bool:

@@ -98,7 +98,11 @@ def guessed(values: pl.DataFrame, texts: pl.Series, columns: Sequence[Column]) -
     one belongs. ``values`` are its, of ``columns``: few need a look at the text.
     """
     found = pl.repeat(False, values.height, dtype=pl.Boolean, eager=True)
+    names = [c.name for c in columns if c.holds == "identifier"]
+    longest = values.select(pl.col(names).str.len_bytes().max()).row(0, named=True)
     for column in columns:
+        if (longest.get(column.name) or 0) < LONG and column.holds != "list":
+            continue
         for rows, pattern in _may_be_guessed(column, values[column.name]):
             wrong = rows.filter(texts.gather(rows).str.contains(pattern))
             found = found.scatter(wrong, True)
@@ -111,15 +115,11 @@ def _may_be_guessed(column: Column, values: pl.Series) -> Iterator[tuple[pl.Seri
     if column.holds == "list":
         names = "|".join(re.escape(name) for name in column.usual)
         yield (values.list.len() == 1).arg_true(), rf'"(?:{names})"\s*:\s*[^\[n\s]'
-        if _longest(values.explode()) >= LONG:
+        if values.explode().str.contains(long).any():
             rows = values.list.eval(pl.element().str.contains(long).any()).list.first()
             yield rows.arg_true(), LONG_FLOAT
-    elif column.holds == "identifier" and _longest(values) >= LONG:
+    else:
         yield values.str.contains(long).arg_true(), LONG_FLOAT
-
-
-def _longest(texts: pl.Series) -> int:
-    return int(texts.str.len_bytes().to_frame().max().item() or 0)
 
 
 def loads(text: str) -> dict[str, Any] | None:
