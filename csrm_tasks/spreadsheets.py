@@ -4,7 +4,8 @@ Out goes UTF-8 with a byte order mark, without which a Korean or Taiwanese Excel
 letters. What comes back may be UTF-8, UTF-16, or the encoding of the country's Excel, separated by
 commas, semicolons or tabs. Bytes of one country's encoding often decode as another's: the texts
 that were sent out decide, else the market's locale together with how usual the letters are that
-come out. What stays in doubt is refused with its cure; wrong letters are never taken.
+come out. What stays in doubt is refused with its cure; wrong letters are never taken. What comes in
+is composed (Unicode NFC), as every text that was sent: macOS gives it back decomposed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csrm_tasks.dataset.text import compose
 from csrm_tasks.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -211,7 +213,8 @@ def _rows(path: Path, text: str, required: Sequence[str]) -> Iterator[Row]:
                     "text that holds the separator"
                 )
             padded = values + [""] * (len(header) - len(values))
-            yield Row(number, {c: _unmarked(v) for c, v in zip(header, padded, strict=False) if c})
+            cells = {c: v for c, v in zip(header, padded, strict=False) if c}
+            yield Row(number, {c: compose(_unmarked(v)) for c, v in cells.items()})
     except csv.Error as e:
         raise DataError(f"{path}: the row after row {number} is no CSV ({e}): {CURE}") from e
 

@@ -341,3 +341,26 @@ def test_two_clients_under_one_identifier_are_two_visits(shop: Settings) -> None
     assert found.pop("S1") == (1, 0, 0)
     [(visit, counts)] = found.items()
     assert visit.startswith("y@") and counts == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "searches"),
+    [("우유", 1), (" 우유\u200b", 1), ("빵", 2)],
+    ids=["page", "spelt", "other"],
+)
+def test_an_identifier_that_comes_again_is_another_search_if_its_text_is_another(
+    text: str, searches: int, shop: Settings
+) -> None:
+    later = {"timestamp": f"{DAY0}T09:05:00Z"}
+    again = asked(1, ["p0", "p3"]) | later | {"user_query": text}
+    bought = event(1, "purchase", "p3", 1) | {"timestamp": f"{DAY0}T09:06:00Z"}
+    land_lines(shop, DAY0, f"{KO}/ubi_queries.jsonl", [asked(1, ["p0"]), again])
+    land_lines(shop, DAY0, f"{KO}/ubi_events.jsonl", [bought])
+    ingest(shop, DAY0, STRICT)
+    [(_, counts)] = sessions(shop).items()
+    assert counts[0] == searches and counts[2] == 1
+    shown = Counter({(q.strip(" \u200b"), p): n for (q, p), n in impressions(shop).items() if n})
+    if text == "빵":
+        assert shown == {("우유", "p0"): 1, ("빵", "p0"): 1, ("빵", "p3"): 1}
+    else:
+        assert set(shown) == {("우유", "p0"), ("우유", "p3")}

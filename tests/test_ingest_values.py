@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest import readers
 from csrm_tasks.ingest.contracts import CONTRACTS
 from csrm_tasks.ingest.files import Source, sort_file
 from csrm_tasks.ingest.records import pick
@@ -168,6 +169,9 @@ WRITINGS = {  # a JSON value, and what an identifier becomes of it
     "-9223372036854775809": "-9223372036854775809", '"12e4567"': "12e4567", "true": "true",
     "9007199254740993.0": None, '"9007199254740993.0"': None, "1.2345678901234568e+19": None,
     "12345678901234567890.0": None, '"1.23457E+12"': None,  # several were written so
+    "1e-7": None, "1e-07": None, '"1e-07"': None, "0.0000001": None, '"1.0E-7"': None,
+    "0.00012": None, "0.0012": "0.0012", '"5E-10"': "5E-10", '"12e-7"': "12e-7",
+    "1e20": None, "1.0E20": None, "9007199254740993.00": None, "1e5": "100000",
 }  # fmt: skip
 
 
@@ -197,6 +201,51 @@ def test_parquet_numbers_that_cannot_be_told_apart_are_no_identifiers(tmp_path: 
         reasons = [("wrong_type", "product_id"), ("missing_value", "grade")]
         assert rejected.select("reason", "detail").rows() == reasons
         assert notes["unreadable"] == {"rater_id": 1}
+
+
+@pytest.mark.parametrize("number", [1e-7, 1.5e-5, 2.0**60, 1e22])
+def test_a_float_with_several_writings_is_an_identifier_in_no_format(
+    number: float, tmp_path: Path
+) -> None:
+    row = {"action_name": "click", "query_id": "q", "object_id": number, "timestamp": TIME}
+    for write, written in ((as_jsonl, "jsonl"), (as_csv, "csv"), (as_parquet, "parquet")):
+        _, rejected, _ = take(tmp_path, write([row]), written)
+        assert rejected.select("reason", "detail").rows() == [("wrong_type", "object_id")], written
+
+
+WIDE: dict[str, Callable[[list[int]], Any]] = {
+    "Int128": lambda n: pl.DataFrame({"object_id": pl.Series(n, dtype=pl.Int128)}),
+    "UInt128": lambda n: pl.DataFrame({"object_id": pl.Series(n, dtype=pl.UInt128)}),
+    "decimal256": lambda n: pa.table({"object_id": pa.array(map(Decimal, n), pa.decimal256(60))}),
+    "nested decimal256": lambda n: pa.table({
+        "event_attributes": [{"object": {"object_id": Decimal(v)}} for v in n]
+    }, schema=pa.schema({"event_attributes": pa.struct({
+        "object": pa.struct({"object_id": pa.decimal256(60)})
+    })})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WIDE)
+@pytest.mark.parametrize("packed", ["", "gz"])
+def test_whole_numbers_wider_than_64_bits_are_read_exactly(
+    kind: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "PARQUET_ROWS", 2)
+    numbers = [7, 2**53 + 1, 2**64 + 1, 2**120 + 1, 0]
+    target = io.BytesIO()
+    table = WIDE[kind](numbers)
+    rest = {"action_name": "click", "query_id": "q", "timestamp": TIME}
+    if isinstance(table, pl.DataFrame):
+        table.with_columns(pl.lit(v).alias(c) for c, v in rest.items()).write_parquet(target)
+    else:
+        for name, value in rest.items():
+            table = table.append_column(name, pa.array([value] * len(numbers)))
+        pq.write_table(table, target)
+    data = gzip.compress(target.getvalue()) if packed else target.getvalue()
+    clean, rejected, _ = take(tmp_path, data, "parquet", packed)
+    assert rejected.is_empty()
+    assert clean["object_id"].to_list() == [str(n) for n in numbers]
+    assert clean["row"].to_list() == [1, 2, 3, 4, 5]
 
 
 ODD = {  # what stands in the place of an optional field, and what is lost by it
@@ -264,6 +313,74 @@ def test_products_in_rank_order_in_every_carrier(tmp_path: Path) -> None:
     clean, _, notes = take(tmp_path, odd, "jsonl", kind="ubi_queries")
     assert clean["user_query"].to_list() == ["milk", "milk"]
     assert notes["unreadable"] == {"query_response_hit_ids": 2}
+
+
+LISTS: dict[str, tuple[Any, list[str | None] | None, int]] = {  # what stands there; read; lost
+    "a list": (["p0", "p1"], ["p0", "p1"], 0),
+    "of one": (["p0"], ["p0"], 0),
+    "as text": ('["p0", "p1"]', ["p0", "p1"], 0),
+    "of one, as text": ('["p0"]', ["p0"], 0),
+    "as Python writes it": ("['p0', 'p1']", ["p0", "p1"], 0),
+    "of numbers, as text": (" [1, 2.0, null] ", ["1", "2", None], 0),
+    "of long floats, as text": ("[9007199254740993.0, 7]", ["9007199254740993.0e+0", "7"], 0),
+    "of none, as text": ("[]", [], 0),
+    "of lists, as text": ('[["p0"]]', None, 1),
+    "a name": ("p0", None, 1),
+    "a number": (7, None, 1),
+    "names and commas": ("p0,p1", None, 1),
+    "half a list": ('["p0", "p1"', None, 1),
+    "blanks": ("  ", None, 0),
+    "nothing": (None, None, 0),
+}
+SEARCH = {"query_id": "q", "user_query": "milk", "timestamp": TIME}
+
+
+@pytest.mark.parametrize("place", ["query_response_hit_ids", "query_response_objects_ids"])
+@pytest.mark.parametrize("case", LISTS)
+def test_a_list_is_the_same_in_every_format(case: str, place: str, tmp_path: Path) -> None:
+    value, read, lost = LISTS[case]
+    row = SEARCH | {place: value}
+    plain = SEARCH | {place: ["g"]}
+    cell = json.dumps(value) if isinstance(value, list) else value
+    for data, written in (
+        (as_jsonl([row]), "jsonl"), (as_jsonl([plain] * 300 + [row, plain]), "jsonl"),
+        (as_csv([SEARCH | {place: cell}]), "csv"), (as_parquet([row]), "parquet"),
+    ):  # fmt: skip
+        clean, rejected, notes = take(tmp_path, data, written, kind="ubi_queries")
+        assert rejected.is_empty()
+        found = clean.filter(pl.col("query_response_hit_ids").list.first().ne_missing("g"))
+        expected = read or None
+        assert [h or None for h in found["query_response_hit_ids"].to_list()] == [expected]
+        assert notes.get("unreadable", {}).get("query_response_hit_ids", 0) == lost
+
+
+@given(
+    searches=st.lists(
+        st.lists(st.none() | st.text("p0123., '[]é", max_size=6) | st.integers(0, 10**20)),
+        min_size=1,
+        max_size=6,
+    )
+)
+@hypothesis_settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_lists_as_text_are_read_as_lists(searches: list[list[Any]], tmp_path: Path) -> None:
+    place = "query_response_hit_ids"
+    typed = [[i if i is None else str(i) for i in hits] for hits in searches]
+    found = [
+        take(tmp_path, data, written, kind="ubi_queries")[0][place].to_list()
+        for data, written in (
+            (as_jsonl([SEARCH | {"query_id": f"q{n}", place: h} for n, h in enumerate(searches)]),
+             "jsonl"),
+            (as_jsonl([SEARCH | {"query_id": f"q{n}", place: json.dumps(h)}
+                       for n, h in enumerate(searches)]), "jsonl"),
+            (as_csv([SEARCH | {"query_id": f"q{n}", place: json.dumps(h)}
+                     for n, h in enumerate(searches)]), "csv"),
+            (as_parquet([SEARCH | {"query_id": f"q{n}", place: h} for n, h in enumerate(typed)]),
+             "parquet"),
+        )
+    ]  # fmt: skip
+    assert all(f == found[0] for f in found)
 
 
 LABELS = "label_id,query,product_id,grade\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -188,3 +189,13 @@ def test_a_later_file_takes_the_place_of_what_it_answers() -> None:
         ("a", 2, "ann"), ("b", 0, "ann"), ("c", 1, "ann"),
     ]  # fmt: skip
     assert audits.newest(before, later.clear()).equals(before)
+
+
+def test_a_rater_on_a_mac_is_the_same_rater(tmp_path: Path) -> None:
+    items = audits.items(both(), "seed")
+    item, path = items["item"][0], tmp_path / "answers.csv"
+    apart = unicodedata.normalize("NFD", "김철수")
+    path.write_text(f"item,grade,rater_id\n{item},2,김철수\n{item},0,{apart}\n", encoding="utf-8")
+    given = audits.read_answers(path, items)
+    assert given["rater_id"].to_list() == ["김철수"] * 2
+    assert audits.agreed(given, items)["grade"].to_list() == [0]  # the last of one rater

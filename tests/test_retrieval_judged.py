@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -174,3 +175,18 @@ def test_parquet_says_what_it_lacks(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="is no Parquet file"):
         judged.accept(tmp_path, "m", "zh-TW", path)
+
+
+@pytest.mark.parametrize("written", ["csv", "parquet"])
+def test_a_rater_on_a_mac_is_the_same_rater(tmp_path: Path, written: str) -> None:
+    apart = unicodedata.normalize("NFD", "김철수")
+    rows = [
+        ("安城", "가방", "yes", "김철수"),
+        ("安城", unicodedata.normalize("NFD", "가방"), "no", apart),
+    ]
+    frame = pl.DataFrame(rows, ("query", "product_id", "correct", "rater_id"), orient="row")
+    path = tmp_path / "m" / "judged" / "zh-TW" / f"a.{written}"
+    path.parent.mkdir(parents=True)
+    frame.write_csv(path) if written == "csv" else frame.write_parquet(path)
+    found = judged.read_judged(tmp_path, "m", "zh-TW")
+    assert found.rows() == [(KEY, "가방", False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +45,13 @@ def test_what_excel_saves_comes_back_as_it_was(
 ) -> None:
     for encoding in ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", *encodings]:
         assert read(tmp_path, saved(rows, encoding, separator), locale) == rows, encoding
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_comes_back_decomposed_is_composed(tmp_path: Path, encoding: str) -> None:
+    apart = [tuple(unicodedata.normalize("NFD", text) for text in row) for row in ROWS]
+    assert apart != ROWS
+    assert read(tmp_path, saved(apart, encoding), "ko-KR") == ROWS
 
 
 @pytest.mark.parametrize(

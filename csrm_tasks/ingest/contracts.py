@@ -54,7 +54,7 @@ REASONS: dict[Reason, str] = {
     Reason.NUL: "a NUL byte, or half a UTF-16 character, inside a value",
     Reason.MISSING: "a required value is empty",
     Reason.TYPE: "not a time, or one that could be two; or an identifier written as a decimal "
-    "number so long that it may have lost digits",
+    "number so long that it may have lost digits, or so small that it has several writings",
     Reason.VOCABULARY: "not one of the column's words",
     Reason.RANGE: "below the least or above the greatest value",
     Reason.TOO_LONG: "longer than the column may be",

@@ -51,8 +51,9 @@ followed, so no name reaches a file outside the landing zone.
   DECIMAL 7.00 are `7`; NaN is no value. An identifier loses a `.0` also where it is text, as
   spreadsheets and pandas write one into CSV; integers of any length are kept digit by digit. An
   identifier that is a floating-point number of 2^53 or more (of a 32-bit column: 2^24), or is
-  written with an exponent (`1.2E+12`), may stand for several and is `wrong_type`. A list is a JSON
-  list, a Parquet list, or a cell with a JSON list in it.
+  written with an exponent (`1.2E+12`), may stand for several and is `wrong_type`; so is one below
+  a thousandth, which every writer writes otherwise (`0.0000001`, `1e-07`, `1.0E-7`). A list is a
+  JSON list, a Parquet list, or a text with a JSON list in it; another text is none, and counted.
 - An **optional** field in a shape that cannot be read (an object or list where there should be a
   value, a position that is no whole number) costs itself and not its row: it is counted by name
   under `unreadable` in the day's `notes` (facts of `publish_day`, and the files' receipts).
@@ -129,9 +130,9 @@ none, and what our own serving writes, always do), and an event that follows an 
 without a text of its own. Ignored rows break no rule and stop no night: they are left out of the
 share below, and counted by what they are in the day's `notes`.
 
-A search's `query_id` may come again at another time: as another page of it, which is one search
-with more impressions, or, where a shop counts anew each day, as another search. An event belongs to
-the last search of its `query_id` before it, its own client's where it has one. At one time two
+A search's `query_id` may come again at another time: with the same text as another page of it,
+which is one search with more impressions, or with another text as another search. An event belongs
+to the last search of its `query_id` before it, its own client's where it has one. At one time two
 texts are a conflict.
 
 Of one rater's grades of a pair the last counts: by `rated_at`, then day of delivery, file and row;

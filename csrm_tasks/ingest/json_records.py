@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ import polars as pl
 
 from csrm_tasks.ingest.contracts import Contract, Reason
 from csrm_tasks.ingest.json_values import (
-    LONG_FLOAT,
-    MAYBE_LONG,
     Tree,
     decode_all,
+    guessed,
     has_dotted,
     mend,
     tree_of,
@@ -48,21 +46,12 @@ def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
     lines, faults = _decoded_lines(data, full, first)
     shape = _Shape(contract, tree_of(contract, has_dotted(data, contract)))
     parts: list[tuple[Any, pl.DataFrame]] = []
-    quick, slow = _apart(lines, data)
-    for rows, values in chain(_decode(quick, shape), _decode_few(slow, shape)):
+    for rows, values in _decode(lines, shape):
         if values is None:
             faults |= dict.fromkeys(rows["row"].to_list(), Reason.MALFORMED)
         else:
             parts.append((rows["row"], values))
     return Records(assemble(parts, faults, contract), (), raw)
-
-
-def _apart(lines: pl.DataFrame, data: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Set lines apart that hold numbers which the quick decoder would round."""
-    if not any(mark in data for mark in MAYBE_LONG):
-        return lines, lines.clear()
-    long = lines["line"].str.contains(LONG_FLOAT)
-    return lines.filter(~long), lines.filter(long)
 
 
 def jsonl_rows(data: bytes, first: int) -> tuple[int, RawOf]:
@@ -124,7 +113,12 @@ def _decode(lines: pl.DataFrame, shape: _Shape) -> Iterator[tuple[pl.DataFrame, 
         return
     values = shape.values(lines["line"])
     if values is not None:
-        yield lines, values
+        odd = guessed(values, lines["line"], shape.contract.columns)
+        if not odd.any():
+            yield lines, values
+            return
+        yield lines.filter(~odd), values.filter(~odd)
+        yield from _decode_few(lines.filter(odd), shape)
     elif lines.height > FEW:
         half = lines.height // 2
         yield from _decode(lines[:half], shape)

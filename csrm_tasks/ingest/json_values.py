@@ -7,18 +7,19 @@ says a number, say) loses that field and keeps the others; it is told which.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+import numpy as np
 import polars as pl
 
 from csrm_tasks.ingest.contracts import Column, Contract
-from csrm_tasks.ingest.values import EXACT
+from csrm_tasks.ingest.values import LONG_FLOAT, json_loads, list_of
 
 Tree = dict[str, Any]  # field name → subtree, or the column that is read there
-# A number that a 64-bit float may not hold: the quick decoder would round it.
-LONG_FLOAT = r"[:,\[]\s*-?(\d{16,}\.\d|\d+(\.\d+)?[eE]\+?\d)"
-MAYBE_LONG = (b".0,", b".0}", b"e+")  # as writers of floats end them; quick to look for
+DOT = 46  # the byte
+LONG = 16  # digits from which a decoded number may be a rounded one
 
 
 def tree_of(contract: Contract, dotted: bool) -> Tree:
@@ -42,6 +43,10 @@ def roots(contract: Contract) -> dict[str, Tree]:
 
 def has_dotted(data: bytes, contract: Contract) -> bool:
     """Return whether any name in ``data`` may be a path with dots."""
+    body = np.frombuffer(data, np.uint8)
+    # Those of numbers and times are the many, and much cheaper to find out than a name is to find.
+    if not (body[np.flatnonzero(body[1:] == DOT)] >= ord("A")).any():
+        return False
     firsts = {p.rpartition(".")[0].split(".")[-1] for c in contract.columns for p in c.usual}
     firsts |= {p.split(".")[0] for c in contract.columns for p in c.usual if "." in p}
     return any(f"{name}.".encode() in data for name in firsts if name)
@@ -86,30 +91,44 @@ def decode_all(texts: pl.Series, tree: Tree) -> pl.DataFrame | None:
     return found["v"].struct.unnest()
 
 
+def guessed(values: pl.DataFrame, texts: pl.Series, columns: Sequence[Column]) -> pl.Series:
+    """Return in which of decoded ``texts`` a value is perhaps another than the one written.
+
+    The quick decoder rounds a long float, and makes a list of a text or number that stands where
+    one belongs. ``values`` are its, of ``columns``: few need a look at the text.
+    """
+    found = pl.repeat(False, values.height, dtype=pl.Boolean, eager=True)
+    names = [c.name for c in columns if c.holds == "identifier"]
+    longest = values.select(pl.col(names).str.len_bytes().max()).row(0, named=True)
+    for column in columns:
+        if (longest.get(column.name) or 0) < LONG and column.holds != "list":
+            continue
+        for rows, pattern in _may_be_guessed(column, values[column.name]):
+            wrong = rows.filter(texts.gather(rows).str.contains(pattern))
+            found = found.scatter(wrong, True)
+    return found
+
+
+def _may_be_guessed(column: Column, values: pl.Series) -> Iterator[tuple[pl.Series, str]]:
+    """Yield rows to be looked at, and the pattern of what must not be in their texts."""
+    long = rf"^-?\d{{{LONG},}}$"
+    if column.holds == "list":
+        names = "|".join(re.escape(name) for name in column.usual)
+        yield (values.list.len() == 1).arg_true(), rf'"(?:{names})"\s*:\s*[^\[n\s]'
+        if values.explode().str.contains(long).any():
+            rows = values.list.eval(pl.element().str.contains(long).any()).list.first()
+            yield rows.arg_true(), LONG_FLOAT
+    else:
+        yield values.str.contains(long).arg_true(), LONG_FLOAT
+
+
 def loads(text: str) -> dict[str, Any] | None:
     """Return the object that a text is; None when it is none. Of equal keys the first counts."""
     try:
-        value = json.loads(
-            text, parse_constant=_refuse, parse_float=_number,
-            object_pairs_hook=lambda pairs: dict(reversed(pairs)),
-        )  # fmt: skip
+        value = json_loads(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _number(written: str) -> float | str:
-    """Keep the writing of a number that a float may not hold."""
-    value = float(written)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{written} is no number that anything holds")
-    if abs(value) < EXACT[pl.Float64]:
-        return value
-    return written.lower().replace("e", "e+").replace("e++", "e+")
 
 
 def _misfits(value: Any, tree: Tree | Column) -> Iterator[Column]:
@@ -125,8 +144,17 @@ def _misfits(value: Any, tree: Tree | Column) -> Iterator[Column]:
 
 
 def _is_plain(value: Any, column: Column) -> bool:
-    items = value if isinstance(value, list) and column.holds == "list" else [value]
-    return not any(isinstance(v, dict | list) for v in items)
+    if column.holds == "list":
+        return value is None or _items(value) is not None
+    return not isinstance(value, dict | list)
+
+
+def _items(value: Any) -> list[Any] | None:
+    """Return the items of a list, also of one that is written as text; else null."""
+    if isinstance(value, str):
+        value = list_of(value) if value.strip() else []
+    plain = isinstance(value, list) and not any(isinstance(v, dict | list) for v in value)
+    return value if plain else None
 
 
 def mend(text: str, tree: Tree, columns: Iterable[Column] = ()) -> tuple[str, set[str]] | None:
@@ -170,6 +198,8 @@ def _pruned(value: Mapping[str, Any], tree: Tree) -> dict[str, Any]:
         part = value.get(name)
         if isinstance(inner, dict):
             found[name] = _pruned(part, inner) if isinstance(part, dict) else None
+        elif inner.holds == "list":
+            found[name] = _items(part)
         else:
             found[name] = part if _is_plain(part, inner) else None
     return found
@@ -191,7 +221,7 @@ def open_cells(cells: pl.Series, tree: Tree) -> tuple[pl.Series, pl.Series]:
     numbered = pl.DataFrame({"n": pl.int_range(len(cells), eager=True), "text": cells})
     full = numbered.filter(pl.col("text").str.strip_chars() != "")
     table, lost = decode_all(full["text"], tree), pl.repeat(False, full.height, eager=True)
-    if table is None:
+    if table is None or full["text"].str.contains(LONG_FLOAT).any():
         mended = [mend(text, tree) for text in full["text"]]
         texts = [m[0] if m else "{}" for m in mended]
         lost = pl.Series([m is None or bool(m[1]) for m in mended], dtype=pl.Boolean)

@@ -7,6 +7,7 @@ a reason. Nothing here decides whether a value is right.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,19 +125,54 @@ def _opened(path: Path, compression: str) -> Iterator[Any]:
 def _read_parquet(stream: Any, contract: Contract) -> Iterator[Records]:
     """Read a columnar file; the "bytes" of its row are the row as JSON, for it has none itself."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     first = 1
     try:
         source = stream if stream.seekable() else pa.BufferReader(stream.read())
-        file = pq.ParquetFile(source)
-        empty = file.schema_arrow.empty_table()
-        for batch in [empty] if file.metadata.num_rows == 0 else file.iter_batches(PARQUET_ROWS):
-            table = pl.DataFrame(batch)
+        for table in _tables(source):
             yield _columnar(table, contract, first)
             first += table.height
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as e:
         raise UnreadableError("is not Parquet, or damaged") from e
+
+
+def _tables(source: Any) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a Parquet file in tables, at least one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(source)
+    except pa.ArrowNotImplementedError:  # integers of 128 bits, say: polars has them
+        source.seek(0)
+        yield from _tables_of_polars(io.BytesIO(source.read()))
+        return
+    empty = file.schema_arrow.empty_table()
+    for batch in [empty] if file.metadata.num_rows == 0 else file.iter_batches(PARQUET_ROWS):
+        schema = pa.schema(map(_narrowed, batch.schema))
+        same = schema.equals(batch.schema)
+        yield pl.DataFrame(batch if same else pa.table(batch).cast(schema))
+
+
+def _narrowed(field: Any) -> Any:
+    """Return a column's type with text where polars has none: for decimals of 256 bits."""
+    import pyarrow as pa
+
+    kind = field.type
+    if pa.types.is_decimal256(kind):
+        return field.with_type(pa.string())
+    if pa.types.is_list(kind):
+        return field.with_type(pa.list_(_narrowed(kind.value_field)))
+    if pa.types.is_struct(kind):
+        return field.with_type(pa.struct([_narrowed(f) for f in kind]))
+    return field
+
+
+def _tables_of_polars(source: io.BytesIO) -> Iterator[pl.DataFrame]:
+    rows = pl.scan_parquet(source)
+    count = rows.select(pl.len()).collect().item()
+    for start in range(0, max(count, 1), PARQUET_ROWS):
+        yield rows.slice(start, PARQUET_ROWS).collect()
 
 
 def _columnar(table: pl.DataFrame, contract: Contract, first: int) -> Records:

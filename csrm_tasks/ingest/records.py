@@ -57,7 +57,7 @@ def pick(table: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame, tuple[s
             if found:
                 raise UnreadableError(f"column {column.paths[0]} is {found[0].dtype}, not text")
             missing.append(column.name)
-        value = _first([read(p, column.read_as) for p in plain], column)
+        value = _first([read(p, column.read_as) for p in _used(table, plain)], column)
         chosen.append(value.alias(column.name))
         if odd := [p for p in found if _may_be_lost(p, column)]:
             there = pl.any_horizontal(_is_something(p) for p in odd)
@@ -89,6 +89,14 @@ def _first(values: list[pl.Expr], column: Column) -> pl.Expr:
     if len(values) == 1 or column.holds == "list":
         return pl.coalesce(values)
     return pl.coalesce(pl.when(v.str.strip_chars() != "").then(v) for v in values)
+
+
+def _used(table: pl.DataFrame, found: list[Found]) -> list[Found]:
+    """Leave out places that hold nothing: most names that a column may have are in no file."""
+    if len(found) < 2:
+        return found
+    nothing = table.select(p.expr.is_null().all().alias(str(i)) for i, p in enumerate(found))
+    return [p for p, empty in zip(found, nothing.row(0), strict=True) if not empty] or found[:1]
 
 
 def _is_outer(place: Found, column: Column) -> bool:

@@ -117,13 +117,17 @@ def _without_told(listed: Any, events: Any) -> Any:
 
 
 def _ranked(listed: Any) -> Any:
-    """One row per search and product, at its first rank: the columns of EVENTS but query_id."""
+    """One row per search and product, at its first rank: the columns of EVENTS but query_id.
+
+    An identifier stands for a search of each of its texts.
+    """
     import ibis
 
     hits = listed.unnest("hits", offset="rank")
     hits = hits.filter(hits.hits.notnull()).rename(product_id="hits")
-    rest = [c for c in listed.columns if c not in ("hits", *SEARCH)]
-    return hits.group_by([*SEARCH, "product_id"]).agg(
+    key = [*SEARCH, "query"]
+    rest = [c for c in listed.columns if c not in ("hits", *key)]
+    return hits.group_by([*key, "product_id"]).agg(
         **{c: hits[c].min() for c in rest},
         position=hits["rank"].min() + 1,
         action=ibis.literal("impression"),

@@ -176,7 +176,8 @@ def sum_up(
     engine.write(by_position(kept, events).order_by([*PAIR, "position"]), positions)
     counted = engine.read("counted", [positions])
     engine.write(pair_sums(counted, events, bounds.actions), pairs)
-    engine.write(session_sums(*with_sessions(engine, events, searches)), visits)
+    told = with_sessions(engine, events, searches)
+    engine.write(session_sums(engine, *told, scratch), visits)
     return Sums(
         pairs, positions, visits, _account(whole, people, found, many, bounds, _visited(visits))
     )

@@ -96,7 +96,7 @@ def judge(
 
 def _texts(frame: pl.DataFrame, contract: Contract, terms: Ingest) -> pl.DataFrame:
     """Return every column's values in the form in which they are compared and stored."""
-    frame = frame.with_columns(_trimmed(c) for c in contract.columns)
+    frame = frame.with_columns(_trimmed(c) for c in contract.columns if _may_change(c, frame))
     numbers = [c.name for c in contract.columns if c.holds != "text" or c.vocabulary is not None]
     frame = frame.with_columns(digits(frame[n]) for n in numbers if frame.schema[n] == pl.String)
     if contract.kind == "catalogue" and terms.category_separator != PATH_SEPARATOR:
@@ -157,6 +157,14 @@ def _all_rejected(records: Records, contract: Contract) -> Judged:
 def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:
     raw = pl.Series("raw", records.raw_of(verdicts["row"].to_list()), dtype=pl.Binary)
     return verdicts.with_columns(raw).cast(REJECTED)  # type: ignore[arg-type]
+
+
+def _may_change(column: Column, frame: pl.DataFrame) -> bool:
+    """Return whether trimming does anything; items of lists are many, and hardly any needs it."""
+    if column.holds != "list":
+        return True
+    items = frame[column.name].explode()
+    return bool(items.str.contains(r"^$|^[^!-~]|[^!-~]$|\.0+$").any())
 
 
 def _trimmed(column: Column) -> pl.Expr:

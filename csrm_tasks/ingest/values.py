@@ -2,7 +2,8 @@
 
 Text stays as it is. A number is its shortest decimal writing: 7, 7.0 and DECIMAL 7.00 are ``7``.
 NaN and infinite are no value. A float too large to tell whole numbers apart is written with an
-exponent or ``.0``, which no identifier may have (:func:`inexact`). Bytes are UTF-8, true is
+exponent or ``.0``, and one below a thousandth with an exponent or without, as its writer likes:
+neither is an identifier (:func:`inexact`). Bytes are UTF-8, true is
 ``true``. A value of another shape (an object, a list) is none: the reader counts it.
 
 A dotted path is a nested field, a name with dots, or any mixture of the two; a text in the place of
@@ -11,12 +12,15 @@ an object is read as JSON.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 
+# A number in JSON that a 64-bit float may not hold: a quick decoder rounds it.
+LONG_FLOAT = r"(?:^|[:,\[])\s*-?(\d{16,}\.\d|\d+(\.\d+)?[eE]\+?\d)"
 EXACT = {pl.Float64: 2**53, pl.Float32: 2**24}  # below, a float tells whole numbers apart
 Type = pl.DataType | type[pl.DataType]
 
@@ -143,27 +147,64 @@ def _json_list(texts: pl.Expr) -> pl.Expr:
 
 def _lists(cells: pl.Series) -> pl.Series:
     kind = pl.List(pl.String)
-    try:
-        return cells.str.json_decode(kind)
-    except pl.exceptions.PolarsError:
-        pass
+    if not cells.str.contains(LONG_FLOAT).any():
+        try:
+            return cells.str.json_decode(kind)
+        except pl.exceptions.PolarsError:
+            pass
     return pl.Series(cells.name, [None if c is None else _list(c) for c in cells], dtype=kind)
 
 
 def _list(cell: str) -> list[str] | None:
-    """Read one cell; a cell of another shape is null."""
+    """Read one cell as the quick decoder reads a list; a cell of another shape is null."""
+    try:
+        found = pl.Series([json.dumps(list_of(cell))]).str.json_decode(pl.List(pl.String))
+    except pl.exceptions.PolarsError:  # not all items are plain
+        return None
+    items: list[list[str] | None] = found.to_list()
+    return items[0]
+
+
+def list_of(cell: str) -> list[Any] | None:
+    """Return the items of a list that is written as text; null where it is none."""
     for text in (cell, cell.replace("'", '"')):
         try:
-            found = pl.Series([text]).str.json_decode(pl.List(pl.String))[0]
-        except pl.exceptions.PolarsError:
+            items = json_loads(text)
+        except (ValueError, RecursionError):
             continue
-        return None if found is None else list(found)
+        return items if isinstance(items, list) else None
     return None
+
+
+def json_loads(text: str) -> Any:
+    """Read JSON; of equal keys the first counts, and a long float keeps what was written.
+
+    Raises :class:`ValueError` or :class:`RecursionError`.
+    """
+    return json.loads(
+        text, parse_constant=_refuse, parse_float=_number,
+        object_pairs_hook=lambda pairs: dict(reversed(pairs)),
+    )  # fmt: skip
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _number(written: str) -> float | str:
+    """Keep the writing of a number that a float may not hold, with an exponent: see inexact()."""
+    value = float(written)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{written} is no number that anything holds")
+    if abs(value) < EXACT[pl.Float64]:
+        return value
+    digits, _, exponent = written.lower().partition("e")
+    return f"{digits}e+{exponent.lstrip('+') or 0}"
 
 
 def digits(texts: pl.Series) -> pl.Series:
     """Return whole numbers without the ``.0`` that a carrier of floats gave them."""
-    if not _any(texts, ".0"):
+    if not texts.str.contains(r"^-?\d+\.0+$").any():
         return texts
     number = texts.str.extract(r"^(-?\d+)\.0+$")
     sure = number.cast(pl.Int64, strict=False).abs() < EXACT[pl.Float64]
@@ -171,12 +212,9 @@ def digits(texts: pl.Series) -> pl.Series:
 
 
 def inexact(texts: pl.Series) -> pl.Series:
-    """Return which identifiers are floats so large that several have the same writing."""
-    if not (_any(texts, ".0") or _any(texts, "+")):
-        return pl.repeat(False, len(texts), dtype=pl.Boolean, eager=True)
-    pattern = r"^-?\d+\.0+$|^-?\d+(\.\d+)?[eE]\+\d+$"  # digits() took the exact ones
-    return texts.str.contains(pattern).fill_null(False)
-
-
-def _any(texts: pl.Series, part: str) -> bool:
-    return bool(texts.str.contains(part, literal=True).any())
+    """Return which identifiers are floats so large that several have the same writing, or so small
+    that one has several: 0.0000001 is 1e-7, 1e-07 and 1.0E-7, as writers of floats have it.
+    """
+    large = r"\d+(\.0+|(\.\d+)?[eE]\+\d+)"  # digits() took the exact ones
+    small = r"0\.000\d+|[1-9](\.\d+)?e-\d+|[1-9]\.\d+E-\d+"
+    return texts.str.contains(rf"^-?({large}|{small})$").fill_null(False)

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.artifacts import file_digest
-from csrm_tasks.dataset.text import query_id
+from csrm_tasks.dataset.text import composed_frame, query_id
 from csrm_tasks.errors import DataError
 from csrm_tasks.records import Schema
 from csrm_tasks.retrieval.rqa import Title
@@ -129,7 +129,7 @@ def _parquet_rows(path: Path, required: Sequence[str], _: str) -> list[Row]:
     if missing := [c for c in required if c not in frame.columns]:
         raise DataError(f"{path}: column {missing[0]!r} is missing; a sheet has {', '.join(SHEET)}")
     known = frame.select(c for c in SHEET if c in frame.columns)
-    texts = known.cast(pl.String).fill_null("")
+    texts = composed_frame(known.cast(pl.String).fill_null(""))
     return [Row(n, cells) for n, cells in enumerate(texts.iter_rows(named=True), start=2)]
 
 
