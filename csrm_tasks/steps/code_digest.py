@@ -17,13 +17,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csrm_tasks.steps.source import Module, imports_in, read_module, text_of
+from csrm_tasks.steps.source import Import, Module, imports_in, read_module, text_of
 
 PACKAGE = Path(__file__).resolve().parent.parent
 WHOLE, ON_IMPORT = "*", "<import>"
@@ -39,6 +39,8 @@ EXCLUDED: Mapping[str, str] = {
     "csrm_tasks.settings": "says where things are kept",
     "csrm_tasks.errors": "words what went wrong; a step that fails has no output",
     "csrm_tasks.tracking": "logs runs to MLflow",
+    "csrm_tasks.evaluation.report": "draws pages: whatever is decided is decided by the figures",
+    "csrm_tasks.evaluation.model_card": "words a page: its figures and verdict are its inputs",
     "csrm_tasks.store.engine": "opens the database: what is read from it is in the fingerprint",
 }
 
@@ -52,7 +54,7 @@ class Item(NamedTuple):
 
 @dataclass
 class Closure:
-    """What a function reaches: the text of each item, in canonical form with what its names mean."""
+    """What a function reaches: the canonical text of each item, with what its names mean."""
 
     items: dict[Item, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)  # data files by path below the package
@@ -77,45 +79,62 @@ class Closure:
 
 
 class SourceTree:
-    """A package's source as it lies in the folder ``package``; a module is read at most once."""
+    """A package's source as it lies in the folder ``package``; a file is read at most once."""
 
     def __init__(self, package: Path) -> None:
         self.package = package
-        self._modules: dict[str, Module | None] = {}
+        self._paths: dict[str, Path | None] = {}
+        self._modules: dict[str, Module] = {}
 
-    def module(self, name: str) -> Module | None:
-        """Return a module of the package; None where there is none of that name."""
-        if name not in self._modules:
-            path = self._path(name)
-            self._modules[name] = None if path is None else read_module(name, path)
-        return self._modules[name]
+    def path(self, name: str) -> Path | None:
+        """Return the file of a module of the package; None where there is none of that name."""
+        if name not in self._paths:
+            self._paths[name] = self._find(name)
+        return self._paths[name]
 
-    def _path(self, name: str) -> Path | None:
+    def _find(self, name: str) -> Path | None:
         first, *rest = name.split(".")
+        if first != self.package.name or not all(part.isidentifier() for part in rest):
+            return None
         base = self.package.joinpath(*rest)
-        found = [p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()]
-        return found[0] if found and first == self.package.name else None
+        return next(
+            (p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()), None
+        )
+
+    def module(self, name: str) -> Module:
+        """Return a module that is there, parsed."""
+        if name not in self._modules:
+            path = self.path(name)
+            assert path is not None, name
+            self._modules[name] = read_module(name, path)
+        return self._modules[name]
 
     def add(self, name: str, path: Path) -> None:
         """Take in a module from outside the package."""
-        self._modules[name] = read_module(name, path)
+        self._paths[name] = path
 
-    def locate(self, dotted: str) -> Item | None:
-        """Find what a dotted name of the package means; None for other packages' names."""
+    def split(self, dotted: str) -> tuple[str, list[str]] | None:
+        """Split a dotted name into a module of the package and attributes; None for others."""
         parts = dotted.split(".")
-        if self.module(parts[0]) is None:
+        if self.path(parts[0]) is None:
             return None
         size = 1
-        while size < len(parts) and self.module(".".join(parts[: size + 1])) is not None:
+        while size < len(parts) and self.path(".".join(parts[: size + 1])) is not None:
             size += 1
-        name, rest = ".".join(parts[:size]), parts[size:]
-        module = self.module(name)
-        targets = module.targets(rest[0]) if module and rest else []
+        return ".".join(parts[:size]), parts[size:]
+
+    def locate(self, dotted: str) -> Item | None:
+        """Find the definition that a dotted name means; None for what is not counted."""
+        found = self.split(dotted)
+        if found is None or excluded(found[0]):
+            return None
+        name, attributes = found
+        targets = self.module(name).targets(attributes[0]) if attributes else []
         if not targets:
             return Item(name, WHOLE)
-        if targets == [f"{name}.{rest[0]}"]:
-            return Item(name, rest[0])
-        return self.locate(".".join([targets[-1], *rest[1:]]))  # handed on by this module
+        if targets[0] == f"{name}.{attributes[0]}":
+            return Item(name, attributes[0])
+        return self.locate(".".join([targets[-1], *attributes[1:]]))  # handed on by this module
 
     def closure(self, start: Item) -> Closure:
         """Return everything that ``start`` reaches."""
@@ -138,90 +157,93 @@ class _Walk:
         while self._todo:
             item = self._todo.pop()
             module = self.tree.module(item.module)
-            assert module is not None, item
-            self._load(module)
+            if item.name == ON_IMPORT:
+                self._load(module)
+            else:
+                self._want(Item(item.module, ON_IMPORT))
             self._take(item, module)
 
-    def _want(self, item: Item) -> None:
-        if item not in self._seen and not excluded(item.module):
+    def _want(self, item: Item | None) -> None:
+        if item is not None and item not in self._seen and not excluded(item.module):
             self._seen.add(item)
             self._todo.append(item)
 
     def _load(self, module: Module) -> None:
-        """Reach what happens when the module is imported, its packages and imports with it."""
-        first, *rest = module.name.split(".")
-        packages = [".".join([first, *rest[:size]]) for size in range(len(rest))]
-        for dotted in (*packages, *(i.loaded for i in module.imports)):
-            self._imported(dotted)
-        self._want(Item(module.name, ON_IMPORT))
+        """Reach what is loaded with a module: the packages that it is in, and what it imports."""
+        package = module.name.rpartition(".")[0]
+        for dotted in (*([package] if package else []), *(i.loaded for i in module.imports)):
+            self._want_loaded(dotted)
 
-    def _imported(self, dotted: str) -> None:
-        parts = dotted.split(".")
-        for size in range(len(parts), 0, -1):
-            name = ".".join(parts[:size])
-            if self.tree.module(name) is not None:
-                self._want(Item(name, ON_IMPORT))
-                return
+    def _want_loaded(self, dotted: str) -> None:
+        found = self.tree.split(dotted)
+        if found is not None:
+            self._want(Item(found[0], ON_IMPORT))
 
     def _take(self, item: Item, module: Module) -> None:
-        statements = {WHOLE: module.statements, ON_IMPORT: module.effects}.get(
-            item.name, module.definitions.get(item.name, [])
-        )
-        if not statements and item.name == ON_IMPORT:
-            return
-        meanings = set()
+        if item.name == WHOLE:
+            statements = module.statements
+        elif item.name == ON_IMPORT:
+            statements = module.effects
+            if not statements:
+                return
+        else:
+            statements = module.definitions[item.name]
+        meanings: set[str] = set()
         for statement in statements:
-            for local, dotted in _names(statement, module, self.tree):
-                meanings.add(f"{local}={dotted}")
-                target = self.tree.locate(dotted)
-                if target is not None:
-                    self._want(target)
-            for imported in imports_in(statement):
-                self._imported(imported.loaded)
-            self._take_files(statement, module)
-        text = [*map(text_of, statements), *sorted(meanings)]
-        self.closure.items[item] = "\n".join(text)
+            nodes = list(ast.walk(statement))
+            imports = list(imports_in(nodes))
+            for imported in imports:
+                self._want_loaded(imported.loaded)
+            for name, dotted in _names(statement, imports, module):
+                meanings.add(f"{name}={dotted}")
+                self._want(self.tree.locate(dotted))
+            self._take_strings(nodes, [*imports, *module.imports], module)
+        self.closure.items[item] = "\n".join([*map(text_of, statements), *sorted(meanings)])
 
-    def _take_files(self, statement: ast.stmt, module: Module) -> None:
-        """Take in the data files that a statement names, or all beside the module if it names none.
-
-        Only of statements that ask where their module lies.
-        """
-        names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
-        resources = {i.local for i in (*module.imports, *imports_in(statement))
-                     if i.target.startswith("importlib.resources")}  # fmt: skip
-        if not names & {"__file__", *resources}:
-            return
-        folder = module.path.parent
-        words = [n.value for n in ast.walk(statement)
-                 if isinstance(n, ast.Constant) and isinstance(n.value, str) and n.value]  # fmt: skip
-        named = [folder / word for word in words if (folder / word).exists()]
-        for path in named or [p for p in folder.rglob("*") if p.suffix != ".py"]:
-            for file in [path] if path.is_file() else path.rglob("*"):
-                if file.is_file() and "__pycache__" not in file.parts:
-                    self.closure.files[file.relative_to(folder).as_posix()] = file.read_bytes()
+    def _take_strings(
+        self, nodes: Sequence[ast.AST], imports: Sequence[Import], module: Module
+    ) -> None:
+        """Reach the modules that strings name, and the data files if they are asked for."""
+        words = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        for word in words:
+            if self.tree.path(word.partition(":")[0]) is not None:
+                self._want(Item(word.partition(":")[0], WHOLE))
+        resources = {i.local for i in imports if i.target.startswith("importlib.resources")}
+        names = {n.id for n in nodes if isinstance(n, ast.Name)}
+        if names & {"__file__", *resources}:
+            folder = module.path.parent
+            for path in _data_files(folder, [word for word in words if word]):
+                self.closure.files[f"{module.name}/{path.relative_to(folder).as_posix()}"] = (
+                    path.read_bytes()
+                )
 
 
-def _names(statement: ast.stmt, module: Module, tree: SourceTree) -> Iterator[tuple[str, str]]:
+def _data_files(folder: Path, words: Sequence[str]) -> list[Path]:
+    """What of a module's folder its definition may read: what it names, else all but Python."""
+    named = [folder / word for word in words if (folder / word).exists()]
+    paths = [f for p in named for f in ([p] if p.is_file() else p.rglob("*"))]
+    if not named:
+        paths = [p for p in folder.rglob("*") if p.suffix != ".py"]
+    return [p for p in paths if p.is_file() and "__pycache__" not in p.parts]
+
+
+def _names(
+    statement: ast.stmt, imports: Sequence[Import], module: Module
+) -> Iterator[tuple[str, str]]:
     """Yield the names that a statement uses, each with the dotted name of what it means."""
-    local: dict[str, list[str]] = {}
-    for i in imports_in(statement):
-        local.setdefault(i.local, []).append(i.target)
     todo: list[ast.AST] = [statement]
     while todo:
         node = todo.pop()
-        match node:
-            case ast.Attribute() | ast.Name():
-                root, attributes = _chain(node)
-                if not isinstance(root, ast.Name):
-                    todo.append(root)
-                elif isinstance(root.ctx, ast.Load):
-                    for target in (*local.get(root.id, []), *module.targets(root.id)):
-                        yield ".".join([root.id, *attributes]), ".".join([target, *attributes])
-            case ast.Constant(str(text)) if tree.module(text.partition(":")[0]) is not None:
-                yield repr(text), text.partition(":")[0]
-            case _:
-                todo += ast.iter_child_nodes(node)
+        if not isinstance(node, ast.Attribute | ast.Name):
+            todo += ast.iter_child_nodes(node)
+            continue
+        root, attributes = _chain(node)
+        if not isinstance(root, ast.Name):
+            todo.append(root)
+        elif isinstance(root.ctx, ast.Load):
+            local = [i.target for i in imports if i.local == root.id]
+            for target in (*local, *module.targets(root.id)):
+                yield ".".join([root.id, *attributes]), ".".join([target, *attributes])
 
 
 def _chain(node: ast.AST) -> tuple[ast.AST, list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
@@ -20,12 +20,11 @@ log = logging.getLogger("csrm")
 
 INDEX_READS: dict[str, Any] = {
     "inputs": ["snapshot", "ebr"], "optional": ["previous"], "config": ["retrieval", "seed"],
-    "rooms": ("retrieval", "dataset.text"),
 }  # fmt: skip
 
 
 @step("build_index", **INDEX_READS)
-def build_index(ctx: Context) -> Facts:
+def build_index(ctx: Context) -> Metadata:
     """Embed every locale's titles and index them, with recall measured (A25).
 
     ``trec/{locale}`` holds qrels (dev labels, purchases) and the run they were judged by.
@@ -35,7 +34,7 @@ def build_index(ctx: Context) -> Facts:
 
 
 @step("embed_shard", **INDEX_READS)
-def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
+def embed_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
     """Embed what ``build_index`` would, but only shard ``shard`` (from 0) ``of`` so many."""
     import numpy as np
 
@@ -45,7 +44,7 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
     if not 0 <= shard < of:
         raise ConfigError(f"embed_shard: there is no shard {shard} of {of}; they count from 0")
     model, digest = open_encoder(ctx)
-    facts: Facts = {"shard": shard, "of": of, "embedded": {}}
+    facts: Metadata = {"shard": shard, "of": of, "embedded": {}}
     for locale, own in by_locale(ctx.input("snapshot")).items():
         known, products = of_encoder(_earlier_index(ctx, locale), digest), own["products"]
         new = shard_of(difference(known, products)[0] if known else products, shard, of)
@@ -56,7 +55,7 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
 
 
 @step("join_index", many=["shards"], **INDEX_READS)
-def join_index(ctx: Context) -> Facts:
+def join_index(ctx: Context) -> Metadata:
     """Index what all shards embedded: what ``build_index`` would have made.
 
     Raises :class:`DataError` unless every product was embedded, from these very inputs.
@@ -97,12 +96,12 @@ def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
     return embed
 
 
-def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Facts:
+def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Metadata:
     from csrm_tasks.retrieval.catalogue import index_locale, judge
     from csrm_tasks.retrieval.tables import by_locale
 
     model, digest = open_encoder(ctx)
-    facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
+    facts: Metadata = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
     for locale, own in by_locale(ctx.input("snapshot")).items():
         earlier = _earlier_index(ctx, locale)
         index, measured = index_locale(

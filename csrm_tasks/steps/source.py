@@ -8,7 +8,7 @@ annotations (those of a class that is no dataclass stay: pydantic and pandera re
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,20 +51,16 @@ def read_module(name: str, path: Path) -> Module:
     """Parse the file at ``path`` as module ``name``."""
     tree = ast.parse(path.read_bytes(), str(path))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(tree):  # relative imports are made absolute
-        if isinstance(node, ast.ImportFrom) and node.level:
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            node.module, node.level = ".".join([*parents, *filter(None, [node.module])]), 0
-    tree = _Canonical(tree).visit(tree)
-    module = Module(name, path, [i for s in tree.body if _at_top(s) for i in imports_in(s)])
+    tree = _Canonical(tree, package).visit(tree)
+    module = Module(name, path, _imports_at_top(tree))
     for statement in tree.body:
         _take_in(module, statement)
     return module
 
 
-def imports_in(root: ast.AST) -> Iterator[Import]:
-    """Yield what the import statements below ``root`` bind."""
-    for node in ast.walk(root):
+def imports_in(nodes: Iterable[ast.AST]) -> Iterator[Import]:
+    """Yield what those of the nodes that are import statements bind."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             for a in node.names:
                 first = a.name.partition(".")[0]
@@ -75,8 +71,10 @@ def imports_in(root: ast.AST) -> Iterator[Import]:
                 yield Import(a.asname or a.name, target, target)
 
 
-def _at_top(statement: ast.stmt) -> bool:
-    return not isinstance(statement, Function | ast.ClassDef)
+def _imports_at_top(tree: ast.Module) -> list[Import]:
+    """What is imported when the module is, under ``if`` or ``try`` too."""
+    top = [s for s in tree.body if not isinstance(s, Function | ast.ClassDef)]
+    return [i for s in top for i in imports_in(ast.walk(s))]
 
 
 def _take_in(module: Module, statement: ast.stmt) -> None:
@@ -117,7 +115,8 @@ def _only_binds(statement: ast.stmt) -> bool:
 class _Canonical(ast.NodeTransformer):
     """Takes out of a parsed file what changes no result."""
 
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, tree: ast.Module, package: str) -> None:
+        self.package = package.split(".")
         self.loggers = {
             s.targets[0].id
             for s in tree.body
@@ -125,17 +124,17 @@ class _Canonical(ast.NodeTransformer):
             and ast.unparse(s.value).startswith("logging.getLogger(")
         }  # fmt: skip
         self.step = {
-            i.local for s in tree.body if _at_top(s) for i in imports_in(s)
+            i.local for i in _imports_at_top(tree)
             if i.target in ("csrm_tasks.steps.registry.step", "csrm_tasks.steps.step")
         }  # fmt: skip
-        self.fields = [False]  # whether annotations at this depth are read when the program runs
+        self.scopes = [""]
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        return self._block(node, reads=False)
+        return self._block(node, "module")
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         plain = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
-        return self._block(node, reads=not plain)
+        return self._block(node, "dataclass" if plain else "class")
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return self._function(node)
@@ -146,26 +145,36 @@ class _Canonical(ast.NodeTransformer):
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         node.returns = None
         node.decorator_list = [d for d in node.decorator_list if _root(d) not in self.step]
-        return self._block(node, reads=False)
+        return self._block(node, "function")
 
-    def _block(self, node: Any, reads: bool) -> ast.AST:
+    def _block(self, node: Any, scope: str) -> ast.AST:
         """Visit what has a body and may begin with a docstring."""
         match node.body:
             case [ast.Expr(ast.Constant(str())), *_]:
                 node.body[0] = ast.Pass()
-        self.fields.append(reads)
+        self.scopes.append(scope)
         self.generic_visit(node)
-        self.fields.pop()
-        node.body = [s for s in node.body if not isinstance(s, ast.Pass)]
+        self.scopes.pop()
         return node  # type: ignore[no-any-return]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.level:  # a relative import is made absolute
+            parents = self.package[: len(self.package) - node.level + 1]
+            node.module, node.level = ".".join([*parents, *filter(None, [node.module])]), 0
+        return node
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if not self.fields[-1]:  # as text: a dataclass minds the order, and words like ClassVar
+        scope = self.scopes[-1]
+        if scope == "dataclass":  # as text: the fields count, in their order, and ClassVar
             node.annotation = ast.Constant(ast.unparse(node.annotation))
+        elif scope != "class":
+            if node.value is None:
+                return ast.Pass()
+            node.annotation = None  # type: ignore[assignment]
         return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> Any:
@@ -200,5 +209,5 @@ def text_of(node: Any) -> str:
         ]
         return f"{type(node).__name__}({','.join(fields)})"
     if isinstance(node, list):
-        return f"[{','.join(map(text_of, node))}]"
+        return f"[{','.join(text_of(n) for n in node if not isinstance(n, ast.Pass))}]"
     return repr(node)
