@@ -8,8 +8,10 @@ it returned, and what mapped tasks are called.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from airflow.dag_processing.dagbag import BundleDagBag
@@ -17,6 +19,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.db import initdb
 from airflow.utils.session import create_session
+from executed import Recorder
 from sqlalchemy import select
 
 
@@ -37,6 +40,8 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
     bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags-folder")
     assert not bag.import_errors, bag.import_errors
     defaults = [(param, param.value) for dag in bag.dags.values() for param in params_of(dag)]
+    recorder = Recorder()
+    recorder.record_all()
     found = []
     for dag_id, conf in runs:
         for param, value in defaults:  # Airflow leaves what a run was given, for the next to find
@@ -55,6 +60,8 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
         found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks, "called": called})
         if str(run.state) != "success":
             break
+    executed = {name: sorted(seen) for name, seen in recorder.by_step.items()}
+    Path(os.environ["AIRFLOW_HOME"], "executed.json").write_text(json.dumps(executed))
     print("FLOW" + json.dumps(found), flush=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from executed import missed
 from flow_fixtures import MARKET, make_flow_market, run_flow
 
 from csrm_tasks import tracking
@@ -178,3 +179,9 @@ def test_the_live_releases_vectors_are_those_of_todays_catalogue(
     assert list(found) == [live]
     assert found[live].ref == refs(runs[11])["refresh"]
     assert found[live].coverage == 1.0 and found[live].encoded < found[live].products / 10
+
+
+def test_a_steps_digest_counts_whatever_the_step_executed(runs: list[Run], folder: Path) -> None:
+    executed = json.loads((folder / "airflow" / "executed.json").read_text())
+    unseen = {name: missed(name, set(seen)) for name, seen in executed.items()}
+    assert {name: seen for name, seen in unseen.items() if seen} == {}

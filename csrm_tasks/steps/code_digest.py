@@ -18,7 +18,7 @@ import ast
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,12 +52,21 @@ class Item(NamedTuple):
     name: str
 
 
-@dataclass
-class Closure:
-    """What a function reaches: the canonical text of each item, with what its names mean."""
+@dataclass(frozen=True)
+class Node:
+    """One item as it is read: its canonical text with what its names mean, and what it reaches."""
 
-    items: dict[Item, str] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)  # data files by path below the package
+    text: str  # empty for a module that only binds names on import
+    reaches: frozenset[Item]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What a function reaches, data files by their path behind the module that reads them."""
+
+    items: Mapping[Item, str]
+    files: Mapping[str, bytes]
 
     @property
     def modules(self) -> set[str]:
@@ -69,7 +78,7 @@ class Closure:
         return bool({Item(module, name), Item(module, WHOLE)} & self.items.keys())
 
     def digest(self) -> str:
-        """SHA-256 over items and files, in an order of their own."""
+        """SHA-256 over items and files, whatever their order."""
         digest = hashlib.sha256()
         for item, text in sorted(self.items.items()):
             digest.update(f"{item.module}:{item.name}\0{text}\0".encode())
@@ -85,6 +94,7 @@ class SourceTree:
         self.package = package
         self._paths: dict[str, Path | None] = {}
         self._modules: dict[str, Module] = {}
+        self._nodes: dict[Item, Node] = {}
 
     def path(self, name: str) -> Path | None:
         """Return the file of a module of the package; None where there is none of that name."""
@@ -136,86 +146,80 @@ class SourceTree:
             return Item(name, attributes[0])
         return self.locate(".".join([targets[-1], *attributes[1:]]))  # handed on by this module
 
+    def node(self, item: Item) -> Node:
+        """Read an item that :meth:`locate` has found."""
+        if item not in self._nodes:
+            self._nodes[item] = _Reader(self, self.module(item.module)).read(item.name)
+        return self._nodes[item]
+
     def closure(self, start: Item) -> Closure:
         """Return everything that ``start`` reaches."""
-        walk = _Walk(self)
-        walk.reach(start)
-        return walk.closure
+        seen, todo = {start}, [start]
+        while todo:
+            new = {i for i in self.node(todo.pop()).reaches if not excluded(i.module)} - seen
+            seen |= new
+            todo += new
+        nodes = {item: self.node(item) for item in seen}
+        return Closure(
+            {item: node.text for item, node in nodes.items() if node.text},
+            {name: data for node in nodes.values() for name, data in node.files.items()},
+        )
 
 
-class _Walk:
-    """One traversal from a function to all that it reaches."""
+class _Reader:
+    """Reads one item of a module."""
 
-    def __init__(self, tree: SourceTree) -> None:
+    def __init__(self, tree: SourceTree, module: Module) -> None:
         self.tree = tree
-        self.closure = Closure()
-        self._todo: list[Item] = []
-        self._seen: set[Item] = set()
+        self.module = module
+        self.reaches: set[Item] = set()
+        self.meanings: set[str] = set()
+        self.files: dict[str, bytes] = {}
 
-    def reach(self, start: Item) -> None:
-        self._want(start)
-        while self._todo:
-            item = self._todo.pop()
-            module = self.tree.module(item.module)
-            if item.name == ON_IMPORT:
-                self._load(module)
-            else:
-                self._want(Item(item.module, ON_IMPORT))
-            self._take(item, module)
+    def read(self, name: str) -> Node:
+        module = self.module
+        if name == ON_IMPORT:
+            statements = module.effects
+            self._load(module.name.rpartition(".")[0])  # the package that it is in
+            for imported in module.imports:
+                self._load(imported.loaded)
+        else:
+            statements = module.statements if name == WHOLE else module.definitions[name]
+            self.reaches.add(Item(module.name, ON_IMPORT))
+        for statement in statements:
+            self._read_statement(statement)
+        text = "\n".join([*map(text_of, statements), *sorted(self.meanings)])
+        return Node(text, frozenset(self.reaches), self.files)
 
-    def _want(self, item: Item | None) -> None:
-        if item is not None and item not in self._seen and not excluded(item.module):
-            self._seen.add(item)
-            self._todo.append(item)
-
-    def _load(self, module: Module) -> None:
-        """Reach what is loaded with a module: the packages that it is in, and what it imports."""
-        package = module.name.rpartition(".")[0]
-        for dotted in (*([package] if package else []), *(i.loaded for i in module.imports)):
-            self._want_loaded(dotted)
-
-    def _want_loaded(self, dotted: str) -> None:
+    def _load(self, dotted: str) -> None:
         found = self.tree.split(dotted)
         if found is not None:
-            self._want(Item(found[0], ON_IMPORT))
+            self.reaches.add(Item(found[0], ON_IMPORT))
 
-    def _take(self, item: Item, module: Module) -> None:
-        if item.name == WHOLE:
-            statements = module.statements
-        elif item.name == ON_IMPORT:
-            statements = module.effects
-            if not statements:
-                return
-        else:
-            statements = module.definitions[item.name]
-        meanings: set[str] = set()
-        for statement in statements:
-            nodes = list(ast.walk(statement))
-            imports = list(imports_in(nodes))
-            for imported in imports:
-                self._want_loaded(imported.loaded)
-            for name, dotted in _names(statement, imports, module):
-                meanings.add(f"{name}={dotted}")
-                self._want(self.tree.locate(dotted))
-            self._take_strings(nodes, [*imports, *module.imports], module)
-        self.closure.items[item] = "\n".join([*map(text_of, statements), *sorted(meanings)])
-
-    def _take_strings(
-        self, nodes: Sequence[ast.AST], imports: Sequence[Import], module: Module
-    ) -> None:
-        """Reach the modules that strings name, and the data files if they are asked for."""
+    def _read_statement(self, statement: ast.stmt) -> None:
+        nodes = list(ast.walk(statement))
+        imports = list(imports_in(nodes))
+        for imported in imports:
+            self._load(imported.loaded)
+        for name, dotted in _names(statement, imports, self.module):
+            self.meanings.add(f"{name}={dotted}")
+            item = self.tree.locate(dotted)
+            if item is not None:
+                self.reaches.add(item)
         words = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-        for word in words:
+        for word in words:  # "package.module" or "package.module:function"
             if self.tree.path(word.partition(":")[0]) is not None:
-                self._want(Item(word.partition(":")[0], WHOLE))
-        resources = {i.local for i in imports if i.target.startswith("importlib.resources")}
-        names = {n.id for n in nodes if isinstance(n, ast.Name)}
-        if names & {"__file__", *resources}:
-            folder = module.path.parent
+                self.reaches.add(Item(word.partition(":")[0], WHOLE))
+        asks = {"__file__"} | {
+            i.local
+            for i in (*imports, *self.module.imports)
+            if i.target.startswith("importlib.resources")
+        }
+        if any(isinstance(n, ast.Name) and n.id in asks for n in nodes):
+            folder = self.module.path.parent
             for path in _data_files(folder, [word for word in words if word]):
-                self.closure.files[f"{module.name}/{path.relative_to(folder).as_posix()}"] = (
-                    path.read_bytes()
-                )
+                name = f"{self.module.name}/{path.relative_to(folder).as_posix()}"
+                self.files[name] = path.read_bytes()
 
 
 def _data_files(folder: Path, words: Sequence[str]) -> list[Path]:

@@ -68,16 +68,14 @@ def land(ctx: Context, *, day: str) -> Metadata:
     return {"day": day, "files": len(files), "bytes": sum(f.size for f in files)}
 
 
-def _terms(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
-    """Those of a market's terms that a row's verdict depends on."""
-    terms = market.ingest
-    return [
-        terms.complement, terms.late_days, terms.category_separator, terms.applications,
-        market.schedule.timezone,
-    ]  # fmt: skip
+# those of a market's terms that a row's verdict depends on
+TERMS = (
+    "ingest.complement", "ingest.late_days", "ingest.category_separator", "ingest.applications",
+    "schedule.timezone",
+)  # fmt: skip
 
 
-@step("validate", inputs=("land",), external_inputs=_terms)
+@step("validate", inputs=("land",), config=TERMS)
 def validate(ctx: Context) -> Metadata:
     """Split every file's rows into those that keep the contract and those that do not."""
     day, files = _files(ctx.input("land").file("files.json"))
@@ -190,7 +188,7 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 
 @step(
     "snapshot",
-    config=("seed", "snapshot", "health"),
+    config=("seed", "snapshot", "health", "schedule.timezone"),
     external_inputs=_published,
 )
 def snapshot(ctx: Context, *, stage: int, until: str) -> Metadata:

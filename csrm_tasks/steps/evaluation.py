@@ -73,6 +73,7 @@ def champion(ctx: Context) -> Metadata:
     inputs=["snapshot", "baselines", "champion"],
     optional=["alone"],
     many=["llm_scores", "tower_scores"],
+    config=["generated"],
 )
 def evaluate(ctx: Context, *, names: str) -> Metadata:
     """Judge all models on the frozen gold set, pairwise and by slice; write figures and report.

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-READS: dict[str, Any] = {
-    "inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa"], "config": ["llm", "seed"],
-}  # fmt: skip
+READS: dict[str, Any] = {"inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa"]}
+TRAINS = ["llm", "seed"]  # by whom soft labels are cross-fitted, with models of their own
 
 
-@step("score_pairs", **READS)
+@step("score_pairs", config=TRAINS, **READS)
 def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> Metadata:
     """Score given pairs, or the snapshot's own of ``split``, with a trained LLM (A8, A16, A19).
 
@@ -62,7 +61,7 @@ def score_shard(
     return _shard_facts(shard, of, space, split) | {"pairs": len(scored), "truncated": truncated}
 
 
-@step("join_shards", many=["shards"], **READS)
+@step("join_shards", many=["shards"], config=TRAINS, **READS)
 def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> Metadata:
     """Put all shards together to what ``score_pairs`` would have made, in its order.
 

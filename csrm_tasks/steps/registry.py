@@ -59,7 +59,7 @@ class Step:
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     many: tuple[str, ...] = ()
-    config: tuple[str, ...] = ()  # sections of the market file
+    config: tuple[str, ...] = ()  # keys of the market file, dotted below a section
     side_effect: bool = False
     external_inputs: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None
     params: Mapping[str, inspect.Parameter] = field(default_factory=dict)

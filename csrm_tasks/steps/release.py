@@ -58,7 +58,7 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
     "gate",
     inputs=["bundle", "champion", "servability"],
     optional=["evaluation"],
-    config=["gate"],
+    config=["gate", "generated"],
 )
 def gate(ctx: Context, *, stage: int) -> Metadata:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.

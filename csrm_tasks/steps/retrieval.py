@@ -62,7 +62,7 @@ def build_bm25(ctx: Context) -> Metadata:
     return facts
 
 
-@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval"])
+@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval.bm25_k"])
 def pseudo_pairs(ctx: Context) -> Metadata:
     """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21)."""
     from csrm_tasks.dataset.queries import retriever_queries
@@ -87,7 +87,7 @@ def pseudo_pairs(ctx: Context) -> Metadata:
     "train_ebr",
     inputs=["snapshot", "scored"],
     optional=["warm", "bm25"],
-    config=["retrieval", "seed"],
+    config=["retrieval.ebr", "seed"],
     external_inputs=_encoder_identity,
 )
 def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata:
@@ -182,7 +182,7 @@ def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, A
     "build_rqa",
     inputs=["snapshot", "bm25"],
     optional=["ebr", "index"],
-    config=["retrieval"],
+    config=["retrieval.rqa"],
     external_inputs=_judgements,
 )
 def build_rqa(ctx: Context) -> Metadata:

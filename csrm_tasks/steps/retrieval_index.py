@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-INDEX_READS: dict[str, Any] = {
-    "inputs": ["snapshot", "ebr"], "optional": ["previous"], "config": ["retrieval", "seed"],
-}  # fmt: skip
+READS: dict[str, Any] = {"inputs": ["snapshot", "ebr"], "optional": ["previous"]}
+INDEXES = ["retrieval", "seed"]
 
 
-@step("build_index", **INDEX_READS)
+@step("build_index", config=INDEXES, **READS)
 def build_index(ctx: Context) -> Metadata:
     """Embed every locale's titles and index them, with recall measured (A25).
 
@@ -33,7 +32,7 @@ def build_index(ctx: Context) -> Metadata:
     return _index(ctx, lambda locale: None)
 
 
-@step("embed_shard", **INDEX_READS)
+@step("embed_shard", **READS)
 def embed_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
     """Embed what ``build_index`` would, but only shard ``shard`` (from 0) ``of`` so many."""
     import numpy as np
@@ -54,7 +53,7 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
     return facts
 
 
-@step("join_index", many=["shards"], **INDEX_READS)
+@step("join_index", many=["shards"], config=INDEXES, **READS)
 def join_index(ctx: Context) -> Metadata:
     """Index what all shards embedded: what ``build_index`` would have made.
 

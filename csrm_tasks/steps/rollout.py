@@ -23,7 +23,7 @@ def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -
 
 
 @step(
-    "rollout_state", external_inputs=_head, config=["release", "rollout"],
+    "rollout_state", external_inputs=_head, config=["release.approval"],
 )  # fmt: skip
 def rollout_state(ctx: Context) -> Metadata:
     """Find what is being rolled out, and which registered release waits."""

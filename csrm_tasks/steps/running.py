@@ -180,18 +180,25 @@ def _identity(
     lists: Mapping[str, Sequence[Artifact]],
     params: Mapping[str, Any],
 ) -> dict[str, Any]:
-    sections = market.model_dump(mode="json", include=set(spec.config))
     return {
         "step": spec.name,
         "market": market.market,
         "locales": [market.source_locale, market.target_locale],
         "code": code_digest(spec.function),
-        "config": sections,
+        "config": {key: _configured(market, key) for key in spec.config},
         "params": dict(params),
         "inputs": {k: a.digest for k, a in single.items()}
         | {k: [a.digest for a in v] for k, v in lists.items()},
         "external_inputs": _external(spec, market, settings, params),
     }
+
+
+def _configured(market: MarketConfig, key: str) -> Any:
+    """Return what the market's file says, or leaves at its default, under a dotted key."""
+    value: Any = market.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def _external(

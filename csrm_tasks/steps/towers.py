@@ -24,15 +24,26 @@ if TYPE_CHECKING:
 log = logging.getLogger("csrm")
 
 
-def tables_of(ctx: Context, fields: Sequence[str] | None = None) -> TowerTables:
-    """Return the snapshot's tables; ``fields`` after the title, by default the market's (A27)."""
+def tables_of(ctx: Context) -> TowerTables:
+    """Return the snapshot's tables, with the fields after the title that the market names (A27)."""
+    return tables_with(ctx, ctx.market.towers.product_fields)
+
+
+def tables_with(ctx: Context, fields: Sequence[str]) -> TowerTables:
+    """Return the snapshot's tables with ``fields`` after the title: what a tower was trained on."""
     from csrm_tasks.towers.tables import TowerTables
 
-    chosen = ctx.market.towers.product_fields if fields is None else fields
-    return TowerTables(ctx.input("snapshot").path, chosen)
+    return TowerTables(ctx.input("snapshot").path, fields)
 
 
-@step("tower_pairs", inputs=["snapshot", "bm25", "ebr", "index"], config=["towers", "seed"])
+@step(
+    "tower_pairs",
+    inputs=["snapshot", "bm25", "ebr", "index"],
+    config=[
+        "towers.queries", "towers.impressed", "towers.retrieved", "towers.random",
+        "towers.product_fields", "seed",
+    ],
+)  # fmt: skip
 def tower_pairs(ctx: Context, *, seen: bool = False) -> Metadata:
     """Choose the target-locale pairs that the teacher scores for the towers (A31).
 
@@ -248,7 +259,7 @@ def export_towers(ctx: Context) -> Metadata:
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     shutil.copy(ctx.input("towers").file(FILE), ctx.out)
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
-    dev = tables_of(ctx, about["product_fields"]).dev(None)
+    dev = tables_with(ctx, about["product_fields"]).dev(None)
     found = export(model, ctx.out, about, measure.reference(model, reader, dev))
     facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
@@ -266,7 +277,7 @@ def embed_products(ctx: Context) -> Metadata:
 
     locale = ctx.market.target_locale
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
-    products = tables_of(ctx, runtime.product_fields).products
+    products = tables_with(ctx, runtime.product_fields).products
     products = products.filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")

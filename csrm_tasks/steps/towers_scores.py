@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.steps.registry import Context, Metadata, step
-from csrm_tasks.steps.towers import tables_of
+from csrm_tasks.steps.towers import tables_with
 
 if TYPE_CHECKING:
     from csrm_tasks.towers.cross_runtime import CrossRuntime
@@ -28,7 +28,7 @@ def score_towers(ctx: Context, *, split: str = "gold") -> Metadata:
 
     locale = ctx.market.target_locale
     reader = _scorer(ctx.input("export").path, ctx.settings.threads)
-    tables = tables_of(ctx, reader.product_fields)
+    tables = tables_with(ctx, reader.product_fields)
     wanted = (pl.col("split") == split) & (pl.col("locale") == locale)
     judged = tables.pairs.filter(wanted).sort("pair_id")
     if judged.is_empty():
