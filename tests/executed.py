@@ -1,40 +1,51 @@
-"""What steps really execute, by tracing: the slow reference for what a digest says they reach."""
+"""What steps really execute and read, by tracing: the slow reference for their fingerprints."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.sections.base import Section
 from csrm_tasks.steps.code_digest import PACKAGE, closure_of, excluded
 from csrm_tasks.steps.registry import REGISTRY, Step, all_steps, get_step
 
 
 class Recorder:
-    """Records, by step, the definitions of the package whose code ran: ``module:name``.
+    """Records, by step, the definitions of the package whose code ran and the keys it read.
 
-    What an excluded module runs is not the step's, nor is what the import of a module runs.
+    ``module:name``, and dotted keys of the market's file. What an excluded module does is not the
+    step's, nor is what the import of a module does.
     """
 
     def __init__(self) -> None:
-        self.by_step: dict[str, set[str]] = {}
+        self.code: dict[str, set[str]] = {}
+        self.keys: dict[str, set[str]] = {}
         self._modules: dict[str, str | None] = {}  # by file
+        self._steps: dict[str, Step] = {}
 
     def record_all(self) -> None:
         """From now on record every step that this process runs."""
-        for name, spec in list(all_steps().items()):
-            REGISTRY[name] = self._recorded(spec)
+        self._steps = dict(all_steps())
+        REGISTRY.update({name: self._recorded(spec) for name, spec in self._steps.items()})
+
+    def stop(self) -> None:
+        """Let steps run unrecorded again."""
+        REGISTRY.update(self._steps)
 
     def _recorded(self, spec: Step) -> Step:
         @wraps(spec.function)
         def function(*args: Any, **kwargs: Any) -> Any:
-            with self._recording(self.by_step.setdefault(spec.name, set())):
+            code = self.code.setdefault(spec.name, set())
+            keys = self.keys.setdefault(spec.name, set())
+            with self._recording(code), self._reading(keys):
                 return spec.function(*args, **kwargs)
 
         return replace(spec, function=function)
@@ -46,7 +57,9 @@ class Recorder:
         def trace(frame: FrameType, event: str, arg: Any) -> None:
             code = frame.f_code
             module = self._module(code.co_filename)
-            if module is None or (module, code.co_qualname) in known:
+            if module is None or module == excluded.__module__:  # called by this very recorder
+                return
+            if (module, code.co_qualname) in known:
                 return
             if self._is_the_steps_own(frame):
                 known.add((module, code.co_qualname))
@@ -59,6 +72,24 @@ class Recorder:
         finally:
             sys.settrace(None)
             threading.settrace(None)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _reading(self, seen: set[str]) -> Iterator[None]:
+        places = dict(sections())
+
+        def read(section: Any, name: str) -> Any:
+            place = places.get(type(section))
+            if place is not None and name in type(section).model_fields:
+                key = f"{place}.{name}".lstrip(".")
+                if key not in seen and self._is_the_steps_own(sys._getframe(1)):
+                    seen.add(key)
+            return object.__getattribute__(section, name)
+
+        Section.__getattribute__ = read  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del Section.__getattribute__
 
     def _is_the_steps_own(self, frame: FrameType | None) -> bool:
         while frame is not None and frame.f_code.co_filename != __file__:
@@ -76,6 +107,36 @@ class Recorder:
             name = ".".join(parts).removesuffix(".__init__")
             self._modules[file] = name or None
         return self._modules[file]
+
+
+def sections(
+    of: type[Section] = MarketConfig, key: str = ""
+) -> Iterator[tuple[type[Section], str]]:
+    """Yield the sections of a market's file with their dotted keys; the file itself has none."""
+    yield of, key
+    for name, field in of.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from sections(kind, f"{key}.{name}".lstrip("."))
+
+
+ALWAYS = {"market", "source_locale", "target_locale"}  # are in every fingerprint
+
+
+def undeclared(step: str, read: set[str]) -> set[str]:
+    """Return the keys that a step read and does not declare; one with a side effect always runs."""
+    spec, places = get_step(step), {key for _, key in sections()}
+    values = read - places - ALWAYS
+    return set() if spec.side_effect else {k for k in values if not _below(k, spec.config)}
+
+
+def unread(step: str, read: set[str]) -> set[str]:
+    """Return the keys that a step declares without having read anything of them."""
+    return {d for d in get_step(step).config if not any(_below(key, [d]) for key in read)}
+
+
+def _below(key: str, declared: Iterable[str]) -> bool:
+    return any(f"{key}.".startswith(f"{d}.") for d in declared)
 
 
 def missed(step: str, executed: set[str]) -> set[str]:

@@ -2,7 +2,8 @@
 
 ``python flow_run.py DAG_FOLDER RUNS`` where RUNS is JSON: a list of [dag_id, conf]. Prints one
 line ``FLOW`` + JSON: per run its state, per task (``task[0]``, … where mapped) its state and what
-it returned, and what mapped tasks are called.
+it returned, and what mapped tasks are called. What the steps executed is written to
+``$AIRFLOW_HOME/executed.json``, which keys of the market's file they read to ``read.json``.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
         found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks, "called": called})
         if str(run.state) != "success":
             break
-    executed = {name: sorted(seen) for name, seen in recorder.by_step.items()}
-    Path(os.environ["AIRFLOW_HOME"], "executed.json").write_text(json.dumps(executed))
+    for name, by_step in (("executed", recorder.code), ("read", recorder.keys)):
+        text = json.dumps({step: sorted(seen) for step, seen in by_step.items()})
+        Path(os.environ["AIRFLOW_HOME"], f"{name}.json").write_text(text)
     print("FLOW" + json.dumps(found), flush=True)
 
 
