@@ -45,7 +45,7 @@ class Recorder:
         def function(*args: Any, **kwargs: Any) -> Any:
             code = self.code.setdefault(spec.name, set())
             keys = self.keys.setdefault(spec.name, set())
-            with self._recording(code), self._reading(keys):
+            with self._recording(code), self._reading(args[0].market, keys):
                 return spec.function(*args, **kwargs)
 
         return replace(spec, function=function)
@@ -74,22 +74,30 @@ class Recorder:
             threading.settrace(None)  # type: ignore[arg-type]
 
     @contextmanager
-    def _reading(self, seen: set[str]) -> Iterator[None]:
-        places = dict(sections())
+    def _reading(self, market: MarketConfig, seen: set[str]) -> Iterator[None]:
+        """Record what is read of ``market`` and its copies, not of what else has these types."""
+        places, tracked = dict(sections()), {id(s): s for s in _within(market)}
+        copy = Section.model_copy
 
         def read(section: Any, name: str) -> Any:
-            place = places.get(type(section))
-            if place is not None and name in type(section).model_fields:
-                key = f"{place}.{name}".lstrip(".")
+            if id(section) in tracked and name in type(section).model_fields:
+                key = f"{places[type(section)]}.{name}".lstrip(".")
                 if key not in seen and self._is_the_steps_own(sys._getframe(1)):
                     seen.add(key)
             return object.__getattribute__(section, name)
 
+        def copied(section: Section, **kwargs: Any) -> Any:
+            made = copy(section, **kwargs)
+            if id(section) in tracked:
+                tracked.update({id(s): s for s in _within(made)})
+            return made
+
         Section.__getattribute__ = read  # type: ignore[method-assign, assignment]
+        Section.model_copy = copied  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            del Section.__getattribute__
+            del Section.__getattribute__, Section.model_copy
 
     def _is_the_steps_own(self, frame: FrameType | None) -> bool:
         while frame is not None and frame.f_code.co_filename != __file__:
@@ -107,6 +115,16 @@ class Recorder:
             name = ".".join(parts).removesuffix(".__init__")
             self._modules[file] = name or None
         return self._modules[file]
+
+
+def _within(value: Any) -> Iterator[Section]:
+    """Yield the sections that a value holds, itself among them."""
+    if isinstance(value, Section):
+        yield value
+        value = tuple(dict(value).values())
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _within(part)
 
 
 def sections(
