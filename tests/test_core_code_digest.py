@@ -80,13 +80,12 @@ def functions_of(*modules: Any) -> list[Any]:
     [
         (lambda: functions_of(cost, report, model_card), set()),
         (lambda: [tokens.TokenTable], TOKENISES_FOR_TOWERS),
-        (lambda: [baseline_encoder.train_encoder], {"baseline_encoder"}),
-        (lambda: [baseline_prompt.question], {"baseline_prompt"}),
-        (lambda: [baselines.majority], {"baselines"}),
+        (
+            lambda: [baseline_encoder.train_encoder, baseline_prompt.question, baselines.majority],
+            {"baseline_encoder", "baseline_prompt", "baselines"},
+        ),
         (lambda: [train.train], CROSS_FITS),
-        (lambda: [worker._inputs], CROSS_FITS),  # runs in processes that are started by name
-        (lambda: [probe.main], {"servability"}),
-        (lambda: [calibration.calibrate], {"select_llm"}),
+        (lambda: [worker._inputs, probe.main], {*CROSS_FITS, "servability"}),  # started by name
         (lambda: [reliability.plot], {"select_llm"}),
     ],
 )
@@ -106,6 +105,7 @@ def test_the_towers_tokenizer_is_nothing_to_the_llm_and_its_card_is() -> None:
     reached = {n: closure_of(s.function) for n, s in all_steps().items()}
     card = identity.__name__
     assert {n for n in LLM if reached[n].covers(card, "LlmCard")} == LLM
+    assert reached["select_llm"].covers(calibration.__name__, "calibrate")
     assert reached["select_llm"].covers(metrics.__name__, "calibration_by_query")
     assert not reached["select_llm"].covers(metrics.__name__, "micro_f1")
 
