@@ -10,8 +10,7 @@ import pytest
 
 from csrm_tasks.steps.code_digest import Item, SourceTree
 
-# Each line that ends in "#!" is
-# reached, each that ends in "#-" is not.
+# Each line that ends in "#!" is reached, each that ends in "#-" is not.
 MADE_UP = {
     "__init__.py": "",
     "steps.py": """
