@@ -20,6 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CSRM_TOWER_BACKEND", "exported")  # no test waits for what a clock says
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+from executed import Recorder, missed, undeclared
+
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store
 
@@ -34,6 +36,21 @@ hypothesis.settings.load_profile("ci")
 def settings(tmp_path: Path) -> Settings:
     """An installation of its own: SQLite, local folders, everything under ``tmp_path``."""
     return load_settings({"CSRM_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture(scope="module")
+def fingerprints_hold() -> Iterator[None]:
+    """Whatever code the module's tests make a step execute is in the digest of the step's code.
+
+    And whatever keys of the market's file they make it read are declared.
+    """
+    recorder = Recorder()
+    recorder.record_all()
+    yield
+    recorder.stop()
+    assert recorder.code
+    assert {s: names for s, seen in recorder.code.items() if (names := missed(s, seen))} == {}
+    assert {s: keys for s, read in recorder.keys.items() if (keys := undeclared(s, read))} == {}
 
 
 @pytest.fixture(scope="session")

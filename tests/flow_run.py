@@ -2,14 +2,17 @@
 
 ``python flow_run.py DAG_FOLDER RUNS`` where RUNS is JSON: a list of [dag_id, conf]. Prints one
 line ``FLOW`` + JSON: per run its state, per task (``task[0]``, … where mapped) its state and what
-it returned, and what mapped tasks are called.
+it returned, and what mapped tasks are called. What the steps executed is written to
+``$AIRFLOW_HOME/executed.json``, which keys of the market's file they read to ``read.json``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from airflow.dag_processing.dagbag import BundleDagBag
@@ -17,6 +20,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.db import initdb
 from airflow.utils.session import create_session
+from executed import Recorder
 from sqlalchemy import select
 
 
@@ -37,6 +41,8 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
     bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags-folder")
     assert not bag.import_errors, bag.import_errors
     defaults = [(param, param.value) for dag in bag.dags.values() for param in params_of(dag)]
+    recorder = Recorder()
+    recorder.record_all()
     found = []
     for dag_id, conf in runs:
         for param, value in defaults:  # Airflow leaves what a run was given, for the next to find
@@ -55,6 +61,9 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
         found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks, "called": called})
         if str(run.state) != "success":
             break
+    for name, by_step in (("executed", recorder.code), ("read", recorder.keys)):
+        text = json.dumps({step: sorted(seen) for step, seen in by_step.items()})
+        Path(os.environ["AIRFLOW_HOME"], f"{name}.json").write_text(text)
     print("FLOW" + json.dumps(found), flush=True)
 
 

@@ -22,7 +22,7 @@ from csrm_tasks.sections import Gate
 from csrm_tasks.sections.release import SLICES, Floored
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import registry
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.store.engine import HEAD, VERSION_TABLE, open_store
 
@@ -84,7 +84,7 @@ def test_a_full_disk_in_a_step_is_one_line_and_nothing_half_written(
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.all_steps()))
 
     @step("t_full")
-    def writes(ctx: Context) -> Facts:
+    def writes(ctx: Context) -> Metadata:
         (ctx.out / "half").write_text("half")
         fail()
         return {}

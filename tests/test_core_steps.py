@@ -15,7 +15,7 @@ from csrm_tasks.markets import MarketConfig, load_market, parse_market
 from csrm_tasks.sections import Llm, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import registry
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError, run_step
 
 MARKET: dict[str, Any] = {
@@ -38,29 +38,29 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     seen: list[str] = []
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.all_steps()))
 
-    @step("t_source", config=("release",), extra=lambda m, s, p: "x")
-    def source(ctx: Context, *, n: int = 1) -> Facts:
+    @step("t_source", config=("release",), external_inputs=lambda m, s, p: "x")
+    def source(ctx: Context, *, n: int = 1) -> Metadata:
         seen.append("source")
         (ctx.out / "n").write_text(str(n))
         return {"n": n, "other": None}
 
     @step("t_sum", inputs=("first",), optional=("second",), many=("rest",))
-    def total(ctx: Context) -> Facts:
+    def total(ctx: Context) -> Metadata:
         seen.append("sum")
         parts = [*ctx.inputs.values(), *ctx.lists["rest"]]
         return {"sum": sum(a.facts["n"] for a in parts), "first": ctx.input("first").ref}
 
-    @step("t_effect", effect=True)
-    def effect(ctx: Context) -> Facts:
+    @step("t_effect", side_effect=True)
+    def effect(ctx: Context) -> Metadata:
         seen.append("effect")
         return {}
 
     @step("t_nan")
-    def bad(ctx: Context) -> Facts:
+    def bad(ctx: Context) -> Metadata:
         return {"loss": float("nan")}
 
     @step("t_dies", inputs=())
-    def dies(ctx: Context) -> Facts:
+    def dies(ctx: Context) -> Metadata:
         (ctx.out / "half").write_text("half")
         if not (ctx.work / "checkpoint").exists():
             (ctx.work / "checkpoint").write_text("1")
@@ -154,7 +154,7 @@ def test_two_attempts_of_one_fingerprint_take_turns(
     most: list[int] = []
 
     @step("t_slow")
-    def slow(ctx: Context) -> Facts:
+    def slow(ctx: Context) -> Metadata:
         inside.append(1)
         most.append(len(inside))
         (ctx.out / "x").write_text("x")
@@ -181,26 +181,14 @@ def test_what_changes_under_a_running_step_is_not_published(
 ) -> None:
     seen = iter(["before", "after", "later", "later"])
 
-    @step("t_moving", extra=lambda m, s, p: next(seen))
-    def moving(ctx: Context) -> Facts:
+    @step("t_moving", external_inputs=lambda m, s, p: next(seen))
+    def moving(ctx: Context) -> Metadata:
         return {}
 
     with pytest.raises(ChangedInputError, match="run it again"):
         run_step("t_moving", market(), settings=settings)
     assert not list(Path(settings.artifacts).rglob("manifest.json"))
     run_step("t_moving", market(), settings=settings)
-
-
-def test_code_digest_follows_the_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "room").mkdir()
-    (tmp_path / "room" / "a.py").write_text("x = 1")
-    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    registry.code_digest.cache_clear()
-    before = registry.code_digest(("room",))
-    (tmp_path / "room" / "a.py").write_text("x = 2")
-    registry.code_digest.cache_clear()
-    assert registry.code_digest(("room",)) != before
-    registry.code_digest.cache_clear()
 
 
 def write_market(folder: Path, text: str) -> Path:

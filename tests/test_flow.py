@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from executed import missed, undeclared, unread
 from flow_fixtures import MARKET, make_flow_market, run_flow
 
 from csrm_tasks import tracking
@@ -15,6 +16,7 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.markets import load_market
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps import all_steps
 
 DAYS = ("2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07")
 FIRST_DAY: tuple[str, dict[str, Any]] = (f"csrm_ingest__{MARKET}", {"day": DAYS[0]})
@@ -178,3 +180,32 @@ def test_the_live_releases_vectors_are_those_of_todays_catalogue(
     assert list(found) == [live]
     assert found[live].ref == refs(runs[11])["refresh"]
     assert found[live].coverage == 1.0 and found[live].encoded < found[live].products / 10
+
+
+# What this flow does not run; their own tests have the fixture ``fingerprints_hold``.
+NOT_IN_FLOW = {
+    "baseline_encoder", "baseline_prompt", "export_llm", "train_cross_encoder", "embed_shard",
+    "join_index", "shorten_query_tower", "rollout_state", "rollout_look", "audit_tasks",
+}  # fmt: skip
+# What only the training of a cross-fit reads, which no teacher of this flow needs (A18).
+CROSS_FIT = {"score_pairs": {"llm", "seed"}, "join_shards": {"seed"}}
+
+
+def recorded(folder: Path, name: str) -> dict[str, set[str]]:
+    found = json.loads((folder / "airflow" / f"{name}.json").read_text())
+    return {step: set(seen) for step, seen in found.items()}
+
+
+def test_a_steps_digest_counts_whatever_the_step_executed(runs: list[Run], folder: Path) -> None:
+    executed = recorded(folder, "executed")
+    assert {n for n, s in all_steps().items() if not s.side_effect} - executed.keys() == NOT_IN_FLOW
+    assert sum(len(seen) for seen in executed.values()) > 500
+    assert {s: names for s in executed if (names := missed(s, executed[s]))} == {}
+
+
+def test_a_step_declares_the_keys_of_the_markets_file_that_it_reads(
+    runs: list[Run], folder: Path
+) -> None:
+    read = recorded(folder, "read")
+    assert {s: keys for s in read if (keys := undeclared(s, read[s]))} == {}
+    assert {s: keys for s in read if (keys := unread(s, read[s]))} == CROSS_FIT

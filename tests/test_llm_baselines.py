@@ -35,6 +35,8 @@ from csrm_tasks.llm.prompts import ProductFields, QueryFields
 from csrm_tasks.records import PAIRS, SCORED, read_table
 from csrm_tasks.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 SECRET = "sk-never-in-a-log"
 
 

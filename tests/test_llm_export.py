@@ -32,6 +32,8 @@ from csrm_tasks.llm.prompts import RELEVANCE, ProductFields, QueryFields
 from csrm_tasks.sections import Lora
 from csrm_tasks.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 Pairs = tuple[list[QueryFields], list[ProductFields]]
 
 

@@ -29,6 +29,8 @@ from csrm_tasks.sections import Lora
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 
 class Installation:
     """A tiny market with a snapshot and retrieved titles already published."""

@@ -22,6 +22,8 @@ from csrm_tasks.towers import embed
 from csrm_tasks.towers.embed import Known, embed_catalogue
 from csrm_tasks.towers.runtime import TowerRuntime
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03")
 
 

@@ -32,6 +32,8 @@ from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 CHEAP = """
 import sys
 from csrm_tasks.settings import load_settings

@@ -34,6 +34,8 @@ from csrm_tasks.steps import run_step
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.tables import DAYS, SESSIONS
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 PLAN = Rollout(
     steps=(
         Step(weight=0, audits=20, audit_margin=0.9),

@@ -23,6 +23,8 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.towers.runtime import TowerRuntime
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 
 class World:
     """A bundle whose towers' training wrote down what they say of the dev pairs."""

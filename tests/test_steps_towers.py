@@ -29,6 +29,8 @@ from csrm_tasks.towers.texts import product_digest, product_text, with_product_t
 from csrm_tasks.towers.thresholds import choose_threshold
 from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot_tables
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 
 class World:
     """An installation with a snapshot, an untrained EBR and its index, all published."""

@@ -22,6 +22,8 @@ from csrm_tasks.training.checkpoints import Checkpoints
 from tests.test_steps_towers import World
 from tests.towers_fixtures import COLOURS, TYPES, make_encoder, reader_of
 
+pytestmark = pytest.mark.usefixtures("fingerprints_hold")
+
 TEXTS = [f"{c} {t}" for c in COLOURS for t in TYPES]
 PLAN = TrainPlan(30, 16, 1, 3e-3, 1e-4, seed=1)
 

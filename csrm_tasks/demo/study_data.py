@@ -28,10 +28,9 @@ from csrm_tasks.llm.prompts import RELEVANCE
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, QUERIES, read_table, write_table
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.registry import code_digest
+from csrm_tasks.steps.code_digest import code_digest
 from csrm_tasks.steps.running import run_step
 
-ROOMS = ("demo.study_data", "demo.labels", "demo.search")
 GRADES = len(RELEVANCE.tokens)
 PAGE = 6  # pairs of a gold query: more queries decide more than more pairs of each
 DEV_KEPT = 0.2  # of the source's dev queries: there is one evaluation, at the last step
@@ -98,7 +97,8 @@ def load_pairs(seed: SeedMarket, snapshot: str) -> pl.DataFrame:
 def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str, Any]) -> str:
     """Publish ``snapshot`` with other judged pairs; returns the reference, the same every time."""
     source = seed.store.open(snapshot)
-    about = {"step": "study_snapshot", "of": source.digest, "code": code_digest(ROOMS)} | about
+    code = [code_digest(f) for f in (with_truth, with_noise, thinned)]
+    about = {"step": "study_snapshot", "of": source.digest, "code": code} | about
     ref = f"{seed.market.market}/study_snapshot/{json_digest(about)[:20]}"
     if seed.store.manifest(ref) is None:
         out = seed.settings.work / ref

@@ -16,13 +16,13 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger
 from csrm_tasks.release.ledger import Entry
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 KEY, ITEMS, TASKS = "key.parquet", "items.parquet", "tasks.csv"
 
 
-@step("audit_tasks", inputs=["state"], rooms=["release.audits", "release.scorer", "spreadsheets"])
-def audit_tasks(ctx: Context, *, day: str) -> Facts:
+@step("audit_tasks", inputs=["state"])
+def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     """Draw a day's queries and write what raters judge, without a word on which release it is."""
     import polars as pl
 
@@ -63,8 +63,8 @@ def audit_tasks(ctx: Context, *, day: str) -> Facts:
     return {"day": day, "queries": pages["query_id"].n_unique(), "items": found.height, **kept}
 
 
-@step("audit_send", inputs=["audit"], effect=True)
-def audit_send(ctx: Context) -> Facts:
+@step("audit_send", inputs=["audit"], side_effect=True)
+def audit_send(ctx: Context) -> Metadata:
     """Put the tasks where raters fetch them: ``{landing}/{market}/audits/{day}.tasks.csv``.
 
     What was sent already stays: somebody may have written into it.
@@ -83,8 +83,8 @@ def _answers(market: MarketConfig, settings: Settings, _: Mapping[str, Any]) -> 
     return [[path.name, file_digest(path)] for path in found]
 
 
-@step("audit_answers", inputs=["state"], extra=_answers, effect=True)
-def audit_answers(ctx: Context, *, day: str) -> Facts:
+@step("audit_answers", inputs=["state"], external_inputs=_answers, side_effect=True)
+def audit_answers(ctx: Context, *, day: str) -> Metadata:
     """Take in what raters gave back up to ``day``; a file that has changed is taken again.
 
     Files are ``{landing}/{market}/audits/{day of the audit}.answers.csv``. An audit stays open as
@@ -158,8 +158,8 @@ def _answers_of(ctx: Context, ref: str) -> Any:
     return pl.read_parquet(ctx.store.open(ref).file("answers.parquet"))
 
 
-@step("audit_estimate", inputs=["audit", "scored"], effect=True)
-def audit_estimate(ctx: Context) -> Facts:
+@step("audit_estimate", inputs=["audit", "scored"], side_effect=True)
+def audit_estimate(ctx: Context) -> Metadata:
     """Grade an audit's results by the release's own LLM: an estimate, shown beside the raters'."""
     import polars as pl
 
@@ -169,7 +169,7 @@ def audit_estimate(ctx: Context) -> Facts:
     return _count(ctx, ctx.input("audit"), grades, "teacher", ctx.input("scored").ref)
 
 
-def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str, **about: str) -> Facts:
+def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str, **about: str) -> Metadata:
     """Count an audit and write it into the ledger, once per grades; the newest row counts."""
     import polars as pl
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,8 +30,7 @@ def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[
     "baseline_encoder",
     inputs=["snapshot"],
     config=["seed"],
-    rooms=["llm", "records"],
-    extra=_encoder_identity,
+    external_inputs=_encoder_identity,
 )
 def baseline_encoder(
     ctx: Context,
@@ -41,7 +40,7 @@ def baseline_encoder(
     batch: int = 64,
     lr: float = 2e-5,
     max_length: int = 256,
-) -> Facts:
+) -> Metadata:
     """Fine-tune an encoder on the train pairs and score the gold set with it (paper 1, table 2)."""
     import torch
 
@@ -61,7 +60,7 @@ def baseline_encoder(
     recipe = peer.EncoderRecipe(encoder, steps, batch, lr, max_length, market.seed)
     model, best = peer.train_encoder(recipe, judged(train), judged(dev))
     _write(ctx, gold, peer.predict_encoder(model, judged(gold)).astype("float64"))
-    facts: Facts = {"dev_micro_f1": best, "train_pairs": len(train), "gold_pairs": len(gold)}
+    facts: Metadata = {"dev_micro_f1": best, "train_pairs": len(train), "gold_pairs": len(gold)}
     tracking.log_run(
         ctx.settings, market.market, ctx.ref, params=vars(recipe), metrics={"dev_micro_f1": best}
     )
@@ -83,10 +82,9 @@ def _asked(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) 
     "baseline_prompt",
     inputs=["snapshot"],
     optional=["rqa"],
-    rooms=["llm", "records"],
-    extra=_asked,
+    external_inputs=_asked,
 )
-def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Facts:
+def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Metadata:
     """Ask an untrained LLM for the grade of every gold pair (zero-shot; paper 1, table 2).
 
     ``model``: folder or Hugging Face name@commit; with ``remote`` a model's name at the

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.steps.towers import encoder_identity, reader_of, soft_pairs, tables_of
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ TAUGHT = 20_000  # distilled pairs that thresholds are chosen on, at most; each 
     "train_cross_encoder",
     inputs=["snapshot", "scored"],
     config=["towers", "seed"],
-    rooms=("towers", "training", "dataset.text"),
-    extra=encoder_identity,
+    external_inputs=encoder_identity,
 )
-def train_cross_encoder(ctx: Context) -> Facts:
+def train_cross_encoder(ctx: Context) -> Metadata:
     """Distil the cross-encoder from the towers' scored pairs, in as many steps, and export it.
 
     It reads, and its thresholds are chosen, as the towers' (A27, A33); an export whose scores
@@ -76,7 +75,7 @@ def train_cross_encoder(ctx: Context) -> Facts:
         _judged(model, reader, tables.dev(None)),
     )
     found = export_cross(model.cpu(), ctx.out, about, judged)
-    facts: Facts = {"pairs": len(examples), "steps": plan.steps, "loss": done.curve[-1][1]}
+    facts: Metadata = {"pairs": len(examples), "steps": plan.steps, "loss": done.curve[-1][1]}
     facts |= {f"dev_{head}_f1": threshold.f1 for head, threshold in chosen.items()}
     facts |= {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
     log.info("cross-encoder: dev of %s, %d pairs: %s", dev["locale"][0], len(dev), chosen)

@@ -37,7 +37,7 @@ from csrm_tasks.records import (
     write_table,
 )
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError
 from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
@@ -58,8 +58,8 @@ def _list(market: MarketConfig, settings: Settings, day: str) -> list[Delivery]:
     return list_landing(settings.landing, market.market, day, locales)
 
 
-@step("land", rooms=("ingest",), extra=_landed)
-def land(ctx: Context, *, day: str) -> Facts:
+@step("land", external_inputs=_landed)
+def land(ctx: Context, *, day: str) -> Metadata:
     """List the day's delivered files, with their digests."""
     files = _list(ctx.market, ctx.settings, day)
     if not files:
@@ -68,17 +68,15 @@ def land(ctx: Context, *, day: str) -> Facts:
     return {"day": day, "files": len(files), "bytes": sum(f.size for f in files)}
 
 
-def _terms(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
-    """Those of a market's terms that a row's verdict depends on."""
-    terms = market.ingest
-    return [
-        terms.complement, terms.late_days, terms.category_separator, terms.applications,
-        market.schedule.timezone,
-    ]  # fmt: skip
+# those of a market's terms that a row's verdict depends on
+TERMS = (
+    "ingest.complement", "ingest.late_days", "ingest.category_separator", "ingest.applications",
+    "schedule.timezone",
+)  # fmt: skip
 
 
-@step("validate", inputs=("land",), rooms=("ingest",), extra=_terms)
-def validate(ctx: Context) -> Facts:
+@step("validate", inputs=("land",), config=TERMS)
+def validate(ctx: Context) -> Metadata:
     """Split every file's rows into those that keep the contract and those that do not."""
     day, files = _files(ctx.input("land").file("files.json"))
     rejected: list[pl.DataFrame] = []
@@ -104,8 +102,8 @@ def validate(ctx: Context) -> Facts:
     return {"day": day, "rows": rows, "rejected": quarantine.height}
 
 
-@step("store", inputs=("validate",), rooms=("ingest", "store"), effect=True)
-def store(ctx: Context) -> Facts:
+@step("store", inputs=("validate",), side_effect=True)
+def store(ctx: Context) -> Metadata:
     """Store each file in one transaction, once; what refers to nothing known is quarantined."""
     counts = json.loads(ctx.input("validate").file("counts.json").read_text())
     rejected = pl.read_parquet(ctx.input("validate").file("quarantine.parquet"))
@@ -132,8 +130,8 @@ def store(ctx: Context) -> Facts:
     return {"day": counts["day"], **totals}
 
 
-@step("aggregate", inputs=("store",), config=("ingest",), rooms=("ingest", "store"), effect=True)
-def aggregate(ctx: Context, *, day: str) -> Facts:
+@step("aggregate", inputs=("store",), config=("ingest",), side_effect=True)
+def aggregate(ctx: Context, *, day: str) -> Metadata:
     """Sum the day's events up per query and product, per position and per session."""
     from csrm_tasks.ingest.sums import refresh_day
 
@@ -152,11 +150,10 @@ def _day_digest(market: MarketConfig, settings: Settings, params: Mapping[str, A
     "publish_day",
     inputs=("aggregate",),
     config=("ingest",),
-    rooms=("ingest", "store"),
-    effect=True,
-    extra=_day_digest,
+    side_effect=True,
+    external_inputs=_day_digest,
 )
-def publish_day(ctx: Context, *, day: str) -> Facts:
+def publish_day(ctx: Context, *, day: str) -> Metadata:
     """Let snapshots use the day, unless more of it is in quarantine than the market tolerates.
 
     Days that this one changed (it came late, or was corrected) are summed up and published again.
@@ -191,19 +188,10 @@ def _published(market: MarketConfig, settings: Settings, params: Mapping[str, An
 
 @step(
     "snapshot",
-    config=("seed", "snapshot", "health"),
-    rooms=(
-        "dataset",
-        "store",
-        "ingest.days",
-        "ingest.ignored",
-        "ingest.validate",
-        "ingest.rows",
-        "records",
-    ),
-    extra=_published,
+    config=("seed", "snapshot", "health", "schedule.timezone"),
+    external_inputs=_published,
 )
-def snapshot(ctx: Context, *, stage: int, until: str) -> Facts:
+def snapshot(ctx: Context, *, stage: int, until: str) -> Metadata:
     """Freeze the days published up to ``until`` into the training tables of stage 1 or 2."""
     if stage not in (1, 2):
         raise ConfigError(f"step snapshot: parameter 'stage' is 1 or 2, not {stage}")

@@ -16,14 +16,14 @@ from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, RQA, SCORED, read_table
 from csrm_tasks.release import ledger
 from csrm_tasks.release.bundle import BEHIND
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 BASELINES = ("majority", "tfidf")
 PARTS = ("llm", "ebr", "index", "rqa", "export", "snapshot")
 
 
-@step("baselines", inputs=["snapshot"], rooms=["evaluation", "records"])
-def baselines(ctx: Context) -> Facts:
+@step("baselines", inputs=["snapshot"])
+def baselines(ctx: Context) -> Metadata:
     """Train the majority class and the character n-gram baseline; score the gold set with both."""
     from csrm_tasks.evaluation.baselines import baseline_scores
     from csrm_tasks.evaluation.gold import judgeable
@@ -51,13 +51,13 @@ def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -
     return move.hash if move else None
 
 
-@step("champion", extra=_head, effect=True)
-def champion(ctx: Context) -> Facts:
+@step("champion", external_inputs=_head, side_effect=True)
+def champion(ctx: Context) -> Metadata:
     """Find the live release in the ledger and the artifacts it was made of (null: none is live)."""
     entries = ledger.verified(ctx.settings, ctx.market.market)
     release = ledger.live(entries)
     promoted = ledger.find(entries, "promoted", release) if release else None
-    facts: Facts = {"release": release, "bundle": None} | dict.fromkeys([*PARTS, *BEHIND])
+    facts: Metadata = {"release": release, "bundle": None} | dict.fromkeys([*PARTS, *BEHIND])
     if promoted is not None:
         bundle = ctx.store.open(promoted.payload["bundle"])
         facts["bundle"] = bundle.ref
@@ -73,9 +73,9 @@ def champion(ctx: Context) -> Facts:
     inputs=["snapshot", "baselines", "champion"],
     optional=["alone"],
     many=["llm_scores", "tower_scores"],
-    rooms=["evaluation", "records", "dataset.health"],
+    config=["generated"],
 )
-def evaluate(ctx: Context, *, names: str) -> Facts:
+def evaluate(ctx: Context, *, names: str) -> Metadata:
     """Judge all models on the frozen gold set, pairwise and by slice; write figures and report.
 
     ``names``: comma-separated, one per score artifact, those of LLMs first. ``alone``: gold scores
@@ -182,7 +182,7 @@ def _json(artifact: Artifact, name: str) -> Any:
 
 
 def _rqa(ctx: Context) -> dict[str, Any]:
-    """Facts of the RQA that each LLM read, by its reference (A26)."""
+    """Metadata of the RQA that each LLM read, by its reference (A26)."""
     refs = {a.inputs["rqa"] for a in ctx.lists["llm_scores"] if a.inputs.get("rqa")}
     return {ref: dict(ctx.store.open(ref).facts) for ref in sorted(refs)}
 

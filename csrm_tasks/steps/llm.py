@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +44,9 @@ def _use_threads(ctx: Context) -> None:
     inputs=["snapshot"],
     optional=["rqa", "soft"],
     config=["llm", "seed"],
-    rooms=["llm", "training"],
-    extra=_base_identity,
+    external_inputs=_base_identity,
 )
-def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -> Facts:
+def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -> Metadata:
     """Fine-tune LoRA on relevance, translation and conversion; keep the best on dev (A5-A7).
 
     Every round starts from the base with a fresh adapter (A17); ``soft`` mixes the teacher's soft
@@ -88,7 +87,7 @@ def _parents(ctx: Context) -> dict[str, str]:
     return found if soft is None else found | {"teacher": soft.inputs["llm"]}
 
 
-def _pass_on(ctx: Context, soft: Artifact) -> Facts:
+def _pass_on(ctx: Context, soft: Artifact) -> Metadata:
     """Publish the last round's model as this round's: dev has stopped improving (A17)."""
     last = ctx.store.open(soft.inputs["llm"])
     log.info("no further round: %s; %s is passed on", soft.facts["stopped"], last.ref)
@@ -100,9 +99,8 @@ def _pass_on(ctx: Context, soft: Artifact) -> Facts:
     "select_llm",
     inputs=["snapshot"],
     many=["llms"],
-    rooms=["llm.calibration", "dataset.opinions", "dataset.dawid_skene", "records"],
 )
-def select_llm(ctx: Context) -> Facts:
+def select_llm(ctx: Context) -> Metadata:
     """Choose the best model on dev (A17) and calibrate its temperature there (A30, A49)."""
     from csrm_tasks import tracking
     from csrm_tasks.llm.calibration import calibrate
@@ -118,7 +116,7 @@ def select_llm(ctx: Context) -> Facts:
     votes = read_table(ctx.input("snapshot").file("votes.parquet"), VOTES)
     found = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")
     replace(read_card(best.path), temperature=found.temperature).write(ctx.out)
-    facts: Facts = {
+    facts: Metadata = {
         "chosen_ref": best.ref,
         "dev_micro_f1": best.facts["dev_micro_f1"],
         "source_dev_micro_f1": best.facts["source_dev_micro_f1"],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from csrm_tasks import tracking
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 PROBED = 64  # dev pairs on which export and adapter are compared
 
 
-@step("export_llm", inputs=["llm", "snapshot"], optional=["rqa"], rooms=["llm"])
-def export_llm(ctx: Context, *, precision: str = "") -> Facts:
+@step("export_llm", inputs=["llm", "snapshot"], optional=["rqa"])
+def export_llm(ctx: Context, *, precision: str = "") -> Metadata:
     """Merge the adapter into its base and write a 3-label classifier, compared with it (A14).
 
     ``precision``: fp32 or bf16; default, what it was trained in. Not part of a weekly run unless

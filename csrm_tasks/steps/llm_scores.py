@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-READS: dict[str, Any] = {
-    "inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa"], "config": ["llm", "seed"],
-    "rooms": ["llm"],
-}  # fmt: skip
+READS: dict[str, Any] = {"inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa"]}
+TRAINS = ["llm", "seed"]  # by whom soft labels are cross-fitted, with models of their own
 
 
-@step("score_pairs", **READS)
-def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> Facts:
+@step("score_pairs", config=TRAINS, **READS)
+def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> Metadata:
     """Score given pairs, or the snapshot's own of ``split``, with a trained LLM (A8, A16, A19).
 
     ``split=train`` gives soft labels (temperature 1); the file then also has pair_id and grade.
@@ -47,7 +45,7 @@ def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> F
 @step("score_shard", **READS)
 def score_shard(
     ctx: Context, *, shard: int, of: int, space: str = "relevance", split: str = ""
-) -> Facts:
+) -> Metadata:
     """Score what ``score_pairs`` would, but only shard ``shard`` (from 0) ``of`` so many."""
     from csrm_tasks.llm.data import shard_numbers
 
@@ -63,8 +61,8 @@ def score_shard(
     return _shard_facts(shard, of, space, split) | {"pairs": len(scored), "truncated": truncated}
 
 
-@step("join_shards", many=["shards"], **READS)
-def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> Facts:
+@step("join_shards", many=["shards"], config=TRAINS, **READS)
+def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> Metadata:
     """Put all shards together to what ``score_pairs`` would have made, in its order.
 
     Raises :class:`DataError` unless every pair was scored once, from these very inputs.
@@ -111,9 +109,9 @@ def _rqa(ctx: Context) -> Path | None:
     return None if found is None else found.path
 
 
-def _finish(ctx: Context, scored: pl.DataFrame, truncated: int, space: str, split: str) -> Facts:
+def _finish(ctx: Context, scored: pl.DataFrame, truncated: int, space: str, split: str) -> Metadata:
     """Write what was scored, with its agreement with people and, of train, as soft labels."""
-    facts: Facts = {"pairs": len(scored), "truncated": truncated}
+    facts: Metadata = {"pairs": len(scored), "truncated": truncated}
     if split and space == "relevance":
         facts |= _agreement(scored)
     if _relabels(space, split):
@@ -129,7 +127,7 @@ def _write(ctx: Context, scored: pl.DataFrame, split: str) -> None:
     write_table(scored, judged | SCORED, ctx.out / "scored.parquet")
 
 
-def _shard_facts(shard: int, of: int, space: str, split: str) -> Facts:
+def _shard_facts(shard: int, of: int, space: str, split: str) -> Metadata:
     return {"shard": shard, "of": of, "space": space, "split": split}
 
 
@@ -150,7 +148,7 @@ def _joined(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> pl.Dat
     return pl.concat(parts).sort("place").drop("place")
 
 
-def _check_shard(ctx: Context, shard: Artifact, asked: Facts) -> None:
+def _check_shard(ctx: Context, shard: Artifact, asked: Metadata) -> None:
     given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
     if dict(shard.inputs) != given or not asked.items() <= shard.facts.items():
         raise DataError(
@@ -173,7 +171,7 @@ def _with_scores(own: pl.DataFrame, shard: Artifact) -> pl.DataFrame:
     return own.hstack(scored.select("p0", "p1", "p2"))
 
 
-def _agreement(scored: pl.DataFrame) -> Facts:
+def _agreement(scored: pl.DataFrame) -> Metadata:
     """Agreement with the human grades, over all and by locale."""
     import polars as pl
 
@@ -196,7 +194,7 @@ def _relabels(space: str, split: str) -> bool:
     return split == "train" and space == "relevance"
 
 
-def _no_labels(stopped: str) -> Facts:
+def _no_labels(stopped: str) -> Metadata:
     log.info("no soft labels: %s", stopped)
     return {"stopped": stopped, "pairs": 0}
 
@@ -216,7 +214,9 @@ def _stopped(ctx: Context, space: str, split: str) -> str | None:
     return f"dev micro-F1 {now:.4f} after a round, {then:.4f} before it"
 
 
-def _soft_labels(ctx: Context, scored: pl.DataFrame, facts: Facts) -> tuple[pl.DataFrame, Facts]:
+def _soft_labels(
+    ctx: Context, scored: pl.DataFrame, facts: Metadata
+) -> tuple[pl.DataFrame, Metadata]:
     """Return soft labels, cross-fitted where the teacher knows its labels by heart (A18).
 
     Writes ``changes.json``: what they say of the human labels.

@@ -1,18 +1,17 @@
 """Steps: functions that read named artifacts and write one, and what each one's output depends on.
 
 A step that changes something outside its artifact (the database, the registry, routing) is declared
-with ``effect=True``: it always runs, must be idempotent by itself, and leaves an artifact as its
-receipt. :mod:`csrm_tasks.steps.running` runs them.
+with ``side_effect=True``: it always runs, must be idempotent by itself, and leaves an artifact as
+its receipt. What code an output depends on is not declared but found
+(:mod:`csrm_tasks.steps.code_digest`). :mod:`csrm_tasks.steps.running` runs steps.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,7 +20,6 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings
 
-PACKAGE = Path(__file__).resolve().parent.parent
 # under csrm_tasks.steps
 MODULES = (
     "data", "replay", "llm", "llm_scores", "llm_export", "retrieval", "retrieval_index", "towers",
@@ -48,23 +46,22 @@ class Context:
         return self.inputs[name]
 
 
-Facts = dict[str, Any]
-StepFunction = Callable[..., Facts]
+Metadata = dict[str, Any]
+StepFunction = Callable[..., Metadata]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A registered step function and what its output depends on."""
+    """A registered step function and what its output depends on, beside its code."""
 
     name: str
     function: StepFunction
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     many: tuple[str, ...] = ()
-    config: tuple[str, ...] = ()  # sections of the market file
-    rooms: tuple[str, ...] = ()  # csrm_tasks packages or modules whose source counts
-    effect: bool = False
-    extra: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None
+    config: tuple[str, ...] = ()  # keys of the market file, dotted below a section
+    side_effect: bool = False
+    external_inputs: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None
     params: Mapping[str, inspect.Parameter] = field(default_factory=dict)
     types: Mapping[str, type] = field(default_factory=dict)
 
@@ -84,14 +81,13 @@ def step(
     optional: Sequence[str] = (),
     many: Sequence[str] = (),
     config: Sequence[str] = (),
-    rooms: Sequence[str] = (),
-    effect: bool = False,
-    extra: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None,
+    side_effect: bool = False,
+    external_inputs: Callable[[MarketConfig, Settings, Mapping[str, Any]], Any] | None = None,
 ) -> Callable[[StepFunction], StepFunction]:
-    """Register ``def f(ctx: Context, *, param: type = default, …) -> Facts`` under ``name``.
+    """Register ``def f(ctx: Context, *, param: type = default, …) -> Metadata`` under ``name``.
 
-    ``extra(market, settings, params)`` returns JSON that joins the fingerprint: for a step whose
-    input is not an artifact (a landing folder, the days that the store has published).
+    ``external_inputs(market, settings, params)`` returns JSON that joins the fingerprint: for a
+    step whose input is not an artifact (a landing folder, the days that the store has published).
     Keyword-only arguments are the step's parameters and its command-line options.
     """
 
@@ -103,7 +99,7 @@ def step(
         hints = get_type_hints(function)
         REGISTRY[name] = Step(
             name, function, tuple(inputs), tuple(optional), tuple(many), tuple(config),
-            tuple(rooms), effect, extra, params, {k: hints[k] for k in params},
+            side_effect, external_inputs, params, {k: hints[k] for k in params},
         )  # fmt: skip
         return function
 
@@ -123,15 +119,3 @@ def get_step(name: str) -> Step:
     if name not in steps:
         raise ConfigError(f"there is no step {name!r}; known: {', '.join(sorted(steps))}")
     return steps[name]
-
-
-@cache
-def code_digest(rooms: tuple[str, ...]) -> str:
-    """Digest the Python source of ``rooms`` (names below csrm_tasks), independent of order."""
-    digest = hashlib.sha256()
-    for room in sorted(rooms):
-        base = PACKAGE / room.replace(".", "/")
-        files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-        for f in files:
-            digest.update(f.relative_to(PACKAGE).as_posix().encode() + b"\0" + f.read_bytes())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
 from csrm_tasks.release.bundle import assemble, release_id
 from csrm_tasks.release.views import few_retries
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 MODEL_CARD = "model_card.md"
 
@@ -23,9 +23,8 @@ CARD = ("base", "base_digest", "label_ids", "prompt_version", "temperature")
     "bundle",
     inputs=["snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings"],
     optional=["llm_export"],
-    rooms=["release.bundle"],
 )
-def bundle(ctx: Context) -> Facts:
+def bundle(ctx: Context) -> Metadata:
     """Put together what is released as one thing; parts that do not fit together are refused."""
     from csrm_tasks.llm.identity import read_card
     from csrm_tasks.towers.texts import TEXT_VERSION
@@ -60,11 +59,10 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
     "gate",
     inputs=["bundle", "champion", "servability"],
     optional=["evaluation"],
-    config=["gate"],
-    rooms=["evaluation", "release.verdicts", "release.judge"],
+    config=["gate", "generated"],
 )
 @few_retries()
-def gate(ctx: Context, *, stage: int) -> Facts:
+def gate(ctx: Context, *, stage: int) -> Metadata:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
 
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
@@ -103,9 +101,9 @@ def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -
     (ctx.out / MODEL_CARD).write_text(card, encoding="utf-8")
 
 
-@step("register", inputs=["bundle", "gate"], effect=True)
+@step("register", inputs=["bundle", "gate"], side_effect=True)
 @few_retries()
-def register(ctx: Context) -> Facts:
+def register(ctx: Context) -> Metadata:
     """Record the release in MLflow as one model version and in the ledger as registered."""
     from csrm_tasks.release import registration
     from csrm_tasks.release.reconcile import reconcile
@@ -154,8 +152,8 @@ def register(ctx: Context) -> Facts:
     return {"release": release, "version": version, "run": run_id, "seq": row.seq}
 
 
-@step("promote", inputs=["bundle", "gate", "register"], effect=True)
-def promote(ctx: Context) -> Facts:
+@step("promote", inputs=["bundle", "gate", "register"], side_effect=True)
+def promote(ctx: Context) -> Metadata:
     """Make the registered release live, if verdict and approval allow it; exactly once."""
     row = promotion.promote(
         ctx.settings,

@@ -9,15 +9,15 @@ from csrm_tasks.ingest.landing import check_day
 from csrm_tasks.ingest.quarantine import check_reason
 from csrm_tasks.ingest.replay import replay as replay_rows
 from csrm_tasks.ingest.window import Window
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.store.engine import open_store
 from csrm_tasks.store.lake import Lake
 
 log = logging.getLogger("csrm")
 
 
-@step("replay", config=("ingest",), rooms=("ingest", "store"), effect=True)
-def replay(ctx: Context, *, day: str, run: str, reason: str = "", apply: bool = False) -> Facts:
+@step("replay", config=("ingest",), side_effect=True)
+def replay(ctx: Context, *, day: str, run: str, reason: str = "", apply: bool = False) -> Metadata:
     """Judge a day's quarantined rows again; without ``apply`` only say what would become of them.
 
     ``run`` names the attempt: the same one again has the same receipt.

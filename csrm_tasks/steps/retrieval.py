@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.steps.retrieval_index import open_encoder
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")
-
-ROOMS = ("retrieval", "dataset.text")  # what these steps compute with
 
 
 def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
@@ -38,8 +36,8 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-@step("build_bm25", inputs=["snapshot"], optional=["previous"], rooms=ROOMS)
-def build_bm25(ctx: Context) -> Facts:
+@step("build_bm25", inputs=["snapshot"], optional=["previous"])
+def build_bm25(ctx: Context) -> Metadata:
     """Index every locale's titles for lexical search, one folder per locale (A20).
 
     ``previous`` is an earlier index to go on from: it answers as one built anew, and only new and
@@ -48,7 +46,7 @@ def build_bm25(ctx: Context) -> Facts:
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.tables import by_locale
 
-    facts: Facts = {"products": {}, "analysed": {}}
+    facts: Metadata = {"products": {}, "analysed": {}}
     previous = ctx.inputs.get("previous")
     for locale, own in by_locale(ctx.input("snapshot")).items():
         folder = ctx.out / locale
@@ -64,9 +62,8 @@ def build_bm25(ctx: Context) -> Facts:
     return facts
 
 
-@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval"],
-      rooms=(*ROOMS, "dataset.queries"))  # fmt: skip
-def pseudo_pairs(ctx: Context) -> Facts:
+@step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval.bm25_k"])
+def pseudo_pairs(ctx: Context) -> Metadata:
     """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21)."""
     from csrm_tasks.dataset.queries import retriever_queries
     from csrm_tasks.records import write_table
@@ -90,11 +87,10 @@ def pseudo_pairs(ctx: Context) -> Facts:
     "train_ebr",
     inputs=["snapshot", "scored"],
     optional=["warm", "bm25"],
-    config=["retrieval", "seed"],
-    rooms=(*ROOMS, "training", "dataset.queries"),
-    extra=_encoder_identity,
+    config=["retrieval.ebr", "seed"],
+    external_inputs=_encoder_identity,
 )
-def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Facts:
+def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata:
     """Train the retriever on pairs scored by the CVR ranker; ``local`` adds behaviour (A22, A23).
 
     ``unclicked`` leaves out what shoppers did with gold queries: a control, which tells how much of
@@ -145,7 +141,7 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Facts:
     return facts
 
 
-def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPairs, Facts]:
+def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPairs, Metadata]:
     """Mine what the market asks for, with statistics (A22); nothing by default."""
     config = ctx.market.retrieval.ebr.mining
     if (config is None) != ("bm25" not in ctx.inputs):
@@ -186,11 +182,10 @@ def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, A
     "build_rqa",
     inputs=["snapshot", "bm25"],
     optional=["ebr", "index"],
-    config=["retrieval"],
-    rooms=(*ROOMS, "steps.retrieval_index", "spreadsheets"),
-    extra=_judgements,
+    config=["retrieval.rqa"],
+    external_inputs=_judgements,
 )
-def build_rqa(ctx: Context) -> Facts:
+def build_rqa(ctx: Context) -> Metadata:
     """Find the titles that augment every query, and measure how often they are right (A24, A26).
 
     Without ``ebr`` and ``index`` it is BM25 alone. The snapshot may be newer than the EBR.
@@ -213,7 +208,7 @@ def build_rqa(ctx: Context) -> Facts:
         answers = read_judged(ctx.settings.landing, ctx.market.market, locale)
         parts.append(augment.retrieve_locale(locale, retriever, own, rqa.title_tokens, answers))
     chosen = augment.thresholds(parts, rqa.k)
-    facts: Facts = {"locales": {}, "thresholds": chosen, "dense": "ebr" in ctx.inputs}
+    facts: Metadata = {"locales": {}, "thresholds": chosen, "dense": "ebr" in ctx.inputs}
     facts["unclicked"] = "ebr" in ctx.inputs and bool(ctx.input("ebr").facts.get("unclicked"))
     kept: dict[str, list[Title]] = {}
     for part in parts:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-INDEX_READS: dict[str, Any] = {
-    "inputs": ["snapshot", "ebr"], "optional": ["previous"], "config": ["retrieval", "seed"],
-    "rooms": ("retrieval", "dataset.text"),
-}  # fmt: skip
+READS: dict[str, Any] = {"inputs": ["snapshot", "ebr"], "optional": ["previous"]}
+INDEXES = ["retrieval", "seed"]
 
 
-@step("build_index", **INDEX_READS)
-def build_index(ctx: Context) -> Facts:
+@step("build_index", config=INDEXES, **READS)
+def build_index(ctx: Context) -> Metadata:
     """Embed every locale's titles and index them, with recall measured (A25).
 
     ``trec/{locale}`` holds qrels (dev labels, purchases) and the run they were judged by.
@@ -34,8 +32,8 @@ def build_index(ctx: Context) -> Facts:
     return _index(ctx, lambda locale: None)
 
 
-@step("embed_shard", **INDEX_READS)
-def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
+@step("embed_shard", **READS)
+def embed_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
     """Embed what ``build_index`` would, but only shard ``shard`` (from 0) ``of`` so many."""
     import numpy as np
 
@@ -45,7 +43,7 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
     if not 0 <= shard < of:
         raise ConfigError(f"embed_shard: there is no shard {shard} of {of}; they count from 0")
     model, digest = open_encoder(ctx)
-    facts: Facts = {"shard": shard, "of": of, "embedded": {}}
+    facts: Metadata = {"shard": shard, "of": of, "embedded": {}}
     for locale, own in by_locale(ctx.input("snapshot")).items():
         known, products = of_encoder(_earlier_index(ctx, locale), digest), own["products"]
         new = shard_of(difference(known, products)[0] if known else products, shard, of)
@@ -55,8 +53,8 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Facts:
     return facts
 
 
-@step("join_index", many=["shards"], **INDEX_READS)
-def join_index(ctx: Context) -> Facts:
+@step("join_index", many=["shards"], config=INDEXES, **READS)
+def join_index(ctx: Context) -> Metadata:
     """Index what all shards embedded: what ``build_index`` would have made.
 
     Raises :class:`DataError` unless every product was embedded, from these very inputs.
@@ -97,12 +95,12 @@ def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
     return embed
 
 
-def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Facts:
+def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Metadata:
     from csrm_tasks.retrieval.catalogue import index_locale, judge
     from csrm_tasks.retrieval.tables import by_locale
 
     model, digest = open_encoder(ctx)
-    facts: Facts = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
+    facts: Metadata = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
     for locale, own in by_locale(ctx.input("snapshot")).items():
         earlier = _earlier_index(ctx, locale)
         index, measured = index_locale(

@@ -15,7 +15,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, ledger, rollout, rollout_moves, verdicts
 from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
@@ -24,17 +24,16 @@ def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -
 
 
 @step(
-    "rollout_state", extra=_head, config=["release", "rollout"],
-    rooms=["release.rollout", "release.approval"],
+    "rollout_state", external_inputs=_head, config=["release.approval"],
 )  # fmt: skip
-def rollout_state(ctx: Context) -> Facts:
+def rollout_state(ctx: Context) -> Metadata:
     """Find what is being rolled out, and which registered release waits."""
     entries = ledger.verified(ctx.settings, ctx.market.market)
     policy = ctx.market.release.approval
     state, row = rollout.opened(entries), rollout.waiting(entries, policy)
     if state is not None and not state.launched:
         row = None  # whatever waits, waits
-    facts: Facts = {"candidate": row.release_id if row else None, "approved": False}
+    facts: Metadata = {"candidate": row.release_id if row else None, "approved": False}
     if row is not None:
         seal = row.payload["verdict"]
         facts["approved"] = approval.decided(entries, row.release_id, seal).allows(policy)
@@ -43,7 +42,7 @@ def rollout_state(ctx: Context) -> Facts:
     return facts | (_parts(ctx, state, entries) if state else {})
 
 
-def _parts(ctx: Context, state: rollout.Open, entries: list[ledger.Entry]) -> Facts:
+def _parts(ctx: Context, state: rollout.Open, entries: list[ledger.Entry]) -> Metadata:
     """What both releases are made of, for their audits."""
     made = {}
     for release in (state.release, state.control):
@@ -65,8 +64,8 @@ def _parts(ctx: Context, state: rollout.Open, entries: list[ledger.Entry]) -> Fa
     }
 
 
-@step("rollout_start", inputs=["state"], effect=True)
-def rollout_start(ctx: Context) -> Facts:
+@step("rollout_start", inputs=["state"], side_effect=True)
+def rollout_start(ctx: Context) -> Metadata:
     """Start the waiting release's first step; without steps it goes live at once.
 
     Verdict and approval are read again, whatever led here.
@@ -103,16 +102,9 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
 
 @step(
     "rollout_look",
-    extra=_evidence,
-    rooms=[
-        "release.online",
-        "release.online_evidence",
-        "release.sequential",
-        "release.served",
-        "release.rollout",
-    ],
+    external_inputs=_evidence,
 )
-def rollout_look(ctx: Context, *, day: str) -> Facts:
+def rollout_look(ctx: Context, *, day: str) -> Metadata:
     """Judge the release under way by everything up to a published day; sealed by digest."""
     from csrm_tasks.release.online import judge
     from csrm_tasks.release.online_evidence import read
@@ -158,8 +150,8 @@ def _require_published(ctx: Context, day: str) -> None:
             raise DataError(f"{ctx.market.market} {day} is not published: run csrm_ingest for it")
 
 
-@step("rollout_settle", inputs=["look"], effect=True)
-def rollout_settle(ctx: Context) -> Facts:
+@step("rollout_settle", inputs=["look"], side_effect=True)
+def rollout_settle(ctx: Context) -> Metadata:
     """Record a look and do what it asks for: wait, advance, launch, hold, roll back; once."""
     look: Artifact = ctx.input("look")
     judgement = verdicts.read(look)
@@ -168,8 +160,8 @@ def rollout_settle(ctx: Context) -> Facts:
     return {"release": judgement["release"], "outcome": judgement["outcome"], "move": move}
 
 
-@step("roll_back", effect=True)
-def roll_back(ctx: Context, *, reason: str, actor: str, run: str, leaving: str = "") -> Facts:
+@step("roll_back", side_effect=True)
+def roll_back(ctx: Context, *, reason: str, actor: str, run: str, leaving: str = "") -> Metadata:
     """Go back: give up what is being rolled out, or make the release before live again.
 
     A task that runs again with its ``run`` goes back once; ``leaving`` empty: what is newest.
@@ -182,8 +174,8 @@ def roll_back(ctx: Context, *, reason: str, actor: str, run: str, leaving: str =
     return {"did": row.action, "release": row.release_id, "live": live, "seq": row.seq}
 
 
-@step("repair_views", effect=True)
-def repair_views(ctx: Context, *, run: str) -> Facts:
+@step("repair_views", side_effect=True)
+def repair_views(ctx: Context, *, run: str) -> Metadata:
     """Bring routing and MLflow up to the ledger, where a command was killed or one was away."""
     from csrm_tasks.release.reconcile import reconcile
 

@@ -1,8 +1,8 @@
 """Running a step, or finding what it made before.
 
-The fingerprint of a step's output covers the step's code (the source files of its rooms), the
-slice of the market's configuration it names, its parameters and the digests of its inputs. The
-same fingerprint again is a no-op that says so.
+The fingerprint of a step's output covers the step's code (what its function reaches, see
+:mod:`csrm_tasks.steps.code_digest`), the slice of the market's configuration it names, its
+parameters and the digests of its inputs. The same fingerprint again is a no-op that says so.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from csrm_tasks.artifacts import Artifact, ArtifactStore, file_digest, json_digest
+from csrm_tasks.artifacts import Artifact, ArtifactStore, json_digest
 from csrm_tasks.errors import ArtifactError, ConfigError, CsrmError, disk_full_as_one_line
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.registry import Context, Facts, Step, code_digest, get_step
+from csrm_tasks.steps.code_digest import code_digest
+from csrm_tasks.steps.registry import Context, Metadata, Step, get_step
 
 log = logging.getLogger("csrm")
 
@@ -77,7 +77,7 @@ def _run(
     # Two attempts of one fingerprint (a task that Airflow believed dead) take turns; the kernel
     # lets go of the lock when its holder dies.
     with FileLock(work.with_name(f"{work.name}.lock")):
-        if not spec.effect and store.manifest(ref) is not None:
+        if not spec.side_effect and store.manifest(ref) is not None:
             store.open(ref)  # its digests are checked before it is trusted again
             log.info("step %s: already done, %s", name, ref)
             return ref
@@ -89,7 +89,7 @@ def _run(
             Context(config, settings, single, lists, out, work, ref, store), **values
         )
         _require_json(name, facts)
-        if spec.extra and spec.extra(config, settings, values) != about["extra"]:
+        if _external(spec, config, settings, values) != about["external_inputs"]:
             raise ChangedInputError(f"what step {name} reads changed while it ran; run it again")
         references = _references(single, lists)
         artifact = store.publish(ref, out, facts=facts, inputs=references, about=about)
@@ -180,19 +180,31 @@ def _identity(
     lists: Mapping[str, Sequence[Artifact]],
     params: Mapping[str, Any],
 ) -> dict[str, Any]:
-    own = file_digest(Path(inspect.getfile(spec.function)))
-    sections = market.model_dump(mode="json", include=set(spec.config))
     return {
         "step": spec.name,
         "market": market.market,
         "locales": [market.source_locale, market.target_locale],
-        "code": [own, code_digest(spec.rooms)],
-        "config": sections,
+        "code": code_digest(spec.function),
+        "config": {key: _configured(market, key) for key in spec.config},
         "params": dict(params),
         "inputs": {k: a.digest for k, a in single.items()}
         | {k: [a.digest for a in v] for k, v in lists.items()},
-        "extra": spec.extra(market, settings, params) if spec.extra else None,
+        "external_inputs": _external(spec, market, settings, params),
     }
+
+
+def _configured(market: MarketConfig, key: str) -> Any:
+    """Return what the market's file says, or leaves at its default, under a dotted key."""
+    value: Any = market.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _external(
+    spec: Step, market: MarketConfig, settings: Settings, params: Mapping[str, Any]
+) -> Any:
+    return spec.external_inputs(market, settings, params) if spec.external_inputs else None
 
 
 def _references(
@@ -201,7 +213,7 @@ def _references(
     return {k: a.ref for k, a in single.items()} | {k: [a.ref for a in v] for k, v in lists.items()}
 
 
-def _require_json(name: str, facts: Facts) -> None:
+def _require_json(name: str, facts: Metadata) -> None:
     try:
         json.dumps(facts, allow_nan=False)
     except (TypeError, ValueError) as e:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.release import routing, snapshots
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,12 +26,8 @@ log = logging.getLogger("csrm")
     "servability",
     inputs=["bundle", "snapshot", "towers"],
     config=["serving", "seed"],
-    rooms=[
-        "release.probe", "release.servability", "release.scorer", "release.bundle", "towers",
-        "dataset.text",
-    ],
 )  # fmt: skip
-def servability(ctx: Context) -> Facts:
+def servability(ctx: Context) -> Metadata:
     """Load the bundle in a fresh process, compare scores with training, hold it to the budget."""
     from csrm_tasks.release import probe, servability
 
@@ -109,10 +105,9 @@ def _catalogue_and_releases(
 
 @step(
     "refresh",
-    rooms=["towers", "dataset.source", "dataset.offer", "dataset.text", "ingest.rows"],
-    extra=_catalogue_and_releases,
+    external_inputs=_catalogue_and_releases,
 )
-def refresh(ctx: Context, *, day: str) -> Facts:
+def refresh(ctx: Context, *, day: str) -> Metadata:
     """Embed products that are new or changed up to ``day`` for every live release (A35)."""
     from csrm_tasks.dataset.source import catalogue, published_days
     from csrm_tasks.store import open_store, reading
@@ -167,8 +162,8 @@ def _current(ctx: Context, name: str, export: Mapping[str, str]) -> Path | None:
     return folder if about["export"] == export else None
 
 
-@step("publish_refresh", inputs=["refresh"], effect=True)
-def publish_refresh(ctx: Context) -> Facts:
+@step("publish_refresh", inputs=["refresh"], side_effect=True)
+def publish_refresh(ctx: Context) -> Metadata:
     """Let servers take the refreshed vectors; those before stay named as the way back."""
     made = ctx.input("refresh")
     day, found = made.facts["day"], made.facts["releases"]

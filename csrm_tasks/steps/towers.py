@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 if TYPE_CHECKING:
     from csrm_tasks.markets import MarketConfig
@@ -23,20 +23,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-ROOMS = ("towers", "training", "dataset.text")
+
+def tables_of(ctx: Context) -> TowerTables:
+    """Return the snapshot's tables, with the fields after the title that the market names (A27)."""
+    return tables_with(ctx, ctx.market.towers.product_fields)
 
 
-def tables_of(ctx: Context, fields: Sequence[str] | None = None) -> TowerTables:
-    """Return the snapshot's tables; ``fields`` after the title, by default the market's (A27)."""
+def tables_with(ctx: Context, fields: Sequence[str]) -> TowerTables:
+    """Return the snapshot's tables with ``fields`` after the title: what a tower was trained on."""
     from csrm_tasks.towers.tables import TowerTables
 
-    chosen = ctx.market.towers.product_fields if fields is None else fields
-    return TowerTables(ctx.input("snapshot").path, chosen)
+    return TowerTables(ctx.input("snapshot").path, fields)
 
 
-@step("tower_pairs", inputs=["snapshot", "bm25", "ebr", "index"], config=["towers", "seed"],
-      rooms=(*ROOMS, "retrieval"))  # fmt: skip
-def tower_pairs(ctx: Context, *, seen: bool = False) -> Facts:
+@step(
+    "tower_pairs",
+    inputs=["snapshot", "bm25", "ebr", "index"],
+    config=[
+        "towers.queries", "towers.impressed", "towers.retrieved", "towers.random",
+        "towers.product_fields", "seed",
+    ],
+)  # fmt: skip
+def tower_pairs(ctx: Context, *, seen: bool = False) -> Metadata:
     """Choose the target-locale pairs that the teacher scores for the towers (A31).
 
     ``seen``: of gold queries, too, for the control of towers that have seen them.
@@ -98,10 +106,9 @@ def encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[s
     inputs=["snapshot"],
     optional=["scored"],
     config=["towers", "seed"],
-    rooms=ROOMS,
-    extra=encoder_identity,
+    external_inputs=encoder_identity,
 )
-def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> Facts:
+def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> Metadata:
     """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
 
     ``target``: soft needs input ``scored`` (the teacher's probabilities of the tower pairs; A29);
@@ -183,7 +190,7 @@ def reader_of(market: MarketConfig) -> Reader:
 
 def publish_towers(
     ctx: Context, model: TwinTowers, reader: Reader, tables: TowerTables, taught: Examples | None
-) -> Facts:
+) -> Metadata:
     """Choose thresholds on ``taught``, else on dev, write the towers; returns figures on dev."""
     import polars as pl
 
@@ -237,8 +244,8 @@ def _about(ctx: Context) -> dict[str, Any]:
     return found
 
 
-@step("export_towers", inputs=["towers", "snapshot"], rooms=ROOMS)
-def export_towers(ctx: Context) -> Facts:
+@step("export_towers", inputs=["towers", "snapshot"])
+def export_towers(ctx: Context) -> Metadata:
     """Export both towers to ONNX, fp32 and int8; what is outside the bounds is refused (A34)."""
     import torch
 
@@ -252,7 +259,7 @@ def export_towers(ctx: Context) -> Facts:
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     shutil.copy(ctx.input("towers").file(FILE), ctx.out)
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
-    dev = tables_of(ctx, about["product_fields"]).dev(None)
+    dev = tables_with(ctx, about["product_fields"]).dev(None)
     found = export(model, ctx.out, about, measure.reference(model, reader, dev))
     facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
@@ -260,8 +267,8 @@ def export_towers(ctx: Context) -> Facts:
     return facts | {"seen": bool(ctx.input("towers").facts.get("seen", False))}
 
 
-@step("embed_products", inputs=["snapshot", "export"], rooms=ROOMS)
-def embed_products(ctx: Context) -> Facts:
+@step("embed_products", inputs=["snapshot", "export"])
+def embed_products(ctx: Context) -> Metadata:
     """Embed the target locale's products with the exported tower, each with its content hash."""
     import polars as pl
 
@@ -270,7 +277,7 @@ def embed_products(ctx: Context) -> Facts:
 
     locale = ctx.market.target_locale
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
-    products = tables_of(ctx, runtime.product_fields).products
+    products = tables_with(ctx, runtime.product_fields).products
     products = products.filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")

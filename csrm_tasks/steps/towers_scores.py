@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.steps.registry import Context, Facts, step
-from csrm_tasks.steps.towers import ROOMS, tables_of
+from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.towers import tables_with
 
 if TYPE_CHECKING:
     from csrm_tasks.towers.cross_runtime import CrossRuntime
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("csrm")
 
 
-@step("score_towers", inputs=["snapshot", "export"], rooms=ROOMS)
-def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
+@step("score_towers", inputs=["snapshot", "export"])
+def score_towers(ctx: Context, *, split: str = "gold") -> Metadata:
     """Score the target locale's judged pairs of ``split`` as serving would.
 
     ``export`` is of the towers, or a cross-encoder. Column ``seen`` tells which queries they were
@@ -28,7 +28,7 @@ def score_towers(ctx: Context, *, split: str = "gold") -> Facts:
 
     locale = ctx.market.target_locale
     reader = _scorer(ctx.input("export").path, ctx.settings.threads)
-    tables = tables_of(ctx, reader.product_fields)
+    tables = tables_with(ctx, reader.product_fields)
     wanted = (pl.col("split") == split) & (pl.col("locale") == locale)
     judged = tables.pairs.filter(wanted).sort("pair_id")
     if judged.is_empty():

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 from csrm_tasks.steps.towers import (
-    ROOMS,
     load_towers,
     publish_towers,
     soft_pairs,
@@ -23,8 +22,8 @@ log = logging.getLogger("csrm")
 
 
 @step("shorten_query_tower", inputs=["towers", "snapshot"], optional=["scored"],
-      config=["towers", "seed"], rooms=ROOMS)  # fmt: skip
-def shorten_query_tower(ctx: Context) -> Facts:
+      config=["towers", "seed"])  # fmt: skip
+def shorten_query_tower(ctx: Context) -> Metadata:
     """Teach a query tower of ``towers.query_layers`` layers the full one's vectors (A34).
 
     What it makes stands in for its input ``towers``, with thresholds of its own; the product tower

@@ -7,12 +7,12 @@ import json
 from csrm_tasks import tracking
 from csrm_tasks.release import drill as rehearsal
 from csrm_tasks.release.views import few_retries
-from csrm_tasks.steps.registry import Context, Facts, step
+from csrm_tasks.steps.registry import Context, Metadata, step
 
 
-@step("drill", effect=True)
+@step("drill", side_effect=True)
 @few_retries()
-def drill(ctx: Context, *, run: str) -> Facts:
+def drill(ctx: Context, *, run: str) -> Metadata:
     """Go back through every predecessor that must be loadable, on copies of ledger and views."""
     found = rehearsal.rehearse(ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work)
     (ctx.out / "drill.json").write_text(json.dumps(found, indent=1))
