@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -28,9 +27,10 @@ from installs import (
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from ports import reserve_port
 from release_fixtures import MARKET, store_of
-from serving_fixtures import HEAD, document, release, route
-from test_serving_process import environment, free_port, server
+from serving_fixtures import HEAD, TOKEN, document, release, route
+from test_serving_process import environment, server
 
 from csrm_tasks.release.scorer import ReleaseScorer
 from csrm_tasks.settings import Settings, load_settings
@@ -69,10 +69,11 @@ for name in modules.split():
     importlib.import_module(name)
 """
 SERVE = """
-import sys
-sys.path[:0] = sys.argv[1].split(":")
+import os, sys
+sys.path.insert(0, sys.argv[1])
+os.chdir(sys.argv[2])
 from csrm_tasks.cli import main
-sys.exit(main(["serve", *sys.argv[2:]]))
+sys.exit(main(["serve", *sys.argv[3:]]))
 """
 
 
@@ -205,16 +206,19 @@ def test_what_an_extra_lacks_is_not_found_in_its_environment(tmp_path: Path) -> 
 def test_serve_alone_answers_from_a_copied_bundle(settings: Settings, tmp_path: Path) -> None:
     name, ref = release(settings, "a")
     route(settings, document((name, ref)))
-    copy = load_settings({"CSRM_HOME": str(tmp_path / "copy")})
+    copy = load_settings({"CSRM_HOME": str(tmp_path / "copy/.csrm" / MARKET)})
     shutil.copytree(Path(settings.artifacts) / ref, Path(copy.artifacts) / ref)
     shutil.copytree(settings.routing, copy.routing)
+    (tmp_path / "copy/dags").mkdir()
+    environment(copy, tmp_path / "copy/dags/markets")  # writes the market file
 
     command, path = python("serve", tmp_path)
-    port = free_port()
-    env = environment(copy, tmp_path / "markets")
+    site = path.split(":")[0]
+    shutil.copytree(ROOT / "csrm_tasks", Path(site) / "csrm_tasks")  # installed, not a checkout
+    port = reserve_port()
     url, log = f"http://127.0.0.1:{port}", tmp_path / "serve.log"
-    ask = [*command, SERVE, path, "--market", MARKET, "--port", str(port)]
-    with server(ask, f"{url}/readyz", os.environ | env, log):
+    ask = [*command, SERVE, site, str(tmp_path / "copy"), "--market", MARKET, "--port", str(port)]
+    with server(ask, f"{url}/readyz", {"CSRM_SERVING_TOKEN": TOKEN}, log):
         asked = {"query": "紅色 物品", "products": ["p0", "p1", {"title": "紅色 3"}]}
         got = httpx.post(f"{url}/score", json=asked, headers=HEAD, timeout=60).json()
 
@@ -223,3 +227,4 @@ def test_serve_alone_answers_from_a_copied_bundle(settings: Settings, tmp_path: 
     )
     assert got["release"] == name
     assert np.allclose([p["em"] for p in got["products"]], expected.em, atol=1e-6)
+    assert [p["is_defect"] for p in got["products"]] == expected.is_defect.tolist()
