@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from csrm_tasks.release import model
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.towers.embed import Known, embed_catalogue
 from csrm_tasks.towers.runtime import TowerRuntime
+from tests.ports import reserve_port
 
 BIN = Path(sys.executable).parent
 PRODUCTS = 100  # of a request
@@ -67,13 +67,6 @@ def _ready(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def searches(titles: list[str], products: list[str], count: int) -> list[tuple[str, list[str]]]:
@@ -157,7 +150,7 @@ def main(quick: bool) -> None:
         token = secrets.token_hex(16)
         saved = model.save(made[0][1].path, Path(home) / "mlflow")
         env = {"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets", "CSRM_SERVING_TOKEN": token}
-        ports = free_port(), free_port()
+        ports = reserve_port(), reserve_port()
         streams = {
             "csrm serve": (ports[0], [post("/score", ours_body(*a), token) for a in asked]),
             "mlflow models serve": (ports[1], [post("/invocations", peer_body(*a)) for a in asked]),

@@ -14,6 +14,8 @@ from pathlib import Path
 from csrm_tasks.errors import ConfigError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+# A checkout keeps its state and markets in itself, an installed package where it is started.
+STATE_ROOT = PROJECT_ROOT if (PROJECT_ROOT / "dags").is_dir() else Path.cwd()
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     Raises :class:`ConfigError` naming the variable that cannot be read.
     """
     e = os.environ if env is None else env
-    home = Path(e.get("CSRM_HOME", PROJECT_ROOT / ".csrm")).resolve()
+    home = Path(e.get("CSRM_HOME", STATE_ROOT / ".csrm")).resolve()
     return Settings(
         home=home,
         artifacts=e.get("CSRM_ARTIFACTS", str(home / "artifacts")),
@@ -56,7 +58,7 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         routing=e.get("CSRM_ROUTING", str(home / "routing")),
         db_url=e.get("CSRM_DB_URL", f"sqlite:///{home / 'csrm.db'}"),
         mlflow_uri=e.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
-        markets=Path(e.get("CSRM_MARKETS", PROJECT_ROOT / "dags" / "markets")),
+        markets=Path(e.get("CSRM_MARKETS", STATE_ROOT / "dags" / "markets")),
         threads=_threads(e.get("CSRM_THREADS", "1")),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import reserve_port
 from release_fixtures import MARKET
 from serving_fixtures import document, refreshed, release, route, serving
 from watch import running
@@ -28,13 +28,6 @@ from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings
 
 pytestmark = pytest.mark.s3
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def serve(command: list[str], port: int) -> Iterator[str]:
@@ -63,14 +56,14 @@ def credentials(patch: pytest.MonkeyPatch, url: str) -> None:
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    port = free_port()
+    port = reserve_port()
     script = str(Path(sys.executable).with_name("moto_server"))
     yield from serve([script, "-H", "127.0.0.1", "-p", str(port)], port)
 
 
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
+    port = reserve_port()
     root = tmp_path_factory.mktemp("rclone")
     script = str(Path(sys.executable).with_name("rclone"))
     yield from serve(

@@ -33,7 +33,8 @@ from tests.data_fixtures import (
     search,
     snapshot,
 )
-from tests.test_core_s3 import credentials, free_port, serve
+from tests.ports import reserve_port
+from tests.test_core_s3 import credentials, serve
 
 MARKET = "tiny"
 SOON = time.time() + 86_400  # before which all that a test writes is written
@@ -42,7 +43,7 @@ LONG_AGO = time.time() - 86_400
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    port = free_port()
+    port = reserve_port()
     script = str(Path(sys.executable).with_name("moto_server"))
     yield from serve([script, "-H", "127.0.0.1", "-p", str(port)], port)
 

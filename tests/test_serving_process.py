@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from ports import reserve_port
 from release_fixtures import MARKET, market, store_of
 from serving_fixtures import HEAD, TOKEN, document, release, route
 from watch import running
@@ -24,12 +25,6 @@ from csrm_tasks.release import model
 from csrm_tasks.settings import Settings
 
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @contextmanager
@@ -80,7 +75,7 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
     titles = ["紅色 3", "０ 1\t物品"]
     env = environment(settings, tmp_path / "markets")
 
-    port = free_port()
+    port = reserve_port()
     url = f"http://127.0.0.1:{port}"
     with server(scoring(port), f"{url}/readyz", env, tmp_path / "csrm.log"):
         products: list[Any] = [*ids, *({"title": t} for t in titles)]
@@ -92,7 +87,7 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
     [log] = settings.landing.rglob("ubi_queries-*.jsonl")  # SIGTERM: all is published
     assert query in [json.loads(line)["user_query"] for line in log.open()]
 
-    port = free_port()
+    port = reserve_port()
     command = [
         str(BIN / "mlflow"), "models", "serve", "-m", str(saved), "--env-manager", "local",
         "--port", str(port),
@@ -140,7 +135,7 @@ def test_neither_a_kill_nor_an_end_amid_a_request_loses_or_doubles_a_record(
     route(settings, document(release(settings, "a")))
     env = environment(settings, tmp_path / "markets")
     asked = {"query": "紅色", "products": ["p0"]}
-    port = free_port()
+    port = reserve_port()
     url = f"http://127.0.0.1:{port}"
     with server(scoring(port), f"{url}/readyz", env, tmp_path / "killed.log") as child:
         seen = [

@@ -28,14 +28,15 @@ from tests.data_fixtures import (
     session,
     snapshot,
 )
-from tests.test_core_s3 import credentials, free_port, serve
+from tests.ports import reserve_port
+from tests.test_core_s3 import credentials, serve
 
 FILE = Stored("ubi_queries", "2026-01-04", "zh-TW", "d" * 64)
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    port = free_port()
+    port = reserve_port()
     script = str(Path(sys.executable).with_name("moto_server"))
     yield from serve([script, "-H", "127.0.0.1", "-p", str(port)], port)
 

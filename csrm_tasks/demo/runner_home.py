@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csrm_tasks.errors import CsrmError
-from csrm_tasks.settings import PROJECT_ROOT, Settings, load_settings
+from csrm_tasks.settings import PROJECT_ROOT, STATE_ROOT, Settings, load_settings
 
 NEEDED_BYTES = 3 * 1024**3
 HOST = "127.0.0.1"
@@ -36,7 +36,7 @@ preload(sys.argv)
 
 def default_home(market: str) -> Path:
     """Return ``CSRM_HOME``, else the project's ``.csrm/{market}``."""
-    return Path(os.environ.get("CSRM_HOME") or PROJECT_ROOT / ".csrm" / market).resolve()
+    return Path(os.environ.get("CSRM_HOME") or STATE_ROOT / ".csrm" / market).resolve()
 
 
 @dataclass(frozen=True)
