@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self, get_args
 import yaml
 from pydantic import BaseModel, StringConstraints, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
@@ -168,10 +167,10 @@ def validated(keys: Mapping[str, Any]) -> MarketConfig:
 
 def explained(error: ValidationError) -> list[str]:
     """Return one line per fault of a market file: the key, what is wrong, what to do."""
-    return [_explained(one) for one in error.errors()]
+    return [_explained(dict(one)) for one in error.errors()]
 
 
-def _explained(one: ErrorDetails) -> str:
+def _explained(one: Mapping[str, Any]) -> str:
     *section, last = map(str, one["loc"]) if one["loc"] else ("",)
     known = fields_of(section)
     message = one["msg"].removeprefix("Value error, ")

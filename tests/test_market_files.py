@@ -145,6 +145,8 @@ def test_every_fault_is_one_line_with_key_and_remedy(
     [
         ({"market": "other"}, "it must equal the file's name"),
         ({"schedule": {"ingest": "99 9 * * *"}}, "schedule.ingest: '99 9 * * *' is no cron"),
+        ({"schedule": {"drill": "0 5 1"}}, "schedule.drill: '0 5 1' is no cron"),
+        ({"schedule": {"drill": "soon"}}, "schedule.drill: 'soon' is no cron"),
         ({"llm": {"base": "org/name"}}, "llm.base: 'org/name' is no folder here"),
         ({"source_locale": "zh-TW"}, "source_locale and target_locale are both zh-TW"),
     ],
@@ -227,3 +229,13 @@ def test_what_differs_from_the_defaults_is_printed_with_them(tmp_path: Path) -> 
 def test_reference_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["market", "reference"]) == 0
     assert capsys.readouterr().out == MARKET_MD.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["@daily", "*/15 2 * * *", "0 2 1-7,15 JAN *", "0 4 * * 7", "0 0 L * MON#2", "5/20 1 * * 1"],
+)
+def test_a_schedule_that_airflow_reads_is_no_fault(cron: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"schedule": {"ingest": cron}}))
+    assert check(path, load_settings()).faults == []

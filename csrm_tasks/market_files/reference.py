@@ -10,13 +10,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from csrm_tasks.markets import MarketConfig, section_in
 from csrm_tasks.presets import SECTIONS
@@ -24,8 +21,11 @@ from csrm_tasks.sections.base import Section, Unit
 from csrm_tasks.settings import PROJECT_ROOT
 
 MARKET_MD = PROJECT_ROOT / "docs" / "MARKET.md"
-NAMES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
-SIGNS = ((Gt, "gt", ">"), (Ge, "ge", "≥"), (Lt, "lt", "<"), (Le, "le", "≤"))
+NAMES = {
+    "integer": "integer", "number": "number", "string": "text", "boolean": "true or false",
+    "null": "null",
+}  # fmt: skip
+BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 NONE = "–"
 INTRO = """\
 # Every key of a market file
@@ -63,16 +63,18 @@ def keys(
 
     ``given`` is the instance that is the default, where it says other things than the class.
     """
+    shapes = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         dotted = f"{prefix}{name}"
         inner = section_in(field.annotation)
         effect = " ".join((field.description or "").split()) or about(inner).split("\n\n")[0]
-        value = default_of(field) if given is None else getattr(given, name)
-        yield Key(dotted, kind_of(field), written(value), unit_of(field), " ".join(effect.split()))
+        value = getattr(given, name) if given else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() and not given else written(value)
+        yield Key(dotted, kind_of(shapes[name]), default, unit_of(field), " ".join(effect.split()))
         if inner is not None:
             many = get_origin(field.annotation) is tuple
-            default = value if isinstance(value, inner) else None
-            yield from keys(inner, f"{dotted}[]." if many else f"{dotted}.", default)
+            below = value if isinstance(value, inner) else None
+            yield from keys(inner, f"{dotted}[]." if many else f"{dotted}.", below)
 
 
 def about(section: type[Section] | None) -> str:
@@ -80,15 +82,8 @@ def about(section: type[Section] | None) -> str:
     return (inspect.getdoc(section) or "").replace("``", "`") if section else ""
 
 
-def default_of(field: FieldInfo) -> Any:
-    """Return the default; pydantic's ``PydanticUndefined`` where there is none."""
-    return field.get_default(call_default_factory=True)
-
-
 def written(value: Any) -> str:
     """Return a default as YAML writes it; a section has those of its keys."""
-    if value is PydanticUndefined:
-        return "required"
     if isinstance(value, Section):
         return NONE
     if isinstance(value, tuple) and value and isinstance(value[0], Section):
@@ -100,43 +95,26 @@ def _short(step: Section) -> str:
     return "`" + json.dumps(step.model_dump(exclude_defaults=True)).replace('"', "") + "`"
 
 
-def kind_of(field: FieldInfo) -> str:
-    """Return the type in words, with its bounds."""
-    return _kind(field.annotation, field.metadata)
+def kind_of(shape: Mapping[str, Any]) -> str:
+    """Return the type of a key's JSON schema in words, with its bounds."""
+    if "anyOf" in shape:
+        return " or ".join(map(kind_of, shape["anyOf"]))
+    if "$ref" in shape:
+        return "section"
+    if "enum" in shape or "const" in shape:
+        return ", ".join(f"`{value}`" for value in shape.get("enum", [shape.get("const")]))
+    if shape["type"] == "array":
+        return f"list of {kind_of(shape['items'])}".replace("list of section", "list of sections")
+    if shape["type"] == "object":
+        names = kind_of({"type": "string"} | shape.get("propertyNames", {}))
+        return f"mapping of {names} to {kind_of(shape['additionalProperties'])}"
+    return NAMES[shape["type"]] + _bounds(shape)
 
 
-def _kind(annotation: Any, metadata: list[Any]) -> str:
-    if get_origin(annotation) is Annotated:
-        inner, *more = get_args(annotation)
-        return _kind(inner, [*metadata, *_spread(more)])
-    args, origin = get_args(annotation), get_origin(annotation)
-    if section_in(annotation) is not None and origin is not tuple:
-        return "section or null" if NoneType in args else "section"
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in args)
-    if origin is tuple:
-        return f"list of {'sections' if section_in(args[0]) else _kind(args[0], [])}"
-    if origin is dict:
-        return f"mapping of {_kind(args[0], [])} to {_kind(args[1], [])}"
-    if NoneType in args:
-        others = [_kind(a, metadata) for a in args if a is not NoneType]
-        return f"{' or '.join(others)} or null"
-    return " ".join([NAMES[annotation], *_bounds(metadata)])
-
-
-def _spread(metadata: list[Any]) -> Iterator[Any]:
-    for one in metadata:
-        yield from one.metadata if isinstance(one, FieldInfo) else [one]
-
-
-def _bounds(metadata: list[Any]) -> Iterator[str]:
-    found = {type(one): one for one in metadata}
-    if Ge in found and Le in found:
-        yield f"{found[Ge].ge:g} to {found[Le].le:g}"
-        return
-    for kind, attribute, sign in SIGNS:
-        if kind in found:
-            yield f"{sign} {getattr(found[kind], attribute):g}"
+def _bounds(shape: Mapping[str, Any]) -> str:
+    if "minimum" in shape and "maximum" in shape:
+        return f" {shape['minimum']:g} to {shape['maximum']:g}"
+    return "".join(f" {sign} {shape[name]:g}" for name, sign in BOUNDS if name in shape)
 
 
 def unit_of(field: FieldInfo) -> str:
@@ -152,7 +130,7 @@ def _units(metadata: list[Any]) -> list[str]:
 def _units_in(annotation: Any) -> list[str]:
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
-        return [*_units_in(inner), *_units(list(_spread(more)))]
+        return [*_units_in(inner), *_units(more)]
     return [unit for part in get_args(annotation) for unit in _units_in(part)]
 
 
@@ -195,7 +173,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+            found[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False, default=dict)
     return found
 
 
@@ -206,7 +184,7 @@ def in_effect(section: BaseModel, prefix: str = "") -> dict[str, str]:
         if isinstance(value, BaseModel):
             found |= in_effect(value, f"{prefix}{name}.")
         else:
-            found |= flat({f"{prefix}{name}": to_jsonable_python(value)})
+            found |= flat({f"{prefix}{name}": value})
     return found
 
 
