@@ -55,6 +55,13 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key.value!r} is given more than once", key.start_mark
                 )
+            if key.tag == "tag:yaml.org,2002:bool":
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"key {key.value!r} is true or false to YAML; put it in quotes",
+                    key.start_mark,
+                )
         found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return found
 

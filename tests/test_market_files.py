@@ -167,6 +167,13 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     assert "line" in fault
 
 
+def test_a_word_that_yaml_takes_for_a_truth_value_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{yaml.safe_dump(LEAST)}ingest: {{grades: {{yes: exact, 1: irrelevant}}}}\n")
+    (fault,) = check(path, load_settings()).faults
+    assert "'yes' is true or false to YAML; put it in quotes" in fault
+
+
 @pytest.mark.parametrize(
     ("change", "note"),
     [

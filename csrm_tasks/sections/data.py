@@ -46,6 +46,8 @@ class Ingest(Section):
     """Share of a day's rows that may be quarantined before the day is not published."""
     complement: Literal["irrelevant", "substitute"] = "irrelevant"
     """What ESCI's grade C means."""
+    grades: dict[str, Literal["exact", "substitute", "irrelevant"]] = Field(default_factory=dict)
+    """A scale of one's own, word to meaning, in place of docs/DATA.md's; empty: that one."""
     category_separator: Annotated[str, Field(max_length=10, pattern=r"\S")] = " > "
     """What joins the levels of a delivered category path."""
     applications: tuple[str, ...] = ()

@@ -73,7 +73,7 @@ def _terms(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) 
     terms = market.ingest
     return [
         terms.complement, terms.late_days, terms.category_separator, terms.applications,
-        market.schedule.timezone,
+        terms.grades, market.schedule.timezone,
     ]  # fmt: skip
 
 
