@@ -18,6 +18,7 @@ import click
 from csrm_tasks.cli_demo import demo
 from csrm_tasks.cli_gate import gate
 from csrm_tasks.cli_llm_cost import llm_cost
+from csrm_tasks.cli_market import market
 from csrm_tasks.cli_options import home_settings, market_option
 from csrm_tasks.cli_quarantine import quarantine
 from csrm_tasks.cli_release import release
@@ -191,6 +192,6 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
         return store_digest(connection, Lake(settings.lake, market), market, day)
 
 
-for group in (quarantine, release, rollout, gate, rqa, serve, demo, study):
+for group in (market, quarantine, release, rollout, gate, rqa, serve, demo, study):
     cli.add_command(group)
 cli.add_command(llm_cost)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, StringConstraints, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
@@ -27,20 +31,54 @@ from csrm_tasks.sections import (
     Snapshot,
     Towers,
 )
+from csrm_tasks.sections.base import Unit
 from csrm_tasks.sections.release import LANGUAGE
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-Locale = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[A-Z]{2}$")]
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"),
+    Unit("a-z, 0-9 and _, at most 32"),
+]
+Locale = Annotated[
+    str, StringConstraints(pattern=r"^[a-z]{2}-[A-Z]{2}$"), Unit("locale such as ko-KR")
+]
+
+
+class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
+    """PyYAML's, which takes the last of a key that is given twice: here that is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping; raises PyYAML's error where a key is given twice."""
+        names = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if names.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is given more than once", key.start_mark
+                )
+            if key.tag == "tag:yaml.org,2002:bool":
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"key {key.value!r} is true or false to YAML; put it in quotes",
+                    key.start_mark,
+                )
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return found
 
 
 class MarketConfig(Section):
     """One market. Frozen; unknown keys are refused."""
 
     market: Name
-    source_locale: Locale  # the language with labels
-    target_locale: Locale  # the language without
+    """The market's name; the file is called by it."""
+    source_locale: Locale
+    """The language with labels."""
+    target_locale: Locale
+    """The language to start in, without labels."""
     seed: int = 0
-    generated: bool = False  # its data are made up: reports and model cards say so
+    """Of everything drawn at random; another one trains anew."""
+    generated: bool = False
+    """Its data are made up: reports and model cards say so."""
     schedule: Schedule = Schedule()
     ingest: Ingest = Ingest()
     snapshot: Snapshot = Snapshot()
@@ -48,7 +86,8 @@ class MarketConfig(Section):
     llm: Llm
     retrieval: Retrieval
     towers: Towers
-    gate: Gate | None = Field(default=None, description="no policy: nothing is ever promoted")
+    gate: Gate | None = None
+    """Without this section nothing is ever promoted."""
     serving: Serving = Serving()
     release: Release = Release()
     rollout: Rollout = Rollout()
@@ -66,6 +105,15 @@ class MarketConfig(Section):
             locale = name.removeprefix(LANGUAGE)
             if locale != name and locale not in (self.source_locale, self.target_locale):
                 raise ValueError(f"gate.slices: {locale!r} is none of the market's two locales")
+        return self
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> Self:
+        if self.source_locale == self.target_locale:
+            raise ValueError(
+                f"source_locale and target_locale are both {self.source_locale}; a market learns "
+                "from one and is judged in the other"
+            )
         return self
 
     @property
@@ -93,31 +141,83 @@ def load_markets(folder: Path) -> list[MarketConfig]:
 
 def parse_market(path: Path) -> MarketConfig:
     """Read and validate one market file; raises :class:`ConfigError` with the first problem."""
+    keys = read_keys(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
-    raw = with_presets(raw)
-    try:
-        # JSON mode: lists become tuples, as YAML cannot write a tuple; types stay strict.
-        import json
-
-        config = MarketConfig.model_validate_json(json.dumps(raw))
+        config = validated(keys)
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
-        raise ConfigError(f"{path}: {key}: {first['msg']}{more}") from e
+        first, *others = explained(e)
+        more = f" (and {len(others)} more: csrm market check)" if others else ""
+        raise ConfigError(f"{path}: {first}{more}") from e
     except TypeError as e:  # a YAML date or the like
         raise ConfigError(f"{path}: {e}; put it in quotes") from e
-    for key, base in _bases(config).items():
+    for key, base in bases_of(config).items():
         check_base(f"{path}: {key}", base)
     return config
 
 
-def _bases(config: MarketConfig) -> dict[str, str]:
+def read_keys(path: Path) -> dict[str, Any]:
+    """Return the keys of a market file over its presets; raises :class:`ConfigError`."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+    return with_presets(raw)
+
+
+def validated(keys: Mapping[str, Any]) -> MarketConfig:
+    """Return the market that keys of a file say; raises pydantic's error, TypeError for a date."""
+    # JSON mode: lists become tuples, as YAML cannot write a tuple; types stay strict.
+    return MarketConfig.model_validate_json(json.dumps(keys))
+
+
+def explained(error: ValidationError) -> list[str]:
+    """Return one line per fault of a market file: the key, what is wrong, what to do."""
+    return [_explained(dict(one)) for one in error.errors()]
+
+
+def _explained(one: Mapping[str, Any]) -> str:
+    *section, last = map(str, one["loc"]) if one["loc"] else ("",)
+    known = fields_of(section)
+    message = one["msg"].removeprefix("Value error, ")
+    if one["type"] == "extra_forbidden" and known:
+        near = difflib.get_close_matches(last, known, n=1)
+        message = (
+            f"there is no such key; did you mean {near[0]}?"
+            if near
+            else (f"there is no such key; known here: {', '.join(sorted(known))}")
+        )
+    elif one["type"] == "float_type" and isinstance(one["input"], str):
+        message += f"; YAML reads {one['input']} as text, numbers need a point: 2.0e-5"
+    elif one["type"] == "missing":
+        message = "has no default, give it (docs/MARKET.md says what it is)"
+    return ": ".join(part for part in (".".join([*section, last]), message) if part)
+
+
+def fields_of(section: Sequence[str]) -> Mapping[str, FieldInfo]:
+    """Return the keys that a section may have; none where it is none."""
+    model: type[BaseModel] = MarketConfig
+    for name in section:
+        if name.isdecimal():
+            continue
+        field = model.model_fields.get(name)
+        inner = section_in(field.annotation) if field else None
+        if inner is None:
+            return {}
+        model = inner
+    return model.model_fields
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """Return the section that a type is, or holds (an optional one, a list of them)."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (section_in(part) for part in get_args(annotation))
+    return next((part for part in found if part is not None), None)
+
+
+def bases_of(config: MarketConfig) -> dict[str, str]:
     """Return key → base model of everything that a market may load from a hub."""
     found = {
         "llm.base": config.llm.base,

@@ -182,6 +182,42 @@ def test_complements_mean_what_the_market_says(meaning: str, grade: int, tmp_pat
     assert GRADES["c"] == 0  # the declaration itself stays
 
 
+FOUR = {"4": "exact", "3": "exact", "2": "substitute", "1": "irrelevant", " Best ": "exact"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_scale_of_ones_own_means_what_the_market_says(kind: str, tmp_path: Path) -> None:
+    given: list[str | int | float] = ["4", "3", "2", "1", "0", "E", "best", "BEST", "4.0", "5", ""]
+    if kind != "csv":
+        given = [4, 3, 2, 1, 0, 5, 4.0] if kind == "parquet" else [*given, 4, 2.0, 0]
+    path = tmp_path / f"labels.{kind}"
+    rows = [{"label_id": f"l{i}", "query": "q", "product_id": "p", "grade": g}
+            for i, g in enumerate(given)]  # fmt: skip
+    if kind == "parquet":
+        pl.DataFrame(rows, strict=False).write_parquet(path)
+    elif kind == "csv":
+        pl.DataFrame(rows).write_csv(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (records,) = read_batches(path, kind, "", LABELS)
+    judged = judge(records, LABELS, DAY, Ingest.model_validate({"grades": FOUR}))
+    means = {"exact": 2, "substitute": 1, "irrelevant": 0}
+    own = {word.strip().lower(): means[meaning] for word, meaning in FOUR.items()}
+    words = [str(g).lower().removesuffix(".0") for g in given]  # the slow, obvious way
+    assert judged.clean["grade"].to_list() == [own[word] for word in words if word in own]
+    assert judged.rejected.height == sum(word not in own for word in words)
+    assert set(judged.rejected["reason"]) <= {"unknown_value", "missing_value"}
+
+
+def test_a_meaning_that_is_no_grade_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    given = market().model_dump(mode="json")
+    given["ingest"]["grades"] = {"4": "excellent"}
+    path.write_text(json.dumps(given))
+    with pytest.raises(ConfigError, match=r"ingest\.grades\.4.*'exact', 'substitute' or 'irr"):
+        parse_market(path)
+
+
 def test_another_meaning_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     given = market(ingest=Ingest(tolerance=0.5)).model_dump(mode="json")
@@ -207,3 +243,5 @@ def test_validate_depends_on_the_terms_that_it_reads_and_on_no_others(tmp_path: 
     other, grades = validated(Ingest(complement="substitute"))
     assert (other != first, grades) == (True, [1])
     assert validated(Ingest(late_days=5))[0] not in (first, other)
+    own, grades = validated(Ingest(grades={"c": "exact"}))
+    assert (own not in (first, other), grades) == (True, [2])

@@ -133,7 +133,7 @@ class Contract:
 GRADES: dict[str, str | int] = {
     "2": 2, "1": 1, "0": 0, "2.0": 2, "1.0": 1, "0.0": 0,
     "exact": 2, "substitute": 1, "irrelevant": 0,
-    "e": 2, "s": 1, "c": 0, "i": 0, "complement": 0,  # ESCI; see with_complement
+    "e": 2, "s": 1, "c": 0, "i": 0, "complement": 0,  # ESCI; see with_grades
 }  # fmt: skip
 # As UBI 1.3 and its public clients spell what we sum up; every other action is ignored.
 ACTIONS: dict[str, str | int] = {
@@ -148,12 +148,18 @@ FLAGS: dict[str, str | int] = {
 TRANSLATION_KINDS = ("category", "brand", "title", "query")  # A7
 
 
-def with_complement(contract: Contract, meaning: str) -> Contract:
-    """Return ``contract`` with ESCI's complement (C) read as the grade named ``meaning``.
+def with_grades(contract: Contract, complement: str, own: Mapping[str, str]) -> Contract:
+    """Return ``contract`` with a market's meaning of grades.
 
-    By default it is irrelevant: a case for the phone that was asked for is not that phone.
+    ``complement``: what ESCI's C means, irrelevant by default: a case for the phone that was asked
+    for is not that phone. ``own``: a market's scale, word → exact, substitute or irrelevant; it
+    takes the place of every other spelling, for a 2 of four grades is not the 2 of three.
     """
-    grades = GRADES | dict.fromkeys(("c", "complement"), GRADES[meaning])
+    if own:
+        grades = {word.strip().lower(): GRADES[meaning] for word, meaning in own.items()}
+        grades |= {f"{word}.0": grade for word, grade in grades.items() if word.isdecimal()}
+    else:
+        grades = GRADES | dict.fromkeys(("c", "complement"), GRADES[complement])
     columns = tuple(
         replace(c, vocabulary=grades) if c.vocabulary is GRADES else c for c in contract.columns
     )

@@ -261,7 +261,9 @@ def _grades() -> str:
     return (
         f"{table}\n\nESCI's complement (`c`) is irrelevant unless the market says "
         "`ingest: {complement: substitute}`: a case for the phone that was asked for is not that "
-        "phone.\nAnother setting holds for files delivered from then on."
+        "phone.\nA market with another scale says what its words mean, and then no other is known: "
+        "`ingest: {grades: {4: exact, 3: exact, 2: substitute, 1: irrelevant}}`.\n"
+        "Another setting holds for files delivered from then on."
     )
 
 

@@ -19,7 +19,7 @@ from csrm_tasks.ingest.contracts import (
     Column,
     Contract,
     Reason,
-    with_complement,
+    with_grades,
 )
 from csrm_tasks.ingest.identity import refuse
 from csrm_tasks.ingest.ignored import Notes, apart, marked, without_text
@@ -64,7 +64,7 @@ def judge(
     are composed first (Unicode NFC).
     """
     records = replace(records, frame=composed_frame(records.frame))
-    contract = with_complement(contract, terms.complement)
+    contract = with_grades(contract, terms.complement, terms.grades)
     if records.missing:
         return _all_rejected(records, contract)
     times = times_of(day, terms.late_days, zone)

@@ -1,16 +1,40 @@
-"""What every section of a market file is."""
+"""What every section of a market file is, and the units its keys are given in.
+
+The text under a field is its description: ``csrm market reference`` writes docs/MARKET.md from it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a key, as the reference names it; part of the key's type."""
+
+    name: str
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0), Unit("share")]
 Positive = Annotated[int, Field(gt=0)]
+Whole = Annotated[int, Field(ge=0)]
+Days = Annotated[Positive, Unit("days")]
+Seconds = Annotated[Positive, Unit("seconds")]
+Tokens = Annotated[Positive, Unit("tokens")]
+Steps = Annotated[Positive, Unit("optimizer steps")]
+Products = Annotated[Positive, Unit("products")]
+Queries = Annotated[Positive, Unit("queries")]
+Tasks = Annotated[Positive, Unit("Airflow tasks")]
+Cron = Annotated[str, Unit("cron expression")]
+BaseModelName = Annotated[str, Unit("base model")]
 
 
 class Section(BaseModel):
     """Base of every section: frozen, typed, closed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator
 
-from csrm_tasks.sections.base import Section
+from csrm_tasks.sections.base import BaseModelName, Cron, Section, Unit
 
 
 def _known_zone(name: str) -> str:
@@ -18,7 +18,7 @@ def _known_zone(name: str) -> str:
     return name
 
 
-Zone = Annotated[str, AfterValidator(_known_zone)]
+Zone = Annotated[str, AfterValidator(_known_zone), Unit("IANA time zone")]
 
 
 class Schedule(Section):
@@ -27,23 +27,36 @@ class Schedule(Section):
     A market's days are those of its time zone, whatever lands when: see docs/DATA.md.
     """
 
-    timezone: Zone = "UTC"  # IANA name, such as Asia/Seoul
-    ingest: str | None = "0 2 * * *"
-    retrain: str | None = "0 4 * * 1"
-    refresh: str | None = "0 3 * * *"  # after the night's ingest
-    rollout: str | None = "0 6 * * *"  # likewise
-    drill: str | None = "0 5 1 * *"
+    timezone: Zone = "UTC"
+    """Where the market's days begin and end, and by whose clocks its DAGs run."""
+    ingest: Cron | None = "0 2 * * *"
+    """When `csrm_ingest` takes yesterday's files in."""
+    retrain: Cron | None = "0 4 * * 1"
+    """When `csrm_retrain` trains on everything up to the last Sunday."""
+    refresh: Cron | None = "0 3 * * *"
+    """When `csrm_refresh` embeds new products; after the night's ingest."""
+    rollout: Cron | None = "0 6 * * *"
+    """When `csrm_rollout` evaluates the step under way; after the night's ingest."""
+    drill: Cron | None = "0 5 1 * *"
+    """When `csrm_drill` rehearses the rollback."""
 
 
 class Controls(Section):
     """Control arms trained beside the weekly model, to see what each part earns."""
 
-    rqa_cold: bool = False  # stage 2 with the cold-start RQA instead of RQA*
-    rqa_off: bool = False  # the chosen LLM without titles: what they resolve, by query
-    # RQA* without what shoppers did with gold queries: how the chosen LLM reads gold by its titles
+    rqa_cold: bool = False
+    """Stage 2 with the cold start's RQA in place of RQA*."""
+    rqa_off: bool = False
+    """The chosen LLM without retrieved titles: what they resolve, by query."""
     rqa_unclicked: bool = False
-    towers_seen: bool = False  # the same towers, taught gold queries, too (no gold pair)
-    cross_encoder: bool = False  # one tower that reads query and title together, beside the two
-    encoder: str | None = None  # base of a supervised encoder classifier (paper 1, table 2)
-    prompt: str | None = None  # an LLM that is asked without training: a local causal model …
-    prompt_connection: str | None = None  # … or a model behind this Airflow connection
+    """RQA* without what shoppers did with gold queries: what the gold set's own clicks give."""
+    towers_seen: bool = False
+    """The same towers, taught gold queries, too (no gold pair)."""
+    cross_encoder: bool = False
+    """One tower that reads query and title together."""
+    encoder: BaseModelName | None = None
+    """Base of a supervised encoder classifier (paper 1, table 2); null: none."""
+    prompt: BaseModelName | None = None
+    """An LLM that is asked without training: a local causal model, or an endpoint's name for it."""
+    prompt_connection: str | None = None
+    """Airflow connection of that endpoint; null: the model is local."""

@@ -6,65 +6,104 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from csrm_tasks.sections.base import Positive, Section, Share
+from csrm_tasks.sections.base import (
+    BaseModelName,
+    Positive,
+    Seconds,
+    Section,
+    Share,
+    Steps,
+    Tasks,
+    Tokens,
+    Unit,
+)
 
 
 class Lora(Section):
     """LoRA (A5)."""
 
     r: Positive = 128
+    """Rank of the adapter."""
     alpha: Positive = 256
+    """Scale of the adapter, as alpha / r."""
     dropout: Share = 0.01
+    """Dropout before the adapter."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    """Names of the layers that are adapted; never the embeddings."""
 
 
 class Mixture(Section):
     """Sampling shares and loss weights relative to the relevance task (A6)."""
 
-    mt: float = 0.1
-    cvr: float = 0.5
+    mt: Annotated[float, Unit("samples")] = 0.1
+    """Translations in a batch, for each relevance sample."""
+    cvr: Annotated[float, Unit("samples")] = 0.5
+    """Conversion examples in a batch, for each relevance sample."""
     mt_weight: float = 1.0
+    """Weight of the translation loss."""
     cvr_weight: float = 1.0
+    """Weight of the conversion loss."""
 
 
 class Distillation(Section):
     """Self-distillation rounds (A15-A18)."""
 
-    rounds: Annotated[int, Field(ge=0, le=3)] = 2
-    alpha: Share = 0.5  # weight of the human label
-    memorised: Share = 0.9  # train fit on human labels from which the teacher is cross-fitted
+    rounds: Annotated[int, Field(ge=0, le=3), Unit("rounds")] = 2
+    """At most so many, each only while dev improves; each trains the LLM once more."""
+    alpha: Share = 0.5
+    """Weight of the human label beside the soft one."""
+    memorised: Share = 0.9
+    """Fit of the human train labels from which the soft labels are cross-fitted."""
 
 
 class Llm(Section):
     """The relevance LLM (A1-A14)."""
 
-    base: str  # folder, relative to the project or absolute, or a Hugging Face name@commit
-    preset: Literal["csrm-llm", "data-centric"] | None = None  # below the file's own keys
+    base: BaseModelName
+    """A causal model: a folder (relative to the project, or absolute), or `org/name@{commit}`."""
+    preset: Literal["csrm-llm", "data-centric"] | None = None
+    """Settings of paper 1 or paper 2, below the file's own keys."""
     lora: Lora = Lora()
     mixture: Mixture = Mixture()
     distillation: Distillation = Distillation()
     lr: float = 2e-5
+    """Peak learning rate."""
     weight_decay: float = 0.01
-    warmup: Share = 0.03  # of the steps
-    schedule: Literal["linear", "cosine"] = "linear"  # to zero, after the warm-up
-    batch: Positive = 64
-    micro_batch: Positive | None = None  # samples of one pass at most; null: a task's whole batch
-    gradient_checkpointing: bool = False  # a third more work for far less memory
-    processes: Positive = 1  # that train together on one machine, each on its own GPU
-    sharding: Literal["none", "full"] = "none"  # full: each of them keeps a slice of the base
-    steps: Positive = 500_000  # optimizer steps at most
-    ranker_steps: Positive | None = (
-        None  # of the first cold-start run, a mere CVR ranker; null: steps
-    )
-    evaluate_every: Positive = 1000  # steps between dev evaluations; best on dev is kept
-    patience: Positive = 10  # evaluations without improvement before it stops
-    max_length: Positive = 2048  # tokens
-    checkpoint_seconds: Positive = 600
-    rqa_dropout: Share = 0.1  # A24
-    siblings: Positive = 8  # samples of one query drawn together; their prefix is run once (A12)
-    # Tasks that share the scoring of a large table. Left out of fingerprints: how work is cut says
-    # nothing of what comes out, and a new cut must not train anew.
-    score_shards: Positive = Field(default=1, exclude=True)
+    """Weight decay of AdamW."""
+    warmup: Share = 0.03
+    """Share of the steps over which the rate rises."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the rate falls to zero after the warm-up."""
+    batch: Annotated[Positive, Unit("samples")] = 64
+    """Samples of an optimizer step, over all tasks and processes."""
+    micro_batch: Annotated[Positive, Unit("samples")] | None = None
+    """Samples of one pass at most, to bound memory; null: a task's whole batch."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice: a third more work for far less memory."""
+    processes: Annotated[Positive, Unit("processes")] = 1
+    """Processes that train together on one machine, each on its own GPU."""
+    sharding: Literal["none", "full"] = "none"
+    """full: each process keeps a slice of the base."""
+    steps: Steps = 500_000
+    """Steps of a training at most; the learning rate is zero at the last one."""
+    ranker_steps: Steps | None = None
+    """Steps of the cold start's first training, which only ranks pairs; null: `steps`."""
+    evaluate_every: Steps = 1000
+    """Steps between evaluations on dev; the best state is kept."""
+    patience: Annotated[Positive, Unit("evaluations")] = 10
+    """Evaluations without improvement after which training stops."""
+    max_length: Tokens = 2048
+    """Length of a prompt; longer ones are cut."""
+    checkpoint_seconds: Seconds = 600
+    """Time between checkpoints, from which a killed training resumes."""
+    rqa_dropout: Share = 0.1
+    """Share of the training samples whose retrieved titles are left out (A24)."""
+    siblings: Annotated[Positive, Unit("samples")] = 8
+    """Samples of one query drawn together; their common prefix is computed once (A12)."""
+    # Left out of fingerprints: how work is cut says nothing of what comes out, and a new cut must
+    # not train anew.
+    score_shards: Tasks = Field(default=1, exclude=True)
+    """Tasks that share the scoring of a large table."""
 
     @model_validator(mode="after")
     def _shared(self) -> Self:

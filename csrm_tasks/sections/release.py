@@ -6,14 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from csrm_tasks.sections.base import Positive, Section, Share
+from csrm_tasks.sections.base import Days, Positive, Section, Share, Unit, Whole
 
 
 class Serving(Section):
     """What a release may cost where it is served (A48), measured before it may go live."""
 
-    p99_ms: Annotated[float, Field(gt=0)] = 100.0  # a query and 100 products, in one process
-    memory_mb: Positive = 4096  # of that process at its peak
+    p99_ms: Annotated[float, Field(gt=0), Unit("milliseconds")] = 100.0
+    """p99 of a query with 100 products, in one process."""
+    memory_mb: Annotated[Positive, Unit("MiB")] = 4096
+    """Peak of that process."""
 
 
 # Figures that can have a floor: those of which more is better (evaluation.measures)
@@ -33,16 +35,25 @@ class Gate(Section):
     """Promotion policy (A46). Margins and floors are shares (0.01 is one point)."""
 
     metric: Literal["micro_f1"] = "micro_f1"
+    """What the LLMs are compared by."""
     mode: Literal["superiority", "non_inferiority"] = "non_inferiority"
+    """The candidate must be better than the live release, or no worse by the margin."""
     margin: Share = 0.01
+    """Loss that must be ruled out; the fewer gold queries, the wider it has to be."""
     alpha: Share = 0.05
+    """Level of the two-sided intervals."""
     floors: dict[Floored, Annotated[float, Field(ge=-1, le=1)]] = Field(default_factory=dict)
-    # Baselines whose micro-F1 the LLM must reach; encoder and prompt are those of `controls:`
+    """Least value of a measure on gold, by its name."""
     not_below: tuple[Baseline, ...] = ()
+    """Baselines whose micro-F1 the LLM must reach; encoder and prompt are those of `controls`."""
     slices: tuple[str, ...] = ()
+    """Parts of gold that are judged by themselves, too; docs/GATE.md."""
     slice_margin: Share = 0.03
-    slice_min: Positive = 100  # judged pairs below which a slice is inconclusive
-    cold_start_floor: Share = 0.4  # micro-F1 on source dev; there is no gold set yet
+    """Loss in a slice that must be ruled out."""
+    slice_min: Annotated[Positive, Unit("gold pairs")] = 100
+    """Gold pairs below which a slice is inconclusive, so that nothing passes."""
+    cold_start_floor: Share = 0.4
+    """Least micro-F1 of a cold start on the source's dev; there is no gold set yet."""
 
     @model_validator(mode="after")
     def _known_slices(self) -> Self:
@@ -59,22 +70,31 @@ class Gate(Section):
 class Release(Section):
     """Registration and promotion."""
 
-    model_name: str | None = None  # MLflow registered model; default csrm-{market}
+    model_name: str | None = None
+    """Registered model in MLflow; null: csrm-{market}."""
     approval: Literal["auto", "manual"] = "manual"
-    export_llm: bool = False  # merge every release's LLM for other servers, and name it there (A14)
-    # A champion alias moved by hand in MLflow: put back, or taken over where promote would allow it
+    """manual: a person approves what passed the gate before it goes live."""
+    export_llm: bool = False
+    """Merge every release's LLM for other servers, and name it there (A14)."""
     alias_moved: Literal["revert", "adopt"] = "revert"
+    """A champion alias moved by hand in MLflow: put back, or adopted where allowed."""
 
 
 class Step(Section):
     """One step of a rollout: what share of the sessions, for how long, and what must be known."""
 
-    weight: Annotated[int, Field(ge=0, lt=100)]  # percent of sessions; 0 is shadow
-    days: Positive = 1  # of data, at least
-    sessions: Annotated[int, Field(ge=0)] = 0  # of the next release, from the start, at least
-    audits: Annotated[int, Field(ge=0)] = 0  # queries that raters judged, from the start, at least
-    margin: Share = 0.1  # fall in conversion, relative to the stable release, to be ruled out
-    audit_margin: Share = 0.05  # rise of Defect@5 and fall of EM@1 to be ruled out, in audits
+    weight: Annotated[int, Field(ge=0, lt=100), Unit("percent of sessions")]
+    """Sessions that the new release answers; 0: shadow, it scores copies of the traffic."""
+    days: Days = 1
+    """Days of data, at least."""
+    sessions: Annotated[Whole, Unit("sessions")] = 0
+    """Sessions of the new release since the rollout began, at least."""
+    audits: Annotated[Whole, Unit("queries")] = 0
+    """Queries that raters judged since the rollout began, at least."""
+    margin: Share = 0.1
+    """Fall in conversion, relative to the stable release, that must be ruled out."""
+    audit_margin: Share = 0.05
+    """Rise of Defect@5 and fall of EM@1 in audits that must be ruled out."""
 
 
 class Rollout(Section):
@@ -86,18 +106,31 @@ class Rollout(Section):
         Step(weight=10, days=2, audits=600, margin=0.25, audit_margin=0.075),
         Step(weight=50, days=3, audits=900, margin=0.1, audit_margin=0.05),
     )
-    max_days: Positive = 21  # in one step without a decision; then a person is asked
-    alpha: Share = 0.05  # chance to roll back, in a whole rollout, a release that is no worse
-    planned_sessions: Positive = 20_000  # effective sessions at which the bounds are narrowest
-    audit_queries: Positive = 150  # that raters are given a day
-    error_margin: Share | None = 0.001  # rise of the share of failed requests; null: not judged
-    latency_ratio: float | None = 1.25  # p99 over the stable release's; null: not judged
-    failures: Positive = 1  # failed looks in a row that roll back
-    errors: Positive = 3  # looks in a row that could not be read, after which a person is asked
-    holdout: Annotated[int, Field(ge=0, le=20)] = 0  # percent kept on the release before
-    holdout_days: Positive = 14
-    approvers: tuple[str, ...] = ()  # Airflow users who are asked; none: whoever may
-    approval_hours: Positive = 72  # without an answer: rejected
+    """The steps; an empty list: what passed the gate goes to everybody at once."""
+    max_days: Days = 21
+    """Days in one step without a decision, after which a person is asked."""
+    alpha: Share = 0.05
+    """Chance to roll back, in a whole rollout, a release that is no worse."""
+    planned_sessions: Annotated[Positive, Unit("effective sessions")] = 20_000
+    """Sessions at which the intervals are narrowest."""
+    audit_queries: Annotated[Positive, Unit("queries")] = 150
+    """Queries that raters are given a day."""
+    error_margin: Share | None = 0.001
+    """Rise of the share of failed requests that must be ruled out; null: not judged."""
+    latency_ratio: Annotated[float, Unit("ratio")] | None = 1.25
+    """Bound of p99 over the stable release's; null: not judged."""
+    failures: Annotated[Positive, Unit("evaluations")] = 1
+    """Failed evaluations in a row that roll back."""
+    errors: Annotated[Positive, Unit("evaluations")] = 3
+    """Unreadable evaluations in a row after which a person is asked."""
+    holdout: Annotated[int, Field(ge=0, le=20), Unit("percent of sessions")] = 0
+    """Sessions kept on the release before, after the last step."""
+    holdout_days: Days = 14
+    """How long they are kept there."""
+    approvers: tuple[str, ...] = ()
+    """Airflow users who are asked for approval; none named: whoever may."""
+    approval_hours: Annotated[Positive, Unit("hours")] = 72
+    """Hours without an answer after which the release is rejected."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -110,5 +143,7 @@ class Rollout(Section):
 class Retention(Section):
     """What is never collected, beside the live releases and what is being rolled out."""
 
-    recent_days: Positive = 35  # artifacts younger than this
-    rollback_days: Positive = 90  # what ledger rows younger than this name
+    recent_days: Days = 35
+    """Artifacts younger than this are kept."""
+    rollback_days: Days = 90
+    """What ledger rows younger than this name is kept."""

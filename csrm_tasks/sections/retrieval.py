@@ -6,15 +6,29 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from csrm_tasks.sections.base import Positive, Section, Share
+from csrm_tasks.sections.base import (
+    BaseModelName,
+    Positive,
+    Products,
+    Section,
+    Share,
+    Steps,
+    Tasks,
+    Tokens,
+    Unit,
+    Whole,
+)
 
 
 class Mining(Section):
     """Hard negatives: titles that BM25 ranks high for a query and that are no pair of it (A22)."""
 
-    first: Annotated[int, Field(ge=0)] = 20  # rank from 0, inclusive; those above are often right
-    last: Positive = 100  # exclusive
-    per_query: Positive = 4
+    first: Annotated[Whole, Unit("rank from 0")] = 20
+    """First rank to draw from, inclusive; the titles above are often right."""
+    last: Annotated[Positive, Unit("rank from 0")] = 100
+    """Last rank, exclusive."""
+    per_query: Products = 4
+    """Hard negatives of a query."""
 
     @model_validator(mode="after")
     def _window(self) -> Self:
@@ -26,35 +40,51 @@ class Mining(Section):
 class Ebr(Section):
     """The embedding-based retriever (A22, A23)."""
 
-    encoder: str  # as Llm.base
-    dim: Positive = 128
+    encoder: BaseModelName
+    """An encoder with a fast tokenizer, named like `llm.base`."""
+    dim: Annotated[Positive, Unit("dimensions")] = 128
+    """Width of the vectors; a projection to it is learnt."""
     temperature: float = 0.05
-    steps: Positive = 20_000
-    batch: Positive = 256
-    pool: Positive = 256  # shared random products as negatives
+    """Temperature of the contrastive loss."""
+    steps: Steps = 20_000
+    """Steps of a training."""
+    batch: Annotated[Positive, Unit("pairs")] = 256
+    """Positive pairs of a step."""
+    pool: Products = 256
+    """Random products that serve a whole batch as negatives."""
     lr: float = 5e-5
+    """Peak learning rate."""
     mse_weight: float = 1.0
-    within_query: Literal["margin_mse", "kl"] | None = None  # a third loss, over a query's titles
-    # A title nearer to the query than this share of the positive's cosine is no negative (from the
-    # middle of training on); null: only known pairs are left out.
+    """Weight of the regression on conversion."""
+    within_query: Literal["margin_mse", "kl"] | None = None
+    """A third loss, over the titles of one query."""
     false_negative: Share | None = None
+    """A title nearer to the query than this share of the positive's cosine is no negative (from the
+    middle of training on); null: only known pairs are left out."""
     mining: Mining | None = None
-    max_length: Positive = 64
+    """Hard negatives from BM25; null: none."""
+    max_length: Tokens = 64
+    """Length of a query or title; longer ones are cut."""
 
 
 class RqaText(Section):
     """The text that augments a query (A24)."""
 
-    k: Positive = 3
-    title_tokens: Positive = 24
+    k: Annotated[Positive, Unit("titles")] = 3
+    """Retrieved titles in a prompt."""
+    title_tokens: Tokens = 24
+    """Length of each of them."""
 
 
 class Retrieval(Section):
-    """BM25, pseudo pairs, EBR, index and RQA (A20-A26)."""
+    """BM25, pseudo pairs, the retriever (EBR), its index and RQA (A20-A26)."""
 
     ebr: Ebr
     rqa: RqaText = RqaText()
-    bm25_k: Positive = 20  # pseudo pairs per query (A21)
-    exact_below: Positive = 50_000  # products; above, IVF-SQ8 (A25)
-    # Tasks that share the embedding of a catalogue; not in fingerprints, as Llm.score_shards.
-    index_shards: Positive = Field(default=1, exclude=True)
+    bm25_k: Products = 20
+    """Pseudo pairs of a query (A21)."""
+    exact_below: Products = 50_000
+    """Catalogues below this are searched exactly, larger ones by IVF-SQ8 (A25)."""
+    # Not in fingerprints, as Llm.score_shards.
+    index_shards: Tasks = Field(default=1, exclude=True)
+    """Tasks that share the embedding of a catalogue."""

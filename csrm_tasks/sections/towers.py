@@ -6,36 +6,70 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from csrm_tasks.sections.base import Positive, Section, Share
+from csrm_tasks.sections.base import (
+    BaseModelName,
+    Positive,
+    Products,
+    Queries,
+    Section,
+    Share,
+    Steps,
+    Tasks,
+    Tokens,
+    Unit,
+    Whole,
+)
 
 
 class Towers(Section):
     """Online twin towers (A27-A35)."""
 
-    encoder: str  # as Llm.base
-    preset: Literal["paper", "recommended"] | None = None  # below the file's own keys
-    dim: Positive = 128
-    separate_trunks: bool = False  # a pair of trunks for each head (A29), at twice the cost
-    query_layers: Positive | None = None  # serve a query tower of so many layers (A34); null: all
+    encoder: BaseModelName
+    """An encoder with a fast tokenizer, named like `llm.base`."""
+    preset: Literal["paper", "recommended"] | None = None
+    """Settings below the file's own keys, an encoder among them."""
+    dim: Annotated[Positive, Unit("dimensions")] = 128
+    """Width of the vectors of queries and products."""
+    separate_trunks: bool = False
+    """A pair of trunks for each head (A29), at twice the cost."""
+    query_layers: Annotated[Positive, Unit("layers")] | None = None
+    """Serve a query tower of so many layers (A34); null: all."""
     scale: float = 8.0
+    """The s in σ(s · cosine + b) at the start (A28)."""
     learn_scale: bool = True
-    impressed: Positive = 20  # M (A31)
-    retrieved: Positive = 100  # N, by EBR and BM25
-    random: Annotated[int, Field(ge=0)] = 8
-    # Tasks that share the teacher's scoring of the pairs; null: llm.score_shards. Not in
-    # fingerprints, as there.
-    score_shards: Positive | None = Field(default=None, exclude=True)
-    queries: Positive = 1_000_000  # distillation queries at most
-    steps: Positive = 50_000
-    batch_queries: Positive = 64
-    batch_products: Positive = 16
+    """Learn s and b."""
+    impressed: Products = 20
+    """Products that shoppers were shown, for each distillation query, at most (A31)."""
+    retrieved: Products = 100
+    """Likewise products that the retriever or BM25 finds; more where fewer were shown."""
+    random: Annotated[Whole, Unit("products")] = 8
+    """Likewise products drawn at random."""
+    # Not in fingerprints, as Llm.score_shards.
+    score_shards: Tasks | None = Field(default=None, exclude=True)
+    """Tasks that share the LLM's scoring of the pairs; null: `llm.score_shards`."""
+    queries: Queries = 1_000_000
+    """Queries that the towers are distilled on, at most."""
+    steps: Steps = 50_000
+    """Steps of a training."""
+    batch_queries: Queries = 64
+    """Queries of a step."""
+    batch_products: Products = 16
+    """Products of each query of a step."""
     lr: float = 8e-5
+    """Learning rate at the start."""
     lr_end: float = 1e-6
-    query_tokens: Positive = 32
-    title_tokens: Positive = 96
-    product_fields: tuple[Literal["brand", "category"], ...] = ()  # read after the title (A27)
-    hard_baseline: bool = True  # train A32 beside it every week
-    typo_share: Share = 0.3  # of the queries: shown misspelt as well
-    # A33: chosen on judged dev pairs, or where these are few by the teacher on the distilled ones
+    """Learning rate at the last step."""
+    query_tokens: Tokens = 32
+    """Length of a query; longer ones are cut."""
+    title_tokens: Tokens = 96
+    """Length of a product; longer ones are cut."""
+    product_fields: tuple[Literal["brand", "category"], ...] = ()
+    """What the product tower reads after the title (A27)."""
+    hard_baseline: bool = True
+    """Train towers on labels alone beside them every week (A32)."""
+    typo_share: Share = 0.3
+    """Share of the queries that are shown misspelt as well."""
     thresholds: Literal["dev", "teacher"] = "dev"
-    precision_floor: Share | None = None  # of the chosen thresholds; null: max F1
+    """What thresholds are chosen on: judged dev pairs, or the LLM's scores (A33)."""
+    precision_floor: Share | None = None
+    """Least precision of the chosen thresholds; null: the best F1."""

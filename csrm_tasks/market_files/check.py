@@ -1,0 +1,210 @@
+"""``csrm market check``: every fault of a market file, what of it surprises, what is in effect."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from csrm_tasks.base_models import check_base, local_folder
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.market_files.reference import flat, in_effect
+from csrm_tasks.markets import MarketConfig, bases_of, explained, read_keys, validated
+from csrm_tasks.settings import PROJECT_ROOT, Settings
+
+SHIPPED = PROJECT_ROOT / "csrm_tasks" / "demo" / "base"
+WHOLE = ("ingest", "retrain", "refresh", "rollout")
+# 300 gold queries decide to about three points (docs/GATE.md); intervals narrow with the root.
+DECIDED_QUERIES, DECIDED_MARGIN = 300, 0.03
+LONG_TRAINING = 20_000  # optimizer steps that no CPU makes in a night
+CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day, month, day of the week
+MOST_SLICES = 50  # beyond which none could ever be refuted (docs/GATE.md)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found; ``differs``: key, value and default of what is not as the defaults are."""
+
+    faults: list[str]
+    surprises: list[str] = field(default_factory=list)
+    differs: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def check(path: Path, settings: Settings) -> Checked:
+    """Check one market file; faults begin with the key, and say what to do. Loads no model."""
+    try:
+        config = validated(read_keys(path))
+    except ConfigError as e:
+        return Checked([str(e).removeprefix(f"{path}: ")])
+    except ValidationError as e:
+        return Checked(explained(e))
+    except TypeError as e:
+        return Checked([f"{e}; put it in quotes"])
+    faults = list(_faults(config, path))
+    return Checked(faults, list(_surprises(config, settings)), list(_differences(config)))
+
+
+def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
+    if config.market != path.stem:
+        yield f"market: is {config.market!r}; it must equal the file's name, {path.stem!r}"
+    for key, base in bases_of(config).items():
+        try:
+            check_base(key, base)
+        except ConfigError as e:
+            yield str(e)
+    for name, cron in config.schedule.model_dump(exclude={"timezone"}).items():
+        if cron is not None and not _is_cron(cron):
+            yield f"schedule.{name}: {cron!r} is no cron expression; five fields, as 0 2 * * *"
+
+
+def _is_cron(text: str) -> bool:
+    """Whether Airflow may read it: a name (@daily), or fields whose plain numbers are in range."""
+    fields = text.split()
+    if text.startswith("@"):
+        return len(fields) == 1
+    numbers = zip((re.findall(r"(?<![\w/#])\d+", field) for field in fields), CRON, strict=False)
+    return 5 <= len(fields) <= 7 and all(
+        low <= int(number) <= high for found, (low, high) in numbers for number in found
+    )
+
+
+def _surprises(config: MarketConfig, settings: Settings) -> Iterator[str]:
+    yield from _of_bases(config)
+    yield from _of_gold(config)
+    yield from _of_schedule(config)
+    yield from _of_release(config)
+    yield from _of_training(config)
+    landing = settings.landing / config.market
+    if not landing.is_dir():
+        yield f"landing zone: {landing} does not exist yet; deliver files there (docs/DATA.md)"
+
+
+def _of_bases(config: MarketConfig) -> Iterator[str]:
+    bases = bases_of(config)
+    shipped = [
+        k for k, b in bases.items() if (local_folder(b) or Path("/")).is_relative_to(SHIPPED)
+    ]
+    if shipped:
+        yield (
+            f"{', '.join(shipped)}: the shipped tiny models have read nothing but the demo's "
+            "made-up shop; they show that everything runs, not what a model can do"
+        )
+    for key, base in bases.items():
+        folder = local_folder(base)
+        if folder is None and "@" in base:
+            yield (
+                f"{key}: {base} is loaded from the Hugging Face hub by the first step that needs "
+                "it; workers need the network, or have it in their cache (HF_HOME)"
+            )
+        elif folder is None:
+            yield f"{key}: there is no folder {base} on this machine; every worker needs it"
+        else:
+            yield from _of_folder(key, folder)
+
+
+def _of_folder(key: str, folder: Path) -> Iterator[str]:
+    about = folder / "config.json"
+    if not about.is_file():
+        yield f"{key}: {folder} has no config.json; it is no Hugging Face model"
+        return
+    config = json.loads(about.read_text(encoding="utf-8"))
+    if not any(folder.glob("*.safetensors")):
+        yield f"{key}: {folder} has no weights in safetensors, the only format that is loaded"
+    if "quantization_config" in config:
+        yield f"{key}: {folder} is quantised; LoRA needs plain weights (bf16, fp16 or fp32)"
+    if not (folder / "tokenizer.json").is_file():
+        yield f"{key}: {folder} has no tokenizer.json; a fast tokenizer is needed"
+    causal = any(a.endswith("ForCausalLM") for a in config.get("architectures") or ())
+    if key == "llm.base" and not causal:
+        yield f"{key}: {folder} names no causal language model in config.json (architectures)"
+
+
+def _of_gold(config: MarketConfig) -> Iterator[str]:
+    rules, gate = config.snapshot, config.gate
+    if gate is None:
+        yield "gate: there is no such section, so nothing is ever promoted; `gate: {}` is enough"
+        return
+    yield (
+        f"snapshot.gold_raters: a {config.target_locale} pair becomes gold once "
+        f"{rules.gold_raters} raters graded it and {rules.gold_agree} agree; without gold no "
+        "weekly release passes the gate (the cold start needs none)"
+    )
+    if rules.gold_raters < 3 or 2 * rules.gold_agree <= rules.gold_raters:
+        yield (
+            f"snapshot.gold_agree: {rules.gold_agree} of {rules.gold_raters} is hardly a "
+            "consensus; the gate is then as noisy as its raters"
+        )
+    queries = round(DECIDED_QUERIES * (DECIDED_MARGIN / gate.margin) ** 2, -2) if gate.margin else 0
+    if gate.mode == "non_inferiority" and gate.margin < DECIDED_MARGIN:
+        need = f"some {queries:,.0f} gold queries" if queries else "gold without end"
+        yield f"gate.margin: {gate.margin:g} takes {need} between equals; with fewer, widen it"
+    if len(gate.slices) > MOST_SLICES:
+        yield f"gate.slices: of more than {MOST_SLICES} none can be refuted"
+
+
+def _of_schedule(config: MarketConfig) -> Iterator[str]:
+    schedule = config.schedule
+    if schedule.timezone == "UTC":
+        yield (
+            f"schedule.timezone: UTC; a day of {config.target_locale} shoppers then begins at "
+            "midnight UTC. Choose it before the first delivery"
+        )
+    by_hand = [name for name in WHOLE if getattr(schedule, name) is None]
+    if by_hand:
+        yield f"schedule: {', '.join(by_hand)} run by hand only (null)"
+
+
+def _of_release(config: MarketConfig) -> Iterator[str]:
+    at_once = not config.rollout.steps
+    if config.release.approval == "manual":
+        yield "release.approval: manual; what passed the gate waits for csrm release approve"
+    elif at_once:
+        yield "release.approval: auto without rollout.steps; a PASS is live for everybody at once"
+    audits = max((step.audits for step in config.rollout.steps), default=0)
+    if not at_once and audits:
+        yield (
+            f"rollout.steps: need {audits} queries judged by your raters "
+            f"({config.rollout.audit_queries} a day are sent out), and a server that logs UBI and "
+            "figures (docs/ROUTING.md)"
+        )
+    if config.generated:
+        yield "generated: true; every report and model card says that the data are made up"
+
+
+def _of_training(config: MarketConfig) -> Iterator[str]:
+    for key, steps in {
+        "llm.steps": config.llm.steps,
+        "retrieval.ebr.steps": config.retrieval.ebr.steps,
+        "towers.steps": config.towers.steps,
+    }.items():
+        if steps >= LONG_TRAINING:
+            yield f"{key}: {steps:,}, meant for a GPU; csrm llm-cost says what it takes"
+    controls = [name for name, on in config.controls.model_dump().items() if on]
+    if controls:
+        yield f"controls: {', '.join(controls)} train models every week that are never served"
+    if config.controls.prompt_connection:
+        yield (
+            f"controls.prompt_connection: Airflow needs a connection "
+            f"{config.controls.prompt_connection!r}"
+        )
+
+
+def _differences(config: MarketConfig) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and default ("required" where there is none) of what differs."""
+    least: dict[str, Any] = {
+        "market": "m", "source_locale": "aa-AA", "target_locale": "bb-BB", "gate": {},
+        "llm": {"base": "./b"}, "retrieval": {"ebr": {"encoder": "./e"}},
+        "towers": {"encoder": "./e"},
+    }  # fmt: skip
+    required = set(flat({k: v for k, v in least.items() if k != "gate"}))
+    default = in_effect(validated(least))
+    for key, value in in_effect(config).items():
+        if key in required:
+            yield key, value, "required"
+        elif value != default.get(key, "null"):
+            yield key, value, default.get(key, "null")

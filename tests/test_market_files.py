@@ -1,0 +1,248 @@
+"""docs/MARKET.md says what may stand in a market file; ``csrm market`` begins and checks one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from csrm_tasks.cli import main
+from csrm_tasks.market_files.check import check
+from csrm_tasks.market_files.new import new_market
+from csrm_tasks.market_files.reference import MARKET_MD, flat, in_effect, keys, reference
+from csrm_tasks.market_files.reference import main as write_reference
+from csrm_tasks.markets import load_market, validated
+from csrm_tasks.sections.base import Section
+from csrm_tasks.settings import PROJECT_ROOT, load_settings
+
+LEAST = {
+    "market": "m", "source_locale": "ko-KR", "target_locale": "zh-TW",
+    "llm": {"base": "./b"}, "retrieval": {"ebr": {"encoder": "./e"}}, "towers": {"encoder": "./e"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSRM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CSRM_MARKETS", str(tmp_path / "markets"))
+
+
+def everything(section: Section | object) -> list[str]:
+    """Dotted names of all keys of a section's instance, the slow and obvious way."""
+    found = []
+    for name, value in section:  # type: ignore[attr-defined]
+        found.append(name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Section):
+                mark = "[]" if isinstance(value, tuple) else ""
+                found += [f"{name}{mark}.{key}" for key in everything(inner)]
+    return list(dict.fromkeys(found))
+
+
+def test_the_committed_reference_is_what_the_sections_say(tmp_path: Path) -> None:
+    said = MARKET_MD.read_text(encoding="utf-8")
+    assert said == reference(), "python -m csrm_tasks.market_files.reference"
+    write_reference(tmp_path / "MARKET.md")
+    assert (tmp_path / "MARKET.md").read_text(encoding="utf-8") == said
+
+
+def test_every_key_is_there_with_an_effect() -> None:
+    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": {"encoder": "./e", "mining": {}}}})
+    told = {key.name: key for key in keys()}
+    assert sorted(told) == sorted(everything(full))
+    assert not [name for name, key in told.items() if len(key.effect) < 8]
+    page = reference()
+    assert not [name for name in told if page.count(f"| `{name}` |") > 1]
+    assert not [name for name in told if "." in name and f"| `{name}` |" not in page]
+
+
+def test_defaults_and_units_are_those_of_the_sections() -> None:
+    told = {key.name: key for key in keys()}
+    defaults = in_effect(validated(LEAST | {"gate": {}}))
+    plain = {n: k for n, k in told.items() if "[]" not in n and not k.kind.startswith("section")}
+    given = {n: k.default.strip("`") for n, k in plain.items() if "mining." not in n}
+    required = {name for name, value in given.items() if value == "required"}
+    assert required == set(flat(LEAST))
+    assert {n: v for n, v in given.items() if n != "rollout.steps" and n not in required} == {
+        n: v for n, v in defaults.items() if n in given and n not in {"rollout.steps", *required}
+    }
+    assert told["health.grades.fail"].default == "`0.3`"  # as the section's own default says
+    assert told["llm.micro_batch"].unit == "samples"  # of an optional key, too
+    assert told["rollout.steps[].weight"].kind == "integer ≥ 0 < 100"
+    assert told["snapshot.dev_share"].kind == "number 0 to 1"
+
+
+def test_a_new_market_is_whole_and_nothing_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["market", "new", "tw", "--source", "ko-KR", "--target", "zh-TW"]
+    assert main(args) == 0
+    path = tmp_path / "markets" / "tw.yaml"
+    before = path.read_bytes()
+    config = load_market("tw", path.parent)
+    assert (config.source_locale, config.target_locale) == ("ko-KR", "zh-TW")
+    assert config.gate is not None
+    assert main([*args, "--timezone", "Asia/Taipei"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert main(["market", "check", "tw"]) == 0
+    said = capsys.readouterr().out
+    assert "0 faults" in said
+    assert "shipped tiny models" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--target", "ko-KR"], "source_locale and target_locale"),
+        (["--target", "zh_TW"], "target_locale"),
+        (["--target", "zh-TW", "--timezone", "Mars"], "no time zone"),
+        (["--target", "zh-TW", "--llm", "org/name", "--encoder", "./e"], "40 hexadecimal digits"),
+        (["--target", "zh-TW", "--llm", "./b"], "--encoder"),
+    ],
+)
+def test_a_new_market_that_would_be_none_leaves_nothing(
+    more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["market", "new", "tw", "--source", "ko-KR", *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "markets" / "tw.yaml").exists()
+
+
+def test_with_bases_of_ones_own_the_file_holds_what_has_no_default() -> None:
+    text = new_market("tw", "ko-KR", "zh-TW", "Asia/Taipei", "./a: b", "./e")
+    given = flat(yaml.safe_load(text))
+    assert given["llm.base"] == '"./a: b"'  # what YAML would read as its own is quoted
+    assert set(given) == {*flat(LEAST), "schedule.timezone", "gate.margin"}
+
+
+def test_every_fault_is_one_line_with_key_and_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tw.yaml"
+    path.write_text(
+        "market: tw\nsource_locale: ko_KR\ntarget_locale: zh-TW\nzzz: 1\n"
+        "llm: {base: ./b, lr: 2e-5, lora: {alhpa: 3}}\ntowers: {encoder: ./e}\n"
+        "rollout: {steps: [{weigth: 3}]}\n"
+    )
+    assert main(["market", "check", str(path)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(": ")[2] for line in lines[:-1]) == [
+        "llm.lora.alhpa", "llm.lr", "retrieval", "rollout.steps.0.weight",
+        "rollout.steps.0.weigth", "source_locale", "zzz",
+    ]  # fmt: skip
+    said = "\n".join(lines)
+    assert "did you mean alpha?" in said
+    assert "did you mean weight?" in said
+    assert "2.0e-5" in said  # YAML 1.1 takes a number without a point for text
+    assert lines[-1].endswith("7 faults, 0 notes")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"market": "other"}, "it must equal the file's name"),
+        ({"schedule": {"ingest": "99 9 * * *"}}, "schedule.ingest: '99 9 * * *' is no cron"),
+        ({"schedule": {"drill": "0 5 1"}}, "schedule.drill: '0 5 1' is no cron"),
+        ({"schedule": {"drill": "soon"}}, "schedule.drill: 'soon' is no cron"),
+        ({"llm": {"base": "org/name"}}, "llm.base: 'org/name' is no folder here"),
+        ({"source_locale": "zh-TW"}, "source_locale and target_locale are both zh-TW"),
+    ],
+)
+def test_what_only_a_run_would_show_is_a_fault(
+    change: dict[str, object], fault: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | change))
+    assert any(fault in line for line in check(path, load_settings()).faults)
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{yaml.safe_dump(LEAST)}gate: {{}}\ngate: {{margin: 0.5}}\n")
+    (fault,) = check(path, load_settings()).faults
+    assert "'gate' is given more than once" in fault
+    assert "line" in fault
+
+
+def test_a_word_that_yaml_takes_for_a_truth_value_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"{yaml.safe_dump(LEAST)}ingest: {{grades: {{yes: exact, 1: irrelevant}}}}\n")
+    (fault,) = check(path, load_settings()).faults
+    assert "'yes' is true or false to YAML; put it in quotes" in fault
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({}, "gate: there is no such section"),
+        ({"gate": {}}, "becomes gold once 8 raters graded it and 7 agree"),
+        ({"gate": {}}, "some 2,700 gold queries"),
+        ({"gate": {}, "snapshot": {"gold_raters": 2, "gold_agree": 1}}, "hardly a consensus"),
+        ({}, "schedule.timezone: UTC"),
+        ({"schedule": {"retrain": None}}, "retrain run by hand only"),
+        ({}, "there is no folder ./b"),
+        ({"llm": {"base": f"org/name@{'0' * 40}"}}, "Hugging Face hub"),
+        ({}, "csrm release approve"),
+        ({"release": {"approval": "auto"}, "rollout": {"steps": []}}, "live for everybody at once"),
+        ({"controls": {"rqa_off": True}}, "rqa_off train models every week"),
+        ({"controls": {"prompt": "x", "prompt_connection": "c"}}, "needs a connection 'c'"),
+        ({}, "llm.steps: 500,000"),
+        ({}, "landing zone"),
+    ],
+)
+def test_what_surprises_is_said(change: dict[str, object], note: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | change))
+    checked = check(path, load_settings())
+    assert not checked.faults
+    assert any(note in line for line in checked.surprises), checked.surprises
+
+
+def test_what_a_base_folder_lacks_is_said(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"llm": {"base": str(base)}}))
+    assert any("no config.json" in n for n in check(path, load_settings()).surprises)
+    about = {"architectures": ["BertModel"], "quantization_config": {}}
+    (base / "config.json").write_text(json.dumps(about))
+    notes = "\n".join(check(path, load_settings()).surprises)
+    for lack in ("safetensors", "quantised", "tokenizer.json", "no causal language model"):
+        assert lack in notes
+
+
+def test_the_markets_of_this_repository_have_no_faults() -> None:
+    for path in (PROJECT_ROOT / "dags" / "markets").glob("*.yaml"):
+        assert check(path, load_settings()).faults == []
+
+
+def test_what_differs_from_the_defaults_is_printed_with_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"gate": {"margin": 0.05}, "llm": {
+        "base": "./b", "preset": "data-centric", "score_shards": 4}}))  # fmt: skip
+    differs = {
+        key: (value, default) for key, value, default in check(path, load_settings()).differs
+    }
+    assert differs["gate.margin"] == ("0.05", "0.01")
+    assert differs["llm.lora.r"] == ("32", "128")  # what a preset sets is in effect, too
+    assert differs["llm.score_shards"] == ("4", "1")
+    assert differs["llm.base"] == ('"./b"', "required")
+    assert "towers.dim" not in differs
+
+
+def test_reference_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["market", "reference"]) == 0
+    assert capsys.readouterr().out == MARKET_MD.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["@daily", "*/15 2 * * *", "0 2 1-7,15 JAN *", "0 4 * * 7", "0 0 L * MON#2", "5/20 1 * * 1"],
+)
+def test_a_schedule_that_airflow_reads_is_no_fault(cron: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"schedule": {"ingest": cron}}))
+    assert check(path, load_settings()).faults == []
