@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.harness import alternate, closing_line, table
 from benchmarks.llm_shapes import Lengths, realistic_lengths
-from csrm_tasks.llm.batching import Indices, bucket, useful_share
-from csrm_tasks.llm.packed import pack
+from csrm_tasks.llm.network.packed import pack
+from csrm_tasks.llm.prompt.batching import Indices, bucket, useful_share
 
 BATCH = 64
 SHOWN = 50  # batches that are packed to look at their attention

@@ -16,7 +16,7 @@ import polars as pl
 
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
 from csrm_tasks.dataset.brands import build_brands
-from csrm_tasks.dataset.text import normalise
+from csrm_tasks.text import normalise
 
 SYLLABLES = [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
 UNITS = ("ml", "g", "kg", "gb", "入", "包")

@@ -19,9 +19,9 @@ import faiss
 import numpy as np
 
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.demo.queries import make_queries
-from csrm_tasks.release.probe import peak_memory
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.queries import make_queries
+from csrm_tasks.release.bundle.probe import peak_memory
 from csrm_tasks.retrieval.exact import Vectors
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import PROJECT_ROOT

@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.harness import alternate, closing_line, table
 from benchmarks.llm_shapes import LABELS
-from csrm_tasks.llm.cost import Shape, forward_flops, one_by_one, train_flops
-from csrm_tasks.llm.head import label_logits, soft_cross_entropy
-from csrm_tasks.llm.packed import pack, run_packed
+from csrm_tasks.llm.cost.formula import Shape, forward_flops, one_by_one, train_flops
+from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
+from csrm_tasks.llm.network.packed import pack, run_packed
 
 R, VOCABULARY = 16, 8192
 CPU = torch.device("cpu")

@@ -30,14 +30,14 @@ import torch
 
 from benchmarks.harness import Timing, closing_line, ratio, table, timing_rows
 from benchmarks.llm_shapes import LABELS, VOCABULARY, qwen3, with_lora
-from csrm_tasks.llm.batching import BatchStream, Epoch, draw_siblings
-from csrm_tasks.llm.calibration import log_loss
-from csrm_tasks.llm.encoding import Ids
-from csrm_tasks.llm.head import label_logits, soft_cross_entropy
-from csrm_tasks.llm.model import Model
-from csrm_tasks.llm.packed import pack, run_packed
-from csrm_tasks.llm.precision import choose_dtype
-from csrm_tasks.llm.predict import label_probabilities
+from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
+from csrm_tasks.llm.network.model import Model
+from csrm_tasks.llm.network.packed import pack, run_packed
+from csrm_tasks.llm.network.precision import choose_dtype
+from csrm_tasks.llm.prompt.batching import BatchStream, Epoch, draw_siblings
+from csrm_tasks.llm.prompt.encoding import Ids
+from csrm_tasks.llm.scoring.calibration import log_loss
+from csrm_tasks.llm.scoring.predict import label_probabilities
 from csrm_tasks.sections import Llm
 
 PREFIX, PRODUCT = 110, 60  # tokens

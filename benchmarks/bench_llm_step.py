@@ -25,10 +25,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
 from benchmarks.llm_shapes import LABELS, VOCABULARY, qwen3, with_lora
-from csrm_tasks.llm.head import label_logits, soft_cross_entropy
-from csrm_tasks.llm.model import checkpoint_activations
-from csrm_tasks.llm.packed import pack, run_packed
-from csrm_tasks.llm.precision import choose_dtype
+from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
+from csrm_tasks.llm.network.model import checkpoint_activations
+from csrm_tasks.llm.network.packed import pack, run_packed
+from csrm_tasks.llm.network.precision import choose_dtype
 
 BATCH, LENGTH = 16, 96
 IGNORED = -100

@@ -30,11 +30,11 @@ import polars as pl
 from benchmarks.harness import closing_line, table
 from benchmarks.load import Load, drive, for_seconds, post
 from benchmarks.serving_world import MARKET, Releases, route
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.release import model
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.release.bundle import model
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.towers.embed import Known, embed_catalogue
-from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.serving.embed import Known, embed_catalogue
+from csrm_tasks.towers.serving.runtime import TowerRuntime
 from tests.ports import reserve_port
 
 BIN = Path(sys.executable).parent

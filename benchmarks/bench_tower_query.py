@@ -36,7 +36,7 @@ from benchmarks.query_towers import Judged, fit_projection, least_cosine, serve
 from csrm_tasks.towers.depth import cut
 from csrm_tasks.towers.measure import Reader, Vectors, embed
 from csrm_tasks.towers.model import Tower
-from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.serving.runtime import TowerRuntime
 
 THREADS, LAYERS = 2, 2
 TURN, WARM = 14, 4  # texts of a turn; of which not timed

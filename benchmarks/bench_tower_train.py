@@ -31,15 +31,15 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.demo.queries import make_queries
-from csrm_tasks.llm.precision import choose_dtype
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.queries import make_queries
+from csrm_tasks.llm.network.precision import choose_dtype
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.measure import Reader
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.texts import tower_text
+from csrm_tasks.towers.serving.texts import tower_text
 from csrm_tasks.towers.train import CLIP, TrainPlan, pair_logits, train
 
 LAYERS = 1  # of 12, which take twelve times as long on either side

@@ -14,7 +14,9 @@ from csrm_tasks.settings import PROJECT_ROOT
 def make_base(folder: Path, layers: int, tokenizer: Any = None) -> Path:
     """Save a random encoder with XLM-R-base's widths and a tokenizer, by default the shipped."""
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(PROJECT_ROOT / "csrm_tasks/demo/base/encoder")
+        tokenizer = AutoTokenizer.from_pretrained(
+            PROJECT_ROOT / "csrm_tasks/demo/bases/shipped/encoder"
+        )
     torch.manual_seed(0)
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=768, num_hidden_layers=layers,

@@ -2,6 +2,6 @@
 
 import sys
 
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 
 sys.exit(main())

@@ -1,7 +1,7 @@
 """The tables that rooms hand to each other, each column declared once as a polars schema.
 
-Raw deliveries (what a market lands) are declared in :mod:`csrm_tasks.ingest.contracts`; these are
-the clean tables of a snapshot and of the artifacts after it. ``query_id`` is
+Raw deliveries (what a market lands) are declared in :mod:`csrm_tasks.ingest.contract.contracts`;
+these are the clean tables of a snapshot and of the artifacts after it. ``query_id`` is
 ``text_digest(locale, normalised query)`` and ``pair_id`` is ``text_digest(query_id, product_id)``.
 """
 
@@ -37,7 +37,7 @@ QUERIES: Schema = {
     "query_id": pl.String,
     "locale": pl.String,
     "query": pl.String,  # as most often typed
-    "norm": pl.String,  # normalised (csrm_tasks.dataset.text.normalise)
+    "norm": pl.String,  # normalised (csrm_tasks.text.normalise)
     "brand": pl.String,  # matched by the query-brand dictionary, "" when none
     "origin": pl.String,  # label | log | translated | derived (A21) | distilled (A31)
     "impressions": pl.Int64,

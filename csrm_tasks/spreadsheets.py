@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from csrm_tasks.dataset.text import compose
 from csrm_tasks.errors import DataError
+from csrm_tasks.text import compose
 
 BOM = b"\xef\xbb\xbf"
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods; .xls

@@ -27,18 +27,18 @@ import sqlalchemy as sa
 import yaml
 from sqlalchemy.orm import configure_mappers
 
-import csrm_tasks.ingest.sums
+import csrm_tasks.ingest.aggregates.sums
 import csrm_tasks.release.manage
 import csrm_tasks.release.reconcile
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.registry import all_steps
+from csrm_tasks.steps.declaration import all_steps
 from csrm_tasks.store import open_store
 from tests.conftest import new_database
 
 PRELOADED = (  # once, before the forks
-    ibis.duckdb, psycopg2, alembic.script, csrm_tasks.ingest.sums, csrm_tasks.release.manage,
+    ibis.duckdb, psycopg2, alembic.script, csrm_tasks.ingest.aggregates.sums, csrm_tasks.release.manage,
     csrm_tasks.release.reconcile, mlflow.store.model_registry.sqlalchemy_store,
     mlflow.store.tracking.sqlalchemy_store, mlflow.tracking, configure_mappers(), all_steps(),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections.base import Section
 from csrm_tasks.steps.code_digest import PACKAGE, closure_of, excluded
-from csrm_tasks.steps.registry import REGISTRY, Step, all_steps, get_step
+from csrm_tasks.steps.declaration import REGISTRY, Step, all_steps, get_step
 
 
 class Recorder:

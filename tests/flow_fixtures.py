@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from csrm_tasks.demo.generate import generate_demo
+from csrm_tasks.demo.market.generate import generate_demo
 from csrm_tasks.settings import Settings
 
 MARKET = "mini"

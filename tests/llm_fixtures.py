@@ -15,9 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs
-from csrm_tasks.llm.launch import run_training
-from csrm_tasks.llm.prompts import TEMPLATE_PIECES
+from csrm_tasks.llm.prompt.prompts import TEMPLATE_PIECES
+from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
+from csrm_tasks.llm.training.launch import run_training
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
     CONVERSIONS,

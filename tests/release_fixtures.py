@@ -15,12 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, describe_files
-from csrm_tasks.llm.identity import LlmCard
+from csrm_tasks.llm.network.identity import LlmCard
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release.bundle import FORMAT, MANIFEST, TOWERS
+from csrm_tasks.release.bundle.manifest import FORMAT, MANIFEST, TOWERS
 from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Rollout, Towers
 from csrm_tasks.settings import Settings
-from csrm_tasks.towers.texts import TEXT_VERSION
+from csrm_tasks.towers.serving.texts import TEXT_VERSION
 
 MARKET = "tiny"
 DIM = 4

@@ -17,17 +17,9 @@ from release_fixtures import MARKET, market, publish
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import (
-    ledger,
-    promote,
-    registry,
-    rollback,
-    rollout,
-    rollout_moves,
-    routing,
-    verdicts,
-)
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release import ledger, promote, rollback, rollout, rollout_moves, routing, verdicts
+from csrm_tasks.release import mlflow_aliases as registry
+from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.release.registration import version_tags
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing

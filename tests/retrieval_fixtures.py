@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
 from csrm_tasks import records
-from csrm_tasks.dataset.text import normalise, pair_id, query_id
+from csrm_tasks.text import normalise, pair_id, query_id
 
 KINDS = {
     "ko-KR": ("커피", "라면", "신발", "모자", "우유", "가방", "의자", "책상"),

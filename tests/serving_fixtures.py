@@ -14,7 +14,7 @@ from release_fixtures import DIM, MARKET, market, parts, publish, store_of, writ
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.release import routing, snapshots
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.serving.app import Service, create_app
 from csrm_tasks.settings import Settings

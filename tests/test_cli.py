@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from csrm_tasks.cli import command_name, main
-from csrm_tasks.steps.registry import all_steps
+from csrm_tasks.cli.main import command_name, main
+from csrm_tasks.steps.declaration import all_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,7 +69,7 @@ def test_a_list_input_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.update(inputs=inputs, params=params)
         return "mini/select_llm/0"
 
-    monkeypatch.setattr("csrm_tasks.cli.run_step", fake)
+    monkeypatch.setattr("csrm_tasks.cli.main.run_step", fake)
     args = [
         "select-llm",
         "--market",

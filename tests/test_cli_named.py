@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
-from csrm_tasks.cli import cli
+from csrm_tasks.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = re.compile(r"(?<![\w/.{-])(?:(?:\.venv/)?bin/)?csrm +(?=[a-z])")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.settings import load_settings
 from tests.data_fixtures import DAY0, DAY1, KO, label, land_lines, product
 

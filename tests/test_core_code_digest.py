@@ -11,21 +11,20 @@ from typing import Any
 
 import pytest
 
-from csrm_tasks.evaluation import baselines, metrics, model_card, reliability, report
-from csrm_tasks.llm import (
-    baseline_encoder,
-    baseline_prompt,
-    calibration,
-    cost,
-    identity,
-    train,
-    worker,
-)
-from csrm_tasks.release import probe
+from csrm_tasks.evaluation import baselines, metrics
+from csrm_tasks.evaluation.report import model_card, reliability
+from csrm_tasks.evaluation.report import page as report
+from csrm_tasks.llm.baselines import encoder as baseline_encoder
+from csrm_tasks.llm.baselines import prompt as baseline_prompt
+from csrm_tasks.llm.cost import formula as cost
+from csrm_tasks.llm.network import identity
+from csrm_tasks.llm.scoring import calibration
+from csrm_tasks.llm.training import train, worker
+from csrm_tasks.release.bundle import probe
 from csrm_tasks.steps import all_steps
 from csrm_tasks.steps.code_digest import EXCLUDED, PACKAGE, WHOLE, SourceTree, closure_of
 from csrm_tasks.steps.source import imports_in
-from csrm_tasks.towers import tokens
+from csrm_tasks.towers.serving import tokens
 
 LLM = {"train_llm", "score_pairs", "score_shard", "join_shards", "export_llm", "select_llm"}
 CROSS_FITS = {"train_llm", "score_pairs", "join_shards"}  # train, or may have to

@@ -21,8 +21,8 @@ from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.sections import Gate
 from csrm_tasks.sections.release import SLICES, Floored
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps import registry
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps import declaration as registry
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.store.engine import HEAD, VERSION_TABLE, open_store
 

@@ -14,8 +14,8 @@ from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market, parse_market
 from csrm_tasks.sections import Llm, Towers
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps import registry
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps import declaration as registry
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError, run_step
 
 MARKET: dict[str, Any] = {

@@ -9,11 +9,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from csrm_tasks.ingest import csv_quotes, readers
-from csrm_tasks.ingest.contracts import CONTRACTS, Reason
-from csrm_tasks.ingest.files import Source
-from csrm_tasks.ingest.replay import judge_again
-from csrm_tasks.ingest.validate import REJECTED, judge
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, Reason
+from csrm_tasks.ingest.reading import csv_quotes, readers
+from csrm_tasks.ingest.storage.replay import judge_again
+from csrm_tasks.ingest.validation.files import Source
+from csrm_tasks.ingest.validation.validate import REJECTED, judge
 from csrm_tasks.sections import Ingest
 
 DAY = "2026-01-04"

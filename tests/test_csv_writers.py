@@ -20,12 +20,12 @@ import polars as pl
 import pyarrow.csv as pa_csv
 import pytest
 
-from csrm_tasks.ingest import readers
-from csrm_tasks.ingest.contracts import CONTRACTS, Reason
-from csrm_tasks.ingest.engines import open_engine
-from csrm_tasks.ingest.readers import read_batches, read_raw
-from csrm_tasks.ingest.records import FAULT
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, Reason
+from csrm_tasks.ingest.reading import readers
+from csrm_tasks.ingest.reading.readers import read_batches, read_raw
+from csrm_tasks.ingest.reading.records import FAULT
 from csrm_tasks.sections import Ingest
+from csrm_tasks.store.lake_engines import open_engine
 from tests.test_ingest_aggregates import LOCAL
 
 CATALOGUE = CONTRACTS["catalogue"]

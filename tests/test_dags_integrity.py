@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from csrm_tasks.steps.registry import all_steps
+from csrm_tasks.steps.declaration import all_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKETS = ROOT / "tests" / "markets"
@@ -347,7 +347,7 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
 
 def test_no_heavy_import_at_module_top_of_the_command_line(tmp_path: Path) -> None:
     script = (
-        "import sys; from csrm_tasks.cli import main; code = main(['--help']);"
+        "import sys; from csrm_tasks.cli.main import main; code = main(['--help']);"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules) - {{'polars'}})); sys.exit(code)"
     )
     done = subprocess.run(

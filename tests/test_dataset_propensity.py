@@ -21,11 +21,11 @@ from csrm_tasks.dataset.propensity import (
     examination,
     place,
 )
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.demo.labels import default_queries
-from csrm_tasks.demo.queries import make_queries
-from csrm_tasks.demo.shoppers import POSITION_BIAS, Engine, simulate
-from csrm_tasks.demo.world import SOURCE
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.labels import default_queries
+from csrm_tasks.demo.market.queries import make_queries
+from csrm_tasks.demo.market.shoppers import POSITION_BIAS, Engine, simulate
+from csrm_tasks.demo.market.world import SOURCE
 from csrm_tasks.store.lake import POSITIONS
 
 TEXTS, NUMBERS = ("day", *PAIR), ("impressions", "clicks", "carts", "purchases")

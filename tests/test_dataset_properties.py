@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.dataset.snapshot import Tables, build
-from csrm_tasks.dataset.text import normalise, query_id
-from csrm_tasks.ingest.days import day_state
+from csrm_tasks.ingest.storage.days import day_state
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Snapshot
 from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.models import Base
 from csrm_tasks.store.tables import AGGREGATES, DAYS, FILES, LABELS, PRODUCTS
+from csrm_tasks.text import normalise, query_id
 from csrm_tasks.towers.pairs import distillation_queries
 from tests.data_fixtures import KO, ZH, market
 

@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.artifacts import Artifact, file_digest
-from csrm_tasks.dataset.text import pair_id, query_id
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.sections import Snapshot
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.data import SNAPSHOT
 from csrm_tasks.store.engine import open_store
+from csrm_tasks.text import pair_id, query_id
 from tests.conftest import new_database
 from tests.data_fixtures import (
     DAY0,

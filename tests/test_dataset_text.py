@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.dataset.text import (
+from csrm_tasks.text import (
     LANGUAGES,
     language_of,
     normalise,

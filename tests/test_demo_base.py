@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from csrm_tasks.demo.base_encoder import contrastive_loss, embed, found_share
-from csrm_tasks.demo.base_lessons import lessons, page_row
-from csrm_tasks.demo.base_llm import new_llm
-from csrm_tasks.demo.base_pretrain import BAR, Pretraining, answer_ids, reading_accuracy
-from csrm_tasks.demo.base_questions import CATEGORY, MAKER, READING, WORDS, Reader
-from csrm_tasks.demo.base_text import LOCALES, Library, lexicon_words, make_library
-from csrm_tasks.demo.base_train import base_tokenizer, save
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.demo.lexicon import load_lexicon
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.labels import label_ids
-from csrm_tasks.llm.model import load_base
-from csrm_tasks.llm.prompts import LABEL_SPACES, ProductFields, QueryFields, relevance_prompt
+from csrm_tasks.demo.bases.encoder import contrastive_loss, embed, found_share
+from csrm_tasks.demo.bases.lessons import lessons, page_row
+from csrm_tasks.demo.bases.llm import new_llm
+from csrm_tasks.demo.bases.pretrain import BAR, Pretraining, answer_ids, reading_accuracy
+from csrm_tasks.demo.bases.questions import CATEGORY, MAKER, READING, WORDS, Reader
+from csrm_tasks.demo.bases.text import LOCALES, Library, lexicon_words, make_library
+from csrm_tasks.demo.bases.train import base_tokenizer, save
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.lexicon import load_lexicon
+from csrm_tasks.llm.network.model import load_base
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.label_tokens import label_ids
+from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, ProductFields, QueryFields, relevance_prompt
 from csrm_tasks.settings import PROJECT_ROOT
 
 SHIPPED = PROJECT_ROOT / "csrm_tasks" / "demo" / "base"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from csrm_tasks.artifacts import ArtifactStore
-from csrm_tasks.dataset.text import normalise
-from csrm_tasks.demo.fresh_towers import fresh_pairs, retrained
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.demo.labels import default_queries
-from csrm_tasks.demo.queries import make_queries
-from csrm_tasks.demo.world import TARGET
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.labels import default_queries
+from csrm_tasks.demo.market.queries import make_queries
+from csrm_tasks.demo.market.world import TARGET
+from csrm_tasks.demo.study.fresh_towers import fresh_pairs, retrained
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.text import normalise
 
 
 def test_fresh_queries_are_none_of_the_markets_and_come_again_the_same() -> None:

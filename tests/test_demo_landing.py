@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csrm_tasks.demo.generate import demo_world, generate_demo
-from csrm_tasks.demo.grades import true_grade
-from csrm_tasks.demo.labels import default_queries, source_labels, split_gold, target_labels
-from csrm_tasks.demo.landing import NIGHTS, broken_labels
-from csrm_tasks.demo.queries import QuerySet, make_queries
-from csrm_tasks.demo.raters import CONFUSION, EXPERTS, SOURCE_CROWD, TARGET_CROWD, rate
-from csrm_tasks.demo.search import LexicalIndex, Shelves, bigrams
-from csrm_tasks.demo.shoppers import Engine, simulate
-from csrm_tasks.demo.translations import make_translations
-from csrm_tasks.demo.world import SOURCE, TARGET, World
+from csrm_tasks.demo.market.generate import demo_world, generate_demo
+from csrm_tasks.demo.market.grades import true_grade
+from csrm_tasks.demo.market.labels import default_queries, source_labels, split_gold, target_labels
+from csrm_tasks.demo.market.landing import NIGHTS, broken_labels
+from csrm_tasks.demo.market.queries import QuerySet, make_queries
+from csrm_tasks.demo.market.raters import CONFUSION, EXPERTS, SOURCE_CROWD, TARGET_CROWD, rate
+from csrm_tasks.demo.market.search import LexicalIndex, Shelves, bigrams
+from csrm_tasks.demo.market.shoppers import Engine, simulate
+from csrm_tasks.demo.market.translations import make_translations
+from csrm_tasks.demo.market.world import SOURCE, TARGET, World
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.records import Grade
 

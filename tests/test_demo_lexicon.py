@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from csrm_tasks.demo.lexicon import Lexicon, load_lexicon
+from csrm_tasks.demo.market.lexicon import Lexicon, load_lexicon
 
 HANGUL, HAN = re.compile(r"[가-힣]"), re.compile(r"[一-鿿]")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from csrm_tasks.demo.generate import generate, generate_names
-from csrm_tasks.demo.names import ATTRIBUTES, CATEGORIES, EVENTS, VALUES, names_lexicon
+from csrm_tasks.demo.market.generate import generate, generate_names
+from csrm_tasks.demo.market.names import ATTRIBUTES, CATEGORIES, EVENTS, VALUES, names_lexicon
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.settings import PROJECT_ROOT, Settings, load_settings
 

@@ -12,14 +12,13 @@ import polars as pl
 import pytest
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.dataset.text import query_id
-from csrm_tasks.demo.generate import demo_world
-from csrm_tasks.demo.grades import true_grade
-from csrm_tasks.demo.labels import default_queries
-from csrm_tasks.demo.queries import make_queries
-from csrm_tasks.demo.study import COMPARISONS, Recipe, SeedResult, effects, run_study
-from csrm_tasks.demo.study_data import PAGE, SeedMarket, thinned, with_noise, with_truth
-from csrm_tasks.demo.study_effects import (
+from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.grades import true_grade
+from csrm_tasks.demo.market.labels import default_queries
+from csrm_tasks.demo.market.queries import make_queries
+from csrm_tasks.demo.market.world import TARGET
+from csrm_tasks.demo.study.data import PAGE, SeedMarket, thinned, with_noise, with_truth
+from csrm_tasks.demo.study.effects import (
     SMALLEST,
     Effect,
     compare,
@@ -27,12 +26,13 @@ from csrm_tasks.demo.study_effects import (
     queries_needed,
     verdict,
 )
-from csrm_tasks.demo.study_table import table
-from csrm_tasks.demo.world import TARGET
+from csrm_tasks.demo.study.run import COMPARISONS, Recipe, SeedResult, effects, run_study
+from csrm_tasks.demo.study.table import table
 from csrm_tasks.evaluation.paired import Interval
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import PAIRS
 from csrm_tasks.settings import load_settings
+from csrm_tasks.text import query_id
 
 Asked = Mapping[str, Any]
 
@@ -218,13 +218,13 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch, pairs: pl.DataFrame, tmp_path: Path) -> Recorder:
     """Run the study of one seed against a recorder."""
     made = Recorder()
-    monkeypatch.setattr("csrm_tasks.demo.study_arms.run_step", made)
-    monkeypatch.setattr("csrm_tasks.demo.study.load_pairs", lambda *_: pairs)
-    monkeypatch.setattr("csrm_tasks.demo.study.derive", lambda *_: "noisy")
+    monkeypatch.setattr("csrm_tasks.demo.study.arms.run_step", made)
+    monkeypatch.setattr("csrm_tasks.demo.study.run.load_pairs", lambda *_: pairs)
+    monkeypatch.setattr("csrm_tasks.demo.study.run.derive", lambda *_: "noisy")
     monkeypatch.setattr(
-        "csrm_tasks.demo.study.facts", lambda *_: {"train_fit": 0.5, "transfer_gap": 1.0}
+        "csrm_tasks.demo.study.run.facts", lambda *_: {"train_fit": 0.5, "transfer_gap": 1.0}
     )
-    monkeypatch.setattr("csrm_tasks.demo.study.answers", lambda *_: answered(0.6, 0))
+    monkeypatch.setattr("csrm_tasks.demo.study.run.answers", lambda *_: answered(0.6, 0))
     settings = load_settings({"CSRM_HOME": str(tmp_path)})
     market = load_market("demo", settings.markets)
     seed = SeedMarket(market, settings, "stage1", "stage2")

@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from csrm_tasks.dataset.text import normalise
-from csrm_tasks.demo.compose import Spec
-from csrm_tasks.demo.grades import true_grade
-from csrm_tasks.demo.lexicon import load_lexicon
-from csrm_tasks.demo.queries import SHARES, Query, make_queries
-from csrm_tasks.demo.typos import misspell
-from csrm_tasks.demo.world import SOURCE, TARGET, World, make_world
+from csrm_tasks.demo.market.compose import Spec
+from csrm_tasks.demo.market.grades import true_grade
+from csrm_tasks.demo.market.lexicon import load_lexicon
+from csrm_tasks.demo.market.queries import SHARES, Query, make_queries
+from csrm_tasks.demo.market.typos import misspell
+from csrm_tasks.demo.market.world import SOURCE, TARGET, World, make_world
+from csrm_tasks.text import normalise
 
 
 @pytest.fixture(scope="module")

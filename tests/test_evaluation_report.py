@@ -13,10 +13,11 @@ import pytest
 from evaluation_fixtures import DATA, gold, models, tables
 from sklearn.metrics import accuracy_score, f1_score
 
-from csrm_tasks.evaluation import model_card, report
 from csrm_tasks.evaluation.gold import gold_set
 from csrm_tasks.evaluation.measures import MEASURES
-from csrm_tasks.evaluation.report_parts import number
+from csrm_tasks.evaluation.report import model_card
+from csrm_tasks.evaluation.report import page as report
+from csrm_tasks.evaluation.report.parts import number
 from csrm_tasks.evaluation.summary import against, headline, summarise
 
 RIVALS = [("final", "champion"), ("towers", "champion_towers")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from csrm_tasks.evaluation.report_rqa import accuracy_table, resolved_table
+from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
 from csrm_tasks.evaluation.resolved import resolved
 from csrm_tasks.records import SCORED
 

@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from csrm_tasks.dataset.text import normalised, query_ids
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.ingest.aggregate import ACTIONS, DAILY
-from csrm_tasks.ingest.engines import Engine, frames, open_engine
-from csrm_tasks.ingest.sessions import DONE, PER_SESSION
-from csrm_tasks.ingest.sums import Sums, sum_up
+from csrm_tasks.ingest.aggregates.pairs import ACTIONS, DAILY
+from csrm_tasks.ingest.aggregates.sessions import DONE, PER_SESSION
+from csrm_tasks.ingest.aggregates.sums import Sums, sum_up
 from csrm_tasks.sections import Behaviour, Ingest, Spark
 from csrm_tasks.store.lake import EVENTS, POSITIONS, SEARCHES, Lake, Stored
+from csrm_tasks.store.lake_engines import Engine, frames, open_engine
+from csrm_tasks.text import normalised, query_ids
 
 DAY = "2026-01-04"
 FILES = [

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.ingest.behaviour import stretches
+from csrm_tasks.ingest.storage.behaviour import stretches
 from csrm_tasks.settings import Settings
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.lake import Lake, Stored

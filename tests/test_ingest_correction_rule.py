@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
 from csrm_tasks.artifacts import json_digest
-from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.landing import Delivery
-from csrm_tasks.ingest.load import load_file
-from csrm_tasks.ingest.validate import REJECTED, Judged
-from csrm_tasks.ingest.window import Window
+from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.reading.landing import Delivery
+from csrm_tasks.ingest.storage.load import load_file
+from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.validation.validate import REJECTED, Judged
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.lake import Lake
 from csrm_tasks.store.tables import FILES, TRANSLATIONS

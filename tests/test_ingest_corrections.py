@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from csrm_tasks.dataset.source import check_days, published_days
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.days import behaviour_files
+from csrm_tasks.ingest.storage.days import behaviour_files
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.store import open_store, reading

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from csrm_tasks.ingest import readers
-from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.files import Source
-from csrm_tasks.ingest.landing import NAME
-from csrm_tasks.ingest.records import UnreadableError
+from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.reading import readers
+from csrm_tasks.ingest.reading.landing import NAME
+from csrm_tasks.ingest.reading.records import UnreadableError
+from csrm_tasks.ingest.validation.files import Source
 from tests.test_ingest_readers import LAYOUTS, rows_and_bytes
 
 BAD = sorted((Path(__file__).parent / "fixtures" / "bad").iterdir())

@@ -18,13 +18,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csrm_tasks.ingest.contracts import CONTRACTS, Reason
-from csrm_tasks.ingest.files import Sorted, Source, sort_file
-from csrm_tasks.ingest.landing import Delivery
-from csrm_tasks.ingest.load import load_file
-from csrm_tasks.ingest.rows import place_of
-from csrm_tasks.ingest.validate import Judged
-from csrm_tasks.ingest.window import Window
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, Reason
+from csrm_tasks.ingest.reading.landing import Delivery
+from csrm_tasks.ingest.storage.load import load_file
+from csrm_tasks.ingest.storage.rows import place_of
+from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.validation.files import Sorted, Source, sort_file
+from csrm_tasks.ingest.validation.validate import Judged
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.lake import Lake

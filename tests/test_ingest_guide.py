@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csrm_tasks.ingest.contracts import CONTRACTS, REASONS, Reason
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, REASONS, Reason
 from csrm_tasks.ingest.guide import DATA_MD, data_guide, main
 
 

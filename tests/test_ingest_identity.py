@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from csrm_tasks.dataset.source import catalogue, published_days
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.times import parse_times
-from csrm_tasks.ingest.validate import times_of
+from csrm_tasks.ingest.validation.times import parse_times
+from csrm_tasks.ingest.validation.validate import times_of
 from csrm_tasks.sections import Schedule
 from csrm_tasks.settings import Settings
 from csrm_tasks.store.engine import open_store, reading

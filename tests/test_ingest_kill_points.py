@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.settings import Settings
 from tests.crashes import (
     Homes,

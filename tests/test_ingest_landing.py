@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest import landing
-from csrm_tasks.ingest.landing import list_landing
+from csrm_tasks.ingest.reading import landing
+from csrm_tasks.ingest.reading.landing import list_landing
 
 DAY = "2026-01-04"
 LOCALES = ("ko-KR", "zh-TW")

@@ -19,12 +19,12 @@ from sqlalchemy.engine import Connection, Engine
 
 from csrm_tasks.artifacts import file_digest, json_digest
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.landing import Delivery
-from csrm_tasks.ingest.load import load_file
-from csrm_tasks.ingest.resolve import KINDS
-from csrm_tasks.ingest.validate import REJECTED, Judged
-from csrm_tasks.ingest.window import Window
+from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.reading.landing import Delivery
+from csrm_tasks.ingest.storage.load import load_file
+from csrm_tasks.ingest.storage.resolve import KINDS
+from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.validation.validate import REJECTED, Judged
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.digest import store_digest

@@ -18,12 +18,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from csrm_tasks.ingest import csv_quotes, json_records, readers
-from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.files import Source
-from csrm_tasks.ingest.readers import read_batches, read_raw
-from csrm_tasks.ingest.records import Records, UnreadableError
-from csrm_tasks.ingest.validate import REJECTED, Judged, judge
+from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.reading import csv_quotes, json_records, readers
+from csrm_tasks.ingest.reading.readers import read_batches, read_raw
+from csrm_tasks.ingest.reading.records import Records, UnreadableError
+from csrm_tasks.ingest.validation.files import Source
+from csrm_tasks.ingest.validation.validate import REJECTED, Judged, judge
 from csrm_tasks.sections import Ingest
 
 DAY = "2026-01-04"

@@ -16,9 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.ingest import again, contracts
-from csrm_tasks.ingest import replay as replaying
-from csrm_tasks.ingest.contracts import GRADES, Column
+from csrm_tasks.ingest.contract import contracts
+from csrm_tasks.ingest.contract.contracts import GRADES, Column
+from csrm_tasks.ingest.storage import again
+from csrm_tasks.ingest.storage import replay as replaying
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.store.engine import open_store, reading

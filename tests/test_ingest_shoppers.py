@@ -13,12 +13,12 @@ import pytest
 from test_ingest_aggregates import DAY, Rows, sessions_of, tables
 
 from csrm_tasks.dataset.propensity import behaviour_weights
-from csrm_tasks.ingest.aggregate import ACTIONS
-from csrm_tasks.ingest.engines import open_engine
-from csrm_tasks.ingest.shoppers import PAGE
-from csrm_tasks.ingest.sums import Sums, sum_up
+from csrm_tasks.ingest.aggregates.pairs import ACTIONS
+from csrm_tasks.ingest.aggregates.shoppers import PAGE
+from csrm_tasks.ingest.aggregates.sums import Sums, sum_up
 from csrm_tasks.sections import Behaviour, Ingest
 from csrm_tasks.store.lake import EVENTS, SEARCHES, Lake, Stored
+from csrm_tasks.store.lake_engines import open_engine
 
 ZH = "zh-TW"
 BEGAN = datetime(2026, 1, 4, tzinfo=UTC)

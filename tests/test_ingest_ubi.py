@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.sums import follow_corrections
-from csrm_tasks.ingest.window import Window
+from csrm_tasks.ingest.aggregates.sums import follow_corrections
+from csrm_tasks.ingest.storage.window import Window
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pandera.config import config_context
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.ingest.contracts import CONTRACTS, GRADES, Column
-from csrm_tasks.ingest.readers import read_batches
-from csrm_tasks.ingest.times import parse_time, parse_times
-from csrm_tasks.ingest.validate import judge
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, GRADES, Column
+from csrm_tasks.ingest.reading.readers import read_batches
+from csrm_tasks.ingest.validation.times import parse_time, parse_times
+from csrm_tasks.ingest.validation.validate import judge
 from csrm_tasks.markets import parse_market
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import load_settings

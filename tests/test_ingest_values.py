@@ -20,10 +20,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.ingest import readers
-from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.files import Source, sort_file
-from csrm_tasks.ingest.records import pick
+from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.reading import readers
+from csrm_tasks.ingest.reading.records import pick
+from csrm_tasks.ingest.validation.files import Source, sort_file
 from csrm_tasks.markets import parse_market
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import Settings

@@ -32,7 +32,7 @@ from release_fixtures import MARKET, store_of
 from serving_fixtures import HEAD, TOKEN, document, release, route
 from test_serving_process import environment, server
 
-from csrm_tasks.release.scorer import ReleaseScorer
+from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.settings import Settings, load_settings
 
 COMMAND = "started as a command"

@@ -21,8 +21,8 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm import baseline_prompt as asked
-from csrm_tasks.llm.baseline_encoder import (
+from csrm_tasks.llm.baselines import prompt as asked
+from csrm_tasks.llm.baselines.encoder import (
     EncoderClassifier,
     EncoderRecipe,
     JudgedTexts,
@@ -30,8 +30,8 @@ from csrm_tasks.llm.baseline_encoder import (
     train_encoder,
 )
 from csrm_tasks.llm.data import load_fields, load_pairs
-from csrm_tasks.llm.model import load_base
-from csrm_tasks.llm.prompts import ProductFields, QueryFields
+from csrm_tasks.llm.network.model import load_base
+from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
 from csrm_tasks.records import PAIRS, SCORED, read_table
 from csrm_tasks.settings import Settings
 

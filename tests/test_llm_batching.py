@@ -10,7 +10,9 @@ import pytest
 import torch
 from llm_fixtures import make_base, make_rqa, make_snapshot
 
-from csrm_tasks.llm.batching import (
+from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows, translation_rows
+from csrm_tasks.llm.network.model import Model, load_base
+from csrm_tasks.llm.prompt.batching import (
     BatchStream,
     Epoch,
     bucket,
@@ -18,12 +20,10 @@ from csrm_tasks.llm.batching import (
     pad,
     useful_share,
 )
-from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows, translation_rows
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.mixture import Mixture, Part
-from csrm_tasks.llm.model import Model, load_base
-from csrm_tasks.llm.prompts import QueryFields
-from csrm_tasks.llm.tasks import (
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import QueryFields
+from csrm_tasks.llm.training.mixture import Mixture, Part
+from csrm_tasks.llm.training.tasks import (
     NO_TITLES,
     LabelRows,
     LabelTask,

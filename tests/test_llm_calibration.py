@@ -15,15 +15,15 @@ import pytest
 
 from csrm_tasks.dataset.opinions import LEAST_RATED, LIKELIHOOD, opinions, several_rated
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm import calibration
-from csrm_tasks.llm.calibration import (
+from csrm_tasks.llm.scoring import calibration
+from csrm_tasks.llm.scoring.calibration import (
     apply_temperature,
     calibrate,
     fit_temperature,
     log_loss,
     votes_log_loss,
 )
-from csrm_tasks.llm.soft import one_hot
+from csrm_tasks.llm.soft_targets import one_hot
 
 # The raters' errors by true grade, as the demo's target crowd makes them, twice as often.
 SLIPS = np.array([[0.0, 0.8, 0.2], [0.5, 0.0, 0.5], [0.15, 0.85, 0.0]])

@@ -11,9 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from csrm_tasks.cli import main
-from csrm_tasks.llm import packed as packed_module
-from csrm_tasks.llm.cost import (
+from csrm_tasks.cli.main import main
+from csrm_tasks.llm.cost.formula import (
     ORION_14B,
     QWEN3_14B,
     Shape,
@@ -27,14 +26,15 @@ from csrm_tasks.llm.cost import (
     train_flops,
     translations,
 )
-from csrm_tasks.llm.cost_job import Volume, job
-from csrm_tasks.llm.head import (
+from csrm_tasks.llm.cost.job import Volume, job
+from csrm_tasks.llm.network import packed as packed_module
+from csrm_tasks.llm.network.head import (
     label_logits,
     run_trunk,
     soft_cross_entropy,
     translation_loss,
 )
-from csrm_tasks.llm.packed import Parts, pack, run_packed
+from csrm_tasks.llm.network.packed import Parts, pack, run_packed
 from csrm_tasks.sections import Distillation, Llm
 
 R, ROWS, LENGTH = 4, 3, 20

@@ -21,14 +21,14 @@ from transformers import (
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ArtifactError, ConfigError
-from csrm_tasks.llm import export as export_module
 from csrm_tasks.llm.data import load_fields, load_pairs
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.export import export_classifier
-from csrm_tasks.llm.identity import LlmCard
-from csrm_tasks.llm.model import Model, adapter_state, add_lora, load_base, save_adapter
-from csrm_tasks.llm.predict import Floats, label_probabilities
-from csrm_tasks.llm.prompts import RELEVANCE, ProductFields, QueryFields
+from csrm_tasks.llm.network.identity import LlmCard
+from csrm_tasks.llm.network.model import Model, adapter_state, add_lora, load_base, save_adapter
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields
+from csrm_tasks.llm.scoring import export as export_module
+from csrm_tasks.llm.scoring.export import export_classifier
+from csrm_tasks.llm.scoring.predict import Floats, label_probabilities
 from csrm_tasks.sections import Lora
 from csrm_tasks.settings import Settings
 

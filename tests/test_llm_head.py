@@ -13,15 +13,15 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm.head import (
+from csrm_tasks.llm.network.head import (
     check_read_out,
     label_logits,
     run_trunk,
     soft_cross_entropy,
     translation_loss,
 )
-from csrm_tasks.llm.model import Model, add_lora, load_base
-from csrm_tasks.llm.packed import pack, run_packed
+from csrm_tasks.llm.network.model import Model, add_lora, load_base
+from csrm_tasks.llm.network.packed import pack, run_packed
 from csrm_tasks.sections import Lora
 
 LENGTHS = torch.tensor([9, 4, 12, 1])

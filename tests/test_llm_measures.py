@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.calibration import expected_calibration_error
 from csrm_tasks.llm.data import distilled_targets
-from csrm_tasks.llm.gap import (
+from csrm_tasks.llm.network.head import soft_cross_entropy
+from csrm_tasks.llm.scoring.calibration import expected_calibration_error
+from csrm_tasks.llm.scoring.gap import (
     median_gap,
     pair_gaps,
     symmetric_gap,
     transfer_gap,
     translation_accuracy,
 )
-from csrm_tasks.llm.head import soft_cross_entropy
-from csrm_tasks.llm.soft import mixed_target, one_hot
+from csrm_tasks.llm.soft_targets import mixed_target, one_hot
 
 RNG = np.random.default_rng(0)
 

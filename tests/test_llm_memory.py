@@ -12,13 +12,13 @@ import torch
 from llm_fixtures import make_base, make_given, make_market, run_as
 from safetensors.torch import load_file
 
-from csrm_tasks.llm import finetune as finetune_module
-from csrm_tasks.llm import model as model_module
-from csrm_tasks.llm.accumulate import passes
-from csrm_tasks.llm.batching import Epoch
-from csrm_tasks.llm.finetune import Finetuned, FinetuneInputs
-from csrm_tasks.llm.mixture import Draw
-from csrm_tasks.llm.train import OutOfMemoryError
+from csrm_tasks.llm.network import model as model_module
+from csrm_tasks.llm.prompt.batching import Epoch
+from csrm_tasks.llm.training import finetune as finetune_module
+from csrm_tasks.llm.training.accumulate import passes
+from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
+from csrm_tasks.llm.training.mixture import Draw
+from csrm_tasks.llm.training.train import OutOfMemoryError
 from csrm_tasks.markets import MarketConfig
 
 

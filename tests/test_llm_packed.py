@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm.head import label_logits, soft_cross_entropy
-from csrm_tasks.llm.model import add_lora, load_base
-from csrm_tasks.llm.packed import Parts, pack, run_packed
+from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
+from csrm_tasks.llm.network.model import add_lora, load_base
+from csrm_tasks.llm.network.packed import Parts, pack, run_packed
 from csrm_tasks.sections import Lora
 
 CPU = torch.device("cpu")

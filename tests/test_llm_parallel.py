@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from transformers import BloomConfig, BloomForCausalLM
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm import model as model_module
-from csrm_tasks.llm.finetune import FinetuneInputs
-from csrm_tasks.llm.shard import shard_layers
-from csrm_tasks.llm.train import TrainingError
+from csrm_tasks.llm.network import model as model_module
+from csrm_tasks.llm.network.shard import shard_layers
+from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 
 

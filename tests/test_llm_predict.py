@@ -7,12 +7,12 @@ import pytest
 import torch
 from llm_fixtures import WORDS, make_base
 
-from csrm_tasks.llm.batching import by_length
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.model import Model, load_base
-from csrm_tasks.llm.predict import predict
-from csrm_tasks.llm.predict import rows as cut_rows
-from csrm_tasks.llm.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
+from csrm_tasks.llm.network.model import Model, load_base
+from csrm_tasks.llm.prompt.batching import by_length
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
+from csrm_tasks.llm.scoring.predict import predict
+from csrm_tasks.llm.scoring.predict import rows as cut_rows
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_row_that_fails_leaves_training_mode_as_it_was(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("csrm_tasks.llm.predict.run_packed", fail)
+    monkeypatch.setattr("csrm_tasks.llm.scoring.predict.run_packed", fail)
     model.causal.train()
     with pytest.raises(MemoryError):
         predict(model, PromptEncoder(model.tokenizer, 200), RELEVANCE, *make_pairs(2, 2))

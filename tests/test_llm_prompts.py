@@ -10,9 +10,9 @@ from llm_fixtures import make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.labels import label_ids
-from csrm_tasks.llm.prompts import (
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.label_tokens import label_ids
+from csrm_tasks.llm.prompt.prompts import (
     CVR,
     LABEL_SLOT,
     RELEVANCE,

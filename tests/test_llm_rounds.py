@@ -14,11 +14,12 @@ from test_steps_llm import Installation
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.llm import model, rounds
 from csrm_tasks.llm.data import in_fold, load_fields, load_pairs
-from csrm_tasks.llm.finetune import FinetuneInputs, finetune
-from csrm_tasks.llm.prompts import RELEVANCE
-from csrm_tasks.llm.scoring import RelevanceScorer
+from csrm_tasks.llm.network import model
+from csrm_tasks.llm.prompt.prompts import RELEVANCE
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer
+from csrm_tasks.llm.training import rounds
+from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
 from csrm_tasks.settings import Settings
 
 

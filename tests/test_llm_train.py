@@ -18,12 +18,12 @@ from llm_fixtures import make_base, make_given, make_market, run_as
 from safetensors.torch import load_file
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.llm import finetune as finetune_module
-from csrm_tasks.llm import train as train_module
-from csrm_tasks.llm.finetune import FinetuneInputs
-from csrm_tasks.llm.mixture import Draw
-from csrm_tasks.llm.schedule import learning_rate
-from csrm_tasks.llm.train import TrainingError
+from csrm_tasks.llm.training import finetune as finetune_module
+from csrm_tasks.llm.training import train as train_module
+from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.mixture import Draw
+from csrm_tasks.llm.training.schedule import learning_rate
+from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 
 STEPS = 12

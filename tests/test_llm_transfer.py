@@ -10,17 +10,17 @@ import pytest
 import torch
 from llm_fixtures import make_base, make_market, make_snapshot
 
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.finetune import FinetuneInputs, finetune
-from csrm_tasks.llm.gap import transfer_gap, translation_accuracy
-from csrm_tasks.llm.model import load_base
-from csrm_tasks.llm.prompts import RELEVANCE, ProductFields, QueryFields
-from csrm_tasks.llm.transfer import (
+from csrm_tasks.llm.network.model import load_base
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields
+from csrm_tasks.llm.scoring.gap import transfer_gap, translation_accuracy
+from csrm_tasks.llm.scoring.transfer import (
     ParallelPairs,
     hidden_states,
     measure_transfer,
     parallel_pairs,
 )
+from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
 from csrm_tasks.records import TRANSLATIONS
 
 

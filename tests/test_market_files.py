@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.market_files.check import check
 from csrm_tasks.market_files.new import new_market
 from csrm_tasks.market_files.reference import MARKET_MD, flat, in_effect, keys, reference

@@ -12,7 +12,7 @@ from release_fixtures import MARKET, market
 from release_world import World
 
 from csrm_tasks import tracking
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import approval, guard, ledger, manage, rollout, rollout_moves
 from csrm_tasks.sections import Rollout, Step

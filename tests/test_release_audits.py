@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.release import audits
-from csrm_tasks.release.online import Audit
+from csrm_tasks.release.online import audits
+from csrm_tasks.release.online.checks import Audit
 
 ASKED = pl.DataFrame(
     {"query_id": [f"q{i}" for i in range(300)], "impressions": [9] * 100 + [1] * 199 + [0]}

@@ -35,7 +35,7 @@ from release_fixtures import MARKET, market
 from release_world import AUTO, World
 
 from csrm_tasks.blobs import LocalBlobs
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import AwayError
 from csrm_tasks.release import away, ledger, manage, promote, routing
 from csrm_tasks.release.reconcile import reconcile

@@ -22,14 +22,14 @@ from release_fixtures import CARD, DIM, market, parts, publish, store_of, write_
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ArtifactError, DataError
-from csrm_tasks.llm.prompts import PROMPT_VERSION
-from csrm_tasks.release import model
-from csrm_tasks.release.bundle import release_id
-from csrm_tasks.release.scorer import ProductVectors, ReleaseScorer, Scored
+from csrm_tasks.llm.prompt.prompts import PROMPT_VERSION
+from csrm_tasks.release.bundle import model
+from csrm_tasks.release.bundle.manifest import release_id
+from csrm_tasks.release.bundle.scorer import ProductVectors, ReleaseScorer, Scored
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
-from csrm_tasks.towers.runtime import TowerRuntime
-from csrm_tasks.towers.texts import TEXT_VERSION
+from csrm_tasks.towers.serving.runtime import TowerRuntime
+from csrm_tasks.towers.serving.texts import TEXT_VERSION
 
 
 def bundle_of(settings: Settings, key: str = "a", **other: str) -> Artifact:
@@ -57,7 +57,7 @@ def bundle_of(settings: Settings, key: str = "a", **other: str) -> Artifact:
 def test_a_number_and_its_text_are_the_same_product(values: Any, texts: Any) -> None:
     from mlflow.exceptions import MlflowException
 
-    from csrm_tasks.release.pyfunc import ReleaseModel
+    from csrm_tasks.release.bundle.pyfunc import ReleaseModel
 
     asked: list[Any] = []
 

@@ -11,7 +11,7 @@ from release_world import AUTO, World
 from csrm_tasks import tracking
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.release import drill, manage, routing
-from csrm_tasks.release.bundle import TOWERS
+from csrm_tasks.release.bundle.manifest import TOWERS
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
-from csrm_tasks.release import online_evidence, rollout
-from csrm_tasks.release.online import Audit
+from csrm_tasks.release import rollout
+from csrm_tasks.release.online import evidence as online_evidence
+from csrm_tasks.release.online.checks import Audit
+from csrm_tasks.release.online.sequential import Stratum
 from csrm_tasks.release.rollout import Open, Window
-from csrm_tasks.release.sequential import Stratum
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings

@@ -10,7 +10,7 @@ from release_fixtures import MARKET, publish
 from release_world import AUTO, MODEL, World
 
 from csrm_tasks import tracking
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from tests.crashes import (
     END,
     Environment,

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from csrm_tasks.demo import rollouts
-from csrm_tasks.demo.rollout_shoppers import World, a_day, world
-from csrm_tasks.release import sequential
-from csrm_tasks.release.online import Audit, Check, Evidence, judge
-from csrm_tasks.release.sequential import (
+from csrm_tasks.demo.study import rollouts
+from csrm_tasks.demo.study.rollout_shoppers import World, a_day, world
+from csrm_tasks.release.online import sequential
+from csrm_tasks.release.online.checks import Audit, Check, Evidence, judge
+from csrm_tasks.release.online.sequential import (
     Stratum,
     boundary,
     difference,
@@ -24,7 +24,7 @@ from csrm_tasks.release.sequential import (
     paired,
     rho_for,
 )
-from csrm_tasks.release.served import Served, bucket_of, upper_ms
+from csrm_tasks.release.online.served import Served, bucket_of, upper_ms
 from csrm_tasks.sections import Rollout, Step
 
 ALPHA = 0.05

@@ -13,10 +13,11 @@ from release_fixtures import MARKET, market, store_of
 from release_world import MODEL, World
 
 from csrm_tasks import tracking
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import AwayError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, registry
+from csrm_tasks.release import ledger
+from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.release.reconcile import reconcile
 from csrm_tasks.release.views import HAND
 from csrm_tasks.settings import Settings, load_settings

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from release_fixtures import MARKET, market, publish, store_of
 from release_world import World
 
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.release import ledger, retention, rollout, rollout_moves, snapshots
-from csrm_tasks.release.bundle import BEHIND
+from csrm_tasks.release.bundle.manifest import BEHIND
 from csrm_tasks.release.ledger import GENESIS, Entry
 from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.sections import Retention, Rollout

@@ -15,7 +15,7 @@ from release_fixtures import MARKET, market, publish
 from release_world import World
 
 from csrm_tasks import tracking
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.release import manage, verdicts
 from csrm_tasks.sections import Rollout, Step
 from tests.crashes import Environment, Homes, deaths, postgres_homes, settings_of, sqlite_homes

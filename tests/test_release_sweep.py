@@ -15,7 +15,7 @@ from filelock import FileLock
 from release_fixtures import publish, store_of
 
 from csrm_tasks.blobs import open_blobs
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.release import sweep
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading

@@ -14,7 +14,7 @@ from release_world import AUTO, World
 
 from csrm_tasks import tracking
 from csrm_tasks.blobs import open_blobs
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import ledger, manage, promote, rollout_moves
 from csrm_tasks.release.guard import vouched

@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from csrm_tasks.cli import main
-from csrm_tasks.dataset.text import query_id
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import DataError
 from csrm_tasks.records import QUERIES, RQA
 from csrm_tasks.retrieval import judged
 from csrm_tasks.retrieval.augment import rqa_table
 from csrm_tasks.retrieval.rqa import Title
+from csrm_tasks.text import query_id
 
 KEY = query_id("zh-TW", "安城")
 

@@ -10,12 +10,12 @@ import pytest
 from pydantic import ValidationError
 from retrieval_fixtures import KINDS, products, queries, scored
 
-from csrm_tasks.dataset.text import normalise
 from csrm_tasks.retrieval.batches import draw
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.mining import mine
 from csrm_tasks.retrieval.pairs import TrainingPairs, training_pairs
 from csrm_tasks.sections import Mining
+from csrm_tasks.text import normalise
 
 
 def _data() -> TrainingPairs:

@@ -16,13 +16,14 @@ import psutil
 import pytest
 from rich.console import Console
 
-from csrm_tasks.demo import runner, runner_home
-from csrm_tasks.demo.runner import Watch, run_stages
-from csrm_tasks.demo.runner_api import AirflowApi, RunState, _lines
-from csrm_tasks.demo.runner_home import PRELOAD, Home
-from csrm_tasks.demo.runner_plan import finished, plan
-from csrm_tasks.demo.runner_processes import Processes, only_one, stop_leftovers
-from csrm_tasks.demo.runner_view import Progress
+from csrm_tasks.demo.runner import home as runner_home
+from csrm_tasks.demo.runner import run as runner
+from csrm_tasks.demo.runner.api import AirflowApi, RunState, _lines
+from csrm_tasks.demo.runner.home import PRELOAD, Home
+from csrm_tasks.demo.runner.plan import finished, plan
+from csrm_tasks.demo.runner.processes import Processes, only_one, stop_leftovers
+from csrm_tasks.demo.runner.run import Watch, run_stages
+from csrm_tasks.demo.runner.view import Progress
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.preload import MODULES, preload
 from csrm_tasks.settings import load_settings
@@ -88,7 +89,7 @@ def start_stubborn(home: Home, processes: Processes, folder: Path) -> None:
 def test_leaving_the_block_ends_a_child_and_what_it_forked(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csrm_tasks.demo.runner_processes.GRACE", 0.3)
+    monkeypatch.setattr("csrm_tasks.demo.runner.processes.GRACE", 0.3)
     with Processes(home.processes, home.logs, dict(os.environ)) as processes:
         start_stubborn(home, processes, tmp_path / "pids")
     assert not any(alive(p) for p in children(tmp_path / "pids"))
@@ -98,7 +99,7 @@ def test_leaving_the_block_ends_a_child_and_what_it_forked(
 def test_what_a_killed_run_left_is_found_by_its_record(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csrm_tasks.demo.runner_processes.GRACE", 0.3)
+    monkeypatch.setattr("csrm_tasks.demo.runner.processes.GRACE", 0.3)
     killed = Processes(home.processes, home.logs, dict(os.environ))  # never leaves its block
     start_stubborn(home, killed, tmp_path / "pids")
     bystander = Processes(tmp_path / "other.json", home.logs, dict(os.environ))

@@ -22,7 +22,7 @@ from serving_fixtures import HEAD, TOKEN, document, release, route, serving
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.release import assignment
-from csrm_tasks.release.scorer import Scored
+from csrm_tasks.release.bundle.scorer import Scored
 from csrm_tasks.serving.alarms import Kind
 from csrm_tasks.serving.answering import _order
 from csrm_tasks.serving.app import Service
@@ -52,7 +52,7 @@ def client(running: tuple[TestClient, Service]) -> TestClient:
 def test_scores_are_those_of_the_release(
     client: TestClient, settings: Settings, one: tuple[str, str]
 ) -> None:
-    from csrm_tasks.release.scorer import ReleaseScorer
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
 
     about = {"brand": "0", "category": "1"}  # of which these towers read the category (A27)
     products = ["p1", {"id": "new", "title": "紅色 物品", **about}, "p0", {"title": "2 3"}]

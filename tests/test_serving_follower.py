@@ -24,7 +24,7 @@ from serving_fixtures import (
 )
 
 from csrm_tasks.release import snapshots
-from csrm_tasks.release.scorer import ReleaseScorer
+from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.serving import follower
 from csrm_tasks.serving.app import create_app
 from csrm_tasks.settings import Settings

@@ -21,7 +21,7 @@ from release_fixtures import MARKET, market, store_of
 from serving_fixtures import HEAD, TOKEN, document, release, route
 from watch import running
 
-from csrm_tasks.release import model
+from csrm_tasks.release.bundle import model
 from csrm_tasks.settings import Settings
 
 BIN = Path(sys.executable).parent

@@ -231,7 +231,7 @@ class Killed(BaseException):
 def test_killed_at_every_write_in_turn_the_day_ends_the_same(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from csrm_tasks.ingest import days, load
+    from csrm_tasks.ingest.storage import days, load
 
     land_first_day(settings)
     ingest(settings, DAY0)

@@ -16,13 +16,13 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.dataset import opinions
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
-from csrm_tasks.llm import calibration
 from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows
-from csrm_tasks.llm.encoding import PromptEncoder
-from csrm_tasks.llm.model import add_lora, load_base, set_adapter_state
-from csrm_tasks.llm.predict import predict
-from csrm_tasks.llm.prompts import RELEVANCE
-from csrm_tasks.llm.scoring import RelevanceScorer
+from csrm_tasks.llm.network.model import add_lora, load_base, set_adapter_state
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import RELEVANCE
+from csrm_tasks.llm.scoring import calibration
+from csrm_tasks.llm.scoring.predict import predict
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, SCORED, read_table
 from csrm_tasks.sections import Lora

@@ -14,9 +14,9 @@ from test_steps_llm import Installation
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.llm import model
 from csrm_tasks.llm.data import load_pairs, shard_numbers
-from csrm_tasks.llm.scoring import RelevanceScorer
+from csrm_tasks.llm.network import model
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.settings import Settings
 
 P = ("p0", "p1", "p2")

@@ -15,12 +15,12 @@ from serving_fixtures import document, release, route, serving
 
 from csrm_tasks.errors import DataError, RefusedError
 from csrm_tasks.release import snapshots
-from csrm_tasks.release.bundle import TOWERS
+from csrm_tasks.release.bundle.manifest import TOWERS
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
-from csrm_tasks.towers import embed
-from csrm_tasks.towers.embed import Known, embed_catalogue
-from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.serving import embed
+from csrm_tasks.towers.serving.embed import Known, embed_catalogue
+from csrm_tasks.towers.serving.runtime import TowerRuntime
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 

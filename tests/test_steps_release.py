@@ -13,7 +13,7 @@ from release_fixtures import MARKET, market, parts, probed, scores, store_of
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.evaluation.checks import Check
 from csrm_tasks.markets import MarketConfig

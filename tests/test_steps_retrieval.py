@@ -22,7 +22,6 @@ from retrieval_fixtures import (
 
 from csrm_tasks import records, tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
-from csrm_tasks.dataset.text import query_id
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, read_table, write_table
@@ -31,6 +30,7 @@ from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
+from csrm_tasks.text import query_id
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 

@@ -26,8 +26,9 @@ from release_world import World
 from csrm_tasks import clocks, tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError, RefusedError
-from csrm_tasks.release import ledger, manage, online_evidence, verdicts
+from csrm_tasks.release import ledger, manage, verdicts
 from csrm_tasks.release.ledger import moment
+from csrm_tasks.release.online import evidence as online_evidence
 from csrm_tasks.sections import Rollout, Schedule, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step

@@ -13,8 +13,8 @@ from test_steps_rollout import Rolling
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import open_blobs
-from csrm_tasks.release.online import CHECKS
-from csrm_tasks.release.sequential import Difference, Stratum, difference
+from csrm_tasks.release.online.checks import CHECKS
+from csrm_tasks.release.online.sequential import Difference, Stratum, difference
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings

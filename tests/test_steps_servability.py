@@ -17,11 +17,11 @@ from release_fixtures import market, parts, probed, publish, store_of, write_emb
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.records import BEHAVIOUR
-from csrm_tasks.release import probe, servability
+from csrm_tasks.release.bundle import probe, servability
 from csrm_tasks.sections import Serving
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
-from csrm_tasks.towers.runtime import TowerRuntime
+from csrm_tasks.towers.serving.runtime import TowerRuntime
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 

@@ -14,15 +14,19 @@ import pytest
 import sqlalchemy as sa
 from polars.testing import assert_frame_equal
 
-from csrm_tasks.dataset import text as text_module
-from csrm_tasks.dataset.text import compose, composed, composed_frame, language_of, spellings
-from csrm_tasks.ingest import validate
-from csrm_tasks.ingest.contracts import CONTRACTS
-from csrm_tasks.ingest.readers import read_batches
-from csrm_tasks.ingest.validate import judge
-from csrm_tasks.llm.prompts import RELEVANCE as SPACE
-from csrm_tasks.llm.prompts import ProductFields, QueryFields, product_segments, query_segments
-from csrm_tasks.release.scorer import ProductVectors
+from csrm_tasks import text as text_module
+from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.reading.readers import read_batches
+from csrm_tasks.ingest.validation import validate
+from csrm_tasks.ingest.validation.validate import judge
+from csrm_tasks.llm.prompt.prompts import RELEVANCE as SPACE
+from csrm_tasks.llm.prompt.prompts import (
+    ProductFields,
+    QueryFields,
+    product_segments,
+    query_segments,
+)
+from csrm_tasks.release.bundle.scorer import ProductVectors
 from csrm_tasks.retrieval.analyser import cut
 from csrm_tasks.sections import Ingest
 from csrm_tasks.serving.requests import Event, Search
@@ -30,6 +34,7 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import lake, tables
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.tables import FILES
+from csrm_tasks.text import compose, composed, composed_frame, language_of, spellings
 from tests.data_fixtures import DAY0, DAY1, KO, ZH, event, ingest, label, land_lines, product
 from tests.data_fixtures import search as searched
 
@@ -168,7 +173,7 @@ def test_requests_in_either_form_are_the_same() -> None:
 
 @pytest.mark.parametrize("stored", ["상품1", decomposed("상품1")])
 def test_a_release_knows_its_products_in_either_form(stored: str, tmp_path: Path) -> None:
-    from csrm_tasks.release.bundle import EMBEDDINGS
+    from csrm_tasks.release.bundle.manifest import EMBEDDINGS
 
     vectors, ids = (tmp_path / name for name in EMBEDDINGS)
     vectors.parent.mkdir(parents=True, exist_ok=True)

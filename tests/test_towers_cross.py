@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from csrm_tasks.errors import ArtifactError, ConfigError, RefusedError
-from csrm_tasks.towers import cross_export
 from csrm_tasks.towers import train as training
-from csrm_tasks.towers.cross import CrossEncoder, cross_logits, cross_probabilities
-from csrm_tasks.towers.cross_export import Judged, export_cross
-from csrm_tasks.towers.cross_runtime import CrossRuntime
+from csrm_tasks.towers.cross import export as cross_export
+from csrm_tasks.towers.cross.export import Judged, export_cross
+from csrm_tasks.towers.cross.model import CrossEncoder, cross_logits, cross_probabilities
+from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.examples import Examples
 from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import Reader
 from csrm_tasks.towers.model import HEADS
-from csrm_tasks.towers.texts import TEXT_VERSION
+from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from csrm_tasks.towers.train import TrainPlan, train
 from tests.towers_fixtures import make_encoder, oracle_examples, reader_of, snapshot_tables
 

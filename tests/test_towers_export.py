@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from csrm_tasks.errors import ArtifactError, RefusedError
-from csrm_tasks.towers import export, measure, runtime
+from csrm_tasks.towers import export, measure
 from csrm_tasks.towers.export import export_towers, parity, quantise, write_onnx
 from csrm_tasks.towers.model import HEADS, TwinTowers
-from csrm_tasks.towers.runtime import TowerRuntime, has_vnni
-from csrm_tasks.towers.texts import product_digest
+from csrm_tasks.towers.serving import runtime
+from csrm_tasks.towers.serving.runtime import TowerRuntime, has_vnni
+from csrm_tasks.towers.serving.texts import product_digest
 from csrm_tasks.towers.thresholds import Threshold
 from tests.towers_fixtures import COLOURS, TYPES, make_encoder, reader_of, snapshot_tables
 
@@ -203,7 +204,7 @@ def test_recipes_from_compact_to_near(
 
 def test_runtime_imports_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from csrm_tasks.towers.runtime import TowerRuntime;"
+        "import sys; from pathlib import Path; from csrm_tasks.towers.serving.runtime import TowerRuntime;"
         f"r = TowerRuntime(Path({str(folder)!r})); v = r.encode_queries(['茶壺']);"
         "assert v.shape == (1, 2, r.dim);"
         "print([m for m in ('torch', 'transformers', 'onnx', 'pandas') if m in sys.modules])"

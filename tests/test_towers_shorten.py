@@ -15,8 +15,8 @@ from csrm_tasks.steps import run_step
 from csrm_tasks.towers import measure, shorten
 from csrm_tasks.towers.depth import cut
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.runtime import TowerRuntime
-from csrm_tasks.towers.tokens import TokenTable
+from csrm_tasks.towers.serving.runtime import TowerRuntime
+from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.train import TrainPlan
 from csrm_tasks.training.checkpoints import Checkpoints
 from tests.test_steps_towers import World

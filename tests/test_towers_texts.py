@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from csrm_tasks.towers.texts import product_text, with_product_text
+from csrm_tasks.towers.serving.texts import product_text, with_product_text
 
 ROWS = [("茶壺", "Acme", "廚房"), ("雨傘", "", "戶外"), ("毛巾", "Acme", ""), ("枕頭", "", "")]
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
 from csrm_tasks import records
-from csrm_tasks.dataset.text import pair_id, query_id
+from csrm_tasks.text import pair_id, query_id
 from csrm_tasks.towers.examples import Examples, soft_examples
 from csrm_tasks.towers.measure import Reader
 from csrm_tasks.towers.model import load_tokenizer

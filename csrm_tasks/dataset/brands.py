@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from csrm_tasks.dataset.text import normalise
+from csrm_tasks.text import normalise
 
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -10,7 +10,7 @@ import polars as pl
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.dataset.health import verdict
 from csrm_tasks.dataset.snapshot import Built
-from csrm_tasks.ingest.validate import times_of
+from csrm_tasks.ingest.validation.validate import times_of
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import Grade
 

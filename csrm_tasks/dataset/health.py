@@ -16,7 +16,7 @@ nulls          difference of a column's share of empty values
 duplicates     difference of the share of rows that were known already
 new_queries    share of impressions whose query the accepted window did not have
 quarantine     difference of the share of rows in quarantine
-machines       difference of the share of events that machines made (ingest/shoppers.py)
+machines       difference of the share of events that machines made (ingest/aggregates/shoppers.py)
 =============  ===================================================================================
 
 All distances are between 0 and 1.

@@ -16,8 +16,8 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from csrm_tasks.ingest.rows import read_unstored, table_keys
-from csrm_tasks.ingest.window import Window
+from csrm_tasks.ingest.storage.rows import read_unstored, table_keys
+from csrm_tasks.ingest.storage.window import Window
 from csrm_tasks.store.lake import Lake
 from csrm_tasks.store.tables import FILES
 

@@ -12,7 +12,7 @@ from datetime import date
 
 import polars as pl
 
-from csrm_tasks.dataset.text import language_of
+from csrm_tasks.text import language_of
 
 DAYS = 7
 EARLIER = 4  # windows before the newest that are looked at for one that was accepted

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import polars as pl
 
 from csrm_tasks.dataset.brands import BrandDictionary
-from csrm_tasks.dataset.text import normalise, normalised, query_ids
+from csrm_tasks.text import normalise, normalised, query_ids
 
 DISTILLED = "distilled"  # derived from titles as well, for the towers alone (A31)
 ORIGINS = ("label", "log", "translated", "derived", DISTILLED)  # the first that a query has counts

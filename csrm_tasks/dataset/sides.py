@@ -15,9 +15,9 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from csrm_tasks.dataset.text import query_ids
 from csrm_tasks.store import bulk
 from csrm_tasks.store.tables import SIDES, fetch
+from csrm_tasks.text import query_ids
 
 SCHEMA = {"text": pl.String, "side": pl.String}
 ANY = "*"  # locale of a text's digest: a text typed alike in two languages is one

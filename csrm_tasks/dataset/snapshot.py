@@ -27,9 +27,9 @@ from csrm_tasks.dataset.queries import DISTILLED, TYPED, build_queries, derived_
 from csrm_tasks.dataset.raters import rater_report
 from csrm_tasks.dataset.sides import known_sides, text_ids
 from csrm_tasks.dataset.splits import assign_splits, frozen_gold, uniform
-from csrm_tasks.dataset.text import normalised, pair_ids, query_ids
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.store.lake import Lake
+from csrm_tasks.text import normalised, pair_ids, query_ids
 
 TRANSLATIONS_DEV = 0.05  # share of translation pairs held out to watch the MT loss
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.dataset.offer import offered
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.days import UNPUBLISHED, behaviour_files, day_state, position_file
+from csrm_tasks.ingest.storage.days import UNPUBLISHED, behaviour_files, day_state, position_file
 from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.tables import (
     AGGREGATES,

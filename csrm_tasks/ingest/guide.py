@@ -9,11 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from csrm_tasks.ingest.contracts import CONTRACTS, EARLIEST, GRADES, REASONS, Column, Contract
-from csrm_tasks.ingest.csv_quotes import FEW, QUOTED_LIMIT
-from csrm_tasks.ingest.files import HEAD_BYTES
-from csrm_tasks.ingest.readers import BATCH, PARQUET_ROWS, RECORD_LIMIT
-from csrm_tasks.ingest.shoppers import LEAST_SHOWN
+from csrm_tasks.ingest.aggregates.shoppers import LEAST_SHOWN
+from csrm_tasks.ingest.contract.contracts import (
+    CONTRACTS,
+    EARLIEST,
+    GRADES,
+    REASONS,
+    Column,
+    Contract,
+)
+from csrm_tasks.ingest.reading.csv_quotes import FEW, QUOTED_LIMIT
+from csrm_tasks.ingest.reading.readers import BATCH, PARQUET_ROWS, RECORD_LIMIT
+from csrm_tasks.ingest.validation.files import HEAD_BYTES
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import PROJECT_ROOT
 
@@ -23,7 +30,7 @@ MIB = 1 << 20
 LANDING = f"""\
 # What a market may deliver
 
-Written by `python -m csrm_tasks.ingest.guide` from `csrm_tasks/ingest/contracts.py`; do not edit.
+Written by `python -m csrm_tasks.ingest.guide` from `csrm_tasks/ingest/contract/contracts.py`; do not edit.
 
 ## Where files lie
 

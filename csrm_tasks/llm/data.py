@@ -10,9 +10,9 @@ import polars as pl
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
-from csrm_tasks.llm.soft import Floats, mixed_target, one_hot
-from csrm_tasks.llm.tasks import LabelRows, TranslationRows
+from csrm_tasks.llm.prompt.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
+from csrm_tasks.llm.soft_targets import Floats, mixed_target, one_hot
+from csrm_tasks.llm.training.tasks import LabelRows, TranslationRows
 from csrm_tasks.records import (
     CONVERSIONS,
     PAIRS,

@@ -12,7 +12,7 @@ from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.markets import bases_of, explained, validated
 
-LLM, ENCODER = "csrm_tasks/demo/base/llm", "csrm_tasks/demo/base/encoder"
+LLM, ENCODER = "csrm_tasks/demo/bases/shipped/llm", "csrm_tasks/demo/bases/shipped/encoder"
 HEAD = """\
 # What has no default. Every other key: docs/MARKET.md. Then: csrm market check {name}
 market: {name}

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, registry, rollback, rollout, routing
+from csrm_tasks.release import ledger, rollback, rollout, routing
+from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.tables import LEDGER
@@ -108,7 +109,7 @@ def _copy(settings: Settings, market: str, entries: list[ledger.Entry], folder: 
 
 def _answers(settings: Settings, bundle: str) -> None:
     """Load a release as a server does and score one pair."""
-    from csrm_tasks.release.scorer import ReleaseScorer
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
 
     found = ArtifactStore(settings.artifacts, settings.cache).open(bundle)
     scored = ReleaseScorer(found.path).score(["drill"], [None], ["drill"])

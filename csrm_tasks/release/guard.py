@@ -14,7 +14,7 @@ from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, ledger, rollout, verdicts
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.settings import Settings
 
 

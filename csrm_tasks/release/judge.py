@@ -14,7 +14,7 @@ from typing import Any
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.release import verdicts
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.sections import Gate
 
 

@@ -15,7 +15,7 @@ from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import away, ledger, rollout
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.release.guard import guard, refuse_taken_back, still_approved, vouched
 from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.views import refresh_views

@@ -16,7 +16,8 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import AwayError, CsrmError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import away, ledger, registration, registry, rollback, rollout, routing
+from csrm_tasks.release import away, ledger, registration, rollback, rollout, routing
+from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.promote import promote
 from csrm_tasks.release.views import HAND, few_retries, follow

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.release import model, registry
-from csrm_tasks.release.bundle import release_id
+from csrm_tasks.release import mlflow_aliases as registry
+from csrm_tasks.release.bundle import model
+from csrm_tasks.release.bundle.manifest import release_id
 
 
 def version_tags(payload: Mapping[str, str]) -> dict[str, str]:

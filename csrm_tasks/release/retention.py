@@ -4,9 +4,9 @@ Kept: what is recent; what a ledger row within the rollback window names; the li
 predecessors that must stay loadable, and what is being rolled out or waits, whatever their age;
 the refreshed vectors of a catalogue that servers may take up, and those before them.
 Each of these with what it was made of, one level deep, what those name in their facts, and what a
-retraining goes on from (:data:`csrm_tasks.release.bundle.BEHIND`): that is what loading, scoring,
-comparing and succeeding a release takes. How its parts were trained is further back, and goes.
-Copies inside MLflow are not touched. Collect while no DAG runs that reuses old artifacts.
+retraining goes on from (:data:`csrm_tasks.release.bundle.manifest.BEHIND`): that is what loading,
+scoring, comparing and succeeding a release takes. How its parts were trained is further back, and
+goes. Copies inside MLflow are not touched. Collect while no DAG runs that reuses old artifacts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from csrm_tasks.artifacts import MANIFEST, ArtifactStore
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, rollout, routing, snapshots
-from csrm_tasks.release.bundle import BEHIND
+from csrm_tasks.release.bundle.manifest import BEHIND
 from csrm_tasks.sections import Retention
 from csrm_tasks.settings import Settings
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.blobs import Entry, open_blobs
-from csrm_tasks.ingest.days import behaviour_files, position_file
+from csrm_tasks.ingest.storage.days import behaviour_files, position_file
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.lake import Lake, Stored

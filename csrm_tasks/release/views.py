@@ -16,7 +16,8 @@ from typing import Any
 
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import away, ledger, registry, routing
+from csrm_tasks.release import away, ledger, routing
+from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")

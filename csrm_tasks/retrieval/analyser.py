@@ -13,8 +13,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from csrm_tasks.dataset import text as text_module
-from csrm_tasks.dataset.text import compose, normalise
+from csrm_tasks import text as text_module
+from csrm_tasks.text import compose, normalise
 
 # Han (with the iteration mark and the extensions in use) and kana run together as Japanese does.
 _HAN_KANA = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

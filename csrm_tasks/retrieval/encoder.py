@@ -21,9 +21,9 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.base_models import pretrained
-from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
+from csrm_tasks.text import normalise
 
 BATCH_TOKENS = 8192  # padded tokens of one inference batch
 Vectors = npt.NDArray[np.float32]

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.records import Schema
 from csrm_tasks.retrieval import ivf as lists
 from csrm_tasks.retrieval.exact import Rows, Vectors, exact_search
 from csrm_tasks.retrieval.segment import stamp
+from csrm_tasks.text import normalise
 
 ENTRIES: Schema = {"product_id": pl.String, "stamp": pl.UInt64}
 

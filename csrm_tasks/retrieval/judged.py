@@ -19,11 +19,11 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.artifacts import file_digest
-from csrm_tasks.dataset.text import composed_frame, query_id
 from csrm_tasks.errors import DataError
 from csrm_tasks.records import Schema
 from csrm_tasks.retrieval.rqa import Title
 from csrm_tasks.spreadsheets import Row, read_sheet, refuse_damaged, word, write_sheet
+from csrm_tasks.text import composed_frame, query_id
 
 ANSWERS: Schema = {"query_id": pl.String, "product_id": pl.String, "correct": pl.Boolean}
 SHEET = ("query", "product_id", "title", "correct", "rater_id")

@@ -18,12 +18,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import polars as pl
 
-from csrm_tasks.dataset.text import normalised
 from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.bm25 import Bm25Index, Hits
 from csrm_tasks.retrieval.pairs import LocalePairs, Rows, TrainingPairs
 from csrm_tasks.retrieval.rqa import NEAR, jaccard
 from csrm_tasks.sections import Mining
+from csrm_tasks.text import normalised
 
 log = logging.getLogger("csrm")
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import DataError
+from csrm_tasks.text import normalise
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from csrm_tasks.dataset.text import normalised
 from csrm_tasks.records import Schema
 from csrm_tasks.retrieval.bm25 import Bm25Index, Hits
+from csrm_tasks.text import normalised
 
 PSEUDO: Schema = {
     "query_id": pl.String,

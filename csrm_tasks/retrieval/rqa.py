@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval.analyser import cut, tokens
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.exact import Vectors
 from csrm_tasks.retrieval.index import ProductIndex
+from csrm_tasks.text import normalise
 
 if TYPE_CHECKING:  # a BM25-only build must not pay for torch and transformers
     from csrm_tasks.retrieval.encoder import BiEncoder

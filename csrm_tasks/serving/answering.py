@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from csrm_tasks.dataset.text import normalise
 from csrm_tasks.errors import DataError
-from csrm_tasks.release.scorer import Scored
+from csrm_tasks.release.bundle.scorer import Scored
 from csrm_tasks.serving import ubi
 from csrm_tasks.serving.alarms import Alarms
 from csrm_tasks.serving.figures import Figures
@@ -20,6 +19,7 @@ from csrm_tasks.serving.follower import Follower, State
 from csrm_tasks.serving.loading import LoadedRelease
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Item, Listing, Search, judged
+from csrm_tasks.text import normalise
 
 log = logging.getLogger("csrm")
 

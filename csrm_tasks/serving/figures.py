@@ -16,7 +16,7 @@ from typing import Any
 
 from csrm_tasks.blobs import BlobStore
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release.served import bucket_of, upper_ms
+from csrm_tasks.release.online.served import bucket_of, upper_ms
 
 ATTEMPTS = 20
 MINUTES = 15  # of a window

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.release.bundle import release_id
-from csrm_tasks.release.scorer import ProductVectors, ReleaseScorer, Scored
+from csrm_tasks.release.bundle.manifest import release_id
+from csrm_tasks.release.bundle.scorer import ProductVectors, ReleaseScorer, Scored
 from csrm_tasks.release.snapshots import SNAPSHOT, Snapshot
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.queries import QueryEncoder

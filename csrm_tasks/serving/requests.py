@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.functional_validators import BeforeValidator
 
-from csrm_tasks.dataset.text import compose, normalise
+from csrm_tasks.text import compose, normalise
 
 MOST_PRODUCTS = 1_000
 MOST_EVENTS = 1_000

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal
 from filelock import FileLock, Timeout
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.ingest.contracts import OWN
+from csrm_tasks.ingest.contract.contracts import OWN
 
 Kind = Literal["ubi_queries", "ubi_events"]
 Clock = Callable[[], datetime]

@@ -16,7 +16,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger
 from csrm_tasks.release.ledger import Entry
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 KEY, ITEMS, TASKS = "key.parquet", "items.parquet", "tasks.csv"
 
@@ -27,8 +27,8 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     import polars as pl
 
     from csrm_tasks.records import write_table
-    from csrm_tasks.release import audits
-    from csrm_tasks.release.scorer import ReleaseScorer
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
+    from csrm_tasks.release.online import audits
 
     state = ctx.input("state").facts
     snapshot = ctx.store.open(state["snapshot"])
@@ -127,7 +127,7 @@ def _take(ctx: Context, row: Entry, counted: Entry | None, path: Path) -> bool:
     """
     import polars as pl
 
-    from csrm_tasks.release import audits
+    from csrm_tasks.release.online import audits
 
     digest = file_digest(path)[:20]
     if counted is not None and counted.payload.get("file") == digest:
@@ -173,7 +173,7 @@ def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str, **abou
     """Count an audit and write it into the ledger, once per grades; the newest row counts."""
     import polars as pl
 
-    from csrm_tasks.release import audits
+    from csrm_tasks.release.online import audits
 
     pages = pl.read_parquet(audit.file(KEY))
     found = asdict(audits.count(pages, grades, audit.facts["open"], audit.facts["control"]))

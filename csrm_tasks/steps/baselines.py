@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from csrm_tasks.llm.baseline_encoder import JudgedTexts
+    from csrm_tasks.llm.baselines.encoder import JudgedTexts
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
 
 
 def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.identity import base_digest
+    from csrm_tasks.llm.network.identity import base_digest
 
     return base_digest(params["encoder"])
 
@@ -45,7 +45,7 @@ def baseline_encoder(
     import torch
 
     from csrm_tasks import tracking
-    from csrm_tasks.llm import baseline_encoder as peer
+    from csrm_tasks.llm.baselines import encoder as peer
     from csrm_tasks.llm.data import load_fields, load_pairs, selection_dev
 
     torch.set_num_threads(ctx.settings.threads)
@@ -69,11 +69,11 @@ def baseline_encoder(
 
 def _asked(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """Who answers: a local model's files, or the endpoint's address."""
-    from csrm_tasks.llm.identity import base_digest
+    from csrm_tasks.llm.network.identity import base_digest
 
     if not params["remote"]:
         return base_digest(params["model"])
-    from csrm_tasks.llm.baseline_prompt import Endpoint
+    from csrm_tasks.llm.baselines.prompt import Endpoint
 
     return Endpoint.from_environment().url
 
@@ -92,7 +92,7 @@ def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Metada
     """
     import torch
 
-    from csrm_tasks.llm import baseline_prompt as peer
+    from csrm_tasks.llm.baselines import prompt as peer
     from csrm_tasks.llm.data import load_fields, load_pairs
 
     torch.set_num_threads(ctx.settings.threads)
@@ -112,7 +112,7 @@ def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Metada
 
 def _write(ctx: Context, gold: pl.DataFrame, found: Any) -> None:
     """Write ``scored.parquet`` as ``score_pairs`` does."""
-    from csrm_tasks.llm.scoring import with_probabilities
+    from csrm_tasks.llm.scoring.scoring import with_probabilities
     from csrm_tasks.records import PAIRS, SCORED, write_table
 
     schema = {k: PAIRS[k] for k in ("pair_id", "grade")} | SCORED

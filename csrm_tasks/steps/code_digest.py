@@ -31,7 +31,7 @@ WHOLE, ON_IMPORT = "*", "<import>"
 # Modules, or packages with all below them, that change no step's output; what else is in the
 # fingerprint for them. Nothing is reached through them.
 EXCLUDED: Mapping[str, str] = {
-    "csrm_tasks.steps.registry": "declares steps",
+    "csrm_tasks.steps.declaration": "declares steps",
     "csrm_tasks.steps.running": "runs steps",
     "csrm_tasks.artifacts": "keeps artifacts: their digests are in the fingerprint, and checked",
     "csrm_tasks.markets": "reads market files: the values are in the fingerprint",
@@ -39,8 +39,8 @@ EXCLUDED: Mapping[str, str] = {
     "csrm_tasks.settings": "says where things are kept",
     "csrm_tasks.errors": "words what went wrong; a step that fails has no output",
     "csrm_tasks.tracking": "logs runs to MLflow",
-    "csrm_tasks.evaluation.report": "draws pages: whatever is decided is decided by the figures",
-    "csrm_tasks.evaluation.model_card": "words a page: its figures and verdict are its inputs",
+    "csrm_tasks.evaluation.report.page": "draws pages: whatever is decided is decided by the figures",
+    "csrm_tasks.evaluation.report.model_card": "words a page: its figures and verdict are its inputs",
     "csrm_tasks.store.engine": "opens the database: what is read from it is in the fingerprint",
 }
 

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.towers import encoder_identity, reader_of, soft_pairs, tables_of
 
 if TYPE_CHECKING:
     import polars as pl
 
     from csrm_tasks.markets import MarketConfig
-    from csrm_tasks.towers.cross import CrossEncoder
-    from csrm_tasks.towers.cross_export import Judged
+    from csrm_tasks.towers.cross.export import Judged
+    from csrm_tasks.towers.cross.model import CrossEncoder
     from csrm_tasks.towers.examples import Examples
     from csrm_tasks.towers.measure import Reader
     from csrm_tasks.towers.thresholds import Threshold
@@ -40,9 +40,9 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     """
     import torch
 
-    from csrm_tasks.llm.precision import choose_device, choose_dtype
-    from csrm_tasks.towers.cross import CrossEncoder, cross_logits
-    from csrm_tasks.towers.cross_export import export_cross
+    from csrm_tasks.llm.network.precision import choose_device, choose_dtype
+    from csrm_tasks.towers.cross.export import export_cross
+    from csrm_tasks.towers.cross.model import CrossEncoder, cross_logits
     from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
@@ -91,8 +91,8 @@ def train_cross_encoder(ctx: Context) -> Metadata:
 def _judged(model: CrossEncoder, reader: Reader, frame: pl.DataFrame) -> Judged:
     import numpy as np
 
-    from csrm_tasks.towers.cross import cross_probabilities
-    from csrm_tasks.towers.cross_export import Judged
+    from csrm_tasks.towers.cross.export import Judged
+    from csrm_tasks.towers.cross.model import cross_probabilities
 
     queries, titles = frame["query"].to_list(), frame["title"].to_list()
     rows = np.arange(len(frame))
@@ -110,7 +110,7 @@ def _thresholds(
     import numpy as np
 
     from csrm_tasks.towers import measure
-    from csrm_tasks.towers.cross import cross_probabilities
+    from csrm_tasks.towers.cross.model import cross_probabilities
 
     floor = market.towers.precision_floor
     scores = _judged(model, reader, dev).scores
@@ -131,7 +131,7 @@ def _about(
     reader: Reader, thresholds: Mapping[str, Threshold], product_fields: Sequence[str]
 ) -> dict[str, Any]:
     """What scoring needs beside the graph."""
-    from csrm_tasks.towers.texts import TEXT_VERSION
+    from csrm_tasks.towers.serving.texts import TEXT_VERSION
 
     return {
         "text_version": TEXT_VERSION,

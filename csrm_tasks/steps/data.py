@@ -16,14 +16,14 @@ from csrm_tasks.dataset.sides import add_sides, first_sides, keep_sides, known_s
 from csrm_tasks.dataset.snapshot import Built, build
 from csrm_tasks.dataset.source import positions, published_days
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.ingest.days import day_state, publish, quarantine_counts
-from csrm_tasks.ingest.files import Source, sort_file
-from csrm_tasks.ingest.ignored import Notes
-from csrm_tasks.ingest.landing import Delivery, check_day, list_landing
-from csrm_tasks.ingest.load import Receipt, load_file
-from csrm_tasks.ingest.records import RawOf
-from csrm_tasks.ingest.validate import REJECTED, Judged
-from csrm_tasks.ingest.window import Window
+from csrm_tasks.ingest.reading.landing import Delivery, check_day, list_landing
+from csrm_tasks.ingest.reading.records import RawOf
+from csrm_tasks.ingest.storage.days import day_state, publish, quarantine_counts
+from csrm_tasks.ingest.storage.load import Receipt, load_file
+from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.validation.files import Source, sort_file
+from csrm_tasks.ingest.validation.ignored import Notes
+from csrm_tasks.ingest.validation.validate import REJECTED, Judged
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
     BEHAVIOUR,
@@ -37,7 +37,7 @@ from csrm_tasks.records import (
     write_table,
 )
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError
 from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
@@ -133,7 +133,7 @@ def store(ctx: Context) -> Metadata:
 @step("aggregate", inputs=("store",), config=("ingest",), side_effect=True)
 def aggregate(ctx: Context, *, day: str) -> Metadata:
     """Sum the day's events up per query and product, per position and per session."""
-    from csrm_tasks.ingest.sums import refresh_day
+    from csrm_tasks.ingest.aggregates.sums import refresh_day
 
     window = _window(ctx, day)
     scratch = ctx.work / "scratch"
@@ -158,7 +158,7 @@ def publish_day(ctx: Context, *, day: str) -> Metadata:
 
     Days that this one changed (it came late, or was corrected) are summed up and published again.
     """
-    from csrm_tasks.ingest.sums import follow_corrections
+    from csrm_tasks.ingest.aggregates.sums import follow_corrections
 
     window = _window(ctx, day)
     try:

@@ -14,9 +14,9 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, RQA, SCORED, read_table
 from csrm_tasks.release import ledger
-from csrm_tasks.release.bundle import BEHIND
+from csrm_tasks.release.bundle.manifest import BEHIND
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 BASELINES = ("majority", "tfidf")
 PARTS = ("llm", "ebr", "index", "rqa", "export", "snapshot")
@@ -81,8 +81,9 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
     ``names``: comma-separated, one per score artifact, those of LLMs first. ``alone``: gold scores
     of an LLM without retrieved titles, to be compared with its own among the others.
     """
-    from csrm_tasks.evaluation import evidence, report
+    from csrm_tasks.evaluation import evidence
     from csrm_tasks.evaluation.gold import gold_set
+    from csrm_tasks.evaluation.report import page as report
     from csrm_tasks.evaluation.summary import against, headline, summarise
 
     gold = gold_set(*_tables(ctx.input("snapshot")))

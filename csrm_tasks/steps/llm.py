@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ log = logging.getLogger("csrm")
 
 def _base_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base model's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.identity import base_digest
+    from csrm_tasks.llm.network.identity import base_digest
 
     return base_digest(market.llm.base)
 
@@ -58,8 +58,8 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         return _pass_on(ctx, soft)
     _use_threads(ctx)
     from csrm_tasks import tracking
-    from csrm_tasks.llm.finetune import FinetuneInputs
-    from csrm_tasks.llm.launch import run_training
+    from csrm_tasks.llm.training.finetune import FinetuneInputs
+    from csrm_tasks.llm.training.launch import run_training
 
     given = FinetuneInputs(
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round
@@ -103,8 +103,8 @@ def _pass_on(ctx: Context, soft: Artifact) -> Metadata:
 def select_llm(ctx: Context) -> Metadata:
     """Choose the best model on dev (A17) and calibrate its temperature there (A30, A49)."""
     from csrm_tasks import tracking
-    from csrm_tasks.llm.calibration import calibrate
-    from csrm_tasks.llm.identity import read_card
+    from csrm_tasks.llm.network.identity import read_card
+    from csrm_tasks.llm.scoring.calibration import calibrate
     from csrm_tasks.records import VOTES, read_table
 
     llms = ctx.lists["llms"]
@@ -143,8 +143,8 @@ def _reliability(best: Artifact, out: Path) -> list[Path]:
     import numpy as np
     import polars as pl
 
-    from csrm_tasks.evaluation import reliability
     from csrm_tasks.evaluation.metrics import calibration_by_query
+    from csrm_tasks.evaluation.report import reliability
 
     agreed = pl.read_parquet(out / "dev_scores.parquet").select("pair_id", "consensus").drop_nulls()
     if agreed.is_empty():

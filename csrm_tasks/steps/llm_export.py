@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from csrm_tasks import tracking
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 PROBED = 64  # dev pairs on which export and adapter are compared
 
@@ -17,8 +17,8 @@ def export_llm(ctx: Context, *, precision: str = "") -> Metadata:
     is as large as its base, every week again.
     """
     from csrm_tasks.llm.data import load_fields, load_pairs
-    from csrm_tasks.llm.export import export_classifier, record
-    from csrm_tasks.llm.identity import read_card
+    from csrm_tasks.llm.network.identity import read_card
+    from csrm_tasks.llm.scoring.export import export_classifier, record
 
     llm, snapshot, rqa = ctx.input("llm"), ctx.input("snapshot").path, ctx.inputs.get("rqa")
     fields = load_fields(snapshot, rqa.path if rqa else None)

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ def _score(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> tuple[p
     import torch
 
     from csrm_tasks.llm.data import load_fields, space_named
-    from csrm_tasks.llm.scoring import RelevanceScorer
+    from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 
     torch.set_num_threads(ctx.settings.threads)
     scorer = RelevanceScorer.load(ctx.input("llm").path)
@@ -224,8 +224,8 @@ def _soft_labels(
     import torch
 
     from csrm_tasks.llm.data import load_fields
-    from csrm_tasks.llm.finetune import FinetuneInputs
-    from csrm_tasks.llm.rounds import changes, cross_fit
+    from csrm_tasks.llm.training.finetune import FinetuneInputs
+    from csrm_tasks.llm.training.rounds import changes, cross_fit
 
     limit, fit = ctx.market.llm.distillation.memorised, facts["agreement"]
     memorised = fit >= limit

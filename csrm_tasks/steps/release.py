@@ -9,9 +9,9 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
-from csrm_tasks.release.bundle import assemble, release_id
+from csrm_tasks.release.bundle.manifest import assemble, release_id
 from csrm_tasks.release.views import few_retries
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 MODEL_CARD = "model_card.md"
 
@@ -26,8 +26,8 @@ CARD = ("base", "base_digest", "label_ids", "prompt_version", "temperature")
 )
 def bundle(ctx: Context) -> Metadata:
     """Put together what is released as one thing; parts that do not fit together are refused."""
-    from csrm_tasks.llm.identity import read_card
-    from csrm_tasks.towers.texts import TEXT_VERSION
+    from csrm_tasks.llm.network.identity import read_card
+    from csrm_tasks.towers.serving.texts import TEXT_VERSION
 
     llm = ctx.input("llm")
     card = read_card(llm.path)
@@ -89,7 +89,8 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
 
 def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -> None:
     """Write the evaluation's report once more, now with the verdict, and the model card."""
-    from csrm_tasks.evaluation import model_card, report
+    from csrm_tasks.evaluation.report import model_card
+    from csrm_tasks.evaluation.report import page as report
 
     summary = None
     if evaluation:

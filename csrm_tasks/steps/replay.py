@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 
-from csrm_tasks.ingest.landing import check_day
-from csrm_tasks.ingest.quarantine import check_reason
-from csrm_tasks.ingest.replay import replay as replay_rows
-from csrm_tasks.ingest.window import Window
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.ingest.reading.landing import check_day
+from csrm_tasks.ingest.storage.replay import replay as replay_rows
+from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.validation.quarantine import check_reason
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.store.engine import open_store
 from csrm_tasks.store.lake import Lake
 

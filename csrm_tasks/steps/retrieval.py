@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.retrieval_index import open_encoder
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ log = logging.getLogger("csrm")
 
 def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.identity import base_digest
+    from csrm_tasks.llm.network.identity import base_digest
 
     return base_digest(market.retrieval.ebr.encoder)
 

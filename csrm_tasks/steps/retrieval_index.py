@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
@@ -120,7 +120,7 @@ def open_encoder(ctx: Context) -> tuple[BiEncoder, str]:
     """
     import torch
 
-    from csrm_tasks.llm.precision import choose_dtype
+    from csrm_tasks.llm.network.precision import choose_dtype
     from csrm_tasks.retrieval.encoder import BiEncoder
 
     torch.set_num_threads(ctx.settings.threads)

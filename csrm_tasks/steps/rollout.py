@@ -15,7 +15,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, ledger, rollout, rollout_moves, verdicts
 from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
@@ -81,7 +81,7 @@ def rollout_start(ctx: Context) -> Metadata:
 def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     """What a look depends on beside its day: published days, serving figures, the rollout."""
     from csrm_tasks.dataset.source import published_days
-    from csrm_tasks.release.online_evidence import Span, served_windows
+    from csrm_tasks.release.online.evidence import Span, served_windows
     from csrm_tasks.store import open_store, reading
 
     entries = ledger.history(settings, market.market)
@@ -106,8 +106,8 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
 )
 def rollout_look(ctx: Context, *, day: str) -> Metadata:
     """Judge the release under way by everything up to a published day; sealed by digest."""
-    from csrm_tasks.release.online import judge
-    from csrm_tasks.release.online_evidence import read
+    from csrm_tasks.release.online.checks import judge
+    from csrm_tasks.release.online.evidence import read
 
     entries = ledger.verified(ctx.settings, ctx.market.market)
     state = rollout.opened(entries)

@@ -21,7 +21,7 @@ from csrm_tasks.errors import ArtifactError, ConfigError, CsrmError, disk_full_a
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import code_digest
-from csrm_tasks.steps.registry import Context, Metadata, Step, get_step
+from csrm_tasks.steps.declaration import Context, Metadata, Step, get_step
 
 log = logging.getLogger("csrm")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.release import routing, snapshots
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +29,7 @@ log = logging.getLogger("csrm")
 )  # fmt: skip
 def servability(ctx: Context) -> Metadata:
     """Load the bundle in a fresh process, compare scores with training, hold it to the budget."""
-    from csrm_tasks.release import probe, servability
+    from csrm_tasks.release.bundle import probe, servability
 
     bundle = ctx.input("bundle")
     export = ctx.store.open(bundle.inputs["export"])
@@ -60,9 +60,9 @@ def _cases(ctx: Context, product_fields: Sequence[str]) -> Any:
     import polars as pl
 
     from csrm_tasks.records import BEHAVIOUR, PAIRS, PRODUCTS, QUERIES, read_table
-    from csrm_tasks.release import servability
+    from csrm_tasks.release.bundle import servability
     from csrm_tasks.towers.examples import with_texts
-    from csrm_tasks.towers.texts import with_product_text
+    from csrm_tasks.towers.serving.texts import with_product_text
 
     pairs, queries, products, behaviour = (
         read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
@@ -95,7 +95,7 @@ def _catalogue_and_releases(
 ) -> Any:
     """Published days and live releases are what a refresh depends on; known vectors save work."""
     from csrm_tasks.dataset.source import published_days
-    from csrm_tasks.ingest.landing import check_day
+    from csrm_tasks.ingest.reading.landing import check_day
     from csrm_tasks.store import open_store, reading
 
     with reading(open_store(settings.db_url)) as connection:
@@ -129,10 +129,10 @@ def refresh(ctx: Context, *, day: str) -> Metadata:
 
 def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dict[str, Any]:
     """Write one release's snapshot, from the vectors that it has now; returns its figures."""
-    from csrm_tasks.release.bundle import TOWERS, read_manifest
-    from csrm_tasks.towers.embed import Known, embed_catalogue
-    from csrm_tasks.towers.runtime import TowerRuntime
-    from csrm_tasks.towers.texts import with_product_text
+    from csrm_tasks.release.bundle.manifest import TOWERS, read_manifest
+    from csrm_tasks.towers.serving.embed import Known, embed_catalogue
+    from csrm_tasks.towers.serving.runtime import TowerRuntime
+    from csrm_tasks.towers.serving.texts import with_product_text
 
     bundle = ctx.store.open(ref).path
     export = read_manifest(bundle)["parts"]["export"]

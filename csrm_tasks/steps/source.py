@@ -125,7 +125,7 @@ class _Canonical(ast.NodeTransformer):
         }  # fmt: skip
         self.step = {
             i.local for i in _imports_at_top(tree)
-            if i.target in ("csrm_tasks.steps.registry.step", "csrm_tasks.steps.step")
+            if i.target in ("csrm_tasks.steps.declaration.step", "csrm_tasks.steps.step")
         }  # fmt: skip
         self.scopes = [""]
 

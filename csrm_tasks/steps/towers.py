@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     from csrm_tasks.markets import MarketConfig
@@ -96,7 +96,7 @@ def _retriever(ctx: Context, queries: list[str]) -> tuple[list[str], Any]:
 
 def encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.identity import base_digest
+    from csrm_tasks.llm.network.identity import base_digest
 
     return base_digest(market.towers.encoder)
 
@@ -118,7 +118,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     """
     import torch
 
-    from csrm_tasks.llm.precision import choose_device, choose_dtype
+    from csrm_tasks.llm.network.precision import choose_device, choose_dtype
     from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.train import TrainPlan, train
@@ -272,8 +272,8 @@ def embed_products(ctx: Context) -> Metadata:
     """Embed the target locale's products with the exported tower, each with its content hash."""
     import polars as pl
 
-    from csrm_tasks.towers.embed import embed_catalogue
-    from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.serving.embed import embed_catalogue
+    from csrm_tasks.towers.serving.runtime import TowerRuntime
 
     locale = ctx.market.target_locale
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)

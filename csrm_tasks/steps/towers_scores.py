@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.towers import tables_with
 
 if TYPE_CHECKING:
-    from csrm_tasks.towers.cross_runtime import CrossRuntime
-    from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.cross.runtime import CrossRuntime
+    from csrm_tasks.towers.serving.runtime import TowerRuntime
 
 log = logging.getLogger("csrm")
 
@@ -75,8 +75,8 @@ def _taught(ctx: Context) -> set[str] | None:
 
 
 def _scorer(export: Path, threads: int) -> TowerRuntime | CrossRuntime:
-    from csrm_tasks.towers.cross_runtime import ONNX, CrossRuntime
-    from csrm_tasks.towers.runtime import TowerRuntime
+    from csrm_tasks.towers.cross.runtime import ONNX, CrossRuntime
+    from csrm_tasks.towers.serving.runtime import TowerRuntime
 
     cross = (export / ONNX["fp32"]).exists()
     return CrossRuntime(export, threads=threads) if cross else TowerRuntime(export, threads=threads)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.towers import (
     load_towers,
     publish_towers,

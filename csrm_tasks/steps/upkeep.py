@@ -7,7 +7,7 @@ import json
 from csrm_tasks import tracking
 from csrm_tasks.release import drill as rehearsal
 from csrm_tasks.release.views import few_retries
-from csrm_tasks.steps.registry import Context, Metadata, step
+from csrm_tasks.steps.declaration import Context, Metadata, step
 
 
 @step("drill", side_effect=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.blobs import Entry, open_blobs
-from csrm_tasks.dataset.text import composed_frame
 from csrm_tasks.errors import DataError
+from csrm_tasks.text import composed_frame
 
 # query_id is the digest of locale and normalised text; search_id is UBI's query_id, one search.
 EVENTS: dict[str, pl.DataType | type[pl.DataType]] = {

@@ -9,7 +9,6 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from csrm_tasks.dataset.text import composed_frame, spellings
 from csrm_tasks.store.bulk import among
 from csrm_tasks.store.models import (
     Aggregate,
@@ -25,6 +24,7 @@ from csrm_tasks.store.models import (
     Traffic,
     Translation,
 )
+from csrm_tasks.text import composed_frame, spellings
 
 
 def table(model: type[Base]) -> sa.Table:

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.runtime import ONNX, Decisions, TowerRuntime, Vectors
+from csrm_tasks.towers.serving.runtime import ONNX, Decisions, TowerRuntime, Vectors
 
 log = logging.getLogger("csrm")
 

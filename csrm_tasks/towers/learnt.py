@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.dataset.text import normalised, query_ids
+from csrm_tasks.text import normalised, query_ids
 
 FILE = "learnt.parquet"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from csrm_tasks.towers.depth import own_parameters
 from csrm_tasks.towers.model import AnyTower, trunks_of
-from csrm_tasks.towers.tokens import TokenTable
+from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.train import (
     CLIP,
     REPORTS,

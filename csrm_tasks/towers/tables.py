@@ -18,7 +18,7 @@ from csrm_tasks.towers.examples import (
     with_texts,
 )
 from csrm_tasks.towers.pairs import held_out_queries
-from csrm_tasks.towers.texts import with_product_text
+from csrm_tasks.towers.serving.texts import with_product_text
 
 
 @dataclass(frozen=True)

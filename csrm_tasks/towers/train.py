@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.tokens import TokenTable, length_chunks
+from csrm_tasks.towers.serving.tokens import TokenTable, length_chunks
 from csrm_tasks.training.checkpoints import Checkpoints
 
 log = logging.getLogger("csrm")

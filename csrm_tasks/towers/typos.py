@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from csrm_tasks.dataset.text import normalise
+from csrm_tasks.text import normalise
 from csrm_tasks.towers.examples import Examples
 
 SHORTEST = 3  # letters; a slip leaves too little of a shorter query

@@ -1,0 +1,1 @@
+"""The command line ``csrm``: one file per group of commands."""

@@ -1,0 +1,158 @@
+"""``csrm release``: what an operator decides and looks up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from csrm_tasks.cli.options import home_settings, market_option
+
+
+@click.group()
+def release() -> None:
+    """Releases: who was live when, and why; approve, go back."""
+
+
+@release.command()
+@market_option
+def history(market: str) -> None:
+    """Print the ledger, oldest first."""
+    from csrm_tasks.release import manage
+
+    for e in manage.history(home_settings(market), market):
+        click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {e.reason}")
+
+
+@release.command()
+@market_option
+@click.option("--at", help="ISO 8601 time; default now.")
+def live(market: str, at: str | None) -> None:
+    """Print the release that is live, or was at a time; nothing where none is."""
+    from csrm_tasks.release import manage
+
+    found = manage.live(home_settings(market), market, at)
+    if found:
+        click.echo(found)
+
+
+@release.command()
+@market_option
+@click.argument("release_id")
+def show(market: str, release_id: str) -> None:
+    """Print all that was done to a release, with evidence: bundle, gate, verdict."""
+    from csrm_tasks.release import manage
+
+    for e in manage.show(home_settings(market), market, release_id):
+        click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action} {e.release_id} by {e.actor}")
+        click.echo(f"      before: {e.previous or 'nothing live'}; why: {e.reason}")
+        for key, value in sorted(e.payload.items()):
+            click.echo(f"      {key}: {value}")
+
+
+@release.command()
+@market_option
+def verify(market: str) -> None:
+    """Check the ledger's hash chain."""
+    from csrm_tasks.release import manage
+
+    click.echo(f"{manage.verify(home_settings(market), market)} rows verified")
+
+
+@release.command()
+@market_option
+def reconcile(market: str) -> None:
+    """Repair MLflow (versions, tags, aliases) and routing from the ledger."""
+    from csrm_tasks.release import manage
+
+    for repair in manage.reconcile(home_settings(market), market) or ["nothing to repair"]:
+        click.echo(repair)
+
+
+def decision_options(command: Any) -> Any:
+    """Add who decides, and why."""
+    why = click.option("--reason", required=True, help="Why, for the ledger.")
+    who = click.option("--actor", required=True, envvar="USER", help="Who decides; default $USER.")
+    return market_option(who(why(command)))
+
+
+@release.command()
+@decision_options
+@click.argument("release_id")
+def approve(market: str, release_id: str, actor: str, reason: str) -> None:
+    """Approve a registered release whose verdict is PASS; overrules what was said before."""
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    entry = manage.approve(settings, market, release_id, actor, reason)
+    manage.follow(settings, market)
+    click.echo(f"{entry.release_id} approved, row {entry.seq}")
+
+
+@release.command()
+@decision_options
+@click.argument("release_id")
+def reject(market: str, release_id: str, actor: str, reason: str) -> None:
+    """Reject a registered release before it is rolled out; overrules what was said before."""
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    entry = manage.reject(settings, market, release_id, actor, reason)
+    manage.follow(settings, market)
+    click.echo(f"{entry.release_id} rejected, row {entry.seq}")
+
+
+@release.command()
+@decision_options
+@click.option("--leaving", help="Release to leave; refused when another one is live.")
+def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
+    """Give up what is being rolled out; else make the release before the live one live again.
+
+    Right after another way back --leaving must be named: two people who see the same bad release
+    go back once.
+    """
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    entry = manage.rollback(settings, market, actor, reason, leaving)
+    click.echo(manage.what_is_live(settings, market, entry))
+
+
+@release.command()
+@decision_options
+@click.argument("release_id")
+def restore(market: str, release_id: str, actor: str, reason: str) -> None:
+    """Make a release that was rolled back live again, for everybody at once."""
+    from csrm_tasks.release import manage
+
+    settings = home_settings(market)
+    entry = manage.restore(settings, market, release_id, actor, reason)
+    click.echo(manage.what_is_live(settings, market, entry))
+
+
+@release.command()
+@market_option
+@click.option("--apply", "really", is_flag=True, help="Delete; otherwise only say what would be.")
+def collect(market: str, really: bool) -> None:
+    """List artifacts that no live, previous or recent release needs, and what killed tasks and
+    corrections left that nothing names; delete them if told to.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.release import retention, sweep
+
+    settings = home_settings(market)
+    config, now = load_market(market, settings.markets), datetime.now(UTC)
+    recent = now - timedelta(days=config.retention.recent_days)
+    found = retention.plan(settings, config, now)
+    left = sweep.find(settings, market, recent.timestamp())
+    for name, size in (*found.collect.items(), *left.lines()):
+        click.echo(f"{size:>14,}  {name}")
+    if really:
+        retention.collect(settings, found.collect)
+        sweep.sweep(settings, market, left)
+    total, done = sum(found.collect.values()), "deleted" if really else "would be deleted (--apply)"
+    click.echo(f"{len(found.collect)} artifacts, {total:,} bytes {done}; {len(found.keep)} stay")
+    unnamed = [size for _, size in left.lines()]
+    click.echo(f"{len(unnamed)} left-overs that nothing names, {sum(unnamed):,} bytes {done}")

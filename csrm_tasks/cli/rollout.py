@@ -1,0 +1,69 @@
+"""``csrm rollout``: how far a release has come, and what a person decides about it."""
+
+from __future__ import annotations
+
+import click
+
+from csrm_tasks.cli.options import home_settings, market_option
+
+
+@click.group()
+def rollout() -> None:
+    """Rollouts: where one stands, decide a held one, simulate."""
+
+
+@rollout.command()
+@market_option
+def status(market: str) -> None:
+    """Print what is served to whom, and how the release under way was judged."""
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.release import ledger
+    from csrm_tasks.release import rollout as room
+
+    settings = home_settings(market)
+    config, entries = load_market(market, settings.markets), ledger.verified(settings, market)
+    state, next_up = room.opened(entries), room.waiting(entries, config.release.approval)
+    click.echo(f"live: {ledger.live(entries) or 'nothing'}")
+    if state is not None:
+        share = f"{state.plan.holdout} % held out" if state.launched else f"{state.weight} %"
+        asks = "; held: a person decides" if state.held else ""
+        click.echo(f"{state.release} against {state.control}: step {state.step}, {share}{asks}")
+        if not config.rollout.steps and not state.launched:
+            click.echo("  the market's file has no rollout steps any more: it will be given up")
+        for row in (e for e in entries if e.seq >= state.turn and e.action == "judged"):
+            click.echo(f"  {row.payload['day']} {row.payload['outcome']}: {row.reason}")
+    if next_up is not None:
+        click.echo(f"waits: {next_up.release_id}")
+
+
+@rollout.command()
+@market_option
+@click.option("--reason", required=True, help="Why, for the ledger.")
+@click.option("--actor", required=True, envvar="USER", help="Who decides; default $USER.")
+def advance(market: str, reason: str, actor: str) -> None:
+    """Take a held rollout to its next step; csrm release rollback gives it up."""
+    from csrm_tasks import tracking
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.release.rollout_moves import advance_held
+
+    settings = home_settings(market)
+    config = load_market(market, settings.markets)
+    api = tracking.LaterClient(settings)
+    state = advance_held(settings, config, api, actor=actor, reason=reason)
+    click.echo(f"{state.release} has passed step {state.step}")
+
+
+@rollout.command()
+@click.option("--number", default=200, show_default=True, help="Rollouts of each kind.")
+@click.option("--seed", default=0, show_default=True)
+def simulate(number: int, seed: int) -> None:
+    """Print what the default plan does with good, equal and bad releases, on made-up traffic."""
+    from csrm_tasks.demo.study import rollouts
+
+    found = rollouts.rollouts(number, seed)
+    tables = (
+        rollouts.rollout_rows(found),
+        rollouts.false_rows(found),
+        rollouts.conversion_rows(number, seed),
+    )
+    click.echo("\n\n".join(map(rollouts.markdown, tables)))

@@ -1,0 +1,38 @@
+"""``csrm study``: what each step of the LLM's recipe earns on generated markets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from csrm_tasks.cli.options import home_settings
+
+if TYPE_CHECKING:
+    from csrm_tasks.demo.study.data import SeedMarket
+
+
+@click.command()
+@click.option("--market", type=click.Choice(["demo"]), default="demo", show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
+@click.option("--first", default=10, show_default=True, help="Seed of the first market.")
+def study(market: str, seeds: int, first: int) -> None:
+    """Train and compare every arm of the study; the table grows seed by seed."""
+    import torch
+
+    from csrm_tasks.demo.study.data import seed_market
+    from csrm_tasks.demo.study.run import Recipe, run_study
+    from csrm_tasks.demo.study.table import table
+    from csrm_tasks.markets import load_market
+
+    settings, recipe = home_settings("study"), Recipe()
+    torch.set_num_threads(settings.threads)
+    base = load_market(market, settings.markets)
+
+    def market_of(seed: int) -> SeedMarket:
+        return seed_market(base, settings.home, seed, recipe.products)
+
+    for results in run_study(market_of, range(first, first + seeds), recipe):
+        text = table(results)
+        (settings.home / "study.md").write_text(text, encoding="utf-8")
+        click.echo(text)

@@ -1,0 +1,1 @@
+"""The generated market: world, queries, grades, logs and the files that a shop would deliver."""

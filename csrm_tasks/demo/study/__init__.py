@@ -1,0 +1,1 @@
+"""Comparisons on generated markets: training recipes, rollouts, settings of towers."""

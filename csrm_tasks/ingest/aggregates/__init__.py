@@ -1,0 +1,1 @@
+"""Aggregates of behaviour logs: per pair, position, session and shopper."""

@@ -1,0 +1,1 @@
+"""What a delivery must look like: columns, reasons for quarantine, identity of rows."""

@@ -1,0 +1,1 @@
+"""Validation of records against their contract, and the quarantine."""

@@ -1,0 +1,1 @@
+"""What the relevance LLM is compared with: a fine-tuned encoder, a prompted base."""

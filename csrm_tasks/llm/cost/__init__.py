@@ -1,0 +1,1 @@
+"""What a training of the LLM costs: parameters, memory, time."""

@@ -1,0 +1,117 @@
+"""What a whole job costs: fine-tuning, its rounds of self-distillation, and scoring for the towers.
+
+Training and scoring are products of matrices at this size, so hours are FLOPs over what a GPU
+reaches of its peak (``mfu``). Loading models, evaluating on dev and a GPU that waits are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from csrm_tasks.llm.cost.formula import (
+    Shape,
+    Work,
+    forward_flops,
+    shared,
+    train_bytes,
+    train_flops,
+    translations,
+)
+from csrm_tasks.sections import Llm
+
+PREFIX, PRODUCT = 110, 60  # mean tokens of query part and product part, realistic prompts
+TRANSLATION, TARGET = 60, 25  # mean tokens of a translation sample, and of its target
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What is rented."""
+
+    tflops: float = 989.0  # peak in bf16, dense: an H100 SXM's data sheet
+    mfu: float = 0.4  # share of the peak that is reached
+    price: float = 3.0  # of an hour
+
+    def hours(self, flops: float) -> float:
+        """Return GPU-hours."""
+        return flops / (self.tflops * 1e12 * self.mfu) / 3600
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the job."""
+
+    name: str
+    flops: float
+    pairs: float
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much there is to train on and to score."""
+
+    labels: float = 5.5e6  # judged pairs
+    judged: float = 8.0  # of them per query: how far a query's prefix is shared
+    epochs: float = 1.0  # passes over them in each training
+    queries: float = 1e6  # to score for the towers …
+    products: float = 120.0  # … with so many products each, M + N (A31)
+
+
+def job(shape: Shape, llm: Llm, of: Volume) -> list[Part]:
+    """Return the parts of a weekly job.
+
+    Each training passes over the labels, with translations and conversions in their shares (A6);
+    each round relabels all pairs (A16) and trains from the base again (A17).
+    """
+    rounds, r, kept = llm.distillation.rounds, llm.lora.r, llm.gradient_checkpointing
+    rows = of.labels * of.epochs * (1 + llm.mixture.cvr)
+    translated = of.labels * of.epochs * llm.mixture.mt
+    once = sum(
+        train_flops(shape, work, r, checkpointing=kept)
+        for work in (
+            together(rows, min(of.judged, llm.siblings)),
+            translations(translated, TRANSLATION, translated * TARGET),
+        )
+    )
+    relabel = forward_flops(shape, together(of.labels, of.judged))
+    scored = of.queries * of.products
+    score = forward_flops(shape, together(scored, of.products))
+    trained = (rows + translated) * (1 + rounds)
+    return [
+        Part(f"training, {1 + rounds} times", once * (1 + rounds), trained),
+        Part(f"relabelling, {rounds} times", relabel * rounds, of.labels * rounds),
+        Part("scoring pairs for the towers", score, scored),
+    ]
+
+
+def together(rows: float, siblings: float) -> Work:
+    """Return ``rows`` prompts of realistic length, ``siblings`` of one query a time."""
+    return shared(rows / siblings, siblings, PREFIX, PRODUCT)
+
+
+def table(parts: Sequence[Part], gpu: Gpu, gpus: Sequence[int]) -> str:
+    """Render the parts and their sum as a Markdown table; ``gpus``: machines to cut it across."""
+    rows = [*parts, Part("all", sum(p.flops for p in parts), sum(p.pairs for p in parts))]
+    heads = ["part", "pairs", "EFLOP", "GPU-hours", "cost", *(f"hours on {n} GPUs" for n in gpus)]
+    lines = [heads, ["---"] * len(heads)]
+    for part in rows:
+        hours = gpu.hours(part.flops)
+        cells = [part.name, f"{part.pairs / 1e6:.1f} M", f"{part.flops / 1e18:,.3g}"]
+        cells += [f"{hours:,.3g}", f"{hours * gpu.price:,.0f}"]
+        lines.append(cells + [f"{hours / n:,.2g}" for n in gpus])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def memory(shape: Shape, llm: Llm) -> str:
+    """Say what a training process needs, with and without checkpointed layers."""
+    rows = llm.micro_batch or llm.batch
+    work, gib = together(rows, 1), 2**30
+    slices = llm.processes if llm.sharding == "full" else 1
+    with_all, with_few = (
+        train_bytes(shape, work, llm.lora.r, kept, slices) / gib for kept in (False, True)
+    )
+    return (
+        f"{shape.weights / 1e9:.3g} G weights, {shape.lora(llm.lora.r) / 1e6:.3g} M trained; "
+        f"training {rows} unrelated prompts a pass: {with_all:.3g} GiB a process, {with_few:.3g} "
+        "with gradient_checkpointing"
+    )

@@ -1,0 +1,1 @@
+"""The relevance LLM as a network: base, LoRA, label-row head, packed attention, shards."""

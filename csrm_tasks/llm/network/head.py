@@ -1,0 +1,92 @@
+"""Label-row head: classify with three rows of ``lm_head`` instead of the whole vocabulary (A2).
+
+A label task needs 3 of 151,936 logits at one position of S. So: run the trunk, gather the hidden
+state of each sample's last real token, multiply by the label rows, softmax in fp32. At B=16, S=96
+and a vocabulary of 151,936 the logits that are never made are 0.9 GB in fp32, and their gradient
+as much again. Translation needs the whole vocabulary, but at target positions only.
+
+Label prompts come as one packed row (:mod:`csrm_tasks.llm.network.packed`). Translations are padded
+on the right and no mask is passed: with causal attention a real token never sees the padding behind
+it, and the fast causal kernel needs no mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.llm.network.packed import pack, run_packed
+
+
+def run_trunk(causal: Any, ids: Tensor) -> Tensor:
+    """Return the trunk's last hidden states, (B, T, H), of right-padded ``ids`` (B, T).
+
+    ``causal`` is the Hugging Face causal LM itself (LoRA layers, if any, already inside it).
+    """
+    hidden: Tensor = causal.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden
+
+
+def label_logits(causal: Any, hidden: Tensor, label_ids: Tensor) -> Tensor:
+    """Return fp32 logits (B, K) of the K labels from hidden states (B, H)."""
+    head = causal.get_output_embeddings()
+    bias = None if head.bias is None else head.bias[label_ids].float()
+    return functional.linear(hidden.float(), head.weight[label_ids].float(), bias)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over samples of −Σₖ targetₖ·log softmax(logits)ₖ; both (B, K), fp32.
+
+    Paper 1, eq. (3); a one-hot target gives the usual cross-entropy.
+    """
+    return -(target * functional.log_softmax(logits, dim=-1)).sum(-1).mean()
+
+
+def translation_loss(
+    causal: Any, hidden: Tensor, ids: Tensor, start: Tensor, end: Tensor
+) -> Tensor:
+    """Return the cross-entropy of target tokens, a mean per sample and then over samples (A6, A7).
+
+    ``hidden`` (B, T, H) and ``ids`` (B, T) are of the same right-padded batch; the target of row b
+    is ids[b, start[b]:end[b]]. Hidden states are gathered first, so the full-vocabulary logits
+    are (target tokens, V), never (B, T, V).
+    """
+    position = torch.arange(ids.shape[1], device=ids.device)
+    wanted = (position >= start[:, None]) & (position < end[:, None])  # (B, T)
+    row, column = wanted.nonzero(as_tuple=True)
+    logits = causal.get_output_embeddings()(hidden[row, column - 1]).float()  # (N, V)
+    losses = functional.cross_entropy(logits, ids[row, column], reduction="none")
+    weight = 1.0 / (end - start).float()[row]  # each sample weighs the same, however long
+    return (losses * weight).sum() / len(ids)
+
+
+def check_read_out(causal: Any, ids: Tensor, label_ids: Tensor) -> None:
+    """Compare the label rows with the model's own full logits on one prompt, ``ids`` (1, T).
+
+    The prompt is packed twice with its first half shared, as scoring and training do it. Raises
+    :class:`ConfigError` for a model that changes its logits after ``lm_head`` (soft caps, scales),
+    so that its label rows would not be its probabilities, whose attention is no plain one, or that
+    is not built of layers with attention and ``mlp``.
+    """
+    tokens = ids[0].int().cpu().numpy()
+    half = len(tokens) // 2
+    with torch.no_grad():
+        own = causal(input_ids=ids, use_cache=False).logits[0, -1, label_ids].float()
+        try:
+            packed = pack([(tokens[:half], tokens[half:])] * 2, ids.device)
+            ours = label_logits(causal, run_packed(causal, packed), label_ids)
+        except AttributeError as e:
+            raise ConfigError(
+                f"model type {causal.config.model_type!r} is not built of layers[-1].mlp ({e}); "
+                "choose another base model (llm.base)"
+            ) from e
+    worst = float((own.softmax(-1) - ours.softmax(-1)).abs().max())
+    if not worst <= 1e-2:  # also when either is NaN
+        raise ConfigError(
+            f"model type {causal.config.model_type!r} does not give plain lm_head logits "
+            f"(label probabilities differ by {worst:.3g}); choose another base model (llm.base)"
+        )

@@ -1,0 +1,53 @@
+"""What a relevance LLM is: base, prompts, labels, temperature. Light: no torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from csrm_tasks.artifacts import describe_files, json_digest
+from csrm_tasks.base_models import check_base, local_folder
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.llm.prompt.prompts import PROMPT_VERSION
+
+
+@dataclass(frozen=True)
+class LlmCard:
+    """``llm.json`` of a trained model; the adapter lies beside it."""
+
+    base: str  # as in the market file
+    base_digest: str
+    label_ids: dict[str, list[int]]  # label space → token ids
+    max_length: int  # tokens of a prompt
+    rqa: bool  # trained with retrieved titles
+    precision: str  # fp32 | bf16, at training
+    arm: str
+    round: int
+    temperature: float = 1.0  # of relevance probabilities (A30)
+    prompt_version: str = PROMPT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write ``llm.json``."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=1, sort_keys=True)
+        (folder / "llm.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> LlmCard:
+    """Read ``llm.json``; raises :class:`ArtifactError` where this code cannot use the model."""
+    card = LlmCard(**json.loads((folder / "llm.json").read_text(encoding="utf-8")))
+    if card.prompt_version != PROMPT_VERSION:
+        raise ArtifactError(
+            f"{folder}: trained with prompt version {card.prompt_version}, this code has "
+            f"{PROMPT_VERSION}; train again or run the code of that release"
+        )
+    return card
+
+
+def base_digest(base: str) -> str:
+    """Identify the base model: a digest of its files, or its hub name with its revision."""
+    folder = local_folder(base)
+    if folder is not None:
+        return json_digest(describe_files(folder))
+    check_base("base model", base)
+    return f"hub:{base}"

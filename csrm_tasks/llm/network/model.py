@@ -1,0 +1,180 @@
+"""Loading a base model, putting LoRA on it, and getting it off again (A5, A14)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csrm_tasks.base_models import pretrained
+from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.llm.network.head import check_read_out
+from csrm_tasks.llm.network.identity import base_digest
+from csrm_tasks.llm.network.precision import choose_device, choose_dtype
+from csrm_tasks.llm.network.shard import shard_layers
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.label_tokens import label_ids
+from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, ProductFields, QueryFields
+from csrm_tasks.sections import Lora
+
+
+@dataclass
+class Model:
+    """A causal LM on its device, with its tokenizer and label rows.
+
+    ``causal`` is the Hugging Face model itself; with LoRA, ``peft`` is its wrapper, which is used
+    to save and load adapters only (its forward is not on the hot path).
+    """
+
+    causal: Any
+    tokenizer: Any
+    labels: dict[str, Tensor]  # label space → token ids (K,)
+    device: torch.device
+    dtype: torch.dtype
+    base: str  # as in the market file
+    base_digest: str
+    peft: Any = None
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``bf16`` as recorded with a model."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+
+def load_base(base: str, *, sharded: bool = False) -> Model:
+    """Load ``base`` (folder or hub name) from safetensors and check that labels can be read out.
+
+    ``sharded``: each of the processes that train together keeps a slice of it. On its way to the
+    device it is mapped from its files, not read: the processes of a machine share one copy there,
+    if the files have the number format that it is used in.
+
+    Raises :class:`ConfigError` where it cannot be loaded, splits a label (A1) or transforms its
+    logits.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    source = pretrained(base)
+    device = choose_device()
+    try:
+        dtype = choose_dtype(device, AutoConfig.from_pretrained(**source).hidden_size)
+        causal = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise ConfigError(f"llm.base {base!r} cannot be loaded: {reason}") from e
+    causal.eval().requires_grad_(False)
+    if sharded:
+        shard_layers(causal, device)
+    else:
+        causal.to(device)
+    labels = {
+        space.name: torch.tensor(label_ids(tokenizer, space), device=device)
+        for space in LABEL_SPACES.values()
+    }
+    model = Model(causal, tokenizer, labels, device, dtype, base, base_digest(base))
+    _check(model)
+    return model
+
+
+def _check(model: Model) -> None:
+    encoder = PromptEncoder(model.tokenizer, max_length=64)
+    for space in LABEL_SPACES.values():
+        ids = encoder.prompt(space, QueryFields("water"), ProductFields("water 500ml"))
+        probe = torch.from_numpy(ids).long()[None].to(model.device)
+        check_read_out(model.causal, probe, model.labels[space.name])
+
+
+def add_lora(model: Model, config: Lora, seed: int) -> None:
+    """Put a fresh LoRA on the model (A5, A17); the adapter is fp32 and the only trainable part.
+
+    Raises :class:`ConfigError` where the base has no layers of the configured names, or where they
+    are the embeddings: the label rows are read from these weights, past any adapter on them.
+    """
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    torch.manual_seed(seed)
+    try:
+        model.peft = get_peft_model(
+            model.causal,
+            LoraConfig(
+                r=config.r,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=list(config.targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
+        # peft writes down where the base lies on this machine; the market file's name is portable
+        model.peft.peft_config["default"].base_model_name_or_path = model.base
+    except ValueError as e:
+        reason = str(e).split(". ")[0]
+        raise ConfigError(f"llm.lora.targets does not fit the base model: {reason}") from e
+    rows = (model.causal.get_input_embeddings(), model.causal.get_output_embeddings())
+    if any(isinstance(layer, BaseTunerLayer) for layer in rows):
+        raise ConfigError(
+            f"llm.lora.targets {list(config.targets)} takes in the embeddings, whose rows the "
+            "labels are read from; name layers of the trunk only"
+        )
+
+
+def checkpoint_activations(causal: Any) -> None:
+    """Keep only each layer's input for the backward pass, and compute the rest again there.
+
+    Not the last layer: its feed-forward part runs on a few tokens only, by a hook that is gone
+    when the backward pass comes (``packed.run_packed``), and its memory is one layer's.
+    """
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    causal.base_model.layers[-1].gradient_checkpointing = False
+
+
+def adapter_state(model: Model) -> dict[str, Tensor]:
+    """Return a copy of the adapter's weights, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model.peft)
+    return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+
+def set_adapter_state(model: Model, state: dict[str, Tensor]) -> None:
+    """Put weights from :func:`adapter_state` back."""
+    from peft import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model.peft, state)
+    if result.unexpected_keys:
+        raise ArtifactError(
+            f"adapter has a weight {result.unexpected_keys[0]!r} unknown to llm.base"
+        )
+
+
+def save_adapter(model: Model, state: dict[str, Tensor], folder: Path) -> None:
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json``, peft's own layout."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.peft.peft_config["default"].save_pretrained(str(folder))
+    save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+
+
+def merge_adapter(model: Model, folder: Path) -> None:
+    """Load the adapter of ``folder`` and merge it into the base weights, in fp32 (A14)."""
+    wrapped = _with_adapter(model.causal.float(), folder)
+    model.causal = wrapped.merge_and_unload().to(model.dtype).eval().requires_grad_(False)
+
+
+def put_adapter(model: Model, folder: Path) -> None:
+    """Load the adapter of ``folder`` beside the base weights, as in training."""
+    model.peft = _with_adapter(model.causal, folder).eval()
+
+
+def _with_adapter(causal: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(causal, str(folder))
+    except (ValueError, RuntimeError, OSError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise ArtifactError(f"adapter {folder} does not fit its base model: {reason}") from e

@@ -1,0 +1,1 @@
+"""From a pair to tokens: prompts, label tokens, ragged encoding, batches."""

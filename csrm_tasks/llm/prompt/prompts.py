@@ -1,0 +1,118 @@
+"""Prompt templates of the relevance LLM, versioned: the version is part of a model's identity (A4).
+
+A prompt is instruction, query fields, product fields, label slot, in that order, so that what
+depends on the query alone comes first and one prefix serves all products of a query::
+
+    relevance            instruction of the label space
+    Q:安城               query
+    B:none               matched query brand
+    R:農心安城湯麵       retrieved titles (RQA), joined by "|"
+    T:不倒翁辣牛肉湯麵   product title
+    M:OTTOGI             product brand
+    C:食品 > 泡麵        product category
+    D:…                  product description
+    L:                   label slot; the next token is the label
+
+Query headers stay when a field is empty ("none"); empty product fields are left out. The fixed
+text is short because every token of it is paid for once per pair. A prompt is a list of segments
+(one per line above, one per retrieved title), each tokenised by itself and joined as token ids
+(:mod:`csrm_tasks.llm.prompt.encoding`): a segment is tokenised once, however many pairs it occurs
+in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from csrm_tasks.text import compose
+
+PROMPT_VERSION = "1"
+
+NONE = "none"
+LABEL_SLOT = "\nL:"
+TARGET_SLOT = "\nO:"
+TITLE_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """One classification task read out from the same model (A3)."""
+
+    name: str
+    tokens: tuple[str, ...]  # label k is the token tokens[k]
+    instruction: str
+
+
+RELEVANCE = LabelSpace("relevance", ("0", "1", "2"), "relevance")
+CVR = LabelSpace("cvr", ("no", "yes"), "conversion")
+LABEL_SPACES = {space.name: space for space in (RELEVANCE, CVR)}
+
+# Every fixed piece of text, for a tokenizer that wants them whole.
+TEMPLATE_PIECES = (
+    "relevance", "conversion", "translate",
+    "\nQ:", "\nB:", "\nR:", "\nT:", "\nM:", "\nC:", "\nD:", "\nS:", LABEL_SLOT, TARGET_SLOT,
+    TITLE_SEPARATOR, NONE, *RELEVANCE.tokens, *CVR.tokens,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QueryFields:
+    """What depends on the query alone (paper 1, Table 1)."""
+
+    query: str
+    brand: str = ""  # matched by the query-brand dictionary
+    titles: tuple[str, ...] = ()  # RQA, already cut to length (A24)
+
+
+@dataclass(frozen=True)
+class ProductFields:
+    """What depends on the product alone (paper 1, Table 1)."""
+
+    title: str
+    brand: str = ""
+    category: str = ""
+    description: str = ""
+
+
+def _clean(text: str) -> str:
+    """Compose, and collapse white space: a field must not forge a header or the label slot."""
+    return " ".join(compose(text).split())
+
+
+def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
+    """Return the segments of the prefix that all products of one query share."""
+    titles = [_clean(t) for t in query.titles] or [NONE]
+    return (
+        space.instruction,
+        f"\nQ:{_clean(query.query)}",
+        f"\nB:{_clean(query.brand) or NONE}",
+        f"\nR:{titles[0]}",
+        *(TITLE_SEPARATOR + t for t in titles[1:]),
+    )
+
+
+def product_segments(product: ProductFields) -> tuple[str, ...]:
+    """Return the segments of the product, the most important first."""
+    fields = (
+        ("\nT:", product.title),
+        ("\nM:", product.brand),
+        ("\nC:", product.category),
+        ("\nD:", product.description),
+    )
+    return tuple(header + _clean(text) for header, text in fields if text.strip())
+
+
+def relevance_prompt(space: LabelSpace, query: QueryFields, product: ProductFields) -> str:
+    """Return the whole prompt as text; the label token comes next."""
+    return "".join((*query_segments(space, query), *product_segments(product), LABEL_SLOT))
+
+
+def translation_segments(
+    kind: str, source_locale: str, target_locale: str, text: str
+) -> tuple[str, ...]:
+    """Return the prompt of one translation (A7); the target text and end of text come next.
+
+    ``kind`` is category, brand, title or query.
+    """
+    direction = f"{source_locale}>{target_locale}"
+    return f"translate {kind} {direction}", f"\nS:{_clean(text)}", TARGET_SLOT

@@ -1,0 +1,1 @@
+"""Scoring with the relevance LLM: prediction, calibration, transfer gap, export."""

@@ -1,0 +1,90 @@
+"""Scoring with a trained relevance LLM: adapter merged into its base, batches of one length."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.llm.data import Fields
+from csrm_tasks.llm.network.identity import LlmCard, read_card
+from csrm_tasks.llm.network.model import Model, load_base, merge_adapter
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import RELEVANCE, LabelSpace
+from csrm_tasks.llm.scoring.calibration import Floats, apply_temperature
+from csrm_tasks.llm.scoring.predict import predict
+from csrm_tasks.records import SCORED
+
+log = logging.getLogger("csrm")
+
+CHUNK = 20_000  # pairs between two progress lines
+
+
+@dataclass
+class RelevanceScorer:
+    """A relevance LLM that is ready to score."""
+
+    model: Model
+    card: LlmCard
+    encoder: PromptEncoder
+
+    @classmethod
+    def load(cls, folder: Path) -> RelevanceScorer:
+        """Load the artifact of ``train_llm`` or ``select_llm``; raises as :func:`load_own_base`."""
+        card = read_card(folder)
+        model = load_own_base(card, folder)
+        merge_adapter(model, folder / "adapter")
+        return cls(model, card, PromptEncoder(model.tokenizer, card.max_length))
+
+    def score(
+        self, space: LabelSpace, fields: Fields, pairs: pl.DataFrame, calibrated: bool = True
+    ) -> pl.DataFrame:
+        """Return ``pairs`` (query_id, product_id, locale, …) with p0, p1, p2 appended.
+
+        The card's temperature is applied to relevance unless ``calibrated`` is False (A16, A30).
+        p2 is 0 in a label space of two.
+        """
+        queries, products = fields.of(pairs)
+        started = time.monotonic()
+        parts = [np.empty((0, len(space.tokens)), np.float32)]
+        for start in range(0, len(pairs), CHUNK):
+            end = start + CHUNK
+            parts.append(
+                predict(self.model, self.encoder, space, queries[start:end], products[start:end])
+            )
+            done = min(end, len(pairs))
+            rate = done / (time.monotonic() - started)
+            log.info("scored %d of %d pairs, %.0f pairs/s", done, len(pairs), rate)
+        found = np.concatenate(parts).astype(np.float64)
+        if calibrated and space is RELEVANCE:
+            found = apply_temperature(found, self.card.temperature)
+        return with_probabilities(pairs, found)
+
+
+def load_own_base(card: LlmCard, folder: Path) -> Model:
+    """Load the base model of the adapter in ``folder``.
+
+    Raises :class:`ArtifactError` where the base here is not the one that it was trained on.
+    """
+    model = load_base(card.base)
+    if model.base_digest != card.base_digest:
+        raise ArtifactError(
+            f"{folder}: the adapter was trained on another {card.base!r} than the one here; "
+            "restore that base model or train again"
+        )
+    return model
+
+
+def with_probabilities(pairs: pl.DataFrame, found: Floats) -> pl.DataFrame:
+    """Append p0, p1, p2 (N, K ≤ 3) to ``pairs`` as float32."""
+    columns = ("p0", "p1", "p2")
+    missing = np.zeros((len(found), len(columns) - found.shape[1]))
+    table = np.hstack([found, missing])
+    return pairs.with_columns(
+        pl.Series(c, table[:, k]).cast(SCORED[c]) for k, c in enumerate(columns)
+    )

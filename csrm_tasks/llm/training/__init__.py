@@ -1,0 +1,1 @@
+"""Training of the relevance LLM: tasks, mixture, loop, self-distillation rounds."""

@@ -1,0 +1,246 @@
+"""One training of the relevance LLM, from a snapshot's tables to the files of its artifact."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.llm.data import (
+    Fields,
+    cvr_rows,
+    distilled_targets,
+    in_fold,
+    load_fields,
+    load_pairs,
+    load_translations,
+    relevance_rows,
+    selection_dev,
+    translation_rows,
+)
+from csrm_tasks.llm.network.identity import LlmCard
+from csrm_tasks.llm.network.model import (
+    Model,
+    add_lora,
+    checkpoint_activations,
+    load_base,
+    save_adapter,
+    set_adapter_state,
+)
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import RELEVANCE
+from csrm_tasks.llm.scoring.calibration import log_loss
+from csrm_tasks.llm.scoring.predict import Floats, predict
+from csrm_tasks.llm.scoring.scoring import with_probabilities
+from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
+from csrm_tasks.llm.training.checkpoint import Curves
+from csrm_tasks.llm.training.mixture import Mixture, Part
+from csrm_tasks.llm.training.tasks import LabelRows, LabelTask, TranslationRows, TranslationTask
+from csrm_tasks.llm.training.train import DevScore, TrainResult, train
+from csrm_tasks.markets import MarketConfig
+
+log = logging.getLogger("csrm")
+
+FIT_SAMPLE = 2000  # train pairs on which the fit of the final model is measured (A18)
+
+
+@dataclass(frozen=True)
+class FinetuneInputs:
+    """What one training starts from."""
+
+    snapshot: Path
+    rqa: Path | None
+    soft: Path | None
+    arm: str
+    round: int
+    fold: int | None = None  # train on the pairs of this half of the queries only (A18)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What one training found; the files are in the output folder."""
+
+    facts: dict[str, Any]
+    params: dict[str, Any]
+    curves: Curves
+
+
+@dataclass(frozen=True)
+class _Data:
+    """All rows of one training."""
+
+    train: LabelRows
+    grades: npt.NDArray[np.int64]  # human, of the train rows
+    cvr: LabelRows
+    translations: TranslationRows
+    dev: pl.DataFrame
+    source_dev: pl.DataFrame
+    fields: Fields
+    parallel: ParallelPairs  # held-out translations (A44)
+
+
+def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
+    """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``."""
+    config = market.llm
+    data = _load(market, given)
+    model = load_base(config.base, sharded=config.sharding == "full")
+    add_lora(model, config.lora, market.seed)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model.causal)
+    encoder = PromptEncoder(model.tokenizer, config.max_length)
+    mixture = _mixture(market, data, model, encoder)
+    dev = _Judge(model, encoder, relevance_rows(data.fields, data.dev))
+    result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
+    set_adapter_state(model, result.adapter)
+    save_adapter(model, result.adapter, out / "adapter")
+    card = LlmCard(
+        base=config.base,
+        base_digest=model.base_digest,
+        label_ids={name: ids.tolist() for name, ids in model.labels.items()},
+        max_length=config.max_length,
+        rqa=given.rqa is not None,
+        precision=model.precision,
+        arm=given.arm,
+        round=given.round,
+    )
+    card.write(out)
+    (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
+    with_probabilities(data.dev, dev.probabilities().astype(np.float64)).select(
+        "pair_id", "grade", "p0", "p1", "p2"
+    ).write_parquet(out / "dev_scores.parquet")
+    facts = _facts(data, result, model, encoder)
+    if encoder.truncated:
+        log.warning(
+            "%d times a prompt was longer than llm.max_length (%d tokens): product text was cut "
+            "from its end", encoder.truncated, config.max_length,
+        )  # fmt: skip
+    return Finetuned(facts, _params(market, model, data), result.curves)
+
+
+class _Judge:
+    """Scores one fixed set of judged pairs with the model as it is."""
+
+    def __init__(self, model: Model, encoder: PromptEncoder, rows: LabelRows) -> None:
+        self._model, self._encoder, self._rows = model, encoder, rows
+        self._labels = rows.targets.argmax(axis=1)
+
+    def probabilities(self) -> Floats:
+        """Return (N, 3)."""
+        rows = self._rows
+        return predict(self._model, self._encoder, RELEVANCE, rows.queries, rows.products)
+
+    def score(self) -> DevScore:
+        """Return micro-F1 (which is accuracy, A42) and log loss."""
+        found = self.probabilities()
+        right = found.argmax(axis=1) == self._labels
+        return DevScore(float(right.mean()), log_loss(found.astype(np.float64), self._labels))
+
+
+def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
+    fields = load_fields(given.snapshot, given.rqa)
+    pairs = load_pairs(given.snapshot, "train")
+    if given.fold is not None:
+        pairs = in_fold(pairs, given.fold)
+    if pairs.is_empty():
+        raise DataError("the snapshot has no train pairs; ingest labels before training")
+    source, target = market.source_locale, market.target_locale
+    dev, source_dev = selection_dev(given.snapshot, source, target)
+    alpha = market.llm.distillation.alpha
+    soft = None if given.soft is None else distilled_targets(pairs, given.soft, alpha)
+    return _Data(
+        relevance_rows(fields, pairs, soft),
+        pairs["grade"].to_numpy().astype(np.int64),
+        cvr_rows(fields, given.snapshot),
+        translation_rows(given.snapshot, source, target),
+        dev,
+        source_dev,
+        fields,
+        parallel_pairs(load_translations(given.snapshot, "dev")),
+    )
+
+
+def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEncoder) -> Mixture:
+    config, seed = market.llm, market.seed
+    shares = config.mixture
+    label_task = partial(
+        LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
+    )
+    parts = [Part(label_task(rows=data.train, seed=seed), 1.0)]
+    if len(data.translations):
+        task = TranslationTask(model, data.translations, encoder, seed + 1)
+        parts.append(Part(task, shares.mt, shares.mt_weight))
+    if len(data.cvr):
+        cvr = label_task(rows=data.cvr, seed=seed + 2)
+        parts.append(Part(cvr, shares.cvr, shares.cvr_weight))
+    log.info(
+        "training on %d judged pairs, %d translations, %d conversion examples",
+        len(data.train), len(data.translations), len(data.cvr),
+    )  # fmt: skip
+    return Mixture(parts, config.batch, seed)
+
+
+def _facts(
+    data: _Data, result: TrainResult, model: Model, encoder: PromptEncoder
+) -> dict[str, Any]:
+    progress = result.progress
+    source = _Judge(model, encoder, relevance_rows(data.fields, data.source_dev))
+    same = data.source_dev.equals(data.dev)
+    seconds = max(progress.seconds, 1e-9)
+    return {
+        "dev_micro_f1": result.dev.micro_f1,
+        "dev_log_loss": result.dev.log_loss,
+        "dev_locale": str(data.dev["locale"][0]),
+        "source_dev_micro_f1": result.dev.micro_f1 if same else _f1(source, data.source_dev),
+        "train_fit": _train_fit(data, model, encoder),
+        "steps": progress.step,
+        "best_step": result.best_step,
+        "micro_batch": progress.micro_batch,
+        "halved_at": progress.halved_at,
+        "seconds": round(progress.seconds, 3),
+        "samples_per_second": round(progress.samples / seconds, 1),
+        "tokens_per_second": round(progress.tokens / seconds, 1),
+        "train_pairs": len(data.train),
+        "translations": len(data.translations),
+        "conversions": len(data.cvr),
+        "truncated": encoder.truncated,
+    } | measure_transfer(model, encoder, data.parallel)
+
+
+def _f1(judge: _Judge, pairs: pl.DataFrame) -> float | None:
+    return None if pairs.is_empty() else judge.score().micro_f1
+
+
+def _train_fit(data: _Data, model: Model, encoder: PromptEncoder) -> float:
+    """Return the agreement with the human train labels on a fixed sample (A18)."""
+    rows = data.train
+    chosen = random.Random(0).sample(range(len(rows)), min(FIT_SAMPLE, len(rows)))
+    found = predict(
+        model, encoder, RELEVANCE,
+        [rows.queries[i] for i in chosen], [rows.products[i] for i in chosen],
+    )  # fmt: skip
+    return float((found.argmax(axis=1) == data.grades[chosen]).mean())
+
+
+def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
+    """Flatten the configuration for MLflow."""
+    config = market.llm
+    flat = config.model_dump(mode="json", exclude={"lora", "mixture", "distillation"})
+    for name in ("lora", "mixture", "distillation"):
+        section = getattr(config, name).model_dump(mode="json")
+        flat |= {f"{name}.{key}": value for key, value in section.items()}
+    return flat | {
+        "seed": market.seed,
+        "precision": model.precision,
+        "trainable": sum(p.numel() for p in model.causal.parameters() if p.requires_grad),
+        "base_digest": model.base_digest[:16],
+        "dev_locale": data.dev["locale"][0],
+    }

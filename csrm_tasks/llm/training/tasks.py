@@ -1,0 +1,233 @@
+"""The training tasks: label spaces (relevance, CVR) and translation; what one sample costs (A6-A8).
+
+A task draws an epoch from (seed, epoch) alone, turns positions of it into a padded batch, and has
+a loss that is averaged within each sample and then across samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from csrm_tasks.llm.network.head import (
+    label_logits,
+    run_trunk,
+    soft_cross_entropy,
+    translation_loss,
+)
+from csrm_tasks.llm.network.model import Model
+from csrm_tasks.llm.network.packed import pack, run_packed
+from csrm_tasks.llm.prompt.batching import Epoch, Indices, draw_siblings, pad
+from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
+from csrm_tasks.llm.prompt.prompts import (
+    LabelSpace,
+    ProductFields,
+    QueryFields,
+    translation_segments,
+)
+
+DROP_SAME_TITLE = 0.5  # A24: a retrieved title that is the candidate itself gives the game away
+WHOLE, NO_TITLES, NO_SAME = 0, 1, 2  # variants of a sample: as it is, without RQA, without itself
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """Pairs of one label space, as aligned columns."""
+
+    space: LabelSpace
+    names: Sequence[str]  # pair ids
+    queries: Sequence[QueryFields]
+    products: Sequence[ProductFields]
+    targets: npt.NDArray[np.float32]  # (N, K), rows sum to 1
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class TranslationRows:
+    """Translations from the source to the target locale, as aligned columns."""
+
+    kinds: Sequence[str]
+    sources: Sequence[str]
+    targets: Sequence[str]
+    source_locale: str
+    target_locale: str
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+
+class Task(Protocol):
+    """A training task of the mixture."""
+
+    name: str
+
+    def start_epoch(self, epoch: int) -> Epoch:
+        """Draw one epoch; a function of the task's seed and ``epoch`` alone."""
+        ...
+
+    def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
+        """Return the batch's loss (a mean over its samples) and how many tokens were run."""
+        ...
+
+    def sample_names(self, epoch: Epoch, at: Indices) -> list[str]:
+        """Name the samples of a batch, for an error message."""
+        ...
+
+
+class LabelTask:
+    """Classification read out by the label-row head (A2, A3)."""
+
+    def __init__(
+        self,
+        model: Model,
+        rows: LabelRows,
+        encoder: PromptEncoder,
+        *,
+        rqa_dropout: float,
+        siblings: int,
+        seed: int,
+    ) -> None:
+        self.name = rows.space.name
+        self._model, self._rows, self._encoder = model, rows, encoder
+        self._rqa_dropout, self._siblings, self._seed = rqa_dropout, siblings, seed
+        encoder.prepare(rows.space, rows.queries, rows.products)
+        self._targets = torch.from_numpy(rows.targets).to(model.device)
+        numbers: dict[QueryFields, int] = {}
+        self._owners = np.asarray([numbers.setdefault(q, len(numbers)) for q in rows.queries])
+
+    def start_epoch(self, epoch: int) -> Epoch:
+        """Draw a permutation, and which samples lose retrieved titles this time (A24).
+
+        Samples of one query stand together and lose all titles together, so that they share their
+        prefix. A title that is the candidate itself is dropped for that candidate alone.
+        """
+        rng = np.random.default_rng([self._seed, epoch])
+        order, groups = draw_siblings(self._owners, self._siblings, rng)
+        n = len(order)
+        variants = np.where(rng.random(n) < DROP_SAME_TITLE, NO_SAME, WHOLE).astype(np.int8)
+        variants[rng.random(n)[groups] < self._rqa_dropout] = NO_TITLES
+        lengths = [
+            self._encoder.length(self._rows.space, self._query(i, v), self._rows.products[i])
+            for i, v in zip(order, variants, strict=True)
+        ]
+        return Epoch(order, np.asarray(lengths, np.int64), variants, groups)
+
+    def _query(self, i: int, variant: int) -> QueryFields:
+        query = self._rows.queries[i]
+        if not query.titles or variant == WHOLE:
+            return query
+        if variant == NO_TITLES:
+            return replace(query, titles=())
+        return without_title(query, self._rows.products[i].title)
+
+    def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
+        """Return the soft-target cross-entropy and how many tokens were run."""
+        samples = zip(epoch.order[at], epoch.variants[at], strict=True)
+        parts = [
+            self._encoder.parts(self._rows.space, self._query(i, v), self._rows.products[i])
+            for i, v in samples
+        ]
+        packed = pack(parts, self._model.device)
+        hidden = run_packed(self._model.causal, packed)
+        logits = label_logits(self._model.causal, hidden, self._model.labels[self.name])
+        target = self._targets[torch.from_numpy(epoch.order[at])]
+        return soft_cross_entropy(logits, target), packed.ids.shape[1]
+
+    def sample_names(self, epoch: Epoch, at: Indices) -> list[str]:
+        """Return pair ids."""
+        return [self._rows.names[i] for i in epoch.order[at]]
+
+
+class TranslationTask:
+    """Translation with full-vocabulary cross-entropy on target tokens only (A7)."""
+
+    name = "mt"
+
+    def __init__(
+        self, model: Model, rows: TranslationRows, encoder: PromptEncoder, seed: int
+    ) -> None:
+        self._model, self._rows, self._seed = model, rows, seed
+        self._kinds = np.asarray(rows.kinds)
+        prompts = _translation_prompts(rows, encoder)
+        self._starts = np.asarray([len(before) for before, _ in prompts], np.int64)
+        self._prompts = [np.concatenate(both) for both in prompts]
+        self._lengths = _lengths(self._prompts)
+
+    def start_epoch(self, epoch: int) -> Epoch:
+        """Draw as many samples as there are, kinds in proportion to n^0.5 (A7)."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = draw_by_kind(self._kinds, rng)
+        return Epoch(order, self._lengths[order], np.zeros(len(order), np.int8))
+
+    def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
+        """Return the translation loss and the number of real tokens."""
+        samples = epoch.order[at]
+        ids, lengths = pad([self._prompts[i] for i in samples], self._model.device)
+        start = torch.from_numpy(self._starts[samples]).to(self._model.device)
+        hidden = run_trunk(self._model.causal, ids)
+        loss = translation_loss(self._model.causal, hidden, ids, start, lengths)
+        return loss, int(epoch.lengths[at].sum())
+
+    def sample_names(self, epoch: Epoch, at: Indices) -> list[str]:
+        """Return kind and source text."""
+        return [f"{self._rows.kinds[i]} {self._rows.sources[i]!r}" for i in epoch.order[at]]
+
+
+def without_title(query: QueryFields, title: str) -> QueryFields:
+    """Return ``query`` without the retrieved titles that start ``title`` (they may be cut, A24)."""
+    candidate = " ".join(title.split())
+    kept = tuple(t for t in query.titles if not candidate.startswith(" ".join(t.split())))
+    return query if len(kept) == len(query.titles) else replace(query, titles=kept)
+
+
+def draw_by_kind(kinds: npt.NDArray[np.str_], rng: np.random.Generator) -> Indices:
+    """Draw len(kinds) indices, each kind in proportion to the square root of its size (A7).
+
+    A kind is gone through in random order again and again, so no sample comes a third time before
+    every sample of its kind came twice.
+    """
+    groups = [np.flatnonzero(kinds == k) for k in np.unique(kinds)]
+    root = np.sqrt([len(g) for g in groups])
+    quota = np.round(len(kinds) * root / root.sum()).astype(int)
+    drawn = [_cycle(group, max(1, int(n)), rng) for group, n in zip(groups, quota, strict=True)]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def _cycle(group: Indices, n: int, rng: np.random.Generator) -> Indices:
+    rounds = -(-n // len(group))
+    return np.concatenate([rng.permutation(group) for _ in range(rounds)])[:n]
+
+
+def _lengths(prompts: Sequence[Ids]) -> Indices:
+    return np.fromiter((len(p) for p in prompts), np.int64, len(prompts))
+
+
+def _translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[tuple[Ids, Ids]]:
+    """Return prompt and target of every translation; too long a source is cut, and counted."""
+    end = encoder.tokenizer.eos_token_id
+    stop = np.asarray([] if end is None else [end], np.int32)
+    texts = [
+        translation_segments(kind, rows.source_locale, rows.target_locale, source)
+        for kind, source in zip(rows.kinds, rows.sources, strict=True)
+    ]
+    encoder.tokenize([*(s for segments in texts for s in segments), *rows.targets])
+    found = []
+    for (head_text, source_text, slot_text), target_text in zip(texts, rows.targets, strict=True):
+        head, source, slot = (
+            encoder.join([head_text]), encoder.segment(source_text), encoder.segment(slot_text)
+        )  # fmt: skip
+        target = np.concatenate([encoder.segment(target_text), stop])
+        room = encoder.max_length - len(head) - len(slot)
+        encoder.truncated += len(source) + len(target) > room
+        target = target[: max(1, room)]
+        source = source[: max(0, room - len(target))]
+        found.append((np.concatenate([head, source, slot]), target))
+    return found

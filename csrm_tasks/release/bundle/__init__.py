@@ -1,0 +1,1 @@
+"""The release bundle: files, scorer, MLflow model, probe, servability checks."""

@@ -1,0 +1,73 @@
+"""What runs in a fresh process to see whether a bundle can be served (A48).
+
+``python -m csrm_tasks.release.bundle.probe BUNDLE CASES OUT THREADS``: loads the bundle as a server
+does, scores the judged pairs of ``CASES/pairs.parquet``, replays the searches of
+``CASES/requests.parquet`` one by one, and writes what it saw to ``OUT`` as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+PAIRS, REQUESTS = "pairs.parquet", "requests.parquet"
+PASSES = 3  # of which each search's least time counts: what else the machine does only adds
+
+
+def probe(bundle: Path, cases: Path, threads: int) -> dict[str, Any]:
+    """Return probabilities of the pairs, latencies (ms), time to load (s), memory (bytes)."""
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
+
+    began = time.perf_counter()
+    scorer = ReleaseScorer(bundle, threads)
+    loaded = time.perf_counter() - began
+    pairs = pl.read_parquet(cases / PAIRS)
+    scored = scorer.score(*(pairs[c].to_list() for c in ("query", "product_id", "title")))
+    requests = pl.read_parquet(cases / REQUESTS)
+    times = np.array([_replay(scorer, requests) for _ in range(PASSES)]).min(axis=0)  # ms
+    return {
+        "em": scored.em.tolist(),
+        "defect": scored.defect.tolist(),
+        "p50_ms": float(np.median(times)),
+        "p99_ms": float(np.quantile(times, 0.99)),
+        "load_seconds": loaded,
+        "memory_bytes": peak_memory(),
+    }
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this program has had resident.
+
+    Not ``ru_maxrss``: Linux hands on to a new program what its parent's peak was when it began.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _replay(scorer: Any, requests: pl.DataFrame) -> list[float]:
+    """Score every search as if it came in by itself; milliseconds of each."""
+    found = []
+    for query, products in requests.select("query", "products").iter_rows():
+        began = time.perf_counter()
+        vectors = scorer.products.take(scorer.products.rows(products))
+        scorer.judge(scorer.encode_queries([query])[0], vectors)
+        found.append((time.perf_counter() - began) * 1e3)
+    return found
+
+
+def main(args: list[str]) -> None:
+    """Probe and write the result."""
+    bundle, cases, out, threads = args
+    found = probe(Path(bundle), Path(cases), int(threads))
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,148 @@
+"""Scoring with a release bundle: stored product vectors, or a title embedded on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from csrm_tasks.errors import ArtifactError, DataError
+from csrm_tasks.release.bundle.manifest import EMBEDDINGS, TOWERS, read_manifest
+from csrm_tasks.text import compose, normalise
+
+Floats = npt.NDArray[np.float32]
+Texts = Sequence[str | None]
+
+LONGEST = 10_000  # characters of a text: five times the contracts' longest, for what was normalised
+
+
+class Scored(NamedTuple):
+    """Per pair (N,): probabilities, the defect decision and the score to rank by."""
+
+    em: Floats
+    defect: Floats
+    is_defect: npt.NDArray[np.bool_]
+    promotion: Floats  # the EM probability; 0 where the pair is a defect (paper 1, section 3.6)
+
+
+class ProductVectors:
+    """An embedding snapshot: vectors of products by identifier, mapped from disk."""
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        """Open the snapshot in ``folder``; raises :class:`ArtifactError` when it does not fit."""
+        vectors, ids = (folder / name for name in EMBEDDINGS)
+        found = np.load(vectors, mmap_mode="r")
+        known = pl.read_parquet(ids)["product_id"].to_list()
+        if found.dtype != np.float32 or found.shape != (len(known), 2, dim):
+            raise ArtifactError(
+                f"{vectors}: vectors {found.shape} of {found.dtype} are not those of {len(known)} "
+                f"products in 2 × {dim} float32; embed the products again"
+            )
+        self._vectors = found  # (N, 2, dim)
+        self._row = {compose(product): row for row, product in enumerate(known)}
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self._row)
+
+    def rows(self, products: Texts) -> list[int | None]:
+        """Return each product's row, None where the snapshot has no such product."""
+        return [self._row.get(compose(product or "")) for product in products]
+
+    def take(self, rows: Sequence[int]) -> Floats:
+        """Return the vectors (len(rows), 2, dim) of rows."""
+        found: Floats = self._vectors[rows]
+        return found
+
+
+class ReleaseScorer:
+    """The towers and product vectors of one release; onnxruntime only, safe to share by threads."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Load the bundle in ``folder``.
+
+        Queries are encoded by the variant that :func:`choose_backend` finds best on this machine.
+        Raises :class:`ArtifactError` when it is none, or one of its files was changed.
+        """
+        from csrm_tasks.towers.serving.backend import choose_backend
+        from csrm_tasks.towers.serving.runtime import TowerRuntime
+
+        self.manifest = read_manifest(folder)
+        self.backend = choose_backend(folder / TOWERS, threads)  # fp32 or int8
+        self._towers: Any = TowerRuntime(folder / TOWERS, query=self.backend, threads=threads)
+        self.em_threshold = float(self._towers.about["heads"]["em"]["threshold"])  # A33
+        self.products = ProductVectors(folder, self._towers.dim)
+
+    @property
+    def dim(self) -> int:
+        """Width of one head's vector."""
+        return int(self._towers.dim)
+
+    def encode_queries(self, texts: Sequence[str]) -> Floats:
+        """Embed queries: (len(texts), 2, dim)."""
+        found: Floats = self._towers.encode_queries(texts)
+        return found
+
+    def product_text(self, title: str, brand: str = "", category: str = "") -> str:
+        """Return what this release's product tower reads of a product (A27)."""
+        from csrm_tasks.towers.serving.texts import product_text
+
+        return product_text(title, self._towers.product_fields, brand=brand, category=category)
+
+    def encode_titles(self, titles: Sequence[str]) -> Floats:
+        """Embed products by :meth:`product_text`: (len(titles), 2, dim)."""
+        found: Floats = self._towers.encode_products(titles)
+        return found
+
+    def judge(self, query_vectors: Floats, product_vectors: Floats) -> Scored:
+        """Score pairs of vectors (..., 2, dim) that broadcast against each other."""
+        scores = self._towers.score(query_vectors, product_vectors)
+        decided = self._towers.decide(scores)
+        promotion = np.where(decided.defect, np.float32(0), scores.em)
+        return Scored(scores.em, scores.defect, decided.defect, promotion)
+
+    def score(self, queries: Sequence[str], products: Texts, titles: Texts) -> Scored:
+        """Score N pairs; each names a product of the catalogue or brings its :meth:`product_text`.
+
+        Raises :class:`DataError` for a pair that has neither, or no query, or a text beyond
+        :data:`LONGEST`.
+        """
+        for name, texts in (("query", queries), ("title", titles)):
+            _check_lengths(name, texts)
+        empty = next((i for i, q in enumerate(queries) if not normalise(q)), None)
+        if empty is not None:
+            raise DataError(f"row {empty}: the query is empty; give its text")
+        product_vectors = self._vectors(products, titles)
+        return self.judge(_each_once(self.encode_queries, queries), product_vectors)
+
+    def _vectors(self, products: Texts, titles: Texts) -> Floats:
+        """Return product vectors (N, 2, dim): stored where known, else embedded from the title."""
+        rows = self.products.rows(products)
+        lacking = [i for i, row in enumerate(rows) if row is None]
+        for i in lacking:
+            if not titles[i]:
+                raise DataError(
+                    f"row {i}: product {products[i]!r} is not in this release; give its title"
+                )
+        found = np.zeros((len(rows), 2, self.dim), np.float32)
+        known = [i for i, row in enumerate(rows) if row is not None]
+        found[known] = self.products.take([row for row in rows if row is not None])
+        if lacking:
+            found[lacking] = _each_once(self.encode_titles, [titles[i] or "" for i in lacking])
+        return found
+
+
+def _check_lengths(name: str, texts: Texts) -> None:
+    for i, text in enumerate(texts):
+        if text is not None and len(text) > LONGEST:
+            raise DataError(f"row {i}: the {name} has {len(text)} characters, at most {LONGEST}")
+
+
+def _each_once(encode: Callable[[Sequence[str]], Floats], texts: Sequence[str]) -> Floats:
+    """Return vectors (len(texts), 2, dim); a text that is there twice is embedded once."""
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return encode(list(row))[[row[text] for text in texts]]

@@ -1,0 +1,1 @@
+"""Judging a rollout by live traffic: evidence, sequential tests, audits by raters."""

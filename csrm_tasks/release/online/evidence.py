@@ -1,0 +1,253 @@
+"""Reading the evidence of a rollout: sessions from the store, serving figures, audits.
+
+Everything from the rollout's first day up to one published day, days by the market's clocks
+(``schedule.timezone``), whose end is the end of the evidence. What is delivered later is seen by a
+later look; a session delivered on two days is one session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, Self
+
+import numpy as np
+import sqlalchemy as sa
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from sqlalchemy.engine import Connection
+
+from csrm_tasks import clocks
+from csrm_tasks.blobs import BlobStore, open_blobs
+from csrm_tasks.errors import DataError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.release.ledger import Entry, moment
+from csrm_tasks.release.online.checks import Audit, Evidence
+from csrm_tasks.release.online.sequential import Stratum
+from csrm_tasks.release.online.served import FIRST, LAST, Served
+from csrm_tasks.release.rollout import Open
+from csrm_tasks.settings import Settings
+from csrm_tasks.store import open_store, reading
+from csrm_tasks.store.tables import SESSIONS
+
+SETTLE = timedelta(minutes=15)  # servers have followed the routing document by then
+
+
+def read(
+    settings: Settings, config: MarketConfig, state: Open, entries: Sequence[Entry], day: str
+) -> Evidence:
+    """Gather what is known of ``state``'s release at the end of ``day``."""
+    span = Span.of(state, day, config.schedule.timezone)
+    with reading(open_store(settings.db_url)) as connection:
+        sessions = session_strata(connection, config.market, config.target_locale, state, span)
+    requests = serving(open_blobs(settings.routing), config.market, state, span)
+    audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
+    return Evidence(sessions, audit, requests, teacher)
+
+
+@dataclass(frozen=True)
+class Span:
+    """From a rollout's beginning to the end of one day of the market."""
+
+    since: datetime  # UTC
+    until: datetime  # UTC: when the day is over by the market's clocks
+    first: str  # the market's day (YYYY-MM-DD) in which the rollout began
+    last: str
+
+    @classmethod
+    def of(cls, state: Open, day: str, zone: str) -> Self:
+        """Return the span of ``state`` up to ``day``; ``zone``: the market's time zone."""
+        since = moment(state.windows[0].since).astimezone(UTC)
+        until = clocks.ends(date.fromisoformat(day), zone)
+        return cls(since, until, str(clocks.day_of(since, zone)), day)
+
+    def market_days(self) -> list[str]:
+        """Return the market's days, by which its store is filled."""
+        return _dates(date.fromisoformat(self.first), date.fromisoformat(self.last))
+
+    def utc_days(self) -> list[str]:
+        """Return the UTC days that have a part in it, by which servers report."""
+        return _dates(self.since.date(), (self.until - timedelta(microseconds=1)).date())
+
+
+def _dates(first: date, last: date) -> list[str]:
+    return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
+
+
+def session_strata(
+    connection: Connection, market: str, locale: str, state: Open, span: Span
+) -> tuple[Stratum, ...]:
+    """Count sessions and conversions of both releases by step and day of first delivery.
+
+    A session belongs to the step in which it began, a quarter of an hour after a change of the
+    shares at the earliest, and to the release of its first search that names one.
+    """
+    found: list[Stratum] = []
+    merged = _merged(market, locale, span.market_days())
+    for window, following in zip(state.windows, [*state.windows[1:], None], strict=True):
+        if not window.share:
+            continue  # shadow answers nobody
+        since = datetime.fromisoformat(window.since) + SETTLE
+        until = span.until if following is None else datetime.fromisoformat(following.since)
+        statement = _counts(merged, since, until, (state.release, state.control))
+        found += _strata(connection.execute(statement).all(), state, window.share)
+    return tuple(found)
+
+
+def _merged(market: str, locale: str, among: Sequence[str]) -> sa.Subquery:
+    """One row per session: when it began, its release, and whether it bought on any day."""
+    rows = SESSIONS.c
+    order = (rows.release == "", rows.first_at, rows.day)
+    numbered = (
+        sa.select(
+            rows.session_id, rows.day, rows.release, rows.first_at,
+            sa.cast(rows.converted, sa.Integer).label("bought"),
+            sa.func.row_number().over(partition_by=rows.session_id, order_by=order).label("nth"),
+        )
+        .where(rows.market == market, rows.locale == locale, rows.day.in_(among))
+        .subquery()
+    )  # fmt: skip
+    first = sa.case((numbered.c.nth == 1, numbered.c.release))
+    return (
+        sa.select(
+            sa.func.min(numbered.c.day).label("day"),
+            sa.func.max(first).label("release"),
+            sa.func.min(numbered.c.first_at).label("began"),
+            sa.func.max(numbered.c.bought).label("bought"),
+        )
+        .group_by(numbered.c.session_id)
+        .subquery()
+    )
+
+
+def _counts(
+    merged: sa.Subquery, since: datetime, until: datetime, releases: Sequence[str]
+) -> sa.Select[Any]:
+    s = merged.c
+    return (
+        sa.select(s.day, s.release, sa.func.count(), sa.func.sum(s.bought))
+        .where(s.began >= since, s.began < until, s.release.in_(releases))
+        .group_by(s.day, s.release)
+        .order_by(s.day)
+    )
+
+
+def _strata(rows: Sequence[Any], state: Open, share: float) -> Iterator[Stratum]:
+    by_day: dict[str, dict[str, tuple[int, int]]] = {}
+    for day, release, sessions, bought in rows:
+        by_day.setdefault(day, {})[release] = int(sessions), int(bought)
+    for counts in by_day.values():
+        treated, control = (counts.get(r, (0, 0)) for r in (state.release, state.control))
+        yield Stratum(*treated, *control, share)
+
+
+def serving(blobs: BlobStore, market: str, state: Open, span: Span) -> Served | None:
+    """Read what servers reported of both releases, by quarter of an hour and routing document.
+
+    Reports are ``{market}/serving/{UTC day}.json`` beside the routing document (docs/ROUTING.md);
+    quarters that begin after the market's day is over are left to the next look. Times in which
+    only one of the two served say nothing; None where there is no other.
+    """
+    found = served_windows(blobs, market, state, span)
+    if not found:
+        return None
+    rows = [pair for _, pair in found]
+    names = [quarter for quarter, _ in found]
+    seen = [bucket for pair in rows for window in pair for bucket in window.buckets]
+    first, last = min(seen, default=0), max(seen, default=0)
+    times = np.zeros((len(rows), 2, last - first + 1), np.int32)
+    for k, pair in enumerate(rows):
+        for arm, window in enumerate(pair):
+            for bucket, number in window.buckets.items():
+                times[k, arm, bucket - first] = number
+    requests = np.array([[w.requests for w in pair] for pair in rows], np.int64)
+    errors = np.array([[w.errors for w in pair] for pair in rows], np.int64)
+    return Served(requests, errors, times, first, np.unique(names, return_inverse=True)[1])
+
+
+def served_windows(
+    blobs: BlobStore, market: str, state: Open, span: Span
+) -> list[tuple[str, tuple[_Window, _Window]]]:
+    """Return quarter of an hour (UTC) and what the judged release and its control served in it, of
+    every window of ``span`` in which both did.
+    """
+    found = []
+    for d in span.utc_days():
+        report = _report(blobs, f"{market}/serving/{d}.json")
+        ours, theirs = (report.get(r, {}) for r in (state.release, state.control))
+        for at in sorted(ours.keys() & theirs.keys()):
+            quarter = f"{d}T{at.split('/', 1)[0]}+00:00"
+            if datetime.fromisoformat(quarter) < span.until:
+                found.append((quarter, (ours[at], theirs[at])))
+    return found
+
+
+class _Window(BaseModel):
+    """What one release served in a quarter of an hour of one routing document."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    requests: Annotated[int, Field(gt=0)]
+    errors: Annotated[int, Field(ge=0)]
+    # JSON's keys are texts, whatever they stand for
+    buckets: dict[
+        Annotated[int, Field(strict=False, ge=FIRST, le=LAST)], Annotated[int, Field(ge=0)]
+    ]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.errors + sum(self.buckets.values()) != self.requests:
+            raise ValueError("requests are not errors and the answered ones of the buckets")
+        return self
+
+
+# when its quarter of an hour began (UTC), then what else it was told apart by
+_Name = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9](/|$)")]
+
+
+class _Release(BaseModel):
+    """A release's day; its totals are for people."""
+
+    # none: written by an older server
+    windows: dict[_Name, _Window] = Field(default_factory=dict)
+
+
+_REPORT = TypeAdapter(dict[str, _Release])
+
+
+def _report(blobs: BlobStore, key: str) -> dict[str, dict[str, _Window]]:
+    """Return release → window → what it served then."""
+    raw = blobs.read(key)
+    if raw is None:
+        return {}
+    try:
+        return {release: day.windows for release, day in _REPORT.validate_json(raw).items()}
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise DataError(
+            f"{key}: {at}: {first['msg']}; expected an object of release → windows (HH:MM/…) → "
+            "requests (above 0), errors, buckets (docs/ROUTING.md)"
+        ) from e
+
+
+def audits(entries: Sequence[Entry], state: Open, by: str) -> Audit | None:
+    """Add up the audits of this rollout that are in the ledger; ``by`` rater or teacher.
+
+    Of each audit the newest row counts: raters may have given back more, or something else.
+    """
+    rows = {
+        e.payload["audit"]: e.payload
+        for e in entries
+        if e.action == "audited" and e.release_id == state.release and e.payload["by"] == by
+    }
+    names = ("queries", "em_lost", "em_won", "defect_new", "defect_gone")
+    return Audit(*(sum(int(p[n]) for p in rows.values()) for n in names)) if rows else None

@@ -1,0 +1,1 @@
+"""A cross-encoder to compare the twin towers with."""

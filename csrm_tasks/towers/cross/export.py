@@ -1,0 +1,105 @@
+"""The cross-encoder to ONNX, fp32 and int8, each judged on dev pairs before it may be used (A34).
+
+Graph and int8 recipes are those of :mod:`csrm_tasks.towers.export`. There is no vector whose cosine
+could be bounded: the largest difference of a probability is, beside the decision flips.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.towers.cross.model import CrossEncoder
+from csrm_tasks.towers.cross.runtime import ONNX, CrossRuntime
+from csrm_tasks.towers.export import (
+    MOST_FLIPS,
+    RECIPES,
+    decision_flips,
+    quantise,
+    write_about,
+    write_onnx,
+)
+from csrm_tasks.towers.serving.runtime import Scores, Vectors
+
+log = logging.getLogger("csrm")
+
+MOST_DELTA = {"fp32": 1e-3, "int8": 0.1}  # of a probability; fp32 as of a merged LLM (A14)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Dev pairs and what the trained model says of them."""
+
+    queries: Sequence[str]  # (P,)
+    titles: Sequence[str]
+    scores: Vectors  # (P, 2): probability of exact match and of defect
+
+
+@dataclass(frozen=True)
+class CrossParity:
+    """How far a variant is from the trained model on dev pairs."""
+
+    admitted: bool
+    delta: float  # largest difference of a probability
+    flips: float  # share of pairs decided otherwise by at least one head
+    pairs: int
+    recipe: str = ""  # of an int8 variant
+
+
+def export_cross(
+    model: CrossEncoder, out: Path, about: Mapping[str, Any], judged: Judged
+) -> dict[str, CrossParity]:
+    """Write ONNX files and ``serving.json`` into ``out``, where ``tokenizer.json`` already lies.
+
+    ``about`` is what :class:`CrossRuntime` reads, without ``serve`` and ``variants``. Raises
+    :class:`RefusedError` when fp32 is outside the bounds; an int8 variant that is, is left out.
+    """
+    write_onnx(model, out / ONNX["fp32"], "logits")
+    write_about(out, {**about, "serve": "fp32"})
+    found = {"fp32": _judge(out, "fp32", "", judged)}
+    if not found["fp32"].admitted:
+        raise RefusedError(f"export of the cross-encoder refused: {_reason(found['fp32'])}")
+    found["int8"] = _int8(out, judged)
+    serve = "int8" if found["int8"].admitted else "fp32"
+    variants = {name: asdict(parity) for name, parity in found.items()}
+    write_about(out, {**about, "serve": serve, "variants": variants})
+    return found
+
+
+def _int8(out: Path, judged: Judged) -> CrossParity:
+    """Write the int8 variant by the first recipe within the bounds, or leave none behind."""
+    target = out / ONNX["int8"]
+    for recipe in RECIPES:
+        quantise(out / ONNX["fp32"], target, recipe)
+        found = _judge(out, "int8", recipe, judged)
+        if found.admitted:
+            return found
+    target.unlink()
+    return found
+
+
+def _judge(out: Path, variant: str, recipe: str, judged: Judged) -> CrossParity:
+    runtime = CrossRuntime(out, variant=variant)
+    scores = runtime.score_texts(judged.queries, judged.titles)
+    delta = float(np.abs(np.stack(scores, 1) - judged.scores).max())
+    ours, truth = (runtime.decide(s) for s in (scores, Scores(*judged.scores.T)))
+    flips = decision_flips(ours, truth)
+    # NaN compares as False, so a broken graph is never admitted.
+    admitted = delta <= MOST_DELTA[variant] and flips <= MOST_FLIPS
+    found = CrossParity(admitted, delta, flips, len(judged.scores), recipe)
+    if not admitted:
+        log.warning("cross-encoder: %s is refused: %s", variant, _reason(found))
+    return found
+
+
+def _reason(found: CrossParity) -> str:
+    return (
+        f"{found.recipe} on {found.pairs} dev pairs: a probability differs by {found.delta:.4f}, "
+        f"decision flips {found.flips:.2%} (at most {MOST_FLIPS:.1%})"
+    )

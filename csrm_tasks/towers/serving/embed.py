@@ -1,0 +1,83 @@
+"""Embedding a catalogue, where possible without the tower: equal content, equal vector (A35)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from csrm_tasks.towers.serving.texts import product_digest
+
+Floats = npt.NDArray[np.float32]
+
+VECTORS, IDS = "embeddings.npy", "product_ids.parquet"  # (N, 2, dim); product_id and digest
+CHUNK = 16_384  # products copied or encoded at once
+
+
+@dataclass(frozen=True)
+class Known:
+    """Vectors made before by the same tower: a mapped array (N, 2, dim) and its rows by digest."""
+
+    vectors: Floats
+    row: dict[str, int]
+
+    @classmethod
+    def load(cls, folder: Path) -> Known:
+        """Open what :func:`embed_catalogue` wrote."""
+        digests = pl.read_parquet(folder / IDS)["digest"].to_list()
+        return cls(np.load(folder / VECTORS, mmap_mode="r"), {d: i for i, d in enumerate(digests)})
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What an embedding of a catalogue came to."""
+
+    products: int
+    encoded: int  # distinct titles that the tower read
+    stale: int  # products whose vector was not known
+    covered: int  # products that have a sound vector now: both heads of length 1
+
+
+def embed_catalogue(
+    products: pl.DataFrame, encode: Callable[[Sequence[str]], Floats], dim: int, out: Path,
+    known: Known | None = None,
+) -> Embedded:  # fmt: skip
+    """Write the vectors of ``products`` (product_id, title; sorted) and their identifiers.
+
+    A title that ``known`` has is copied, and one that several products share is encoded once.
+    """
+    titles = products["title"].to_list()
+    digests = [product_digest(title) for title in titles]
+    row = known.row if known else {}
+    stale = [i for i, digest in enumerate(digests) if digest not in row]
+    first = {digests[i]: i for i in reversed(stale)}  # digest → its first product
+    shape = (len(titles), 2, dim)
+    vectors: Any = np.lib.format.open_memmap(out / VECTORS, "w+", np.float32, shape)
+    if known is not None:
+        for part in _parts([i for i, digest in enumerate(digests) if digest in row]):
+            vectors[part] = known.vectors[[row[digests[i]] for i in part]]
+    fresh = sorted(first.values())
+    for part in _parts(fresh):
+        vectors[part] = encode([titles[i] for i in part])
+    for part in _parts([i for i in stale if first[digests[i]] != i]):
+        vectors[part] = vectors[[first[digests[i]] for i in part]]
+    vectors.flush()
+    covered = sum(_sound(vectors[part]) for part in _parts(list(range(len(titles)))))
+    products.select("product_id").with_columns(
+        digest=pl.Series(digests, dtype=pl.String)
+    ).write_parquet(out / IDS)
+    return Embedded(len(titles), len(fresh), len(stale), covered)
+
+
+def _parts(rows: list[int]) -> list[list[int]]:
+    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+
+
+def _sound(vectors: Floats) -> int:
+    lengths = np.linalg.norm(vectors, axis=2)  # (n, 2)
+    return int(np.isclose(lengths, 1.0, atol=1e-3).all(axis=1).sum())

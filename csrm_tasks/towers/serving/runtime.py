@@ -1,0 +1,171 @@
+"""What serving runs: exported towers on onnxruntime, no torch and no transformers (A34).
+
+One folder (the artifact of ``export_towers``) holds ``serving.json``, ``tokenizer.json`` and the
+ONNX files. Vectors are (N, 2, dim) float32, each of length 1; head 0 is exact match, head 1 is
+"not defect". Int8 activations are quantised per batch, so an int8 vector moves a little with the
+texts beside it; what ``serving.json`` says to serve was judged with that in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.towers.serving.texts import TEXT_VERSION
+from csrm_tasks.towers.serving.tokens import TokenTable, tower_tokenizer
+
+Vectors = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+BATCH_TOKENS = 4096  # padded tokens of one run
+HEADS = ("em", "defect")
+ONNX = {
+    ("query", "fp32"): "query.onnx",
+    ("query", "int8"): "query.int8.onnx",
+    ("product", "fp32"): "product.onnx",
+    ("product", "int8"): "product.int8.onnx",
+}
+
+
+class Scores(NamedTuple):
+    """Probabilities of pairs: exact match, and defect (irrelevant)."""
+
+    em: Vectors
+    defect: Vectors
+
+
+class Decisions(NamedTuple):
+    """Decisions of pairs by the stored thresholds."""
+
+    em: Bools
+    defect: Bools
+
+
+class TowerRuntime:
+    """Both towers, loaded once; safe to call from several threads."""
+
+    def __init__(
+        self, folder: Path, *, query: str | None = None, product: str | None = None,
+        threads: int = 1,
+    ) -> None:  # fmt: skip
+        """Load the towers of ``folder``.
+
+        ``query`` and ``product`` are fp32 or int8; by default what ``serving.json`` says to serve.
+        ``threads`` is onnxruntime's within one run. Raises :class:`ArtifactError` for a folder
+        that is no export, another text version, or a variant that the export refused.
+        """
+        self.about = read_about(folder)
+        definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        serve = self.about["serve"]
+        self.backend = query or str(serve["query"])
+        self._sessions = {
+            "query": open_session(folder / ONNX["query", self.backend], threads),
+            "product": open_session(folder / ONNX["product", product or serve["product"]], threads),
+        }
+        self._tokenizers = {
+            "query": tower_tokenizer(definition, self.about["query_tokens"]),
+            "product": tower_tokenizer(definition, self.about["title_tokens"]),
+        }
+        heads = [self.about["heads"][name] for name in HEADS]
+        self._scale = np.array([h["scale"] for h in heads], np.float32)
+        self._bias = np.array([h["bias"] for h in heads], np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Width of one head's vector."""
+        return int(self.about["dim"])
+
+    @property
+    def product_fields(self) -> tuple[str, ...]:
+        """What the product tower reads after the title (A27); exports of old read none."""
+        return tuple(self.about.get("product_fields", ()))
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries: (len(texts), 2, dim)."""
+        return self._encode("query", texts)
+
+    def encode_products(self, texts: Sequence[str]) -> Vectors:
+        """Embed product texts (:func:`~csrm_tasks.towers.serving.texts.product_text`), (len, 2, dim)."""
+        return self._encode("product", texts)
+
+    def score(self, query_vecs: Vectors, product_vecs: Vectors) -> Scores:
+        """Probabilities of pairs from vectors (..., 2, dim) that broadcast against each other.
+
+        One query (2, dim) against n products (n, 2, dim) gives n scores.
+        """
+        cosine = np.einsum("...hd,...hd->...h", query_vecs, product_vecs)  # (..., 2)
+        good = 1.0 / (1.0 + np.exp(-(self._scale * cosine + self._bias)))  # A28
+        return Scores(good[..., 0], 1.0 - good[..., 1])  # the defect head learns 1 - p_i (A29)
+
+    def score_texts(self, queries: Sequence[str], products: Sequence[str]) -> Scores:
+        """Score N pairs of texts; one that stands in several is embedded once."""
+        found = []
+        for encode, texts in ((self.encode_queries, queries), (self.encode_products, products)):
+            row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+            found.append(encode(list(row))[[row[text] for text in texts]])
+        return self.score(*found)
+
+    def decide(self, scores: Scores) -> Decisions:
+        """Apply the thresholds chosen on dev (A33)."""
+        return decisions(scores, self.about)
+
+    def _encode(self, tower: str, texts: Sequence[str]) -> Vectors:
+        table = TokenTable(self._tokenizers[tower], texts, self.about["pad_id"])
+        found: Vectors = np.zeros((len(texts), len(HEADS), self.dim), np.float32)
+        for rows in table.chunks(np.arange(len(texts)), BATCH_TOKENS):
+            ids, mask = table.batch(rows)
+            feed = {"input_ids": ids, "attention_mask": mask}
+            found[rows] = self._sessions[tower].run(None, feed)[0]
+        return found
+
+
+def decisions(scores: Scores, about: Mapping[str, Any]) -> Decisions:
+    """Decide by the thresholds of an export's ``serving.json`` (A33)."""
+    em, defect = (float(about["heads"][name]["threshold"]) for name in HEADS)
+    return Decisions(scores.em >= em, scores.defect >= defect)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Read ``serving.json``; raises :class:`ArtifactError` when it is not there or not ours."""
+    path = folder / "serving.json"
+    if not path.exists():
+        raise ArtifactError(f"{folder} holds no exported towers: serving.json is missing")
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if about["text_version"] != TEXT_VERSION:
+        raise ArtifactError(
+            f"{folder}: towers for text version {about['text_version']}, this code makes "
+            f"{TEXT_VERSION}; export them again"
+        )
+    return about
+
+
+@cache
+def has_vnni(cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this CPU adds products of 8 bits in 32; what cannot be read counts as no."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", cpu.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return False
+    return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """Load a graph; raises :class:`ArtifactError` where the file is not there."""
+    if not path.exists():
+        raise ArtifactError(f"{path.parent} has no {path.name}: it was refused at export")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if not has_vnni():  # signed weights would overflow 16-bit sums; with VNNI this costs double
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
