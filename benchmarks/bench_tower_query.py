@@ -35,8 +35,8 @@ from benchmarks.peers.process import Peer, PeerError
 from benchmarks.query_towers import Judged, fit_projection, least_cosine, serve
 from csrm_tasks.towers.depth import cut
 from csrm_tasks.towers.measure import Reader, Vectors, embed
-from csrm_tasks.towers.model import Tower
 from csrm_tasks.towers.serving.runtime import TowerRuntime
+from csrm_tasks.towers.tower import Tower
 
 THREADS, LAYERS = 2, 2
 TURN, WARM = 14, 4  # texts of a turn; of which not timed

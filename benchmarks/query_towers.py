@@ -16,10 +16,10 @@ from benchmarks.concepts import DIM
 from csrm_tasks.records import Grade
 from csrm_tasks.towers.export import quantise, write_onnx
 from csrm_tasks.towers.measure import Reader, Vectors
-from csrm_tasks.towers.model import HEADS, Tower
 from csrm_tasks.towers.serving.runtime import ONNX, TowerRuntime
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from csrm_tasks.towers.serving.tokens import TokenTable
+from csrm_tasks.towers.tower import HEADS, Tower
 
 SCALE = 8.0  # A28
 Bools = npt.NDArray[np.bool_]

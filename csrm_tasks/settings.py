@@ -43,13 +43,20 @@ class Settings:
         return self.home / "cache"
 
 
-def load_settings(env: Mapping[str, str] | None = None) -> Settings:
+def default_home(env: Mapping[str, str], market: str | None = None) -> Path:
+    """Return ``CSRM_HOME``, else the project's ``.csrm/{market}``, or ``.csrm`` of no market."""
+    return Path(env.get("CSRM_HOME") or STATE_ROOT / ".csrm" / (market or "")).resolve()
+
+
+def load_settings(env: Mapping[str, str] | None = None, *, market: str | None = None) -> Settings:
     """Read :class:`Settings` from ``env`` (default: the process environment).
 
-    Raises :class:`ConfigError` naming the variable that cannot be read.
+    ``market``: whose state it is, where ``CSRM_HOME`` names no folder; the same for the command
+    line and for Airflow's tasks. Raises :class:`ConfigError` naming the variable that cannot be
+    read.
     """
     e = os.environ if env is None else env
-    home = Path(e.get("CSRM_HOME", STATE_ROOT / ".csrm")).resolve()
+    home = default_home(e, market)
     return Settings(
         home=home,
         artifacts=e.get("CSRM_ARTIFACTS", str(home / "artifacts")),

@@ -47,7 +47,7 @@ def facts_of(ref: str) -> dict[str, Any]:
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.settings import load_settings
 
-    settings = load_settings()
+    settings = load_settings(market=ref.split("/")[0])
     return dict(ArtifactStore(settings.artifacts, settings.cache).open(ref).facts)
 
 
@@ -84,8 +84,9 @@ def record(state: str, answer: dict[str, Any], run: str) -> bool:
     from csrm_tasks.settings import load_settings
     from csrm_tasks.tracking import LaterClient
 
-    settings = load_settings()
-    market = load_market(state.split("/")[0], settings.markets)
+    name = state.split("/")[0]
+    settings = load_settings(market=name)
+    market = load_market(name, settings.markets)
     user = answer.get("responded_by_user") or {}
     name = str(user.get("name") or user.get("id") or "")
     said = bool(name) and answer["chosen_options"] == [APPROVE]

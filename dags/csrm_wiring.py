@@ -198,7 +198,7 @@ def is_approved(gate: str) -> bool:
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.release import approval, ledger, rollout
 
-    settings = load_settings()
+    settings = load_settings(market=gate.split("/")[0])
     verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
     if verdict["verdict"] != "PASS":
         return False
@@ -215,7 +215,7 @@ def is_applied(replayed: str) -> bool:
     """Whether a replay stored what it found good; after a dry run nothing else runs."""
     from csrm_tasks.artifacts import ArtifactStore
 
-    settings = load_settings()
+    settings = load_settings(market=replayed.split("/")[0])
     facts = ArtifactStore(settings.artifacts, settings.cache).open(replayed).facts
     return bool(facts["applied"])
 

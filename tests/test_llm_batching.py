@@ -10,7 +10,14 @@ import pytest
 import torch
 from llm_fixtures import make_base, make_rqa, make_snapshot
 
-from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows, translation_rows
+from csrm_tasks.llm.data import (
+    LabelRows,
+    TranslationRows,
+    load_fields,
+    load_pairs,
+    relevance_rows,
+    translation_rows,
+)
 from csrm_tasks.llm.network.model import Model, load_base
 from csrm_tasks.llm.prompt.batching import (
     BatchStream,
@@ -25,9 +32,7 @@ from csrm_tasks.llm.prompt.prompts import QueryFields
 from csrm_tasks.llm.training.mixture import Mixture, Part
 from csrm_tasks.llm.training.tasks import (
     NO_TITLES,
-    LabelRows,
     LabelTask,
-    TranslationRows,
     TranslationTask,
     draw_by_kind,
     without_title,

@@ -23,10 +23,11 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.examples import soft_examples
-from csrm_tasks.towers.model import TwinTowers, trunks_of
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.serving.texts import product_digest, product_text, with_product_text
 from csrm_tasks.towers.thresholds import choose_threshold
+from csrm_tasks.towers.tower import trunks_of
 from tests.towers_fixtures import SOURCE, TARGET, make_encoder, oracle, snapshot_tables
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")

@@ -12,11 +12,11 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.towers.export import quantise, write_onnx
-from csrm_tasks.towers.model import Tower
 from csrm_tasks.towers.serving import backend
 from csrm_tasks.towers.serving.backend import VARIABLE, choose_backend, quickest, time_query
 from csrm_tasks.towers.serving.runtime import ONNX, open_session
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
+from csrm_tasks.towers.tower import Tower
 
 
 @pytest.fixture

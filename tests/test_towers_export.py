@@ -16,11 +16,12 @@ import torch
 from csrm_tasks.errors import ArtifactError, RefusedError
 from csrm_tasks.towers import export, measure
 from csrm_tasks.towers.export import export_towers, parity, quantise, write_onnx
-from csrm_tasks.towers.model import HEADS, TwinTowers
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving import runtime
 from csrm_tasks.towers.serving.runtime import TowerRuntime, has_vnni
 from csrm_tasks.towers.serving.texts import product_digest
 from csrm_tasks.towers.thresholds import Threshold
+from csrm_tasks.towers.tower import HEADS
 from tests.towers_fixtures import COLOURS, TYPES, make_encoder, reader_of, snapshot_tables
 
 TEXTS = [f"{c} {t}" for c in COLOURS for t in TYPES] + ["", "品牌 " * 40]
@@ -204,7 +205,8 @@ def test_recipes_from_compact_to_near(
 
 def test_runtime_imports_neither_torch_nor_transformers(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from csrm_tasks.towers.serving.runtime import TowerRuntime;"
+        "import sys; from pathlib import Path;"
+        "from csrm_tasks.towers.serving.runtime import TowerRuntime;"
         f"r = TowerRuntime(Path({str(folder)!r})); v = r.encode_queries(['茶壺']);"
         "assert v.shape == (1, 2, r.dim);"
         "print([m for m in ('torch', 'transformers', 'onnx', 'pandas') if m in sys.modules])"

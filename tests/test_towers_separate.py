@@ -13,9 +13,10 @@ from csrm_tasks.towers.examples import Examples, with_texts
 from csrm_tasks.towers.export import export_towers
 from csrm_tasks.towers.losses import kd_loss
 from csrm_tasks.towers.measure import Reader
-from csrm_tasks.towers.model import HEADS, TwinTowers, trunks_of
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.thresholds import Threshold
+from csrm_tasks.towers.tower import HEADS, trunks_of
 from csrm_tasks.towers.train import TrainPlan, pair_logits, train
 from csrm_tasks.training.checkpoints import Checkpoints
 from tests.towers_fixtures import make_encoder, oracle_examples, reader_of, snapshot_tables

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from csrm_tasks.cli.options import home_settings
+from csrm_tasks.settings import load_settings
 
 
 @click.group()
@@ -40,7 +40,7 @@ def generate_files(market: str, data: Path | None) -> None:
     """Write the market's files into its landing zone."""
     from csrm_tasks.demo.market.generate import generate
 
-    click.echo(generate(market, home_settings(market), data))
+    click.echo(generate(market, load_settings(market=market), data))
 
 
 @demo.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 
 @click.group()
@@ -19,7 +20,7 @@ def replay(ref: str) -> None:
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.release import judge
 
-    settings = home_settings(ref.split("/")[0])
+    settings = load_settings(market=ref.split("/")[0])
     store = ArtifactStore(settings.artifacts, settings.cache)
     verdict = judge.replay(store, store.open(ref))
     for reason in verdict["reasons"]:
@@ -38,7 +39,7 @@ def simulate(market: str, queries: int, gates: int) -> None:
     from csrm_tasks.evaluation.simulate import rates, scenes
     from csrm_tasks.markets import load_market
 
-    policy = load_market(market, home_settings(market).markets).gate
+    policy = load_market(market, load_settings(market=market).markets).gate
     if policy is None:
         raise RefusedError(NO_POLICY)
     click.echo(f"alpha {policy.alpha}, margin {policy.margin}; {gates} gates each")

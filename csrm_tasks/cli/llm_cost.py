@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 BASES = ("orion-14b", "qwen3-14b")
 
@@ -37,7 +38,7 @@ def llm_cost(
     from csrm_tasks.llm.cost.job import Gpu, Volume, job, memory, table
     from csrm_tasks.markets import load_market
 
-    llm = load_market(market, home_settings(market).markets).llm
+    llm = load_market(market, load_settings(market=market).markets).llm
     if base is None:
         from transformers import AutoConfig
 

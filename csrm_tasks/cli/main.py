@@ -19,7 +19,7 @@ from csrm_tasks.cli.demo import demo
 from csrm_tasks.cli.gate import gate
 from csrm_tasks.cli.llm_cost import llm_cost
 from csrm_tasks.cli.market import market
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
 from csrm_tasks.cli.quarantine import quarantine
 from csrm_tasks.cli.release import release
 from csrm_tasks.cli.rollout import rollout
@@ -98,7 +98,7 @@ def step_command(spec: Step) -> click.Command:
     def invoke(market: str, **given: Any) -> None:
         inputs = {n: given[n] for n in (*spec.inputs, *spec.optional, *spec.many)}
         params = {n: given[n] for n in spec.params if given[n] is not None}
-        click.echo(run_step(spec.name, market, inputs, params, home_settings(market)))
+        click.echo(run_step(spec.name, market, inputs, params, load_settings(market=market)))
 
     options: list[click.Parameter] = [
         click.Option(["--market"], required=True, help="Market name.")
@@ -154,7 +154,7 @@ def show(ref: str) -> None:
     """Print the manifest of an artifact: its files, facts, inputs and configuration."""
     from csrm_tasks.artifacts import ArtifactStore
 
-    settings = home_settings(ref.split("/")[0])
+    settings = load_settings(market=ref.split("/")[0])
     manifest = ArtifactStore(settings.artifacts, settings.cache).manifest(ref)
     if manifest is None:
         raise ArtifactError(f"artifact {ref!r} does not exist under {settings.artifacts}")
@@ -166,7 +166,7 @@ def show(ref: str) -> None:
 @click.option("--day", required=True, help="Day, YYYY-MM-DD.")
 def ingest(market: str, day: str) -> None:
     """Take one day in: land, validate, store, aggregate, publish."""
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     ref = run_step("land", market, {}, {"day": day}, settings)
     ref = run_step("validate", market, {"land": ref}, {}, settings)
     ref = run_step("store", market, {"validate": ref}, {}, settings)
@@ -180,7 +180,9 @@ def ingest(market: str, day: str) -> None:
 @click.option("--day", help="Day, YYYY-MM-DD; default all days.")
 def digest(market: str, day: str | None) -> None:
     """Print one number for all that is stored: equal stores have equal digests."""
-    click.echo(f"{_digest(home_settings(market), market, day)}  digest of {market} {day or ''}")
+    click.echo(
+        f"{_digest(load_settings(market=market), market, day)}  digest of {market} {day or ''}"
+    )
 
 
 def _digest(settings: Settings, market: str, day: str | None) -> str:

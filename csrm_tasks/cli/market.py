@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from csrm_tasks.cli.options import home_settings
+from csrm_tasks.settings import load_settings
 
 
 @click.group()
@@ -31,7 +31,7 @@ def new(
     if (llm is None) != (encoder is None):
         raise ConfigError("give --llm and --encoder together, or neither to try out")
     text = new_market(name, source, target, timezone, llm, encoder)
-    path = home_settings(name).markets / f"{name}.yaml"
+    path = load_settings(market=name).markets / f"{name}.yaml"
     write_market(path, text)
     click.echo(f"{path}\nnext: csrm market check {name}; docs/OWN_MARKET.md says how to go on")
 
@@ -44,7 +44,7 @@ def check(name: str) -> int:
     from csrm_tasks.market_files import check as checks
 
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
-    settings = home_settings(Path(name).stem if is_file else name)
+    settings = load_settings(market=Path(name).stem if is_file else name)
     path = Path(name) if is_file else settings.markets / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in settings.markets.glob("*.yaml"))) or "none"

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 SHOWN = 200  # characters of a row on a terminal
 
@@ -30,7 +31,7 @@ def _chosen(market: str, day: str, reason: str) -> Iterator[tuple[Any, Any]]:
     from csrm_tasks.store import open_store, reading
 
     chosen = Chosen(market, check_day(day) if day else "", check_reason(reason))
-    with reading(open_store(home_settings(market).db_url)) as connection:
+    with reading(open_store(load_settings(market=market).db_url)) as connection:
         yield connection, chosen
 
 
@@ -86,7 +87,7 @@ def replay(market: str, day: str, reason: str, apply: bool) -> None:
     from csrm_tasks.ingest.storage.replay import Replayed
     from csrm_tasks.steps.running import run_step
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     given = {"day": day, "reason": reason, "apply": apply, "run": uuid.uuid4().hex}
     ref = run_step("replay", market, {}, given, settings)
     facts = ArtifactStore(settings.artifacts, settings.cache).open(ref).facts

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 
 @click.group()
@@ -20,7 +21,7 @@ def history(market: str) -> None:
     """Print the ledger, oldest first."""
     from csrm_tasks.release import manage
 
-    for e in manage.history(home_settings(market), market):
+    for e in manage.history(load_settings(market=market), market):
         click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {e.reason}")
 
 
@@ -31,7 +32,7 @@ def live(market: str, at: str | None) -> None:
     """Print the release that is live, or was at a time; nothing where none is."""
     from csrm_tasks.release import manage
 
-    found = manage.live(home_settings(market), market, at)
+    found = manage.live(load_settings(market=market), market, at)
     if found:
         click.echo(found)
 
@@ -43,7 +44,7 @@ def show(market: str, release_id: str) -> None:
     """Print all that was done to a release, with evidence: bundle, gate, verdict."""
     from csrm_tasks.release import manage
 
-    for e in manage.show(home_settings(market), market, release_id):
+    for e in manage.show(load_settings(market=market), market, release_id):
         click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action} {e.release_id} by {e.actor}")
         click.echo(f"      before: {e.previous or 'nothing live'}; why: {e.reason}")
         for key, value in sorted(e.payload.items()):
@@ -56,7 +57,7 @@ def verify(market: str) -> None:
     """Check the ledger's hash chain."""
     from csrm_tasks.release import manage
 
-    click.echo(f"{manage.verify(home_settings(market), market)} rows verified")
+    click.echo(f"{manage.verify(load_settings(market=market), market)} rows verified")
 
 
 @release.command()
@@ -65,7 +66,7 @@ def reconcile(market: str) -> None:
     """Repair MLflow (versions, tags, aliases) and routing from the ledger."""
     from csrm_tasks.release import manage
 
-    for repair in manage.reconcile(home_settings(market), market) or ["nothing to repair"]:
+    for repair in manage.reconcile(load_settings(market=market), market) or ["nothing to repair"]:
         click.echo(repair)
 
 
@@ -83,7 +84,7 @@ def approve(market: str, release_id: str, actor: str, reason: str) -> None:
     """Approve a registered release whose verdict is PASS; overrules what was said before."""
     from csrm_tasks.release import manage
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     entry = manage.approve(settings, market, release_id, actor, reason)
     manage.follow(settings, market)
     click.echo(f"{entry.release_id} approved, row {entry.seq}")
@@ -96,7 +97,7 @@ def reject(market: str, release_id: str, actor: str, reason: str) -> None:
     """Reject a registered release before it is rolled out; overrules what was said before."""
     from csrm_tasks.release import manage
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     entry = manage.reject(settings, market, release_id, actor, reason)
     manage.follow(settings, market)
     click.echo(f"{entry.release_id} rejected, row {entry.seq}")
@@ -113,7 +114,7 @@ def rollback(market: str, actor: str, reason: str, leaving: str | None) -> None:
     """
     from csrm_tasks.release import manage
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     entry = manage.rollback(settings, market, actor, reason, leaving)
     click.echo(manage.what_is_live(settings, market, entry))
 
@@ -125,7 +126,7 @@ def restore(market: str, release_id: str, actor: str, reason: str) -> None:
     """Make a release that was rolled back live again, for everybody at once."""
     from csrm_tasks.release import manage
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     entry = manage.restore(settings, market, release_id, actor, reason)
     click.echo(manage.what_is_live(settings, market, entry))
 
@@ -142,7 +143,7 @@ def collect(market: str, really: bool) -> None:
     from csrm_tasks.markets import load_market
     from csrm_tasks.release import retention, sweep
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     config, now = load_market(market, settings.markets), datetime.now(UTC)
     recent = now - timedelta(days=config.retention.recent_days)
     found = retention.plan(settings, config, now)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 
 @click.group()
@@ -20,7 +21,7 @@ def status(market: str) -> None:
     from csrm_tasks.release import ledger
     from csrm_tasks.release import rollout as room
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     config, entries = load_market(market, settings.markets), ledger.verified(settings, market)
     state, next_up = room.opened(entries), room.waiting(entries, config.release.approval)
     click.echo(f"live: {ledger.live(entries) or 'nothing'}")
@@ -46,7 +47,7 @@ def advance(market: str, reason: str, actor: str) -> None:
     from csrm_tasks.markets import load_market
     from csrm_tasks.release.rollout_moves import advance_held
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     config = load_market(market, settings.markets)
     api = tracking.LaterClient(settings)
     state = advance_held(settings, config, api, actor=actor, reason=reason)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -32,7 +33,7 @@ def sheet(market: str, ref: str, locale: str, out: Path) -> None:
     from csrm_tasks.records import QUERIES, RQA, read_table
     from csrm_tasks.retrieval import judged
 
-    settings = home_settings(market)
+    settings = load_settings(market=market)
     store = ArtifactStore(settings.artifacts, settings.cache)
     found = store.open(ref)
     queries = read_table(store.open(found.inputs["snapshot"]).file("queries.parquet"), QUERIES)
@@ -60,5 +61,5 @@ def accept(market: str, locale: str, file: Path) -> None:
 
     if not file.is_file():
         raise DataError(f"{file} is no file; give the sheet that was filled in")
-    target, answers = judged.accept(home_settings(market).landing, market, locale, file)
+    target, answers = judged.accept(load_settings(market=market).landing, market, locale, file)
     click.echo(f"{answers} answers: {target}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from csrm_tasks.cli.options import home_settings, market_option
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
 
 
 @click.command()
@@ -16,4 +17,4 @@ def serve(market: str, host: str, port: int, instance: str | None) -> None:
     """Score and rank for a search stack, by the routing document; docs/SERVING.md."""
     from csrm_tasks.serving.server import serve as run
 
-    run(home_settings(market), market, host, port, instance)
+    run(load_settings(market=market), market, host, port, instance)

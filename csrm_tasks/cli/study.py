@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from csrm_tasks.cli.options import home_settings
+from csrm_tasks.settings import load_settings
 
 if TYPE_CHECKING:
     from csrm_tasks.demo.study.data import SeedMarket
@@ -25,7 +25,7 @@ def study(market: str, seeds: int, first: int) -> None:
     from csrm_tasks.demo.study.table import table
     from csrm_tasks.markets import load_market
 
-    settings, recipe = home_settings("study"), Recipe()
+    settings, recipe = load_settings(market="study"), Recipe()
     torch.set_num_threads(settings.threads)
     base = load_market(market, settings.markets)
 

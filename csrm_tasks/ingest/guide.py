@@ -30,7 +30,7 @@ MIB = 1 << 20
 LANDING = f"""\
 # What a market may deliver
 
-Written by `python -m csrm_tasks.ingest.guide` from `csrm_tasks/ingest/contract/contracts.py`; do not edit.
+Written by `python -m csrm_tasks.ingest.guide` from `ingest/contract/contracts.py`; do not edit.
 
 ## Where files lie
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.prompt.prompts import CVR, RELEVANCE, LabelSpace, ProductFields, QueryFields
+from csrm_tasks.llm.prompt.prompts import (
+    CVR,
+    RELEVANCE,
+    LabelSpace,
+    ProductFields,
+    QueryFields,
+)
 from csrm_tasks.llm.soft_targets import Floats, mixed_target, one_hot
-from csrm_tasks.llm.training.tasks import LabelRows, TranslationRows
 from csrm_tasks.records import (
     CONVERSIONS,
     PAIRS,
@@ -164,3 +171,31 @@ def space_named(name: str) -> LabelSpace:
     if name not in spaces:
         raise DataError(f"there is no label space {name!r}; known: {', '.join(spaces)}")
     return spaces[name]
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """Pairs of one label space, as aligned columns."""
+
+    space: LabelSpace
+    names: Sequence[str]  # pair ids
+    queries: Sequence[QueryFields]
+    products: Sequence[ProductFields]
+    targets: npt.NDArray[np.float32]  # (N, K), rows sum to 1
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class TranslationRows:
+    """Translations from the source to the target locale, as aligned columns."""
+
+    kinds: Sequence[str]
+    sources: Sequence[str]
+    targets: Sequence[str]
+    source_locale: str
+    target_locale: str
+
+    def __len__(self) -> int:
+        return len(self.kinds)

@@ -39,8 +39,7 @@ EXCLUDED: Mapping[str, str] = {
     "csrm_tasks.settings": "says where things are kept",
     "csrm_tasks.errors": "words what went wrong; a step that fails has no output",
     "csrm_tasks.tracking": "logs runs to MLflow",
-    "csrm_tasks.evaluation.report.page": "draws pages: whatever is decided is decided by the figures",
-    "csrm_tasks.evaluation.report.model_card": "words a page: its figures and verdict are its inputs",
+    "csrm_tasks.evaluation.report": "draws pages: whatever is decided is decided by the figures",
     "csrm_tasks.store.engine": "opens the database: what is read from it is in the fingerprint",
 }
 

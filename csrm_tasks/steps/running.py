@@ -47,7 +47,8 @@ def run_step(
     :class:`ArtifactError` for missing or damaged inputs, :class:`AwayError` for a database or an
     object store that does not answer, :class:`DiskFullError` for a disk, quota or tablespace.
     """
-    settings = settings or load_settings()
+    whose = market if isinstance(market, str) else market.market
+    settings = settings or load_settings(market=whose)
     config = load_market(market, settings.markets) if isinstance(market, str) else market
     try:
         with disk_full_as_one_line(f"step {name}", settings.home):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from copy import deepcopy
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from csrm_tasks.errors import ConfigError
-
-if TYPE_CHECKING:
-    from csrm_tasks.towers.model import Tower
+from csrm_tasks.towers.tower import Tower
 
 
 def cut(tower: Tower, layers: int) -> Tower:

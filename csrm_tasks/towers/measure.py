@@ -15,10 +15,11 @@ from csrm_tasks.records import Grade
 from csrm_tasks.towers.examples import Examples, distinct
 from csrm_tasks.towers.export import Reference
 from csrm_tasks.towers.losses import head_logits
-from csrm_tasks.towers.model import HEADS, AnyTower, TwinTowers
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from csrm_tasks.towers.serving.tokens import TokenTable, tower_tokenizer
 from csrm_tasks.towers.thresholds import Bools, Threshold, at_threshold, choose_threshold
+from csrm_tasks.towers.tower import HEADS, AnyTower
 
 Vectors = npt.NDArray[np.float32]
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -27,42 +26,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.towers.depth import cut
+from csrm_tasks.towers.tower import HEADS, AnyTower, SplitTower, Tower, trunks_of
 
-HEADS = ("em", "defect")
 WEIGHTS = "model.safetensors"
-
-
-class Tower(nn.Module):
-    """One side: token ids to unit vectors of ``heads`` heads, by one trunk."""
-
-    def __init__(self, encoder: Any, dim: int, heads: int = len(HEADS)) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projection = nn.Linear(encoder.config.hidden_size, heads * dim)
-        self.dim, self.heads = dim, heads
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map ids and mask (B, T) to vectors (B, heads, dim) of length 1, in fp32 always."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        mean = token_mean(states.last_hidden_state, attention_mask)
-        with torch.autocast(mean.device.type, enabled=False):  # s·c magnifies a cosine's rounding
-            return F.normalize(self.projection(mean).view(-1, self.heads, self.dim), dim=-1)
-
-
-class SplitTower(nn.Module):
-    """One side with a trunk for each head, as the paper has it: twice the work (A29)."""
-
-    def __init__(self, trunks: Sequence[Tower]) -> None:
-        super().__init__()
-        self.trunks = nn.ModuleList(trunks)
-        self.dim = trunks[0].dim
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map ids and mask (B, T) to vectors (B, 2, dim), each of length 1, in fp32 always."""
-        return torch.cat([trunk(input_ids, attention_mask) for trunk in self.trunks], dim=1)
-
-
-AnyTower = Tower | SplitTower
 
 
 class TwinTowers(nn.Module):
@@ -139,11 +105,6 @@ class TwinTowers(nn.Module):
         self.query = short[0] if len(short) == 1 else SplitTower(short)
 
 
-def trunks_of(side: AnyTower) -> list[Tower]:
-    """Return a side's trunks: one for both heads, or one for each."""
-    return [side] if isinstance(side, Tower) else [cast(Tower, t) for t in side.trunks]
-
-
 def _side(encoders: Sequence[Any], dim: int) -> AnyTower:
     towers = [Tower(encoder, dim, len(HEADS) // len(encoders)) for encoder in encoders]
     return towers[0] if len(towers) == 1 else SplitTower(towers)
@@ -159,13 +120,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, value in model.state_dict(keep_vars=True).items():
         found.setdefault(id(value), (name, value))
     return {name: value.detach() for name, value in found.values()}
-
-
-def token_mean(hidden: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean of the states (B, T, H) at ``chosen`` tokens (B, T), 0 or 1: (B, H)."""
-    real = chosen.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-    mean: Tensor = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
-    return mean
 
 
 def start_equal(query: nn.Linear, product: nn.Linear, dim: int, generator: torch.Generator) -> None:

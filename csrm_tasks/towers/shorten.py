@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from csrm_tasks.towers.depth import own_parameters
-from csrm_tasks.towers.model import AnyTower, trunks_of
 from csrm_tasks.towers.serving.tokens import TokenTable
+from csrm_tasks.towers.tower import AnyTower, trunks_of
 from csrm_tasks.towers.train import (
     CLIP,
     REPORTS,

@@ -72,7 +72,7 @@ class Shelves:
         return {g: rows[grades == g] for g in (Grade.EXACT, Grade.SUBSTITUTE)}
 
     def grades(self, query: Query, rows: Rows) -> Rows:
-        """Return :func:`~csrm_tasks.demo.market.grades.true_grade` of each of ``rows``, all at once."""
+        """Return the true grade (:mod:`csrm_tasks.demo.market.grades`) of each of ``rows``."""
         shop, lexicon = self.catalogue, self.lexicon
         if query.type is None:
             exact = shop.brands[rows] == query.brand

@@ -127,7 +127,7 @@ def draw_values(lexicon: Lexicon, type_: int, u: Sequence[float]) -> tuple[int, 
 def make_product(
     lexicon: Lexicon, locale: str, product_id: str, spec: Spec, u: Sequence[float], nickname: str
 ) -> Product:
-    """Write one product; ``u`` is a row of :data:`~csrm_tasks.demo.market.compose.CHOICES` numbers."""
+    """Write one product; ``u`` is a row of ``compose.CHOICES`` numbers in [0, 1)."""
     lang = LANG_OF[locale]
     return Product(
         product_id=product_id,

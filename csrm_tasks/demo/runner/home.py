@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csrm_tasks.errors import CsrmError
-from csrm_tasks.settings import PROJECT_ROOT, STATE_ROOT, Settings, load_settings
+from csrm_tasks.settings import PROJECT_ROOT, Settings, default_home, load_settings
 
 NEEDED_BYTES = 3 * 1024**3
 HOST = "127.0.0.1"
@@ -34,11 +34,6 @@ preload(sys.argv)
 """
 
 
-def default_home(market: str) -> Path:
-    """Return ``CSRM_HOME``, else the project's ``.csrm/{market}``."""
-    return Path(os.environ.get("CSRM_HOME") or STATE_ROOT / ".csrm" / market).resolve()
-
-
 @dataclass(frozen=True)
 class Home:
     """Where one market's demo lives, and at which ports."""
@@ -51,7 +46,7 @@ class Home:
     @classmethod
     def of(cls, market: str) -> Home:
         """Return the home of ``market``, at the usual ports."""
-        return cls(market, default_home(market))
+        return cls(market, default_home(os.environ, market))
 
     def at(self, port: int | None = None, mlflow_port: int | None = None) -> Home:
         """Return this home at free ports: the given ones, else from the usual ones on.

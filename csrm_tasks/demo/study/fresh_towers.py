@@ -23,7 +23,6 @@ import polars as pl
 import torch
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
-from csrm_tasks.cli.options import home_settings
 from csrm_tasks.demo.market.generate import DEMO_PRODUCTS, demo_world
 from csrm_tasks.demo.market.labels import GOLD_PAGE, default_queries, draw_page
 from csrm_tasks.demo.market.queries import make_queries
@@ -32,13 +31,14 @@ from csrm_tasks.demo.market.world import TARGET, World, stream
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import Grade
-from csrm_tasks.settings import Settings
+from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.text import normalise
 from csrm_tasks.towers import measure
-from csrm_tasks.towers.model import HEADS, TwinTowers
+from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.tables import TowerTables
 from csrm_tasks.towers.thresholds import at_threshold, choose_threshold
+from csrm_tasks.towers.tower import HEADS
 
 MARKET = "demo"
 NAMESPACE = 1_000_003  # added to the world's seed: another stream of queries over the same shop
@@ -123,7 +123,7 @@ def judge(towers: Artifact, fresh: pl.DataFrame) -> dict[str, float]:
 @click.option("--steps", type=int, multiple=True, default=(380, 420), help="towers.steps")
 def main(draws: tuple[int, ...], steps: tuple[int, ...]) -> None:
     """Train and judge the towers of every setting; a row of the table as soon as it is known."""
-    settings = home_settings(MARKET)
+    settings = load_settings(market=MARKET)
     torch.set_num_threads(settings.threads)
     market = load_market(MARKET, settings.markets)
     store = ArtifactStore(settings.artifacts, settings.cache)

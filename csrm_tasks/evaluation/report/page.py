@@ -15,7 +15,7 @@ from csrm_tasks.evaluation.report.slices import slices_part
 from csrm_tasks.evaluation.report.training import training_part
 
 Json = Mapping[str, Any]
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATE = Path(__file__).with_name("template.html")
 TONE = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "open"}
 MEANING = {
     "PASS": "The candidate may replace the live release.",

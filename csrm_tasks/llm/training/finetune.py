@@ -17,6 +17,8 @@ import polars as pl
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.data import (
     Fields,
+    LabelRows,
+    TranslationRows,
     cvr_rows,
     distilled_targets,
     in_fold,
@@ -44,7 +46,7 @@ from csrm_tasks.llm.scoring.scoring import with_probabilities
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
 from csrm_tasks.llm.training.mixture import Mixture, Part
-from csrm_tasks.llm.training.tasks import LabelRows, LabelTask, TranslationRows, TranslationTask
+from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import DevScore, TrainResult, train
 from csrm_tasks.markets import MarketConfig
 

@@ -7,7 +7,7 @@ a loss that is averaged within each sample and then across samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from csrm_tasks.llm.data import LabelRows, TranslationRows
 from csrm_tasks.llm.network.head import (
     label_logits,
     run_trunk,
@@ -26,42 +27,12 @@ from csrm_tasks.llm.network.packed import pack, run_packed
 from csrm_tasks.llm.prompt.batching import Epoch, Indices, draw_siblings, pad
 from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
 from csrm_tasks.llm.prompt.prompts import (
-    LabelSpace,
-    ProductFields,
     QueryFields,
     translation_segments,
 )
 
 DROP_SAME_TITLE = 0.5  # A24: a retrieved title that is the candidate itself gives the game away
 WHOLE, NO_TITLES, NO_SAME = 0, 1, 2  # variants of a sample: as it is, without RQA, without itself
-
-
-@dataclass(frozen=True)
-class LabelRows:
-    """Pairs of one label space, as aligned columns."""
-
-    space: LabelSpace
-    names: Sequence[str]  # pair ids
-    queries: Sequence[QueryFields]
-    products: Sequence[ProductFields]
-    targets: npt.NDArray[np.float32]  # (N, K), rows sum to 1
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-@dataclass(frozen=True)
-class TranslationRows:
-    """Translations from the source to the target locale, as aligned columns."""
-
-    kinds: Sequence[str]
-    sources: Sequence[str]
-    targets: Sequence[str]
-    source_locale: str
-    target_locale: str
-
-    def __len__(self) -> int:
-        return len(self.kinds)
 
 
 class Task(Protocol):

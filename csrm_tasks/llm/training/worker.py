@@ -1,4 +1,4 @@
-"""One process of a training in several; started by :mod:`csrm_tasks.llm.training.launch`, never by hand."""
+"""One process of a training in several; :mod:`csrm_tasks.llm.training.launch` starts it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from csrm_tasks.artifacts import Artifact
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 NEEDS = ("mlflow", "numpy", "onnxruntime", "polars", "tokenizers", "filelock")
 OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes beside query
 FOLDER = "release"  # of the run's artifacts

@@ -94,7 +94,7 @@ class TowerRuntime:
         return self._encode("query", texts)
 
     def encode_products(self, texts: Sequence[str]) -> Vectors:
-        """Embed product texts (:func:`~csrm_tasks.towers.serving.texts.product_text`), (len, 2, dim)."""
+        """Embed product texts (:mod:`csrm_tasks.towers.serving.texts`), (len, 2, dim)."""
         return self._encode("product", texts)
 
     def score(self, query_vecs: Vectors, product_vecs: Vectors) -> Scores:

@@ -1,0 +1,57 @@
+"""One tower: token ids to unit vectors per head; with one trunk or one for each head (A27, A29)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = ("em", "defect")
+
+
+class Tower(nn.Module):
+    """One side: token ids to unit vectors of ``heads`` heads, by one trunk."""
+
+    def __init__(self, encoder: Any, dim: int, heads: int = len(HEADS)) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projection = nn.Linear(encoder.config.hidden_size, heads * dim)
+        self.dim, self.heads = dim, heads
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ids and mask (B, T) to vectors (B, heads, dim) of length 1, in fp32 always."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        mean = token_mean(states.last_hidden_state, attention_mask)
+        with torch.autocast(mean.device.type, enabled=False):  # s·c magnifies a cosine's rounding
+            return F.normalize(self.projection(mean).view(-1, self.heads, self.dim), dim=-1)
+
+
+class SplitTower(nn.Module):
+    """One side with a trunk for each head, as the paper has it: twice the work (A29)."""
+
+    def __init__(self, trunks: Sequence[Tower]) -> None:
+        super().__init__()
+        self.trunks = nn.ModuleList(trunks)
+        self.dim = trunks[0].dim
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ids and mask (B, T) to vectors (B, 2, dim), each of length 1, in fp32 always."""
+        return torch.cat([trunk(input_ids, attention_mask) for trunk in self.trunks], dim=1)
+
+
+AnyTower = Tower | SplitTower
+
+
+def trunks_of(side: AnyTower) -> list[Tower]:
+    """Return a side's trunks: one for both heads, or one for each."""
+    return [side] if isinstance(side, Tower) else [cast(Tower, t) for t in side.trunks]
+
+
+def token_mean(hidden: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean of the states (B, T, H) at ``chosen`` tokens (B, T), 0 or 1: (B, H)."""
+    real = chosen.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    mean: Tensor = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
+    return mean
