@@ -39,7 +39,8 @@ from tests.conftest import new_database
 
 PRELOADED = (  # once, before the forks
     ibis.duckdb, psycopg2, alembic.script, csrm_tasks.ingest.aggregates.sums,
-    csrm_tasks.release.manage, csrm_tasks.release.reconcile, mlflow.store.model_registry.sqlalchemy_store,
+    csrm_tasks.release.manage, csrm_tasks.release.reconcile,
+    mlflow.store.model_registry.sqlalchemy_store,
     mlflow.store.tracking.sqlalchemy_store, mlflow.tracking, configure_mappers(), all_steps(),
 )  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
