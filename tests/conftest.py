@@ -11,7 +11,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import sqlalchemy as sa
-from watch import if_killed
+
+from tests.watch import if_killed
 
 # Before anything imports them: one thread per worker (xdist runs one per core), no hub look-ups.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,10 +21,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CSRM_TOWER_BACKEND", "exported")  # no test waits for what a clock says
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from executed import Recorder, missed, undeclared
-
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store
+from tests.executed import Recorder, missed, undeclared
 
 # The same examples in every run, so that a red test is a change's fault; `make test-nightly` looks
 # for others (--hypothesis-profile=nightly) and says how to repeat what it finds.

@@ -20,8 +20,9 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.db import initdb
 from airflow.utils.session import create_session
-from executed import Recorder
 from sqlalchemy import select
+
+from tests.executed import Recorder
 
 
 def named(one: Any) -> str:

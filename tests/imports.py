@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from installs import CORE, ROOT
 from packaging.utils import canonicalize_name
+
+from tests.installs import CORE, ROOT
 
 OWN = ("csrm_tasks", "dags", "plugins", "benchmarks", "tests")
 ON_PATH = ("dags", "plugins", "tests")  # their files import each other by their bare names

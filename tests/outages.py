@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from mlflow.exceptions import MlflowException, RestException
-from release_world import Registry
 from sqlalchemy.engine.default import DefaultDialect
 
 from csrm_tasks.blobs import LocalBlobs
+from tests.release_world import Registry
 
 
 @dataclass

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import polars as pl
-from evaluation_fixtures import DATA, LOCALE, gold, llm_frame, tables, tower_frame
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -21,6 +20,7 @@ from csrm_tasks.release.bundle.manifest import FORMAT, MANIFEST, TOWERS
 from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Rollout, Towers
 from csrm_tasks.settings import Settings
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
+from tests.evaluation_fixtures import DATA, LOCALE, gold, llm_frame, tables, tower_frame
 
 MARKET = "tiny"
 DIM = 4

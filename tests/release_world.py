@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import yaml
-from release_fixtures import MARKET, market, publish
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import LocalBlobs
@@ -24,6 +23,7 @@ from csrm_tasks.release.registration import version_tags
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.models import LedgerEntry
+from tests.release_fixtures import MARKET, market, publish
 
 AUTO = market()
 MODEL = AUTO.model_name

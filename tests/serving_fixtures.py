@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from fastapi.testclient import TestClient
-from release_fixtures import DIM, MARKET, market, parts, publish, store_of, write_embeddings
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.release import routing, snapshots
@@ -19,6 +18,7 @@ from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.serving.app import Service, create_app
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
+from tests.release_fixtures import DIM, MARKET, market, parts, publish, store_of, write_embeddings
 
 TOKEN = "a-token-for-tests-only"
 HEAD = {"Authorization": f"Bearer {TOKEN}"}

@@ -143,8 +143,8 @@ def _reliability(best: Artifact, out: Path) -> list[Path]:
     import numpy as np
     import polars as pl
 
+    from csrm_tasks.evaluation import reliability
     from csrm_tasks.evaluation.metrics import calibration_by_query
-    from csrm_tasks.evaluation.report import reliability
 
     agreed = pl.read_parquet(out / "dev_scores.parquet").select("pair_id", "consensus").drop_nulls()
     if agreed.is_empty():

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from csrm_tasks.evaluation.reliability import Curve, curve, plot
 from csrm_tasks.evaluation.report import parts
-from csrm_tasks.evaluation.report.reliability import Curve, curve, plot
 
 Json = Mapping[str, Any]
 CATEGORIES = 8  # with the most flips

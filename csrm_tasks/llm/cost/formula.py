@@ -2,8 +2,8 @@
 
 Counted as ``torch.utils.flop_counter`` counts: 2·m·n·k for a product of matrices, nothing for the
 rest. With LoRA the frozen matrices get no weight gradient, so a backward pass costs one forward
-pass of them instead of two. ``tests/test_llm_cost.py`` holds the counts to torch's own, number by
-number, and the bytes to what autograd keeps.
+pass of them instead of two. ``tests/llm/test_llm_cost.py`` holds the counts to torch's own, number
+by number, and the bytes to what autograd keeps.
 """
 
 from __future__ import annotations

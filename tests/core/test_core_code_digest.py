@@ -1,0 +1,165 @@
+"""A step's digest follows its code: edits tried on a copy of the package, and on a made-up one."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csrm_tasks.evaluation import baselines, metrics, reliability
+from csrm_tasks.evaluation.report import model_card
+from csrm_tasks.evaluation.report import page as report
+from csrm_tasks.llm.baselines import encoder as baseline_encoder
+from csrm_tasks.llm.baselines import prompt as baseline_prompt
+from csrm_tasks.llm.cost import formula as cost
+from csrm_tasks.llm.network import identity
+from csrm_tasks.llm.scoring import calibration
+from csrm_tasks.llm.training import train, worker
+from csrm_tasks.release.bundle import probe
+from csrm_tasks.steps import all_steps
+from csrm_tasks.steps.code_digest import EXCLUDED, PACKAGE, WHOLE, SourceTree, closure_of
+from csrm_tasks.steps.source import imports_in
+from csrm_tasks.towers.serving import tokens
+
+LLM = {"train_llm", "score_pairs", "score_shard", "join_shards", "export_llm", "select_llm"}
+CROSS_FITS = {"train_llm", "score_pairs", "join_shards"}  # train, or may have to
+TOKENISES_FOR_TOWERS = {
+    "train_towers", "shorten_query_tower", "train_cross_encoder", "export_towers",
+    "embed_products", "score_towers", "servability", "refresh", "audit_tasks", "drill",
+}  # fmt: skip
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    binaries = shutil.ignore_patterns("__pycache__", "*.safetensors", "tokenizer.json")
+    return Path(shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=binaries))
+
+
+def digests(package: Path) -> dict[str, str]:
+    tree = SourceTree(package)
+    return {name: closure_of(s.function, tree).digest() for name, s in all_steps().items()}
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    return digests(PACKAGE)
+
+
+def edit(package: Path, *definitions: Any) -> None:
+    """Put one more statement at the end of the functions, or of the classes' first methods."""
+    for definition in definitions:
+        path = package / Path(inspect.getfile(definition)).relative_to(PACKAGE)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        node = next(n for n in tree.body if getattr(n, "name", "") == definition.__name__)
+        if isinstance(node, ast.ClassDef):
+            node = next(n for n in node.body if isinstance(n, ast.FunctionDef))
+        assert isinstance(node, ast.FunctionDef | ast.ClassDef)
+        node.body.insert(0, ast.parse("edited = 1").body[0])
+        path.write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
+
+
+def functions_of(*modules: Any) -> list[Any]:
+    return [
+        found
+        for module in modules
+        for _, found in inspect.getmembers(module, inspect.isfunction)
+        if found.__module__ == module.__name__
+    ]
+
+
+@pytest.mark.parametrize(
+    ("definitions", "steps"),
+    [
+        (lambda: functions_of(cost, report, model_card), set()),
+        (lambda: [tokens.TokenTable], TOKENISES_FOR_TOWERS),
+        (
+            lambda: [baseline_encoder.train_encoder, baseline_prompt.question, baselines.majority],
+            {"baseline_encoder", "baseline_prompt", "baselines"},
+        ),
+        (lambda: [train.train], CROSS_FITS),
+        (lambda: [worker._inputs, probe.main], {*CROSS_FITS, "servability"}),  # started by name
+        (lambda: [reliability.plot], {"select_llm"}),
+    ],
+)
+def test_an_edit_makes_those_steps_run_again_that_use_what_was_edited(
+    package: Path,
+    before: dict[str, str],
+    definitions: Callable[[], Iterable[Any]],
+    steps: set[str],
+) -> None:
+    edit(package, *definitions())
+    after = digests(package)
+    assert {name for name in before if before[name] != after[name]} == steps
+
+
+def test_the_towers_tokenizer_is_nothing_to_the_llm_and_its_card_is() -> None:
+    assert not TOKENISES_FOR_TOWERS & LLM
+    reached = {n: closure_of(s.function) for n, s in all_steps().items()}
+    card = identity.__name__
+    assert {n for n in LLM if reached[n].covers(card, "LlmCard")} == LLM
+    assert reached["select_llm"].covers(calibration.__name__, "calibrate")
+    assert reached["select_llm"].covers(metrics.__name__, "calibration_by_query")
+    assert not reached["select_llm"].covers(metrics.__name__, "micro_f1")
+
+
+class _Reworded(ast.NodeTransformer):
+    """Another docstring, another log line, no annotation: nothing that changes an output."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ast.Expr(ast.Constant("Reworded."))
+        if ast.unparse(node).startswith("log."):
+            return ast.parse("log.info('reworded')").body[0]
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = ast.Constant("int")
+        for argument in node.args.args:
+            argument.annotation = None
+        self.generic_visit(node)
+        return node
+
+
+def test_comments_docstrings_formatting_logs_and_type_hints_leave_every_step_alone(
+    package: Path, before: dict[str, str]
+) -> None:
+    commented = reworded = 0
+    for path in package.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        tree = _Reworded().visit(ast.parse(text))  # unparsed: no comment, one quote, own spacing
+        commented += "#" in text
+        reworded += "'reworded'" in ast.unparse(ast.fix_missing_locations(tree))
+        path.write_text(ast.unparse(tree) + "\n# a comment\n", encoding="utf-8")
+    assert commented > 100
+    assert reworded > 20
+    assert digests(package) == before
+
+
+def test_what_is_excluded_exists_and_is_loaded_by_what_is_reached() -> None:
+    tree = SourceTree(PACKAGE)
+    reached = {m for s in all_steps().values() for m in closure_of(s.function, tree).modules}
+    modules = [tree.module(name) for name in reached]
+    inside = [node for m in modules for s in m.statements for node in ast.walk(s)]
+    loaded = {i.loaded for m in modules for i in m.imports} | {i.loaded for i in imports_in(inside)}
+    for name in EXCLUDED:
+        assert tree.path(name) is not None, name
+        assert any(dotted == name or dotted.startswith(f"{name}.") for dotted in loaded), name
+
+
+def test_a_step_from_outside_the_package_counts_with_its_module(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.py"
+    sources = ["def f(ctx):\n    return g()\ndef g():\n    return {}\n"]
+    sources += [sources[0].replace("{}", "{'a': 1}"), sources[0] + "# a comment\n"]
+    found = []
+    for text in sources:
+        path.write_text(text)
+        names: dict[str, Any] = {"__name__": "theirs"}
+        exec(compile(text, str(path), "exec"), names)
+        found.append(closure_of(names["f"], SourceTree(PACKAGE)).digest())
+    assert found[0] == found[2] != found[1]
+    assert closure_of(names["f"], SourceTree(PACKAGE)).covers("theirs", WHOLE)

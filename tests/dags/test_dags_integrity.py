@@ -1,0 +1,358 @@
+"""The DAGs as Airflow loads them: exact ids, what stands before promote, the contract of steps."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from csrm_tasks.steps.declaration import all_steps
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKETS = ROOT / "tests" / "markets"
+HEAVY = ("torch", "transformers", "peft", "mlflow", "faiss", "pandas", "polars", "sklearn", "ibis")
+LOAD = """
+import json, sys
+from airflow.dag_processing.dagbag import BundleDagBag
+folder = sys.argv[1]
+bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags")
+def kwargs(task):
+    if task.is_mapped:
+        first = {k: v[0] for k, v in task.op_kwargs_expand_input.value.items()}
+        return task.partial_kwargs["op_kwargs"] | first
+    return getattr(task, "op_kwargs", {})
+def shards(task):
+    return len(task.op_kwargs_expand_input.value["options"]) if task.is_mapped else 0
+def is_list(value):
+    return isinstance(value, list) or getattr(getattr(value, "operator", None), "is_mapped", False)
+def inputs(task):
+    given = kwargs(task).get("inputs") or {}
+    return {k: is_list(v) for k, v in given.items()}
+print("LOADED" + json.dumps({
+    "errors": bag.import_errors,
+    "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
+    "dags": {d.dag_id: {
+        "runs": d.max_active_runs, "doc": d.doc_md, "catchup": d.catchup,
+        "params": {k: v.value if v.has_value else None
+                   for k, v in ((k, d.params.get_param(k)) for k in d.params)},
+        "ancestors": sorted(d.get_task("promote").get_flat_relative_ids(upstream=True))
+            if d.has_task("promote") else [],
+        "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
+        "tasks": {t.task_id: {
+            "step": kwargs(t).get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
+            "params": kwargs(t).get("options") or {}, "retries": t.retries, "shards": shards(t),
+            "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
+                     t.defaults] if t.task_id == "ask" else None,
+            "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
+        } for t in d.tasks},
+    } for d in bag.dags.values()},
+}))
+"""
+SHARDED = {"score_pseudo", "relabel_1", "relabel_2", "score_tower_pairs"}
+INGEST = ["land", "validate", "store", "aggregate", "publish_day"]
+REFRESH = ["refresh", "publish_refresh", "repair_views"]
+REPLAY = ["replay", "is_applied", "aggregate", "publish_day"]
+ROLLOUT = [
+    "find",
+    "whether_to_ask",
+    "ask",
+    "is_approved_by_a_person",
+    "start",
+    "is_under_way",
+    "look",
+    "settle",
+]  # of a market without steps
+AUDITS = ["take_answers", "draw_audit", "has_queries", "send_audit", "grade_by_llm",
+          "audit_estimate"]  # fmt: skip
+OWN = {
+    "is_approved",
+    "is_applied",
+    "whether_to_ask",
+    "ask",
+    "is_approved_by_a_person",
+    "is_under_way",
+    "has_queries",
+}  # no steps
+COLD_START = [
+    "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo_shards",
+    "score_pseudo", "train_ebr", "build_index", "build_rqa", "train_llm_stage1", "select_llm",
+    "tower_pairs", "score_tower_pairs_shards", "score_tower_pairs", "train_towers",
+    "export_towers", "embed_products", "bundle", "find_champion",
+    "servability", "judge", "register", "is_approved", "promote",
+]  # fmt: skip
+RETRAIN = [
+    "find_champion", "snapshot", "build_bm25", "build_index_live", "build_rqa_live",
+    "pseudo_pairs", "score_pseudo_shards", "score_pseudo", "train_ebr", "build_index", "build_rqa",
+    "train_llm_stage2", "relabel_1_shards", "relabel_1", "train_llm_round1",
+    "relabel_2_shards", "relabel_2", "train_llm_round2", "select_llm", "tower_pairs",
+    "score_tower_pairs_shards", "score_tower_pairs", "train_towers", "export_towers",
+    "embed_products", "train_towers_hard", "export_hard",
+    "score_champion", "score_stage2", "score_round1", "score_round2", "score_final",
+    "score_champion_towers", "score_towers_hard", "score_towers",
+    "baselines", "evaluate", "bundle", "servability", "judge", "register", "is_approved", "promote",
+]  # fmt: skip
+
+
+def load(home: Path, markets: Path, dags: Path = ROOT / "dags") -> dict:
+    """Load the DAG folder in a fresh process, as the dag-processor does."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
+        "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "false", "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "CSRM_MARKETS": str(markets), "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(dags), ",".join(HEAVY)],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("LOADED")]
+    assert lines, done.stderr[-3000:]
+    return json.loads(lines[0].removeprefix("LOADED"))
+
+
+def load_changed(folder: Path, old: str, new: str) -> dict:
+    """Load the DAGs of the mini market with one piece of its file changed."""
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "mini.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    found = load(folder / "home", folder)
+    assert found["errors"] == {}
+    return found
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return load(tmp_path_factory.mktemp("airflow"), MARKETS)
+
+
+@pytest.mark.airflow
+def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
+    assert loaded["errors"] == {}
+    names = [
+        "csrm_cold_start", "csrm_drill", "csrm_ingest", "csrm_refresh", "csrm_replay",
+        "csrm_retrain", "csrm_rollback", "csrm_rollout",
+    ]  # fmt: skip
+    assert sorted(loaded["dags"]) == [f"{n}__mini" for n in names]
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(
+    ("dag", "tasks"),
+    [
+        ("csrm_ingest", INGEST), ("csrm_refresh", REFRESH), ("csrm_replay", REPLAY),
+        ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT),
+        ("csrm_rollback", ["roll_back"]), ("csrm_drill", ["drill"]),
+    ],
+)  # fmt: skip
+def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:
+    assert sorted(loaded["dags"][f"{dag}__mini"]["tasks"]) == sorted(tasks)
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(
+    ("dag", "tasks"), [("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)]
+)
+def test_everything_stands_before_promote_and_nothing_after(
+    loaded: dict, dag: str, tasks: list[str]
+) -> None:
+    found = loaded["dags"][f"{dag}__mini"]
+    assert found["ancestors"] == sorted(set(tasks) - {"promote"})
+    assert found["after"] == []
+    assert {t["rule"] for t in found["tasks"].values()} == {"all_success"}
+
+
+def stands_between(shard: dict, joined: dict, task: str, whole: dict) -> None:
+    """Shards read what the whole task reads, their join stands where it stood."""
+    assert shard["inputs"] == whole["inputs"]
+    assert joined["inputs"] == whole["inputs"] | {"shards": True}
+    assert (shard["after"], joined["after"]) == ([task], whole["after"])
+
+
+@pytest.mark.airflow
+def test_a_market_may_score_in_shards_that_are_mapped_tasks_joined_again(
+    loaded: dict, tmp_path: Path
+) -> None:
+    whole = load_changed(tmp_path, "score_shards: 2", "score_shards: 1")
+    for name, expected in (("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN)):
+        cut, one = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, whole))
+        asked = SHARDED & set(expected)
+        assert set(one) == {t for t in expected if not t.endswith("_shards")}
+        assert set(cut) == set(one) | {f"{t}_shards" for t in asked}
+        assert {n: t["shards"] for n, t in cut.items() if t["shards"]} == {
+            f"{t}_shards": 2 for t in asked
+        }
+        for task in asked:
+            joined, shard = cut[task], cut[f"{task}_shards"]
+            assert (joined["step"], shard["step"]) == ("join_shards", "score_shard")
+            assert one[task]["step"] == "score_pairs"
+            assert shard["params"] == joined["params"] | {"shard": 0, "of": 2}
+            assert joined["params"] == one[task]["params"]
+            stands_between(shard, joined, task, one[task])
+
+
+@pytest.mark.airflow
+def test_a_market_may_embed_its_catalogue_in_shards(loaded: dict, tmp_path: Path) -> None:
+    sharded = load_changed(tmp_path, "retrieval:\n", "retrieval:\n  index_shards: 3\n")
+    for name, asked in (
+        ("csrm_cold_start", {"build_index"}),
+        ("csrm_retrain", {"build_index", "build_index_live"}),
+    ):
+        one, many = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, sharded))
+        assert set(many) == set(one) | {f"{t}_shards" for t in asked}
+        for task in asked:
+            joined, shard = many[task], many[f"{task}_shards"]
+            assert (joined["step"], shard["step"]) == ("join_index", "embed_shard")
+            assert (one[task]["step"], shard["shards"]) == ("build_index", 3)
+            assert shard["params"] == {"shard": 0, "of": 3}
+            stands_between(shard, joined, task, one[task])
+
+
+@pytest.mark.airflow
+def test_a_market_may_serve_a_shorter_query_tower(loaded: dict, tmp_path: Path) -> None:
+    short = load_changed(tmp_path, "towers:\n", "towers:\n  query_layers: 1\n")
+    for name in ("csrm_cold_start", "csrm_retrain"):
+        one, other = (found["dags"][f"{name}__mini"]["tasks"] for found in (loaded, short))
+        assert set(other) == set(one) | {"shorten_query_tower"}
+        assert other["train_towers"]["after"] == ["shorten_query_tower"]
+        assert set(other["shorten_query_tower"]["inputs"]) == {"snapshot", "towers", "scored"}
+        assert other["shorten_query_tower"]["after"] == one["train_towers"]["after"]
+
+
+@pytest.mark.airflow
+def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
+    found = load_changed(tmp_path, "towers:\n", "towers:\n  score_shards: 3\n")
+    for name in ("csrm_cold_start", "csrm_retrain"):
+        tasks = found["dags"][f"{name}__mini"]["tasks"]
+        assert tasks["score_tower_pairs_shards"]["shards"] == 3
+        assert tasks["score_pseudo_shards"]["shards"] == 2
+
+
+@pytest.mark.airflow
+def test_a_replay_is_a_dry_run_unless_told_and_publishes_only_what_it_applied(loaded: dict) -> None:
+    found = loaded["dags"]["csrm_replay__mini"]
+    assert found["params"] == {"day": None, "reason": None, "apply": False}
+    after = {name: task["after"] for name, task in found["tasks"].items()}
+    assert after == {
+        "replay": ["aggregate", "is_applied"], "is_applied": ["aggregate"],
+        "aggregate": ["publish_day"], "publish_day": [],
+    }  # fmt: skip
+
+
+@pytest.mark.airflow
+def test_a_market_with_steps_has_audits_and_asks_its_approvers(tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    steps = "rollout: {approvers: [ann], approval_hours: 5}\n"
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("rollout:"))
+    (tmp_path / "mini.yaml").write_text(f"{text}\n{steps}")
+    loaded = load(tmp_path / "home", tmp_path)
+    assert loaded["errors"] == {}
+    tasks = loaded["dags"]["csrm_rollout__mini"]["tasks"]
+    assert sorted(tasks) == sorted(ROLLOUT + AUDITS)
+    rules = {name: t["rule"] for name, t in tasks.items() if t["rule"] != "all_success"}
+    assert rules == {"start": "none_failed_min_one_success"}
+    after = {name: t["after"] for name, t in tasks.items()}
+    assert after["whether_to_ask"] == ["ask", "start"]
+    assert after["ask"] == ["is_approved_by_a_person"]
+    assert after["is_approved_by_a_person"] == ["start"]
+    assert (after["start"], after["look"], after["settle"]) == ([], ["settle"], [])
+    assert tasks["ask"]["asks"] == [["ann"], 5 * 3600, ["Reject"]]
+
+
+@pytest.mark.airflow
+def test_dags_say_what_they_are_and_run_one_at_a_time(loaded: dict) -> None:
+    for dag in loaded["dags"].values():
+        assert (dag["runs"], dag["catchup"]) == (1, False)
+        assert "**Window**" in dag["doc"]
+        assert {t["retries"] for t in dag["tasks"].values()} == {2}
+
+
+@pytest.mark.airflow
+def test_loading_dags_imports_nothing_heavy(loaded: dict) -> None:
+    """What a file imports, the dag-processor imports again and again, and so does every task."""
+    assert loaded["heavy"] == []
+
+
+@pytest.mark.airflow
+def test_every_task_gives_its_step_what_it_declares(loaded: dict) -> None:
+    steps = all_steps()
+    for dag in loaded["dags"].values():
+        for task_id, task in dag["tasks"].items():
+            if task_id in OWN:
+                continue
+            spec = steps[task["step"]]
+            lists = {name for name, is_list in task["inputs"].items() if is_list}
+            assert lists == set(spec.many) & set(task["inputs"]), task_id
+            known = {*spec.inputs, *spec.optional, *spec.many}
+            assert {*spec.inputs, *spec.many} <= set(task["inputs"]) <= known, task_id
+            required = {n for n, p in spec.params.items() if p.default is inspect.Parameter.empty}
+            assert required <= set(task["params"]) <= set(spec.params), task_id
+
+
+@pytest.mark.airflow
+def test_evaluation_names_match_its_scores_in_order(loaded: dict) -> None:
+    tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
+    names = tasks["evaluate"]["params"]["names"].split(",")
+    assert [f"score_{n}" for n in names] == [t for t in tasks if t in {f"score_{n}" for n in names}]
+    assert names.index("champion") < names.index("stage2") < names.index("final")
+
+
+@pytest.mark.airflow
+def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
+    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 16
+    (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
+    errors = load(tmp_path / "home", tmp_path)["errors"]
+    assert len(errors) == 8
+    assert all("two.yaml: colour:" in e for e in errors.values())
+
+
+@pytest.mark.airflow
+def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    asked = (
+        "controls: {encoder: ./xlm-roberta-base, prompt: gpt-x, prompt_connection: shop_llm, "
+        "cross_encoder: true, rqa_unclicked: true, towers_seen: true}\n"
+    )
+    text = text.replace("approval: auto", "approval: auto, export_llm: true")
+    (tmp_path / "mini.yaml").write_text(text + asked)
+    loaded = load(tmp_path / "home", tmp_path)
+    assert loaded["errors"] == {}
+    tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
+    more = {"baseline_encoder", "baseline_prompt", "export_llm"}
+    more |= {"train_cross_encoder", "score_cross_encoder"}
+    more |= {"train_ebr_unclicked", "build_index_unclicked", "build_rqa_unclicked"}
+    more |= {"score_rqa_unclicked", "train_towers_seen", "export_seen", "score_towers_seen"}
+    assert set(tasks) == {*RETRAIN, *more}
+    assert "evaluate" in tasks["score_cross_encoder"]["after"]
+    # What was taught gold queries, or reads without their clicks, is judged and never released.
+    for made, scores in (("export_seen", "towers_seen"), ("build_rqa_unclicked", "rqa_unclicked")):
+        assert tasks[made]["after"] == [f"score_{scores}"]
+        assert tasks[f"score_{scores}"]["after"] == ["evaluate"]
+    assert tasks["train_towers"]["params"] == {"target": "soft"}
+    assert tasks["train_towers_seen"]["params"] == {"seen": True}
+    assert "bundle" in tasks["export_llm"]["after"]
+    assert tasks["baseline_encoder"]["params"] == {"encoder": "./xlm-roberta-base"}
+    assert tasks["baseline_prompt"]["params"] == {"model": "gpt-x", "remote": True}
+    assert tasks["baseline_prompt"]["connection"] == "shop_llm"
+    assert tasks["evaluate"]["params"]["names"].split(",")[-8:-5] == ["final", "encoder", "prompt"]
+    assert "evaluate" in tasks["baseline_prompt"]["after"]
+
+
+def test_no_heavy_import_at_module_top_of_the_command_line(tmp_path: Path) -> None:
+    script = (
+        "import sys; from csrm_tasks.cli.main import main; code = main(['--help']);"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules) - {{'polars'}})); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "train-llm" in done.stdout

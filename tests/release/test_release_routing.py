@@ -1,0 +1,134 @@
+"""Routing documents are a view of the ledger; assignment is stable, monotone and published."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.release import assignment, ledger, routing
+from csrm_tasks.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = json.loads((ROOT / "docs/routing-vectors.json").read_text())
+
+
+@pytest.mark.parametrize(("seed", "session", "bucket"), VECTORS["buckets"])
+def test_buckets_are_those_that_other_languages_must_get(
+    seed: str, session: str, bucket: int
+) -> None:
+    assert assignment.bucket(session, seed) == bucket
+
+
+@pytest.mark.parametrize(("session", "arm"), VECTORS["arms"])
+def test_arms_are_those_that_other_languages_must_get(session: str, arm: str) -> None:
+    document = VECTORS["document"]
+    assert assignment.arm(session, document) == arm
+    assert assignment.assign(session, document) == document[arm]
+
+
+def doc(share: int, holdout: int = 0) -> dict[str, object]:
+    weights = {"stable": 100 - share - holdout, "next": share, "holdout": holdout}
+    return {
+        "stable": "old", "next": "new", "holdout": "older", "weights": weights, "seed": "demo",
+    }  # fmt: skip
+
+
+def test_who_is_held_out_has_never_met_the_release_before_it_was_launched() -> None:
+    sessions = [f"session-{i}" for i in range(5_000)]
+    met = {s for s in sessions if assignment.arm(s, doc(80)) == "next"}
+    held = {s for s in sessions if assignment.arm(s, doc(0, holdout=20)) == "holdout"}
+    assert 0.17 < len(held) / len(sessions) < 0.23
+    assert not met & held
+
+
+def test_shares_are_kept_and_raising_one_moves_nobody_back() -> None:
+    sessions = [f"session-{i}" for i in range(20_000)]
+    before: set[str] = set()
+    for share in (0, 1, 10, 50, 100):
+        chosen = {s for s in sessions if assignment.assign(s, doc(share)) == "new"}
+        assert abs(len(chosen) / len(sessions) - share / 100) < 0.01
+        assert before <= chosen
+        before = chosen
+
+
+def test_without_a_next_release_everybody_gets_the_stable_one() -> None:
+    alone = {**doc(0), "next": None}
+    assert {assignment.assign(str(i), alone) for i in range(100)} == {"old"}
+
+
+def test_assignment_needs_only_the_standard_library() -> None:
+    tree = ast.parse(Path(assignment.__file__).read_text())
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in found}
+    assert {str(name).split(".")[0] for name in names} <= {*sys.stdlib_module_names}
+
+
+def promote(settings: Settings, release: str) -> None:
+    payload = {"bundle": f"b/{release}", "embeddings": f"e/{release}"}
+    ledger.append(settings, "m", "promoted", release, actor="t", reason="", payload=payload)
+
+
+def test_the_document_follows_the_ledger(settings: Settings) -> None:
+    assert routing.publish(settings, "m") is None
+    assert routing.read(settings, "m") is None
+    promote(settings, "r1")
+    promote(settings, "r2")
+    found = routing.publish(settings, "m")
+    assert found == routing.read(settings, "m")
+    assert found is not None
+    assert (found["stable"], found["ledger_seq"]) == ("r2", 2)
+    assert found["predecessors"] == ["r1"]  # kept loadable
+    assert found["bundles"] == {"r1": "b/r1", "r2": "b/r2"}
+    assert found["embeddings"] == {"r1": "e/r1", "r2": "e/r2"}
+    assert assignment.assign("anybody", found) == "r2"
+
+
+def test_publishing_again_leaves_the_bytes_alone(settings: Settings) -> None:
+    promote(settings, "r1")
+    routing.publish(settings, "m")
+    path = Path(settings.routing) / "m.json"
+    before = path.stat()
+    routing.publish(settings, "m")
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_slow_publisher_never_undoes_a_newer_document(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(settings, "r1")
+    old = ledger.verified(settings, "m")
+    promote(settings, "r2")
+    routing.publish(settings, "m")
+    seen = iter([old])  # what the slow one read before r2 was promoted
+    true = ledger.verified
+    monkeypatch.setattr(ledger, "verified", lambda s, m: next(seen, None) or true(s, m))
+    found = routing.publish(settings, "m")
+    assert found is not None and found["stable"] == "r2"
+    again = routing.read(settings, "m")
+    assert again is not None and again["stable"] == "r2"
+
+
+def test_a_document_from_a_longer_ledger_is_not_overwritten(settings: Settings) -> None:
+    promote(settings, "r1")
+    routing.publish(settings, "m")
+    path = Path(settings.routing) / "m.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ledger_seq": 9}))
+    with pytest.raises(RefusedError, match="others kept replacing it"):
+        routing.publish(settings, "m")
+
+
+def test_a_document_that_nobody_could_follow_is_refused() -> None:
+    for weights, following in (
+        ({"stable": 99, "next": 0, "holdout": 0}, "r"),
+        ({"stable": 90, "next": 10, "holdout": 0}, None),
+        ({"stable": 90, "next": 0, "holdout": 10}, "r"),
+        ({"stable": 110, "next": -10, "holdout": 0}, "r"),
+    ):
+        bad = {"market": "m", "next": following, "holdout": None, "weights": weights}
+        with pytest.raises(RefusedError):
+            routing.check(bad)
