@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from csrm_tasks.base_models import check_base, local_folder
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.market_files.raters import rated_enough
 from csrm_tasks.market_files.reference import flat, in_effect
 from csrm_tasks.markets import MarketConfig, bases_of, explained, read_keys, validated
 from csrm_tasks.settings import PROJECT_ROOT, Settings
@@ -76,6 +77,7 @@ def _is_cron(text: str) -> bool:
 def _surprises(config: MarketConfig, settings: Settings) -> Iterator[str]:
     yield from _of_bases(config)
     yield from _of_gold(config)
+    yield from _of_raters(config, settings)
     yield from _of_schedule(config)
     yield from _of_release(config)
     yield from _of_training(config)
@@ -145,6 +147,16 @@ def _of_gold(config: MarketConfig) -> Iterator[str]:
         yield f"gate.margin: {gate.margin:g} takes {need} between equals; with fewer, widen it"
     if len(gate.slices) > MOST_SLICES:
         yield f"gate.slices: of more than {MOST_SLICES} none can be refuted"
+
+
+def _of_raters(config: MarketConfig, settings: Settings) -> Iterator[str]:
+    counted = rated_enough(config, settings)
+    if counted is not None:
+        pairs, queries = counted
+        yield (
+            f"gold: {pairs:,} {config.target_locale} pairs of {queries:,} queries in the store "
+            f"have {config.snapshot.gold_raters} raters so far"
+        )
 
 
 def _of_schedule(config: MarketConfig) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from data_fixtures import DAY1, land_lines
 
 from csrm_tasks.cli.main import main
 from csrm_tasks.market_files.check import check
@@ -199,6 +200,30 @@ def test_what_surprises_is_said(change: dict[str, object], note: str, tmp_path: 
     checked = check(path, load_settings())
     assert not checked.faults
     assert any(note in line for line in checked.surprises), checked.surprises
+
+
+def test_raters_in_the_store_are_counted_and_no_store_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"gate": {}, "snapshot": {"gold_raters": 3}}))
+    settings = load_settings()
+    assert not any("raters so far" in note for note in check(path, settings).surprises)
+    assert not settings.home.exists()
+    grades = [("q1", "p1", "abc"), ("q1", "p2", "ab-"), ("q1", "p3", "aab"), ("q2", "p1", "---")]
+    rows = [
+        {"label_id": f"{q}{p}{n}", "query": q, "product_id": p, "grade": 1,
+         "rater_id": "" if rater == "-" else rater}
+        for q, p, raters in grades for n, rater in enumerate(raters)
+    ]  # fmt: skip
+    config = validated(LEAST)
+    for kind, lines in (
+        ("catalogue", [{"product_id": f"p{n}", "title": "t"} for n in (1, 2, 3)]), ("labels", rows)
+    ):  # fmt: skip
+        land_lines(settings, DAY1, f"{config.target_locale}/{kind}.jsonl", lines, market="m")
+    (tmp_path / "markets").mkdir()
+    (tmp_path / "markets" / "m.yaml").write_text(path.read_text())
+    assert main(["ingest", "--market", "m", "--day", DAY1]) == 0
+    notes = check(path, settings).surprises
+    assert any("3 zh-TW pairs of 2 queries in the store have 3 raters" in n for n in notes), notes
 
 
 def test_what_a_base_folder_lacks_is_said(tmp_path: Path) -> None:
