@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/ingest/*": ((CORE,), ("data", "spark")),
     "csrm_tasks/dataset/*": ((CORE,), ("data",)),
     "csrm_tasks/store/*": ((CORE,), ("data",)),
+    "csrm_tasks/store/lake_engines.py": ((CORE,), ("data", "spark")),
     "csrm_tasks/store/migrations/*": (("data",), ()),
     "csrm_tasks/release/*": ((CORE,), ("mlflow",)),
     "csrm_tasks/release/*pyfunc.py": (("mlflow",), ()),

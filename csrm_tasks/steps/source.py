@@ -186,6 +186,8 @@ class _Canonical(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         if isinstance(node.value, ast.Call) and _root(node.value) in self.loggers:
             return ast.Pass()
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ast.Pass()  # the docstring of an attribute
         return self.generic_visit(node)
 
 

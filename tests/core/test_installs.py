@@ -72,7 +72,7 @@ SERVE = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 os.chdir(sys.argv[2])
-from csrm_tasks.cli import main
+from csrm_tasks.cli.main import main
 sys.exit(main(["serve", *sys.argv[3:]]))
 """
 
