@@ -33,8 +33,8 @@ from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import Timing, closing_line, ratio, table
 from benchmarks.peers.process import Peer, PeerError
 from benchmarks.query_towers import Judged, fit_projection, least_cosine, serve
-from csrm_tasks.towers.depth import cut
-from csrm_tasks.towers.measure import Reader, Vectors, embed
+from csrm_tasks.towers.depth import truncate_layers
+from csrm_tasks.towers.measure import TowerTokenizer, Vectors, embed
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.tower import Tower
 
@@ -109,7 +109,7 @@ class Contest:
     """The towers, how their texts are read, and what was exported of them."""
 
     tokenizer: Any
-    reader: Reader
+    reader: TowerTokenizer
     base: Path
     towers: Mapping[str, Tower]  # by the name of their int8 export
     served: Mapping[str, TowerRuntime]
@@ -118,11 +118,11 @@ class Contest:
 def prepare(folder: Path, layers: int, vocabulary: int, learnt: concepts.Texts) -> Contest:
     """Fit the full and the short tower to ``learnt`` and export both in int8."""
     tokenizer = concepts.make_tokenizer(vocabulary)
-    reader = Reader(tokenizer.backend_tokenizer.to_str(), 32, 32, tokenizer.pad_token_id)
+    reader = TowerTokenizer(tokenizer.backend_tokenizer.to_str(), 32, 32, tokenizer.pad_token_id)
     base = make_base(folder / "base", layers, tokenizer)
     encoder = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False)
     full = Tower(encoder, DIM).eval()
-    short = cut(full, LAYERS)
+    short = truncate_layers(full, LAYERS)
     texts = reader.queries(learnt.texts)
     fit_projection(full, texts, concepts.wanted_vectors(learnt))
     fit_projection(short, texts, embed(full, texts))

@@ -37,7 +37,7 @@ from csrm_tasks.llm.network.precision import choose_dtype
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
-from csrm_tasks.towers.measure import Reader
+from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.texts import tower_text
 from csrm_tasks.towers.train import CLIP, TrainPlan, pair_logits, train
@@ -159,7 +159,7 @@ class Contest:
         self.texts = Texts(self.examples, self.rows, tokenizer)
         self._work, self.base = work, make_base(work, LAYERS, tokenizer)
         definition = tokenizer.backend_tokenizer.to_str()
-        reader = Reader(definition, QUERY_TOKENS, TITLE_TOKENS, tokenizer.pad_token_id)
+        reader = TowerTokenizer(definition, QUERY_TOKENS, TITLE_TOKENS, tokenizer.pad_token_id)
         start = time.perf_counter()
         self.tables = reader.queries(self.examples.queries), reader.products(self.examples.products)
         self.tokenising = time.perf_counter() - start

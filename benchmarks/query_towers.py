@@ -15,7 +15,7 @@ from benchmarks import concepts
 from benchmarks.concepts import DIM
 from csrm_tasks.records import Grade
 from csrm_tasks.towers.export import quantise, write_onnx
-from csrm_tasks.towers.measure import Reader, Vectors
+from csrm_tasks.towers.measure import TowerTokenizer, Vectors
 from csrm_tasks.towers.serving.runtime import ONNX, TowerRuntime
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from csrm_tasks.towers.serving.tokens import TokenTable
@@ -43,7 +43,7 @@ def fit_projection(tower: Tower, table: TokenTable, wanted: Vectors) -> None:
     tower.projection.bias.data.copy_(torch.from_numpy(bias))
 
 
-def serve(folder: Path, tower: Tower, reader: Reader, threads: int) -> TowerRuntime:
+def serve(folder: Path, tower: Tower, reader: TowerTokenizer, threads: int) -> TowerRuntime:
     """Export a query tower in int8 and load it; a tiny one stands in for the products'."""
     folder.mkdir()
     whole = folder / ONNX["query", "fp32"]

@@ -80,7 +80,7 @@ def record(state: str, answer: dict[str, Any], run: str) -> bool:
     A no that comes too late fails the task with the command that takes the release back.
     """
     from csrm_tasks.markets import load_market
-    from csrm_tasks.release.rollout_moves import answer as write
+    from csrm_tasks.release.rollout_moves import record_answer as write
     from csrm_tasks.settings import load_settings
     from csrm_tasks.tracking import LaterClient
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from csrm_tasks.evaluation.gate import Evidence
+from csrm_tasks.evaluation.gate import GateEvidence
 from csrm_tasks.evaluation.gold import Gold, gold_set, llm_answers, tower_answers
 from csrm_tasks.evaluation.metrics import Floats, Ints, confusion_by_query
 from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES
@@ -136,7 +136,7 @@ def models(gold: Gold) -> list[object]:
 def evidence_of(
     release: str, right: float, queries: int = 200, per_query: int = 10, seed: int = 0,
     slices: dict[str, Callable[[Ints], Ints]] | None = None,
-) -> Evidence:  # fmt: skip
+) -> GateEvidence:  # fmt: skip
     """Return synthetic evidence; the gold grades depend on the sizes only, so sides compare."""
     truth_rng = np.random.default_rng(99)
     grade = truth_rng.integers(0, 3, queries * per_query)
@@ -158,4 +158,4 @@ def evidence_of(
     for name, change in (slices or {}).items():
         keep = query % 2 == 0
         found[name] = confusion_by_query(grade[keep], change(said[keep]), query[keep], queries, 3)
-    return Evidence(release, tuple(f"q{i}" for i in range(queries)), counts, found)
+    return GateEvidence(release, tuple(f"q{i}" for i in range(queries)), counts, found)

@@ -130,8 +130,8 @@ class World:
     def start(self, made: Any, config: MarketConfig) -> ledger.Entry:
         return rollout_moves.start(self.settings, config, self.api, made.id)
 
-    def opened(self) -> rollout.Open | None:
-        return rollout.opened(ledger.verified(self.settings, MARKET))
+    def opened(self) -> rollout.CurrentRollout | None:
+        return rollout.current_rollout(ledger.verified(self.settings, MARKET))
 
     def judgement(self, outcome: str = "SUCCESS", day: int = 1) -> dict[str, Any]:
         """Return what judging said of ``day`` days of data after this step began."""
@@ -145,7 +145,9 @@ class World:
         }  # fmt: skip
 
     def settle(self, judgement: dict[str, Any], config: MarketConfig) -> str:
-        return rollout_moves.settle(self.settings, config, self.api, judgement, "tiny/look/1")
+        return rollout_moves.apply_decision(
+            self.settings, config, self.api, judgement, "tiny/look/1"
+        )
 
     def doc(self) -> dict[str, Any]:
         found = routing.read(self.settings, MARKET)
@@ -161,7 +163,7 @@ class World:
 
     def moves(self) -> list[tuple[str, str]]:
         rows = ledger.verified(self.settings, MARKET)
-        return [(e.action, e.release_id) for e in rows if e.action in ledger.MOVES]
+        return [(e.action, e.release_id) for e in rows if e.action in ledger.LIVE_ACTIONS]
 
     def refresh(self) -> list[str]:
         """Bring aliases and routing up to the ledger."""

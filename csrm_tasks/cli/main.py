@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"csrm: {e.format_message()} (see csrm --help)", err=True)
         return 2
     except click.Abort:
-        click.echo("csrm: ended; the same command goes on where it was", err=True)
+        click.echo("csrm: interrupted; rerun to resume", err=True)
         return 130
     except Exception as e:  # a command that only reads: what decides says so itself
         from csrm_tasks.release import away

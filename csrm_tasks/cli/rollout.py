@@ -23,7 +23,10 @@ def status(market: str) -> None:
 
     settings = load_settings(market=market)
     config, entries = load_market(market, settings.markets), ledger.verified(settings, market)
-    state, next_up = room.opened(entries), room.waiting(entries, config.release.approval)
+    state, next_up = (
+        room.current_rollout(entries),
+        room.next_candidate(entries, config.release.approval),
+    )
     click.echo(f"live: {ledger.live(entries) or 'nothing'}")
     if state is not None:
         share = f"{state.plan.holdout} % held out" if state.launched else f"{state.weight} %"
@@ -34,7 +37,7 @@ def status(market: str) -> None:
         for row in (e for e in entries if e.seq >= state.turn and e.action == "judged"):
             click.echo(f"  {row.payload['day']} {row.payload['outcome']}: {row.reason}")
     if next_up is not None:
-        click.echo(f"waits: {next_up.release_id}")
+        click.echo(f"candidate awaiting rollout: {next_up.release_id}")
 
 
 @rollout.command()

@@ -40,7 +40,7 @@ Value = int | float | Mapping[str, float] | None  # rows, a share, shares by val
 
 
 @dataclass(frozen=True)
-class Check:
+class HealthCheck:
     """One comparison. Verdicts: ok, warn, fail, accepted (by hand), and where nothing was compared:
     first (nothing to compare with), few (too few rows), absent (nothing came).
     """
@@ -60,7 +60,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Found:
+class Comparison:
     """A comparison before it is judged."""
 
     measure: str
@@ -71,18 +71,20 @@ class Found:
     distance: float
 
 
-def check(profiles: Mapping[Key, Profile], locales: tuple[str, ...], rules: Health) -> list[Check]:
+def check(
+    profiles: Mapping[Key, Profile], locales: tuple[str, ...], rules: Health
+) -> list[HealthCheck]:
     """Judge the newest window of each locale."""
     return [c for locale in locales for c in _newest(profiles, locale, rules)]
 
 
-def verdict(checks: list[Check]) -> str:
+def verdict(checks: list[HealthCheck]) -> str:
     """Return the worst verdict; ``first`` when nothing could be compared."""
     given = {c.verdict for c in checks}
     return next((v for v in ("fail", "accepted", "warn", "ok") if v in given), "first")
 
 
-def refuse_failed(checks: list[Check], market: str, until: str) -> None:
+def refuse_failed(checks: list[HealthCheck], market: str, until: str) -> None:
     """Raise :class:`DataError` naming the worst measure, both values and the threshold."""
     failed = sorted((c for c in checks if c.verdict == "fail"), key=lambda c: -(c.distance or 0))
     if not failed:
@@ -105,7 +107,7 @@ def said(value: Value) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.1%}"
 
 
-def _newest(profiles: Mapping[Key, Profile], locale: str, rules: Health) -> list[Check]:
+def _newest(profiles: Mapping[Key, Profile], locale: str, rules: Health) -> list[HealthCheck]:
     """Go from the oldest window to the newest, keeping the last that passed."""
     accepted: Profile | None = None
     for window in range(EARLIER, 0, -1):
@@ -114,34 +116,34 @@ def _newest(profiles: Mapping[Key, Profile], locale: str, rules: Health) -> list
             accepted = now
     newest = profiles.get((locale, 0))
     if newest is None:
-        return [Check(locale, "volume", "all files", None, 0, None, "absent")]
+        return [HealthCheck(locale, "volume", "all files", None, 0, None, "absent")]
     return _compare(locale, newest, accepted, rules)
 
 
-def _compare(locale: str, now: Profile, before: Profile | None, rules: Health) -> list[Check]:
+def _compare(locale: str, now: Profile, before: Profile | None, rules: Health) -> list[HealthCheck]:
     by_hand = any(day in rules.accept for day in now.days)
     found = _found(now, before or Profile(()))
     return [_judged(locale, f, rules, by_hand) for f in found]
 
 
-def _judged(locale: str, found: Found, rules: Health, by_hand: bool) -> Check:
+def _judged(locale: str, found: Comparison, rules: Health, by_hand: bool) -> HealthCheck:
     before, now = found.rows
     about = (locale, found.measure, found.series, found.before, found.now)
     if not before:
-        return Check(*about, None, "first")
+        return HealthCheck(*about, None, "first")
     # What was there and is gone is compared all the same, by the measures that count rows.
     if before < rules.least or (now < rules.least and found.measure not in ("volume", "labels")):
-        return Check(*about, None, "few")
+        return HealthCheck(*about, None, "few")
     limits: Limits = getattr(rules, found.measure)
     distance = round(found.distance, 6)
     if limits.fail is not None and distance > limits.fail:
-        return Check(*about, distance, "accepted" if by_hand else "fail", limits.fail)
+        return HealthCheck(*about, distance, "accepted" if by_hand else "fail", limits.fail)
     if limits.warn is not None and distance > limits.warn:
-        return Check(*about, distance, "warn", limits.warn)
-    return Check(*about, distance, "ok")
+        return HealthCheck(*about, distance, "warn", limits.warn)
+    return HealthCheck(*about, distance, "ok")
 
 
-def _found(now: Profile, before: Profile) -> Iterator[Found]:
+def _found(now: Profile, before: Profile) -> Iterator[Comparison]:
     yield from _columns(now, before)
     yield from _volume(now, before)
     yield from _shapes(now, before)
@@ -159,7 +161,7 @@ def _found(now: Profile, before: Profile) -> Iterator[Found]:
             yield _difference("duplicates", kind, *parts)
 
 
-def _columns(now: Profile, before: Profile) -> Iterator[Found]:
+def _columns(now: Profile, before: Profile) -> Iterator[Comparison]:
     both = sorted({*now.empty} & {*before.empty})
     filled = [c for c in both if before.empty[c][0] < before.empty[c][1]]
     kept = [c for c in filled if now.empty[c][0] < now.empty[c][1]]
@@ -167,19 +169,19 @@ def _columns(now: Profile, before: Profile) -> Iterator[Found]:
     lost = ", ".join(c for c in filled if c not in kept)
     share = len(kept) / len(filled) if filled else 1.0
     value = round(share, 6) if filled else None
-    yield Found("columns", lost or "filled", 1.0, value, (rows[0], rows[1]), 1 - share)
+    yield Comparison("columns", lost or "filled", 1.0, value, (rows[0], rows[1]), 1 - share)
 
 
-def _volume(now: Profile, before: Profile) -> Iterator[Found]:
+def _volume(now: Profile, before: Profile) -> Iterator[Comparison]:
     for kind in sorted({*now.files, *before.files} & {*REPEATED}):
         n, m = ((p.files[kind].rows if kind in p.files else 0) for p in (now, before))
         new, old = n / len(now.days), m / max(len(before.days), 1)
         measure = "volume" if kind in NIGHTLY else "labels"
         distance = 1 - min(new, old) / max(new, old) if new or old else 0.0
-        yield Found(measure, f"{kind} per day", round(old), round(new), (m, n), distance)
+        yield Comparison(measure, f"{kind} per day", round(old), round(new), (m, n), distance)
 
 
-def _shapes(now: Profile, before: Profile) -> Iterator[Found]:
+def _shapes(now: Profile, before: Profile) -> Iterator[Comparison]:
     from scipy.spatial.distance import jensenshannon
 
     for series in sorted({*now.shares, *before.shares}):
@@ -190,7 +192,7 @@ def _shapes(now: Profile, before: Profile) -> Iterator[Found]:
         # Rounding may take the divergence of equals a hair below zero; its root is then NaN.
         distance = float(np.nan_to_num(jensenshannon(p, q, base=2))) if all(rows) else 1.0
         measure = "grades" if series == "grades" else "language"
-        yield Found(measure, series, _shares(old), _shares(new), rows, distance)
+        yield Comparison(measure, series, _shares(old), _shares(new), rows, distance)
 
 
 def _shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -200,17 +202,17 @@ def _shares(counts: Mapping[str, int]) -> dict[str, float]:
 
 def _difference(
     measure: str, series: str, new: tuple[int, int] | None, old: tuple[int, int] | None
-) -> Found:
+) -> Comparison:
     (a, n), (b, m) = new or (0, 0), old or (0, 0)
     is_now, was = round(a / n, 6) if n else None, round(b / m, 6) if m else None
     distance = abs((is_now or 0.0) - (was or 0.0))
-    return Found(measure, series, was, is_now, (m, n), distance)
+    return Comparison(measure, series, was, is_now, (m, n), distance)
 
 
-def _new_queries(now: Profile, before: Profile) -> Iterator[Found]:
+def _new_queries(now: Profile, before: Profile) -> Iterator[Comparison]:
     shown, known = (int(p.shown["impressions"].sum()) for p in (now, before))
     new = int(now.shown.join(before.shown, on="query_id", how="anti")["impressions"].sum())
     share = new / shown if shown else 0.0
     if shown or known:
         value = round(share, 6) if known else None
-        yield Found("new_queries", "impressions", None, value, (known, shown), share)
+        yield Comparison("new_queries", "impressions", None, value, (known, shown), share)

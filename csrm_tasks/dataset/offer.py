@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.ingest.storage.rows import read_unstored, table_keys
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.lake import Lake
 from csrm_tasks.store.tables import FILES
 
@@ -83,6 +83,6 @@ def _is_whole(file: Row, ids: pl.Series) -> bool:
 
 def _ids(connection: Connection, lake: Lake, market: str, file: Row) -> pl.Series:
     """Return the identifier of each good row of a file."""
-    window = Window(connection.engine, lake, market, file["day"])
+    window = LakeWindow(connection.engine, lake, market, file["day"])
     stored = table_keys(connection, market, file, "product_id")
     return pl.concat([stored, read_unstored(window, file)["product_id"]])

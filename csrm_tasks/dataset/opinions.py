@@ -10,7 +10,7 @@ import polars as pl
 
 from csrm_tasks.dataset.dawid_skene import GRADES, FittedVotes, fit_votes, likelihood
 
-LEAST_RATED = 100  # pairs with several raters below which a locale's confusions are not estimated
+MIN_RATED = 100  # pairs with several raters below which a locale's confusions are not estimated
 SURE = 0.9  # posterior from which a pair with several raters has a consensus
 LIKELIHOOD = [f"l{k}" for k in range(GRADES)]
 
@@ -29,7 +29,7 @@ def opinions(votes: pl.DataFrame) -> pl.DataFrame:
     one vote the rater's column of their confusion. ``consensus`` is the grade that two raters or
     more make :data:`SURE`, else null.
     """
-    enough = [locale for locale, n in several_rated(votes).items() if n >= LEAST_RATED]
+    enough = [locale for locale, n in several_rated(votes).items() if n >= MIN_RATED]
     schema = {"pair_id": pl.String, **dict.fromkeys(LIKELIHOOD, pl.Float64), "consensus": pl.Int8}
     empty = pl.DataFrame(schema=schema)
     return pl.concat([empty, *(_of_locale(votes.filter(locale=x), empty) for x in enough)])

@@ -26,7 +26,7 @@ EXAMINED: dict[str, type[pl.DataType]] = dict.fromkeys(PAIR, pl.String) | {
     "placed": pl.Int64, "examined": pl.Int64,
 }  # fmt: skip
 # Positions from 0; deeper ones share a place: too few clicks to tell them apart.
-PLACES = (*range(21), 25, 30, 40, 50, 75, 100, 200, 500)
+RANK_BUCKETS = (*range(21), 25, 30, 40, 50, 75, 100, 200, 500)
 TIES = 5.0  # wins that each place is given over its neighbours, and they over it
 FLOOR = 0.05  # least examination: no impression counts as less than a twentieth of one
 PRIOR = 3.0  # examined impressions without an action that every pair is given
@@ -34,13 +34,13 @@ LEAST = 1e-6  # weight of a pair that nobody acted on
 PARTS = 10**6  # sums are of whole millionths: the same in any order, so a snapshot's bytes are too
 
 
-def place(position: str) -> pl.Expr:
-    """Return the place, an index of :data:`PLACES`, of a column of positions."""
-    starts = pl.lit(pl.Series(PLACES, dtype=pl.Int64))
+def rank_bucket(position: str) -> pl.Expr:
+    """Return the place, an index of :data:`RANK_BUCKETS`, of a column of positions."""
+    starts = pl.lit(pl.Series(RANK_BUCKETS, dtype=pl.Int64))
     return starts.search_sorted(pl.col(position), side="right").cast(pl.Int64) - 1
 
 
-def contests(counts: pl.DataFrame) -> Floats:
+def pairwise_clicks(counts: pl.DataFrame) -> Floats:
     """Compare each pair's clicks between the places at which it was shown on one day.
 
     ``counts``: POSITIONS of the lake. Returns (places, places): at [k, l] the sum over pairs of
@@ -49,7 +49,7 @@ def contests(counts: pl.DataFrame) -> Floats:
     """
     shown = (
         counts.filter(pl.col("impressions") > 0)
-        .group_by(*PAIR, place("position").alias("place"))
+        .group_by(*PAIR, rank_bucket("position").alias("place"))
         .agg(pl.col("impressions").sum(), pl.col("clicks").sum())
         .with_columns(pl.min_horizontal("clicks", "impressions").alias("clicks"))
     )
@@ -57,13 +57,13 @@ def contests(counts: pl.DataFrame) -> Floats:
     met = shown.filter(pl.col("clicks") > 0).join(other, on=PAIR)
     share = pl.col("clicks") * pl.col("n") * PARTS // (pl.col("impressions") + pl.col("n"))
     won = met.filter(pl.col("place") != pl.col("over")).group_by("place", "over").agg(share.sum())
-    wins: Floats = np.zeros((len(PLACES), len(PLACES)))
+    wins: Floats = np.zeros((len(RANK_BUCKETS), len(RANK_BUCKETS)))
     wins[won["place"].to_numpy(), won["over"].to_numpy()] = won["clicks"].to_numpy() / PARTS
     return wins
 
 
 def examination(wins: Floats) -> Floats:
-    """Estimate examination from :func:`contests`, summed over days: (places,) in [FLOOR, 1].
+    """Estimate examination from :func:`pairwise_clicks`, summed over days: (places,) in [FLOOR, 1].
 
     It never rises with depth, and where a place has few contests it stays near its neighbour's.
     """
@@ -97,8 +97,8 @@ def behaviour_weights(days: pl.DataFrame, counts_of: Callable[[str], pl.DataFram
     at the bottom would dominate.
     """
     dates = days["day"].unique().sort().to_list()
-    wins: Floats = np.zeros((len(PLACES), len(PLACES)))
-    theta = examination(sum((contests(counts_of(day)) for day in dates), wins))
+    wins: Floats = np.zeros((len(RANK_BUCKETS), len(RANK_BUCKETS)))
+    theta = examination(sum((pairwise_clicks(counts_of(day)) for day in dates), wins))
     nothing = pl.DataFrame(schema=EXAMINED)
     placed = pl.concat([nothing, *(examined(counts_of(day), theta) for day in dates)])
     sums = days.group_by(PAIR).agg(pl.col("impressions", "clicks", "carts", "purchases").sum())
@@ -117,7 +117,7 @@ def behaviour_weights(days: pl.DataFrame, counts_of: Callable[[str], pl.DataFram
 def examined(counts: pl.DataFrame, theta: Floats) -> pl.DataFrame:
     """Return per pair its impressions with a position, and the sum of PARTS · examination."""
     chance = pl.Series(theta * PARTS).round().cast(pl.Int64)
-    at = counts.select(place("position")).to_series()
+    at = counts.select(rank_bucket("position")).to_series()
     looked = counts.with_columns((counts["impressions"] * chance.gather(at)).alias("examined"))
     return looked.group_by(PAIR).agg(
         pl.col("impressions").sum().alias("placed"), pl.col("examined").sum()

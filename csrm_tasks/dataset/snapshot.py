@@ -19,7 +19,7 @@ from csrm_tasks.dataset import source
 from csrm_tasks.dataset.brands import BrandDictionary, build_brands
 from csrm_tasks.dataset.consensus import PAIR, consensus, current_votes, rater_name
 from csrm_tasks.dataset.conversions import cvr_examples
-from csrm_tasks.dataset.health import Check, check, refuse_failed
+from csrm_tasks.dataset.health import HealthCheck, check, refuse_failed
 from csrm_tasks.dataset.offer import offered
 from csrm_tasks.dataset.profiles import Seen, profiles, window_of
 from csrm_tasks.dataset.propensity import behaviour_weights
@@ -48,7 +48,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPairs:
     """The judged pairs with their splits, and what became of the raters' grades on the way."""
 
     pairs: pl.DataFrame  # PAIRS and norm
@@ -63,15 +63,15 @@ class Built:
     """Everything that a snapshot says."""
 
     tables: Tables
-    judged: Judged
+    judged: JudgedPairs
     days: tuple[str, ...]
     files: pl.DataFrame  # what was read, see csrm_tasks.dataset.source.files
-    health: list[Check]
+    health: list[HealthCheck]
     traffic: pl.DataFrame  # see csrm_tasks.dataset.source.traffic
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Observations:
     """What people said and did, of the locales that the stage may look at."""
 
     ratings: pl.DataFrame
@@ -136,14 +136,14 @@ def _evidence(
     locales: Sequence[str],
     until: str,
     days: Sequence[str],
-) -> Evidence:
+) -> Observations:
     """Read what ``locales`` say; of the target's log the behaviour window."""
     own, target = market.market, market.target_locale
     ratings = source.ratings(connection, own, days, locales)
     first = date.fromisoformat(until) - timedelta(days=market.snapshot.behaviour_days - 1)
     within = [d for d in days if d >= first.isoformat() and target in locales]
     compared = pl.DataFrame({"day": days}).filter(window_of(until).is_not_null())["day"].to_list()
-    return Evidence(
+    return Observations(
         ratings=_with_query_id(ratings),
         source_log=source.summed(connection, own, days, market.source_locale),
         target_log=source.aggregates(connection, own, within, target),
@@ -169,7 +169,7 @@ def _brands(
 
 def _judged(
     ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig, sides: pl.DataFrame
-) -> Judged:
+) -> JudgedPairs:
     rules = market.snapshot
     agreed = consensus(ratings, rules.consensus)
     norms = ratings.select("query_id", "norm").unique()
@@ -182,7 +182,7 @@ def _judged(
     split = assign_splits(named, frozen, rules.dev_share, market.seed, held)
     ids = pair_ids(split["query_id"], split["product_id"])
     pairs = split.with_columns(ids).sort(PAIR)
-    return Judged(
+    return JudgedPairs(
         pairs=pairs,
         votes=_votes(ratings, pairs),
         dropped=agreed.height - known.height,

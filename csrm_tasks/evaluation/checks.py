@@ -28,7 +28,7 @@ Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One claim of the policy and what came of it."""
 
     name: str
@@ -42,7 +42,7 @@ class Verdict:
     """Outcome with every check that led to it."""
 
     outcome: Outcome
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
 
     @property
     def reasons(self) -> list[str]:
@@ -64,7 +64,7 @@ class Verdict:
         }
 
 
-def combine(checks: list[Check]) -> Verdict:
+def combine(checks: list[GateCheck]) -> Verdict:
     """FAIL if any check fails; else INCONCLUSIVE if any is, or if there is none; else PASS."""
     found = {c.outcome for c in checks}
     if "FAIL" in found:
@@ -102,39 +102,41 @@ class Compared:
     queries: int  # that the figure was judged on
 
 
-def compare(name: str, claim: Claim, one: Floats | None, other: Floats | None) -> Compared | Check:
+def compare(
+    name: str, claim: Claim, one: Floats | None, other: Floats | None
+) -> Compared | GateCheck:
     """Set candidate ``one`` against champion ``other``, both (Q, K, K); a check is a problem."""
     problem = unusable(name, one, other) or enough(name, one, claim.least, claim.where)
     if problem is not None or one is None or other is None:
-        return problem or Check(name, "INCONCLUSIVE", f"{name}: not measured")
+        return problem or GateCheck(name, "INCONCLUSIVE", f"{name}: not measured")
     value, draws = paired_draws(one, other, claim.metric, resample(len(one)))
     diff = percentile(value, draws, claim.alpha)
     if not math.isfinite(diff.lo):
-        return Check(name, "INCONCLUSIVE", f"{name}: undefined on this gold set")
+        return GateCheck(name, "INCONCLUSIVE", f"{name}: undefined on this gold set")
     known = draws[np.isfinite(draws)]
     refuted = (1 + int((known >= -claim.margin).sum())) / (1 + len(known))
     return Compared(name, claim, diff, refuted, int((one.sum((1, 2)) > 0).sum()))
 
 
-def decided(found: Sequence[Compared | Check]) -> list[Check]:
+def decided(found: Sequence[Compared | GateCheck]) -> list[GateCheck]:
     """Turn comparisons that stand together into checks, refuting by Holm's step-down."""
     measured = [c for c in found if isinstance(c, Compared)]
     adjusted = iter(holm([c.refuted for c in measured]))
-    return [c if isinstance(c, Check) else _decided(c, next(adjusted)) for c in found]
+    return [c if isinstance(c, GateCheck) else _decided(c, next(adjusted)) for c in found]
 
 
-def _decided(c: Compared, refuted: float) -> Check:
+def _decided(c: Compared, refuted: float) -> GateCheck:
     shown = f"{c.diff.value:+.3f} [{c.diff.lo:+.3f}, {c.diff.hi:+.3f}]"
     said = f"{c.claim.words} the champion, {shown}"
     if c.diff.lo > -c.claim.margin:
-        return Check(c.name, "PASS", f"{c.name}: {said}")
+        return GateCheck(c.name, "PASS", f"{c.name}: {said}")
     if refuted <= c.claim.alpha / 2:
-        return Check(c.name, "FAIL", f"{c.name}: not {said}")
+        return GateCheck(c.name, "FAIL", f"{c.name}: not {said}")
     reason = f"{c.name}: not decided whether {said}"
     if c.diff.lo == c.diff.hi:
-        return Check(c.name, "INCONCLUSIVE", f"{reason}; the two answer alike")
+        return GateCheck(c.name, "INCONCLUSIVE", f"{reason}; the two answer alike")
     needed = more_queries(c.diff, -c.claim.margin, c.queries)
-    return Check(c.name, "INCONCLUSIVE", f"{reason}; {_more(needed, c.claim.where)}", needed)
+    return GateCheck(c.name, "INCONCLUSIVE", f"{reason}; {_more(needed, c.claim.where)}", needed)
 
 
 def more_queries(diff: Interval, bound: float, queries: int) -> int:
@@ -152,30 +154,30 @@ def _more(needed: int, where: str) -> str:
     return f"needs about {needed:,} more judged queries{f' in {where}' if where else ''}"
 
 
-def floor_value(label: str, value: float | None, least: float) -> Check:
+def floor_value(label: str, value: float | None, least: float) -> GateCheck:
     """Check that a figure is there, finite and at least ``least``."""
     if value is None or not math.isfinite(value) or not math.isfinite(least):
-        return Check(label, "INCONCLUSIVE", f"{label}: not measured")
+        return GateCheck(label, "INCONCLUSIVE", f"{label}: not measured")
     if value < least:
-        return Check(label, "FAIL", f"{label}: {value:.3f} is below {least:.3f}")
-    return Check(label, "PASS", f"{label}: {value:.3f} is at least {least:.3f}")
+        return GateCheck(label, "FAIL", f"{label}: {value:.3f} is below {least:.3f}")
+    return GateCheck(label, "PASS", f"{label}: {value:.3f} is at least {least:.3f}")
 
 
 def unusable(
     name: str, one: Floats | None, other: Floats | None, peer: str = "champion"
-) -> Check | None:
+) -> GateCheck | None:
     """Return why the two sides cannot be compared, or None."""
     for side, found in (("candidate", one), (peer, other)):
         if found is None or found.size == 0 or found.sum() == 0:
-            return Check(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
+            return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
         if not np.isfinite(found).all():
-            return Check(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
+            return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
     if one is not None and other is not None and not np.array_equal(one.sum(-1), other.sum(-1)):
-        return Check(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")
+        return GateCheck(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")
     return None
 
 
-def enough(name: str, counts: Floats | None, least: int, where: str = "") -> Check | None:
+def enough(name: str, counts: Floats | None, least: int, where: str = "") -> GateCheck | None:
     """Return an INCONCLUSIVE check when fewer than ``least`` pairs were judged."""
     pairs = 0 if counts is None else int(np.nan_to_num(counts).sum())
     if counts is not None and pairs >= least:
@@ -183,4 +185,4 @@ def enough(name: str, counts: Floats | None, least: int, where: str = "") -> Che
     judged = 0 if counts is None else int((counts.sum((1, 2)) > 0).sum())
     needed = math.ceil((least - pairs) / (pairs / judged)) if pairs else least
     reason = f"{name}: {pairs} judged pairs, {least} are needed; {_more(needed, where)}"
-    return Check(name, "INCONCLUSIVE", reason, needed)
+    return GateCheck(name, "INCONCLUSIVE", reason, needed)

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from csrm_tasks.evaluation.gate import Evidence
-from csrm_tasks.evaluation.gold import Answers, Gold, counts, seen_queries
+from csrm_tasks.evaluation.gate import GateEvidence
+from csrm_tasks.evaluation.gold import Gold, Predictions, counts, seen_queries
 
 GOLD = "gold.parquet"
 ANSWERS = "answers.parquet"
 
 
-def write(folder: Path, gold: Gold, models: Sequence[Answers]) -> None:
+def write(folder: Path, gold: Gold, models: Sequence[Predictions]) -> None:
     """Write both tables."""
     names = [[name for name, mask in gold.slices.items() if mask[row]] for row in range(gold.pairs)]
     kept = gold.frame.select("pair_id", "query_id", "product_id", "grade")
@@ -31,7 +31,7 @@ def write(folder: Path, gold: Gold, models: Sequence[Answers]) -> None:
     (pl.concat(frames) if frames else empty).write_parquet(folder / ANSWERS)
 
 
-def _frame(model: Answers, gold: Gold) -> pl.DataFrame:
+def _frame(model: Predictions, gold: Gold) -> pl.DataFrame:
     predicted = [None] * gold.pairs if model.predicted is None else model.predicted
     return pl.DataFrame(
         {
@@ -48,7 +48,7 @@ def _frame(model: Answers, gold: Gold) -> pl.DataFrame:
     )
 
 
-def read(folder: Path) -> tuple[Gold, list[Answers]]:
+def read(folder: Path) -> tuple[Gold, list[Predictions]]:
     """Read both tables back; models in the order of writing."""
     frame = pl.read_parquet(folder / GOLD)
     ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
@@ -63,9 +63,9 @@ def read(folder: Path) -> tuple[Gold, list[Answers]]:
     return gold, [_answers(f) for f in answers.partition_by("name", maintain_order=True)]
 
 
-def _answers(f: pl.DataFrame) -> Answers:
+def _answers(f: pl.DataFrame) -> Predictions:
     towers = f["predicted"].null_count() == f.height
-    return Answers(
+    return Predictions(
         f["name"][0],
         f["kind"][0],
         f["source"][0],
@@ -77,7 +77,7 @@ def _answers(f: pl.DataFrame) -> Answers:
     )
 
 
-def evidence(folder: Path, release: str, llms: Collection[str], export: str | None) -> Evidence:
+def evidence(folder: Path, release: str, llms: Collection[str], export: str | None) -> GateEvidence:
     """Collect what is known of one release: its LLM by one of ``llms``, its towers by ``export``.
 
     Models are found by the reference of what was scored, never by name. What was not judged is
@@ -97,4 +97,4 @@ def evidence(folder: Path, release: str, llms: Collection[str], export: str | No
         found |= {family: table[family] for family in ("em", "defect", "em_at_1")}
         seen = seen_queries(towers, gold)
     baselines = {m.name: counts(m, gold)["relevance"] for m in models if m.kind == "baseline"}
-    return Evidence(release, gold.query_ids, found, slices, baselines, seen)
+    return GateEvidence(release, gold.query_ids, found, slices, baselines, seen)

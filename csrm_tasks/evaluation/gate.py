@@ -18,8 +18,8 @@ import numpy as np
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.evaluation.checks import (
-    Check,
     Claim,
+    GateCheck,
     Verdict,
     combine,
     compare,
@@ -38,7 +38,7 @@ TOWER_MEASURES = ("em_f1", "defect_f1")
 
 
 @dataclass(frozen=True)
-class Evidence:
+class GateEvidence:
     """What is known of one release: confusions per query, the same queries for both sides."""
 
     release: str
@@ -49,7 +49,7 @@ class Evidence:
     seen: Mask | None = None  # (Q,) queries that its towers were taught before these were gold
 
 
-def decide(candidate: Evidence, champion: Evidence | None, policy: Gate | None) -> Verdict:
+def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate | None) -> Verdict:
     """Judge ``candidate`` against ``champion`` (None: no release is live, so floors decide).
 
     Raises :class:`RefusedError` without a policy. Evidence that is missing, empty, not finite, too
@@ -62,7 +62,7 @@ def decide(candidate: Evidence, champion: Evidence | None, policy: Gate | None) 
     if champion is None:
         if not checks:
             reason = "no release is live and the policy has no floors: nothing to judge against"
-            checks.append(Check("floors", "INCONCLUSIVE", reason))
+            checks.append(GateCheck("floors", "INCONCLUSIVE", reason))
         few = enough("micro_f1", candidate.counts.get("relevance"), policy.slice_min)
         checks += [few] if few else []
     else:
@@ -91,7 +91,7 @@ def decide_cold_start(
     checks = [floor_value("micro_f1 on source dev", value, least)]
     if champion is not None and champion.stage != 1:
         reason = "the live release was trained on target labels: retrain instead of a cold start"
-        checks.append(Check("champion", "INCONCLUSIVE", reason))
+        checks.append(GateCheck("champion", "INCONCLUSIVE", reason))
     elif champion is not None:
         before = champion.source_dev_micro_f1 or 0.0
         label = "micro_f1 on source dev, champion less margin"
@@ -99,11 +99,11 @@ def decide_cold_start(
     return combine([*checks, *_floor_self_test(least)])
 
 
-def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[Check]:
+def comparisons(candidate: GateEvidence, champion: GateEvidence, policy: Gate) -> list[GateCheck]:
     """Return the checks that set the two sides against each other."""
     if candidate.queries != champion.queries:
         reason = "candidate and champion were not judged on the same queries"
-        return [Check("gold", "INCONCLUSIVE", reason)]
+        return [GateCheck("gold", "INCONCLUSIVE", reason)]
     checks = []
     for name, claim in _claims(policy).items():
         judge = _of_towers if name in TOWER_MEASURES else _of_llm
@@ -115,11 +115,11 @@ def comparisons(candidate: Evidence, champion: Evidence, policy: Gate) -> list[C
     return [*checks, *decided(slices), *_alike(candidate, champion)]
 
 
-def _of_llm(name: str, claim: Claim, one: Evidence, other: Evidence) -> Check:
+def _of_llm(name: str, claim: Claim, one: GateEvidence, other: GateEvidence) -> GateCheck:
     return _among(name, claim, one, other, np.ones(len(one.queries), bool))
 
 
-def _of_towers(name: str, claim: Claim, one: Evidence, other: Evidence) -> Check:
+def _of_towers(name: str, claim: Claim, one: GateEvidence, other: GateEvidence) -> GateCheck:
     """Judge the towers over the gold queries that are new to the candidate's.
 
     The live release's may have been taught, as traffic, what became gold after it was made. That
@@ -138,10 +138,12 @@ def _of_towers(name: str, claim: Claim, one: Evidence, other: Evidence) -> Check
         f"{found.reason}; but the champion's towers were taught {int(taught.sum())} of these "
         f"{int(new.sum())} queries, and over the others: {rest.reason}"
     )
-    return Check(name, "INCONCLUSIVE", reason, rest.needed)
+    return GateCheck(name, "INCONCLUSIVE", reason, rest.needed)
 
 
-def _among(name: str, claim: Claim, one: Evidence, other: Evidence, queries: Mask) -> Check:
+def _among(
+    name: str, claim: Claim, one: GateEvidence, other: GateEvidence, queries: Mask
+) -> GateCheck:
     family = MEASURES[name][0]
     sides = (e.counts.get(family) for e in (one, other))
     kept = (None if side is None else side[queries] for side in sides)
@@ -164,16 +166,16 @@ def _slice_claims(policy: Gate) -> dict[str, Claim]:
     return {name: Claim(*given, where=name) for name in policy.slices}
 
 
-def _alike(candidate: Evidence, champion: Evidence) -> list[Check]:
+def _alike(candidate: GateEvidence, champion: GateEvidence) -> list[GateCheck]:
     """A candidate that answers every pair as the champion does gives no reason to roll it out."""
     same = candidate.counts.keys() == champion.counts.keys() and all(
         np.array_equal(found, champion.counts[family]) for family, found in candidate.counts.items()
     )
     reason = "the candidate answers exactly as the champion does: nothing is gained by releasing it"
-    return [Check("difference", "INCONCLUSIVE", reason)] if same else []
+    return [GateCheck("difference", "INCONCLUSIVE", reason)] if same else []
 
 
-def floor(evidence: Evidence, name: str, least: float) -> Check:
+def floor(evidence: GateEvidence, name: str, least: float) -> GateCheck:
     """Check a hard floor of a point estimate."""
     label = f"floor {name}"
     family, metric = MEASURES[name]
@@ -182,7 +184,7 @@ def floor(evidence: Evidence, name: str, least: float) -> Check:
     return floor_value(label, value, least)
 
 
-def not_below(evidence: Evidence, baseline: str) -> Check:
+def not_below(evidence: GateEvidence, baseline: str) -> GateCheck:
     """Check that the LLM's micro-F1 is not below that of a baseline judged on the same pairs.
 
     A floor that is measured instead of set: point estimates, as in every floor.
@@ -191,7 +193,7 @@ def not_below(evidence: Evidence, baseline: str) -> Check:
     one, other = evidence.counts.get("relevance"), evidence.baselines.get(baseline)
     problem = unusable(label, one, other, baseline)
     if problem is not None or one is None or other is None:
-        return problem or Check(label, "INCONCLUSIVE", f"{label}: not measured")
+        return problem or GateCheck(label, "INCONCLUSIVE", f"{label}: not measured")
     return floor_value(label, float(micro_f1(one.sum(0))), float(micro_f1(other.sum(0))))
 
 
@@ -206,7 +208,7 @@ def planted_regression(counts: Floats) -> Floats:
     return planted
 
 
-def self_test(evidence: Evidence, policy: Gate) -> list[Check]:
+def self_test(evidence: GateEvidence, policy: Gate) -> list[GateCheck]:
     """Return a voiding check for each way in which this very gate misbehaves (A47)."""
     counts = evidence.counts.get("relevance")
     if unusable("self-test", counts, counts) or enough("self-test", counts, policy.slice_min):
@@ -216,7 +218,7 @@ def self_test(evidence: Evidence, policy: Gate) -> list[Check]:
     better = Claim(micro_f1, 0.0, True, policy.alpha, policy.slice_min)
     if decided([compare("self-test", better, counts, counts)])[0].outcome == "PASS":
         reason = "void: a release won against itself"
-        found.append(Check("self-test A/A", "INCONCLUSIVE", reason))
+        found.append(GateCheck("self-test A/A", "INCONCLUSIVE", reason))
     claims = {"all": (_claims(policy)[policy.metric], counts)}
     measured = {n: c for n, c in _slice_claims(policy).items() if n in evidence.slices}
     claims |= {n: (c, evidence.slices[n]) for n, c in measured.items()}
@@ -225,13 +227,13 @@ def self_test(evidence: Evidence, policy: Gate) -> list[Check]:
             continue
         if decided([compare(name, claim, planted_regression(right), right)])[0].outcome != "FAIL":
             reason = f"void: a planted regression was not caught (in {name})"
-            found.append(Check("self-test regression", "INCONCLUSIVE", reason))
+            found.append(GateCheck("self-test regression", "INCONCLUSIVE", reason))
     return found
 
 
-def _floor_self_test(least: float) -> list[Check]:
+def _floor_self_test(least: float) -> list[GateCheck]:
     """As :func:`self_test`, where all that decides is a floor."""
     wanted = {least - 0.01: "FAIL", float("nan"): "INCONCLUSIVE"}
     if all(floor_value("", value, least).outcome == said for value, said in wanted.items()):
         return []
-    return [Check("self-test floor", "INCONCLUSIVE", "void: a figure below the floor passed")]
+    return [GateCheck("self-test floor", "INCONCLUSIVE", "void: a figure below the floor passed")]

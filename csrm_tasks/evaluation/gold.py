@@ -64,7 +64,7 @@ def judgeable(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What one model said about every gold pair, in the order of :class:`Gold`."""
 
     name: str
@@ -78,7 +78,7 @@ class Answers:
     seen: Mask | None = None  # (N,) pairs of queries that towers were taught as traffic (A10)
 
 
-def seen_queries(answers: Answers, gold: Gold) -> Mask:
+def seen_queries(answers: Predictions, gold: Gold) -> Mask:
     """Return (Q,) whether the model was taught the query before it was gold."""
     found: Mask = np.zeros(gold.queries, bool)
     if answers.seen is not None:
@@ -86,18 +86,18 @@ def seen_queries(answers: Answers, gold: Gold) -> Mask:
     return found
 
 
-def llm_answers(name: str, kind: str, source: str, scored: pl.DataFrame, gold: Gold) -> Answers:
+def llm_answers(name: str, kind: str, source: str, scored: pl.DataFrame, gold: Gold) -> Predictions:
     """Align three-class probabilities (pair_id, p0, p1, p2) with the gold set."""
     found = _align(name, scored, ["p0", "p1", "p2"], gold)
     p = found.select(pl.col("p0", "p1", "p2").cast(pl.Float64)).to_numpy().reshape(-1, 3)
     predicted = p.argmax(1)
     expected = p @ np.array([0.0, 1.0, 2.0])
-    return Answers(name, kind, source, predicted == 2, predicted == 0, expected, predicted, p)
+    return Predictions(name, kind, source, predicted == 2, predicted == 0, expected, predicted, p)
 
 
 def tower_answers(
     name: str, source: str, scored: pl.DataFrame, gold: Gold, kind: str = "towers"
-) -> Answers:
+) -> Predictions:
     """Align tower decisions (pair_id, em, defect, em_pred, defect_pred) with the gold set.
 
     Ranked as online: what the defect head filters comes last, the rest by the EM head. A column
@@ -108,7 +108,7 @@ def tower_answers(
     seen = found["seen"].to_numpy().astype(bool) if "seen" in found.columns else None
     defect = found["defect_pred"].to_numpy().astype(bool)
     em = found["em"].cast(pl.Float64).to_numpy()
-    return Answers(
+    return Predictions(
         name, kind, source, found["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect,
         seen=seen,
     )  # fmt: skip
@@ -135,7 +135,7 @@ def _align(name: str, scored: pl.DataFrame, columns: list[str], gold: Gold) -> p
 Counts = dict[str, Floats]  # measure family → confusion per query
 
 
-def counts(answers: Answers, gold: Gold, mask: Mask | None = None) -> Counts:
+def counts(answers: Predictions, gold: Gold, mask: Mask | None = None) -> Counts:
     """Return what every figure is a function of, per query, for the pairs of ``mask``.
 
     Confusions: em and defect (Q, 2, 2), relevance (Q, 3, 3) where known. Ranking of the judged

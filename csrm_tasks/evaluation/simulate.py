@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from csrm_tasks.evaluation.gate import Evidence, decide
+from csrm_tasks.evaluation.gate import GateEvidence, decide
 from csrm_tasks.evaluation.metrics import Floats, Ints, confusion_by_query
 from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
@@ -79,7 +79,7 @@ def rates(scene: Scene, policy: Gate, gates: int, seed: int = 0) -> Rates:
     )
 
 
-def evidence(scene: Scene, gates: int, seed: int) -> Iterator[tuple[Evidence, Evidence]]:
+def evidence(scene: Scene, gates: int, seed: int) -> Iterator[tuple[GateEvidence, GateEvidence]]:
     """Yield candidate and champion of each gate."""
     query = np.repeat(np.arange(scene.queries), scene.per_query)
     inside = query < scene.slice_share * scene.queries
@@ -99,7 +99,7 @@ def evidence(scene: Scene, gates: int, seed: int) -> Iterator[tuple[Evidence, Ev
 
 def _counted(
     said: Ints, grade: Ints, query: Ints, inside: Mask, names: tuple[str, ...]
-) -> Evidence:
+) -> GateEvidence:
     def table(keep: Mask | slice, of: int | None = None) -> Floats:
         truth, answer = grade[keep], said[keep]
         if of is not None:
@@ -109,4 +109,4 @@ def _counted(
 
     whole = slice(None)
     counts = {"relevance": table(whole), "em": table(whole, 2), "defect": table(whole, 0)}
-    return Evidence("simulated", names, counts, {PLANTED: table(inside)})
+    return GateEvidence("simulated", names, counts, {PLANTED: table(inside)})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from csrm_tasks.evaluation import metrics
-from csrm_tasks.evaluation.gold import Answers, Counts, Gold, counts, seen_queries
+from csrm_tasks.evaluation.gold import Counts, Gold, Predictions, counts, seen_queries
 from csrm_tasks.evaluation.measures import LOWER, MEASURES
 from csrm_tasks.evaluation.metrics import Floats
 from csrm_tasks.evaluation.paired import (
@@ -29,7 +29,7 @@ ALPHA = 0.05
 
 
 def summarise(
-    models: Sequence[Answers], gold: Gold, rivals: Sequence[tuple[str, str]] = ()
+    models: Sequence[Predictions], gold: Gold, rivals: Sequence[tuple[str, str]] = ()
 ) -> Json:
     """Return gold set, models with intervals, all paired comparisons and slices (A42, A43, A45).
 
@@ -57,7 +57,7 @@ def summarise(
 
 
 def _new_to_both(
-    models: Sequence[Answers], gold: Gold, tables: Mapping[str, Counts], pair: tuple[str, str]
+    models: Sequence[Predictions], gold: Gold, tables: Mapping[str, Counts], pair: tuple[str, str]
 ) -> list[Json]:
     """Compare two models over the queries that neither was taught; [] where these are all."""
     taught: Mask = np.zeros(gold.queries, bool)
@@ -83,7 +83,7 @@ def _drawn(tables: Counts, weights: Floats) -> Draws:
     return {name: found[name] for name in MEASURES if name in found}
 
 
-def _model(model: Answers, tables: Counts, drawn: Draws, gold: Gold) -> Json:
+def _model(model: Predictions, tables: Counts, drawn: Draws, gold: Gold) -> Json:
     found: Json = {"name": model.name, "kind": model.kind, "source": model.source}
     found["seen_queries"] = int(seen_queries(model, gold).sum())
     confusions = ("relevance", "em", "defect")
@@ -118,7 +118,11 @@ def _compared(a: str, b: str, measure: str, diff: Interval) -> Json:
 
 
 def _slice(
-    name: str, mask: Mask, models: Sequence[Answers], gold: Gold, rivals: Sequence[tuple[str, str]]
+    name: str,
+    mask: Mask,
+    models: Sequence[Predictions],
+    gold: Gold,
+    rivals: Sequence[tuple[str, str]],
 ) -> Json:
     """Judge all models on the pairs of one slice; resamples are of the slice's own queries."""
     inside = np.unique(gold.query[mask])

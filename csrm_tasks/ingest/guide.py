@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from csrm_tasks.ingest.aggregates.shoppers import LEAST_SHOWN
+from csrm_tasks.ingest.aggregates.shoppers import MIN_SHOWN
 from csrm_tasks.ingest.contract.contracts import (
     CONTRACTS,
     EARLIEST,
@@ -222,7 +222,7 @@ def data_guide() -> str:
     """Return the text of ``docs/DATA.md``."""
     reasons = _table(("reason", "meaning"), ((f"`{r}`", text) for r, text in REASONS.items()))
     bounds = Ingest().behaviour.model_dump()
-    below = BELOW.format(reasons=reasons, late_days=Ingest().late_days, shown=LEAST_SHOWN, **bounds)
+    below = BELOW.format(reasons=reasons, late_days=Ingest().late_days, shown=MIN_SHOWN, **bounds)
     return "\n".join([LANDING, *map(_section, CONTRACTS.values()), below])
 
 

@@ -107,7 +107,7 @@ def served(settings: Settings, market: str) -> str:
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:
-        turn = ledger.last_turn(ledger.verified(settings, market))
+        turn = ledger.last_serving_row(ledger.verified(settings, market))
     except Exception:
         return said
     if turn is None or turn.seq <= row:

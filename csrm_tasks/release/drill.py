@@ -68,7 +68,7 @@ def rehearse(settings: Settings, config: MarketConfig, api: Any, work: Path) -> 
     entries = ledger.verified(settings, config.market)
     scratch = _copy(settings, config.market, entries, work / "drill")
     copied = Aliases(api, config.model_name) if entries else None
-    wanted = ledger.lives(entries)[-1 - routing.KEPT : -1][::-1]
+    wanted = ledger.live_stack(entries)[-1 - routing.KEPT : -1][::-1]
     reached, seconds = [], []
     _finish_open(scratch, config, copied)
     for target in wanted:
@@ -89,7 +89,7 @@ def rehearse(settings: Settings, config: MarketConfig, api: Any, work: Path) -> 
 
 def _finish_open(scratch: Settings, config: MarketConfig, api: Any) -> None:
     """A rollout under way is what a rollback takes back first."""
-    state = rollout.opened(ledger.verified(scratch, config.market))
+    state = rollout.current_rollout(ledger.verified(scratch, config.market))
     if state is not None and not state.launched:
         rollback.roll_back(scratch, config, api, actor="csrm drill", reason="rehearsal")
 

@@ -34,7 +34,7 @@ def guard(
     if verdict["champion"] != live:
         raise RefusedError(
             f"{release} was judged against {verdict['champion']}: expected {verdict['champion']} "
-            f"to be live in {config.market}, but {live} is; judge it again"
+            f"to be live in {config.market}, but {live} is; re-evaluate"
         )
     _not_older(settings, entries, bundle)
     return verdict
@@ -105,7 +105,7 @@ def refuse_begun(market: str, entries: Sequence[ledger.Entry], release: str) -> 
     rows = [e for e in entries if e.release_id == release and e.action in ("promoted", "started")]
     if not rows:
         return
-    state, gone = rollout.opened(entries), ledger.taken_back(entries, release)
+    state, gone = rollout.current_rollout(entries), ledger.taken_back(entries, release)
     back = f"csrm release rollback --market {market} --leaving {release} --reason WHY"
     if state is not None and state.release == release and not state.launched:
         at = "after its last step" if state.passed else f"at step {state.step} ({state.weight} %)"

@@ -90,13 +90,13 @@ def _sealed(
 
 def _servable(sides: Sides) -> Any:
     """Return the probe's finding as one more claim, without which nothing passes (A48)."""
-    from csrm_tasks.evaluation.checks import Check
+    from csrm_tasks.evaluation.checks import GateCheck
 
     probed = sides.servability.inputs["bundle"]
     if probed != sides.candidate.ref:
         raise ConfigError(f"gate: {sides.servability.ref} probed {probed}, another bundle")
     facts = sides.servability.facts
-    return Check("servability", facts["outcome"], f"servability: {'; '.join(facts['reasons'])}")
+    return GateCheck("servability", facts["outcome"], f"servability: {'; '.join(facts['reasons'])}")
 
 
 def same_weights(store: ArtifactStore, llm: str) -> list[str]:

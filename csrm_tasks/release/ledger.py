@@ -26,8 +26,14 @@ Action = Literal[
     "started", "asked", "audited", "judged", "held", "advanced", "aborted", "closed",  # a rollout's
     "reverted",  # a champion alias that somebody moved by hand in MLflow
 ]  # fmt: skip
-MOVES = ("promoted", "rolled_back")  # the actions that change what is live
-TURNS = (*MOVES, "started", "advanced", "aborted", "closed")  # … and who is served what
+LIVE_ACTIONS = ("promoted", "rolled_back")  # the actions that change what is live
+SERVING_ACTIONS = (
+    *LIVE_ACTIONS,
+    "started",
+    "advanced",
+    "aborted",
+    "closed",
+)  # … and who is served what
 # A release does this once, or once per value of these (absent is a value); whatever else it says.
 ONCE: Mapping[str, tuple[str, ...]] = {
     "promoted": ("again",), "started": (), "aborted": (), "closed": (),
@@ -59,11 +65,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Expected:
+class Precondition:
     """What must hold for a row to be appended."""
 
     live: str | None  # this release is live; None: nothing is
-    turn: int | None = None  # the newest of TURNS is this row; None: not asked
+    turn: int | None = None  # the newest of SERVING_ACTIONS is this row; None: not asked
 
 
 def history(settings: Settings, market: str) -> list[Entry]:
@@ -91,7 +97,7 @@ def verify(entries: Sequence[Entry]) -> None:
         last = entry.hash
 
 
-def lives(entries: Sequence[Entry]) -> list[str]:
+def live_stack(entries: Sequence[Entry]) -> list[str]:
     """Return the releases that led to the live one, which is last; a rollback takes one off."""
     stack: list[str] = []
     for entry in entries:
@@ -112,8 +118,8 @@ def taken_back(entries: Sequence[Entry], release_id: str) -> Entry | None:
         elif entry.action == "aborted":
             gone[entry.release_id] = entry
         elif entry.action == "rolled_back":
-            stayed = lives(entries[: number + 1])
-            gone |= {r: entry for r in lives(entries[:number]) if r not in stayed}
+            stayed = live_stack(entries[: number + 1])
+            gone |= {r: entry for r in live_stack(entries[:number]) if r not in stayed}
     return gone.get(release_id)
 
 
@@ -125,7 +131,7 @@ def left_by(row: Entry) -> str:
 def live(entries: Sequence[Entry], at: str | None = None) -> str | None:
     """Return the release that is live, or was at ``at`` (ISO 8601; a naive time is UTC)."""
     limit = None if at is None else moment(at)
-    stack = lives([e for e in entries if limit is None or moment(e.at) <= limit])
+    stack = live_stack([e for e in entries if limit is None or moment(e.at) <= limit])
     return stack[-1] if stack else None
 
 
@@ -135,14 +141,14 @@ def find(entries: Sequence[Entry], action: str, release_id: str, **payload: str)
     return next((e for e in same if payload.items() <= e.payload.items()), None)
 
 
-def last_move(entries: Sequence[Entry]) -> Entry | None:
+def last_live_row(entries: Sequence[Entry]) -> Entry | None:
     """Return the row that made the live release live."""
-    return next((e for e in reversed(entries) if e.action in MOVES), None)
+    return next((e for e in reversed(entries) if e.action in LIVE_ACTIONS), None)
 
 
-def last_turn(entries: Sequence[Entry]) -> Entry | None:
+def last_serving_row(entries: Sequence[Entry]) -> Entry | None:
     """Return the newest row that changed who is served what."""
-    return next((e for e in reversed(entries) if e.action in TURNS), None)
+    return next((e for e in reversed(entries) if e.action in SERVING_ACTIONS), None)
 
 
 def registration(entries: Sequence[Entry], release_id: str) -> Mapping[str, str]:
@@ -162,7 +168,7 @@ def append(
     actor: str,
     reason: str,
     payload: Mapping[str, str],
-    expected: Expected | None = None,
+    expected: Precondition | None = None,
     check: Callable[[Sequence[Entry]], None] | None = None,
 ) -> Entry:
     """Append one row, or return the row that already says the same.
@@ -192,17 +198,17 @@ def append(
         return Entry(**row)
 
 
-def _require(expected: Expected, entries: Sequence[Entry], market: str, what: str) -> None:
-    found, turn = live(entries), last_turn(entries)
+def _require(expected: Precondition, entries: Sequence[Entry], market: str, what: str) -> None:
+    found, turn = live(entries), last_serving_row(entries)
     if expected.live != found:
         raise RefusedError(
             f"{what}: expected {expected.live} to be live in {market}, but {found} is; "
-            "somebody else was first, judge it again"
+            "stale decision, re-evaluate"
         )
     if expected.turn is not None and (turn is None or turn.seq != expected.turn):
         done = f"{turn.release_id} was {turn.action} by row {turn.seq}" if turn else "nothing is"
         raise RefusedError(
-            f"{what}: decided after row {expected.turn}, but since then {done}; judge it again"
+            f"{what}: decided after row {expected.turn}, but since then {done}; re-evaluate"
         )
 
 
@@ -221,7 +227,7 @@ def _already(
         return next(
             (e for e in same if all(e.payload.get(k) == payload.get(k) for k in keys)), None
         )
-    move = last_move(entries)
+    move = last_live_row(entries)
     again = move is not None and (move.action, move.release_id) == (action, release_id)
     return move if again else None
 

@@ -28,7 +28,7 @@ def verify(settings: Settings, market: str) -> int:
 def what_is_live(settings: Settings, market: str, row: ledger.Entry) -> str:
     """Say what a decision's ledger row did, and what the ledger says is live now."""
     entries = ledger.verified(settings, market)
-    state = rollout.opened(entries)
+    state = rollout.current_rollout(entries)
     left = {
         "aborted": f"{row.release_id} is given up",
         "rolled_back": f"{row.previous} is left",

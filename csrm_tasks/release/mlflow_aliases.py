@@ -62,7 +62,7 @@ def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
     The challenger is the newest release whose last verdict is a PASS, which nobody has rejected
     under that verdict, and which was neither promoted nor given up.
     """
-    stack = ledger.lives(entries)
+    stack = ledger.live_stack(entries)
     waiting = (
         e.release_id
         for e in rollout.passed(entries)
@@ -78,14 +78,14 @@ def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
 
 
 @dataclass(frozen=True)
-class Look:
+class AliasState:
     """Aliases (alias → version) and tags of a registered model, at one moment."""
 
     aliases: Mapping[str, str]
     tags: Mapping[str, str]
 
 
-def look(api: Any, model: str) -> Look:
+def read_aliases(api: Any, model: str) -> AliasState:
     """Read aliases and tags; both empty where the model does not exist."""
     from mlflow.exceptions import MlflowException
 
@@ -94,12 +94,12 @@ def look(api: Any, model: str) -> Look:
     except MlflowException as e:
         if e.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return Look({}, {})
-    return Look({a: str(v) for a, v in found.aliases.items()}, dict(found.tags))
+        return AliasState({}, {})
+    return AliasState({a: str(v) for a, v in found.aliases.items()}, dict(found.tags))
 
 
 @dataclass(frozen=True)
-class Moved:
+class ManualMove:
     """A champion alias that a person moved."""
 
     version: str | None  # None: it was removed
@@ -108,8 +108,8 @@ class Moved:
 
 
 def moved_by_hand(
-    seen: Look, versions: Mapping[str, str], entries: Sequence[ledger.Entry]
-) -> Moved | None:
+    seen: AliasState, versions: Mapping[str, str], entries: Sequence[ledger.Entry]
+) -> ManualMove | None:
     """Return the champion that a hand chose since the aliases were last set, or None.
 
     ``seen`` must have been read before ``entries``: then an alias that a promotion has just set is
@@ -121,11 +121,11 @@ def moved_by_hand(
     if seen.tags.get(SEEN_TAG) != after or version == wanted:
         return None
     release = next((r for r, v in versions.items() if v == version), None)
-    return Moved(version, release, after)
+    return ManualMove(version, release, after)
 
 
 def _mark(entries: Sequence[ledger.Entry]) -> str:
-    move = ledger.last_move(entries)
+    move = ledger.last_live_row(entries)
     return move.hash if move else ledger.GENESIS
 
 
@@ -136,7 +136,7 @@ def reconcile(api: Any, model: str, entries: Sequence[ledger.Entry]) -> list[str
     """
     if not entries:
         return []
-    known, have = versions(api, model), look(api, model)
+    known, have = versions(api, model), read_aliases(api, model)
     repairs = []
     for alias, release in desired(entries).items():
         version = None if release is None else _version(known, model, release)

@@ -38,11 +38,11 @@ def end_without_steps(
 
 def _ended(settings: Settings, config: MarketConfig, keep: str | None) -> ledger.Entry | None:
     entries = ledger.verified(settings, config.market)
-    state, turn = rollout.opened(entries), ledger.last_turn(entries)
+    state, turn = rollout.current_rollout(entries), ledger.last_serving_row(entries)
     if state is None or state.launched or (state.passed and state.release == keep):
         return turn if turn is not None and turn.reason == REASON else None
     return ledger.append(
         settings, config.market, "aborted", state.release, actor=ACTOR, reason=REASON,
         payload={"step": rollout.step_name(state), "evidence": ""},
-        expected=ledger.Expected(ledger.live(entries), state.turn),
+        expected=ledger.Precondition(ledger.live(entries), state.turn),
     )  # fmt: skip

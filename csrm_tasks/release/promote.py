@@ -53,7 +53,7 @@ def promote(
             actor=actor,
             reason="; ".join(verdict["reasons"]),
             payload=vouched(settings, bundle, verdict),
-            expected=ledger.Expected(verdict["champion"], _last_step(config, release, entries)),
+            expected=ledger.Precondition(verdict["champion"], _last_step(config, release, entries)),
             check=still_approved(config, release, verdict),
         )
     else:
@@ -93,14 +93,14 @@ def _append_again(
     settings: Settings, config: MarketConfig, release: str, entries: list[ledger.Entry],
     actor: str, reason: str,
 ) -> ledger.Entry:  # fmt: skip
-    gone, state = ledger.taken_back(entries, release), rollout.opened(entries)
+    gone, state = ledger.taken_back(entries, release), rollout.current_rollout(entries)
     if gone is None:
         raise RefusedError(f"{release} was not rolled back in {config.market}: promote it")
     if gone.action == "aborted":
         refuse_taken_back(config, entries, release)
     if state is not None and not state.launched:
-        raise RefusedError(f"{release} waits: {state.release} is being rolled out")
-    made, turn = ledger.registration(entries, release), ledger.last_turn(entries)
+        raise RefusedError(f"{release} has to wait: {state.release} is being rolled out")
+    made, turn = ledger.registration(entries, release), ledger.last_serving_row(entries)
     store = ArtifactStore(settings.artifacts, settings.cache)
     bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
     verdict = guard(settings, config, bundle, gate, entries)
@@ -112,7 +112,7 @@ def _append_again(
         actor=actor,
         reason=reason,
         payload=vouched(settings, bundle, verdict) | {"again": gone.hash},
-        expected=ledger.Expected(verdict["champion"], turn.seq if turn else None),
+        expected=ledger.Precondition(verdict["champion"], turn.seq if turn else None),
         check=still_approved(config, release, verdict),
     )
 
@@ -122,7 +122,7 @@ def _live_by(
 ) -> ledger.Entry | None:
     """Return the row by which the release is live; refuse one that was, and is no longer."""
     rows = [e for e in entries if (e.action, e.release_id) == ("promoted", release)]
-    live, move = ledger.live(entries), ledger.last_move(entries)
+    live, move = ledger.live(entries), ledger.last_live_row(entries)
     if rows and release == live:
         return rows[-1]
     refuse_taken_back(config, entries, release)

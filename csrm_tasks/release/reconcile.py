@@ -30,7 +30,7 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
 
     Routing comes first. Raises :class:`AwayError` where MLflow does not answer.
     """
-    state = rollout.opened(ledger.verified(settings, config.market))
+    state = rollout.current_rollout(ledger.verified(settings, config.market))
     before = routing.published_row(settings, config.market)
     end_without_steps(settings, config, api, keep=state.release if state else None)
     document = routing.publish(settings, config.market)
@@ -51,7 +51,7 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
 
 def _in_mlflow(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     name = config.model_name
-    seen = registry.look(api, name)  # before the ledger: a promoter writes there first
+    seen = registry.read_aliases(api, name)  # before the ledger: a promoter writes there first
     entries = ledger.verified(settings, config.market)
     if not entries:
         return []
@@ -100,7 +100,7 @@ def _again(settings: Settings, config: MarketConfig, api: Any, row: ledger.Entry
 def _adopt(
     settings: Settings, config: MarketConfig, api: Any, entries: list[ledger.Entry], release: str
 ) -> ledger.Entry:
-    stack = ledger.lives(entries)
+    stack = ledger.live_stack(entries)
     if len(stack) > 1 and release == stack[-2]:
         given = {"actor": HAND, "reason": "moved back by hand", "leaving": stack[-1]}
         return rollback.roll_back(settings, config, api, **given)

@@ -43,7 +43,7 @@ def plan(settings: Settings, config: MarketConfig, now: datetime) -> Plan:
     refs = [k.removesuffix(f"/{MANIFEST}") for k in keys if k.endswith(f"/{MANIFEST}")]
     found = {ref: m for ref in refs if (m := store.manifest(ref)) is not None}
     entries = ledger.verified(settings, market)
-    next_up = rollout.waiting(entries, config.release.approval)
+    next_up = rollout.next_candidate(entries, config.release.approval)
     keep = needed(found, entries, config.retention, now, next_up)
     for name, vectors in snapshots.read(settings, market).releases.items():
         for ref in (vectors.ref, vectors.previous):
@@ -76,8 +76,10 @@ def _rows(
     entries: Sequence[ledger.Entry], policy: Retention, now: datetime, next_up: ledger.Entry | None
 ) -> Iterator[tuple[ledger.Entry, str]]:
     """Yield the ledger rows whose artifacts must stay, with the reason."""
-    stay = {release: "live or before it" for release in ledger.lives(entries)[-1 - routing.KEPT :]}
-    state = rollout.opened(entries)
+    stay = {
+        release: "live or before it" for release in ledger.live_stack(entries)[-1 - routing.KEPT :]
+    }
+    state = rollout.current_rollout(entries)
     if state is not None:
         stay |= dict.fromkeys((state.release, state.control), "being rolled out")
     if next_up is not None:

@@ -52,7 +52,7 @@ def roll_back(
     )
     if row is None:
         note = {"run": run} if run else {}
-        state = rollout.opened(entries)
+        state = rollout.current_rollout(entries)
         if state and not state.launched and leaving in (None, state.release):
             row = _give_up(settings, config.market, state, entries, actor, reason, note)
         else:
@@ -70,7 +70,7 @@ def _unfinished(
     settings: Settings, market: str, entries: list[ledger.Entry], leaving: str | None
 ) -> ledger.Entry | None:
     """Return the rollback that is in the ledger but not yet in the routing document."""
-    turn = ledger.last_turn(entries)
+    turn = ledger.last_serving_row(entries)
     if turn is None or turn.action not in BACK:
         return None
     if leaving is not None:
@@ -85,7 +85,7 @@ def _done_already(
 
     Whoever else names no release has seen either what was left or what is live now: refused.
     """
-    turn = ledger.last_turn(entries)
+    turn = ledger.last_serving_row(entries)
     if leaving is not None or turn is None or turn.action not in BACK:
         return None
     if (turn.actor, turn.reason) == (actor, reason):
@@ -101,7 +101,7 @@ def _done_already(
 def _give_up(
     settings: Settings,
     market: str,
-    state: rollout.Open,
+    state: rollout.CurrentRollout,
     entries: list[ledger.Entry],
     actor: str,
     reason: str,
@@ -116,7 +116,7 @@ def _give_up(
         actor=actor,
         reason=reason,
         payload={"step": rollout.step_name(state), "evidence": "", **note},
-        expected=ledger.Expected(ledger.live(entries), state.turn),
+        expected=ledger.Precondition(ledger.live(entries), state.turn),
     )
 
 
@@ -129,7 +129,7 @@ def _to_predecessor(
     leaving: str | None,
     note: dict[str, str],
 ) -> ledger.Entry:
-    stack = ledger.lives(entries)
+    stack = ledger.live_stack(entries)
     if len(stack) < 2:
         raise RefusedError(f"{market} has no earlier release to go back to")
     if leaving is not None and leaving != stack[-1]:
@@ -138,7 +138,7 @@ def _to_predecessor(
     if target is None:
         raise RefusedError(f"the ledger of {market} has no promotion of {stack[-2]}")
     _verify(settings, target)
-    state = rollout.opened(entries)
+    state = rollout.current_rollout(entries)
     if state is not None and not state.launched:
         # It was compared with the release that is left, and no row may leave it half served.
         why = f"{stack[-1]}, with which it was compared, is left: {reason}"
@@ -151,7 +151,7 @@ def _to_predecessor(
         actor=actor,
         reason=reason,
         payload={**target.payload, **note},
-        expected=ledger.Expected(stack[-1]),
+        expected=ledger.Precondition(stack[-1]),
     )
 
 

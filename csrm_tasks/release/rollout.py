@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from csrm_tasks.release.approval import decided
-from csrm_tasks.release.ledger import TURNS, Entry, last_turn, live
+from csrm_tasks.release.ledger import SERVING_ACTIONS, Entry, last_serving_row, live
 from csrm_tasks.sections import Rollout, Step
 
 Outcome = Literal["SUCCESS", "FAILURE", "INCONCLUSIVE", "ERROR"]
@@ -23,7 +23,7 @@ Move = Literal["wait", "hold", "advance", "abort", "close"]
 
 
 @dataclass(frozen=True)
-class Window:
+class ShareWindow:
     """A time in which the shares of sessions did not change."""
 
     since: str  # ISO 8601, UTC; until the next window begins
@@ -31,7 +31,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Open:
+class CurrentRollout:
     """A rollout that is under way, or launched with a hold-out still open."""
 
     release: str  # the one that is judged
@@ -39,7 +39,7 @@ class Open:
     plan: Rollout  # as it was when the rollout started
     step: int  # position in the plan; its length: every step has passed
     turn: int  # ledger row that began this step
-    windows: tuple[Window, ...]  # the last one is this step's
+    windows: tuple[ShareWindow, ...]  # the last one is this step's
     held: bool = False
     launched: bool = False
 
@@ -59,32 +59,32 @@ class Open:
         return not self.launched and self.step == len(self.plan.steps)
 
 
-def opened(entries: Sequence[Entry]) -> Open | None:
+def current_rollout(entries: Sequence[Entry]) -> CurrentRollout | None:
     """Return the rollout that is open now, or None."""
-    state: Open | None = None
+    state: CurrentRollout | None = None
     for row in entries:
         if row.action == "started":
             plan = Rollout.model_validate_json(row.payload["plan"])
-            windows = (Window(row.at, plan.steps[0].weight / 100),)
-            state = Open(row.release_id, str(row.previous), plan, 0, row.seq, windows)
+            windows = (ShareWindow(row.at, plan.steps[0].weight / 100),)
+            state = CurrentRollout(row.release_id, str(row.previous), plan, 0, row.seq, windows)
         elif state is not None:
             state = _after(state, row)
     return state
 
 
-def _after(state: Open, row: Entry) -> Open | None:
+def _after(state: CurrentRollout, row: Entry) -> CurrentRollout | None:
     if row.action == "promoted" and row.release_id == state.release and state.plan.holdout:
-        window = Window(row.at, 1 - state.plan.holdout / 100)
+        window = ShareWindow(row.at, 1 - state.plan.holdout / 100)
         return replace(
             state, launched=True, held=False, step=len(state.plan.steps), turn=row.seq,
             windows=(*state.windows, window),
         )  # fmt: skip
     if row.action == "advanced" and row.release_id == state.release:
         new = replace(state, step=int(row.payload["step"]), turn=row.seq, held=False)
-        return replace(new, windows=(*state.windows, Window(row.at, new.weight / 100)))
+        return replace(new, windows=(*state.windows, ShareWindow(row.at, new.weight / 100)))
     if row.action == "held" and row.release_id == state.release:
         return replace(state, held=True)
-    return None if row.action in TURNS else state
+    return None if row.action in SERVING_ACTIONS else state
 
 
 def by_steps(plan: Rollout, entries: Sequence[Entry]) -> bool:
@@ -94,13 +94,13 @@ def by_steps(plan: Rollout, entries: Sequence[Entry]) -> bool:
 
 def completed(entries: Sequence[Entry], release: str) -> Entry | None:
     """Return the row by which ``release`` passed its last step, if nothing has happened since."""
-    state, turn = opened(entries), last_turn(entries)
+    state, turn = current_rollout(entries), last_serving_row(entries)
     if state is None or state.release != release:
         return None
     return turn if state.passed else None
 
 
-def waiting(entries: Sequence[Entry], policy: str = "manual") -> Entry | None:
+def next_candidate(entries: Sequence[Entry], policy: str = "manual") -> Entry | None:
     """Return the registration of the release that may be rolled out next, if there is one.
 
     It is the newest release with a PASS: never started, promoted or given up, and by the market's
@@ -131,7 +131,7 @@ def used(entries: Sequence[Entry], release: str) -> Entry | None:
     return next((e for e in rows if e.action in ("promoted", "started", "aborted")), None)
 
 
-def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:
+def past_outcomes(entries: Sequence[Entry], state: CurrentRollout, day: str) -> list[str]:
     """Return what this step's looks up to ``day`` came to, in the order of days."""
     rows = [
         e
@@ -145,12 +145,12 @@ def looks(entries: Sequence[Entry], state: Open, day: str) -> list[str]:
     return [e.payload["outcome"] for e in sorted(rows, key=lambda e: e.payload["day"])]
 
 
-def step_name(state: Open) -> str:
+def step_name(state: CurrentRollout) -> str:
     """Name this step in ledger rows: its position, or "holdout"."""
     return "holdout" if state.launched else str(state.step)
 
 
-def next_move(state: Open, outcomes: Sequence[str], days: float) -> Move:
+def next_move(state: CurrentRollout, outcomes: Sequence[str], days: float) -> Move:
     """Return what to do after the last of ``outcomes`` (this step's looks, oldest first).
 
     ``days`` of data since the step began. A success earlier than the step's hold time waits. Errors

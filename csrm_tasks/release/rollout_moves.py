@@ -59,12 +59,14 @@ def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> l
 def _append_start(
     settings: Settings, config: MarketConfig, entries: list[ledger.Entry], release: str
 ) -> ledger.Entry:
-    market, turn = config.market, ledger.last_turn(entries)
+    market, turn = config.market, ledger.last_serving_row(entries)
     if turn is None or not rollout.by_steps(config.rollout, entries):
         raise RefusedError(f"{market} has no steps or nothing to compare with: promote {release}")
-    state = rollout.opened(entries)
+    state = rollout.current_rollout(entries)
     if state is not None and not state.launched:
-        raise RefusedError(f"{release} waits: {state.release} is being rolled out in {market}")
+        raise RefusedError(
+            f"{release} has to wait: {state.release} is being rolled out in {market}"
+        )
     made = ledger.registration(entries, release)
     store = ArtifactStore(settings.artifacts, settings.cache)
     bundle, gate = store.open(made["bundle"]), store.open(made["gate"])
@@ -77,13 +79,13 @@ def _append_start(
         actor=ACTOR,
         reason="; ".join(verdict["reasons"]),
         payload=vouched(settings, bundle, verdict) | {"plan": config.rollout.model_dump_json()},
-        expected=ledger.Expected(verdict["champion"], turn.seq),
+        expected=ledger.Precondition(verdict["champion"], turn.seq),
         check=still_approved(config, release, verdict),
     )
 
 
 @away.one_line
-def answer(
+def record_answer(
     settings: Settings, config: MarketConfig, api: Any, release: str, *, approved: bool, actor: str,
     run: str, verdict: str = "", said: str = "",
 ) -> bool:  # fmt: skip
@@ -115,7 +117,7 @@ def answer(
 
 
 @away.one_line
-def settle(
+def apply_decision(
     settings: Settings, config: MarketConfig, api: Any, judgement: Mapping[str, Any], ref: str
 ) -> rollout.Move:
     """Record one day's judgement and do what it asks for; returns what that was.
@@ -127,14 +129,16 @@ def settle(
     if ended is not None and ended.release_id == judgement["release"]:
         return "abort"
     entries = ledger.verified(settings, config.market)
-    state = rollout.opened([e for e in entries if e.seq <= judgement["turn"]])
+    state = rollout.current_rollout([e for e in entries if e.seq <= judgement["turn"]])
     step = None if state is None else rollout.step_name(state)
     if state is None or (state.release, step) != (judgement["release"], judgement["step"]):
         raise RefusedError(f"{ref} judged a rollout that is not in the ledger of {config.market}")
     reason = "; ".join(judgement["reasons"])
     payload = {"step": str(step), "day": judgement["day"], "outcome": judgement["outcome"]}
     _append(settings, config, state, "judged", reason, payload | {"evidence": ref})
-    outcomes = rollout.looks(ledger.verified(settings, config.market), state, judgement["day"])
+    outcomes = rollout.past_outcomes(
+        ledger.verified(settings, config.market), state, judgement["day"]
+    )
     days = rollout.days_since(state.windows[-1].since, judgement["until"])
     move = rollout.next_move(state, outcomes, days)
     _do(settings, config, api, state, move, reason, ref)
@@ -143,8 +147,8 @@ def settle(
 
 
 def _do(
-    settings: Settings, config: MarketConfig, api: Any, state: rollout.Open, move: rollout.Move,
-    reason: str, ref: str,
+    settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout,
+    move: rollout.Move, reason: str, ref: str,
 ) -> None:  # fmt: skip
     if move == "advance":
         _advance(settings, config, api, state, ACTOR, reason, ref)
@@ -163,11 +167,11 @@ def _do(
 @away.one_line
 def advance_held(
     settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
-) -> rollout.Open:
+) -> rollout.CurrentRollout:
     """Take a held rollout to its next step because a person says so; returns the state before."""
-    state = rollout.opened(ledger.verified(settings, config.market))
+    state = rollout.current_rollout(ledger.verified(settings, config.market))
     if end_without_steps(settings, config, api, keep=state.release if state else None) is not None:
-        state = rollout.opened(ledger.verified(settings, config.market))
+        state = rollout.current_rollout(ledger.verified(settings, config.market))
     if state is None or not (state.held or state.passed):
         raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")
     _advance(settings, config, api, state, actor, reason, "")
@@ -176,7 +180,7 @@ def advance_held(
 
 
 def _advance(
-    settings: Settings, config: MarketConfig, api: Any, state: rollout.Open, actor: str,
+    settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout, actor: str,
     reason: str, ref: str,
 ) -> None:  # fmt: skip
     """Take the next step; after the last one the release goes live."""
@@ -193,11 +197,11 @@ def _advance(
 
 
 def _append(
-    settings: Settings, config: MarketConfig, state: rollout.Open, action: ledger.Action,
+    settings: Settings, config: MarketConfig, state: rollout.CurrentRollout, action: ledger.Action,
     reason: str, payload: Mapping[str, str], actor: str = ACTOR,
 ) -> ledger.Entry:  # fmt: skip
     live = state.release if state.launched else state.control
     return ledger.append(
         settings, config.market, action, state.release, actor=actor, reason=reason,
-        payload=payload, expected=ledger.Expected(live, state.turn),
+        payload=payload, expected=ledger.Precondition(live, state.turn),
     )  # fmt: skip

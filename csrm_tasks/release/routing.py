@@ -23,10 +23,10 @@ KEPT = 2  # predecessors that servers and retention keep loadable
 
 def document(market: str, entries: Sequence[ledger.Entry]) -> dict[str, Any] | None:
     """Return the routing document that the ledger implies, or None before the first promotion."""
-    turn, lives = ledger.last_turn(entries), ledger.lives(entries)
+    turn, lives = ledger.last_serving_row(entries), ledger.live_stack(entries)
     if turn is None or not lives:
         return None
-    stable, state = lives[-1], rollout.opened(entries)
+    stable, state = lives[-1], rollout.current_rollout(entries)
     following = state.release if state and not state.launched else None
     holdout = state.control if state and state.launched else None
     weights = {

@@ -64,7 +64,7 @@ def follow(settings: Settings, config: MarketConfig, api: Any, why: str) -> list
     """Bring MLflow's aliases up to the ledger; returns repairs and raises what MLflow raises."""
     with few_retries():
         # Looked at before the ledger: a promoter writes there first.
-        seen = registry.look(api, config.model_name)
+        seen = registry.read_aliases(api, config.model_name)
         entries = ledger.verified(settings, config.market)
         versions = registry.versions(api, config.model_name) if entries else {}
         moved = registry.moved_by_hand(seen, versions, entries)
@@ -86,7 +86,7 @@ def few_retries() -> Iterator[None]:
 
 
 def _record(
-    settings: Settings, config: MarketConfig, live: str | None, moved: registry.Moved, why: str
+    settings: Settings, config: MarketConfig, live: str | None, moved: registry.ManualMove, why: str
 ) -> None:
     """Write down that a hand moved the champion alias and that it is put back."""
     row = ledger.append(

@@ -62,7 +62,7 @@ def identity() -> str:
     return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
 
 
-def cut(title: str, limit: int) -> str:
+def truncate_title(title: str, limit: int) -> str:
     """Return ``title`` up to its ``limit``-th reading unit, composed, else as it was written (A24).
 
     A reading unit is a word, a number with its unit, or one Han, kana or Hangul character. It is

@@ -28,7 +28,7 @@ import polars as pl
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval import commits
 from csrm_tasks.retrieval.analyser import tokens
-from csrm_tasks.retrieval.commits import Part
+from csrm_tasks.retrieval.commits import LiveSegment
 from csrm_tasks.retrieval.segment import Posting, Segment, stamp
 
 Hits = list[tuple[str, float]]  # (document id, score), best first
@@ -127,7 +127,7 @@ class Bm25Index:
             self._read()  # another writer may have been here
             parts = [part.without(gone) for part in self._parts]
             if fresh is not None and len(fresh):
-                parts.append(Part("", fresh, np.ones(len(fresh), bool)))
+                parts.append(LiveSegment("", fresh, np.ones(len(fresh), bool)))
             commits.publish(self.folder, commits.compact(parts))
         self._read()
 

@@ -80,7 +80,7 @@ def difference(index: ProductIndex, products: pl.DataFrame) -> tuple[pl.DataFram
     return new.drop("stamp"), gone.to_list()
 
 
-def judge(
+def evaluate_encoder(
     index: ProductIndex, model: BiEncoder, tables: Mapping[str, pl.DataFrame], folder: Path
 ) -> dict[str, dict[str, float] | None]:
     """Measure the encoder's ranking by dev labels and by purchases; write qrels and run to folder.

@@ -29,7 +29,7 @@ STATE = "index.json"
 
 
 @dataclass(frozen=True)
-class Part:
+class LiveSegment:
     """A segment, and which of its documents live."""
 
     name: str
@@ -49,17 +49,17 @@ class Part:
         live = self.alive[docs]
         return docs[live], counts[live]
 
-    def without(self, ids: Iterable[str]) -> Part:
+    def without(self, ids: Iterable[str]) -> LiveSegment:
         """Return the part without ``ids``."""
         rows = self.segment.rows(ids)
         if not self.alive[rows].any():
             return self
         alive = self.alive.copy()
         alive[rows] = False
-        return Part(self.name, self.segment, alive)
+        return LiveSegment(self.name, self.segment, alive)
 
 
-def compact(parts: list[Part]) -> list[Part]:
+def compact(parts: list[LiveSegment]) -> list[LiveSegment]:
     """Merge what is small, or everything when the largest is half dead or outgrown."""
     if not parts:
         return parts
@@ -71,14 +71,14 @@ def compact(parts: list[Part]) -> list[Part]:
     return parts if len(parts) <= SEGMENTS else [largest, *_merged(others)]
 
 
-def _merged(parts: list[Part]) -> list[Part]:
+def _merged(parts: list[LiveSegment]) -> list[LiveSegment]:
     if len(parts) == 1 and parts[0].whole:
         return parts
     segment = Segment.merge([(part.segment, part.alive) for part in parts])
-    return [Part("", segment, np.ones(len(segment), bool))] if len(segment) else []
+    return [LiveSegment("", segment, np.ones(len(segment), bool))] if len(segment) else []
 
 
-def read(folder: Path) -> tuple[list[Part], bool]:
+def read(folder: Path) -> tuple[list[LiveSegment], bool]:
     """Open what was published last, and say whether another analyser had built it.
 
     Raises :class:`ArtifactError` where there is no index, or a file of it is missing.
@@ -111,15 +111,15 @@ def _state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _load(folder: Path, entry: dict[str, str]) -> Part:
+def _load(folder: Path, entry: dict[str, str]) -> LiveSegment:
     segment = Segment.load(folder / entry["name"])
     dead = np.load(folder / entry["dead"]) if entry["dead"] else []
     alive = np.ones(len(segment), bool)
     alive[dead] = False
-    return Part(entry["name"], segment, alive)
+    return LiveSegment(entry["name"], segment, alive)
 
 
-def publish(folder: Path, parts: list[Part]) -> None:
+def publish(folder: Path, parts: list[LiveSegment]) -> None:
     """Write what is new under names not used before, then replace the state, then sweep."""
     commit = 1 + max((int(p.name.split("-")[1]) for p in folder.glob("*-*")), default=0)
     entries = []

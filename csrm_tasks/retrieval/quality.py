@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.records import Schema
-from csrm_tasks.retrieval.analyser import cut
+from csrm_tasks.retrieval.analyser import truncate_title
 from csrm_tasks.retrieval.rqa import Title, keep
 
 JUDGED: Schema = {"query_id": pl.String, "title": pl.String, "correct": pl.Boolean}
@@ -38,7 +38,7 @@ def judged_titles(pairs: pl.DataFrame, products: pl.DataFrame, title_tokens: int
     Products may share a (cut) title; then the mean of their judgements decides, half counts as
     correct.
     """
-    cuts = [cut(t, title_tokens) for t in products["title"]]
+    cuts = [truncate_title(t, title_tokens) for t in products["title"]]
     titled = products.select("product_id").with_columns(pl.Series("title", cuts, pl.String))
     return (
         pairs.join(titled, on="product_id")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.retrieval.analyser import cut, tokens
+from csrm_tasks.retrieval.analyser import tokens, truncate_title
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.exact import Vectors
 from csrm_tasks.retrieval.index import ProductIndex
@@ -116,7 +116,7 @@ class RqaRetriever:
             if not terms or any(jaccard(terms, other) >= NEAR for other in seen):
                 continue
             seen.append(terms)
-            text = cut(self._titles[product], self._title_tokens)
+            text = truncate_title(self._titles[product], self._title_tokens)
             cosine = self._cosine(product, vector)
             taken.append(Title(product, text, score, cosine, asked <= terms))
         return taken

@@ -32,7 +32,7 @@ class NotReadyError(Exception):
     """No release is loaded yet."""
 
 
-class Answers:
+class ScoringService:
     """What the routes do; one object per service."""
 
     def __init__(

@@ -19,7 +19,7 @@ from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.serving.alarms import Alarms
-from csrm_tasks.serving.answering import Answers, NotReadyError
+from csrm_tasks.serving.answering import NotReadyError, ScoringService
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.serving.follower import Follower
 from csrm_tasks.serving.guard import KNOWN, Guard
@@ -50,7 +50,9 @@ class Service:
             lambda: datetime.now(UTC),
         )  # fmt: skip
         self.figures = Figures(market.market)
-        self.answers = Answers(self.follower, self.ubi, self.figures, self.alarms, self.metrics)
+        self.answers = ScoringService(
+            self.follower, self.ubi, self.figures, self.alarms, self.metrics
+        )
         self._routing = settings.routing
         self._flushed = time.monotonic()
 

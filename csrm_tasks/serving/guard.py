@@ -13,8 +13,8 @@ from csrm_tasks.errors import ConfigError
 
 KNOWN = "csrm.known"  # of the scope: the request brought the token
 OPEN = ("/healthz", "/readyz")
-MOST_BYTES = 4 * 1024 * 1024  # of a body: a thousand titles of the longest kind
-LEAST_TOKEN = 16  # characters
+MAX_BYTES = 4 * 1024 * 1024  # of a body: a thousand titles of the longest kind
+MIN_TOKEN = 16  # characters
 
 
 def read_token(env: Mapping[str, str] = os.environ) -> str:
@@ -28,9 +28,9 @@ def read_token(env: Mapping[str, str] = os.environ) -> str:
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"CSRM_SERVING_TOKEN_FILE {path} cannot be read as text") from e
     token = (token or "").strip()
-    if len(token) < LEAST_TOKEN:
+    if len(token) < MIN_TOKEN:
         raise ConfigError(
-            f"give a token of at least {LEAST_TOKEN} characters in CSRM_SERVING_TOKEN, or a file "
+            f"give a token of at least {MIN_TOKEN} characters in CSRM_SERVING_TOKEN, or a file "
             "that holds it in CSRM_SERVING_TOKEN_FILE"
         )
     return token
@@ -55,8 +55,8 @@ class Guard:
             await _refuse(send, 401, "a bearer token is needed", (b"www-authenticate", b"Bearer"))
             return
         size = headers.get(b"content-length", b"0")
-        if not size.isdigit() or int(size) > MOST_BYTES:
-            await _refuse(send, 413, f"a body has at most {MOST_BYTES} bytes")
+        if not size.isdigit() or int(size) > MAX_BYTES:
+            await _refuse(send, 413, f"a body has at most {MAX_BYTES} bytes")
             return
         await self._app(scope, _bounded(receive), send)
 
@@ -69,7 +69,7 @@ def _bounded(receive: Any) -> Any:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if seen > MOST_BYTES else message
+        return {"type": "http.disconnect"} if seen > MAX_BYTES else message
 
     return wrapped
 

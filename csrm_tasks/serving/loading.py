@@ -59,7 +59,7 @@ class LoadedRelease:
             found[lacking] = await loop.run_in_executor(
                 self.pool, self.scorer.encode_titles, titles
             )
-        return self.scorer.judge(await self.queries.vector(query), found)
+        return self.scorer.score_vectors(await self.queries.vector(query), found)
 
 
 class Loader:

@@ -19,8 +19,8 @@ from pydantic.functional_validators import BeforeValidator
 
 from csrm_tasks.text import compose, normalise
 
-MOST_PRODUCTS = 1_000
-MOST_EVENTS = 1_000
+MAX_PRODUCTS = 1_000
+MAX_EVENTS = 1_000
 
 
 def _said(text: str) -> str:
@@ -75,7 +75,7 @@ class Listing(Body):
     """One query and the products found for it, best first; a product is an id or an item."""
 
     query: Query
-    products: Annotated[list[Product], Field(min_length=1, max_length=MOST_PRODUCTS)]
+    products: Annotated[list[Product], Field(min_length=1, max_length=MAX_PRODUCTS)]
     session_id: Id = ""
 
     def ids(self) -> list[str]:
@@ -106,7 +106,7 @@ class Event(Body):
 class Events(Body):
     """Events, in any order; each is an :class:`Event`, looked at by itself (:func:`judged`)."""
 
-    events: Annotated[list[Any], Field(min_length=1, max_length=MOST_EVENTS)]
+    events: Annotated[list[Any], Field(min_length=1, max_length=MAX_EVENTS)]
 
 
 def judged(events: Sequence[Any]) -> tuple[dict[int, Event], dict[int, str]]:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from csrm_tasks.markets import MarketConfig
-    from csrm_tasks.towers.cross.export import Judged
+    from csrm_tasks.towers.cross.export import ScoredPairs
     from csrm_tasks.towers.cross.model import CrossEncoder
     from csrm_tasks.towers.examples import Examples
-    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.thresholds import Threshold
 
 log = logging.getLogger("csrm")
@@ -88,10 +88,10 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     return facts
 
 
-def _judged(model: CrossEncoder, reader: Reader, frame: pl.DataFrame) -> Judged:
+def _judged(model: CrossEncoder, reader: TowerTokenizer, frame: pl.DataFrame) -> ScoredPairs:
     import numpy as np
 
-    from csrm_tasks.towers.cross.export import Judged
+    from csrm_tasks.towers.cross.export import ScoredPairs
     from csrm_tasks.towers.cross.model import cross_probabilities
 
     queries, titles = frame["query"].to_list(), frame["title"].to_list()
@@ -99,11 +99,11 @@ def _judged(model: CrossEncoder, reader: Reader, frame: pl.DataFrame) -> Judged:
     scores = cross_probabilities(
         model, reader.queries(queries), reader.products(titles), rows, rows
     )
-    return Judged(queries, titles, scores)
+    return ScoredPairs(queries, titles, scores)
 
 
 def _thresholds(
-    model: CrossEncoder, reader: Reader, taught: Examples, dev: pl.DataFrame,
+    model: CrossEncoder, reader: TowerTokenizer, taught: Examples, dev: pl.DataFrame,
     market: MarketConfig,
 ) -> dict[str, Threshold]:  # fmt: skip
     """Choose as for the towers: on judged dev pairs, or by the teacher on distilled ones (A33)."""
@@ -128,7 +128,7 @@ def _thresholds(
 
 
 def _about(
-    reader: Reader, thresholds: Mapping[str, Threshold], product_fields: Sequence[str]
+    reader: TowerTokenizer, thresholds: Mapping[str, Threshold], product_fields: Sequence[str]
 ) -> dict[str, Any]:
     """What scoring needs beside the graph."""
     from csrm_tasks.towers.serving.texts import TEXT_VERSION

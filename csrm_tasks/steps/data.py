@@ -20,10 +20,10 @@ from csrm_tasks.ingest.reading.landing import Delivery, check_day, list_landing
 from csrm_tasks.ingest.reading.records import RawOf
 from csrm_tasks.ingest.storage.days import day_state, publish, quarantine_counts
 from csrm_tasks.ingest.storage.load import Receipt, load_file
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.files import Source, sort_file
 from csrm_tasks.ingest.validation.ignored import Notes
-from csrm_tasks.ingest.validation.validate import REJECTED, Judged
+from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
     BEHAVIOUR,
@@ -116,7 +116,7 @@ def store(ctx: Context) -> Metadata:
         notes = Notes()
         notes.add(entry["notes"])
         header = entry["header"].encode()
-        judged = Judged(clean, bad, entry["fault"], header, entry["ignored"], notes)
+        judged = ValidationResult(clean, bad, entry["fault"], header, entry["ignored"], notes)
         raw_of = _raw_of(ctx.settings, file)
         receipts.append(load_file(window, file, judged, raw_of, _landed_now(ctx.settings, file)))
     _write_json(
@@ -174,10 +174,10 @@ def publish_day(ctx: Context, *, day: str) -> Metadata:
     }  # fmt: skip
 
 
-def _window(ctx: Context, day: str) -> Window:
+def _window(ctx: Context, day: str) -> LakeWindow:
     market, zone = ctx.market.market, ctx.market.schedule.timezone
     lake = Lake(ctx.settings.lake, market)
-    return Window(open_store(ctx.settings.db_url), lake, market, check_day(day), zone)
+    return LakeWindow(open_store(ctx.settings.db_url), lake, market, check_day(day), zone)
 
 
 def _published(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:

@@ -47,7 +47,7 @@ def _tables(snapshot: Artifact) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFram
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str | None:
     """What the champion depends on: the ledger row that made the live release live."""
-    move = ledger.last_move(ledger.history(settings, market.market))
+    move = ledger.last_live_row(ledger.history(settings, market.market))
     return move.hash if move else None
 
 
@@ -190,7 +190,7 @@ def _rqa(ctx: Context) -> dict[str, Any]:
 
 def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
     """What titles changed for the LLM that ``alone`` was scored with (None: not asked)."""
-    from csrm_tasks.evaluation.resolved import resolved
+    from csrm_tasks.evaluation.rqa_ablation import rqa_ablation
 
     alone = ctx.inputs.get("alone")
     same = [
@@ -202,7 +202,7 @@ def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
     titles = ctx.store.open(same[-1].inputs["rqa"]).file("rqa.parquet")
     without, augmented = (read_table(a.file("scored.parquet"), SCORED) for a in (alone, same[-1]))
     queries = read_table(ctx.input("snapshot").file("queries.parquet"), QUERIES)
-    return resolved(gold, without, augmented, queries, read_table(titles, RQA))
+    return rqa_ablation(gold, without, augmented, queries, read_table(titles, RQA))
 
 
 def _training(ctx: Context, names: list[str]) -> dict[str, Any]:

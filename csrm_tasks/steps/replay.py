@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from csrm_tasks.ingest.reading.landing import check_day
 from csrm_tasks.ingest.storage.replay import replay as replay_rows
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.quarantine import check_reason
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.store.engine import open_store
@@ -25,7 +25,7 @@ def replay(ctx: Context, *, day: str, run: str, reason: str = "", apply: bool = 
     market, settings = ctx.market.market, ctx.settings
     lake = Lake(settings.lake, market)
     zone = ctx.market.schedule.timezone
-    window = Window(open_store(settings.db_url), lake, market, check_day(day), zone)
+    window = LakeWindow(open_store(settings.db_url), lake, market, check_day(day), zone)
     files = replay_rows(window, ctx.market.ingest, check_reason(reason), apply)
     for file in files:
         log.info("%s%s", "" if apply else "dry run: ", file)

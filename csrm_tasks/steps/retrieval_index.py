@@ -96,7 +96,7 @@ def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
 
 
 def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Metadata:
-    from csrm_tasks.retrieval.catalogue import index_locale, judge
+    from csrm_tasks.retrieval.catalogue import evaluate_encoder, index_locale
     from csrm_tasks.retrieval.tables import by_locale
 
     model, digest = open_encoder(ctx)
@@ -108,7 +108,7 @@ def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Metadata:
             embed(locale),
         )  # fmt: skip
         index.save(ctx.out / locale)
-        measured["measures"] = judge(index, model, own, ctx.out / "trec" / locale)
+        measured["measures"] = evaluate_encoder(index, model, own, ctx.out / "trec" / locale)
         facts["locales"][locale] = measured
     return facts
 

@@ -30,7 +30,7 @@ def rollout_state(ctx: Context) -> Metadata:
     """Find what is being rolled out, and which registered release waits."""
     entries = ledger.verified(ctx.settings, ctx.market.market)
     policy = ctx.market.release.approval
-    state, row = rollout.opened(entries), rollout.waiting(entries, policy)
+    state, row = rollout.current_rollout(entries), rollout.next_candidate(entries, policy)
     if state is not None and not state.launched:
         row = None  # whatever waits, waits
     facts: Metadata = {"candidate": row.release_id if row else None, "approved": False}
@@ -42,7 +42,7 @@ def rollout_state(ctx: Context) -> Metadata:
     return facts | (_parts(ctx, state, entries) if state else {})
 
 
-def _parts(ctx: Context, state: rollout.Open, entries: list[ledger.Entry]) -> Metadata:
+def _parts(ctx: Context, state: rollout.CurrentRollout, entries: list[ledger.Entry]) -> Metadata:
     """What both releases are made of, for their audits."""
     made = {}
     for release in (state.release, state.control):
@@ -85,7 +85,7 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
     from csrm_tasks.store import open_store, reading
 
     entries = ledger.history(settings, market.market)
-    state = rollout.opened(entries)
+    state = rollout.current_rollout(entries)
     if state is None:
         return None
     zone = market.schedule.timezone
@@ -106,17 +106,17 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
 )
 def rollout_look(ctx: Context, *, day: str) -> Metadata:
     """Judge the release under way by everything up to a published day; sealed by digest."""
-    from csrm_tasks.release.online.checks import judge
+    from csrm_tasks.release.online.checks import evaluate_step
     from csrm_tasks.release.online.evidence import read
 
     entries = ledger.verified(ctx.settings, ctx.market.market)
-    state = rollout.opened(entries)
+    state = rollout.current_rollout(entries)
     if state is None:
         raise RefusedError(f"nothing of {ctx.market.market} is being rolled out")
     _require_published(ctx, day)
     evidence = read(ctx.settings, ctx.market, state, entries, day)
     until = clocks.ends(date.fromisoformat(day), ctx.market.schedule.timezone).isoformat()
-    outcome, checks = judge(state.current, state.plan, evidence)
+    outcome, checks = evaluate_step(state.current, state.plan, evidence)
     reasons = [f"{c.name}: {c.text}" for c in checks if c.outcome == outcome]
     sealed = verdicts.seal({
         "market": ctx.market.market, "release": state.release, "control": state.control,
@@ -156,7 +156,7 @@ def rollout_settle(ctx: Context) -> Metadata:
     look: Artifact = ctx.input("look")
     judgement = verdicts.read(look)
     api = tracking.LaterClient(ctx.settings)
-    move = rollout_moves.settle(ctx.settings, ctx.market, api, judgement, look.ref)
+    move = rollout_moves.apply_decision(ctx.settings, ctx.market, api, judgement, look.ref)
     return {"release": judgement["release"], "outcome": judgement["outcome"], "move": move}
 
 

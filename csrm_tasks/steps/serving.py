@@ -46,7 +46,7 @@ def servability(ctx: Context) -> Metadata:
         return {"outcome": "FAIL", "reasons": [failure]}
     thresholds = tuple(about["heads"][head]["threshold"] for head in ("em", "defect"))
     seen = json.loads(found.read_text(encoding="utf-8"))
-    verdict, figures = servability.judge(pairs, seen, thresholds, ctx.market.serving)
+    verdict, figures = servability.check_probe(pairs, seen, thresholds, ctx.market.serving)
     log.info("servability: %s, %s", verdict.outcome, "; ".join(verdict.reasons))
     logged = int(requests["logged"].sum())
     return {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
     from csrm_tasks.towers.examples import Examples
-    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.tables import TowerTables
 
@@ -175,21 +175,25 @@ def soft_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Example
     return tables.soft(ctx.input("scored").file("scored.parquet"), seen)
 
 
-def reader_of(market: MarketConfig) -> Reader:
+def reader_of(market: MarketConfig) -> TowerTokenizer:
     """Return how the towers of a market read texts: its encoder's tokenizer, both lengths."""
-    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.model import load_tokenizer
 
     config = market.towers
     tokenizer = load_tokenizer(config.encoder)
-    return Reader(
+    return TowerTokenizer(
         tokenizer.backend_tokenizer.to_str(), config.query_tokens, config.title_tokens,
         tokenizer.pad_token_id,
     )  # fmt: skip
 
 
 def publish_towers(
-    ctx: Context, model: TwinTowers, reader: Reader, tables: TowerTables, taught: Examples | None
+    ctx: Context,
+    model: TwinTowers,
+    reader: TowerTokenizer,
+    tables: TowerTables,
+    taught: Examples | None,
 ) -> Metadata:
     """Choose thresholds on ``taught``, else on dev, write the towers; returns figures on dev."""
     import polars as pl
@@ -227,14 +231,16 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def load_towers(ctx: Context) -> tuple[TwinTowers, Reader]:
+def load_towers(ctx: Context) -> tuple[TwinTowers, TowerTokenizer]:
     """Return the trained towers of input ``towers`` and how their texts are read."""
-    from csrm_tasks.towers.measure import Reader
+    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.model import TwinTowers
 
     folder, about = ctx.input("towers").file("towers"), _about(ctx)
     definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    reader = Reader(definition, *(about[k] for k in ("query_tokens", "title_tokens", "pad_id")))
+    reader = TowerTokenizer(
+        definition, *(about[k] for k in ("query_tokens", "title_tokens", "pad_id"))
+    )
     return TwinTowers.load(folder, dim=about["dim"]), reader
 
 

@@ -53,11 +53,11 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     taught = soft_pairs(ctx, tables) if config.thresholds == "teacher" else None
     facts = publish_towers(ctx, model, reader, tables, taught)
     lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
-    admitted = lost <= shorten.MOST_LOSS  # not a number is not
+    admitted = lost <= shorten.MAX_LOSS  # not a number is not
     if not admitted:
         log.warning(
             "the query tower of %d layers loses %.4f of F1 on dev (at most %.2f): the full one "
-            "serves", config.query_layers, lost, shorten.MOST_LOSS,
+            "serves", config.query_layers, lost, shorten.MAX_LOSS,
         )  # fmt: skip
         facts = publish_towers(ctx, *load_towers(ctx), tables, taught)
     facts |= {"admitted": admitted, "lost_f1": lost, "queries": len(table), "steps": plan.steps}

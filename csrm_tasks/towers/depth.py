@@ -12,7 +12,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.towers.tower import Tower
 
 
-def cut(tower: Tower, layers: int) -> Tower:
+def truncate_layers(tower: Tower, layers: int) -> Tower:
     """Return a copy of ``tower`` with ``layers`` evenly chosen layers, first and last among them.
 
     Layers and projection are its own. All else is the same tensors, the embeddings above all: they

@@ -96,7 +96,7 @@ def distinct(texts: pl.Series) -> tuple[list[str], Rows]:
     return found.to_list(), found.search_sorted(texts).to_numpy().astype(np.int64)
 
 
-def visits(query: Rows, product: Rows, size: int, rng: np.random.Generator) -> list[Rows]:
+def query_groups(query: Rows, product: Rows, size: int, rng: np.random.Generator) -> list[Rows]:
     """Cut the pairs of each query into groups of at most ``size``, neighbours sharing products.
 
     ``query`` and ``product`` (P,) are sorted by query. All queries walk through their products in
@@ -126,7 +126,7 @@ def batches(query: Rows, product: Rows, queries: int, products: int, seed: int) 
     epoch = 0
     while True:
         rng = np.random.default_rng([seed, epoch])
-        groups = visits(query, product, products, rng)
+        groups = query_groups(query, product, products, rng)
         cut = [groups[i : i + queries] for i in range(0, len(groups), queries)]
         for i in rng.permutation(len(cut)):
             yield np.concatenate(cut[i])

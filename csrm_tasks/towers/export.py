@@ -39,8 +39,8 @@ from csrm_tasks.towers.serving.runtime import ONNX, Decisions, TowerRuntime, Vec
 
 log = logging.getLogger("csrm")
 
-LEAST_COSINE = 0.998
-MOST_FLIPS = 0.005
+MIN_COSINE = 0.998
+MAX_FLIPS = 0.005
 OPSET = 18
 VARIANTS = {  # name → (query tower, product tower) that its pairs are judged with
     "fp32": ("fp32", "fp32"),
@@ -179,7 +179,7 @@ def parity(runtime: TowerRuntime, reference: Reference) -> Parity:
     )
     flips = decision_flips(ours, truth)
     # NaN compares as False, so a broken graph is never admitted.
-    return Parity(cosine >= LEAST_COSINE and flips <= MOST_FLIPS, cosine, flips, len(rows[0]))
+    return Parity(cosine >= MIN_COSINE and flips <= MAX_FLIPS, cosine, flips, len(rows[0]))
 
 
 def decision_flips(ours: Decisions, truth: Decisions) -> float:
@@ -199,7 +199,7 @@ def _judge(out: Path, name: str, recipe: str, reference: Reference) -> Parity:
 def _reason(name: str, found: Parity) -> str:
     return (
         f"{name} {found.recipe} is refused on {found.pairs} dev pairs: cosine {found.cosine:.4f} "
-        f"(at least {LEAST_COSINE}), decision flips {found.flips:.2%} (at most {MOST_FLIPS:.1%})"
+        f"(at least {MIN_COSINE}), decision flips {found.flips:.2%} (at most {MAX_FLIPS:.1%})"
     )
 
 

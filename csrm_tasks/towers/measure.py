@@ -28,7 +28,7 @@ JUDGED = 200_000  # distilled pairs that thresholds are chosen on, at most
 
 
 @dataclass(frozen=True)
-class Reader:
+class TowerTokenizer:
     """How texts become tokens: the text of ``tokenizer.json`` and both towers' lengths."""
 
     definition: str
@@ -56,7 +56,7 @@ def embed(tower: AnyTower, table: TokenTable) -> Vectors:
     return found
 
 
-def reference(model: TwinTowers, reader: Reader, frame: pl.DataFrame) -> Reference:
+def reference(model: TwinTowers, reader: TowerTokenizer, frame: pl.DataFrame) -> Reference:
     """Embed the distinct texts of a frame of pairs with ``query`` and ``title``."""
     queries, query = distinct(frame["query"])
     products, product = distinct(frame["title"])
@@ -93,7 +93,7 @@ def choose_by_head(
 
 
 def teacher_thresholds(
-    model: TwinTowers, reader: Reader, examples: Examples, floor: float | None, seed: int
+    model: TwinTowers, reader: TowerTokenizer, examples: Examples, floor: float | None, seed: int
 ) -> dict[str, float]:
     """Choose both heads' thresholds on distilled pairs, the teacher's probabilities as truth.
 
@@ -129,7 +129,7 @@ def _truth(dev: pl.DataFrame) -> tuple[Bools, Bools]:
 
 def describe(
     model: TwinTowers,
-    reader: Reader,
+    reader: TowerTokenizer,
     thresholds: Mapping[str, Threshold],
     product_fields: Sequence[str] = (),
 ) -> dict[str, Any]:

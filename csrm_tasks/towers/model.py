@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
-from csrm_tasks.towers.depth import cut
+from csrm_tasks.towers.depth import truncate_layers
 from csrm_tasks.towers.tower import HEADS, AnyTower, SplitTower, Tower, trunks_of
 
 WEIGHTS = "model.safetensors"
@@ -100,8 +100,8 @@ class TwinTowers(nn.Module):
         config.save_pretrained(folder)
 
     def shorten_query(self, layers: int) -> None:
-        """Leave the query tower ``layers`` of its layers; see :func:`towers.depth.cut`."""
-        short = [cut(trunk, layers) for trunk in trunks_of(self.query)]
+        """Leave the query tower ``layers`` of its layers; as ``truncate_layers`` chooses them."""
+        short = [truncate_layers(trunk, layers) for trunk in trunks_of(self.query)]
         self.query = short[0] if len(short) == 1 else SplitTower(short)
 
 

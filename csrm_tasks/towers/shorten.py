@@ -32,11 +32,11 @@ from csrm_tasks.training.checkpoints import Checkpoints
 log = logging.getLogger("csrm")
 
 Vectors = npt.NDArray[np.float32]
-MOST_LOSS = 0.02  # of F1 on dev by either head: a short tower that loses more does not serve
+MAX_LOSS = 0.02  # of F1 on dev by either head: a short tower that loses more does not serve
 
 
 @dataclass
-class Progress:
+class ShortenProgress:
     """What a checkpoint remembers besides tensors."""
 
     step: int = 0
@@ -45,7 +45,7 @@ class Progress:
 
 def distil(
     short: AnyTower, queries: TokenTable, wanted: Vectors, plan: TrainPlan, checkpoint: Path
-) -> Progress:
+) -> ShortenProgress:
     """Train ``short`` in place towards ``wanted`` (N, 2, dim), the full tower's query vectors.
 
     Without dropout: the batch of a step depends on the seed and its number alone, so that a killed
@@ -54,7 +54,7 @@ def distil(
     own = nn.ParameterList([p for trunk in trunks_of(short) for p in own_parameters(trunk)])
     optimizer = torch.optim.AdamW(own, lr=plan.lr, weight_decay=WEIGHT_DECAY)
     checkpoints = Checkpoints(checkpoint)
-    progress = Progress(**(checkpoints.restore(own, optimizer) or {}))
+    progress = ShortenProgress(**(checkpoints.restore(own, optimizer) or {}))
     short.requires_grad_(False).eval()
     own.requires_grad_(True)
     size = min(plan.batch_queries, len(queries))
@@ -80,7 +80,7 @@ def cosine_loss(vectors: Tensor, wanted: Tensor) -> Tensor:
     return 1.0 - (vectors * wanted).sum(-1).mean()
 
 
-def _note(progress: Progress, loss: float, steps: int) -> None:
+def _note(progress: ShortenProgress, loss: float, steps: int) -> None:
     progress.step += 1
     if progress.step % max(steps // REPORTS, 1) == 0 or progress.step == steps:
         progress.curve.append((progress.step, loss))

@@ -37,7 +37,7 @@ CLIP = 1.0  # gradient norm
 HEAD = ("scale", "bias")  # of the towers' heads (A28)
 HEAD_LR = 100.0  # scale and bias are four numbers that must travel far: their share of the rate
 CHUNKS = 4  # chunks of like length that a batch's texts are encoded in …
-LEAST_TOKENS = 1024  # … unless they would be smaller than what a forward pass costs anyway
+MIN_TOKENS = 1024  # … unless they would be smaller than what a forward pass costs anyway
 REPORTS = 20  # progress lines and curve points of one training
 
 
@@ -54,7 +54,7 @@ class TrainPlan:
 
 
 @dataclass
-class Progress:
+class TowerProgress:
     """What a checkpoint remembers besides tensors."""
 
     step: int = 0
@@ -80,7 +80,7 @@ def train(
     checkpoint: Path,
     dtype: torch.dtype = torch.float32,
     logits_of: Logits | None = None,
-) -> Progress:
+) -> TowerProgress:
     """Train ``model`` in place on the device it lies on and return what happened.
 
     ``queries`` and ``products`` hold the texts of ``examples``; ``logits_of`` is how ``model``
@@ -93,7 +93,7 @@ def train(
     device = next(model.parameters()).device
     optimizer = _optimizer(model, plan)
     checkpoints = Checkpoints(checkpoint)
-    progress = Progress(**(checkpoints.restore(model, optimizer) or {}))
+    progress = TowerProgress(**(checkpoints.restore(model, optimizer) or {}))
     if progress.step:
         log.info("towers: resumed at step %d of %d", progress.step, plan.steps)
     stream = batches(
@@ -143,7 +143,7 @@ def in_chunks(
     device = next(module.parameters()).device
     budget = -(-int(lengths.sum()) // CHUNKS)
     parts, order = [], []
-    for at in length_chunks(lengths, max(budget, LEAST_TOKENS)):
+    for at in length_chunks(lengths, max(budget, MIN_TOKENS)):
         ids, mask = batch(at)
         parts.append(module(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
         order.append(at)
@@ -174,7 +174,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate
     optimizer.step()
 
 
-def _note(progress: Progress, loss: float, pairs: int, steps: int) -> None:
+def _note(progress: TowerProgress, loss: float, pairs: int, steps: int) -> None:
     progress.step += 1
     progress.pairs += pairs
     progress.loss += (loss - progress.loss) / (progress.step - progress.since)

@@ -18,7 +18,7 @@ from csrm_tasks import text as text_module
 from csrm_tasks.ingest.contract.contracts import CONTRACTS
 from csrm_tasks.ingest.reading.readers import read_batches
 from csrm_tasks.ingest.validation import validate
-from csrm_tasks.ingest.validation.validate import judge
+from csrm_tasks.ingest.validation.validate import validate_batch
 from csrm_tasks.llm.prompt.prompts import RELEVANCE as SPACE
 from csrm_tasks.llm.prompt.prompts import (
     ProductFields,
@@ -27,7 +27,7 @@ from csrm_tasks.llm.prompt.prompts import (
     query_segments,
 )
 from csrm_tasks.release.bundle.scorer import ProductVectors
-from csrm_tasks.retrieval.analyser import cut
+from csrm_tasks.retrieval.analyser import truncate_title
 from csrm_tasks.sections import Ingest
 from csrm_tasks.serving.requests import Event, Search
 from csrm_tasks.settings import Settings, load_settings
@@ -104,7 +104,7 @@ def test_a_delivery_in_either_form_is_the_same(kind: str, written: str, tmp_path
         path = tmp_path / "delivery"
         path.write_bytes(CARRIERS[written](rows))
         batches = read_batches(path, written, "", CONTRACTS[kind])
-        return pl.concat(judge(b, CONTRACTS[kind], DAY0, Ingest()).clean for b in batches)
+        return pl.concat(validate_batch(b, CONTRACTS[kind], DAY0, Ingest()).clean for b in batches)
 
     rows = ROWS[kind]
     if kind == "ubi_events" and written == "csv":
@@ -153,7 +153,9 @@ def test_prompts_and_cuts_do_not_see_the_form() -> None:
         )
         queries = [query_segments(SPACE, QueryFields(t, t, (t, t))) for t in (text, other)]
         assert queries[0] == queries[1]
-        assert [cut(other, n) for n in range(12)] == [cut(text, n) for n in range(12)]
+        assert [truncate_title(other, n) for n in range(12)] == [
+            truncate_title(text, n) for n in range(12)
+        ]
     frame = pl.DataFrame({"a": TEXTS, "b": [*map(decomposed, TEXTS)]})
     told = frame.select(language_of(pl.col("a")), language_of(pl.col("b")))
     assert told["a"].to_list() == told["b"].to_list()

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from csrm_tasks.dataset.health import Check, check, refuse_failed, verdict
+from csrm_tasks.dataset.health import HealthCheck, check, refuse_failed, verdict
 from csrm_tasks.dataset.profiles import Delivered, Profile, Seen, profiles
 from csrm_tasks.errors import DataError
 from csrm_tasks.sections import Health, Limits
@@ -73,7 +73,7 @@ def _p(counts: Mapping[str, int]) -> list[float]:
     return [n / sum(counts.values()) for n in counts.values()]
 
 
-def judged(now: Profile, *earlier: Profile, rules: Health = RULES) -> list[Check]:
+def judged(now: Profile, *earlier: Profile, rules: Health = RULES) -> list[HealthCheck]:
     """Judge ``now`` after ``earlier`` weeks, the newest of them first."""
     return check({(ZH, i): p for i, p in enumerate((now, *earlier))}, (ZH,), rules)
 

@@ -14,12 +14,12 @@ from csrm_tasks.dataset.propensity import (
     FLOOR,
     LEAST,
     PAIR,
-    PLACES,
+    RANK_BUCKETS,
     Floats,
     behaviour_weights,
-    contests,
     examination,
-    place,
+    pairwise_clicks,
+    rank_bucket,
 )
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.labels import default_queries
@@ -88,22 +88,22 @@ def test_contests_are_what_a_loop_sums() -> None:
     rows += [("p0", 22, 2, 5), ("p0", 24, 1, 0), ("p1", 600, 4, 1)]  # 22 and 24 are one place
     of: dict[str, dict[int, list[int]]] = {}
     for p, at, n, c in rows:
-        where = max(i for i, start in enumerate(PLACES) if start <= at)
+        where = max(i for i, start in enumerate(RANK_BUCKETS) if start <= at)
         entry = of.setdefault(p, {}).setdefault(where, [0, 0])
         entry[0] += n
         entry[1] += c
-    expected = np.zeros((len(PLACES), len(PLACES)))
+    expected = np.zeros((len(RANK_BUCKETS), len(RANK_BUCKETS)))
     for shown in of.values():
         for (k, (n_k, c_k)), (other, (n_l, _)) in product(shown.items(), shown.items()):
             if k != other:
                 expected[k, other] += float(Fraction(min(c_k, n_k) * n_l, n_k + n_l))
-    assert np.allclose(contests(counts(rows)), expected, atol=1e-3)
-    assert contests(counts(rows)).sum() > 10
+    assert np.allclose(pairwise_clicks(counts(rows)), expected, atol=1e-3)
+    assert pairwise_clicks(counts(rows)).sum() > 10
 
 
 def test_positions_fall_into_places() -> None:
     at = pl.DataFrame({"position": [0, 1, 20, 21, 24, 25, 49, 50, 499, 500, 100_000]})
-    found = at.select(place("position")).to_series().to_list()
+    found = at.select(rank_bucket("position")).to_series().to_list()
     assert found == [0, 1, 20, 20, 20, 21, 23, 24, 27, 28, 28]
 
 
@@ -113,14 +113,14 @@ def test_examination_is_recovered_where_the_ranking_follows_relevance(
 ) -> None:
     truth = np.arange(1.0, 21.0) ** -0.8
     positions, _ = shop(truth, pairs, shown, 5)
-    found = examination(contests(positions))
+    found = examination(pairwise_clicks(positions))
     assert error(found, truth) < 0.15  # stated tolerance: 15 % off in the mean, up or down
     assert error(plain_rates(positions), truth) > 4 * error(found, truth)
 
 
 def test_where_everybody_looks_everywhere_nothing_is_corrected() -> None:
     positions, _ = shop(np.ones(20), 3000, 30.0, 5)
-    found = examination(contests(positions))
+    found = examination(pairwise_clicks(positions))
     assert found[:20].min() > 0.85
     assert plain_rates(positions).min() < 0.4  # although clicks fall with the rank
 
@@ -139,17 +139,17 @@ def test_the_demo_shoppers_are_understood() -> None:
         pl.col("clicked").sum().cast(pl.Int64).alias("clicks"),
     ).with_columns(pl.lit(SOURCE).alias("locale"))  # fmt: skip
     truth = np.arange(1.0, 17.0) ** -POSITION_BIAS
-    found = examination(contests(positions))
+    found = examination(pairwise_clicks(positions))
     assert error(found[1:] / found[1], truth) < 0.2  # places count from 0, these positions from 1
     assert error(plain_rates(positions), truth) > 0.6
 
 
 def test_no_evidence_gives_no_correction_and_little_gives_little() -> None:
-    assert (examination(np.zeros((len(PLACES), len(PLACES)))) == 1.0).all()
+    assert (examination(np.zeros((len(RANK_BUCKETS), len(RANK_BUCKETS)))) == 1.0).all()
     one = counts([("p0", 0, 5, 1), ("p0", 3, 5, 0)])
-    assert examination(contests(one)).min() > 0.7
+    assert examination(pairwise_clicks(one)).min() > 0.7
     many = counts([(f"p{n}", at, 500, 250 if at == 0 else 1) for n in range(20) for at in (0, 9)])
-    found = examination(contests(many))
+    found = examination(pairwise_clicks(many))
     assert found.min() == FLOOR
     assert (np.diff(found) <= 0).all()  # deep places have no contest of their own: not below
 
@@ -168,7 +168,7 @@ def test_weights_are_actions_per_examined_impression() -> None:
     log = log_of(positions)
     nowhere = ("2026-01-05", "zh-TW", "q", "nowhere", 9, 3, 1, 1)  # no position was logged
     log = pl.concat([log, pl.DataFrame([nowhere], schema=LOG, orient="row")])
-    theta = examination(contests(positions))
+    theta = examination(pairwise_clicks(positions))
     assert theta[0] == 1.0
     assert theta[9] == pytest.approx(0.2, abs=0.05)
     found = weights(log, lambda day: positions)

@@ -14,7 +14,7 @@ from csrm_tasks.demo.bases.encoder import contrastive_loss, embed, found_share
 from csrm_tasks.demo.bases.lessons import lessons, page_row
 from csrm_tasks.demo.bases.llm import new_llm
 from csrm_tasks.demo.bases.pretrain import BAR, Pretraining, answer_ids, reading_accuracy
-from csrm_tasks.demo.bases.questions import CATEGORY, MAKER, READING, WORDS, Reader
+from csrm_tasks.demo.bases.questions import CATEGORY, MAKER, READING, WORDS, QuestionSource
 from csrm_tasks.demo.bases.text import LOCALES, Library, lexicon_words, make_library
 from csrm_tasks.demo.bases.train import base_tokenizer, save
 from csrm_tasks.demo.market.generate import demo_world
@@ -59,7 +59,7 @@ def test_labels_are_single_tokens_and_unknown_text_survives(tokenizer: Any) -> N
 def test_words_questions_are_answered_by_the_text(libraries: list[Library]) -> None:
     """Slow reference: look every word of a spaced query up in the listing's words."""
     for library in libraries:
-        reader = Reader(library, seed=1, plain=True)
+        reader = QuestionSource(library, seed=1, plain=True)
         seen = set()
         for _ in range(300):
             page = reader.page(WORDS, 2)
@@ -78,7 +78,7 @@ def test_category_and_maker_questions_agree_with_the_listings_own_fields(
     libraries: list[Library],
 ) -> None:
     for library in libraries:
-        reader = Reader(library, seed=2)
+        reader = QuestionSource(library, seed=2)
         categories = {p.title: p.category for p in library.listings}
         answers: dict[str, set[int]] = {}
         for _ in range(200):
@@ -96,7 +96,7 @@ def test_category_and_maker_questions_agree_with_the_listings_own_fields(
 
 def test_a_row_has_its_answers_behind_its_slots(libraries: list[Library], tokenizer: Any) -> None:
     encoder = PromptEncoder(tokenizer, 512)
-    page = Reader(libraries[0], seed=3).page(WORDS, 3)
+    page = QuestionSource(libraries[0], seed=3).page(WORDS, 3)
     row = page_row(encoder, page)
     tokens = [tokenizer.convert_tokens_to_ids(page.space.tokens[a]) for a in page.answers]
     assert row.answers.tolist() == tokens == row.ids[row.slots + 1].tolist()

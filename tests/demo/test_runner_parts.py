@@ -23,7 +23,7 @@ from csrm_tasks.demo.runner.home import PRELOAD, Home
 from csrm_tasks.demo.runner.plan import finished, plan
 from csrm_tasks.demo.runner.processes import Processes, only_one, stop_leftovers
 from csrm_tasks.demo.runner.run import Watch, run_stages
-from csrm_tasks.demo.runner.view import Progress
+from csrm_tasks.demo.runner.view import RunProgress
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.preload import MODULES, preload
 from csrm_tasks.settings import load_settings
@@ -210,7 +210,7 @@ def test_without_a_terminal_each_event_is_one_line_once(home: Home) -> None:
     land(home, "2026-01-04")
     stage = plan("mini", home.settings)[0]
     console = Console(record=True, width=200, force_terminal=False, quiet=False)
-    with console.capture() as out, Progress(console, [stage]) as progress:
+    with console.capture() as out, RunProgress(console, [stage]) as progress:
         for states in (("success", "running"), ("success", "running"), ("success", "failed")):
             tasks = [task(n, s) for n, s in zip(("land", "validate"), states, strict=True)]
             progress.update(stage, RunState("running", tasks))
@@ -239,7 +239,7 @@ def test_mapped_tasks_are_told_one_by_one_and_a_failed_ones_own_log_is_read(
     monkeypatch.setattr(api, "request", request)
     monkeypatch.setattr(api, "run_state", lambda *_: state.state)
     monkeypatch.setattr(api, "state", lambda *_: state)
-    with console.capture() as out, Progress(console, [stage]) as progress:
+    with console.capture() as out, RunProgress(console, [stage]) as progress:
         with pytest.raises(CsrmError, match=r"task score_shards\[2\] failed"):
             Watch(api, stage, progress).look()
         progress.update(stage, state)
@@ -295,7 +295,7 @@ def test_what_an_earlier_run_has_done_is_one_line(home: Home) -> None:
     land(home, "2026-01-04")
     stage = plan("mini", home.settings)[0]
     console = Console(width=200, force_terminal=False)
-    with console.capture() as out, Progress(console, [stage]) as progress:
+    with console.capture() as out, RunProgress(console, [stage]) as progress:
         state = RunState("running", [task("land", "success"), task("validate", "running")])
         progress.known(stage, state, "found")
         progress.update(stage, state)
@@ -311,7 +311,7 @@ def test_on_a_terminal_the_table_shows_what_is_running(home: Home) -> None:
     land(home, "2026-01-04")
     stage = plan("mini", home.settings)[0]
     console = Console(width=120, force_terminal=True)
-    with console.capture() as out, Progress(console, [stage]) as progress:
+    with console.capture() as out, RunProgress(console, [stage]) as progress:
         tasks = [task("land", "success"), task("validate", "running"), task("store", None)]
         progress.update(stage, RunState("running", tasks))
     assert "1/3" in out.get()

@@ -14,7 +14,7 @@ from csrm_tasks.evaluation.checks import Claim, Compared, Verdict, compare, deci
 from csrm_tasks.evaluation.gate import (
     TOWER_MEASURES,
     ColdStart,
-    Evidence,
+    GateEvidence,
     decide,
     decide_cold_start,
 )
@@ -29,7 +29,7 @@ GOOD = evidence_of("good", 0.9, seed=1)
 BAD = evidence_of("bad", 0.6, seed=2)
 
 
-def without(evidence: Evidence, family: str) -> Evidence:
+def without(evidence: GateEvidence, family: str) -> GateEvidence:
     return replace(evidence, counts={k: v for k, v in evidence.counts.items() if k != family})
 
 
@@ -53,7 +53,7 @@ def test_a_pass_lists_every_reason_with_its_interval() -> None:
     assert verdict.as_json()["outcome"] == "PASS"
 
 
-def taught(evidence: Evidence, n: int) -> Evidence:
+def taught(evidence: GateEvidence, n: int) -> GateEvidence:
     """Make the towers right wherever they were taught the query: in the first ``n``."""
     counts = dict(evidence.counts)
     for family in ("em", "defect"):
@@ -138,7 +138,7 @@ def test_figures_that_are_not_finite_never_pass(value: float) -> None:
 
 
 def test_empty_and_different_gold_never_pass() -> None:
-    empty = Evidence("e", (), {k: v[:0] for k, v in GOOD.counts.items()})
+    empty = GateEvidence("e", (), {k: v[:0] for k, v in GOOD.counts.items()})
     assert decide(empty, empty, POLICY).outcome == "INCONCLUSIVE"
     other = replace(BAD, queries=tuple(f"x{i}" for i in range(200)))
     assert "not judged on the same queries" in decide(GOOD, other, POLICY).reasons[0]
@@ -205,8 +205,8 @@ def test_slices_are_checked_and_a_missing_one_never_passes() -> None:
 def test_a_gate_that_lets_the_champion_beat_itself_voids_its_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # A47
-    def generous(found: list[object]) -> list[checks.Check]:
-        return [checks.Check("x", "PASS", "anything goes") for _ in found]
+    def generous(found: list[object]) -> list[checks.GateCheck]:
+        return [checks.GateCheck("x", "PASS", "anything goes") for _ in found]
 
     monkeypatch.setattr(gate, "decided", generous)
     verdict = decide(GOOD, BAD, POLICY)
@@ -284,7 +284,7 @@ def test_every_run_tests_its_own_slices(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_floor_that_lets_everything_through_voids_a_cold_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    passes = checks.Check("floor", "PASS", "anything goes")
+    passes = checks.GateCheck("floor", "PASS", "anything goes")
     monkeypatch.setattr(gate, "floor_value", lambda *args: passes)
     verdict = decide_cold_start(ColdStart(1, 0.9), None, POLICY)
     assert verdict.outcome == "INCONCLUSIVE" and verdict.reasons[0].startswith("void")

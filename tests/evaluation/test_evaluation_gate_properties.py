@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from csrm_tasks.evaluation.gate import Evidence, decide
+from csrm_tasks.evaluation.gate import GateEvidence, decide
 from csrm_tasks.evaluation.metrics import Floats
 from csrm_tasks.evaluation.simulate import PLANTED, Scene, evidence, rates, scenes
 from csrm_tasks.sections import Gate
@@ -20,7 +20,7 @@ QUICK = hypothesis_settings(max_examples=60, deadline=None)
 
 
 @st.composite
-def sides(draw: st.DrawFn) -> tuple[Evidence, Evidence]:
+def sides(draw: st.DrawFn) -> tuple[GateEvidence, GateEvidence]:
     """Two models of any quality on the same pairs."""
     scene = Scene(
         queries=draw(st.integers(2, 80)),
@@ -48,7 +48,7 @@ def policies(draw: st.DrawFn) -> Gate:
 @given(sides(), policies())
 @QUICK
 def test_swapping_the_sides_flips_the_verdict(
-    both: tuple[Evidence, Evidence], policy: Gate
+    both: tuple[GateEvidence, GateEvidence], policy: Gate
 ) -> None:
     one, other = both
     strict = policy.model_copy(update={"mode": "superiority", "floors": {}})
@@ -61,14 +61,14 @@ def test_swapping_the_sides_flips_the_verdict(
 
 @given(sides(), policies())
 @QUICK
-def test_identical_models_never_win(both: tuple[Evidence, Evidence], policy: Gate) -> None:
+def test_identical_models_never_win(both: tuple[GateEvidence, GateEvidence], policy: Gate) -> None:
     assert decide(both[0], replace(both[0], release="copy"), policy).outcome != "PASS"
 
 
 @given(sides(), policies(), st.data())
 @QUICK
 def test_broken_evidence_never_passes(
-    both: tuple[Evidence, Evidence], policy: Gate, data: st.DataObject
+    both: tuple[GateEvidence, GateEvidence], policy: Gate, data: st.DataObject
 ) -> None:
     """Lose or spoil one table of one side, whatever else is right."""
     tables = ["relevance", "em", "defect", *policy.slices]
@@ -80,7 +80,7 @@ def test_broken_evidence_never_passes(
     assert decide(broken[0], broken[1], policy).outcome != "PASS"
 
 
-def spoilt(side: Evidence, name: str, how: str) -> Evidence:
+def spoilt(side: GateEvidence, name: str, how: str) -> GateEvidence:
     where = "slices" if name == PLANTED else "counts"
     found: dict[str, Floats] = dict(getattr(side, where))
     table = found.pop(name).copy()
@@ -96,7 +96,7 @@ def spoilt(side: Evidence, name: str, how: str) -> Evidence:
 @given(sides(), policies())
 @QUICK
 def test_one_more_demand_never_turns_a_verdict_into_a_pass(
-    both: tuple[Evidence, Evidence], policy: Gate
+    both: tuple[GateEvidence, GateEvidence], policy: Gate
 ) -> None:
     more = policy.model_copy(
         update={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
-from csrm_tasks.evaluation.resolved import resolved
+from csrm_tasks.evaluation.rqa_ablation import rqa_ablation
 from csrm_tasks.records import SCORED
 
 
@@ -26,7 +26,7 @@ def test_gains_come_first_losses_last_and_unscored_pairs_are_left_out() -> None:
     names = ["q1", "q2", "q3"]
     queries = pl.DataFrame({"query_id": names, "query": ["安城", "湯麵", "<b>"]})
     rqa = pl.DataFrame({"query_id": names, "titles": [["安城 <湯麵>"], ["x"], []]})
-    found = resolved(gold, alone, augmented, queries, rqa)
+    found = rqa_ablation(gold, alone, augmented, queries, rqa)
     assert (found["pairs"], found["alone"], found["with"]) == (4, 2, 3)
     assert [(c["query"], c["alone"], c["with"]) for c in found["cases"]] == [
         ("安城", 0, 2),

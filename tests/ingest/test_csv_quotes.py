@@ -13,7 +13,7 @@ from csrm_tasks.ingest.contract.contracts import CONTRACTS, Reason
 from csrm_tasks.ingest.reading import csv_quotes, readers
 from csrm_tasks.ingest.storage.replay import judge_again
 from csrm_tasks.ingest.validation.files import Source
-from csrm_tasks.ingest.validation.validate import REJECTED, judge
+from csrm_tasks.ingest.validation.validate import REJECTED, validate_batch
 from csrm_tasks.sections import Ingest
 
 DAY = "2026-01-04"
@@ -28,7 +28,7 @@ def read(folder: Path, text: str, packed: str = "") -> Read:
     path = folder / "catalogue.csv"
     path.write_bytes(PACK[packed](text.encode()))
     source = Source(path, "catalogue", "csv", packed)
-    judged = [judge(batch, CATALOGUE, DAY, Ingest()) for batch in source.batches()]
+    judged = [validate_batch(batch, CATALOGUE, DAY, Ingest()) for batch in source.batches()]
     clean = pl.concat(j.clean for j in judged)
     rejected = pl.concat(j.rejected for j in judged)
     rows = sorted([*clean["row"], *rejected["row"]])

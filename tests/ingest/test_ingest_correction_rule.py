@@ -20,8 +20,8 @@ from csrm_tasks.artifacts import json_digest
 from csrm_tasks.ingest.contract.contracts import CONTRACTS
 from csrm_tasks.ingest.reading.landing import Delivery
 from csrm_tasks.ingest.storage.load import load_file
-from csrm_tasks.ingest.storage.window import Window
-from csrm_tasks.ingest.validation.validate import REJECTED, Judged
+from csrm_tasks.ingest.storage.window import LakeWindow
+from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.lake import Lake
 from csrm_tasks.store.tables import FILES, TRANSLATIONS
@@ -62,7 +62,7 @@ def by_the_rule(given: list[Given]) -> dict[tuple[str, str], File]:
     return files
 
 
-def load(window: Window, name: str, said: list[Row]) -> None:
+def load(window: LakeWindow, name: str, said: list[Row]) -> None:
     frame = pl.DataFrame(said, schema=["translation_id", "target_text"], orient="row")
     clean = frame.with_columns(
         pl.int_range(1, pl.len() + 1).alias("row"),
@@ -70,7 +70,7 @@ def load(window: Window, name: str, said: list[Row]) -> None:
         pl.lit("").alias("source_text"),
     )
     schema = CONTRACTS["translations"].schema
-    judged = Judged(
+    judged = ValidationResult(
         clean.select(pl.col(c).cast(t) for c, t in schema.items()), pl.DataFrame(schema=REJECTED)
     )
     file = Delivery("", name, KO, "translations", "csv", "", 0, json_digest(said))
@@ -91,7 +91,7 @@ def test_the_store_holds_what_the_rule_says(engine: Engine, given: list[Given]) 
     market = f"m{next(markets)}"  # each example has its own
     with tempfile.TemporaryDirectory() as folder:
         for day, name, said in given:
-            load(Window(engine, Lake(folder, market), market, day), name, said)
+            load(LakeWindow(engine, Lake(folder, market), market, day), name, said)
     with reading(engine) as connection:
         about = (FILES.c.day, FILES.c.name, FILES.c.stored, FILES.c.known, FILES.c.quarantined)
         mine = sa.select(*about).where(FILES.c.market == market, FILES.c.live)

@@ -22,9 +22,9 @@ from csrm_tasks.ingest.contract.contracts import CONTRACTS, Reason
 from csrm_tasks.ingest.reading.landing import Delivery
 from csrm_tasks.ingest.storage.load import load_file
 from csrm_tasks.ingest.storage.rows import place_of
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.files import Sorted, Source, sort_file
-from csrm_tasks.ingest.validation.validate import Judged
+from csrm_tasks.ingest.validation.validate import ValidationResult
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.lake import Lake
@@ -172,18 +172,18 @@ def test_any_table_keeps_its_number_of_rows(table: tuple[bytes, str, int], packe
 
 
 @pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Window:
+def window(tmp_path_factory: pytest.TempPathFactory) -> LakeWindow:
     """A store with four products."""
     home = tmp_path_factory.mktemp("fuzz")
     lake = Lake(str(home / "lake"), "tiny")
-    made = Window(open_store(f"sqlite:///{home}/store.db"), lake, "tiny", DAY)
+    made = LakeWindow(open_store(f"sqlite:///{home}/store.db"), lake, "tiny", DAY)
     names = [{"product_id": f"p{i}", "title": "牛奶"} for i in range(1, 5)]
     load(made, 0, products(*names), "catalogue", "jsonl")
     load(made, 0, searches(search(query_id="s1")), "ubi_queries", "jsonl")
     return made
 
 
-def load(window: Window, number: int, data: bytes, kind: str, written: str) -> str:
+def load(window: LakeWindow, number: int, data: bytes, kind: str, written: str) -> str:
     """Sort and store one file; returns its name."""
     name = f"{ZH}/{kind}-{number}.{written}"
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def load(window: Window, number: int, data: bytes, kind: str, written: str) -> s
         path.write_bytes(data)
         source = Source(path, kind, written, "")
         found = sort_file(source, DAY, Ingest(), clean)
-        judged = Judged(pl.read_parquet(clean), found.rejected, found.fault)
+        judged = ValidationResult(pl.read_parquet(clean), found.rejected, found.fault)
         digest = f"{kind}{number}"
         file = Delivery("", name, ZH, kind, written, "", len(data), digest)
         load_file(window, file, judged, source.raw_of)
@@ -201,7 +201,7 @@ def load(window: Window, number: int, data: bytes, kind: str, written: str) -> s
 @given(data=st.data(), kind=st.sampled_from(KINDS), number=st.integers(1, 10**9))
 @settings(fuzz, max_examples=30)
 def test_what_the_receipt_says_is_in_the_store(
-    data: Any, kind: tuple[str, str], number: int, window: Window
+    data: Any, kind: tuple[str, str], number: int, window: LakeWindow
 ) -> None:
     name = load(window, number, data.draw(mutated(plain(*kind))), *kind)
     with reading(window.engine) as connection:

@@ -23,8 +23,8 @@ from csrm_tasks.ingest.contract.contracts import CONTRACTS
 from csrm_tasks.ingest.reading.landing import Delivery
 from csrm_tasks.ingest.storage.load import load_file
 from csrm_tasks.ingest.storage.resolve import KINDS
-from csrm_tasks.ingest.storage.window import Window
-from csrm_tasks.ingest.validation.validate import REJECTED, Judged
+from csrm_tasks.ingest.storage.window import LakeWindow
+from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.digest import store_digest
@@ -97,8 +97,8 @@ def deliver(engine: Engine, lake: Lake, market: str, one: Given) -> None:
     file = Delivery(
         "", f"{locale}/{kind}-{name}", locale, kind, "csv", "", 0, json_digest(repr(rows))
     )
-    judged = Judged(clean(kind, rows), pl.DataFrame(schema=REJECTED))
-    load_file(Window(engine, lake, market, on), file, judged, lambda n: [b"?"] * len(n))
+    judged = ValidationResult(clean(kind, rows), pl.DataFrame(schema=REJECTED))
+    load_file(LakeWindow(engine, lake, market, on), file, judged, lambda n: [b"?"] * len(n))
 
 
 def in_place(given: list[Given]) -> list[Given]:

@@ -23,7 +23,7 @@ from csrm_tasks.ingest.reading import csv_quotes, json_records, readers
 from csrm_tasks.ingest.reading.readers import read_batches, read_raw
 from csrm_tasks.ingest.reading.records import Records, UnreadableError
 from csrm_tasks.ingest.validation.files import Source
-from csrm_tasks.ingest.validation.validate import REJECTED, Judged, judge
+from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult, validate_batch
 from csrm_tasks.sections import Ingest
 
 DAY = "2026-01-04"
@@ -60,14 +60,19 @@ def as_parquet(rows: list[dict[str, Any]]) -> bytes:
 def take(
     tmp_path: Path, data: bytes, written: str = "csv", packed: str = "", kind: str = "labels",
     terms: Ingest = TERMS,
-) -> Judged:  # fmt: skip
+) -> ValidationResult:  # fmt: skip
     """Judge a whole delivery."""
     path = tmp_path / "delivery"
     path.write_bytes(data)
     batches = read_batches(path, written, packed, CONTRACTS[kind])
-    nothing = Judged(pl.DataFrame(schema=CONTRACTS[kind].schema), pl.DataFrame(schema=REJECTED))
-    judged = [nothing, *(judge(records, CONTRACTS[kind], DAY, terms) for records in batches)]
-    return Judged(
+    nothing = ValidationResult(
+        pl.DataFrame(schema=CONTRACTS[kind].schema), pl.DataFrame(schema=REJECTED)
+    )
+    judged = [
+        nothing,
+        *(validate_batch(records, CONTRACTS[kind], DAY, terms) for records in batches),
+    ]
+    return ValidationResult(
         pl.concat([j.clean for j in judged]), pl.concat([j.rejected for j in judged]),
         judged[-1].fault,
     )  # fmt: skip
@@ -81,7 +86,7 @@ def rows_and_bytes(batches: Iterable[Records]) -> list[tuple[int, bytes]]:
     return found
 
 
-def reasons(judged: Judged) -> list[tuple[int, str, str]]:
+def reasons(judged: ValidationResult) -> list[tuple[int, str, str]]:
     return judged.rejected.select("row", "reason", "detail").rows()
 
 

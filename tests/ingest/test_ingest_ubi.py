@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.aggregates.sums import follow_corrections
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
@@ -254,7 +254,7 @@ def test_impressions_that_are_taken_back_count_as_the_search_told_them(shop: Set
     land_lines(shop, DAY1, f"{KO}/ubi_events.jsonl", [event(1, "click", "p0", 0)])  # a correction
     ingest(shop, DAY1, STRICT)
     assert impressions(shop) == SHOWN
-    window = Window(open_store(shop.db_url), Lake(shop.lake, "tiny"), "tiny", DAY1)
+    window = LakeWindow(open_store(shop.db_url), Lake(shop.lake, "tiny"), "tiny", DAY1)
     assert follow_corrections(window, Ingest(), shop.home / "scratch", 1) == []
 
 

@@ -17,7 +17,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.ingest.contract.contracts import CONTRACTS, GRADES, Column
 from csrm_tasks.ingest.reading.readers import read_batches
 from csrm_tasks.ingest.validation.times import parse_time, parse_times
-from csrm_tasks.ingest.validation.validate import judge
+from csrm_tasks.ingest.validation.validate import validate_batch
 from csrm_tasks.markets import parse_market
 from csrm_tasks.sections import Ingest
 from csrm_tasks.settings import load_settings
@@ -144,7 +144,7 @@ def test_a_row_earns_the_first_reason_in_the_order_of_columns(
     path = tmp_path / "events.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     (records,) = read_batches(path, "jsonl", "", EVENTS)
-    judged = judge(records, EVENTS, DAY, Ingest(late_days=30))
+    judged = validate_batch(records, EVENTS, DAY, Ingest(late_days=30))
     expected: dict[int, tuple[int, str, str]] = {}
     other = {n for n, row in enumerate(rows, start=1) if slow_other(row.get("action_name"))}
     for number, row in enumerate(rows, start=1):
@@ -164,7 +164,7 @@ def judge_labels(folder: Path, grades: list[str], terms: Ingest) -> pl.DataFrame
     rows = "".join(f"l{i},q,p,{g}\n" for i, g in enumerate(grades))
     path.write_text("label_id,query,product_id,grade\n" + rows)
     (records,) = read_batches(path, "csv", "", LABELS)
-    judged = judge(records, LABELS, DAY, terms)
+    judged = validate_batch(records, LABELS, DAY, terms)
     assert judged.clean.height + judged.rejected.height == len(grades)
     return judged.clean
 
@@ -200,7 +200,7 @@ def test_a_scale_of_ones_own_means_what_the_market_says(kind: str, tmp_path: Pat
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (records,) = read_batches(path, kind, "", LABELS)
-    judged = judge(records, LABELS, DAY, Ingest.model_validate({"grades": FOUR}))
+    judged = validate_batch(records, LABELS, DAY, Ingest.model_validate({"grades": FOUR}))
     means = {"exact": 2, "substitute": 1, "irrelevant": 0}
     own = {word.strip().lower(): means[meaning] for word, meaning in FOUR.items()}
     words = [str(g).lower().removesuffix(".0") for g in given]  # the slow, obvious way

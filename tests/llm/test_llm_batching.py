@@ -28,7 +28,7 @@ from csrm_tasks.llm.prompt.batching import (
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import QueryFields
-from csrm_tasks.llm.training.mixture import Mixture, Part
+from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import (
     NO_TITLES,
     LabelTask,
@@ -184,7 +184,7 @@ def test_a_title_that_is_the_candidate_is_dropped_even_when_it_was_cut() -> None
     assert without_title(query, "尿布") is query
 
 
-def _parts(model: Model, tmp_path: Path, repeat: int = 1) -> list[Part]:
+def _parts(model: Model, tmp_path: Path, repeat: int = 1) -> list[TaskShare]:
     snapshot = make_snapshot(tmp_path / "snapshot")
     fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
     encoder = PromptEncoder(model.tokenizer, 96)
@@ -192,8 +192,8 @@ def _parts(model: Model, tmp_path: Path, repeat: int = 1) -> list[Part]:
     mt = translation_rows(snapshot, "ko-KR", "zh-TW")
     mt = replace(mt, targets=[t * repeat for t in mt.targets])
     return [
-        Part(label_task(model, rows, 0.1), 1.0),
-        Part(TranslationTask(model, mt, encoder, seed=1), 0.1, 2.0),
+        TaskShare(label_task(model, rows, 0.1), 1.0),
+        TaskShare(TranslationTask(model, mt, encoder, seed=1), 0.1, 2.0),
     ]
 
 

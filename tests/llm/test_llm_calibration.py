@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from csrm_tasks.dataset.opinions import LEAST_RATED, LIKELIHOOD, opinions, several_rated
+from csrm_tasks.dataset.opinions import LIKELIHOOD, MIN_RATED, opinions, several_rated
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.scoring import calibration
 from csrm_tasks.llm.scoring.calibration import (
@@ -128,7 +128,7 @@ def test_without_enough_raters_or_judges_it_stays_one_and_says_why(tmp_path: Pat
     alone = World(300, every=4)  # 75 pairs with three raters
     found = calibrate(alone.write(tmp_path, 2.5), alone.votes, tmp_path / "out.parquet")
     assert (found.temperature, found.temperature_fitted) == (1.0, None)
-    assert f"75 pairs of train and dev have two raters or more, {LEAST_RATED} are" in (
+    assert f"75 pairs of train and dev have two raters or more, {MIN_RATED} are" in (
         found.calibration
     )
     assert found.ece_before is found.ece_after is None

@@ -100,7 +100,7 @@ def reject(world: World, made: Any, who: str = "bob") -> ledger.Entry:
 def answer(
     world: World, made: Any, approved: bool, who: str, run: str = "run1", **more: str
 ) -> bool:
-    return rollout_moves.answer(
+    return rollout_moves.record_answer(
         world.settings, STEPS, world.api, made.id, approved=approved, actor=who, run=run, **more
     )
 
@@ -108,7 +108,7 @@ def answer(
 def doors(world: World, made: Any) -> tuple[bool, bool, str]:
     """Return what each door says: the question's (waits), the graph's, promotion's own guard."""
     entries = ledger.verified(world.settings, MARKET)
-    waits = rollout.waiting(entries) is not None
+    waits = rollout.next_candidate(entries) is not None
     may = approval.decided(entries, made.id, made.verdict["digest"]).allows("manual")
     try:
         world.promote(made, MANUAL)
@@ -179,7 +179,7 @@ def test_an_answer_is_about_the_verdict_that_was_asked_about(world: World) -> No
     newer = {**two.verdict, "digest": "newer"}
     world.register(two.bundle, newer, two.gate.ref)  # judged anew while the question stands
     assert answer(world, two, True, "ann", verdict=asked) is False
-    row = rollout.waiting(ledger.verified(world.settings, MARKET))
+    row = rollout.next_candidate(ledger.verified(world.settings, MARKET))
     assert row is not None and row.payload["verdict"] == "newer"
     found = approval.decided(ledger.verified(world.settings, MARKET), two.id, "newer")
     assert found.word == "nothing"
@@ -190,7 +190,7 @@ def test_an_answer_is_about_the_verdict_that_was_asked_about(world: World) -> No
 def test_a_persons_no_holds_where_nobody_needs_to_approve(world: World) -> None:
     two = world.release("two")
     reject(world, two)
-    assert rollout.waiting(ledger.verified(world.settings, MARKET), "auto") is None
+    assert rollout.next_candidate(ledger.verified(world.settings, MARKET), "auto") is None
     with pytest.raises(RefusedError, match="rejected: bob"):
         world.promote(two)
     with pytest.raises(RefusedError, match="rejected: bob"):
@@ -200,7 +200,7 @@ def test_a_persons_no_holds_where_nobody_needs_to_approve(world: World) -> None:
 def test_a_timeout_of_before_does_not_hold_where_nobody_needs_to_approve_now(world: World) -> None:
     two = world.release("two")
     answer(world, two, False, "")
-    assert rollout.waiting(ledger.verified(world.settings, MARKET), "auto") is not None
+    assert rollout.next_candidate(ledger.verified(world.settings, MARKET), "auto") is not None
     world.promote(two)
     assert world.live() == two.id
 
@@ -355,7 +355,7 @@ def test_what_may_be_approved_is_rolled_out_next(said: list[tuple[str, int]], wh
     except RefusedError as e:
         refused = str(e)
     approved = [*entries, *story([*said, ("approved", which)])[-1:]]
-    row = rollout.waiting(approved, "manual")
+    row = rollout.next_candidate(approved, "manual")
     assert (row is not None and row.release_id == release) is not bool(refused), refused
     if row is not None and refused:
         assert row.release_id in refused  # the message names what waits
@@ -383,7 +383,7 @@ def test_a_newer_release_that_failed_its_gate_stands_in_nobodys_way(world: World
 
 
 def waits(world: World, policy: str) -> str | None:
-    row = rollout.waiting(ledger.verified(world.settings, MARKET), policy)
+    row = rollout.next_candidate(ledger.verified(world.settings, MARKET), policy)
     return row.release_id if row else None
 
 

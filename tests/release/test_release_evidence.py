@@ -17,7 +17,7 @@ from csrm_tasks.release import rollout
 from csrm_tasks.release.online import evidence as online_evidence
 from csrm_tasks.release.online.checks import Audit
 from csrm_tasks.release.online.sequential import Stratum
-from csrm_tasks.release.rollout import Open, Window
+from csrm_tasks.release.rollout import CurrentRollout, ShareWindow
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings
@@ -25,12 +25,12 @@ from csrm_tasks.store import open_store, reading, writing
 from csrm_tasks.store.tables import SESSIONS
 
 M, LOCALE = "m", "zh-TW"
-STATE = Open(
+STATE = CurrentRollout(
     "new", "old", Rollout(), 2, 9,
     (
-        Window("2026-03-01T12:00:00+00:00", 0.0),
-        Window("2026-03-02T12:00:00+00:00", 0.01),
-        Window("2026-03-03T12:00:00+00:00", 0.5),
+        ShareWindow("2026-03-01T12:00:00+00:00", 0.0),
+        ShareWindow("2026-03-02T12:00:00+00:00", 0.01),
+        ShareWindow("2026-03-03T12:00:00+00:00", 0.5),
     ),
 )  # fmt: skip
 
@@ -74,12 +74,12 @@ def stored(settings: Settings, rows: list[dict[str, Any]]) -> None:
         connection.execute(sa.insert(SESSIONS), rows)
 
 
-def span(day: str, zone: str = "UTC", state: Open = STATE) -> online_evidence.Span:
+def span(day: str, zone: str = "UTC", state: CurrentRollout = STATE) -> online_evidence.Span:
     return online_evidence.Span.of(state, day, zone)
 
 
 def strata(
-    settings: Settings, day: str, zone: str = "UTC", state: Open = STATE
+    settings: Settings, day: str, zone: str = "UTC", state: CurrentRollout = STATE
 ) -> tuple[Stratum, ...]:
     with reading(open_store(settings.db_url)) as connection:
         return online_evidence.session_strata(connection, M, LOCALE, state, span(day, zone, state))
@@ -104,7 +104,9 @@ def test_a_session_is_its_first_searchs_whatever_the_order_of_delivery(settings:
 def test_a_holdout_is_a_window_too(settings: Settings) -> None:
     stored(settings, ROWS[9:11])
     launched = replace(
-        STATE, launched=True, windows=(*STATE.windows, Window("2026-03-03T12:30:00+00:00", 0.95))
+        STATE,
+        launched=True,
+        windows=(*STATE.windows, ShareWindow("2026-03-03T12:30:00+00:00", 0.95)),
     )
     with reading(open_store(settings.db_url)) as connection:
         found = online_evidence.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
@@ -240,7 +242,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("zone", "day", "until"), ENDS)
 def test_a_day_is_over_by_the_markets_clocks(zone: str, day: str, until: str) -> None:
-    state = replace(STATE, windows=(Window(f"{day}T12:00:00+00:00", 0.5),))
+    state = replace(STATE, windows=(ShareWindow(f"{day}T12:00:00+00:00", 0.5),))
     assert span(day, zone, state).until == datetime.fromisoformat(until).replace(tzinfo=UTC)
 
 
@@ -258,7 +260,7 @@ def test_a_hold_of_one_day_passes_with_a_whole_day_of_the_markets_data(
     zone: str, since: str, passes: str
 ) -> None:
     plan = Rollout(steps=(Step(weight=5, days=1),))
-    state = Open("new", "old", plan, 0, 9, (Window(f"{since}:00+00:00", 0.05),))
+    state = CurrentRollout("new", "old", plan, 0, 9, (ShareWindow(f"{since}:00+00:00", 0.05),))
     first = date.fromisoformat(passes) - timedelta(days=1)
     moves = []
     for day in (first, date.fromisoformat(passes)):
@@ -279,7 +281,7 @@ def test_a_hold_of_one_day_passes_with_a_whole_day_of_the_markets_data(
 def test_a_rollout_has_the_markets_days_and_the_utc_days_of_its_servers(
     zone: str, market_days: list[str], utc_days: list[str]
 ) -> None:
-    state = replace(STATE, windows=(Window("2026-03-02T03:00:00+00:00", 0.5),))
+    state = replace(STATE, windows=(ShareWindow("2026-03-02T03:00:00+00:00", 0.5),))
     found = span("2026-03-03", zone, state)
     assert found.market_days() == [f"2026-03-{d}" for d in market_days]
     assert found.utc_days() == [f"2026-03-{d}" for d in utc_days]
@@ -289,7 +291,7 @@ def test_sessions_of_the_markets_first_evening_count_and_those_of_its_next_day_d
     settings: Settings,
 ) -> None:
     """19:00 of March 1 in Los Angeles is March 2 in UTC; the store has it under March 1."""
-    state = replace(STATE, windows=(Window("2026-03-02T03:00:00+00:00", 0.5),))
+    state = replace(STATE, windows=(ShareWindow("2026-03-02T03:00:00+00:00", 0.5),))
     stored(settings, [
         row("a", "2026-03-02T04:00", "new", True, day="2026-03-01"),
         row("b", "2026-03-03T07:59", "old", day="2026-03-02"),

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import ledger
-from csrm_tasks.release.ledger import Entry, Expected
+from csrm_tasks.release.ledger import Entry, Precondition
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.models import LedgerEntry
@@ -24,7 +24,7 @@ def add(
 
 def test_rows_chain_from_genesis_per_market(settings: Settings) -> None:
     first = add(settings, "registered", "r1")
-    second = add(settings, "promoted", "r1", expected=Expected(None))
+    second = add(settings, "promoted", "r1", expected=Precondition(None))
     other = add(settings, "registered", "x1", market="other")
     assert (first.seq, first.prev_hash) == (1, ledger.GENESIS)
     assert (second.seq, second.prev_hash) == (2, first.hash)
@@ -34,8 +34,10 @@ def test_rows_chain_from_genesis_per_market(settings: Settings) -> None:
 
 def test_saying_the_same_twice_is_one_row(settings: Settings) -> None:
     assert add(settings, "registered", "r1") == add(settings, "registered", "r1")
-    one = add(settings, "promoted", "r1", expected=Expected(None))
-    again = add(settings, "promoted", "r1", expected=Expected(None), payload={"verdict": "other"})
+    one = add(settings, "promoted", "r1", expected=Precondition(None))
+    again = add(
+        settings, "promoted", "r1", expected=Precondition(None), payload={"verdict": "other"}
+    )
     assert again == one
     assert len(ledger.history(settings, "m")) == 2
 
@@ -50,10 +52,10 @@ def test_a_new_verdict_is_a_new_registration(settings: Settings) -> None:
 
 
 def test_of_two_promoters_one_wins_and_the_other_is_told(settings: Settings) -> None:
-    add(settings, "promoted", "r1", expected=Expected(None))
-    add(settings, "promoted", "r2", expected=Expected("r1"))
+    add(settings, "promoted", "r1", expected=Precondition(None))
+    add(settings, "promoted", "r2", expected=Precondition("r1"))
     with pytest.raises(RefusedError, match="expected r1 to be live in m, but r2 is"):
-        add(settings, "promoted", "r3", expected=Expected("r1"))
+        add(settings, "promoted", "r3", expected=Precondition("r1"))
     assert ledger.live(ledger.verified(settings, "m")) == "r2"
 
 
@@ -66,7 +68,7 @@ def test_live_follows_promotions_and_rollbacks_through_time(settings: Settings) 
     assert len(ledger.verified(settings, "m")) == 5  # the second way back to r1 is a row as well
     assert [ledger.live(rows, e.at) for e in rows] == ["r1", "r2", "r1", "r3", "r1"]
     assert ledger.live(rows, "2001-01-01") is None
-    assert ledger.lives(rows[:4]) == ["r1", "r3"]
+    assert ledger.live_stack(rows[:4]) == ["r1", "r3"]
     with pytest.raises(RefusedError, match="is not a time"):
         ledger.live(rows, "yesterday")
 

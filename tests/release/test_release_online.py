@@ -14,7 +14,7 @@ from scipy import stats
 from csrm_tasks.demo.study import rollouts
 from csrm_tasks.demo.study.rollout_shoppers import World, a_day, world
 from csrm_tasks.release.online import sequential
-from csrm_tasks.release.online.checks import Audit, Check, Evidence, judge
+from csrm_tasks.release.online.checks import Audit, OnlineCheck, OnlineEvidence, evaluate_step
 from csrm_tasks.release.online.sequential import (
     Stratum,
     boundary,
@@ -252,22 +252,22 @@ def test_equal_p99_of_few_requests_is_rarely_called_different() -> None:
         for days in range(1, 21):
             nothing = np.zeros((days, 2), np.int64)
             seen = Served(requests[:days], nothing, times[:days], 0, np.arange(days))
-            checks = judge(STEP, plan, replace(GOOD, requests=seen))[1]
+            checks = evaluate_step(STEP, plan, replace(GOOD, requests=seen))[1]
             failed += next(c for c in checks if c.name == "latency").outcome == "FAILURE"
     assert failed <= 200 * PLAN.alpha / 5
 
 
 STEP = Step(weight=10, sessions=1000, audits=100, margin=0.1, audit_margin=0.05)
 PLAN = Rollout(steps=(STEP,))
-GOOD = Evidence(
+GOOD = OnlineEvidence(
     (Stratum(100_000, 10_000, 900_000, 90_000, 0.1),),
     Audit(5_000, 200, 200, 200, 200),
     served(),
 )
 
 
-def outcomes(evidence: Evidence, plan: Rollout = PLAN) -> tuple[str, dict[str, str]]:
-    total, checks = judge(plan.steps[0], plan, evidence)
+def outcomes(evidence: OnlineEvidence, plan: Rollout = PLAN) -> tuple[str, dict[str, str]]:
+    total, checks = evaluate_step(plan.steps[0], plan, evidence)
     return total, {c.name: c.outcome for c in checks}
 
 
@@ -317,13 +317,15 @@ def test_a_broken_split_says_nothing_of_conversion_and_hides_no_failure() -> Non
 def test_what_a_market_does_not_measure_is_not_judged() -> None:
     step = STEP.model_copy(update={"weight": 0, "audits": 0})
     bare = PLAN.model_copy(update={"steps": (step,), "error_margin": None, "latency_ratio": None})
-    assert judge(step, bare, Evidence()) == ("SUCCESS", [])
+    assert evaluate_step(step, bare, OnlineEvidence()) == ("SUCCESS", [])
     teacher = Audit(5_000, 0, 0, 2_000, 0)
-    assert judge(STEP, PLAN, replace(GOOD, teacher=teacher)) == judge(STEP, PLAN, GOOD)
+    assert evaluate_step(STEP, PLAN, replace(GOOD, teacher=teacher)) == evaluate_step(
+        STEP, PLAN, GOOD
+    )
 
 
 def test_a_check_is_plain_data() -> None:
-    check = Check("x", "SUCCESS", "fine", sequential.Difference(0, -1, 1))
+    check = OnlineCheck("x", "SUCCESS", "fine", sequential.Difference(0, -1, 1))
     assert check.as_json()["found"] == {"value": 0, "lo": -1, "hi": 1}
 
 

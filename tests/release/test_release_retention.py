@@ -81,11 +81,11 @@ def test_what_a_rollback_needs_is_never_collected(
         previous = None if now_live is None else int(now_live[1:])
         entries.append(entry(n, action, release, days, previous))
     known = manifests(6, ages)
-    keep = set(retention.needed(known, entries, POLICY, NOW, rollout.waiting(entries)))
+    keep = set(retention.needed(known, entries, POLICY, NOW, rollout.next_candidate(entries)))
     for row in entries:
         if datetime.fromisoformat(row.at) >= NOW - timedelta(days=90):
             assert loadable(int(row.release_id[1:])) <= keep, row
-    for release in ledger.lives(entries)[-3:]:
+    for release in ledger.live_stack(entries)[-3:]:
         assert loadable(int(release[1:])) <= keep
     for ref, manifest in known.items():
         if manifest["created_at"] >= (NOW - timedelta(days=30)).timestamp():
@@ -160,7 +160,7 @@ def test_what_waits_by_the_markets_own_policy_is_kept(
     """Asked in Airflow without an answer, then the market asked nobody any more, or still does."""
     made = world.release("six")
     manual = market(approval="manual")
-    rollout_moves.answer(
+    rollout_moves.record_answer(
         world.settings, manual, world.api, made.id, approved=False, actor="", run="run1"
     )
     config = CONFIG.model_copy(update={"release": market(approval=policy).release})

@@ -114,7 +114,7 @@ def test_errors_are_no_failures_and_ask_after_some_in_a_row(world: World) -> Non
 def test_a_newer_release_waits_and_starts_ends_a_holdout(world: World) -> None:
     two, three = world.release("two"), world.release("three")
     run = world.start(two, CONFIG)
-    with pytest.raises(RefusedError, match=f"{three.id} waits: {two.id} is being rolled out"):
+    with pytest.raises(RefusedError, match=f"{three.id} has to wait: {two.id} is being rolled out"):
         world.start(three, CONFIG)
     assert world.start(two, CONFIG) == run  # again: nothing new
     for day in (1, 2, 1):
@@ -255,7 +255,7 @@ def give_up(world: World) -> Any:
 def by_hand(world: World) -> Any:
     at_last_step(world)
     world.settle(world.judgement("INCONCLUSIVE", 5), CONFIG)
-    done = rollout.opened(ledger.verified(world.settings, MARKET))
+    done = rollout.current_rollout(ledger.verified(world.settings, MARKET))
 
     def act(w: World) -> None:
         if w.live() != done.release:  # type: ignore[union-attr]
@@ -312,8 +312,8 @@ def test_killed_after_any_write_and_run_again_it_happened_once(
 def test_only_failures_abort_and_only_success_advances(
     outcomes: list[str], days: float, held: bool
 ) -> None:
-    window = (rollout.Window("2026-01-01T00:00:00+00:00", 0.1),)
-    state = rollout.Open("new", "old", PLAN, 1, 1, window, held=held)
+    window = (rollout.ShareWindow("2026-01-01T00:00:00+00:00", 0.1),)
+    state = rollout.CurrentRollout("new", "old", PLAN, 1, 1, window, held=held)
     move = rollout.next_move(state, outcomes, days)
     if move == "abort":
         assert outcomes[-2:] == ["FAILURE"] * 2

@@ -12,7 +12,7 @@ from rank_bm25 import BM25Okapi
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval import commits
-from csrm_tasks.retrieval.analyser import cut, tokens
+from csrm_tasks.retrieval.analyser import tokens, truncate_title
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.pseudo import distinct_hits, pseudo_pairs
 from csrm_tasks.retrieval.quality import recall_at, relevant_products
@@ -42,9 +42,9 @@ def test_tokens_follow_the_script(text: str, expected: str) -> None:
 def test_cut_keeps_writing_and_whole_units() -> None:
     title = "OTTOGI 不倒翁麵, 104 g, 6入"
     expected = ["", "OTTOGI", "OTTOGI 不", "OTTOGI 不倒", "OTTOGI 不倒翁", "OTTOGI 不倒翁麵"]
-    assert [cut(title, n) for n in range(6)] == expected
-    assert cut(title, 6) == "OTTOGI 不倒翁麵, 104 g"
-    assert cut(title, 7) == cut(title, 99) == title
+    assert [truncate_title(title, n) for n in range(6)] == expected
+    assert truncate_title(title, 6) == "OTTOGI 不倒翁麵, 104 g"
+    assert truncate_title(title, 7) == truncate_title(title, 99) == title
 
 
 def _catalogue(seed: int, size: int) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from csrm_tasks.release.bundle.scorer import Scored
 from csrm_tasks.serving.alarms import Kind
 from csrm_tasks.serving.answering import _order
 from csrm_tasks.serving.app import Service
-from csrm_tasks.serving.guard import MOST_BYTES, read_token
+from csrm_tasks.serving.guard import MAX_BYTES, read_token
 from csrm_tasks.settings import Settings
 from tests.release_fixtures import store_of
 from tests.serving_fixtures import HEAD, TOKEN, document, release, route, serving
@@ -197,11 +197,11 @@ def test_bytes_that_are_no_text_are_refused(client: TestClient, raw: bytes) -> N
 
 
 def test_a_body_without_end_is_refused(client: TestClient) -> None:
-    got = client.post("/score", content=b"x" * (MOST_BYTES + 1))
+    got = client.post("/score", content=b"x" * (MAX_BYTES + 1))
     assert got.status_code == 413
 
     def endless() -> Iterator[bytes]:
-        for _ in range(MOST_BYTES // 65_536 + 2):
+        for _ in range(MAX_BYTES // 65_536 + 2):
             yield b" " * 65_536
 
     assert 400 <= client.post("/score", content=endless()).status_code < 500

@@ -66,8 +66,8 @@ class Installation:
 def needs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a handful of pairs with two raters be enough to calibrate by."""
     for module in (opinions, calibration):
-        monkeypatch.setattr(module, "LEAST_RATED", 10)
-    monkeypatch.setattr(calibration, "LEAST_AGREED", 4)
+        monkeypatch.setattr(module, "MIN_RATED", 10)
+    monkeypatch.setattr(calibration, "MIN_AGREED", 4)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.cli.main import main
 from csrm_tasks.errors import ConfigError, RefusedError
-from csrm_tasks.evaluation.checks import Check
+from csrm_tasks.evaluation.checks import GateCheck
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import judge, ledger, retention, routing
 from csrm_tasks.sections import Gate
@@ -197,7 +197,9 @@ def test_a_verdict_that_does_not_replay_says_what_differs(
     made = pipeline.gated(parts(pipeline.settings, "a", 1), 1)
     store = store_of(pipeline.settings)
     gate = store.open(made["gate"])
-    monkeypatch.setattr("csrm_tasks.evaluation.gate.floor_value", lambda *_: Check("x", "FAIL", ""))
+    monkeypatch.setattr(
+        "csrm_tasks.evaluation.gate.floor_value", lambda *_: GateCheck("x", "FAIL", "")
+    )
     with pytest.raises(RefusedError, match="does not replay: outcome was PASS, now FAIL"):
         judge.replay(store, gate)
     other = parts(pipeline.settings, "b", 1)

@@ -164,18 +164,20 @@ def test_half_a_percent_of_decisions_may_flip_and_luck_adds_a_little(
     em = np.where(np.arange(n) < flips, 0.499, 0.501)
     pairs = pl.DataFrame({"em": np.full(n, 0.501), "defect": np.zeros(n)})
     seen = {**SEEN, "em": em.tolist(), "defect": [0.0] * n}
-    verdict, figures = servability.judge(pairs, seen, (0.5, 0.5), Serving())
+    verdict, figures = servability.check_probe(pairs, seen, (0.5, 0.5), Serving())
     assert (verdict.outcome, figures["flips"]) == (outcome, flips)
 
 
 def test_nothing_to_compare_is_inconclusive_and_nan_is_no_pass() -> None:
     none = pl.DataFrame({"em": [], "defect": []}, schema={"em": pl.Float32, "defect": pl.Float32})
-    verdict, _ = servability.judge(none, {**SEEN, "em": [], "defect": []}, (0.5, 0.5), Serving())
+    verdict, _ = servability.check_probe(
+        none, {**SEEN, "em": [], "defect": []}, (0.5, 0.5), Serving()
+    )
     assert verdict.outcome == "INCONCLUSIVE"
     one = pl.DataFrame({"em": [0.5], "defect": [0.5]})
     for broken in ({"em": [float("nan")]}, {"p99_ms": float("nan")}):
         seen = {**SEEN, "em": [0.5], "defect": [0.5], **broken}
-        assert servability.judge(one, seen, (0.5, 0.5), Serving())[0].outcome == "FAIL"
+        assert servability.check_probe(one, seen, (0.5, 0.5), Serving())[0].outcome == "FAIL"
 
 
 def test_pairs_of_another_locale_are_asked_for_by_title() -> None:

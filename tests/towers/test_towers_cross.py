@@ -11,12 +11,12 @@ import torch
 from csrm_tasks.errors import ArtifactError, ConfigError, RefusedError
 from csrm_tasks.towers import train as training
 from csrm_tasks.towers.cross import export as cross_export
-from csrm_tasks.towers.cross.export import Judged, export_cross
+from csrm_tasks.towers.cross.export import ScoredPairs, export_cross
 from csrm_tasks.towers.cross.model import CrossEncoder, cross_logits, cross_probabilities
 from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.examples import Examples
 from csrm_tasks.towers.losses import towers_loss
-from csrm_tasks.towers.measure import Reader
+from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from csrm_tasks.towers.tower import HEADS
 from csrm_tasks.towers.train import TrainPlan, train
@@ -38,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(base: Path) -> Reader:
+def reader(base: Path) -> TowerTokenizer:
     return reader_of(base, 16, 24)
 
 
@@ -58,13 +58,13 @@ def cross(base: Path, tokens: int = 40) -> CrossEncoder:
     ).eval()
 
 
-def run(model: CrossEncoder, examples: Examples, reader: Reader, path: Path) -> list[float]:
+def run(model: CrossEncoder, examples: Examples, reader: TowerTokenizer, path: Path) -> list[float]:
     tables = reader.queries(examples.queries), reader.products(examples.products)
     done = train(model, examples, *tables, PLAN, path, logits_of=cross_logits)
     return [loss for _, loss in done.curve]
 
 
-def test_a_row_is_both_texts_and_says_whose_each_token_is(reader: Reader) -> None:
+def test_a_row_is_both_texts_and_says_whose_each_token_is(reader: TowerTokenizer) -> None:
     queries, titles = reader.queries(QUERIES), reader.products(TITLES)
     rows, others = np.array([0, 3, 1]), np.array([2, 0, 0])
     ids, texts = queries.joined(titles, rows, others)
@@ -80,9 +80,9 @@ def test_a_row_is_both_texts_and_says_whose_each_token_is(reader: Reader) -> Non
 
 
 def test_logits_and_gradient_are_those_of_pairs_one_by_one(
-    model: CrossEncoder, examples: Examples, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    model: CrossEncoder, examples: Examples, reader: TowerTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "LEAST_TOKENS", 64)  # several chunks
+    monkeypatch.setattr(training, "MIN_TOKENS", 64)  # several chunks
     tables = reader.queries(examples.queries), reader.products(examples.products)
     rows = np.arange(0, len(examples), 7)[:14]
     query, product = examples.query[rows], examples.product[rows]
@@ -102,7 +102,7 @@ def test_logits_and_gradient_are_those_of_pairs_one_by_one(
         torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-4)
 
 
-def test_a_titles_tokens_see_the_query(model: CrossEncoder, reader: Reader) -> None:
+def test_a_titles_tokens_see_the_query(model: CrossEncoder, reader: TowerTokenizer) -> None:
     """Of one title, the vector depends on the query: twin towers cannot do that."""
     seen = []
     model.product.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
@@ -113,7 +113,11 @@ def test_a_titles_tokens_see_the_query(model: CrossEncoder, reader: Reader) -> N
 
 
 def test_it_learns_and_a_killed_run_ends_the_same(
-    base: Path, examples: Examples, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    examples: Examples,
+    reader: TowerTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, killed, again = (cross(base) for _ in range(3))
     curve = run(whole, examples, reader, tmp_path / "whole")
@@ -135,16 +139,16 @@ def test_it_learns_and_a_killed_run_ends_the_same(
         assert torch.equal(again.state_dict()[name], value), name
 
 
-def judged(model: CrossEncoder, reader: Reader) -> Judged:
+def judged(model: CrossEncoder, reader: TowerTokenizer) -> ScoredPairs:
     pairs = [(q, t) for q in QUERIES for t in TITLES]
     queries, titles = ([p[i] for p in pairs] for i in (0, 1))
     rows = np.arange(len(pairs))
     tables = reader.queries(queries), reader.products(titles)
-    return Judged(queries, titles, cross_probabilities(model, *tables, rows, rows))
+    return ScoredPairs(queries, titles, cross_probabilities(model, *tables, rows, rows))
 
 
 def test_export_equals_the_trained_model(
-    model: CrossEncoder, reader: Reader, tmp_path: Path
+    model: CrossEncoder, reader: TowerTokenizer, tmp_path: Path
 ) -> None:
     wanted = judged(model, reader)
     (tmp_path / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
@@ -162,15 +166,15 @@ def test_export_equals_the_trained_model(
 
 
 def test_scores_that_differ_are_refused(
-    model: CrossEncoder, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: CrossEncoder, reader: TowerTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     true = judged(model, reader)
-    monkeypatch.setitem(cross_export.MOST_DELTA, "int8", 0.0)
+    monkeypatch.setitem(cross_export.MAX_DELTA, "int8", 0.0)
     assert not export_cross(model, tmp_path, ABOUT, true)["int8"].admitted
     with pytest.raises(ArtifactError, match=r"cross\.int8\.onnx: it was refused"):
         CrossRuntime(tmp_path, variant="int8")
-    moved = Judged(true.queries, true.titles, true.scores + np.float32(0.01))
+    moved = ScoredPairs(true.queries, true.titles, true.scores + np.float32(0.01))
     with pytest.raises(RefusedError, match=r"a probability differs by 0\.0100"):
         export_cross(model, tmp_path, ABOUT, moved)
 

@@ -39,13 +39,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TwinTowers:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> measure.Reader:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> measure.TowerTokenizer:
     base = make_encoder(tmp_path_factory.mktemp("tokenizer"), dim=64)
     return reader_of(base, 16, 24)
 
 
 @pytest.fixture(scope="module")
-def reference(model: TwinTowers, reader: measure.Reader) -> export.Reference:
+def reference(model: TwinTowers, reader: measure.TowerTokenizer) -> export.Reference:
     from csrm_tasks.towers.examples import with_texts
 
     t = snapshot_tables()
@@ -55,7 +55,7 @@ def reference(model: TwinTowers, reader: measure.Reader) -> export.Reference:
 @pytest.fixture(scope="module")
 def folder(
     model: TwinTowers,
-    reader: measure.Reader,
+    reader: measure.TowerTokenizer,
     reference: export.Reference,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -66,7 +66,7 @@ def folder(
 
 
 def test_runtime_equals_the_trained_model(
-    model: TwinTowers, reader: measure.Reader, folder: Path
+    model: TwinTowers, reader: measure.TowerTokenizer, folder: Path
 ) -> None:
     runtime = TowerRuntime(folder, query="fp32", product="fp32")
     for tower, table, ours in (
@@ -77,7 +77,7 @@ def test_runtime_equals_the_trained_model(
         np.testing.assert_allclose(np.linalg.norm(ours, axis=-1), 1.0, atol=1e-5)
 
 
-def test_a_text_alone_reads_as_in_company(reader: measure.Reader) -> None:
+def test_a_text_alone_reads_as_in_company(reader: measure.TowerTokenizer) -> None:
     every = np.arange(len(TEXTS))
     table = reader.queries(TEXTS)
     together, _ = table.batch(every)
@@ -118,7 +118,7 @@ def test_recorded_parity_is_what_the_files_give(folder: Path, reference: export.
     assert about["variants"]["fp32"]["cosine"] > 0.99999
     assert about["variants"]["fp32"]["flips"] == 0.0
     int8 = about["variants"]["int8_query"]
-    assert int8["cosine"] >= export.LEAST_COSINE
+    assert int8["cosine"] >= export.MIN_COSINE
     assert about["serve"]["query"] == ("int8" if int8["admitted"] else "fp32")
     if int8["admitted"]:
         again = parity(TowerRuntime(folder, query="int8", product="fp32"), reference)
@@ -144,7 +144,7 @@ def test_flips_are_counted_pair_by_pair(folder: Path, reference: export.Referenc
 
 
 def test_fp32_outside_the_bounds_is_refused(
-    model: TwinTowers, reader: measure.Reader, reference: export.Reference, tmp_path: Path
+    model: TwinTowers, reader: measure.TowerTokenizer, reference: export.Reference, tmp_path: Path
 ) -> None:
     broken = export.Reference(
         reference.queries, reference.products, reference.query, reference.product,
@@ -156,7 +156,7 @@ def test_fp32_outside_the_bounds_is_refused(
 
 
 def test_int8_outside_the_bounds_leaves_fp32(
-    model: TwinTowers, reader: measure.Reader, reference: export.Reference, tmp_path: Path,
+    model: TwinTowers, reader: measure.TowerTokenizer, reference: export.Reference, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def bad(source: Path, target: Path, recipe: str) -> None:
@@ -200,7 +200,7 @@ def test_recipes_from_compact_to_near(
         found.append(parity(runtime, reference).cosine)
         sizes.append(target.stat().st_size)
     assert sizes[0] < sizes[1] < (folder / "product.onnx").stat().st_size
-    assert export.LEAST_COSINE < found[0] < found[1]
+    assert export.MIN_COSINE < found[0] < found[1]
 
 
 def test_runtime_imports_neither_torch_nor_transformers(folder: Path) -> None:

@@ -12,7 +12,7 @@ from csrm_tasks.towers import measure
 from csrm_tasks.towers.examples import Examples, with_texts
 from csrm_tasks.towers.export import export_towers
 from csrm_tasks.towers.losses import kd_loss
-from csrm_tasks.towers.measure import Reader
+from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.thresholds import Threshold
@@ -31,7 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(base: Path) -> Reader:
+def reader(base: Path) -> TowerTokenizer:
     return reader_of(base, 16, 16)
 
 
@@ -51,12 +51,12 @@ def towers(base: Path, separate: bool = True) -> TwinTowers:
     ).eval()
 
 
-def run(model: TwinTowers, examples: Examples, reader: Reader, path: Path) -> list[float]:
+def run(model: TwinTowers, examples: Examples, reader: TowerTokenizer, path: Path) -> list[float]:
     tables = reader.queries(examples.queries), reader.products(examples.products)
     return [loss for _, loss in train(model, examples, *tables, PLAN, path).curve]
 
 
-def test_first_vectors_are_those_of_one_trunk_pair(base: Path, reader: Reader) -> None:
+def test_first_vectors_are_those_of_one_trunk_pair(base: Path, reader: TowerTokenizer) -> None:
     table = reader.queries(["紅色 茶壺", "雨傘"])
     np.testing.assert_allclose(
         measure.embed(towers(base).query, table),
@@ -65,7 +65,7 @@ def test_first_vectors_are_those_of_one_trunk_pair(base: Path, reader: Reader) -
 
 
 def test_a_head_moves_its_own_trunks_only(
-    model: TwinTowers, examples: Examples, reader: Reader
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer
 ) -> None:
     rows = np.arange(12)
     tables = reader.queries(examples.queries), reader.products(examples.products)
@@ -80,7 +80,7 @@ def test_a_head_moves_its_own_trunks_only(
 
 
 def test_save_and_load(
-    model: TwinTowers, examples: Examples, reader: Reader, tmp_path: Path
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer, tmp_path: Path
 ) -> None:
     run(model, examples, reader, tmp_path / "checkpoint")
     model.save(tmp_path / "saved")
@@ -91,7 +91,11 @@ def test_save_and_load(
 
 
 def test_resumed_ends_in_the_same_weights(
-    base: Path, examples: Examples, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    examples: Examples,
+    reader: TowerTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, killed, again = (towers(base) for _ in range(3))
     curve = run(whole, examples, reader, tmp_path / "whole")
@@ -113,7 +117,7 @@ def test_resumed_ends_in_the_same_weights(
 
 
 def test_one_graph_per_side_gives_both_heads(
-    model: TwinTowers, examples: Examples, reader: Reader, tmp_path: Path
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer, tmp_path: Path
 ) -> None:
     run(model, examples, reader, tmp_path / "checkpoint")
     frame = with_texts(TABLES["pairs"], TABLES["queries"], TABLES["products"])

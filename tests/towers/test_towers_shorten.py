@@ -13,7 +13,7 @@ import torch
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.steps import run_step
 from csrm_tasks.towers import measure, shorten
-from csrm_tasks.towers.depth import cut
+from csrm_tasks.towers.depth import truncate_layers
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.serving.tokens import TokenTable
@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TwinTowers:
 
 def test_evenly_chosen_layers_and_the_same_embeddings(model: TwinTowers) -> None:
     ids, mask = torch.tensor([[0, 7, 9, 2], [0, 5, 2, 1]]), torch.tensor([[1] * 4, [1] * 3 + [0]])
-    short = cut(model.query, 3)
+    short = truncate_layers(model.query, 3)
     with torch.inference_mode():
         found = short(ids, mask)
         hidden = model.query.encoder.embeddings(ids)  # the slow way: layers 0, 2, 4 by hand
@@ -57,7 +57,7 @@ def test_evenly_chosen_layers_and_the_same_embeddings(model: TwinTowers) -> None
 @pytest.mark.parametrize("layers", [0, 5, 6])
 def test_no_fewer_layers_is_an_error(model: TwinTowers, layers: int) -> None:
     with pytest.raises(ConfigError, match=rf"query_layers is {layers}, .* 5 layers: give 1 to 4"):
-        cut(model.query, layers)
+        truncate_layers(model.query, layers)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_learns_the_full_towers_vectors(
 ) -> None:
     wanted = measure.embed(model.query, queries)
     embeddings = model.query.encoder.get_input_embeddings().weight.clone()
-    short = cut(model.query, 1)
+    short = truncate_layers(model.query, 1)
     before = float((measure.embed(short, queries) * wanted).sum(-1).mean())
     shorten.distil(short, queries, wanted, PLAN, tmp_path / "c")
     after = float((measure.embed(short, queries) * wanted).sum(-1).mean())
@@ -84,7 +84,7 @@ def test_killed_and_started_again_it_ends_the_same(
     model: TwinTowers, queries: TokenTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = measure.embed(model.query, queries)
-    whole, killed, again = (cut(model.query, 2) for _ in range(3))
+    whole, killed, again = (truncate_layers(model.query, 2) for _ in range(3))
     done = shorten.distil(whole, queries, wanted, PLAN, tmp_path / "whole")
     monkeypatch.setattr(Checkpoints, "due", lambda _: True)
     save = Checkpoints.save
@@ -148,7 +148,7 @@ def test_short_tower_stands_in_for_the_full_one(world: World, full: Any) -> None
     given = {"snapshot": "toy/snapshot/snapshot", "towers": full.ref}
     short = world.run("shorten_query_tower", given)
     assert short.facts["admitted"]
-    assert short.facts["lost_f1"] <= shorten.MOST_LOSS
+    assert short.facts["lost_f1"] <= shorten.MAX_LOSS
     held_out = world.tables["pairs"].filter(pl.col("split") != "train")["query_id"].n_unique()
     assert short.facts["queries"] == len(world.tables["queries"]) - held_out
     exports = [
@@ -165,7 +165,7 @@ def test_short_tower_stands_in_for_the_full_one(world: World, full: Any) -> None
 def test_short_tower_that_loses_too_much_leaves_the_full_one(
     world: World, full: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shorten, "MOST_LOSS", -1.0)
+    monkeypatch.setattr(shorten, "MAX_LOSS", -1.0)
     market = world.market.model_copy(update={"seed": 7})  # another artifact
     monkeypatch.setattr(world, "market", market)
     given = {"snapshot": "toy/snapshot/snapshot", "towers": full.ref}

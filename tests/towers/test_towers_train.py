@@ -19,12 +19,12 @@ from csrm_tasks.towers.examples import (
     Examples,
     batches,
     hard_examples,
+    query_groups,
     soft_examples,
-    visits,
     with_texts,
 )
 from csrm_tasks.towers.losses import towers_loss
-from csrm_tasks.towers.measure import Reader
+from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
 from csrm_tasks.training.checkpoints import Checkpoints
@@ -54,11 +54,13 @@ def examples() -> Examples:
 
 
 @pytest.fixture
-def reader(base: Path) -> Reader:
+def reader(base: Path) -> TowerTokenizer:
     return reader_of(base, 16, 16)
 
 
-def run(model: TwinTowers, examples: Examples, reader: Reader, path: Path) -> training.Progress:
+def run(
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer, path: Path
+) -> training.TowerProgress:
     q, p = reader.queries(examples.queries), reader.products(examples.products)
     return train(model, examples, q, p, PLAN, path)
 
@@ -74,7 +76,7 @@ def test_towers_share_embeddings_and_nothing_else(model: TwinTowers) -> None:
     assert own == {id(p) for p in shared.parameters()}
 
 
-def test_padding_does_not_matter(model: TwinTowers, reader: Reader) -> None:
+def test_padding_does_not_matter(model: TwinTowers, reader: TowerTokenizer) -> None:
     table = reader.products(["紅色 茶壺", "藍色 雨傘 品牌 紅色 茶壺 白色", "毛巾"])
     model.eval()
     together = encode_rows(model.product, table, np.arange(3))
@@ -84,7 +86,7 @@ def test_padding_does_not_matter(model: TwinTowers, reader: Reader) -> None:
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(3, 2))
 
 
-def test_save_and_load(model: TwinTowers, reader: Reader, tmp_path: Path) -> None:
+def test_save_and_load(model: TwinTowers, reader: TowerTokenizer, tmp_path: Path) -> None:
     model.eval().save(tmp_path)
     again = TwinTowers.load(tmp_path, dim=16)
     assert again.product.encoder.embeddings is again.query.encoder.embeddings
@@ -108,7 +110,7 @@ def test_unknown_encoder_is_one_line(tmp_path: Path) -> None:
 
 
 def test_visits_are_an_epoch_in_groups_of_one_query(examples: Examples) -> None:
-    groups = visits(examples.query, examples.product, 5, np.random.default_rng(0))
+    groups = query_groups(examples.query, examples.product, 5, np.random.default_rng(0))
     assert Counter(np.concatenate(groups).tolist()) == Counter(range(len(examples)))
     assert all(len(np.unique(examples.query[g])) == 1 and len(g) <= 5 for g in groups)
 
@@ -118,7 +120,7 @@ def test_batches_share_products(examples: Examples) -> None:
         cut = [np.concatenate(groups[i : i + 12]) for i in range(0, len(groups) - 11, 12)]
         return float(np.mean([len(np.unique(examples.product[b])) / len(b) for b in cut]))
 
-    groups = visits(examples.query, examples.product, 3, np.random.default_rng(0))
+    groups = query_groups(examples.query, examples.product, 3, np.random.default_rng(0))
     mixed = [groups[i] for i in np.random.default_rng(1).permutation(len(groups))]
     assert titles(groups) < 0.7 * titles(mixed)
 
@@ -132,7 +134,7 @@ def test_batches_depend_on_the_seed_alone(examples: Examples) -> None:
 
 
 def test_each_distinct_text_of_a_batch_is_encoded_once(
-    model: TwinTowers, examples: Examples, reader: Reader
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer
 ) -> None:
     rows = next(stream(examples, 16, 12, 0))
     encoded: Counter[str] = Counter()
@@ -154,7 +156,7 @@ def test_each_distinct_text_of_a_batch_is_encoded_once(
 
 
 def pair_by_pair(
-    model: TwinTowers, examples: Examples, reader: Reader, rows: np.ndarray
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer, rows: np.ndarray
 ) -> torch.Tensor:
     """The loss the slow way: both texts of every pair anew, alone, unpadded."""
     losses = []
@@ -173,7 +175,9 @@ def pair_by_pair(
     return torch.stack(losses).mean()
 
 
-def fast(model: TwinTowers, examples: Examples, reader: Reader, rows: np.ndarray) -> torch.Tensor:
+def fast(
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer, rows: np.ndarray
+) -> torch.Tensor:
     """The loss as training takes it."""
     tables = reader.queries(examples.queries), reader.products(examples.products)
     logits = pair_logits(model, *tables, examples.query[rows], examples.product[rows])
@@ -182,7 +186,7 @@ def fast(model: TwinTowers, examples: Examples, reader: Reader, rows: np.ndarray
 
 
 def test_loss_and_gradient_are_those_of_every_pair_encoded_anew(
-    model: TwinTowers, examples: Examples, reader: Reader
+    model: TwinTowers, examples: Examples, reader: TowerTokenizer
 ) -> None:
     model.eval()
     rows = next(stream(examples, 8, 6, 0))
@@ -196,7 +200,7 @@ def test_loss_and_gradient_are_those_of_every_pair_encoded_anew(
 
 
 def test_bf16_multiplies_only(
-    base: Path, examples: Examples, reader: Reader, tmp_path: Path
+    base: Path, examples: Examples, reader: TowerTokenizer, tmp_path: Path
 ) -> None:
     model = towers(base)
     seen: set[torch.dtype] = set()
@@ -220,7 +224,7 @@ def test_learning_rate_is_linear_to_its_end() -> None:
 
 
 def test_killed_and_resumed_ends_in_the_same_weights(
-    base: Path, examples: Examples, reader: Reader, tmp_path: Path, monkeypatch: Any
+    base: Path, examples: Examples, reader: TowerTokenizer, tmp_path: Path, monkeypatch: Any
 ) -> None:
     whole = towers(base)
     curve = run(whole, examples, reader, tmp_path / "whole.safetensors").curve
@@ -266,7 +270,9 @@ def test_several_threads_sum_gradients_in_the_same_order_every_time() -> None:
         torch.set_num_threads(before)
 
 
-def test_frozen_scale_stays(base: Path, examples: Examples, reader: Reader, tmp_path: Path) -> None:
+def test_frozen_scale_stays(
+    base: Path, examples: Examples, reader: TowerTokenizer, tmp_path: Path
+) -> None:
     frozen, learnt = towers(base, learn_scale=False), towers(base)
     for one in (frozen, learnt):
         run(one, examples, reader, tmp_path / f"{id(one)}.safetensors")

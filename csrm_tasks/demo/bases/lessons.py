@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from csrm_tasks.demo.bases.questions import READING, WORDS, Page, Reader, uniforms
+from csrm_tasks.demo.bases.questions import READING, WORDS, Page, QuestionSource, uniforms
 from csrm_tasks.demo.bases.text import Library
 from csrm_tasks.demo.market.compose import pick
 from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
@@ -66,8 +66,10 @@ def lessons(libraries: Sequence[Library], seed: int) -> list[Lesson]:
     """Return the lessons in order: bare words, more of them, titles, whole listings."""
     words = [_bare_words(library) for library in libraries]
     draws = [uniforms(seed + i) for i in range(4)]
-    plain = [Reader(library, seed + 10 + i, plain=True) for i, library in enumerate(libraries)]
-    whole = [Reader(library, seed + 20 + i) for i, library in enumerate(libraries)]
+    plain = [
+        QuestionSource(library, seed + 10 + i, plain=True) for i, library in enumerate(libraries)
+    ]
+    whole = [QuestionSource(library, seed + 20 + i) for i, library in enumerate(libraries)]
     return [
         Lesson("word", 0.95, lambda: _list_page(words, draws[0], 1, 1)),
         Lesson("words", 0.90, lambda: _list_page(words, draws[1], 2, 3)),
@@ -76,7 +78,7 @@ def lessons(libraries: Sequence[Library], seed: int) -> list[Lesson]:
     ]
 
 
-def _drawn_page(readers: Sequence[Reader], u: Iterator[float]) -> Page:
+def _drawn_page(readers: Sequence[QuestionSource], u: Iterator[float]) -> Page:
     reader, choice = pick(readers, next(u)), next(u)
     bounds = np.cumsum([SHARES[space.name] for space in READING])
     return reader.page(READING[min(int((choice > bounds).sum()), len(READING) - 1)], 4)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from csrm_tasks.demo.bases.lessons import Lesson, Row, lessons, listing_row, page_row
-from csrm_tasks.demo.bases.questions import READING, Reader, uniforms
+from csrm_tasks.demo.bases.questions import READING, QuestionSource, uniforms
 from csrm_tasks.demo.bases.text import Library
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.llm.network.head import label_logits, run_trunk
@@ -156,7 +156,7 @@ def reading_accuracy(
     answers = answer_ids(encoder.tokenizer)
     found: dict[str, float] = {}
     for library in libraries:
-        reader = Reader(library, seed=0)
+        reader = QuestionSource(library, seed=0)
         pages = [reader.page(space, 1) for space in READING for _ in range(questions)]
         rows = sorted((page_row(encoder, page) for page in pages), key=lambda row: len(row.ids))
         right = 0

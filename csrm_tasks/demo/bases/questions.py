@@ -61,7 +61,7 @@ class Page:
     answers: tuple[int, ...]
 
 
-class Reader:
+class QuestionSource:
     """Draws questions about one library, every draw from one seeded stream.
 
     ``plain`` ones show the title only, without retrieved titles or slips: learnt first.

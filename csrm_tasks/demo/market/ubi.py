@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Window:
+class LogWindow:
     """When the sessions of one delivery happened."""
 
     name: str  # of the delivery; part of every identifier
@@ -36,10 +36,10 @@ class Window:
         return self.first + timedelta(seconds=int(share * self.days * 86_400))
 
 
-def day_window(name: str, day: str, days: int, sessions: int) -> Window:
+def day_window(name: str, day: str, days: int, sessions: int) -> LogWindow:
     """Return the window of ``days`` days that ends with ``day`` (YYYY-MM-DD), UTC."""
     last = datetime.fromisoformat(day).replace(tzinfo=UTC)
-    return Window(name, last - timedelta(days=days - 1), days, sessions)
+    return LogWindow(name, last - timedelta(days=days - 1), days, sessions)
 
 
 def _stamp(moment: datetime) -> str:
@@ -47,7 +47,7 @@ def _stamp(moment: datetime) -> str:
 
 
 def query_records(
-    searches: list[Search], queries: QuerySet, shop: Catalogue, window: Window
+    searches: list[Search], queries: QuerySet, shop: Catalogue, window: LogWindow
 ) -> Iterator[Record]:
     """Yield the UBI query record of each search."""
     for number, search in enumerate(searches):
@@ -55,14 +55,14 @@ def query_records(
 
 
 def event_records(
-    searches: list[Search], shop: Catalogue, window: Window
+    searches: list[Search], shop: Catalogue, window: LogWindow
 ) -> Iterator[list[Record]]:
     """Yield the UBI events of each search: the impressions, then what was done with them."""
     for number, search in enumerate(searches):
         yield _events(number, search, shop, window)
 
 
-def _ids(number: int, search: Search, window: Window) -> Record:
+def _ids(number: int, search: Search, window: LogWindow) -> Record:
     return {
         "query_id": text_digest(window.name, "query", str(number)),
         "client_id": text_digest(window.name, "client", str(search.session))[:16],
@@ -71,7 +71,7 @@ def _ids(number: int, search: Search, window: Window) -> Record:
 
 
 def _query(
-    number: int, search: Search, queries: QuerySet, shop: Catalogue, window: Window
+    number: int, search: Search, queries: QuerySet, shop: Catalogue, window: LogWindow
 ) -> Record:
     moment = window.start(search.session) + timedelta(seconds=search.second)
     ids = _ids(number, search, window)
@@ -86,7 +86,7 @@ def _query(
     }
 
 
-def _events(number: int, search: Search, shop: Catalogue, window: Window) -> list[Record]:
+def _events(number: int, search: Search, shop: Catalogue, window: LogWindow) -> list[Record]:
     ids = _ids(number, search, window)
     began = window.start(search.session) + timedelta(seconds=search.second)
     shown = [("impression", position, _stamp(began)) for position in range(len(search.rows))]

@@ -27,7 +27,7 @@ from csrm_tasks.demo.runner.processes import (
     terminate_as_interrupt,
 )
 from csrm_tasks.demo.runner.summary import print_summary
-from csrm_tasks.demo.runner.view import Progress
+from csrm_tasks.demo.runner.view import RunProgress
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import load_market
 
@@ -144,7 +144,7 @@ def run_stages(
     """Trigger each stage once those it waits for have ended, follow all; raises where one fails."""
     ended: set[str] = set()
     watches: dict[str, Watch] = {}
-    with Progress(console, stages) as progress:
+    with RunProgress(console, stages) as progress:
         while len(ended) < len(stages):
             for stage in stages:
                 if stage.run_id not in watches and ended.issuperset(stage.after):
@@ -155,7 +155,7 @@ def run_stages(
             time.sleep(POLL_SECONDS)
 
 
-def start(api: AirflowApi, processes: Processes, stage: Stage, progress: Progress) -> None:
+def start(api: AirflowApi, processes: Processes, stage: Stage, progress: RunProgress) -> None:
     """Trigger a stage, or find it begun by an earlier demo and say so."""
     processes.wait_until(lambda: api.has_dag(stage.dag_id), stage.dag_id, READY_SECONDS)
     api.unpause(stage.dag_id)
@@ -167,7 +167,7 @@ def start(api: AirflowApi, processes: Processes, stage: Stage, progress: Progres
 class Watch:
     """One run that was started: whether it has ended, and from time to time what it is doing."""
 
-    def __init__(self, api: AirflowApi, stage: Stage, progress: Progress) -> None:
+    def __init__(self, api: AirflowApi, stage: Stage, progress: RunProgress) -> None:
         self._api, self._stage, self._progress = api, stage, progress
         self._told = float("-inf")
 

@@ -187,7 +187,7 @@ def _share_right(measured: Mapping[str, Any]) -> str:
 
 def release_lines(entries: Sequence[ledger.Entry]) -> list[str]:
     """Say what is live now, and what was before."""
-    stack = ledger.lives(entries)
+    stack = ledger.live_stack(entries)
     lines = [f"live      {stack[-1] if stack else 'nothing'}"]
     if len(stack) > 1:
         lines.append(f"previous  {stack[-2]}")

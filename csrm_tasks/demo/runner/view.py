@@ -18,7 +18,7 @@ DONE = ("success", "skipped")
 SHOWN = {"success": "green", "failed": "red", "running": "cyan"}
 
 
-class Progress:
+class RunProgress:
     """What each stage is doing; call :meth:`update` as often as its state is read."""
 
     def __init__(self, console: Console, stages: Sequence[Stage]) -> None:
@@ -28,7 +28,7 @@ class Progress:
         self._told: set[tuple[str, str, str]] = set()
         self._live: Live | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> RunProgress:
         """Draw the table where the console is a terminal."""
         if self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, refresh_per_second=4)

@@ -29,7 +29,7 @@ from csrm_tasks.demo.runner.home import Home
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.markets import load_market
 from csrm_tasks.retrieval.batches import Batch
-from csrm_tasks.retrieval.catalogue import index_locale, judge
+from csrm_tasks.retrieval.catalogue import evaluate_encoder, index_locale
 from csrm_tasks.retrieval.ebr import EbrTrainer
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
@@ -114,7 +114,7 @@ def main() -> None:
                 own = {k: t.filter(pl.col("locale") == locale) for k, t in tables.items()}
                 index, _ = index_locale(locale, model, "", own, market.retrieval, market.seed)
                 shares.append(precision(index, model, own["queries"], locale))
-                measured = judge(index, model, own, Path(work) / locale)["dev"]
+                measured = evaluate_encoder(index, model, own, Path(work) / locale)["dev"]
                 recall = recall or (measured or {}).get("recall_at_20")
         cells = [name, *(f"{s:.3f}" for s in shares), f"{recall:.3f}"]
         click.echo(f"| {' | '.join(cells)} |")

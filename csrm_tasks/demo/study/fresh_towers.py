@@ -105,7 +105,7 @@ def judge(towers: Artifact, fresh: pl.DataFrame) -> dict[str, float]:
     about = json.loads(towers.file("towers.json").read_text(encoding="utf-8"))
     folder = towers.file("towers")
     definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    reader = measure.Reader(
+    reader = measure.TowerTokenizer(
         definition, *(about[k] for k in ("query_tokens", "title_tokens", "pad_id"))
     )
     model = TwinTowers.load(folder, dim=about["dim"])

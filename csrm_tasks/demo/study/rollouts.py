@@ -16,10 +16,10 @@ from scipy.stats import binomtest
 from csrm_tasks.demo.study import rollout_servers
 from csrm_tasks.demo.study.rollout_servers import QUARTERS, Servers, joined
 from csrm_tasks.demo.study.rollout_shoppers import World, a_day, an_audit, world
-from csrm_tasks.release.online.checks import CHECKS, Audit, Evidence, judge
+from csrm_tasks.release.online.checks import CHECKS, Audit, OnlineEvidence, evaluate_step
 from csrm_tasks.release.online.sequential import Difference, Stratum, difference, two_proportions
 from csrm_tasks.release.online.served import Served
-from csrm_tasks.release.rollout import Open, Window, next_move
+from csrm_tasks.release.rollout import CurrentRollout, ShareWindow, next_move
 from csrm_tasks.sections import Rollout
 
 PLAN = Rollout()
@@ -78,7 +78,7 @@ def simulate(
 ) -> Run:
     """Run one rollout to its end. A hold counts as an end, unless a person insists."""
     plan = scenario.plan
-    state = Open("new", "old", plan, 0, 0, (Window("", 0.0),))
+    state = CurrentRollout("new", "old", plan, 0, 0, (ShareWindow("", 0.0),))
     sessions: list[Stratum] = []
     served: list[Served] = []
     audit, outcomes, since, before = np.zeros(5, np.int64), [], 0.0, 0.0
@@ -90,8 +90,8 @@ def simulate(
         shares = np.where(np.arange(QUARTERS) < CHANGED * QUARTERS, before, share)
         served.append(rollout_servers.a_day(scenario.servers, scenario.sessions, shares, day, rng))
         audit += [plan.audit_queries, *an_audit(made, plan.audit_queries, rng)]
-        evidence = Evidence(tuple(sessions), Audit(*(int(n) for n in audit)), joined(served))
-        outcomes.append(judge(state.current, plan, evidence)[0])
+        evidence = OnlineEvidence(tuple(sessions), Audit(*(int(n) for n in audit)), joined(served))
+        outcomes.append(evaluate_step(state.current, plan, evidence)[0])
         move, before = next_move(state, outcomes, day - since), share
         if move == "advance" or (move == "hold" and scenario.insisting):
             move = "advance"

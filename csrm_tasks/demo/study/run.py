@@ -71,7 +71,7 @@ class SeedResult:
     fits: dict[str, float] = field(default_factory=dict)  # agreement with own train labels, by arm
 
 
-Part = Callable[[SeedMarket, Recipe], Iterator[tuple[str, str, str]]]
+StudyPart = Callable[[SeedMarket, Recipe], Iterator[tuple[str, str, str]]]
 
 
 def run_study(
@@ -135,7 +135,7 @@ def retrieval(seed: SeedMarket, recipe: Recipe) -> Iterator[tuple[str, str, str]
         yield name, llm, score(own, llm, titles)
 
 
-PARTS: tuple[Part, ...] = (transfer, retrieval, noise)
+PARTS: tuple[StudyPart, ...] = (transfer, retrieval, noise)
 
 
 def _ladder(seed: SeedMarket, recipe: Recipe, mt: float) -> SeedMarket:

@@ -22,8 +22,8 @@ TRAFFIC = (
     ("events", "events"), ("machines", "machines"), ("machine_events", "their events"),
     ("machine_searches", "their searches"), ("over_bound", "beyond the bound"),
 )  # fmt: skip
-MOST_DAYS = 14  # days by locale, the newest; all are in the snapshot's health.json
-MOST_RATERS = 12  # shown, least accurate first; all are in the snapshot's raters.json
+MAX_DAYS = 14  # days by locale, the newest; all are in the snapshot's health.json
+MAX_RATERS = 12  # shown, least accurate first; all are in the snapshot's raters.json
 
 
 def data_part(data: Json) -> str:
@@ -60,7 +60,7 @@ def _traffic(days: Sequence[Json]) -> str:
     shown = [d for d in days if d["machines"] or d["over_bound"]]
     rows = [
         [escape(f"{d['locale']} {d['day']}"), *(f"{d[c]:,}" for c, _ in TRAFFIC)]
-        for d in sorted(shown, key=lambda d: (d["day"], d["locale"]))[-MOST_DAYS:]
+        for d in sorted(shown, key=lambda d: (d["day"], d["locale"]))[-MAX_DAYS:]
     ]
     caption = (
         "Set apart: what machines did (too fast, too broad, a click on everything), and what one "
@@ -119,7 +119,7 @@ def _raters(raters: Json) -> str:
 
 
 def _confusions(locale: str, raters: Sequence[Json]) -> str:
-    shown = sorted(raters, key=lambda r: (r["accuracy"], r["rater"]))[:MOST_RATERS]
+    shown = sorted(raters, key=lambda r: (r["accuracy"], r["rater"]))[:MAX_RATERS]
     rows = [
         [
             escape(r["rater"]),

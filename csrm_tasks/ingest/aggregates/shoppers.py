@@ -23,7 +23,7 @@ from csrm_tasks.sections import Behaviour
 
 SHOPPER = ["locale", "client_id", "visit"]  # visit: the session where there is no client, else ""
 PAGE = 50  # impressions that stand for one search where searches are not logged
-LEAST_SHOWN = 200  # impressions of a shopper below which no share of clicks is unheard of
+MIN_SHOWN = 200  # impressions of a shopper below which no share of clicks is unheard of
 
 
 def with_shopper(table: Any) -> Any:
@@ -66,7 +66,7 @@ def _flagged(events: Any, searches: Any, bounds: Behaviour) -> Iterator[tuple[st
     )
     yield "rate", seen.filter(seen.shown > bounds.per_day * PAGE)
     eager = seen.clicked >= seen.shown * bounds.click_share
-    yield "clicks", seen.filter((seen.shown >= LEAST_SHOWN) & eager)
+    yield "clicks", seen.filter((seen.shown >= MIN_SHOWN) & eager)
 
 
 def machine_sessions(tables: Sequence[Any], found: Any) -> Any:

@@ -33,7 +33,7 @@ from csrm_tasks.ingest.storage.days import (
     withdraw,
 )
 from csrm_tasks.ingest.storage.shown import Beside, beside, with_shown
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.sections import Behaviour, Ingest
 from csrm_tasks.store.engine import reading, writing
 from csrm_tasks.store.lake import TABLES, Lake, Stored
@@ -67,7 +67,7 @@ class Sums:
     left_out: LeftOut
 
 
-def refresh_day(window: Window, config: Ingest, scratch: Path, threads: int) -> dict[str, Any]:
+def refresh_day(window: LakeWindow, config: Ingest, scratch: Path, threads: int) -> dict[str, Any]:
     """Replace what is stored of the day's sums by what its lake files say now; returns facts.
 
     Summing takes long and holds no lock; when a file was stored meanwhile it is done again.
@@ -90,7 +90,9 @@ def refresh_day(window: Window, config: Ingest, scratch: Path, threads: int) -> 
                 return _facts(connection, market, day) | _left_out(sums.left_out)
 
 
-def follow_corrections(window: Window, config: Ingest, scratch: Path, threads: int) -> list[str]:
+def follow_corrections(
+    window: LakeWindow, config: Ingest, scratch: Path, threads: int
+) -> list[str]:
     """Sum up and publish again the days that another day's file changed; returns them.
 
     One that holds too many contradictions now is published no longer, as if it had come after what

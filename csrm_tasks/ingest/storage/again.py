@@ -32,7 +32,7 @@ from csrm_tasks.ingest.storage.rows import (
     write_rows,
 )
 from csrm_tasks.ingest.storage.shown import mark_shown
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.ignored import followed
 from csrm_tasks.ingest.validation.validate import REJECTED
 from csrm_tasks.store.bulk import among, insert
@@ -68,7 +68,7 @@ class Again:
     """Judging rows again in one transaction, for one ``cause``: it names what is written."""
 
     connection: Connection
-    window: Window
+    window: LakeWindow
     cause: str
 
     def take_out(

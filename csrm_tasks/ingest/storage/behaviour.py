@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.ingest.contract.contracts import Reason
 from csrm_tasks.ingest.contract.identity import REFUSED, Outcome, refuse, resolve
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.lake import EVENTS, SEARCHES, Stored
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key
 from csrm_tasks.text import normalised, query_ids
@@ -58,7 +58,7 @@ def stretches(times: pl.Series, zone: str, before: timedelta = timedelta()) -> l
 
 def stored_rows(
     connection: Connection,
-    window: Window,
+    window: LakeWindow,
     place: tuple[str, str],
     columns: Sequence[str],
     when: list[Stretch],
@@ -99,7 +99,7 @@ def known_products(
 
 
 def resolve_searches(
-    connection: Connection, window: Window, locale: str, clean: pl.DataFrame
+    connection: Connection, window: LakeWindow, locale: str, clean: pl.DataFrame
 ) -> Outcome:
     """Judge a file of searches against those of overlapping files.
 
@@ -130,7 +130,7 @@ def resolve_searches(
 
 
 def resolve_events(
-    connection: Connection, window: Window, locale: str, until: str, clean: pl.DataFrame
+    connection: Connection, window: LakeWindow, locale: str, until: str, clean: pl.DataFrame
 ) -> Outcome:
     """Judge a file of events: their product and their query must be known, themselves not.
 

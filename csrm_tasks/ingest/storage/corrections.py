@@ -30,7 +30,7 @@ from csrm_tasks.ingest.storage.rows import (
     take_rows,
 )
 from csrm_tasks.ingest.storage.shown import mark_shown
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.lake import TABLES
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key
 
@@ -52,7 +52,7 @@ class Change:
 
 def in_order(
     connection: Connection,
-    window: Window,
+    window: LakeWindow,
     change: Change,
     store: Callable[[list[Taken]], T],
     itself: Sequence[Row] = (),
@@ -83,7 +83,7 @@ def in_order(
     return made
 
 
-def retire(connection: Connection, window: Window, file: Row, ids: pl.Series) -> None:
+def supersede(connection: Connection, window: LakeWindow, file: Row, ids: pl.Series) -> None:
     """Take out what ``file`` (a live row of FILES) stored; its receipt and quarantine stay.
 
     ``ids`` are all of its :func:`identifiers`.
@@ -95,7 +95,7 @@ def retire(connection: Connection, window: Window, file: Row, ids: pl.Series) ->
     connection.execute(sa.update(FILES).where(FILES.c.id == file["id"]).values(live=False))
 
 
-def identifiers(connection: Connection, window: Window, file: Row) -> pl.Series:
+def identifiers(connection: Connection, window: LakeWindow, file: Row) -> pl.Series:
     """Return what a stored file's rows speak of, as its kind tells them apart."""
     key = identifier(file["kind"])
     if file["kind"] in TABLES:
@@ -105,7 +105,7 @@ def identifiers(connection: Connection, window: Window, file: Row) -> pl.Series:
     return pl.concat([stored.alias(key), read_unstored(window, file)[key]]).unique()
 
 
-def _behind(connection: Connection, window: Window, change: Change) -> list[Row]:
+def _behind(connection: Connection, window: LakeWindow, change: Change) -> list[Row]:
     """List the live files that may depend on a change, in order: those behind it, and all from the
     first on that a replay judged by what came up to its day or later.
     """
@@ -118,7 +118,7 @@ def _behind(connection: Connection, window: Window, change: Change) -> list[Row]
     return [f for f in found if rank(f) > place or f["day"] < window.day]
 
 
-def _same_things(behind: Sequence[Row], window: Window, change: Change) -> list[Row]:
+def _same_things(behind: Sequence[Row], window: LakeWindow, change: Change) -> list[Row]:
     """Return those behind the change whose identifiers are the same space as its own."""
     place = (window.day, KINDS.index(change.kind), change.name)
     across = change.kind in ACROSS_LOCALES
@@ -130,7 +130,7 @@ def _of_kind(files: Sequence[Row], kind: str, locale: str | None) -> list[Row]:
     return [f for f in files if f["kind"] == kind and locale in (None, f["locale"])]
 
 
-def _first_days(connection: Connection, window: Window, change: Change) -> pl.DataFrame:
+def _first_days(connection: Connection, window: LakeWindow, change: Change) -> pl.DataFrame:
     """Return product_id and day of a change's products that the locale has: their first day."""
     schema = {"product_id": pl.String, "day": pl.String}
     if change.kind != "catalogue":

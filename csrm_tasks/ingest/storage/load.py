@@ -21,13 +21,13 @@ from csrm_tasks.ingest.contract.identity import Outcome
 from csrm_tasks.ingest.reading.landing import Delivery
 from csrm_tasks.ingest.reading.records import RawOf
 from csrm_tasks.ingest.storage.behaviour import span
-from csrm_tasks.ingest.storage.corrections import Change, identifiers, in_order, retire
+from csrm_tasks.ingest.storage.corrections import Change, identifiers, in_order, supersede
 from csrm_tasks.ingest.storage.resolve import About, resolve_rows
 from csrm_tasks.ingest.storage.rows import identifier, unstored, write_rows
 from csrm_tasks.ingest.storage.shown import mark_shown
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.ignored import FOLLOWS, Notes
-from csrm_tasks.ingest.validation.validate import REJECTED, Judged
+from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult
 from csrm_tasks.store.bulk import insert
 from csrm_tasks.store.engine import writing
 from csrm_tasks.store.lake import TABLES, Stored
@@ -58,9 +58,9 @@ class Receipt:
 
 
 def load_file(
-    window: Window,
+    window: LakeWindow,
     file: Delivery,
-    judged: Judged,
+    judged: ValidationResult,
     raw_of: RawOf,
     landed: Callable[[], bool] = lambda: True,
 ) -> Receipt:
@@ -85,9 +85,9 @@ def load_file(
 
 def _in_its_place(
     connection: Connection,
-    window: Window,
+    window: LakeWindow,
     file: Delivery,
-    judged: Judged,
+    judged: ValidationResult,
     raw_of: RawOf,
     earlier: RowMapping | None,
 ) -> Receipt:
@@ -99,13 +99,13 @@ def _in_its_place(
 
     def store(_: object) -> Receipt:
         if earlier is not None:
-            retire(connection, window, earlier, gone)
+            supersede(connection, window, earlier, gone)
         return _store(connection, window, file, judged, raw_of, earlier)
 
     return in_order(connection, window, Change(file.kind, file.locale, file.name, ids), store)
 
 
-def _live(connection: Connection, window: Window, name: str) -> RowMapping | None:
+def _live(connection: Connection, window: LakeWindow, name: str) -> RowMapping | None:
     statement = sa.select(FILES).where(
         FILES.c.market == window.market,
         FILES.c.day == window.day,
@@ -117,9 +117,9 @@ def _live(connection: Connection, window: Window, name: str) -> RowMapping | Non
 
 def _store(
     connection: Connection,
-    window: Window,
+    window: LakeWindow,
     file: Delivery,
-    judged: Judged,
+    judged: ValidationResult,
     raw_of: RawOf,
     earlier: RowMapping | None,
 ) -> Receipt:
@@ -153,7 +153,9 @@ def _with_raw(refused: pl.DataFrame, raw_of: RawOf) -> pl.DataFrame:
     return refused.with_columns(raw).select(list(REJECTED))
 
 
-def _receipt(file: Delivery, judged: Judged, outcome: Outcome, quarantined: int) -> Receipt:
+def _receipt(
+    file: Delivery, judged: ValidationResult, outcome: Outcome, quarantined: int
+) -> Receipt:
     rows_in = judged.clean.height + judged.rejected.height + judged.ignored
     notes = outcome_notes(judged.notes, file.kind, outcome)
     receipt = Receipt(
@@ -175,7 +177,7 @@ def outcome_notes(notes: Notes, kind: str, outcome: Outcome) -> Notes:
     return found
 
 
-def _part(connection: Connection, window: Window, file: Delivery) -> str:
+def _part(connection: Connection, window: LakeWindow, file: Delivery) -> str:
     """Return a name that no lake file of these bytes has: the digest, and how often it was here."""
     statement = sa.select(sa.func.count()).where(
         FILES.c.market == window.market, FILES.c.day == window.day, FILES.c.locale == file.locale,
@@ -186,7 +188,7 @@ def _part(connection: Connection, window: Window, file: Delivery) -> str:
 
 
 def _lake_columns(
-    window: Window, file: Delivery, judged: Judged, outcome: Outcome, part: str
+    window: LakeWindow, file: Delivery, judged: ValidationResult, outcome: Outcome, part: str
 ) -> dict[str, Any]:
     """Write what the lake keeps of a file, before the commit that makes it count."""
     place = Stored(file.kind, window.day, file.locale, part)

@@ -24,9 +24,9 @@ from csrm_tasks.ingest.storage.again import Again, Taken, same
 from csrm_tasks.ingest.storage.corrections import Change, in_order
 from csrm_tasks.ingest.storage.resolve import about, resolve_rows
 from csrm_tasks.ingest.storage.rows import IGNORED, identifier, read_lake, read_unstored
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.ignored import Notes
-from csrm_tasks.ingest.validation.validate import REJECTED, Judged, judge
+from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult, validate_batch
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.bulk import among, insert
 from csrm_tasks.store.engine import writing
@@ -57,7 +57,7 @@ class Replayed:
         )
 
 
-def replay(window: Window, terms: Ingest, reason: str, apply: bool) -> list[Replayed]:
+def replay(window: LakeWindow, terms: Ingest, reason: str, apply: bool) -> list[Replayed]:
     """Judge a day's quarantined rows again: those of one reason, or of any (``""``).
 
     Everything happens in one transaction under the market's write lock. Without ``apply`` it is
@@ -76,7 +76,7 @@ def replay(window: Window, terms: Ingest, reason: str, apply: bool) -> list[Repl
     return found
 
 
-def _files(connection: Connection, window: Window, reason: str) -> list[RowMapping]:
+def _files(connection: Connection, window: LakeWindow, reason: str) -> list[RowMapping]:
     """List live files that have such rows, in the order in which a day is stored."""
     statement = (
         sa.select(FILES)
@@ -98,7 +98,7 @@ def _file(connection: Connection, number: int) -> RowMapping:
 
 
 def _replay_file(
-    connection: Connection, window: Window, number: int, terms: Ingest, reason: str
+    connection: Connection, window: LakeWindow, number: int, terms: Ingest, reason: str
 ) -> int:
     """Judge a file's rows again; returns how many are ignored now, without a trace."""
     file = _file(connection, number)
@@ -140,7 +140,9 @@ def _rewrite(
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
 
 
-def _settle(connection: Connection, window: Window, taken: Taken, judged: Judged) -> None:
+def _settle(
+    connection: Connection, window: LakeWindow, taken: Taken, judged: ValidationResult
+) -> None:
     """Judge a file's rows by all that was delivered so far, and have that hold from now on."""
     file = taken.file
     last = sa.select(sa.func.max(FILES.c.day)).where(FILES.c.market == window.market, FILES.c.live)
@@ -165,7 +167,7 @@ def _settle(connection: Connection, window: Window, taken: Taken, judged: Judged
 
 
 def _told(
-    connection: Connection, window: Window, number: int, chosen: pl.DataFrame, dropped: int
+    connection: Connection, window: LakeWindow, number: int, chosen: pl.DataFrame, dropped: int
 ) -> Replayed:
     """Say what became of the chosen rows of a file, ``dropped`` of them without a trace."""
     file = _file(connection, number)
@@ -186,7 +188,7 @@ def _told(
 
 def judge_again(
     rows: pl.DataFrame, kind: str, header: bytes | None, day: str, terms: Ingest, zone: str
-) -> Judged:
+) -> ValidationResult:
     """Judge quarantined rows (REJECTED) by their bytes; ``header`` is that of their CSV file.
 
     A row that cannot be read by itself keeps the reason it has; so does one whose quotes are
@@ -208,24 +210,24 @@ def judge_again(
     for part in parts:
         notes.add(part.notes.counts)
     ignored = sum(p.ignored for p in parts)
-    return Judged(clean.sort("row"), rejected.sort("row"), ignored=ignored, notes=notes)
+    return ValidationResult(clean.sort("row"), rejected.sort("row"), ignored=ignored, notes=notes)
 
 
 def _judge(
     rows: pl.DataFrame, header: bytes, contract: Contract, day: str, terms: Ingest, zone: str
-) -> Iterator[Judged]:
+) -> Iterator[ValidationResult]:
     if rows.is_empty():
         return
     batches = _read(rows["raw"].to_list(), header, contract)
     if batches is not None:
-        for judged in (judge(b, contract, day, terms, zone) for b in batches):
+        for judged in (validate_batch(b, contract, day, terms, zone) for b in batches):
             yield replace(
                 judged,
                 clean=_numbered(judged.clean, rows),
                 rejected=_numbered(judged.rejected, rows),
             )
     elif rows.height == 1:
-        yield Judged(pl.DataFrame(schema=contract.schema), rows)
+        yield ValidationResult(pl.DataFrame(schema=contract.schema), rows)
     else:
         half = rows.height // 2
         yield from _judge(rows[:half], header, contract, day, terms, zone)

@@ -19,7 +19,7 @@ from csrm_tasks.ingest.contract.contracts import CONTRACTS, Reason
 from csrm_tasks.ingest.contract.identity import Outcome, refuse, resolve
 from csrm_tasks.ingest.storage.behaviour import known_products, resolve_events, resolve_searches
 from csrm_tasks.ingest.storage.rows import SQL_TABLES
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.bulk import among
 from csrm_tasks.store.lake import TABLES
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch, fetch_by_key
@@ -49,7 +49,7 @@ def rank(file: Mapping[Any, Any]) -> tuple[str, int, str]:
 
 
 def resolve_rows(
-    connection: Connection, window: Window, file: About, clean: pl.DataFrame
+    connection: Connection, window: LakeWindow, file: About, clean: pl.DataFrame
 ) -> Outcome:
     """Judge clean rows of a file of the window's day by what the store holds.
 
@@ -69,7 +69,9 @@ def resolve_rows(
     return judges[kind]()
 
 
-def _labels(connection: Connection, window: Window, file: About, clean: pl.DataFrame) -> Outcome:
+def _labels(
+    connection: Connection, window: LakeWindow, file: About, clean: pl.DataFrame
+) -> Outcome:
     products = known_products(
         connection, window.market, file.locale, clean["product_id"], file.until
     )
@@ -80,7 +82,7 @@ def _labels(connection: Connection, window: Window, file: About, clean: pl.DataF
 
 
 def _by_id(
-    connection: Connection, window: Window, kind: str, locale: str, clean: pl.DataFrame
+    connection: Connection, window: LakeWindow, kind: str, locale: str, clean: pl.DataFrame
 ) -> Outcome:
     """Judge rows whose first column is an identifier within the market."""
     into = SQL_TABLES[kind]
@@ -93,7 +95,9 @@ def _by_id(
     return Outcome(found.stored.select(clean.columns), found.known, found.refused)
 
 
-def _products(connection: Connection, window: Window, file: About, clean: pl.DataFrame) -> Outcome:
+def _products(
+    connection: Connection, window: LakeWindow, file: About, clean: pl.DataFrame
+) -> Outcome:
     """Judge product rows: another content than the latest version's is a new version."""
     schema = {c.name: c.dtype for c in CONTRACTS["catalogue"].columns}
     key, *content = schema
@@ -104,7 +108,7 @@ def _products(connection: Connection, window: Window, file: About, clean: pl.Dat
 
 
 def _latest(
-    connection: Connection, window: Window, file: About, ids: pl.Series, schema: dict[str, Any]
+    connection: Connection, window: LakeWindow, file: About, ids: pl.Series, schema: dict[str, Any]
 ) -> pl.DataFrame:
     """Return the versions (``schema``) that hold before ``file``, in the order of files."""
     order = {"day": pl.String, "file_id": pl.Int64}

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.ingest.contract.contracts import CONTRACTS
 from csrm_tasks.ingest.contract.identity import Outcome
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.bulk import among, insert
 from csrm_tasks.store.lake import TABLES, Stored
 from csrm_tasks.store.tables import LABELS, PRODUCTS, TRANSLATIONS, fetch, fetch_by_key
@@ -31,7 +31,7 @@ IGNORED = "_ignored"  # whether a row that is not kept is an ignored one
 
 def write_rows(
     connection: Connection,
-    window: Window,
+    window: LakeWindow,
     kind: str,
     locale: str,
     stored: pl.DataFrame,
@@ -110,7 +110,7 @@ def unstored(clean: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
     return rows.with_columns(pl.col("row").is_in(outcome.ignored["row"].implode()).alias(IGNORED))
 
 
-def read_unstored(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
+def read_unstored(window: LakeWindow, file: Mapping[Any, Any]) -> pl.DataFrame:
     """Return what :func:`unstored` kept of a stored file (a row of FILES)."""
     empty = pl.DataFrame(schema=CONTRACTS[file["kind"]].schema | {IGNORED: pl.Boolean})
     if file["known_part"] is None:
@@ -126,7 +126,7 @@ def read_unstored(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
     )
 
 
-def read_lake(window: Window, file: Mapping[Any, Any]) -> pl.DataFrame:
+def read_lake(window: LakeWindow, file: Mapping[Any, Any]) -> pl.DataFrame:
     """Return what the lake holds of a stored file of its kinds."""
     kind = file["kind"]
     return window.lake.read(kind, [place_of(file, file["part"])], list(TABLES[kind][1]))

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from csrm_tasks.ingest.storage.behaviour import SESSION, known_products, span
 from csrm_tasks.ingest.storage.days import mark_stale
-from csrm_tasks.ingest.storage.window import Window
+from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.engine import reading
 from csrm_tasks.store.lake import EVENTS, SEARCHES, Lake, Stored
 from csrm_tasks.store.lake_engines import Engine
@@ -45,7 +45,7 @@ class Beside:
         return events.filter(events["at"].between(self.since, self.until))
 
 
-def beside(connection: Connection, window: Window) -> Beside:
+def beside(connection: Connection, window: LakeWindow) -> Beside:
     """Look up what :func:`with_shown` needs of the window's day."""
 
     def known(locale: str, products: pl.Series) -> pl.Series:
@@ -64,7 +64,7 @@ def beside(connection: Connection, window: Window) -> Beside:
 
 
 def _other_events(
-    connection: Connection, window: Window, since: datetime, until: datetime
+    connection: Connection, window: LakeWindow, since: datetime, until: datetime
 ) -> list[Stored]:
     here = (FILES.c.market == window.market, FILES.c.live)
     statement = (
@@ -156,7 +156,9 @@ def _products(engine: Engine, ranked: Any, known: Known, scratch: Path) -> Any:
     return engine.give("products", pl.concat(parts), scratch / "known.parquet")
 
 
-def mark_shown(connection: Connection, window: Window, locale: str, events: pl.DataFrame) -> None:
+def mark_shown(
+    connection: Connection, window: LakeWindow, locale: str, events: pl.DataFrame
+) -> None:
     """Have other days summed up again whose searches' impressions ``events`` tell, or told.
 
     ``events``: search_id, action and at, of rows that were stored or taken out.
@@ -173,7 +175,7 @@ def mark_shown(connection: Connection, window: Window, locale: str, events: pl.D
 
 
 def _other_searches(
-    connection: Connection, window: Window, locale: str, when: tuple[datetime, datetime]
+    connection: Connection, window: LakeWindow, locale: str, when: tuple[datetime, datetime]
 ) -> list[Stored]:
     statement = (
         sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.part)

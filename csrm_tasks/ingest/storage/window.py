@@ -10,7 +10,7 @@ from csrm_tasks.store.lake import Lake
 
 
 @dataclass(frozen=True)
-class Window:
+class LakeWindow:
     """Where a file is stored: a market and one day of it, by the clocks of its time zone."""
 
     engine: Engine

@@ -14,7 +14,7 @@ from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract
 from csrm_tasks.ingest.reading.readers import read_batches, read_raw
 from csrm_tasks.ingest.reading.records import Records, UnreadableError
 from csrm_tasks.ingest.validation.ignored import Notes
-from csrm_tasks.ingest.validation.validate import REJECTED, judge, unreadable
+from csrm_tasks.ingest.validation.validate import REJECTED, unreadable, validate_batch
 from csrm_tasks.sections import Ingest
 
 HEAD_BYTES = 4096  # of a file that cannot be read, kept as its "row"
@@ -104,7 +104,7 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path, zone: str = 
     try:
         with _written(clean, source.contract) as write:
             for records in _ahead(source.batches()):
-                judged = judge(records, source.contract, day, terms, zone)
+                judged = validate_batch(records, source.contract, day, terms, zone)
                 header, fault = records.header, judged.fault
                 rejected.append(judged.rejected)
                 rows += judged.clean.height

@@ -41,7 +41,7 @@ UNSEEN = "".join(c for c in map(chr, range(0x10000)) if c.isspace() or ord(c) in
 
 
 @dataclass(frozen=True)
-class Judged:
+class ValidationResult:
     """Rows that keep the contract, rows that do not, and rows that are ignored: every row of the
     batch. Of ignored searches those that events may refer to are among the clean ones.
     """
@@ -54,9 +54,9 @@ class Judged:
     notes: Notes = field(default_factory=Notes)
 
 
-def judge(
+def validate_batch(
     records: Records, contract: Contract, day: str, terms: Ingest, zone: str = "UTC"
-) -> Judged:
+) -> ValidationResult:
     """Split the rows of a batch by the contract and the market's terms.
 
     No time of a delivery of ``day`` may be later than half a day after its end in ``zone``, and no
@@ -91,7 +91,7 @@ def judge(
     wrong = verdicts.join(besides, on="row", how="anti").sort("row")
     clean = without_text(clean, besides)
     ignored = besides.height - clean.join(besides, on="row", how="semi").height
-    return Judged(clean, _rejected(wrong, records), ignored=ignored, notes=notes)
+    return ValidationResult(clean, _rejected(wrong, records), ignored=ignored, notes=notes)
 
 
 def _texts(frame: pl.DataFrame, contract: Contract, terms: Ingest) -> pl.DataFrame:
@@ -137,21 +137,23 @@ def times_of(day: str, late_days: int, zone: str) -> Times:
     return Times(first - BEFORE, last + AFTER)
 
 
-def unreadable(contract: Contract, why: str, head: bytes) -> Judged:
+def unreadable(contract: Contract, why: str, head: bytes) -> ValidationResult:
     """Return the verdict on a file without rows: itself, as row 0."""
     row = (0, str(Reason.UNREADABLE), why[:DETAIL], head)
     rejected = pl.DataFrame([row], schema=REJECTED, orient="row")
-    return Judged(pl.DataFrame(schema=contract.schema), rejected, str(Reason.UNREADABLE))
+    return ValidationResult(pl.DataFrame(schema=contract.schema), rejected, str(Reason.UNREADABLE))
 
 
-def _all_rejected(records: Records, contract: Contract) -> Judged:
+def _all_rejected(records: Records, contract: Contract) -> ValidationResult:
     reason = str(Reason.MISSING_COLUMN)
     detail = f"{records.missing[0]} (the file has {', '.join(records.columns)})"
     detail = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in detail[:DETAIL])
     verdicts = records.frame.select(
         "row", pl.lit(reason).alias("reason"), pl.lit(detail).alias("detail")
     )
-    return Judged(pl.DataFrame(schema=contract.schema), _rejected(verdicts, records), reason)
+    return ValidationResult(
+        pl.DataFrame(schema=contract.schema), _rejected(verdicts, records), reason
+    )
 
 
 def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:

@@ -38,7 +38,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Part:
+class JobPart:
     """One part of the job."""
 
     name: str
@@ -57,7 +57,7 @@ class Volume:
     products: float = 120.0  # … with so many products each, M + N (A31)
 
 
-def job(shape: Shape, llm: Llm, of: Volume) -> list[Part]:
+def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
     """Return the parts of a weekly job.
 
     Each training passes over the labels, with translations and conversions in their shares (A6);
@@ -78,9 +78,9 @@ def job(shape: Shape, llm: Llm, of: Volume) -> list[Part]:
     score = forward_flops(shape, together(scored, of.products))
     trained = (rows + translated) * (1 + rounds)
     return [
-        Part(f"training, {1 + rounds} times", once * (1 + rounds), trained),
-        Part(f"relabelling, {rounds} times", relabel * rounds, of.labels * rounds),
-        Part("scoring pairs for the towers", score, scored),
+        JobPart(f"training, {1 + rounds} times", once * (1 + rounds), trained),
+        JobPart(f"relabelling, {rounds} times", relabel * rounds, of.labels * rounds),
+        JobPart("scoring pairs for the towers", score, scored),
     ]
 
 
@@ -89,9 +89,9 @@ def together(rows: float, siblings: float) -> Work:
     return shared(rows / siblings, siblings, PREFIX, PRODUCT)
 
 
-def table(parts: Sequence[Part], gpu: Gpu, gpus: Sequence[int]) -> str:
+def table(parts: Sequence[JobPart], gpu: Gpu, gpus: Sequence[int]) -> str:
     """Render the parts and their sum as a Markdown table; ``gpus``: machines to cut it across."""
-    rows = [*parts, Part("all", sum(p.flops for p in parts), sum(p.pairs for p in parts))]
+    rows = [*parts, JobPart("all", sum(p.flops for p in parts), sum(p.pairs for p in parts))]
     heads = ["part", "pairs", "EFLOP", "GPU-hours", "cost", *(f"hours on {n} GPUs" for n in gpus)]
     lines = [heads, ["---"] * len(heads)]
     for part in rows:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import polars as pl
 from scipy.optimize import minimize_scalar
 
-from csrm_tasks.dataset.opinions import LEAST_RATED, LIKELIHOOD, opinions, several_rated
+from csrm_tasks.dataset.opinions import LIKELIHOOD, MIN_RATED, opinions, several_rated
 from csrm_tasks.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 
-LEAST_AGREED = 50  # dev pairs with a consensus below which nothing is said to help
+MIN_AGREED = 50  # dev pairs with a consensus below which nothing is said to help
 SMALLEST = 1e-12  # a probability that float32 rounded to 0 is not impossible
 
 
@@ -119,18 +119,18 @@ def _choose(p: Floats, known: pl.DataFrame, several: int) -> Calibration:
     """Decide on the temperature of ``p`` (N, K); ``known`` has the opinions on the same rows."""
     agreed = known["consensus"].is_not_null().to_numpy()
     n = int(agreed.sum())
-    if several < LEAST_RATED:
+    if several < MIN_RATED:
         return Calibration(
             1.0, None,
             f"the raters' confusion is not known: {several} pairs of train and dev have two raters "
-            f"or more, {LEAST_RATED} are needed",
+            f"or more, {MIN_RATED} are needed",
             several, n,
         )  # fmt: skip
     fitted = fit_temperature(p, known.select(LIKELIHOOD).to_numpy())
-    if n < LEAST_AGREED:
+    if n < MIN_AGREED:
         return Calibration(
             1.0, fitted,
-            f"no judge: {n} dev pairs have a consensus of two raters or more, {LEAST_AGREED} are "
+            f"no judge: {n} dev pairs have a consensus of two raters or more, {MIN_AGREED} are "
             "needed",
             several, n,
         )  # fmt: skip

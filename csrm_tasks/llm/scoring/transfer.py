@@ -27,7 +27,7 @@ log = logging.getLogger("csrm")
 
 Floats = npt.NDArray[np.float64]
 
-MOST_TITLES = 150  # two pairs each: under a second for the demo's model
+MAX_TITLES = 150  # two pairs each: under a second for the demo's model
 FEWEST_PAIRS = 10  # below, the mean that eq. (6) divides by says nothing
 
 
@@ -42,7 +42,7 @@ class ParallelPairs:
         return len(self.titles)
 
 
-def parallel_pairs(translations: pl.DataFrame, most_titles: int = MOST_TITLES) -> ParallelPairs:
+def parallel_pairs(translations: pl.DataFrame, most_titles: int = MAX_TITLES) -> ParallelPairs:
     """Pair up titles and queries of ``translations`` (TRANSLATIONS); the same rows, the same pairs.
 
     There are none where titles or queries are missing.

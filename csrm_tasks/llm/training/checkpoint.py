@@ -25,7 +25,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 @dataclass
-class Progress:
+class LlmProgress:
     """Where a training run stands; JSON."""
 
     step: int = 0  # optimizer steps done
@@ -46,7 +46,7 @@ def save_checkpoint(
     model: Model,
     optimizer: torch.optim.Optimizer,
     mixture: Mixture,
-    progress: Progress,
+    progress: LlmProgress,
     best: Tensors,
 ) -> None:
     """Write ``checkpoint-{step}`` below ``folder``; the one before it is kept, older ones go."""
@@ -67,7 +67,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, model: Model, optimizer: torch.optim.Optimizer, mixture: Mixture
-) -> tuple[Progress, Tensors] | None:
+) -> tuple[LlmProgress, Tensors] | None:
     """Put the newest whole checkpoint back; None where there is none.
 
     A damaged one is reported and passed over for the one before it. Raises :class:`ArtifactError`
@@ -80,12 +80,12 @@ def load_checkpoint(
 
 def _load(
     path: Path, model: Model, optimizer: torch.optim.Optimizer, mixture: Mixture
-) -> tuple[Progress, Tensors]:
+) -> tuple[LlmProgress, Tensors]:
     saved = json.loads((path / "progress.json").read_text(encoding="utf-8"))
     adapter = load_file(str(path / "adapter.safetensors"))
     best = load_file(str(path / "best.safetensors"))
     state = load_file(str(path / "optimizer.safetensors"))
-    progress = Progress(**saved["progress"])
+    progress = LlmProgress(**saved["progress"])
     progress.best = None if progress.best is None else (progress.best[0], progress.best[1])
     progress.curves = {k: [(s, v) for s, v in curve] for k, curve in progress.curves.items()}
     set_adapter_state(model, adapter)

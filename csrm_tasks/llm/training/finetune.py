@@ -45,7 +45,7 @@ from csrm_tasks.llm.scoring.predict import Floats, predict
 from csrm_tasks.llm.scoring.scoring import with_probabilities
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
-from csrm_tasks.llm.training.mixture import Mixture, Part
+from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import DevScore, TrainResult, train
 from csrm_tasks.markets import MarketConfig
@@ -176,13 +176,13 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
     label_task = partial(
         LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
     )
-    parts = [Part(label_task(rows=data.train, seed=seed), 1.0)]
+    parts = [TaskShare(label_task(rows=data.train, seed=seed), 1.0)]
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
-        parts.append(Part(task, shares.mt, shares.mt_weight))
+        parts.append(TaskShare(task, shares.mt, shares.mt_weight))
     if len(data.cvr):
         cvr = label_task(rows=data.cvr, seed=seed + 2)
-        parts.append(Part(cvr, shares.cvr, shares.cvr_weight))
+        parts.append(TaskShare(cvr, shares.cvr, shares.cvr_weight))
     log.info(
         "training on %d judged pairs, %d translations, %d conversion examples",
         len(data.train), len(data.translations), len(data.cvr),

@@ -18,7 +18,7 @@ from csrm_tasks.llm.training.tasks import Task
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskShare:
     """One task of the mixture."""
 
     task: Task
@@ -47,7 +47,7 @@ class Draw:
 class Mixture:
     """Draws the batches of all tasks, step by step; its position is a small JSON object."""
 
-    def __init__(self, parts: list[Part], batch: int, seed: int) -> None:
+    def __init__(self, parts: list[TaskShare], batch: int, seed: int) -> None:
         total = sum(p.share for p in parts)
         self._parts = [p for p in parts if p.share > 0]
         self._scales = [p.share / total * p.weight for p in self._parts]

@@ -22,7 +22,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.llm.network.model import Model, adapter_state
 from csrm_tasks.llm.training.accumulate import largest, passes
-from csrm_tasks.llm.training.checkpoint import Curves, Progress, load_checkpoint, save_checkpoint
+from csrm_tasks.llm.training.checkpoint import Curves, LlmProgress, load_checkpoint, save_checkpoint
 from csrm_tasks.llm.training.mixture import Draw, Mixture
 from csrm_tasks.llm.training.parallel import Team
 from csrm_tasks.llm.training.schedule import learning_rate, seed_step
@@ -59,7 +59,7 @@ class TrainResult:
     adapter: Tensors
     best_step: int
     dev: DevScore
-    progress: Progress
+    progress: LlmProgress
 
     @property
     def curves(self) -> Curves:
@@ -90,7 +90,7 @@ def train(
         done = run.progress.step
         run.progress.seconds = before + time.monotonic() - started
         if done % config.evaluate_every == 0 or done == config.steps:
-            run.judge(evaluate())
+            run.record_evaluation(evaluate())
         if due:
             run.save()
             saved = time.monotonic()
@@ -110,7 +110,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.progress = Progress(micro_batch=config.micro_batch)
+        self.progress = LlmProgress(micro_batch=config.micro_batch)
         self.best: Tensors = adapter_state(model)
         self.reported = (time.monotonic(), 0, 0)  # when, at which samples and tokens
 
@@ -237,7 +237,7 @@ class _Run:
             "look at these samples or lower llm.lr"
         )
 
-    def judge(self, dev: DevScore) -> None:
+    def record_evaluation(self, dev: DevScore) -> None:
         """Record an evaluation and keep the adapter if it is the best so far."""
         p = self.progress
         found = (dev.micro_f1, dev.log_loss) if self.team.leads else (0.0, 0.0)

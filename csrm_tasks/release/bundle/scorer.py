@@ -98,7 +98,7 @@ class ReleaseScorer:
         found: Floats = self._towers.encode_products(titles)
         return found
 
-    def judge(self, query_vectors: Floats, product_vectors: Floats) -> Scored:
+    def score_vectors(self, query_vectors: Floats, product_vectors: Floats) -> Scored:
         """Score pairs of vectors (..., 2, dim) that broadcast against each other."""
         scores = self._towers.score(query_vectors, product_vectors)
         decided = self._towers.decide(scores)
@@ -117,7 +117,7 @@ class ReleaseScorer:
         if empty is not None:
             raise DataError(f"row {empty}: the query is empty; give its text")
         product_vectors = self._vectors(products, titles)
-        return self.judge(_each_once(self.encode_queries, queries), product_vectors)
+        return self.score_vectors(_each_once(self.encode_queries, queries), product_vectors)
 
     def _vectors(self, products: Texts, titles: Texts) -> Floats:
         """Return product vectors (N, 2, dim): stored where known, else embedded from the title."""

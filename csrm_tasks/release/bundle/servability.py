@@ -19,14 +19,14 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.evaluation.checks import Check, Verdict, combine
+from csrm_tasks.evaluation.checks import GateCheck, Verdict, combine
 from csrm_tasks.release.bundle import probe
 from csrm_tasks.sections import Serving
 
-MOST_PAIRS = 2_000
+MAX_PAIRS = 2_000
 SEARCHES = 200
 PAGE = 100  # products of a search
-MOST_FLIPS = 0.005  # of decisions: the export's bound (A34), and by luck on these fewer pairs …
+MAX_FLIPS = 0.005  # of decisions: the export's bound (A34), and by luck on these fewer pairs …
 LUCK = 3.0  # … so many standard deviations above it
 MEAN_ERROR = 0.01  # of probabilities: int8 moves single ones, other text moves them all
 PATIENCE = 600  # seconds for a probe
@@ -40,7 +40,7 @@ def judged_pairs(dev: pl.DataFrame, locale: str) -> pl.DataFrame:
     known = pl.col("locale") == locale
     return (
         dev.sort("pair_id")
-        .head(MOST_PAIRS)
+        .head(MAX_PAIRS)
         .with_columns(
             product_id=pl.when(known).then(pl.col("product_id")),
             title=pl.when(~known).then(pl.col("title")),
@@ -93,7 +93,7 @@ def run_probe(bundle: Path, cases: Path, out: Path, threads: int) -> str | None:
     return f"the bundle cannot be served: {last[0]}"
 
 
-def judge(
+def check_probe(
     pairs: pl.DataFrame, found: Mapping[str, Any], thresholds: tuple[float, float], budget: Serving
 ) -> tuple[Verdict, dict[str, float]]:
     """Compare what the probe saw with training and with the market's budget."""
@@ -113,16 +113,16 @@ def judge(
     return combine(_checks(figures, budget)), figures
 
 
-def _checks(figures: Mapping[str, float], budget: Serving) -> list[Check]:
+def _checks(figures: Mapping[str, float], budget: Serving) -> list[GateCheck]:
     pairs, flips = figures["pairs"], figures["flips"]
-    expected = MOST_FLIPS * pairs
+    expected = MAX_FLIPS * pairs
     few = flips <= expected + LUCK * math.sqrt(expected)
     same = few and figures["mean_error"] <= MEAN_ERROR
-    scores = Check("scores", "PASS" if same else "FAIL", (
+    scores = GateCheck("scores", "PASS" if same else "FAIL", (
         f"served scores differ from training by {figures['mean_error']:.5f} in the mean and "
         f"{flips:.0f} decisions of {pairs:.0f} pairs"))  # fmt: skip
     if not pairs:
-        scores = Check("scores", "INCONCLUSIVE", "no dev pair to compare served scores on")
+        scores = GateCheck("scores", "INCONCLUSIVE", "no dev pair to compare served scores on")
     return [
         scores,
         _within("p99", figures["p99_ms"], budget.p99_ms, f"ms for {PAGE} products"),
@@ -130,6 +130,8 @@ def _checks(figures: Mapping[str, float], budget: Serving) -> list[Check]:
     ]
 
 
-def _within(name: str, value: float, budget: float, unit: str) -> Check:
+def _within(name: str, value: float, budget: float, unit: str) -> GateCheck:
     good = value <= budget  # not a number is not within
-    return Check(name, "PASS" if good else "FAIL", f"{name} {value:.4g} {unit}, budget {budget:g}")
+    return GateCheck(
+        name, "PASS" if good else "FAIL", f"{name} {value:.4g} {unit}, budget {budget:g}"
+    )

@@ -27,7 +27,7 @@ from csrm_tasks.sections import Rollout, Step
 CHECKS = 5  # can fail by chance, and share alpha: conversion, EM@1, Defect@5, errors, latency
 MISMATCH_ALPHA = 0.001  # of calling a sound split broken; that asks a person, it rolls nothing back
 SLOW_MARGIN = 0.01  # rise of the share of slow requests to be ruled out; slow is one in a hundred
-LEAST_TIMES = 1_000  # answered requests of each release below which there is no p99 to speak of
+MIN_TIMES = 1_000  # answered requests of each release below which there is no p99 to speak of
 DISCORDANT = 0.2  # share of audited queries that are expected to differ; for rho only
 
 
@@ -43,7 +43,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class OnlineEvidence:
     """Everything from the rollout's first day to the last published one."""
 
     sessions: tuple[Stratum, ...] = ()
@@ -53,7 +53,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Check:
+class OnlineCheck:
     """One measure's part of the judgement."""
 
     name: str
@@ -66,7 +66,9 @@ class Check:
         return asdict(self)
 
 
-def judge(step: Step, plan: Rollout, evidence: Evidence) -> tuple[Outcome, list[Check]]:
+def evaluate_step(
+    step: Step, plan: Rollout, evidence: OnlineEvidence
+) -> tuple[Outcome, list[OnlineCheck]]:
     """Judge a release at ``step``; returns the outcome and every check it follows from."""
     alpha = 2 * plan.alpha / CHECKS  # only one side of each interval can fail
     found = [
@@ -79,24 +81,28 @@ def judge(step: Step, plan: Rollout, evidence: Evidence) -> tuple[Outcome, list[
     return next((o for o in order if o in outcomes), "SUCCESS"), found
 
 
-def _traffic(step: Step, plan: Rollout, strata: Sequence[Stratum], alpha: float) -> list[Check]:
+def _traffic(
+    step: Step, plan: Rollout, strata: Sequence[Stratum], alpha: float
+) -> list[OnlineCheck]:
     if not step.weight:
         return []  # shadow: nobody is answered by it
     seen = sum(s.treated for s in strata)
     if not seen or not sum(s.control for s in strata):
-        return [Check("sessions", "ERROR", "no session of one of the two releases was logged")]
+        return [
+            OnlineCheck("sessions", "ERROR", "no session of one of the two releases was logged")
+        ]
     sent = mismatch(strata, MISMATCH_ALPHA, plan.planned_sessions)
     if sent is not None:  # conversion is not even looked at
         text = f"{sent:.2%} of the sessions got it, which its share does not explain"
-        return [Check("split", "ERROR", text)]
+        return [OnlineCheck("split", "ERROR", text)]
     few = seen < step.sessions
-    enough = Check("sessions", "INCONCLUSIVE" if few else "SUCCESS", f"{seen} sessions")
+    enough = OnlineCheck("sessions", "INCONCLUSIVE" if few else "SUCCESS", f"{seen} sessions")
     found = difference(strata, alpha, plan.planned_sessions)
     base = sum(s.control_hits for s in strata) / sum(s.control for s in strata)
     return [enough, _bounded("conversion", found, step.margin * base, rising_is_bad=False)]
 
 
-def _audits(step: Step, plan: Rollout, audit: Audit | None, alpha: float) -> list[Check]:
+def _audits(step: Step, plan: Rollout, audit: Audit | None, alpha: float) -> list[OnlineCheck]:
     done = audit or Audit(0, 0, 0, 0, 0)
     if not step.audits and not done.queries:
         return []
@@ -106,18 +112,20 @@ def _audits(step: Step, plan: Rollout, audit: Audit | None, alpha: float) -> lis
     em = paired(done.em_won, done.em_lost, done.queries, alpha, planned)
     defect = paired(done.defect_new, done.defect_gone, done.queries, alpha, planned)
     return [
-        Check("audits", "INCONCLUSIVE" if few else "SUCCESS", text),
+        OnlineCheck("audits", "INCONCLUSIVE" if few else "SUCCESS", text),
         _bounded("EM@1", em, step.audit_margin, rising_is_bad=False),
         _bounded("Defect@5", defect, step.audit_margin, rising_is_bad=True),
     ]
 
 
-def _serving(plan: Rollout, evidence: Evidence, alpha: float) -> list[Check]:
+def _serving(plan: Rollout, evidence: OnlineEvidence, alpha: float) -> list[OnlineCheck]:
     served = evidence.requests
     names = {"errors": plan.error_margin, "latency": plan.latency_ratio}
     if served is None or not len(served.requests):
         text = "no serving figures of both releases in one quarter of an hour"
-        return [Check(name, "ERROR", text) for name, limit in names.items() if limit is not None]
+        return [
+            OnlineCheck(name, "ERROR", text) for name, limit in names.items() if limit is not None
+        ]
     checks = []
     if plan.error_margin is not None:
         failed = difference_in_bursts(
@@ -129,28 +137,30 @@ def _serving(plan: Rollout, evidence: Evidence, alpha: float) -> list[Check]:
     return checks
 
 
-def _latency(plan: Rollout, served: Served, ratio: float, alpha: float) -> Check:
+def _latency(plan: Rollout, served: Served, ratio: float, alpha: float) -> OnlineCheck:
     """Whether more than one request in a hundred takes longer than ``ratio`` times the control's
     p99. Beyond doubt is a failure, however little it is: the ratio is the limit.
     """
     fewest = int((served.requests - served.errors).sum(axis=0).min())
-    if fewest < LEAST_TIMES:
-        return Check("latency", "INCONCLUSIVE", f"{fewest} of {LEAST_TIMES} answered requests")
+    if fewest < MIN_TIMES:
+        return OnlineCheck("latency", "INCONCLUSIVE", f"{fewest} of {MIN_TIMES} answered requests")
     slow = served.slow(ratio)
     text = f"p99 {slow.judged_ms:.1f} ms against {slow.control_ms:.1f} ms"
     found = difference_in_bursts(slow.counts, served.quarters, alpha, plan.planned_sessions)
     check = _bounded("latency", found, SLOW_MARGIN, rising_is_bad=True)
     failed = found is not None and found.lo > 0
     outcome: Outcome = "FAILURE" if failed else check.outcome
-    return Check("latency", outcome, f"{text}; slow requests {check.text}", found)
+    return OnlineCheck("latency", outcome, f"{text}; slow requests {check.text}", found)
 
 
-def _bounded(name: str, found: Difference | None, margin: float, *, rising_is_bad: bool) -> Check:
+def _bounded(
+    name: str, found: Difference | None, margin: float, *, rising_is_bad: bool
+) -> OnlineCheck:
     """Compare an interval with 0 and with the margin on its bad side."""
     if found is None:
-        return Check(name, "INCONCLUSIVE", "nothing to compare yet")
+        return OnlineCheck(name, "INCONCLUSIVE", "nothing to compare yet")
     text = f"{found.value:+.4f} [{found.lo:+.4f}, {found.hi:+.4f}], margin {margin:.4f}"
     loss, certain = (found.hi, found.lo) if rising_is_bad else (-found.lo, -found.hi)
     if loss < margin:
-        return Check(name, "SUCCESS", text, found)
-    return Check(name, "FAILURE" if certain > 0 else "INCONCLUSIVE", text, found)
+        return OnlineCheck(name, "SUCCESS", text, found)
+    return OnlineCheck(name, "FAILURE" if certain > 0 else "INCONCLUSIVE", text, found)

@@ -30,10 +30,10 @@ from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release.ledger import Entry, moment
-from csrm_tasks.release.online.checks import Audit, Evidence
+from csrm_tasks.release.online.checks import Audit, OnlineEvidence
 from csrm_tasks.release.online.sequential import Stratum
 from csrm_tasks.release.online.served import FIRST, LAST, Served
-from csrm_tasks.release.rollout import Open
+from csrm_tasks.release.rollout import CurrentRollout
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.tables import SESSIONS
@@ -42,15 +42,19 @@ SETTLE = timedelta(minutes=15)  # servers have followed the routing document by 
 
 
 def read(
-    settings: Settings, config: MarketConfig, state: Open, entries: Sequence[Entry], day: str
-) -> Evidence:
+    settings: Settings,
+    config: MarketConfig,
+    state: CurrentRollout,
+    entries: Sequence[Entry],
+    day: str,
+) -> OnlineEvidence:
     """Gather what is known of ``state``'s release at the end of ``day``."""
     span = Span.of(state, day, config.schedule.timezone)
     with reading(open_store(settings.db_url)) as connection:
         sessions = session_strata(connection, config.market, config.target_locale, state, span)
     requests = serving(open_blobs(settings.routing), config.market, state, span)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
-    return Evidence(sessions, audit, requests, teacher)
+    return OnlineEvidence(sessions, audit, requests, teacher)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Span:
     last: str
 
     @classmethod
-    def of(cls, state: Open, day: str, zone: str) -> Self:
+    def of(cls, state: CurrentRollout, day: str, zone: str) -> Self:
         """Return the span of ``state`` up to ``day``; ``zone``: the market's time zone."""
         since = moment(state.windows[0].since).astimezone(UTC)
         until = clocks.ends(date.fromisoformat(day), zone)
@@ -83,7 +87,7 @@ def _dates(first: date, last: date) -> list[str]:
 
 
 def session_strata(
-    connection: Connection, market: str, locale: str, state: Open, span: Span
+    connection: Connection, market: str, locale: str, state: CurrentRollout, span: Span
 ) -> tuple[Stratum, ...]:
     """Count sessions and conversions of both releases by step and day of first delivery.
 
@@ -140,7 +144,7 @@ def _counts(
     )
 
 
-def _strata(rows: Sequence[Any], state: Open, share: float) -> Iterator[Stratum]:
+def _strata(rows: Sequence[Any], state: CurrentRollout, share: float) -> Iterator[Stratum]:
     by_day: dict[str, dict[str, tuple[int, int]]] = {}
     for day, release, sessions, bought in rows:
         by_day.setdefault(day, {})[release] = int(sessions), int(bought)
@@ -149,7 +153,7 @@ def _strata(rows: Sequence[Any], state: Open, share: float) -> Iterator[Stratum]
         yield Stratum(*treated, *control, share)
 
 
-def serving(blobs: BlobStore, market: str, state: Open, span: Span) -> Served | None:
+def serving(blobs: BlobStore, market: str, state: CurrentRollout, span: Span) -> Served | None:
     """Read what servers reported of both releases, by quarter of an hour and routing document.
 
     Reports are ``{market}/serving/{UTC day}.json`` beside the routing document (docs/ROUTING.md);
@@ -174,7 +178,7 @@ def serving(blobs: BlobStore, market: str, state: Open, span: Span) -> Served | 
 
 
 def served_windows(
-    blobs: BlobStore, market: str, state: Open, span: Span
+    blobs: BlobStore, market: str, state: CurrentRollout, span: Span
 ) -> list[tuple[str, tuple[_Window, _Window]]]:
     """Return quarter of an hour (UTC) and what the judged release and its control served in it, of
     every window of ``span`` in which both did.
@@ -239,7 +243,7 @@ def _report(blobs: BlobStore, key: str) -> dict[str, dict[str, _Window]]:
         ) from e
 
 
-def audits(entries: Sequence[Entry], state: Open, by: str) -> Audit | None:
+def audits(entries: Sequence[Entry], state: CurrentRollout, by: str) -> Audit | None:
     """Add up the audits of this rollout that are in the ledger; ``by`` rater or teacher.
 
     Of each audit the newest row counts: raters may have given back more, or something else.

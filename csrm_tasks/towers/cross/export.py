@@ -18,7 +18,7 @@ from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.cross.model import CrossEncoder
 from csrm_tasks.towers.cross.runtime import ONNX, CrossRuntime
 from csrm_tasks.towers.export import (
-    MOST_FLIPS,
+    MAX_FLIPS,
     RECIPES,
     decision_flips,
     quantise,
@@ -29,11 +29,11 @@ from csrm_tasks.towers.serving.runtime import Scores, Vectors
 
 log = logging.getLogger("csrm")
 
-MOST_DELTA = {"fp32": 1e-3, "int8": 0.1}  # of a probability; fp32 as of a merged LLM (A14)
+MAX_DELTA = {"fp32": 1e-3, "int8": 0.1}  # of a probability; fp32 as of a merged LLM (A14)
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredPairs:
     """Dev pairs and what the trained model says of them."""
 
     queries: Sequence[str]  # (P,)
@@ -53,7 +53,7 @@ class CrossParity:
 
 
 def export_cross(
-    model: CrossEncoder, out: Path, about: Mapping[str, Any], judged: Judged
+    model: CrossEncoder, out: Path, about: Mapping[str, Any], judged: ScoredPairs
 ) -> dict[str, CrossParity]:
     """Write ONNX files and ``serving.json`` into ``out``, where ``tokenizer.json`` already lies.
 
@@ -72,7 +72,7 @@ def export_cross(
     return found
 
 
-def _int8(out: Path, judged: Judged) -> CrossParity:
+def _int8(out: Path, judged: ScoredPairs) -> CrossParity:
     """Write the int8 variant by the first recipe within the bounds, or leave none behind."""
     target = out / ONNX["int8"]
     for recipe in RECIPES:
@@ -84,14 +84,14 @@ def _int8(out: Path, judged: Judged) -> CrossParity:
     return found
 
 
-def _judge(out: Path, variant: str, recipe: str, judged: Judged) -> CrossParity:
+def _judge(out: Path, variant: str, recipe: str, judged: ScoredPairs) -> CrossParity:
     runtime = CrossRuntime(out, variant=variant)
     scores = runtime.score_texts(judged.queries, judged.titles)
     delta = float(np.abs(np.stack(scores, 1) - judged.scores).max())
     ours, truth = (runtime.decide(s) for s in (scores, Scores(*judged.scores.T)))
     flips = decision_flips(ours, truth)
     # NaN compares as False, so a broken graph is never admitted.
-    admitted = delta <= MOST_DELTA[variant] and flips <= MOST_FLIPS
+    admitted = delta <= MAX_DELTA[variant] and flips <= MAX_FLIPS
     found = CrossParity(admitted, delta, flips, len(judged.scores), recipe)
     if not admitted:
         log.warning("cross-encoder: %s is refused: %s", variant, _reason(found))
@@ -101,5 +101,5 @@ def _judge(out: Path, variant: str, recipe: str, judged: Judged) -> CrossParity:
 def _reason(found: CrossParity) -> str:
     return (
         f"{found.recipe} on {found.pairs} dev pairs: a probability differs by {found.delta:.4f}, "
-        f"decision flips {found.flips:.2%} (at most {MOST_FLIPS:.1%})"
+        f"decision flips {found.flips:.2%} (at most {MAX_FLIPS:.1%})"
     )

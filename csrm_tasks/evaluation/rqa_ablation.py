@@ -9,7 +9,7 @@ import polars as pl
 GAINED, LOST = 12, 4  # examples of either kind
 
 
-def resolved(
+def rqa_ablation(
     gold: pl.DataFrame,
     alone: pl.DataFrame,
     augmented: pl.DataFrame,
