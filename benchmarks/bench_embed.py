@@ -21,10 +21,10 @@ from sentence_transformers import models as parts
 from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
 from csrm_tasks.demo.market.generate import demo_world
-from csrm_tasks.llm.network.precision import choose_dtype
 from csrm_tasks.retrieval.encoder import BATCH_TOKENS, BiEncoder
 from csrm_tasks.retrieval.exact import Vectors, exact_search
 from csrm_tasks.text import normalise
+from csrm_tasks.training.precision import choose_dtype
 
 DIM, TOKENS = 128, 48
 

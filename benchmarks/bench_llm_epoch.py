@@ -33,12 +33,12 @@ from benchmarks.llm_shapes import LABELS, VOCABULARY, qwen3, with_lora
 from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
 from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.network.packed import pack, run_packed
-from csrm_tasks.llm.network.precision import choose_dtype
 from csrm_tasks.llm.prompt.batching import BatchStream, Epoch, draw_siblings
 from csrm_tasks.llm.prompt.encoding import Ids
 from csrm_tasks.llm.scoring.calibration import log_loss
 from csrm_tasks.llm.scoring.predict import label_probabilities
 from csrm_tasks.sections import Llm
+from csrm_tasks.training.precision import choose_dtype
 
 PREFIX, PRODUCT = 110, 60  # tokens
 TELLING, WORDS = 20, 1  # tokens of a product that tell its label, out of so many different ones

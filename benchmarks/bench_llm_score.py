@@ -19,9 +19,9 @@ from torch.nn import functional
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
 from benchmarks.llm_shapes import LABELS, Lengths, qwen3, realistic_lengths
 from csrm_tasks.llm.network.model import Model
-from csrm_tasks.llm.network.precision import choose_dtype
 from csrm_tasks.llm.prompt.encoding import Ids
 from csrm_tasks.llm.scoring.predict import label_probabilities
+from csrm_tasks.training.precision import choose_dtype
 
 PREFIX, PRODUCT = 110, 60
 BATCH = 32  # pairs per batch of the peer

@@ -28,7 +28,7 @@ from benchmarks.llm_shapes import LABELS, VOCABULARY, qwen3, with_lora
 from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
 from csrm_tasks.llm.network.model import checkpoint_activations
 from csrm_tasks.llm.network.packed import pack, run_packed
-from csrm_tasks.llm.network.precision import choose_dtype
+from csrm_tasks.training.precision import choose_dtype
 
 BATCH, LENGTH = 16, 96
 IGNORED = -100

@@ -33,7 +33,6 @@ from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
-from csrm_tasks.llm.network.precision import choose_dtype
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
@@ -41,6 +40,7 @@ from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.texts import tower_text
 from csrm_tasks.towers.train import CLIP, TrainPlan, pair_logits, train
+from csrm_tasks.training.precision import choose_dtype
 
 LAYERS = 1  # of 12, which take twelve times as long on either side
 DIM, QUERY_TOKENS, TITLE_TOKENS = 128, 32, 96

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.settings import PROJECT_ROOT
 
@@ -52,3 +53,12 @@ def check_base(key: str, name: str) -> None:
             f"{key}: {name!r} is no folder here, and a Hugging Face name needs the commit that it "
             f"is pinned to: {repository}@ and 40 hexadecimal digits (a folder: ./{repository})"
         )
+
+
+def base_digest(base: str) -> str:
+    """Identify the base model: a digest of its files, or its hub name with its revision."""
+    folder = local_folder(base)
+    if folder is not None:
+        return json_digest(describe_files(folder))
+    check_base("base model", base)
+    return f"hub:{base}"

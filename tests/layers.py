@@ -38,9 +38,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ingest.reading",),
     ("ingest.contract", "store.migrations"),
     ("store", "markets", "spreadsheets"),
-    ("artifacts", "base_models", "text", "tracking"),
+    ("base_models", "text", "tracking"),
+    ("artifacts",),
     ("blobs", "records", "settings"),
-    ("errors", "sections", "presets", "clocks", "preload", "store.migrations.versions"),
+    ("errors", "ragged", "sections", "presets", "clocks", "preload", "store.migrations.versions"),
 )
 DRAWING = ROOT / "docs" / "ARCHITECTURE.md"
 BEGIN, END = "<!-- layers: python -m tests.layers --write -->\n", "<!-- end of layers -->\n"

@@ -30,13 +30,14 @@ def sheet(market: str, ref: str, locale: str, out: Path) -> None:
     import polars as pl
 
     from csrm_tasks.artifacts import ArtifactStore
-    from csrm_tasks.records import QUERIES, RQA, read_table
+    from csrm_tasks.dataset.tables import table
+    from csrm_tasks.records import RQA, read_table
     from csrm_tasks.retrieval import judged
 
     settings = load_settings(market=market)
     store = ArtifactStore(settings.artifacts, settings.cache)
     found = store.open(ref)
-    queries = read_table(store.open(found.inputs["snapshot"]).file("queries.parquet"), QUERIES)
+    queries = table(store.open(found.inputs["snapshot"]).path, "queries")
     rows = judged.sheet(
         read_table(found.file("rqa.parquet"), RQA),
         queries.filter(pl.col("locale") == locale),

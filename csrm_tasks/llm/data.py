@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.blobs import text_digest
+from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.prompt.prompts import (
     CVR,
@@ -21,10 +22,7 @@ from csrm_tasks.llm.prompt.prompts import (
 )
 from csrm_tasks.llm.soft_targets import Floats, mixed_target, one_hot
 from csrm_tasks.records import (
-    CONVERSIONS,
-    PAIRS,
     PRODUCTS,
-    QUERIES,
     RQA,
     TRANSLATIONS,
     read_table,
@@ -58,10 +56,10 @@ def load_fields(snapshot: Path, rqa: Path | None = None) -> Fields:
     """Read queries, products and (from the folder ``rqa``) retrieved titles."""
     titles: dict[str, tuple[str, ...]] = {}
     if rqa is not None:
-        table = read_table(rqa / "rqa.parquet", RQA)
-        titles = {q: tuple(t) for q, t in table.select("query_id", "titles").iter_rows()}
-    queries = read_table(snapshot / "queries.parquet", QUERIES)
-    products = read_table(snapshot / "products.parquet", PRODUCTS)
+        retrieved = read_table(rqa / "rqa.parquet", RQA)
+        titles = {q: tuple(t) for q, t in retrieved.select("query_id", "titles").iter_rows()}
+    queries = table(snapshot, "queries")
+    products = table(snapshot, "products")
     return Fields(
         {
             i: QueryFields(query, brand, titles.get(i, ()))
@@ -76,7 +74,7 @@ def load_fields(snapshot: Path, rqa: Path | None = None) -> Fields:
 
 def load_pairs(snapshot: Path, split: str) -> pl.DataFrame:
     """Return the judged pairs of one split (train, dev or gold)."""
-    pairs = read_table(snapshot / "pairs.parquet", PAIRS)
+    pairs = table(snapshot, "pairs")
     return pairs.filter(pl.col("split") == split)
 
 
@@ -146,22 +144,21 @@ def distilled_targets(pairs: pl.DataFrame, soft: Path, alpha: float) -> Floats:
 
 def cvr_rows(fields: Fields, snapshot: Path) -> LabelRows:
     """Return the conversion examples (A8); may be empty."""
-    table = read_table(snapshot / "conversions.parquet", CONVERSIONS)
-    labels = one_hot(table["label"].to_numpy().astype(np.int64), len(CVR.tokens))
-    names = [f"{q}/{p}" for q, p in table.select("query_id", "product_id").iter_rows()]
-    return LabelRows(CVR, names, *fields.of(table), labels)
+    examples = table(snapshot, "conversions")
+    labels = one_hot(examples["label"].to_numpy().astype(np.int64), len(CVR.tokens))
+    names = [f"{q}/{p}" for q, p in examples.select("query_id", "product_id").iter_rows()]
+    return LabelRows(CVR, names, *fields.of(examples), labels)
 
 
 def load_translations(snapshot: Path, split: str) -> pl.DataFrame:
     """Return the translations of one split (train or dev); may be empty."""
-    table = read_table(snapshot / "translations.parquet", TRANSLATIONS)
-    return table.filter(pl.col("split") == split)
+    return table(snapshot, "translations").filter(pl.col("split") == split)
 
 
 def translation_rows(snapshot: Path, source: str, target: str) -> TranslationRows:
     """Return the training translations (A7); may be empty."""
-    table = load_translations(snapshot, "train")
-    kinds, sources, targets = (table[c].to_list() for c in list(TRANSLATIONS)[:3])
+    rows = load_translations(snapshot, "train")
+    kinds, sources, targets = (rows[c].to_list() for c in list(TRANSLATIONS)[:3])
     return TranslationRows(kinds, sources, targets, source, target)
 
 

@@ -29,6 +29,7 @@ from csrm_tasks.retrieval.pairs import Rows, TrainingPairs
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.sections import Ebr
 from csrm_tasks.training.checkpoints import Checkpoints
+from csrm_tasks.training.schedule import warmed
 
 log = logging.getLogger("csrm")
 
@@ -53,6 +54,7 @@ class EbrTrainer:
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY
         )
+        self._schedule = warmed(config.lr, config.steps, WARMUP)
         self._cache = GradCache(model)
         self._masked = 0.0  # share of the last batch's negatives that were held to be false ones
         self._checkpoints = Checkpoints(work / "ebr.safetensors")
@@ -92,7 +94,7 @@ class EbrTrainer:
         batch = draw(self.data, self.config.batch, self.config.pool, rng, by_query=by_query)
         contrastive, mse, *within = self.batch_losses(batch)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.lr * schedule(self.step, self.config.steps)
+            group["lr"] = self._schedule.rate(self.step)
         self._optimizer.zero_grad(set_to_none=True)
         loss = sum(within, contrastive + self.config.mse_weight * mse)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -168,9 +170,3 @@ class EbrTrainer:
             name: [((i + 1) * width, float(p[:, column].mean())) for i, p in enumerate(points)]
             for column, name in enumerate(self.names)
         }
-
-
-def schedule(step: int, steps: int) -> float:
-    """Share of the learning rate: linear warm-up over :data:`WARMUP`, then linear to 0."""
-    warm = max(1, round(WARMUP * steps))
-    return min((step + 1) / warm, (steps - step) / max(1, steps - warm))

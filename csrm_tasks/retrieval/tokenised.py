@@ -1,4 +1,4 @@
-"""Texts tokenised once and kept ragged, so that a batch is two array gathers (no re-tokenising)."""
+"""Texts as the retriever reads them, tokenised once, and batches of like length."""
 
 from __future__ import annotations
 
@@ -6,43 +6,32 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Rows = npt.NDArray[np.int64]
+from csrm_tasks.ragged import Ragged, Rows
 
 USEFUL = 0.96  # share of a batch's tokens that must be real
 SMALL_TOKENS = 256  # below which a batch is filled up all the same
 
 
-class TokenisedTexts:
-    """Token ids of N texts: one flat int32 array and N + 1 offsets."""
+class TokenisedTexts(Ragged):
+    """Token ids of N texts as the retriever reads them."""
 
     def __init__(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> None:
         """Tokenise ``texts``, each cut to ``max_length`` tokens (special tokens included)."""
         ids: list[list[int]] = []
         if texts:
             ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-        self.lengths: Rows = np.array([len(x) for x in ids], dtype=np.int64)
-        self._offsets: Rows = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._flat = np.fromiter((t for x in ids for t in x), np.int32, int(self._offsets[-1]))
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.lengths)
+        super().__init__(ids)
 
     def batch(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return ids and attention mask, both (len(rows), longest) int64; padding is id 0, mask 0.
 
         The padding id does not matter to a model that honours the mask.
         """
-        lengths = self.lengths[rows]
-        columns = np.arange(max(int(lengths.max(initial=1)), 1))
-        mask = columns[None, :] < lengths[:, None]  # (B, T)
-        ids = np.zeros(mask.shape, np.int64)
-        ids[mask] = self._flat[(self._offsets[rows, None] + columns)[mask]]
-        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+        ids, mask = self.padded(rows)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def by_length(self, batch_tokens: int) -> Iterator[Rows]:
         """Yield every row once, in batches of like length of at most ``batch_tokens`` padded.

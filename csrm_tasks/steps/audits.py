@@ -26,23 +26,24 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     """Draw a day's queries and write what raters judge, without a word on which release it is."""
     import polars as pl
 
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.records import write_table
     from csrm_tasks.release.bundle.scorer import ReleaseScorer
     from csrm_tasks.release.online import audits
 
     state = ctx.input("state").facts
     snapshot = ctx.store.open(state["snapshot"])
-    tables = {n: pl.read_parquet(snapshot.file(f"{n}.parquet")) for n in ("queries", "products")}
+    queries, products = (table(snapshot.path, n) for n in ("queries", "products"))
     here = pl.col("locale") == ctx.market.target_locale
-    shown = pl.read_parquet(snapshot.file("behaviour.parquet")).filter(here)
+    shown = table(snapshot.path, "behaviour").filter(here)
     asked = shown.group_by("query_id").agg(pl.col("impressions").sum())
     nth = (date.fromisoformat(day) - date.fromisoformat(state["first_day"])).days
     seed = f"{ctx.market.market}:{state['open']}"
     drawn = audits.draw(asked, state["audit_queries"], max(nth, 0), seed)
-    texts = tables["products"].filter(here).select("product_id", "title", "brand", "category")
+    texts = products.filter(here).select("product_id", "title", "brand", "category")
     shown = (
         shown.filter(pl.col("query_id").is_in(drawn))
-        .join(tables["queries"].select("query_id", "query"), on="query_id")
+        .join(queries.select("query_id", "query"), on="query_id")
         .join(texts, on="product_id")
     )
     arms = {state["open"]: state["bundle"], state["control"]: state["control_bundle"]}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.network.identity import base_digest
+    from csrm_tasks.base_models import base_digest
 
     return base_digest(params["encoder"])
 
@@ -69,7 +69,7 @@ def baseline_encoder(
 
 def _asked(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """Who answers: a local model's files, or the endpoint's address."""
-    from csrm_tasks.llm.network.identity import base_digest
+    from csrm_tasks.base_models import base_digest
 
     if not params["remote"]:
         return base_digest(params["model"])

@@ -40,12 +40,12 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     """
     import torch
 
-    from csrm_tasks.llm.network.precision import choose_device, choose_dtype
     from csrm_tasks.towers.cross.export import export_cross
     from csrm_tasks.towers.cross.model import CrossEncoder, cross_logits
     from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
+    from csrm_tasks.training.precision import choose_device, choose_dtype
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed, device = ctx.market.towers, ctx.market.seed, choose_device()

@@ -10,9 +10,10 @@ import polars as pl
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, RQA, SCORED, read_table
+from csrm_tasks.records import RQA, SCORED, read_table
 from csrm_tasks.release import ledger
 from csrm_tasks.release.bundle.manifest import BEHIND
 from csrm_tasks.settings import Settings
@@ -38,11 +39,8 @@ def baselines(ctx: Context) -> Metadata:
 
 
 def _tables(snapshot: Artifact) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    return (
-        read_table(snapshot.file("pairs.parquet"), PAIRS),
-        read_table(snapshot.file("queries.parquet"), QUERIES),
-        read_table(snapshot.file("products.parquet"), PRODUCTS),
-    )
+    pairs, queries, products = (table(snapshot.path, n) for n in ("pairs", "queries", "products"))
+    return pairs, queries, products
 
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str | None:
@@ -201,7 +199,7 @@ def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
         return None
     titles = ctx.store.open(same[-1].inputs["rqa"]).file("rqa.parquet")
     without, augmented = (read_table(a.file("scored.parquet"), SCORED) for a in (alone, same[-1]))
-    queries = read_table(ctx.input("snapshot").file("queries.parquet"), QUERIES)
+    queries = table(ctx.input("snapshot").path, "queries")
     return rqa_ablation(gold, without, augmented, queries, read_table(titles, RQA))
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger("csrm")
 
 def _base_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base model's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.network.identity import base_digest
+    from csrm_tasks.base_models import base_digest
 
     return base_digest(market.llm.base)
 
@@ -103,9 +103,9 @@ def _pass_on(ctx: Context, soft: Artifact) -> Metadata:
 def select_llm(ctx: Context) -> Metadata:
     """Choose the best model on dev (A17) and calibrate its temperature there (A30, A49)."""
     from csrm_tasks import tracking
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.llm.network.identity import read_card
     from csrm_tasks.llm.scoring.calibration import calibrate
-    from csrm_tasks.records import VOTES, read_table
 
     llms = ctx.lists["llms"]
     if not llms:
@@ -113,7 +113,7 @@ def select_llm(ctx: Context) -> Metadata:
     best = max(llms, key=lambda a: float(a.facts["dev_micro_f1"]))  # the earliest of equals
     shutil.copytree(best.file("adapter"), ctx.out / "adapter")
     shutil.copy(best.file("curves.json"), ctx.out)
-    votes = read_table(ctx.input("snapshot").file("votes.parquet"), VOTES)
+    votes = table(ctx.input("snapshot").path, "votes")
     found = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")
     replace(read_card(best.path), temperature=found.temperature).write(ctx.out)
     facts: Metadata = {

@@ -27,7 +27,7 @@ log = logging.getLogger("csrm")
 
 def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.network.identity import base_digest
+    from csrm_tasks.base_models import base_digest
 
     return base_digest(market.retrieval.ebr.encoder)
 
@@ -43,12 +43,12 @@ def build_bm25(ctx: Context) -> Metadata:
     ``previous`` is an earlier index to go on from: it answers as one built anew, and only new and
     changed titles are analysed.
     """
+    from csrm_tasks.dataset.tables import by_locale
     from csrm_tasks.retrieval.bm25 import Bm25Index
-    from csrm_tasks.retrieval.tables import by_locale
 
     facts: Metadata = {"products": {}, "analysed": {}}
     previous = ctx.inputs.get("previous")
-    for locale, own in by_locale(ctx.input("snapshot")).items():
+    for locale, own in by_locale(ctx.input("snapshot").path).items():
         folder = ctx.out / locale
         if previous and (previous.path / locale / "index.json").is_file():  # else another's format
             shutil.copytree(previous.path / locale, folder)
@@ -66,14 +66,14 @@ def build_bm25(ctx: Context) -> Metadata:
 def pseudo_pairs(ctx: Context) -> Metadata:
     """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21)."""
     from csrm_tasks.dataset.queries import retriever_queries
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.records import write_table
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.pseudo import PSEUDO
     from csrm_tasks.retrieval.pseudo import pseudo_pairs as pair_up
-    from csrm_tasks.retrieval.tables import table
 
-    queries = retriever_queries(table(ctx.input("snapshot"), "queries"))
-    products = table(ctx.input("snapshot"), "products")
+    queries = retriever_queries(table(ctx.input("snapshot").path, "queries"))
+    products = table(ctx.input("snapshot").path, "products")
     found = sorted(products["locale"].unique())
     indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in found}
     pairs = pair_up(queries, products, indexes, ctx.market.retrieval.bm25_k)
@@ -103,22 +103,22 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
 
     from csrm_tasks import tracking
     from csrm_tasks.dataset.queries import retriever_queries
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.records import SCORED, read_table
     from csrm_tasks.retrieval.ebr import EbrTrainer
     from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.pairs import training_pairs
-    from csrm_tasks.retrieval.tables import table
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.retrieval.ebr, ctx.market.seed
     scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
     snapshot = ctx.input("snapshot")
-    behaviour = table(snapshot, "behaviour") if local else None
+    behaviour = table(snapshot.path, "behaviour") if local else None
     if behaviour is not None and unclicked:
-        gold = table(snapshot, "pairs").filter(split="gold").select("query_id").unique()
+        gold = table(snapshot.path, "pairs").filter(split="gold").select("query_id").unique()
         behaviour = behaviour.join(gold, on="query_id", how="anti")
-    queries = retriever_queries(table(snapshot, "queries"))
-    products = table(snapshot, "products")
+    queries = retriever_queries(table(snapshot.path, "queries"))
+    products = table(snapshot.path, "products")
     data = training_pairs(queries, products, scored, behaviour)
     data, mined = _with_hard_negatives(ctx, data)
     warm = ctx.inputs.get("warm")
@@ -148,13 +148,13 @@ def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPai
         raise ConfigError("train_ebr takes input 'bm25' where retrieval.ebr.mining is set, only")
     if config is None:
         return data, {}
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.mining import mine
-    from csrm_tasks.retrieval.tables import table
 
     folder = ctx.input("bm25")
     indexes = {p.locale: Bm25Index(folder.file(p.locale)) for p in data.locales}
-    data, counts = mine(data, table(ctx.input("snapshot"), "products"), indexes, config)
+    data, counts = mine(data, table(ctx.input("snapshot").path, "products"), indexes, config)
     return data, {f"mining_{name}": n for name, n in asdict(counts).items()}
 
 
@@ -192,16 +192,16 @@ def build_rqa(ctx: Context) -> Metadata:
     Judgements by people are read from the landing zone (:mod:`csrm_tasks.retrieval.judged`).
     """
     from csrm_tasks import tracking
+    from csrm_tasks.dataset.tables import by_locale
     from csrm_tasks.records import RQA, write_table
     from csrm_tasks.retrieval import augment
     from csrm_tasks.retrieval.bm25 import Bm25Index
     from csrm_tasks.retrieval.judged import read_judged
     from csrm_tasks.retrieval.rqa import RqaRetriever, keep
-    from csrm_tasks.retrieval.tables import by_locale
 
     rqa, dense = ctx.market.retrieval.rqa, _dense(ctx)
     parts: list[augment.LocaleRqa] = []
-    for locale, own in by_locale(ctx.input("snapshot")).items():
+    for locale, own in by_locale(ctx.input("snapshot").path).items():
         titles = dict(own["products"].select("product_id", "title").iter_rows())
         bm25 = Bm25Index(ctx.input("bm25").file(locale))
         retriever = RqaRetriever(titles, bm25, dense(locale) if dense else None, rqa.title_tokens)

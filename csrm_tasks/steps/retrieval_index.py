@@ -37,14 +37,14 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
     """Embed what ``build_index`` would, but only shard ``shard`` (from 0) ``of`` so many."""
     import numpy as np
 
+    from csrm_tasks.dataset.tables import by_locale
     from csrm_tasks.retrieval.catalogue import difference, of_encoder, shard_of
-    from csrm_tasks.retrieval.tables import by_locale
 
     if not 0 <= shard < of:
         raise ConfigError(f"embed_shard: there is no shard {shard} of {of}; they count from 0")
     model, digest = open_encoder(ctx)
     facts: Metadata = {"shard": shard, "of": of, "embedded": {}}
-    for locale, own in by_locale(ctx.input("snapshot")).items():
+    for locale, own in by_locale(ctx.input("snapshot").path).items():
         known, products = of_encoder(_earlier_index(ctx, locale), digest), own["products"]
         new = shard_of(difference(known, products)[0] if known else products, shard, of)
         new.select("product_id").write_parquet(ctx.out / f"{locale}.parquet")
@@ -96,12 +96,12 @@ def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
 
 
 def _index(ctx: Context, embed: Callable[[str], Embed | None]) -> Metadata:
+    from csrm_tasks.dataset.tables import by_locale
     from csrm_tasks.retrieval.catalogue import evaluate_encoder, index_locale
-    from csrm_tasks.retrieval.tables import by_locale
 
     model, digest = open_encoder(ctx)
     facts: Metadata = {"encoder_digest": digest, "dim": model.dim, "locales": {}}
-    for locale, own in by_locale(ctx.input("snapshot")).items():
+    for locale, own in by_locale(ctx.input("snapshot").path).items():
         earlier = _earlier_index(ctx, locale)
         index, measured = index_locale(
             locale, model, digest, own, ctx.market.retrieval, ctx.market.seed, earlier,
@@ -120,8 +120,8 @@ def open_encoder(ctx: Context) -> tuple[BiEncoder, str]:
     """
     import torch
 
-    from csrm_tasks.llm.network.precision import choose_dtype
     from csrm_tasks.retrieval.encoder import BiEncoder
+    from csrm_tasks.training.precision import choose_dtype
 
     torch.set_num_threads(ctx.settings.threads)
     model = BiEncoder.load(ctx.input("ebr").file("encoder"))

@@ -59,16 +59,13 @@ def _cases(ctx: Context, product_fields: Sequence[str]) -> Any:
     """Return the dev pairs with training's probabilities, and the searches to replay."""
     import polars as pl
 
-    from csrm_tasks.records import BEHAVIOUR, PAIRS, PRODUCTS, QUERIES, read_table
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.release.bundle import servability
     from csrm_tasks.towers.examples import with_texts
     from csrm_tasks.towers.serving.texts import with_product_text
 
-    pairs, queries, products, behaviour = (
-        read_table(ctx.input("snapshot").file(f"{name}.parquet"), schema)
-        for name, schema in (("pairs", PAIRS), ("queries", QUERIES), ("products", PRODUCTS),
-                             ("behaviour", BEHAVIOUR))
-    )  # fmt: skip
+    names = ("pairs", "queries", "products", "behaviour")
+    pairs, queries, products, behaviour = (table(ctx.input("snapshot").path, n) for n in names)
     trained = pl.read_parquet(ctx.input("towers").file("dev_scores.parquet")).drop("grade")
     locale = ctx.market.target_locale
     read = with_product_text(products, product_fields)

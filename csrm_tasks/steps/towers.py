@@ -51,11 +51,11 @@ def tower_pairs(ctx: Context, *, seen: bool = False) -> Metadata:
     """
     import polars as pl
 
-    from csrm_tasks.records import BEHAVIOUR, read_table
+    from csrm_tasks.dataset.tables import table
     from csrm_tasks.towers import pairs
 
     locale, config, tables = ctx.market.target_locale, ctx.market.towers, tables_of(ctx)
-    behaviour = read_table(ctx.input("snapshot").file("behaviour.parquet"), BEHAVIOUR)
+    behaviour = table(ctx.input("snapshot").path, "behaviour")
     chosen = pairs.distillation_queries(tables.queries, tables.pairs, locale, config.queries, seen)
     if chosen.is_empty():
         raise DataError(f"the snapshot has no {locale} query outside dev and gold to distil on")
@@ -96,7 +96,7 @@ def _retriever(ctx: Context, queries: list[str]) -> tuple[list[str], Any]:
 
 def encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base encoder's files are an input of training, though no artifact."""
-    from csrm_tasks.llm.network.identity import base_digest
+    from csrm_tasks.base_models import base_digest
 
     return base_digest(market.towers.encoder)
 
@@ -118,11 +118,11 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     """
     import torch
 
-    from csrm_tasks.llm.network.precision import choose_device, choose_dtype
     from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
+    from csrm_tasks.training.precision import choose_device, choose_dtype
 
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.towers, ctx.market.seed

@@ -25,7 +25,6 @@ from csrm_tasks.towers.train import (
     WEIGHT_DECAY,
     TrainPlan,
     encode_rows,
-    learning_rate,
 )
 from csrm_tasks.training.checkpoints import Checkpoints
 
@@ -64,7 +63,7 @@ def distil(
         target = torch.from_numpy(wanted[rows])
         loss = cosine_loss(encode_rows(short, queries, rows), target)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(plan, progress.step)
+            group["lr"] = plan.schedule.rate(progress.step)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(own, CLIP)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, SCORED, read_table
+from csrm_tasks.dataset.tables import table
+from csrm_tasks.records import SCORED, read_table
 from csrm_tasks.towers.examples import (
     Examples,
     dev_pairs,
@@ -31,18 +32,18 @@ class TowerTables:
     @cached_property
     def queries(self) -> pl.DataFrame:
         """Return the queries."""
-        return read_table(self.snapshot / "queries.parquet", QUERIES)
+        return table(self.snapshot, "queries")
 
     @cached_property
     def products(self) -> pl.DataFrame:
         """Return the products, with what the product tower reads as their title."""
-        found = read_table(self.snapshot / "products.parquet", PRODUCTS)
+        found = table(self.snapshot, "products")
         return with_product_text(found, self.fields)
 
     @cached_property
     def pairs(self) -> pl.DataFrame:
         """Return the judged pairs."""
-        return read_table(self.snapshot / "pairs.parquet", PAIRS)
+        return table(self.snapshot, "pairs")
 
     def soft(self, scored: Path, seen: bool = False) -> Examples:
         """Return the pairs that the teacher has scored, with its probabilities (A29).

@@ -21,11 +21,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from csrm_tasks.ragged import length_chunks
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.serving.tokens import TokenTable, length_chunks
+from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.training.checkpoints import Checkpoints
+from csrm_tasks.training.schedule import Schedule
 
 log = logging.getLogger("csrm")
 
@@ -52,6 +54,11 @@ class TrainPlan:
     lr_end: float
     seed: int
 
+    @property
+    def schedule(self) -> Schedule:
+        """Linear from ``lr`` in the first step to ``lr_end`` in the last (A31)."""
+        return Schedule(self.lr, self.steps - 1, self.lr_end)
+
 
 @dataclass
 class TowerProgress:
@@ -63,12 +70,6 @@ class TowerProgress:
     loss: float = 0.0  # mean since the last report
     since: int = 0
     curve: list[tuple[int, float]] = field(default_factory=list)
-
-
-def learning_rate(plan: TrainPlan, step: int) -> float:
-    """Return the rate of ``step`` (0 … steps - 1): linear from lr to lr_end (A31)."""
-    done = step / max(plan.steps - 1, 1)
-    return plan.lr + (plan.lr_end - plan.lr) * done
 
 
 def train(
@@ -108,7 +109,7 @@ def train(
             logits = judge(model, queries, products, examples.query[rows], examples.product[rows])
         target = targets[torch.from_numpy(rows)].to(device)
         loss = towers_loss(logits, target[:, 0], target[:, 1])
-        _step(model, optimizer, loss, learning_rate(plan, progress.step))
+        _step(model, optimizer, loss, plan.schedule.rate(progress.step))
         progress.seconds = time.monotonic() - began
         _note(progress, float(loss.detach()), len(rows), plan.steps)
         if checkpoints.due():

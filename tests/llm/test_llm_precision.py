@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csrm_tasks.llm.network import precision
+from csrm_tasks.training import precision
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -21,7 +20,6 @@ from csrm_tasks.llm.training import finetune as finetune_module
 from csrm_tasks.llm.training import train as train_module
 from csrm_tasks.llm.training.finetune import FinetuneInputs
 from csrm_tasks.llm.training.mixture import Draw
-from csrm_tasks.llm.training.schedule import learning_rate
 from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 from tests.llm_fixtures import make_base, make_given, make_market, run_as
@@ -189,22 +187,6 @@ def test_prompts_that_were_cut_are_counted_and_reported(
     assert found.facts["truncated"] > 0
     said = f"{found.facts['truncated']} times a prompt was longer than llm.max_length (30 tokens)"
     assert said in caplog.text
-
-
-def test_learning_rate_warms_up_and_decays_linearly(market: MarketConfig) -> None:
-    config = market.llm.model_copy(update={"steps": 100, "warmup": 0.1, "lr": 1.0})
-    rates = [learning_rate(s, config) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert rates[10:] == pytest.approx([(100 - s) / 90 for s in range(10, 100)])
-
-
-def test_a_cosine_falls_to_zero_after_the_warm_up(market: MarketConfig) -> None:
-    changed = {"steps": 100, "warmup": 0.1, "lr": 1.0, "schedule": "cosine"}
-    config = market.llm.model_copy(update=changed)
-    rates = [learning_rate(s, config) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    cosine = [0.5 * (1 + math.cos(math.pi * i / 90)) for i in range(90)]
-    assert rates[10:] == pytest.approx(cosine)
 
 
 def test_another_seed_is_another_run(

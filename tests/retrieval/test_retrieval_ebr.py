@@ -16,7 +16,7 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.records import SCORED
 from csrm_tasks.retrieval import ebr
 from csrm_tasks.retrieval.batches import draw
-from csrm_tasks.retrieval.ebr import EbrTrainer, schedule
+from csrm_tasks.retrieval.ebr import EbrTrainer
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.losses import (
     contrastive_loss,
@@ -285,12 +285,3 @@ def test_a_killed_run_ends_at_the_same_weights(
         whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b), name
-
-
-def test_schedule_warms_up_and_ends_near_zero() -> None:
-    shares = [schedule(step, 200) for step in range(200)]
-    assert shares[0] == pytest.approx(1 / 12)
-    assert max(shares) == 1.0
-    assert shares.index(1.0) == 11
-    assert 0 < shares[-1] < 0.01
-    assert schedule(0, 1) == 1.0

@@ -26,7 +26,7 @@ from csrm_tasks.towers.examples import (
 from csrm_tasks.towers.losses import towers_loss
 from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.train import TrainPlan, encode_rows, learning_rate, pair_logits, train
+from csrm_tasks.towers.train import TrainPlan, encode_rows, pair_logits, train
 from csrm_tasks.training.checkpoints import Checkpoints
 from tests.towers_fixtures import TARGET, make_encoder, oracle_examples, reader_of, snapshot_tables
 
@@ -219,7 +219,7 @@ def test_bf16_multiplies_only(
 
 
 def test_learning_rate_is_linear_to_its_end() -> None:
-    rates = [learning_rate(PLAN, s) for s in range(PLAN.steps)]
+    rates = [PLAN.schedule.rate(s) for s in range(PLAN.steps)]
     np.testing.assert_allclose(rates, np.linspace(PLAN.lr, PLAN.lr_end, PLAN.steps))
 
 

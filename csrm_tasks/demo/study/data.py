@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.artifacts import ArtifactStore, json_digest
+from csrm_tasks.dataset.tables import table
 from csrm_tasks.demo.market.generate import DEMO_PRODUCTS, demo_world, generate_demo
 from csrm_tasks.demo.market.labels import default_queries, draw_page
 from csrm_tasks.demo.market.landing import HISTORY_DAY, NIGHTS
@@ -25,7 +26,7 @@ from csrm_tasks.demo.market.search import LexicalIndex, Shelves
 from csrm_tasks.demo.market.world import TARGET, World, stream
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import PAIRS, QUERIES, read_table, write_table
+from csrm_tasks.records import PAIRS, write_table
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import code_digest
 from csrm_tasks.steps.running import run_step
@@ -65,7 +66,7 @@ def seed_market(
         _ingest(market, settings, day)
     stage2 = _snapshot(market, settings, 2, NIGHTS[-1])
     made = SeedMarket(market, settings, stage1, stage2)
-    queries = read_table(made.store.open(stage2).file("queries.parquet"), QUERIES)
+    queries = table(made.store.open(stage2).path, "queries")
     source = market.source_locale
     few = [thinned(load_pairs(made, x), source, DEV_KEPT, seed, "dev") for x in (stage1, stage2)]
     judged = with_truth(few[1], queries, demo_world(products, seed))
@@ -91,7 +92,7 @@ def _snapshot(market: MarketConfig, settings: Settings, stage: int, until: str) 
 
 def load_pairs(seed: SeedMarket, snapshot: str) -> pl.DataFrame:
     """Return a snapshot's judged pairs (PAIRS)."""
-    return read_table(seed.store.open(snapshot).file("pairs.parquet"), PAIRS)
+    return table(seed.store.open(snapshot).path, "pairs")
 
 
 def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str, Any]) -> str:

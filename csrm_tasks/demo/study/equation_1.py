@@ -21,6 +21,7 @@ from torch import Tensor
 
 from csrm_tasks import records
 from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.dataset.tables import table
 from csrm_tasks.demo.market.generate import DEMO_PRODUCTS, demo_world
 from csrm_tasks.demo.market.labels import default_queries
 from csrm_tasks.demo.market.queries import make_queries
@@ -96,11 +97,7 @@ def main() -> None:
     settings = Home.of(MARKET).settings
     market, given = load_market(MARKET, settings.markets), cold_start_inputs(settings)
     names = ("queries", "products", "pairs", "behaviour")
-    schemas: dict[str, records.Schema] = {n: getattr(records, n.upper()) for n in names}
-    tables = {
-        name: records.read_table(given["snapshot"].file(f"{name}.parquet"), schema)
-        for name, schema in schemas.items()
-    }
+    tables = {name: table(given["snapshot"].path, name) for name in names}
     scored = records.read_table(given["scored"].file("scored.parquet"), records.SCORED)
     data = training_pairs(tables["queries"], tables["products"], scored, None)
     config, locales = market.retrieval.ebr, (market.source_locale, market.target_locale)

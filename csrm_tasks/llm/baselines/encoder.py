@@ -20,9 +20,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm.network.precision import choose_device
 from csrm_tasks.llm.prompt.batching import BatchStream, Epoch, Indices, by_length
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
+from csrm_tasks.training.precision import choose_device
+from csrm_tasks.training.schedule import Schedule
 
 log = logging.getLogger("csrm")
 
@@ -125,14 +126,13 @@ def train_encoder(
     tokens, labels = model.tokenize(train), torch.from_numpy(train.grades)
     stream = BatchStream(_Rows(tokens, recipe.seed), recipe.batch, recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.01)
-    warmup = max(1, recipe.steps // 10)
+    schedule = Schedule(recipe.lr, recipe.steps, warmup=max(1, recipe.steps // 10))
     every = max(1, -(-recipe.steps // EVALUATIONS))
     best, kept = -1.0, model.state_dict()
     for step in range(recipe.steps):
         model.train()
-        left = (recipe.steps - step) / max(1, recipe.steps - warmup)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * min(1.0, (step + 1) / warmup, left)
+            group["lr"] = schedule.rate(step)
         epoch, at = next(stream)
         chosen: Indices = epoch.order[at]
         ids, mask = model.batch([tokens[i] for i in chosen])

@@ -6,8 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from csrm_tasks.artifacts import describe_files, json_digest
-from csrm_tasks.base_models import check_base, local_folder
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.prompt.prompts import PROMPT_VERSION
 
@@ -42,12 +40,3 @@ def read_card(folder: Path) -> LlmCard:
             f"{PROMPT_VERSION}; train again or run the code of that release"
         )
     return card
-
-
-def base_digest(base: str) -> str:
-    """Identify the base model: a digest of its files, or its hub name with its revision."""
-    folder = local_folder(base)
-    if folder is not None:
-        return json_digest(describe_files(folder))
-    check_base("base model", base)
-    return f"hub:{base}"

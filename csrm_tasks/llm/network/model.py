@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csrm_tasks.base_models import pretrained
+from csrm_tasks.base_models import base_digest, pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.llm.network.head import check_read_out
-from csrm_tasks.llm.network.identity import base_digest
-from csrm_tasks.llm.network.precision import choose_device, choose_dtype
 from csrm_tasks.llm.network.shard import shard_layers
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.label_tokens import label_ids
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, ProductFields, QueryFields
 from csrm_tasks.sections import Lora
+from csrm_tasks.training.precision import choose_device, choose_dtype
 
 
 @dataclass

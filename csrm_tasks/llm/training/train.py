@@ -25,9 +25,9 @@ from csrm_tasks.llm.training.accumulate import largest, passes
 from csrm_tasks.llm.training.checkpoint import Curves, LlmProgress, load_checkpoint, save_checkpoint
 from csrm_tasks.llm.training.mixture import Draw, Mixture
 from csrm_tasks.llm.training.parallel import Team
-from csrm_tasks.llm.training.schedule import learning_rate, seed_step
 from csrm_tasks.sections import Llm
 from csrm_tasks.training.checkpoints import Tensors
+from csrm_tasks.training.schedule import seed_step, warmed
 
 log = logging.getLogger("csrm")
 
@@ -110,6 +110,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
+        self.schedule = warmed(config.lr, config.steps, config.warmup, config.schedule)
         self.progress = LlmProgress(micro_batch=config.micro_batch)
         self.best: Tensors = adapter_state(model)
         self.reported = (time.monotonic(), 0, 0)  # when, at which samples and tokens
@@ -189,7 +190,7 @@ class _Run:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, CLIP))
         if not math.isfinite(norm):
             self._stop(draws[0], position, "gradient norm", norm)
-        rate = learning_rate(self.progress.step, self.config)
+        rate = self.schedule.rate(self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._note({"gradient_norm": norm, "learning_rate": rate})

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ragged import length_chunks
 from csrm_tasks.towers.losses import head_logits
 from csrm_tasks.towers.model import load_encoder, start_equal
-from csrm_tasks.towers.serving.tokens import TokenTable, length_chunks
+from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.tower import HEADS, token_mean
 from csrm_tasks.towers.train import in_chunks
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from csrm_tasks.ragged import length_chunks
 from csrm_tasks.towers.serving.runtime import (
     BATCH_TOKENS,
     HEADS,
@@ -21,7 +22,7 @@ from csrm_tasks.towers.serving.runtime import (
     open_session,
     read_about,
 )
-from csrm_tasks.towers.serving.tokens import TokenTable, length_chunks, tower_tokenizer
+from csrm_tasks.towers.serving.tokens import TokenTable, tower_tokenizer
 
 ONNX = {"fp32": "cross.onnx", "int8": "cross.int8.onnx"}
 

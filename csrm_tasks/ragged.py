@@ -1,0 +1,50 @@
+"""Texts tokenised once and kept ragged, so that a batch is two array gathers (numpy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+
+
+class Ragged:
+    """Token ids of N texts: one flat int32 array and N + 1 offsets."""
+
+    def __init__(self, ids: Sequence[Sequence[int]], pad_id: int = 0) -> None:
+        """Keep ``ids`` (N lists); shorter rows of a batch are filled up with ``pad_id``."""
+        self.lengths: Rows = np.array([len(x) for x in ids], np.int64)
+        self._offsets: Rows = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        self._flat = np.fromiter((i for x in ids for i in x), np.int32, int(self._offsets[-1]))
+        self.pad_id = pad_id
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.lengths)
+
+    def padded(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Return token ids and attention mask of ``rows``, both (len(rows), longest), int64."""
+        lengths = self.lengths[rows]
+        columns = np.arange(max(int(lengths.max(initial=0)), 1))
+        mask = columns[None, :] < lengths[:, None]  # (B, T)
+        ids = np.full(mask.shape, self.pad_id, np.int64)
+        ids[mask] = self._flat[(self._offsets[rows][:, None] + columns)[mask]]
+        return ids, mask.astype(np.int64)
+
+
+def length_chunks(lengths: Rows, max_tokens: int) -> Iterator[Rows]:
+    """Yield positions in ``lengths`` (N,), shortest first, ≤ ``max_tokens`` padded per chunk.
+
+    Texts of like length share a chunk, so that little is padded.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ranked = lengths[order]
+    start = 0
+    while start < len(order):
+        near = np.maximum(ranked[start : start + max_tokens], 1)
+        width = np.arange(1, len(near) + 1) * near
+        take = max(int(np.searchsorted(width, max_tokens, side="right")), 1)
+        yield order[start : start + take]
+        start += take
