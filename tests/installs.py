@@ -17,7 +17,7 @@ import tempfile
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -69,8 +69,17 @@ def direct(extra: str) -> dict[str, Requirement]:
     return found
 
 
-def closure(extra: str) -> set[str]:
-    """Return the names of all distributions that an extra installs, by installed metadata."""
+def told() -> dict[str, list[str]]:
+    """Return what the locks' resolver is told that a distribution asks for (locks/uv.toml)."""
+    entries = tomllib.loads((ROOT / "locks/uv.toml").read_text())["dependency-metadata"]
+    return {entry["name"]: entry["requires-dist"] for entry in entries}
+
+
+def closure(extra: str, instead: Mapping[str, list[str]] | None = None) -> set[str]:
+    """Return the names of all distributions that an extra installs, by installed metadata.
+
+    ``instead`` has name → requirements that count in place of what the distribution says.
+    """
     found: set[str] = set()
     done: set[tuple[str, str]] = set()
     wanted = [(r, "") for r in direct(extra).values()]
@@ -83,7 +92,7 @@ def closure(extra: str) -> set[str]:
             if (name, asked) not in done:
                 done.add((name, asked))
                 found.add(name)
-                lines = metadata.distribution(name).requires or []
+                lines = (instead or {}).get(name) or metadata.distribution(name).requires or []
                 wanted += [(Requirement(line), asked) for line in lines]
     return found
 

@@ -43,6 +43,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except CsrmError as e:
         click.echo(f"csrm: {' '.join(str(e).split())}", err=True)
         return 2
+    except ModuleNotFoundError as e:  # an extra that this installation goes without
+        if str(e.name).startswith("csrm_tasks"):
+            raise
+        click.echo(f"csrm: {e.name} is not installed; the extras are in docs/INSTALL.md", err=True)
+        return 2
     except click.ClickException as e:
         click.echo(f"csrm: {e.format_message()} (see csrm --help)", err=True)
         return 2

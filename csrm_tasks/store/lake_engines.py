@@ -118,7 +118,7 @@ def _spark(config: Ingest, scratch: Path) -> tuple[Any, Engine]:
     except ImportError as e:
         raise ConfigError(
             "ingest.engine is spark, but pyspark is not installed: "
-            "pip install 'ibis-framework[pyspark]', or set ingest.engine to duckdb"
+            "install csrm[spark], or set ingest.engine to duckdb"
         ) from e
     builder = SparkSession.builder.appName("csrm-aggregate").master(config.spark.master)
     settings = {

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.settings import Settings, load_settings
+from tests.data_fixtures import DAY0, ZH, label, land_lines, land_sessions, product, session
 from tests.imports import ROOMS, File, files
 from tests.installs import (
     CORE,
@@ -28,6 +29,7 @@ from tests.installs import (
     extras,
     link_environment,
     project,
+    told,
     write_requirements,
 )
 from tests.ports import reserve_port
@@ -68,12 +70,12 @@ assert not lost, lost
 for name in modules.split():
     importlib.import_module(name)
 """
-SERVE = """
+CSRM = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 os.chdir(sys.argv[2])
 from csrm_tasks.cli.main import main
-sys.exit(main(["serve", *sys.argv[3:]]))
+sys.exit(main(sys.argv[3:]))
 """
 
 
@@ -141,7 +143,7 @@ def test_a_lock_pins_every_direct_dependency_within_its_bounds(lock: Path) -> No
 
 def test_the_lock_of_this_python_pins_all_that_every_extra_installs() -> None:
     lock = pins(ROOT / "locks" / f"python3.{sys.version_info.minor}.txt")
-    assert set().union(*map(closure, extras())) - lock.keys() == set()
+    assert set().union(*(closure(extra, told()) for extra in extras())) - lock.keys() == set()
 
 
 def test_serve_installs_neither_torch_nor_airflow_nor_mlflow() -> None:
@@ -202,6 +204,47 @@ def test_what_an_extra_lacks_is_not_found_in_its_environment(tmp_path: Path) -> 
         assert done.returncode == code, (name, done.stderr)
 
 
+def csrm(
+    extra: str, settings: Settings, folder: Path, *args: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of an extra's environment on ``settings`` and the tiny market."""
+    command, path = python(extra, folder / extra)
+    env = environment(settings, folder / "markets") | {"PATH": ""}
+    return subprocess.run(
+        [*command, CSRM, path, str(folder), *args],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_command_of_an_extra_that_is_not_installed_is_refused_in_one_line(
+    settings: Settings, tmp_path: Path
+) -> None:
+    done = csrm(CORE, settings, tmp_path, "digest", "--market", MARKET)
+    assert done.returncode == 2
+    assert done.stderr == "csrm: alembic is not installed; the extras are in docs/INSTALL.md\n"
+
+
+@pytest.mark.slow
+def test_a_night_with_data_alone_stores_what_the_whole_install_stores(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = load_settings({"CSRM_HOME": str(tmp_path / "other")})
+    for one in (settings, other):
+        land_lines(one, DAY0, f"{ZH}/catalogue.jsonl", [product(1, "紅色 茶壺")])
+        land_lines(one, DAY0, f"{ZH}/labels.jsonl", [label(1, "茶壺", "p1", 2)])
+        seen = [session(1, "紅色 茶壺", ["p1"], click="p1")]
+        land_sessions(one, DAY0, ZH, seen)
+    night = ["ingest", "--market", MARKET, "--day", DAY0]
+    done = csrm("data", settings, tmp_path, *night)
+    assert done.returncode == 0, done.stderr
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(other, tmp_path / "markets").items():
+            patch.setenv(name, value)
+        assert main(night) == 0
+    assert done.stdout.splitlines()[-1] == capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_serve_alone_answers_from_a_copied_bundle(settings: Settings, tmp_path: Path) -> None:
     name, ref = release(settings, "a")
@@ -217,8 +260,8 @@ def test_serve_alone_answers_from_a_copied_bundle(settings: Settings, tmp_path: 
     shutil.copytree(ROOT / "csrm_tasks", Path(site) / "csrm_tasks")  # installed, not a checkout
     port = reserve_port()
     url, log = f"http://127.0.0.1:{port}", tmp_path / "serve.log"
-    ask = [*command, SERVE, site, str(tmp_path / "copy"), "--market", MARKET, "--port", str(port)]
-    with server(ask, f"{url}/readyz", {"CSRM_SERVING_TOKEN": TOKEN}, log):
+    ask = [CSRM, site, str(tmp_path / "copy"), "serve", "--market", MARKET, "--port", str(port)]
+    with server([*command, *ask], f"{url}/readyz", {"CSRM_SERVING_TOKEN": TOKEN}, log):
         asked = {"query": "紅色 物品", "products": ["p0", "p1", {"title": "紅色 3"}]}
         got = httpx.post(f"{url}/score", json=asked, headers=HEAD, timeout=60).json()
 
