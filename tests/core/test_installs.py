@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from csrm_tasks.cli.main import main
 from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.settings import Settings, load_settings
 from tests.data_fixtures import DAY0, ZH, label, land_lines, land_sessions, product, session
