@@ -38,8 +38,8 @@ def rollout(market: MarketConfig) -> None:
 
     # One is under way.
     open_ = is_under_way(state)
-    look = task("rollout_look", "look", day=day)
-    task("rollout_settle", "settle", look=look)
+    look = task("rollout_evaluate", "look", day=day)
+    task("rollout_apply", "settle", look=look)
     open_ >> look
     if any(step.audits for step in market.rollout.steps):
         answers = task("audit_answers", "take_answers", day=day, state=state)

@@ -122,7 +122,7 @@ def apply_decision(
 ) -> rollout.Move:
     """Record one day's judgement and do what it asks for; returns what that was.
 
-    ``judgement`` is what the step ``rollout_look`` wrote: release, step, turn, day,
+    ``judgement`` is what the step ``rollout_evaluate`` wrote: release, step, turn, day,
     until, outcome, reasons. ``ref``: its artifact.
     """
     ended = end_without_steps(settings, config, api, keep=judgement["release"])

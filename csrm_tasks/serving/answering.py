@@ -60,7 +60,7 @@ class ScoringService:
         scored = await self._counted(state, release, arm, listing, rows)
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
-        names = ("id", "em", "defect", "is_defect", "promotion")
+        names = ("id", "em", "defect", "is_defect", "rank_score")
         found = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
         return {"release": release.release, "bucket": arm, "products": found}
 
@@ -196,10 +196,10 @@ def _order(
     scored: Scored, known: Sequence[int], size: int, threshold: float
 ) -> tuple[list[int], list[int]]:
     """Return positions in ranked order, and those left out as defects."""
-    promotion, defect = scored.promotion.tolist(), scored.is_defect.tolist()
+    rank_score, defect = scored.rank_score.tolist(), scored.is_defect.tolist()
     out = {i for i, bad in zip(known, defect, strict=True) if bad}
     exact = {
-        i: p for i, p, bad in zip(known, promotion, defect, strict=True)
+        i: p for i, p, bad in zip(known, rank_score, defect, strict=True)
         if p >= threshold and not bad
     }  # fmt: skip
     first = sorted(exact, key=lambda i: -exact[i])  # stable: ties keep the order given

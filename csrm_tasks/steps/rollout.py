@@ -101,10 +101,10 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
 
 
 @step(
-    "rollout_look",
+    "rollout_evaluate",
     external_inputs=_evidence,
 )
-def rollout_look(ctx: Context, *, day: str) -> Metadata:
+def rollout_evaluate(ctx: Context, *, day: str) -> Metadata:
     """Judge the release under way by everything up to a published day; sealed by digest."""
     from csrm_tasks.release.online.checks import evaluate_step
     from csrm_tasks.release.online.evidence import read
@@ -150,8 +150,8 @@ def _require_published(ctx: Context, day: str) -> None:
             raise DataError(f"{ctx.market.market} {day} is not published: run csrm_ingest for it")
 
 
-@step("rollout_settle", inputs=["look"], side_effect=True)
-def rollout_settle(ctx: Context) -> Metadata:
+@step("rollout_apply", inputs=["look"], side_effect=True)
+def rollout_apply(ctx: Context) -> Metadata:
     """Record a look and do what it asks for: wait, advance, launch, hold, roll back; once."""
     look: Artifact = ctx.input("look")
     judgement = verdicts.read(look)

@@ -32,7 +32,7 @@ def test_audits_take_queries_once_and_the_commoner_ones_first() -> None:
 
 def scorer(better: dict[str, float]) -> Any:
     def score(queries: Any, products: Any, titles: Any) -> Any:
-        return SimpleNamespace(promotion=np.array([better.get(p, 0.0) for p in products]))
+        return SimpleNamespace(rank_score=np.array([better.get(p, 0.0) for p in products]))
 
     return SimpleNamespace(score=score)
 

@@ -129,7 +129,7 @@ def test_stored_vectors_are_used_for_known_products_and_titles_for_others(
     slow = [towers.score(q, v) for q, v in zip(alone, vectors, strict=True)]
     assert np.allclose(found.em, [s.em for s in slow], atol=1e-6)
     assert np.allclose(found.defect, [s.defect for s in slow], atol=1e-6)
-    assert (found.promotion == np.where(found.is_defect, 0, found.em)).all()
+    assert (found.rank_score == np.where(found.is_defect, 0, found.em)).all()
     assert vectors.shape == (4, 2, DIM)
 
 
@@ -211,7 +211,7 @@ def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requiremen
     assert said["rows"]["is_defect"] == direct.is_defect.tolist()
     seven = ReleaseScorer(folder).score(["物品"], ["7"], [None]).em.tolist()
     assert said["served"] == pytest.approx(6 * seven, abs=1e-6)  # whatever JSON called it
-    assert pl.DataFrame(said["rows"]).columns == ["em", "defect", "is_defect", "promotion"]
+    assert pl.DataFrame(said["rows"]).columns == ["em", "defect", "is_defect", "rank_score"]
 
 
 @pytest.mark.parametrize("name", ["towers/query.onnx", "towers/serving.json", "embeddings.npy"])

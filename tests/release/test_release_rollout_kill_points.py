@@ -58,7 +58,7 @@ def test_a_launch_killed_after_any_durable_write_happens_exactly_once(
     world = world_of(begin)
     world.promote(world.release("one"))
     world.start(world.release("two"), CONFIG)
-    args = ["rollout-settle", "--market", MARKET, "--look", look(world)]
+    args = ["rollout-apply", "--market", MARKET, "--look", look(world)]
     died = every_death(homes, begin, args, monkeypatch, ["judged", "advanced", "promoted"])
     assert died[:3] == ["commit ledger"] * 3
     assert died.count(f"replace {MARKET}.json") == 1
@@ -70,7 +70,7 @@ def look(world: World) -> str:
     def write(folder: Path) -> Any:
         (folder / verdicts.FILE).write_text(json.dumps(sealed))
 
-    return publish(world.settings, "rollout_look", "x", write, {"digest": sealed["digest"]}).ref
+    return publish(world.settings, "rollout_evaluate", "x", write, {"digest": sealed["digest"]}).ref
 
 
 @pytest.mark.postgres

@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_release(
     ids, titles = ["p1", "new", "p0", None], [None, "紅色 物品 | 1", None, "2 3"]
     want = direct.score(["紅色 1"] * 4, ids, titles)
     assert [p["id"] for p in found["products"]] == ["p1", "new", "p0", ""]
-    for name in ("em", "defect", "promotion"):
+    for name in ("em", "defect", "rank_score"):
         assert np.allclose([p[name] for p in found["products"]], getattr(want, name), atol=1e-6)
     assert [p["is_defect"] for p in found["products"]] == want.is_defect.tolist()
 

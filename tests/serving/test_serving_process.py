@@ -102,7 +102,7 @@ def test_both_servers_say_the_same(settings: Settings, tmp_path: Path) -> None:
         empty = [{"query": "", "product_id": "p0", "title": None}]
         refused = httpx.post(f"{url}/invocations", json={"dataframe_records": empty}, timeout=60)
         assert (refused.status_code, "row 0: the query is empty" in refused.text) == (400, True)
-    names = ("em", "defect", "promotion", "is_defect")
+    names = ("em", "defect", "rank_score", "is_defect")
     assert [[p[n] for n in names] for p in ours] == [
         [pytest.approx(p[n], abs=1e-6) for n in names] for p in theirs
     ]

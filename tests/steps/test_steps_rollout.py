@@ -86,8 +86,8 @@ class Rolling(World):
 
     def look(self, day: str) -> tuple[Any, str]:
         """Look and settle; returns the look's facts and the move."""
-        look = self.step("rollout_look", day=day)
-        return look.facts, self.step("rollout_settle", {"look": look.ref}).facts["move"]
+        look = self.step("rollout_evaluate", day=day)
+        return look.facts, self.step("rollout_apply", {"look": look.ref}).facts["move"]
 
 
 def write_tables(folder: Path) -> None:
@@ -265,7 +265,7 @@ def test_an_llms_estimate_is_shown_and_judges_nothing(world: Rolling) -> None:
     )
     estimate = world.step("audit_estimate", {"audit": drawn.ref, "scored": made.ref}).facts
     assert (estimate["queries"], estimate["defect_new"]) == (30, 0)  # both all bad alike
-    look = world.step("rollout_look", day=day)
+    look = world.step("rollout_evaluate", day=day)
     said = json.loads(look.file("verdict.json").read_text())["teacher_estimate"]
     assert "not by people" in said["note"] and said["queries"] == 30
     assert look.facts["reasons"][0] == "audits: 0 of 20 audited queries"
@@ -278,7 +278,7 @@ def test_a_look_judges_up_to_the_end_of_the_markets_day(world: Rolling, zone: st
     world.begin()
     day = world.day(0)
     assert world.step("rollout_state").facts["first_day"] == day
-    until = moment(verdicts.read(world.step("rollout_look", day=day))["until"])
+    until = moment(verdicts.read(world.step("rollout_evaluate", day=day))["until"])
     assert until.astimezone(ZoneInfo(zone)).isoformat()[:16] == (
         f"{date.fromisoformat(day) + timedelta(days=1)}T00:00"
     )
@@ -296,26 +296,26 @@ def test_a_look_is_the_same_whatever_servers_add_after_its_day(world: Rolling) -
         path = Path(world.settings.routing) / MARKET / "serving" / f"{day}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report))
-        refs.append(world.step("rollout_look", day=day).ref)
+        refs.append(world.step("rollout_evaluate", day=day).ref)
     assert refs[0] == refs[1] != refs[2]
 
 
 def test_a_look_needs_a_rollout_and_a_published_day(world: Rolling) -> None:
     with pytest.raises(RefusedError, match="nothing of tiny is being rolled out"):
-        world.step("rollout_look", day="2026-01-01")
+        world.step("rollout_evaluate", day="2026-01-01")
     world.begin()
     with pytest.raises(DataError, match="2026-01-01 is not published"):
-        world.step("rollout_look", day="2026-01-01")
+        world.step("rollout_evaluate", day="2026-01-01")
 
 
 def test_a_tampered_look_moves_nothing(world: Rolling) -> None:
     world.begin()
-    look = world.step("rollout_look", day=world.day(1))
+    look = world.step("rollout_evaluate", day=world.day(1))
     path = look.file("verdict.json")
     path.write_text(path.read_text().replace("INCONCLUSIVE", "SUCCESS"))
     before = manage.history(world.settings, MARKET)
     with pytest.raises(Exception, match="changed after"):
-        world.step("rollout_settle", {"look": look.ref})
+        world.step("rollout_apply", {"look": look.ref})
     assert manage.history(world.settings, MARKET) == before
 
 

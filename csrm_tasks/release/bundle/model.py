@@ -36,7 +36,7 @@ def save(bundle: Path, work: Path) -> Path:
     text = DataType.string
     inputs = [ColSpec(text, "query")]
     inputs += [ColSpec(text, name, required=False) for name in OPTIONAL]
-    outputs = [ColSpec(DataType.float, name) for name in ("em", "defect", "promotion")]
+    outputs = [ColSpec(DataType.float, name) for name in ("em", "defect", "rank_score")]
     outputs.insert(2, ColSpec(DataType.boolean, "is_defect"))
     target = work / "pyfunc"
     with warnings.catch_warnings():  # it asks for type hints and an example; we give a signature

@@ -44,7 +44,7 @@ class ReleaseModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     # No type hints: MLflow would take them for its own schema and refuse missing columns.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Return em, defect (probabilities), is_defect, promotion; one row per input row.
+        """Return em, defect (probabilities), is_defect, rank_score; one row per input row.
 
         A row without query, or with neither a known product nor a title, is refused with its
         number, and so is a value that is no text: see :func:`text`.

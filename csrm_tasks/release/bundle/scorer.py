@@ -26,7 +26,7 @@ class Scored(NamedTuple):
     em: Floats
     defect: Floats
     is_defect: npt.NDArray[np.bool_]
-    promotion: Floats  # the EM probability; 0 where the pair is a defect (paper 1, section 3.6)
+    rank_score: Floats  # the EM probability; 0 where the pair is a defect (paper 1, section 3.6)
 
 
 class ProductVectors:
@@ -102,8 +102,8 @@ class ReleaseScorer:
         """Score pairs of vectors (..., 2, dim) that broadcast against each other."""
         scores = self._towers.score(query_vectors, product_vectors)
         decided = self._towers.decide(scores)
-        promotion = np.where(decided.defect, np.float32(0), scores.em)
-        return Scored(scores.em, scores.defect, decided.defect, promotion)
+        rank_score = np.where(decided.defect, np.float32(0), scores.em)
+        return Scored(scores.em, scores.defect, decided.defect, rank_score)
 
     def score(self, queries: Sequence[str], products: Texts, titles: Texts) -> Scored:
         """Score N pairs; each names a product of the catalogue or brings its :meth:`product_text`.

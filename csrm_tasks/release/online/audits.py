@@ -36,7 +36,7 @@ class Scorer(Protocol):
     """What ranks: a release's :class:`~csrm_tasks.release.bundle.scorer.ReleaseScorer`."""
 
     def score(self, queries: Sequence[str], products: Any, titles: Any) -> Any:
-        """Return an object with ``promotion``, one number per pair."""
+        """Return an object with ``rank_score``, one number per pair."""
 
 
 def draw(queries: pl.DataFrame, number: int, nth: int, seed: str) -> list[str]:
@@ -64,7 +64,7 @@ def page(scorer: Scorer, shown: pl.DataFrame, release: str) -> pl.DataFrame:
     scored = scorer.score(
         shown["query"].to_list(), shown["product_id"].to_list(), shown["title"].to_list()
     )
-    ranked = shown.with_columns(pl.Series("score", np.asarray(scored.promotion, np.float64)))
+    ranked = shown.with_columns(pl.Series("score", np.asarray(scored.rank_score, np.float64)))
     ranked = ranked.sort("query_id", "score", "product_id", descending=[False, True, False])
     place = pl.int_range(1, pl.len() + 1).over("query_id").alias("rank")
     top = ranked.with_columns(place, pl.lit(release).alias("release"))
