@@ -4,9 +4,9 @@
 Every morning: `find` what the ledger says. **A release waits?** Ask, where the market wants a
 person to approve (no answer in time is a no, unless somebody has said yes by command), and `start`
 its first step; a newer release waits while another is under way. A no to a release that has begun
-fails with the command that gives it up. **One is under way?** Take in
-raters' answers, send the day's blind audit, `look` at all evidence up to the day, and `settle`:
-wait, advance, launch, hold, roll back.
+fails with the command that gives it up. **One is under way?** Take in raters' answers, send the
+day's blind audit, `evaluate` all evidence up to the day, and `apply` the decision: wait, advance,
+launch, hold, roll back.
 
 **Window**: the day in parameter `day`, else the run's data interval; it must be published.
 **A task failed?** Clear it: every transition is one row of the ledger, made once. **Held?** A
@@ -24,7 +24,7 @@ from csrm_tasks.markets import MarketConfig
 
 
 def rollout(market: MarketConfig) -> None:
-    """find → ask → start, beside: answers → audit → look → settle."""
+    """find → ask → start, beside: answers → audit → evaluate → apply."""
     task = tasks_of(market)
     day = "{{ day_of(params, dag_run) }}"
     state = task("rollout_state", "find")
@@ -38,8 +38,8 @@ def rollout(market: MarketConfig) -> None:
 
     # One is under way.
     open_ = is_under_way(state)
-    look = task("rollout_evaluate", "look", day=day)
-    task("rollout_apply", "settle", look=look)
+    look = task("rollout_evaluate", "evaluate", day=day)
+    task("rollout_apply", "apply", look=look)
     open_ >> look
     if any(step.audits for step in market.rollout.steps):
         answers = task("audit_answers", "take_answers", day=day, state=state)

@@ -134,7 +134,7 @@ def restore(market: str, release_id: str, actor: str, reason: str) -> None:
 @release.command()
 @market_option
 @click.option("--apply", "really", is_flag=True, help="Delete; otherwise only say what would be.")
-def collect(market: str, really: bool) -> None:
+def prune(market: str, really: bool) -> None:
     """List artifacts that no live, previous or recent release needs, and what killed tasks and
     corrections left that nothing names; delete them if told to.
     """
@@ -148,12 +148,12 @@ def collect(market: str, really: bool) -> None:
     recent = now - timedelta(days=config.retention.recent_days)
     found = retention.plan(settings, config, now)
     left = sweep.find(settings, market, recent.timestamp())
-    for name, size in (*found.collect.items(), *left.lines()):
+    for name, size in (*found.delete.items(), *left.lines()):
         click.echo(f"{size:>14,}  {name}")
     if really:
-        retention.collect(settings, found.collect)
+        retention.prune(settings, found.delete)
         sweep.sweep(settings, market, left)
-    total, done = sum(found.collect.values()), "deleted" if really else "would be deleted (--apply)"
-    click.echo(f"{len(found.collect)} artifacts, {total:,} bytes {done}; {len(found.keep)} stay")
+    total, done = sum(found.delete.values()), "deleted" if really else "would be deleted (--apply)"
+    click.echo(f"{len(found.delete)} artifacts, {total:,} bytes {done}; {len(found.keep)} stay")
     unnamed = [size for _, size in left.lines()]
     click.echo(f"{len(unnamed)} left-overs that nothing names, {sum(unnamed):,} bytes {done}")

@@ -29,9 +29,9 @@ Manifests = Mapping[str, Mapping[str, Any]]  # reference → manifest
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be collected, and what stays and why."""
+    """What would be deleted, and what stays and why."""
 
-    collect: Mapping[str, int]  # reference → bytes
+    delete: Mapping[str, int]  # reference → bytes
     keep: Mapping[str, str]  # reference → reason
 
 
@@ -122,7 +122,7 @@ def _strings(document: Any) -> Iterator[str]:
             yield from _strings(value)
 
 
-def collect(settings: Settings, refs: Iterable[str]) -> None:
+def prune(settings: Settings, refs: Iterable[str]) -> None:
     """Delete artifacts. The manifest goes first: what is half deleted does not exist any more."""
     blobs = open_blobs(settings.artifacts)
     for ref in refs:

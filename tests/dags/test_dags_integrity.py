@@ -64,8 +64,8 @@ ROLLOUT = [
     "is_approved_by_a_person",
     "start",
     "is_under_way",
-    "look",
-    "settle",
+    "evaluate",
+    "apply",
 ]  # of a market without steps
 AUDITS = ["take_answers", "draw_audit", "has_queries", "send_audit", "grade_by_llm",
           "audit_estimate"]  # fmt: skip
@@ -259,7 +259,7 @@ def test_a_market_with_steps_has_audits_and_asks_its_approvers(tmp_path: Path) -
     assert after["whether_to_ask"] == ["ask", "start"]
     assert after["ask"] == ["is_approved_by_a_person"]
     assert after["is_approved_by_a_person"] == ["start"]
-    assert (after["start"], after["look"], after["settle"]) == ([], ["settle"], [])
+    assert (after["start"], after["evaluate"], after["apply"]) == ([], ["apply"], [])
     assert tasks["ask"]["asks"] == [["ann"], 5 * 3600, ["Reject"]]
 
 

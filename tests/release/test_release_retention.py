@@ -118,11 +118,11 @@ def old(plan_days: float = 400) -> datetime:
 def test_collecting_is_planned_first_and_leaves_a_way_back(world: World) -> None:
     stray = publish(world.settings, "pairs", "x", lambda f: (f / "note").write_text("x" * 10))
     found = retention.plan(world.settings, CONFIG, old())
-    assert found.collect[stray.ref] == 10
+    assert found.delete[stray.ref] == 10
     assert store_of(world.settings).manifest(stray.ref) is not None  # planning deletes nothing
     kept = {r for r in found.keep if "/bundle/" in r}
     assert kept == {f"{MARKET}/bundle/{k}" for k in ("three", "four", "five")}
-    retention.collect(world.settings, found.collect)
+    retention.prune(world.settings, found.delete)
     with pytest.raises(ArtifactError, match="does not exist"):
         store_of(world.settings).open(stray.ref)
     for _ in range(2):
@@ -142,7 +142,7 @@ def test_vectors_that_servers_may_take_up_stay_with_those_before_them(world: Wor
     for one in made:
         snapshots.publish(world.settings, MARKET, {"tiny-x": one})
     found = retention.plan(world.settings, CONFIG, old())
-    assert made[0].ref in found.collect
+    assert made[0].ref in found.delete
     assert {one.ref for one in made[1:]} <= set(found.keep)
 
 
@@ -166,7 +166,7 @@ def test_what_waits_by_the_markets_own_policy_is_kept(
     config = CONFIG.model_copy(update={"release": market(approval=policy).release})
     found = retention.plan(world.settings, config, old())
     assert (made.bundle.ref in found.keep) is kept
-    assert (made.bundle.ref in found.collect) is not kept
+    assert (made.bundle.ref in found.delete) is not kept
 
 
 def test_the_command_deletes_only_when_told(
@@ -182,7 +182,7 @@ def test_the_command_deletes_only_when_told(
     stray = publish(world.settings, "pairs", "x", lambda f: (f / "note").write_text("x" * 10))
     monkeypatch.setattr(retention, "needed", lambda found, *_: set(found) - {stray.ref})
     for flags, there in ((["--market", MARKET], True), (["--market", MARKET, "--apply"], False)):
-        assert main(["release", "collect", *flags]) == 0
+        assert main(["release", "prune", *flags]) == 0
         assert "1 artifacts, 10 bytes" in capsys.readouterr().out
         assert (store_of(world.settings).manifest(stray.ref) is not None) is there
 

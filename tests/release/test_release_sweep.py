@@ -173,7 +173,7 @@ def test_the_command_says_what_nothing_names_and_sweeps_it_when_told(
     monkeypatch.setenv("CSRM_MARKETS", str(folder))
     failed = work_folder(settings, "failed", 99)
     for flags, there in (([], True), (["--apply"], False)):
-        assert main(["release", "collect", "--market", MARKET, *flags]) == 0
+        assert main(["release", "prune", "--market", MARKET, *flags]) == 0
         said = capsys.readouterr().out
         assert f"work: {failed}" in said and "1 left-overs that nothing names" in said
         assert failed.exists() is there
