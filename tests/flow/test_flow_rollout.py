@@ -65,7 +65,10 @@ def states(run: dict[str, Any]) -> dict[str, str]:
 def test_what_waits_and_is_approved_by_policy_starts_without_asking(runs: list[Any]) -> None:
     first = states(runs[0])
     assert (first["start"], first["ask"]) == ("success", "skipped")
-    assert (first["evaluate"], first["apply"]) == ("skipped", "skipped")  # nothing was under way yet
+    assert (first["evaluate"], first["apply"]) == (
+        "skipped",
+        "skipped",
+    )  # nothing was under way yet
 
 
 def test_what_is_under_way_is_looked_at_and_nothing_starts(runs: list[Any]) -> None:
