@@ -32,6 +32,7 @@ FIGURES = {
                  "time_ratio_bf16", "time_ratio_fp32_checkpointed",
                  "memory_ratio_fp32_checkpointed_resident"},
     "orchestration": {"overhead_share", "parse_s_1", "parse_s_5"},
+    "paired": {"ratio_loop", "ratio_scipy", "baseline_s"},
     "serving": {"requests_per_s", "p99_s", "failed", "ratio_mlflow", "p99_switching_s",
                 "refresh_share"},
     "tower_query": {"int8_ratio_torch", "p99_2layer_s", "flips", "flips_2layer"},
