@@ -1,4 +1,4 @@
-"""A night's labels into PostgreSQL, and what a hundred days of history add to a night.
+r"""A night's labels into PostgreSQL, and what a hundred days of history add to a night.
 
 *Labels*: the steps ``validate`` and ``store`` take a delivered CSV of labels in (contract, raw
 bytes of what breaks it, products and identifiers looked up, one transaction) on a fresh database.
@@ -190,7 +190,7 @@ class Labels:
         return url
 
     def copy(self) -> float:
-        """psql's \\copy of the clean rows."""
+        r"""psql's \\copy of the clean rows."""
         url = sa.make_url(self._equal()).set(drivername="postgresql")
         names = ", ".join(self.clean.columns)
         command = f"\\copy labels ({names}) from '{self._csv}' with (format csv, header)"

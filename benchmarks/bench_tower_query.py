@@ -70,7 +70,8 @@ def encode_by_torch(tokenizer: Any, tower: Tower, texts: list[str]) -> Vectors:
 
 def in_turns(contestants: Mapping[str, Seconds], texts: list[str], turns: int) -> dict[str, Timing]:
     """Let every contestant encode the same few texts, turn by turn; the first of a turn are not
-    timed: caches are another's, and another's threads still spin."""
+    timed: caches are another's, and another's threads still spin.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(turns):
         asked = [texts[(turn * TURN + i) % len(texts)] for i in range(TURN)]

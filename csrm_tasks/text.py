@@ -75,7 +75,7 @@ def spellings(texts: pl.Series) -> pl.Series:
 
 
 def normalise(text: str) -> str:
-    """Return the canonical form of ``text``; ``normalise(normalise(t)) == normalise(t)``."""
+    """Return the canonical form of ``text``; a canonical form is its own."""
     folded = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).casefold()
     # Case folding may leave a sequence that NFKC composes (ǰ), and NFKC may make a space (U+00A8).
     return " ".join(unicodedata.normalize("NFKC", folded).split())

@@ -102,13 +102,13 @@ def served(settings: Settings, market: str) -> str:
             return f"nothing of {market} is served"
         row, weight = document["ledger_seq"], document["weights"]
         arms = [(document[arm], weight[arm]) for arm in ("stable", "next", "holdout")]
-    except Exception:  # whatever it is, this line must be said
+    except Exception:  # noqa: BLE001 whatever it is, this line must be said
         return "what is served cannot be read: servers go on with the routing that they have"
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:
         turn = ledger.last_serving_row(ledger.verified(settings, market))
-    except Exception:
+    except Exception:  # noqa: BLE001
         return said
     if turn is None or turn.seq <= row:
         return said

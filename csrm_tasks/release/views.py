@@ -40,7 +40,7 @@ def refresh_views(
     log.info("%s: %s", config.market, away.served(settings, config.market))
     try:
         return follow(settings, config, api, why)
-    except Exception as e:  # whatever its client, its server or its database raise
+    except Exception as e:  # noqa: BLE001 whatever its client, its server or its database raise
         said = str(e) if isinstance(e, CsrmError) else away.kind(e)
         log.warning(
             "%s in MLflow is behind the ledger (%s); the next night repairs it, or "

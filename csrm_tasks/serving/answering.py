@@ -173,7 +173,7 @@ class ScoringService:
         known = [i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None]
         try:
             await self._counted(state, release, "shadow", listing, rows, known)
-        except Exception as e:  # it is counted; who asked was answered by another release
+        except Exception as e:  # noqa: BLE001 it is counted; who asked was answered by another release
             log.warning("serving: %s failed in shadow: %s", release.release, type(e).__name__)
 
     def _write(self, kind: ubi.Kind, records: list[Any]) -> None:

@@ -68,7 +68,7 @@ class Service:
         try:
             self.figures.flush(open_blobs(self._routing))
             self.alarms.clear("figures")
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
             self.alarms.raise_("figures", e)
 
     def start(self, every: float = POLL) -> None:

@@ -95,7 +95,7 @@ class Figures:
             new = {release: tally for (on, release), tally in taken.items() if on == day}
             try:
                 self._add(blobs, day, new)
-            except Exception as e:
+            except Exception as e:  # noqa: BLE001
                 self._restore(day, new)
                 failure = e
         if failure is not None:

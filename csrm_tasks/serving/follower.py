@@ -89,7 +89,7 @@ class Follower:
             self._follow()
             self._refresh()
             self._show()
-        except Exception as e:  # a bucket out of reach, a disk that is full: try again later
+        except Exception as e:  # noqa: BLE001 a bucket out of reach, a disk that is full: try again later
             self._alarms.raise_("routing", e)
 
     @cached_property
@@ -127,7 +127,7 @@ class Follower:
                     f"routing of {self._market}: row {document.ledger_seq} is older than "
                     f"{self.state.document.ledger_seq}, which is followed"
                 )
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
             self._alarms.raise_("routing", e)
             return None
         self._alarms.clear("routing")
@@ -154,7 +154,7 @@ class Follower:
             return None
         try:
             found = load()
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
             self._failed[name] = time.monotonic() + RETRY
             self._alarms.raise_(kind, ArtifactError(f"{name} cannot be loaded: {e}"))
             return None

@@ -61,7 +61,7 @@ class QueryEncoder:
             self._metrics.batch.observe(len(batch))
             try:
                 vectors = await loop.run_in_executor(self._pool, self._encode, batch)
-            except Exception as e:  # each request fails for itself; the next batch goes on
+            except Exception as e:  # noqa: BLE001 each request fails for itself; the next batch goes on
                 for query in batch:
                     _fail(self._asked.pop(query), e)
                 continue

@@ -1,4 +1,4 @@
-"""Quotes that may not mean what RFC 4180 says: which lines belong together, and which are unclear.
+r"""Quotes that may not mean what RFC 4180 says: which lines belong together, and which are unclear.
 
 An inch sign at the beginning of a field opens it and swallows every row up to the next such sign;
 a writer that escapes a quote as ``\\"`` does the same. Where the quotes keep the RFC to the letter
