@@ -6,7 +6,7 @@ import re
 
 import click
 
-from csrm_tasks.cli import cli
+from csrm_tasks.cli.main import cli
 from csrm_tasks.market_files.reference import keys
 from csrm_tasks.settings import PROJECT_ROOT
 
