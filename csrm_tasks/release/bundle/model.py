@@ -43,7 +43,7 @@ def save(bundle: Path, work: Path) -> Path:
         warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.save_model(
             str(target),
-            python_model=str(PACKAGE / "release" / "pyfunc.py"),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(_code(work / "code" / PACKAGE.name))],
             signature=ModelSignature(Schema(inputs), Schema(outputs)),
