@@ -57,7 +57,7 @@ def _replay(scorer: Any, requests: pl.DataFrame) -> list[float]:
     for query, products in requests.select("query", "products").iter_rows():
         began = time.perf_counter()
         vectors = scorer.products.take(scorer.products.rows(products))
-        scorer.judge(scorer.encode_queries([query])[0], vectors)
+        scorer.score_vectors(scorer.encode_queries([query])[0], vectors)
         found.append((time.perf_counter() - began) * 1e3)
     return found
 
