@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
 OURS = """
 from pathlib import Path
-from csrm_tasks.ingest.engines import open_engine
-from csrm_tasks.ingest.sums import sum_up
+from csrm_tasks.store.lake_engines import open_engine
+from csrm_tasks.ingest.aggregates.sums import sum_up
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.lake import Lake, Stored
 scratch = Path(root) / "scratch"

@@ -36,7 +36,7 @@ def embedded(count: int) -> tuple[Vectors, Vectors]:
     from csrm_tasks.retrieval.encoder import BiEncoder  # the process that is measured needs none
 
     world = demo_world(2 * count, 0)
-    base = PROJECT_ROOT / "csrm_tasks" / "demo" / "base" / "encoder"
+    base = PROJECT_ROOT / "csrm_tasks" / "demo" / "bases" / "shipped" / "encoder"
     model = BiEncoder.from_base(str(base), DIM, 48, 0).eval()
     asked = [q.text for q in make_queries(world, world.target.locale, 2000).queries]
     return model.encode([p.title for p in world.target.products]), model.encode(asked)

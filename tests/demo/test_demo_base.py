@@ -25,7 +25,7 @@ from csrm_tasks.llm.prompt.label_tokens import label_ids
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, ProductFields, QueryFields, relevance_prompt
 from csrm_tasks.settings import PROJECT_ROOT
 
-SHIPPED = PROJECT_ROOT / "csrm_tasks" / "demo" / "base"
+SHIPPED = PROJECT_ROOT / "csrm_tasks" / "demo" / "bases" / "shipped"
 
 
 @pytest.fixture(scope="module")

@@ -314,5 +314,5 @@ def test_spark_without_pyspark_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, "pyspark.sql", None)
     asked = open_engine(Ingest(engine="spark"), tmp_path / "scratch", 1)
-    with pytest.raises(ConfigError, match=r"pip install 'ibis-framework\[pyspark\]'"), asked:
+    with pytest.raises(ConfigError, match=r"install csrm\[spark\]"), asked:
         pass

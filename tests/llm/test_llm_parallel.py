@@ -59,8 +59,9 @@ if os.environ.get("RANK"):
     from pathlib import Path
     import torch
     from torch.distributed.tensor import DTensor
-    from csrm_tasks.llm import finetune, model
-    from csrm_tasks.llm.mixture import Draw
+    from csrm_tasks.llm.network import model
+    from csrm_tasks.llm.training import finetune
+    from csrm_tasks.llm.training.mixture import Draw
 
     work, train, loss, count = Path({work!r}), finetune.train, Draw.loss, [0]
 
@@ -131,7 +132,7 @@ def shares_held(work: Path) -> list[float]:
     return [mine / whole for mine, whole in held]
 
 
-CHILD = "from csrm_tasks.llm import worker; worker._die_with_parent(); print(1); input()"
+CHILD = "from csrm_tasks.llm.training import worker; worker._die_with_parent(); print(1); input()"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 

@@ -43,8 +43,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.llm import finetune as module
-from csrm_tasks.llm.mixture import Draw
+from csrm_tasks.llm.training import finetune as module
+from csrm_tasks.llm.training.mixture import Draw
 from csrm_tasks.markets import MarketConfig
 
 torch.set_num_threads(1)

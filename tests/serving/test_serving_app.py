@@ -293,7 +293,7 @@ def test_a_failure_inside_is_500_counted_and_tells_nothing(
     def broken(*_: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(service.follower.state.releases[release].scorer, "judge", broken)
+    monkeypatch.setattr(service.follower.state.releases[release].scorer, "score_vectors", broken)
     quiet = TestClient(client.app, headers=HEAD, raise_server_exceptions=False)
     got = quiet.post("/score", json={"query": "1", "products": ["p0"]})
     assert got.status_code == 500

@@ -97,7 +97,8 @@ def write_tables(folder: Path) -> None:
         "product_id": [f"p{i % 60}" for i in range(640)],
         "locale": [LOCALE] * 640,
         "impressions": [1 + i % 5 for i in range(640)],
-    }
+        "clicks": [0] * 640, "carts": [0] * 640, "purchases": [0] * 640, "weight": [1.0] * 640,
+    }  # fmt: skip
     pl.DataFrame(rows).write_parquet(folder / "behaviour.parquet")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from csrm_tasks.artifacts import Artifact
 
 PACKAGE = Path(__file__).resolve().parents[2]
+PYFUNC = "csrm_tasks.release.bundle.pyfunc"  # by name: only MLflow may import it
 NEEDS = ("mlflow", "numpy", "onnxruntime", "polars", "tokenizers", "filelock")
 OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes beside query
 FOLDER = "release"  # of the run's artifacts
@@ -43,7 +44,7 @@ def save(bundle: Path, work: Path) -> Path:
         warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.save_model(
             str(target),
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            python_model=str(PACKAGE.parent.joinpath(*PYFUNC.split(".")).with_suffix(".py")),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(_code(work / "code" / PACKAGE.name))],
             signature=ModelSignature(Schema(inputs), Schema(outputs)),
