@@ -47,8 +47,7 @@ def fingerprints_hold() -> Iterator[None]:
     recorder = Recorder()
     recorder.record_all()
     yield
-    recorder.stop()
-    assert recorder.code
+    recorder.stop()  # of a process that ran no step of the module it has recorded nothing
     assert {s: names for s, seen in recorder.code.items() if (names := missed(s, seen))} == {}
     assert {s: keys for s, read in recorder.keys.items() if (keys := undeclared(s, read))} == {}
 

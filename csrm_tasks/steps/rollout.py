@@ -20,11 +20,11 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
     entries = ledger.history(settings, market.market)
-    return [entries[-1].hash if entries else None, market.schedule.timezone]
+    return entries[-1].hash if entries else None
 
 
 @step(
-    "rollout_state", external_inputs=_head, config=["release.approval"],
+    "rollout_state", external_inputs=_head, config=["release.approval", "schedule.timezone"],
 )  # fmt: skip
 def rollout_state(ctx: Context) -> Metadata:
     """Find what is being rolled out, and which registered release waits."""
@@ -88,8 +88,7 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
     state = rollout.current_rollout(entries)
     if state is None:
         return None
-    zone = market.schedule.timezone
-    span = Span.of(state, params["day"], zone)
+    span = Span.of(state, params["day"], market.schedule.timezone)
     with reading(open_store(settings.db_url)) as connection:
         published = published_days(connection, market.market, params["day"])
     # What servers add after the day is over is no part of it: a look's digest stands still.
@@ -97,13 +96,10 @@ def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any
     lines = (f"{at} {[w.model_dump_json() for w in pair]}" for at, pair in served)
     audited = [e.hash for e in entries if e.action == "audited"]
     seen = {d: v for d, v in published.items() if d >= span.first}
-    return [state.turn, zone, seen, text_digest(*lines), audited]
+    return [state.turn, seen, text_digest(*lines), audited]
 
 
-@step(
-    "rollout_evaluate",
-    external_inputs=_evidence,
-)
+@step("rollout_evaluate", external_inputs=_evidence, config=["schedule.timezone"])
 def rollout_evaluate(ctx: Context, *, day: str) -> Metadata:
     """Judge the release under way by everything up to a published day; sealed by digest."""
     from csrm_tasks.release.online.checks import evaluate_step
