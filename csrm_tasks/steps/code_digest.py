@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -278,6 +279,31 @@ def closure_of(function: Callable[..., Any], tree: SourceTree | None = None) -> 
 
 
 @cache
-def code_digest(function: Callable[..., Any]) -> str:
-    """Return the digest of a step function's code."""
-    return closure_of(function).digest()
+def code_digest(function: Callable[..., Any], kept: Path) -> str:
+    """Return the digest of a step function's code.
+
+    Every task is a process of its own, and to read the source anew takes it a tenth of a second. So
+    what was found is kept in the folder ``kept``, under the sizes and times of change of all files
+    of the package: an edit of any of them has it found anew.
+    """
+    if not function.__module__.startswith(f"{PACKAGE.name}."):
+        return closure_of(function).digest()
+    path = kept / f"{function.__module__}.{function.__qualname__}-{stamp(PACKAGE)}"
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    digest = closure_of(function).digest()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(digest, encoding="utf-8")
+    part.replace(path)
+    return digest
+
+
+def stamp(package: Path) -> str:
+    """Digest name, size and time of change of every file of a package."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.suffix != ".pyc" and path.is_file():
+            about = path.stat()
+            digest.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:20]

@@ -185,7 +185,7 @@ def _identity(
         "step": spec.name,
         "market": market.market,
         "locales": [market.source_locale, market.target_locale],
-        "code": code_digest(spec.function),
+        "code": code_digest(spec.function, settings.cache / "code"),
         "config": {key: _configured(market, key) for key in spec.config},
         "params": dict(params),
         "inputs": {k: a.digest for k, a in single.items()}

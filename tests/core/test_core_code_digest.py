@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,8 +22,8 @@ from csrm_tasks.llm.network import identity
 from csrm_tasks.llm.scoring import calibration
 from csrm_tasks.llm.training import train, worker
 from csrm_tasks.release.bundle import probe
-from csrm_tasks.steps import all_steps
-from csrm_tasks.steps.code_digest import EXCLUDED, PACKAGE, WHOLE, SourceTree, closure_of
+from csrm_tasks.steps import all_steps, code_digest
+from csrm_tasks.steps.code_digest import EXCLUDED, PACKAGE, WHOLE, SourceTree, closure_of, stamp
 from csrm_tasks.steps.source import imports_in
 from csrm_tasks.towers.serving import tokens
 
@@ -163,3 +164,22 @@ def test_a_step_from_outside_the_package_counts_with_its_module(tmp_path: Path) 
         found.append(closure_of(names["f"], SourceTree(PACKAGE)).digest())
     assert found[0] == found[2] != found[1]
     assert closure_of(names["f"], SourceTree(PACKAGE)).covers("theirs", WHOLE)
+
+
+def test_a_digest_is_kept_for_other_processes_until_a_file_changes(
+    package: Path, before: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, kept = all_steps()["land"].function, tmp_path / "kept"
+    monkeypatch.setattr(code_digest, "stamp", lambda _: stamp(package))
+
+    def another_process() -> str:
+        code_digest.code_digest.cache_clear()
+        return code_digest.code_digest(function, kept)
+
+    assert another_process() == before["land"]
+    (file,) = kept.iterdir()
+    file.write_text("kept")
+    assert another_process() == "kept"
+    os.utime(package / "errors.py", (1, 1))
+    assert another_process() == before["land"]
+    code_digest.code_digest.cache_clear()

@@ -28,7 +28,7 @@ from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, write_table
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.code_digest import code_digest
+from csrm_tasks.steps.code_digest import closure_of
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.text import pair_ids, query_id
 
@@ -98,7 +98,7 @@ def load_pairs(seed: SeedMarket, snapshot: str) -> pl.DataFrame:
 def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str, Any]) -> str:
     """Publish ``snapshot`` with other judged pairs; returns the reference, the same every time."""
     source = seed.store.open(snapshot)
-    code = [code_digest(f) for f in (with_truth, with_noise, thinned)]
+    code = [closure_of(f).digest() for f in (with_truth, with_noise, thinned)]
     about = {"step": "study_snapshot", "of": source.digest, "code": code} | about
     ref = f"{seed.market.market}/study_snapshot/{json_digest(about)[:20]}"
     if seed.store.manifest(ref) is None:
