@@ -1,4 +1,4 @@
-"""The frozen gold set and its slices, and a model's answers aligned with it."""
+"""The frozen gold set (decided in ``dataset/splits.py``), its slices, and models' answers to it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Llm(Section):
     sharding: Literal["none", "full"] = "none"
     """full: each process keeps a slice of the base."""
     steps: Steps = 500_000
-    """Steps of a training at most; the learning rate is zero at the last one."""
+    """Steps of a training at most; the learning rate is zero after the last one."""
     ranker_steps: Steps | None = None
     """Steps of the cold start's first training, which only ranks pairs; null: `steps`."""
     evaluate_every: Steps = 1000

@@ -1,4 +1,13 @@
-"""The learning rate of a step, for every training (A5, A31), and the randomness of a step."""
+"""The learning rate of a step (A5, A31), and the randomness of a step.
+
+- LLM: :func:`warmed` by ``llm.warmup`` and ``llm.schedule`` (linear or cosine).
+- Retriever (EBR): warmed for 6 % of the steps, linear.
+- Towers, short query tower, cross-encoder: :class:`Schedule`, linear from ``towers.lr`` to
+  ``towers.lr_end``, without warm-up.
+- Encoder baseline: warmed for a tenth of the steps, linear.
+
+The demo's base models (``demo/bases/``) cool down when they have learnt enough, by rules of their own.
+"""
 
 from __future__ import annotations
 
