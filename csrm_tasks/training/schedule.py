@@ -6,7 +6,7 @@
   ``towers.lr_end``, without warm-up.
 - Encoder baseline: warmed for a tenth of the steps, linear.
 
-The demo's base models (``demo/bases/``) cool down when they have learnt enough, by rules of their own.
+The demo's base models (``demo/bases/``) cool down by rules of their own, once they have learnt.
 """
 
 from __future__ import annotations
