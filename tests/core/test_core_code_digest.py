@@ -32,6 +32,7 @@ CROSS_FITS = {"train_llm", "score_pairs", "join_shards"}  # train, or may have t
 TOKENISES_FOR_TOWERS = {
     "train_towers", "shorten_query_tower", "train_cross_encoder", "export_towers",
     "embed_products", "score_towers", "servability", "refresh", "audit_tasks", "drill",
+    "register", "repair_views",  # write the model that MLflow keeps, which carries its code
 }  # fmt: skip
 
 
