@@ -17,7 +17,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +27,7 @@ from csrm_tasks.steps.source import Import, Module, imports_in, read_module, tex
 
 PACKAGE = Path(__file__).resolve().parent.parent
 WHOLE, ON_IMPORT = "*", "<import>"
+DIGEST = 64  # characters of a digest
 
 # Modules, or packages with all below them, that change no step's output; what else is in the
 # fingerprint for them. Nothing is reached through them.
@@ -289,14 +289,12 @@ def code_digest(function: Callable[..., Any], kept: Path) -> str:
     if not function.__module__.startswith(f"{PACKAGE.name}."):
         return closure_of(function).digest()
     path = kept / f"{function.__module__}.{function.__qualname__}-{stamp(PACKAGE)}"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    digest = closure_of(function).digest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(digest, encoding="utf-8")
-    part.replace(path)
-    return digest
+    found = path.read_text(encoding="utf-8") if path.exists() else ""
+    if len(found) != DIGEST:  # a killed process may have left a part of it
+        found = closure_of(function).digest()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found, encoding="utf-8")
+    return found
 
 
 def stamp(package: Path) -> str:

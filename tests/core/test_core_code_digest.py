@@ -179,8 +179,11 @@ def test_a_digest_is_kept_for_other_processes_until_a_file_changes(
 
     assert another_process() == before["land"]
     (file,) = kept.iterdir()
-    file.write_text("kept")
-    assert another_process() == "kept"
+    file.write_text("0" * 64)
+    assert another_process() == "0" * 64
+    file.write_text("0" * 20)  # killed while it was written
+    assert another_process() == before["land"] == file.read_text()
+    file.write_text("0" * 64)
     os.utime(package / "errors.py", (1, 1))
     assert another_process() == before["land"]
     code_digest.code_digest.cache_clear()
