@@ -24,7 +24,7 @@ WHOLE = ("ingest", "retrain", "refresh", "rollout")
 DECIDED_QUERIES, DECIDED_MARGIN = 300, 0.03
 LONG_TRAINING = 20_000  # optimizer steps that no CPU makes in a night
 CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day, month, day of the week
-MOST_SLICES = 50  # beyond which none could ever be refuted (docs/GATE.md)
+MAX_SLICES = 50  # beyond which none could ever be refuted (docs/GATE.md)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def _of_gold(config: MarketConfig) -> Iterator[str]:
     if gate.mode == "non_inferiority" and gate.margin < DECIDED_MARGIN:
         need = f"some {queries:,.0f} gold queries" if queries else "gold without end"
         yield f"gate.margin: {gate.margin:g} takes {need} between equals; with fewer, widen it"
-    if len(gate.slices) > MOST_SLICES:
-        yield f"gate.slices: of more than {MOST_SLICES} none can be refuted"
+    if len(gate.slices) > MAX_SLICES:
+        yield f"gate.slices: of more than {MAX_SLICES} none can be refuted"
 
 
 def _of_raters(config: MarketConfig, settings: Settings) -> Iterator[str]:

@@ -15,6 +15,7 @@ from csrm_tasks.dataset.describe import describe, facts, health_document
 from csrm_tasks.dataset.sides import add_sides, first_sides, keep_sides, known_sides, sides_of
 from csrm_tasks.dataset.snapshot import Built, build
 from csrm_tasks.dataset.source import positions, published_days
+from csrm_tasks.dataset.tables import SCHEMAS
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.ingest.reading.landing import Delivery, check_day, list_landing
 from csrm_tasks.ingest.reading.records import RawOf
@@ -25,27 +26,12 @@ from csrm_tasks.ingest.validation.files import Source, sort_file
 from csrm_tasks.ingest.validation.ignored import Notes
 from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import (
-    BEHAVIOUR,
-    CONVERSIONS,
-    PAIRS,
-    PRODUCTS,
-    QUERIES,
-    TRANSLATIONS,
-    VOTES,
-    Schema,
-    write_table,
-)
+from csrm_tasks.records import write_table
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError
 from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
-
-SNAPSHOT: dict[str, Schema] = {
-    "products": PRODUCTS, "queries": QUERIES, "pairs": PAIRS, "votes": VOTES,
-    "translations": TRANSLATIONS, "conversions": CONVERSIONS, "behaviour": BEHAVIOUR,
-}  # fmt: skip
 
 
 def _landed(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
@@ -201,7 +187,7 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Metadata:
         placed = partial(positions, connection, lake, ctx.market.market, ctx.market.target_locale)
         built = build(connection, ctx.market, stage, until, placed, lake)
     digests = {}
-    for name, schema in SNAPSHOT.items():
+    for name, schema in SCHEMAS.items():
         path = ctx.out / f"{name}.parquet"
         write_table(getattr(built.tables, name), schema, path)
         digests[name] = file_digest(path)

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.artifacts import Artifact, file_digest
+from csrm_tasks.dataset.tables import SCHEMAS
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.sections import Snapshot
 from csrm_tasks.settings import Settings, load_settings
-from csrm_tasks.steps.data import SNAPSHOT
 from csrm_tasks.store.engine import open_store
 from csrm_tasks.text import pair_id, query_id
 from tests.conftest import new_database
@@ -82,7 +82,7 @@ def landed(settings: Settings) -> Settings:
 def table(made: Artifact, name: str) -> pl.DataFrame:
     frame = pl.read_parquet(made.file(f"{name}.parquet"))
     assert dict(frame.schema) == {
-        c: t() if isinstance(t, type) else t for c, t in SNAPSHOT[name].items()
+        c: t() if isinstance(t, type) else t for c, t in SCHEMAS[name].items()
     }
     return frame
 
@@ -180,7 +180,7 @@ def test_the_same_days_give_the_same_bytes(landed: Settings, tmp_path: Any) -> N
     for day in (DAY1, DAY0):  # labels of the second day are refused before their products are here
         ingest(other, day, market(ingest=market().ingest.model_copy(update={"tolerance": 1.0})))
     one, two = snapshot(landed, 1, DAY0), snapshot(other, 1, DAY0)
-    for name in SNAPSHOT:
+    for name in SCHEMAS:
         assert file_digest(one.file(f"{name}.parquet")) == file_digest(two.file(f"{name}.parquet"))
     assert snapshot(landed, 1, DAY0).ref == one.ref  # nothing new was published: a no-op
     assert snapshot(landed, 1, DAY1).ref != one.ref
@@ -212,7 +212,7 @@ def test_the_order_in_which_files_come_does_not_matter(landed: Settings, tmp_pat
         one, two = snapshot(landed, stage, DAY1), snapshot(other, stage, DAY1)
         assert files_of(one) == files_of(two)
         assert one.facts == two.facts
-    assert len(files_of(one)) == len(SNAPSHOT) + 3
+    assert len(files_of(one)) == len(SCHEMAS) + 3
 
 
 @pytest.mark.postgres
@@ -236,7 +236,7 @@ def test_a_snapshot_says_what_it_is_made_of(landed: Settings) -> None:
     assert list(about["days"]) == [DAY0, DAY1]
     assert about["tables"] == {
         name: {"rows": table(made, name).height, "sha256": files_of(made)[f"{name}.parquet"]}
-        for name in SNAPSHOT
+        for name in SCHEMAS
     }
     listed = {(f["day"], f["name"]): f["digest"] for f in about["files"]}
     delivered = [p for p in (landed.landing / "tiny").rglob("*.jsonl") if p.is_file()]
