@@ -43,7 +43,7 @@ def compose(text: str) -> str:
 
 def composed(texts: pl.Series) -> pl.Series:
     """Return a column of strings in Unicode NFC; hardly any needs more than a look at it."""
-    if _is_ascii(texts):
+    if is_ascii(texts):
         return texts
     return texts.str.normalize("NFC") if texts.str.contains(COMPOSABLE).any() else texts
 
@@ -52,14 +52,15 @@ def composed_frame(frame: pl.DataFrame) -> pl.DataFrame:
     """Return ``frame`` with every column of strings, or of lists of them, in Unicode NFC."""
     each = pl.element().str.normalize("NFC")
     lists = (c for c in frame if c.dtype == pl.List(pl.String))
-    odd = (c.list.eval(each) for c in lists if not _is_ascii(c.explode()))
+    odd = (c.list.eval(each) for c in lists if not is_ascii(c.explode()))
     texts = pl.selectors.string()
     ascii_only = frame.select(texts.str.len_bytes().sum() == texts.str.len_chars().sum())
     others = (composed(frame[c.name]) for c in ascii_only if not c.all())
     return frame.with_columns(*others, *odd)
 
 
-def _is_ascii(texts: pl.Series) -> bool:
+def is_ascii(texts: pl.Series) -> bool:
+    """Return whether a column of strings is ASCII; nulls are not seen."""
     return bool(texts.str.len_bytes().sum() == texts.str.len_chars().sum())
 
 
@@ -69,7 +70,7 @@ def spellings(texts: pl.Series) -> pl.Series:
     ``texts`` are composed.
     """
     distinct = texts.unique()
-    if _is_ascii(distinct):
+    if is_ascii(distinct):
         return distinct
     return pl.concat([distinct, distinct.str.normalize("NFD")]).unique()
 

@@ -24,7 +24,7 @@ from csrm_tasks.store.models import (
     Traffic,
     Translation,
 )
-from csrm_tasks.text import composed_frame, spellings
+from csrm_tasks.text import composed_frame, is_ascii, spellings
 
 
 def table(model: type[Base]) -> sa.Table:
@@ -60,9 +60,11 @@ def fetch_by_key(
     Identifiers often grow with time: then nothing lies between the least and the greatest, which
     the index tells at once (it orders bytes, as polars does).
     """
-    wanted = spellings(pl.Series("value", values, dtype=pl.String))
+    wanted = pl.Series("value", values, dtype=pl.String)
+    if not is_ascii(wanted):  # another spelling of any of them may be the least or the greatest
+        wanted = spellings(wanted)
     between = statement.where(key.between(wanted.min(), wanted.max())).limit(1)
     if wanted.is_empty() or connection.execute(between).first() is None:
         return pl.DataFrame(schema=schema)
-    with among(connection, key, wanted) as chosen:
+    with among(connection, key, wanted.unique()) as chosen:
         return fetch(connection, statement.where(chosen), schema)

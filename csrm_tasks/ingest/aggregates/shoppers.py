@@ -15,13 +15,18 @@ never by shopper and product of a whole night.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from csrm_tasks.ingest.aggregates.pairs import PAIR
 from csrm_tasks.sections import Behaviour
+from csrm_tasks.store.lake_engines import Engine
 
 SHOPPER = ["locale", "client_id", "visit"]  # visit: the session where there is no client, else ""
+SEARCHED = "search"  # a search's action, beside those of events
 PAGE = 50  # impressions that stand for one search where searches are not logged
 MIN_SHOWN = 200  # impressions of a shopper below which no share of clicks is unheard of
 
@@ -34,39 +39,74 @@ def with_shopper(table: Any) -> Any:
     return table.mutate(visit=ibis.ifelse(named, "", table.session_id))
 
 
-def machines(events: Any, searches: Any, bounds: Behaviour) -> Any:
-    """Return the shoppers that are machines, each with its first ``reason`` by name.
+def by_shopper(events: Any, searches: Any) -> Any:
+    """Count what each shopper did, by SHOPPER: searches, shown, clicked, acts, sessionless.
 
-    ``rate``: more searches, or actions (click, cart, purchase), in a minute or a day than a person
-    could make. ``breadth``: more distinct queries, or products acted on. ``clicks``: it clicks on
-    (nearly) everything that it is shown.
+    It is looked through in place of the events for whatever most days have nothing of: machines,
+    rows without a session.
     """
     import ibis
 
-    flagged = _flagged(with_shopper(events), with_shopper(searches), bounds)
-    named = [who.select(*SHOPPER).mutate(reason=ibis.literal(reason)) for reason, who in flagged]
-    found = ibis.union(*named)
-    somebody = found.filter((found.client_id != "") | (found.visit != ""))
-    return somebody.group_by(SHOPPER).agg(reason=somebody.reason.min()).order_by(SHOPPER)
-
-
-def _flagged(events: Any, searches: Any, bounds: Behaviour) -> Iterator[tuple[str, Any]]:
-    """Yield reason and the shoppers, named ones and nobody, for each rule."""
-    acts = events.filter(events.action != "impression")
-    for table, what in ((searches, "query"), (acts, "product_id")):
-        day = table.group_by(SHOPPER).agg(n=table.count(), different=table[what].nunique())
-        yield "breadth", day.filter(day.different > bounds.breadth)
-        yield "rate", day.filter(day.n > bounds.per_day)
-        timed = table.mutate(minute=table["at"].truncate("m"))
-        minute = timed.group_by([*SHOPPER, "minute"]).agg(n=timed.count())
-        yield "rate", minute.filter(minute.n > bounds.per_minute)
-    seen = events.group_by(SHOPPER).agg(
-        shown=events.count(where=events.action == "impression"),
-        clicked=events.count(where=events.action == "click"),
+    columns = [*SHOPPER, "session_id", "action"]
+    asked = searches.mutate(action=ibis.literal(SEARCHED))
+    rows = with_shopper(events).select(columns).union(with_shopper(asked).select(columns))
+    return rows.group_by(SHOPPER).agg(
+        searches=rows.count(where=rows.action == SEARCHED),
+        shown=rows.count(where=rows.action == "impression"),
+        clicked=rows.count(where=rows.action == "click"),
+        acts=rows.count(where=rows.action.notin(["impression", SEARCHED])),
+        sessionless=rows.count(where=rows.session_id == ""),
     )
-    yield "rate", seen.filter(seen.shown > bounds.per_day * PAGE)
-    eager = seen.clicked >= seen.shown * bounds.click_share
-    yield "clicks", seen.filter((seen.shown >= MIN_SHOWN) & eager)
+
+
+def machines(
+    engine: Engine, events: Any, searches: Any, counts: Path, bounds: Behaviour, scratch: Path
+) -> pl.DataFrame:
+    """Return the shoppers that are machines (SHOPPER), each with its first ``reason`` by name.
+
+    ``counts``: the file of :func:`by_shopper`. ``rate``: more searches, or actions (click, cart,
+    purchase), in a minute or a day than a person could make. ``breadth``: more distinct queries, or
+    products acted on. ``clicks``: it clicks on (nearly) everything that it is shown.
+    """
+    named = pl.scan_parquet(counts).filter((pl.col("client_id") != "") | (pl.col("visit") != ""))
+    parts = [
+        named.filter(rule).select(*SHOPPER, reason=pl.lit(reason)).collect()
+        for reason, rule in _daily_rules(bounds)
+    ]
+    few = min(bounds.per_minute, bounds.breadth)  # no more rows than that break no other rule
+    for table, rows, what in ((searches, "searches", "query"), (events, "acts", "product_id")):
+        suspects = named.filter(pl.col(rows) > few).select(SHOPPER).collect()
+        if suspects.is_empty():
+            continue
+        given = engine.give(f"many_{rows}", suspects, scratch / f"many_{rows}.parquet")
+        if rows == "acts":
+            table = table.filter(table.action != "impression")
+        found = _within_the_day(with_shopper(table).semi_join(given, SHOPPER), what, bounds)
+        parts.append(engine.fetch(found, scratch / f"{rows}.parquet"))
+    found = pl.concat(parts)
+    return found.group_by(SHOPPER).agg(pl.col("reason").min()).sort(SHOPPER)
+
+
+def _daily_rules(bounds: Behaviour) -> list[tuple[str, pl.Expr]]:
+    searches, shown, clicked, acts = map(pl.col, ("searches", "shown", "clicked", "acts"))
+    many = (searches > bounds.per_day) | (acts > bounds.per_day)
+    eager = (shown >= MIN_SHOWN) & (clicked >= shown * bounds.click_share)
+    return [("rate", many | (shown > bounds.per_day * PAGE)), ("clicks", eager)]
+
+
+def _within_the_day(table: Any, what: str, bounds: Behaviour) -> Any:
+    """Return SHOPPER and reason of those that break a rule which needs single rows."""
+    import ibis
+
+    day = table.group_by(SHOPPER).agg(different=table[what].nunique())
+    broad = day.filter(day.different > bounds.breadth)
+    timed = table.mutate(minute=table["at"].truncate("m"))
+    minute = timed.group_by([*SHOPPER, "minute"]).agg(n=timed.count())
+    fast = minute.filter(minute.n > bounds.per_minute)
+    return ibis.union(
+        broad.select(SHOPPER).mutate(reason=ibis.literal("breadth")),
+        fast.select(SHOPPER).distinct().mutate(reason=ibis.literal("rate")),
+    )
 
 
 def machine_sessions(tables: Sequence[Any], found: Any) -> Any:
@@ -84,16 +124,12 @@ def without(table: Any, found: Any, sessions: Any) -> Any:
     return left.anti_join(sessions, ["locale", "session_id"]).select(table.columns)
 
 
-def traffic(events: Any, searches: Any) -> Any:
-    """Count rows by locale and kind (events, searches)."""
-    import ibis
-
-    kinds = ("events", events), ("searches", searches)
-    counts = [
-        table.group_by("locale").agg(rows=table.count()).mutate(kind=ibis.literal(kind))
-        for kind, table in kinds
-    ]
-    return ibis.union(*counts)
+def traffic(counts: Path) -> pl.DataFrame:
+    """Add :func:`by_shopper` up: locale, events, searches and rows without a session."""
+    table = pl.scan_parquet(counts).group_by("locale")
+    sums = (pl.col(c).sum().cast(pl.Int64) for c in ("searches", "sessionless"))
+    events = (pl.col("shown") + pl.col("acts")).sum().cast(pl.Int64)
+    return table.agg(*sums, events=events).sort("locale").collect()
 
 
 def limit(action: Any, bounds: Behaviour) -> Any:

@@ -16,6 +16,7 @@ from csrm_tasks.ingest.aggregates.pairs import DAILY, PAIR, by_position, pair_su
 from csrm_tasks.ingest.aggregates.sessions import PER_SESSION, session_sums
 from csrm_tasks.ingest.aggregates.shoppers import (
     busy,
+    by_shopper,
     capped,
     machine_sessions,
     machines,
@@ -162,33 +163,31 @@ def sum_up(
     pairs, positions, visits = (
         scratch / f"{n}.parquet" for n in ("pairs", "positions", "sessions")
     )
-    whole = _frame(engine, traffic(events, searches), scratch / "traffic.parquet")
-    found = _frame(engine, machines(events, searches, bounds), scratch / "machines.parquet")
-    people = whole
+    counts = scratch / "shoppers.parquet"
+    engine.write(by_shopper(events, searches), counts)
+    whole = people = traffic(counts)
+    found = machines(engine, events, searches, counts, bounds, scratch)
     if found.height:
-        kinds = engine.read("machines", [scratch / "machines.parquet"])
+        kinds = engine.give("machines", found, scratch / "machines.parquet")
         engine.write(machine_sessions((events, searches), kinds), scratch / "its.parquet")
         its = engine.read("its", [scratch / "its.parquet"])
         events, searches = (without(table, kinds, its) for table in (events, searches))
-        people = _frame(engine, traffic(events, searches), scratch / "people.parquet")
-    many = _frame(engine, busy(events, bounds), scratch / "busy.parquet")
+        rest = scratch / "people.parquet"
+        engine.write(by_shopper(events, searches), rest)
+        people = traffic(rest)
+    many = engine.fetch(busy(events, bounds), scratch / "busy.parquet")
     kept = events
     if many.height:
         kept = capped(events, engine.read("busy", [scratch / "busy.parquet"]), bounds)
     engine.write(by_position(kept, events).order_by([*PAIR, "position"]), positions)
     counted = engine.read("counted", [positions])
     engine.write(pair_sums(counted, events, bounds.actions), pairs)
-    told = with_sessions(engine, events, searches)
-    engine.write(session_sums(engine, *told, scratch), visits)
+    if people["sessionless"].sum():
+        events, searches = with_sessions(events, searches)
+    engine.write(session_sums(engine, events, searches, scratch), visits)
     return Sums(
         pairs, positions, visits, _account(whole, people, found, many, bounds, _visited(visits))
     )
-
-
-def _frame(engine: Engine, table: Any, path: Path) -> pl.DataFrame:
-    """Write a table of few rows to ``path`` and return it."""
-    engine.write(table, path)
-    return pl.read_parquet(path)
 
 
 def _account(
@@ -200,16 +199,11 @@ def _account(
     visited: int,
 ) -> LeftOut:
     """Put the counts of all rows, of people's, of machines and of what is too many together."""
-
-    def rows(counts: pl.DataFrame, kind: str, name: str) -> pl.DataFrame:
-        return counts.filter(kind=kind).select("locale", pl.col("rows").alias(name))
-
     most = pl.when(pl.col("action") == "impression").then(bounds.impressions)
     over = many.with_columns((pl.col("n") - most.otherwise(bounds.actions)).alias("over_bound"))
-    table = whole.select("locale").unique()
+    table = whole
     for part in (
-        rows(whole, "events", "events"), rows(whole, "searches", "searches"),
-        rows(people, "events", "own_events"), rows(people, "searches", "own_searches"),
+        people.select("locale", own_events="events", own_searches="searches"),
         found.group_by("locale").agg(pl.len().alias("machines")),
         over.group_by("locale").agg(pl.col("over_bound").sum()),
     ):  # fmt: skip
@@ -220,7 +214,7 @@ def _account(
     return LeftOut(
         counted.select(pl.col(c).cast(t) for c, t in PER_LOCALE.items()).sort("locale"),
         dict(found.group_by("reason").len().sort("reason").iter_rows()),
-        int(people.filter(kind="events")["rows"].sum()) - visited,
+        int(people["events"].sum()) - visited,
     )
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from csrm_tasks.store.lake_engines import Engine
-
 GAP = 30  # minutes without a record that end a visit
 CLIENT = 160  # characters of a client's identifier in a visit's: it has 200
 SEARCH = ["locale", "search_id"]
@@ -19,13 +17,11 @@ WHO = ["locale", "client_id"]
 BY_CLIENT = [*SEARCH, "client_id"]
 
 
-def with_sessions(engine: Engine, events: Any, searches: Any) -> tuple[Any, Any]:
+def with_sessions(events: Any, searches: Any) -> tuple[Any, Any]:
     """Return both tables with every session that can be told; "" where none can."""
     columns = [*SEARCH, "client_id", "session_id", "at"]
     seen = events.select(columns).union(searches.select(columns))
     silent = seen.filter(seen.session_id == "")
-    if engine.is_empty(silent):
-        return events, searches
     said, own = _said(seen.semi_join(silent, SEARCH))
     begun = _visits(silent.anti_join(said, SEARCH).anti_join(own, BY_CLIENT))
     return _filled(events, said, own, begun), _filled(searches, said, own, begun)

@@ -215,6 +215,8 @@ def inexact(texts: pl.Series) -> pl.Series:
     """Return which identifiers are floats so large that several have the same writing, or so small
     that one has several: 0.0000001 is 1e-7, 1e-07 and 1.0E-7, as writers of floats have it.
     """
+    if str(texts.min() or "~") > ":":  # they all begin with a letter
+        return pl.repeat(False, texts.len(), eager=True)
     large = r"\d+(\.0+|(\.\d+)?[eE]\+\d+)"  # digits() took the exact ones
     small = r"0\.000\d+|[1-9](\.\d+)?e-\d+|[1-9]\.\d+E-\d+"
     return texts.str.contains(rf"^-?({large}|{small})$").fill_null(False)

@@ -129,7 +129,7 @@ def _store(
     part = _part(connection, window, file)
     added = connection.execute(
         sa.insert(FILES).values(
-            **receipt.as_json(), **_lake_columns(window, file, judged, outcome, part),
+            **receipt.as_json(), **_lake_columns(file.kind, outcome, part),
             market=window.market, day=window.day, header=judged.header or None,
             supersedes=earlier["id"] if earlier else None,
         )
@@ -137,11 +137,15 @@ def _store(
     assert added.inserted_primary_key is not None
     file_id: int = added.inserted_primary_key[0]
     with ThreadPoolExecutor(1) as pool:
-        # Refused rows' bytes are looked up in the file while the database takes the others in.
+        # Refused rows' bytes are looked up, and the lake written, while the database takes the
+        # others in; the commit that makes them count comes after.
         refused = pool.submit(_with_raw, outcome.refused, raw_of)
+        place = Stored(file.kind, window.day, file.locale, part)
+        in_lake = pool.submit(_write_lake, window, place, judged.clean, outcome)
         if file.kind not in TABLES:
             write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
         rejected = pl.concat([judged.rejected, refused.result()])
+        in_lake.result()
     if file.kind == "ubi_events":
         mark_shown(connection, window, file.locale, outcome.stored)
     insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
@@ -187,17 +191,21 @@ def _part(connection: Connection, window: LakeWindow, file: Delivery) -> str:
     return f"{file.digest[:48]}-{before}" if before else file.digest
 
 
-def _lake_columns(
-    window: LakeWindow, file: Delivery, judged: ValidationResult, outcome: Outcome, part: str
-) -> dict[str, Any]:
-    """Write what the lake keeps of a file, before the commit that makes it count."""
-    place = Stored(file.kind, window.day, file.locale, part)
+def _lake_columns(kind: str, outcome: Outcome, part: str) -> dict[str, Any]:
+    """Return what a file's row says of its part of the lake."""
     columns: dict[str, Any] = {}
-    if file.kind in TABLES:
-        window.lake.write(place, outcome.lake)
+    if kind in TABLES:
         first, last = span(outcome.lake, "at")
         columns = {"part": part, "first_at": first, "last_at": last}
-    if outcome.known or outcome.refused.height or outcome.ignored.height:
-        window.lake.write_unstored(place, unstored(judged.clean, outcome))
-        columns["known_part"] = part
-    return columns
+    return columns | ({"known_part": part} if _leaves_some(outcome) else {})
+
+
+def _leaves_some(outcome: Outcome) -> bool:
+    return bool(outcome.known or outcome.refused.height or outcome.ignored.height)
+
+
+def _write_lake(window: LakeWindow, place: Stored, clean: pl.DataFrame, outcome: Outcome) -> None:
+    if place.kind in TABLES:
+        window.lake.write(place, outcome.lake)
+    if _leaves_some(outcome):
+        window.lake.write_unstored(place, unstored(clean, outcome))

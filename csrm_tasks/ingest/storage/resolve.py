@@ -75,7 +75,7 @@ def _labels(
     products = known_products(
         connection, window.market, file.locale, clean["product_id"], file.until
     )
-    has_product = pl.col("product_id").is_in(products.implode())
+    has_product = clean["product_id"].is_in(products.implode())
     found = _by_id(connection, window, "labels", file.locale, clean.filter(has_product))
     unknown = refuse(clean.filter(~has_product), Reason.PRODUCT, "product_id")
     return Outcome(found.stored, found.known, pl.concat([found.refused, unknown]).sort("row"))

@@ -82,7 +82,10 @@ def with_shown(
     """Return the events and the impressions that only their search's record tells."""
     if "hits" not in searches.columns:  # files of an earlier version
         return events
-    listed = _without_told(searches.select(*SEARCHES).filter(searches.hits.notnull()), events)
+    listed = searches.select(*SEARCHES).filter(searches.hits.notnull())
+    if engine.is_empty(listed):  # most logs: before anything is compared
+        return events
+    listed = _without_told(listed, events)
     if besides.events:
         paths = lake.paths(besides.events, scratch / "lake")
         listed = _without_told(listed, besides.of_the_time(engine.read("other_events", paths)))

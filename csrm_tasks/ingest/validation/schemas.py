@@ -6,12 +6,14 @@ something else, as the parsed value under ``name!`` (null where the text cannot 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from csrm_tasks.ingest.contract.contracts import EARLIEST, Column, Contract, Reason
+from csrm_tasks.ingest.validation.looks import Look
 
 
 class Times(NamedTuple):
@@ -31,18 +33,24 @@ def is_parsed(column: Column) -> bool:
     return column.vocabulary is not None or column.holds in ("integer", "time")
 
 
-def schema_of(contract: Contract, times: Times) -> Any:
-    """Return the pandera ``DataFrameSchema`` of a contract."""
+def schema_of(contract: Contract, times: Times, looks: Mapping[str, Look]) -> Any:
+    """Return the pandera ``DataFrameSchema`` of a contract.
+
+    ``looks``: what is in the columns of texts; checks that nothing there can break are left out.
+    """
     import pandera.polars as pa
 
     columns: dict[str, Any] = {}
     for column in contract.columns:
         if column.holds == "list":  # what its items refer to is looked up when they are counted
             continue
-        checks = [
-            _check(Reason.NUL, ~pl.col(column.name).str.contains("\0", literal=True)),
-            pa.Check.str_length(max_value=column.max_chars, error=str(Reason.TOO_LONG)),
-        ]
+        checks = []
+        if looks[column.name].nul:
+            has_nul = pl.col(column.name).str.contains("\0", literal=True)
+            checks.append(_check(Reason.NUL, ~has_nul))
+        if looks[column.name].longest > column.max_chars:  # no text has more characters than bytes
+            most = column.max_chars
+            checks.append(pa.Check.str_length(max_value=most, error=str(Reason.TOO_LONG)))
         columns[column.name] = pa.Column(pl.String, checks, nullable=not column.required)
         if is_parsed(column):
             name = parsed(column.name)

@@ -6,7 +6,7 @@ about something else (:mod:`csrm_tasks.ingest.validation.ignored`) are counted a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
@@ -24,6 +24,7 @@ from csrm_tasks.ingest.contract.identity import refuse
 from csrm_tasks.ingest.reading.records import FAULT, UNREAD, Records
 from csrm_tasks.ingest.reading.values import digits, inexact
 from csrm_tasks.ingest.validation.ignored import Notes, apart, marked, without_text
+from csrm_tasks.ingest.validation.looks import Look, look
 from csrm_tasks.ingest.validation.schemas import Times, first_failures, is_parsed, parsed, schema_of
 from csrm_tasks.ingest.validation.times import parse_times
 from csrm_tasks.sections import Ingest
@@ -68,7 +69,7 @@ def validate_batch(
     if records.missing:
         return _all_rejected(records, contract)
     times = times_of(day, terms.late_days, zone)
-    frame = _texts(records.frame, contract, terms)
+    frame, looks = _texts(records.frame, contract, terms)
     notes = Notes()
     frame, besides = apart(frame, contract, terms, notes)
     notes.unread(frame[UNREAD])
@@ -79,7 +80,7 @@ def validate_batch(
     )
     values = _unreadable_left_out(values, contract, notes)
     values = values.with_columns(_spared(c) for c in contract.columns if c.unless)
-    failures = first_failures(schema_of(contract, times), values)
+    failures = first_failures(schema_of(contract, times, looks), values)
     unread = frame.filter(pl.col(FAULT).is_not_null())
     verdicts = pl.concat([
         failures.select(values["row"].gather(failures["index"]), "reason", "detail"),
@@ -94,15 +95,23 @@ def validate_batch(
     return ValidationResult(clean, _rejected(wrong, records), ignored=ignored, notes=notes)
 
 
-def _texts(frame: pl.DataFrame, contract: Contract, terms: Ingest) -> pl.DataFrame:
-    """Return every column's values in the form in which they are compared and stored."""
-    frame = frame.with_columns(_trimmed(c) for c in contract.columns if _may_change(c, frame))
+def _texts(
+    frame: pl.DataFrame, contract: Contract, terms: Ingest
+) -> tuple[pl.DataFrame, dict[str, Look]]:
+    """Return every column's values in the form in which they are compared and stored, and what a
+    look at the columns of texts told.
+    """
+    looks = {c.name: look(frame[c.name]) for c in contract.columns if c.holds != "list"}
+    frame = frame.with_columns(
+        _trimmed(c) for c in contract.columns if _may_change(c, frame[c.name], looks)
+    )
     numbers = [c.name for c in contract.columns if c.holds != "text" or c.vocabulary is not None]
-    frame = frame.with_columns(digits(frame[n]) for n in numbers if frame.schema[n] == pl.String)
+    frame = frame.with_columns(digits(frame[n]) for n in numbers if n in looks and looks[n].decimal)
     if contract.kind == "catalogue" and terms.category_separator != PATH_SEPARATOR:
         levels = pl.col("category").str.split(terms.category_separator)
         frame = frame.with_columns(levels.map_batches(_path, return_dtype=pl.String))
-    return frame
+        looks["category"] = look(frame["category"])
+    return frame, looks
 
 
 def _unreadable_left_out(values: pl.DataFrame, contract: Contract, notes: Notes) -> pl.DataFrame:
@@ -161,12 +170,11 @@ def _rejected(verdicts: pl.DataFrame, records: Records) -> pl.DataFrame:
     return verdicts.with_columns(raw).cast(REJECTED)  # type: ignore[arg-type]
 
 
-def _may_change(column: Column, frame: pl.DataFrame) -> bool:
+def _may_change(column: Column, values: pl.Series, looks: Mapping[str, Look]) -> bool:
     """Return whether trimming does anything; items of lists are many, and hardly any needs it."""
-    if column.holds != "list":
-        return True
-    items = frame[column.name].explode()
-    return bool(items.str.contains(r"^$|^[^!-~]|[^!-~]$|\.0+$").any())
+    if column.name in looks:
+        return not looks[column.name].trimmed
+    return bool(values.explode().str.contains(r"^$|^[^!-~]|[^!-~]$|\.0+$").any())
 
 
 def _trimmed(column: Column) -> pl.Expr:
