@@ -8,9 +8,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +29,8 @@ from csrm_tasks.demo.runner.view import RunProgress
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.preload import MODULES, preload
 from csrm_tasks.settings import load_settings
+from csrm_tasks.steps.code_digest import closure_of, code_digest
+from csrm_tasks.steps.declaration import all_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 # A child that ignores SIGTERM and forks one that does, too: what a busy task may look like.
@@ -166,6 +170,21 @@ def test_the_plan_is_read_off_the_landing_zone(home: Home) -> None:
 def test_a_plan_needs_landed_days(home: Home) -> None:
     with pytest.raises(CsrmError, match="no day folder"):
         plan("mini", home.settings)
+
+
+def test_what_no_step_runs_is_no_other_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(home, "2026-01-04")
+    before = plan("mini", home.settings)
+    steps = all_steps()
+    known = {name: closure_of(step.function) for name, step in steps.items()}
+    assert not [n for n, c in known.items() if any(".cost." in f"{m}." for m in c.modules)]
+
+    def edited(function: Callable[..., Any], kept: Path) -> str:
+        same = code_digest(function, kept)
+        return "edited" if function is steps["train_towers"].function else same
+
+    monkeypatch.setattr("csrm_tasks.demo.runner.plan.code_digest", edited)
+    assert {s.run_id for s in plan("mini", home.settings)}.isdisjoint(s.run_id for s in before)
 
 
 def test_a_changed_market_file_is_another_run(home: Home, tmp_path: Path) -> None:

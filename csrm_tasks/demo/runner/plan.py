@@ -2,8 +2,8 @@
 
 Read off the landing zone: its first day is what a market brings to its cold start, each later day
 is a night, and the last day's ISO week is the week to retrain. A run's id is made from its window
-and from the code and configuration that it runs, so the same demo finds its finished runs, and a
-changed one runs anew (steps that the change does not touch are found by their fingerprint).
+and from the code and configuration that it runs, so the same demo finds its finished runs, and one
+whose steps changed runs anew (steps that the change does not touch are found by their fingerprint).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.settings import PROJECT_ROOT, Settings
-
-SOURCES = ("csrm_tasks/**/*.py", "dags/*.py")
+from csrm_tasks.steps.code_digest import code_digest
+from csrm_tasks.steps.declaration import all_steps
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def plan(market: str, settings: Settings) -> list[Stage]:
     if not days:
         raise CsrmError(f"{folder} has no day folder (YYYY-MM-DD): generate or land data first")
     year, week, _ = date.fromisoformat(days[-1]).isocalendar()
-    version = code_version(settings.markets / f"{market}.yaml")
+    version = code_version(market, settings)
     nights: list[Stage] = []
     for day in days:  # one after another, as nights are
         last = tuple(night.run_id for night in nights[-1:])
@@ -66,11 +66,18 @@ def _stage(
     return Stage(title, f"{dag}__{market}", f"demo-{run}", conf, after)
 
 
-def code_version(market_file: Path) -> str:
-    """Return eight hex digits of the digest of the source files and the market's file."""
+def code_version(market: str, settings: Settings) -> str:
+    """Return eight hex digits of the digest of what runs: steps' code, DAGs, the market's file.
+
+    Code that no step reaches (a page, a command, a formula of costs) is not among it.
+    """
     digest = hashlib.sha256()
-    files = [p for pattern in SOURCES for p in PROJECT_ROOT.glob(pattern)]
-    for p in [*sorted(files), market_file]:
+    for name, step in all_steps().items():
+        code = code_digest(step.function, settings.cache / "code")
+        declared = step.inputs, step.optional, step.many, step.config
+        digest.update(f"{name}\0{code}\0{declared}\0".encode())
+    dags = sorted(PROJECT_ROOT.glob("dags/*.py"))
+    for p in [*dags, settings.markets / f"{market}.yaml"]:
         digest.update(p.name.encode() + b"\0" + p.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
 
