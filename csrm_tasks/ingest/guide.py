@@ -67,7 +67,9 @@ followed, so no name reaches a file outside the landing zone.
 - **No rows today** is said by a CSV or JSONL file of nothing but white space (or of no bytes), a
   CSV with its header only, or a Parquet file without rows, compressed or not. A Parquet file of no
   bytes is damaged.
-- Byte order marks at the beginning are dropped. UTF-16 is refused.
+- Byte order marks at the beginning of the file, and of any record in it (files joined by `cat`,
+  also when they are compressed), are dropped. A CSV header that comes again is `malformed_row`; one
+  with the same columns in another order makes the file unreadable. UTF-16 is refused.
 - gzip and zstd may consist of several members or frames. A file that breaks off (truncated,
   damaged, wrong check sum) is refused as a whole, for nobody knows what its sender had to say; its
   first {HEAD_BYTES:,} bytes are kept as row 0 with the reason `unreadable_file`.

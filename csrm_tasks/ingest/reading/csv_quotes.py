@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from csrm_tasks.ingest.reading.records import past_marks
+
 FEW = 20  # lines: a text of so many may look like rows by chance, a longer one does not
 MOST = 0.9  # share of the lines within that must look like rows
 QUOTED_LIMIT = 16 << 20  # bytes after which an open quote is taken for a stray one
@@ -93,6 +95,7 @@ def read_record(data: bytes, at: int, end: int, dialect: Dialect = RFC) -> Readi
     escapes = unquoted is ESCAPED_UNQUOTED
     found = Reading()
     literal = False
+    at = past_marks(data, at)
     while True:
         found.fields += 1
         if data[at : at + 1] == b'"':
