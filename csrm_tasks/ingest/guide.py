@@ -95,10 +95,15 @@ followed, so no name reaches a file outside the landing zone.
 - **Times**: ISO 8601 with an offset (with or without its colon), `Z`, `UTC`, or none of them (UTC,
   whatever the market's zone: exporters write so); year first and four digits, also with slashes, a
   blank for the `T`, a decimal comma, up to nine decimals, without seconds or minutes, or compact
-  (`20260105T100000Z`); a date alone is its first moment. Or a mail date (`Mon, 05 Jan 2026 10:00:00
+  (`20260105T100000Z`); a date alone is its first moment, `24:00:00` the first of the next day, a
+  leap second (`23:59:60`) too. A zone's name counts for nothing behind an offset: Java's
+  `10:00+09:00[Asia/Seoul]`, Go's `10:00:00 +0900 KST`. Or a mail date (`Mon, 05 Jan 2026 10:00:00
   +0000`), or an epoch: 9 or 10 digits are seconds (decimals allowed), 13 milliseconds, 16
   microseconds, 19 nanoseconds. The same in CSV, JSONL and Parquet. What could be two times is
-  `wrong_type`: a day or month first, two-digit years, zones by other letters than UTC.
+  `wrong_type`: a day or month first, two-digit years, zones by other letters than UTC without an
+  offset, eight digits alone. So are the forms of ISO 8601 that no exporter known to us writes:
+  weeks (`2026-W02-1`), days of the year (`2026-005`), months, decimals of minutes or hours
+  (`10:00.5`), seconds in an offset, intervals.
   From {EARLIEST:%Y-%m-%d} to half a day after the delivery's day ends in the market's time zone.
 
 ## Days
