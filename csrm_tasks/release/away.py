@@ -124,9 +124,12 @@ def served(settings: Settings, market: str) -> str:
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:
-        turn = ledger.last_serving_row(ledger.verified(settings, market))
+        rows = ledger.verified(settings, market)
+        turn = ledger.last_serving_row(rows)
     except Exception:  # noqa: BLE001
         return said
+    if not routing.has_row(rows, row):
+        return f"{said}; this ledger is older and does not have that row"
     if turn is None or turn.seq <= row:
         return said
     return f"{said}, but {turn.release_id} was {turn.action} by row {turn.seq}, which is not served"
