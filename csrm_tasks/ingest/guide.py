@@ -81,7 +81,13 @@ followed, so no name reaches a file outside the landing zone.
   rows (as many fields as the header, commas without a blank behind them), or where backslashes
   stand before quotes, commas or line ends, the file can be read in two ways: such lines are
   `ambiguous_quotes`, from the one that opens the field to the one that closes it. If more than
-  {FEW} lines look like rows, they are rows, and only the first and the last are ambiguous.
+  {FEW} lines look like rows, they are rows, and only the first and the last are ambiguous. So is a
+  field in which a line ends and the next begins as rows do before and behind that column: one row
+  lost its closing quote there, and the next its opening one. What cannot be seen: quotes that were
+  lost and moved so that half of a row is a good value of the one before it and the other half a
+  broken line (that one is in quarantine). Of 12,000 files with one to four quotes lost, gained or
+  moved at random none had a row inside another (before this rule 17); of 1,500 whose quotes
+  gathered at the ends of fields, one had half of one (before, 9 had one).
   `"27\\" TV"` (MySQL, or Spark without `option("escape", '"')`) is read where nothing else in the
   line is escaped; every other escape is in quarantine: let the writer double its quotes.
 - Columns without a name, and empty fields behind the last column, as spreadsheets append them, are

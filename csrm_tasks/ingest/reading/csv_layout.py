@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from csrm_tasks.ingest.reading.csv_quotes import Shape, Walk, read_record
+from csrm_tasks.ingest.reading.csv_quotes import Walk, read_record
+from csrm_tasks.ingest.reading.csv_shape import Shape
 from csrm_tasks.ingest.reading.records import (
     BOM,
     NEWLINE,

@@ -14,7 +14,8 @@ import polars as pl
 
 from csrm_tasks.ingest.contract.contracts import Contract, Reason
 from csrm_tasks.ingest.reading.csv_layout import UNNAMED, Layout, csv_header, shape_of
-from csrm_tasks.ingest.reading.csv_quotes import ESCAPES_IN_QUOTES, Shape, read_record
+from csrm_tasks.ingest.reading.csv_quotes import ESCAPES_IN_QUOTES, read_record
+from csrm_tasks.ingest.reading.csv_shape import Shape
 from csrm_tasks.ingest.reading.records import (
     Flags,
     Offsets,
