@@ -35,6 +35,13 @@ class AwayError(CsrmError):
     """
 
 
+class DeniedError(CsrmError):
+    """A database, an object store or MLflow does not let us in; the message says what to set.
+
+    Another try meets the same until somebody has.
+    """
+
+
 class DiskFullError(CsrmError):
     """A disk, quota or tablespace is full; what was being written is not visible to anybody."""
 

@@ -51,8 +51,11 @@ def experiment_id(api: Any, market: str, settings: Settings) -> str:
     location = (settings.home / "mlartifacts").as_uri() if local else None
     try:
         return str(api.create_experiment(name, artifact_location=location))
-    except MlflowException:  # another process created it first
-        return str(api.get_experiment_by_name(name).experiment_id)
+    except MlflowException:
+        found = api.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)  # another process created it first
 
 
 @cache

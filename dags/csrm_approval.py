@@ -47,8 +47,9 @@ def facts_of(ref: str) -> dict[str, Any]:
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.settings import load_settings
 
-    settings = load_settings(market=ref.split("/")[0])
-    return dict(ArtifactStore(settings.artifacts, settings.cache).open(ref).facts)
+    with refusals_fail():
+        settings = load_settings(market=ref.split("/")[0])
+        return dict(ArtifactStore(settings.artifacts, settings.cache).open(ref).facts)
 
 
 def ask(market: MarketConfig, state: XComArg) -> HITLOperator:

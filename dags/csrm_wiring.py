@@ -111,6 +111,13 @@ def refusals_fail() -> Iterator[None]:
         raise  # what did not answer may answer soon
     except CsrmError as e:
         raise AirflowFailException(str(e)) from e
+    except Exception as e:
+        from csrm_tasks.release import away, denied
+
+        who = denied.by(e)
+        if who is None:
+            raise
+        raise AirflowFailException(away.trouble(who, e)) from e
 
 
 def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
@@ -198,16 +205,17 @@ def is_approved(gate: str) -> bool:
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.release import approval, ledger, rollout
 
-    settings = load_settings(market=gate.split("/")[0])
-    verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
-    if verdict["verdict"] != "PASS":
-        return False
-    market = load_market(gate.split("/")[0], settings.markets)
-    entries = ledger.verified(settings, market.market)
-    if rollout.by_steps(market.rollout, entries):
-        return False
-    found = approval.decided(entries, verdict["release"], verdict["digest"])
-    return found.allows(market.release.approval)
+    with refusals_fail():
+        settings = load_settings(market=gate.split("/")[0])
+        verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
+        if verdict["verdict"] != "PASS":
+            return False
+        market = load_market(gate.split("/")[0], settings.markets)
+        entries = ledger.verified(settings, market.market)
+        if rollout.by_steps(market.rollout, entries):
+            return False
+        found = approval.decided(entries, verdict["release"], verdict["digest"])
+        return found.allows(market.release.approval)
 
 
 @task.short_circuit(do_xcom_push=False)
@@ -215,9 +223,10 @@ def is_applied(replayed: str) -> bool:
     """Whether a replay stored what it found good; after a dry run nothing else runs."""
     from csrm_tasks.artifacts import ArtifactStore
 
-    settings = load_settings(market=replayed.split("/")[0])
-    facts = ArtifactStore(settings.artifacts, settings.cache).open(replayed).facts
-    return bool(facts["applied"])
+    with refusals_fail():
+        settings = load_settings(market=replayed.split("/")[0])
+        facts = ArtifactStore(settings.artifacts, settings.cache).open(replayed).facts
+        return bool(facts["applied"])
 
 
 def day_of(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:

@@ -58,9 +58,9 @@ def main(args: Sequence[str] | None = None) -> int:
         from csrm_tasks.release import away
 
         who = away.which(e)
-        if who in (None, away.STORAGE):  # a fault of ours, or a file's
+        if who is None or who == away.STORAGE:  # a fault of ours, or a file's
             raise
-        click.echo(f"csrm: {who} does not answer ({away.kind(e)}); try again", err=True)
+        click.echo(f"csrm: {away.trouble(who, e)}; try again", err=True)
         return 2
     return code if isinstance(code, int) else 0
 

@@ -4,20 +4,21 @@ The ledger (database) decides and the routing document (object store) is what se
 either of them away can leave a command half done. It is safe to repeat; until then a person needs
 one line: what is served now, and what to do. Nobody is served by MLflow: a move of a release goes
 on without it, and it is repaired when it answers (:mod:`.views`). What cannot go on (a
-registration, a training run's figures) is told of in the same line.
+registration, a training run's figures) is told of in the same line. What answers and does not let
+us in (:mod:`.denied`) is told of likewise, with the variables to set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from csrm_tasks.errors import AwayError, CsrmError
+from csrm_tasks.errors import AwayError, CsrmError, DeniedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, routing
+from csrm_tasks.release import denied, ledger, routing
 from csrm_tasks.settings import Settings
 
 Market = TypeVar("Market", str, MarketConfig)
@@ -34,7 +35,10 @@ OBJECT_STORE = ("botocore", "boto3", "s3transfer")  # not imported for a folder'
 def one_line(
     act: Callable[Concatenate[Settings, Market, Given], Result],
 ) -> Callable[Concatenate[Settings, Market, Given], Result]:
-    """Let ``act(settings, market, …)`` raise :class:`AwayError` where a store does not answer."""
+    """Let ``act(settings, market, …)`` raise :class:`AwayError` where a store does not answer.
+
+    And :class:`DeniedError` where one does not let us in.
+    """
 
     def told(
         settings: Settings, market: Market, /, *args: Given.args, **given: Given.kwargs
@@ -54,16 +58,30 @@ def one_line(
     return told
 
 
-def told_of(settings: Settings, market: str, who: str, error: Exception) -> AwayError:
-    """Return the one line about ``who`` does not answer, and why."""
+def told_of(settings: Settings, market: str, who: str, error: Exception) -> CsrmError:
+    """Return the one line about ``who`` does not answer, or does not let us in, and why."""
+    now = served(settings, market)
+    if denied.by(error) is not None:
+        return DeniedError(
+            f"{trouble(who, error)}; {now}; then run it again: nothing happens twice"
+        )
     return AwayError(
-        f"{who} does not answer ({kind(error)}); {served(settings, market)}; run it again when it "
-        "answers: nothing happens twice"
+        f"{trouble(who, error)}; {now}; run it again when it answers: nothing happens twice"
     )
 
 
+def trouble(who: str, error: BaseException) -> str:
+    """Say that ``who`` does not answer, or does not let us in and what to set."""
+    closed = denied.by(error)
+    if closed is None:
+        return f"{who} does not answer ({kind(error)})"
+    return f"{closed} does not let us in ({kind(error)}): {denied.CURES[closed]}"
+
+
 def which(error: BaseException) -> str | None:
-    """Name what does not answer: a store or MLflow; None where the error is of another kind."""
+    """Name what does not answer or let us in: a store or MLflow; None for other errors."""
+    if (closed := denied.by(error)) is not None:
+        return closed
     if isinstance(error, DATABASE) and not isinstance(error, OUR_FAULT):
         return "the database"
     if type(error).__module__.partition(".")[0] in OBJECT_STORE:
@@ -88,8 +106,7 @@ def _is_of_mlflow(error: BaseException) -> bool:
 
 def kind(error: BaseException) -> str:
     """Return an error's kind without its text, which may hold addresses and statements."""
-    found: Any = getattr(error, "response", None)  # of botocore's ClientError: {"Error": …}
-    code = found.get("Error", {}).get("Code") if isinstance(found, dict) else None
+    code = next(filter(None, map(denied.code, denied.causes(error))), None)
     more = code or (error.strerror if isinstance(error, OSError) else None)
     return f"{type(error).__name__}: {more}" if more else type(error).__name__
 
@@ -107,9 +124,12 @@ def served(settings: Settings, market: str) -> str:
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:
-        turn = ledger.last_serving_row(ledger.verified(settings, market))
+        rows = ledger.verified(settings, market)
+        turn = ledger.last_serving_row(rows)
     except Exception:  # noqa: BLE001
         return said
+    if not routing.has_row(rows, row):
+        return f"{said}; this ledger is older and does not have that row"
     if turn is None or turn.seq <= row:
         return said
     return f"{said}, but {turn.release_id} was {turn.action} by row {turn.seq}, which is not served"

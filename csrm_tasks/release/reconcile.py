@@ -16,7 +16,7 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import AwayError, CsrmError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import away, ledger, registration, rollback, rollout, routing
+from csrm_tasks.release import away, denied, ledger, registration, rollback, rollout, routing
 from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.promote import promote
@@ -28,7 +28,8 @@ from csrm_tasks.settings import Settings
 def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     """Make routing and MLflow say what the ledger says; returns what was repaired, in words.
 
-    Routing comes first. Raises :class:`AwayError` where MLflow does not answer.
+    Routing comes first. Raises :class:`AwayError` where MLflow does not answer, and
+    :class:`DeniedError` where it does not let us in.
     """
     state = rollout.current_rollout(ledger.verified(settings, config.market))
     before = routing.published_row(settings, config.market)
@@ -43,6 +44,8 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     except CsrmError:
         raise
     except Exception as e:  # whatever its client, its server or its database raise
+        if denied.by(e) is not None:
+            raise away.told_of(settings, config.market, away.MLFLOW, e) from e
         raise AwayError(
             f"{config.model_name} in MLflow could not be brought up ({away.kind(e)}); "
             f"{away.served(settings, config.market)}; run it again when MLflow answers"

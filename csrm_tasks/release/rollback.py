@@ -167,10 +167,7 @@ def _verify(settings: Settings, target: ledger.Entry) -> None:
         who = away.which(e)
         if who is None:
             raise
-        log.warning(
-            "%s does not answer (%s): the bundle of %s is not verified",
-            who, away.kind(e), target.release_id,
-        )  # fmt: skip
+        log.warning("%s: the bundle of %s is not verified", away.trouble(who, e), target.release_id)
         return
     if bundle.digest != target.payload["digest"]:
         raise RefusedError(f"{bundle.ref} is not what was promoted as {target.release_id}")

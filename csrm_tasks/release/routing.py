@@ -94,23 +94,50 @@ def _row(raw: bytes | None) -> int:
 
 
 def publish(settings: Settings, market: str) -> dict[str, Any] | None:
-    """Make the published document equal what the ledger implies now, and return it."""
+    """Make the published document equal what the ledger implies now, and return it.
+
+    Raises :class:`RefusedError` for a ledger that lacks the row which the document follows from.
+    """
     blobs = open_blobs(settings.routing)
     for _ in range(ATTEMPTS):
-        doc = document(market, ledger.verified(settings, market))
-        if doc is None or _replace(blobs, market, doc):
+        # Read before the ledger, which has every row that anybody published by then; whoever
+        # publishes a newer one meanwhile wins the compare-and-swap.
+        now = blobs.read(key(market))
+        entries = ledger.verified(settings, market)
+        _refuse_older(settings, market, entries, now)
+        doc = document(market, entries)
+        if doc is None or _replace(blobs, market, doc, now):
             return doc
     raise RefusedError(f"routing of {market}: others kept replacing it; run the command again")
 
 
-def _replace(blobs: BlobStore, market: str, doc: dict[str, Any]) -> bool:
+def _replace(blobs: BlobStore, market: str, doc: dict[str, Any], now: bytes | None) -> bool:
     check(doc)
     data = json.dumps(doc, indent=1, sort_keys=True).encode()
-    now = blobs.read(key(market))
-    # Between reading the ledger and here a newer row may have been published: never undo it.
-    if _row(now) > doc["ledger_seq"]:
-        return False
     return now == data or blobs.replace(key(market), data, now)
+
+
+def _refuse_older(
+    settings: Settings, market: str, entries: Sequence[ledger.Entry], now: bytes | None
+) -> None:
+    """Refuse a ledger whose last rows are lost (a backup was brought back), and say what to do."""
+    row = _row(now)
+    if not row or has_row(entries, row):
+        return
+    end = f"ends with row {entries[-1].seq} of {entries[-1].at}" if entries else "is empty"
+    raise RefusedError(
+        f"routing of {market} follows row {row} of the ledger, which this ledger does not have: it "
+        f"{end}. The database is older than the routing document, as a restored backup is. "
+        f"Nothing is published: servers go on with the document that is there. Bring back a newer "
+        f"backup; if the later rows are lost, move {settings.routing.rstrip('/')}/{key(market)} "
+        f"away, run csrm release reconcile --market {market}, and restart the scoring services "
+        '(docs/OPERATIONS.md, "Backup and restore")'
+    )
+
+
+def has_row(entries: Sequence[ledger.Entry], row: int) -> bool:
+    """Return whether a ledger has a row from which a routing document can follow."""
+    return row <= len(entries) and entries[row - 1].action in ledger.SERVING_ACTIONS
 
 
 def key(market: str) -> str:

@@ -41,7 +41,7 @@ def refresh_views(
     try:
         return follow(settings, config, api, why)
     except Exception as e:  # noqa: BLE001 whatever its client, its server or its database raise
-        said = str(e) if isinstance(e, CsrmError) else away.kind(e)
+        said = str(e) if isinstance(e, CsrmError) else away.trouble(away.MLFLOW, e)
         log.warning(
             "%s in MLflow is behind the ledger (%s); the next night repairs it, or "
             "csrm release reconcile --market %s",

@@ -45,7 +45,8 @@ def run_step(
     ``inputs`` maps input names to references (a sequence of them for a ``many`` input; None for an
     optional one that is absent). Raises :class:`ConfigError` for wrong names or types and
     :class:`ArtifactError` for missing or damaged inputs, :class:`AwayError` for a database or an
-    object store that does not answer, :class:`DiskFullError` for a disk, quota or tablespace.
+    object store that does not answer, :class:`DeniedError` for one that does not let us in,
+    :class:`DiskFullError` for a disk, quota or tablespace.
     """
     whose = market if isinstance(market, str) else market.market
     settings = settings or load_settings(market=whose)
@@ -59,7 +60,7 @@ def run_step(
         from csrm_tasks.release import away
 
         who = away.which(e)
-        if who in (None, away.STORAGE):  # a file of a step: no matter of who answers
+        if who is None or who == away.STORAGE:  # a file of a step: no matter of who answers
             raise
         raise away.told_of(settings, config.market, who, e) from e
 

@@ -342,3 +342,28 @@ def test_a_store_that_does_not_answer_is_tried_again_and_a_refusal_is_not(
     monkeypatch.setattr("csrm_tasks.steps.run_step", raising(RefusedError("no")))
     with pytest.raises(AirflowFailException):
         wiring.run.function("promote", MARKET, {}, {})
+
+
+def test_a_task_that_an_object_store_does_not_let_in_fails_with_what_to_set(
+    modules: dict[str, ModuleType], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+    from botocore.exceptions import ClientError
+
+    def denied(*_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "ExpiredToken", "Message": "secret"}}, "GetObject")
+
+    World(settings).at_the_command_line(market(), monkeypatch)
+    monkeypatch.setattr("csrm_tasks.artifacts.ArtifactStore.open", denied)
+    wiring, approval = modules["csrm_wiring"], modules["csrm_approval"]
+    given = dict.fromkeys(("bundle", "gate", "register"), REF)
+    tasks: list[Any] = [
+        lambda: wiring.run.function("promote", MARKET, given, {}),
+        lambda: wiring.is_approved.function(f"{MARKET}/gate/0"),
+        lambda: wiring.is_applied.function(f"{MARKET}/replay/0"),
+        lambda: approval.whether_to_ask.function(f"{MARKET}/rollout_state/0"),
+    ]
+    for task in tasks:
+        with pytest.raises(AirflowFailException, match=r"ExpiredToken.*AWS_SESSION_TOKEN") as e:
+            task()
+        assert "secret" not in str(e.value)

@@ -159,20 +159,30 @@ SPELT = {  # all of them 2026-01-05 10:00 UTC
     "compact": "20260105T100000Z",
     "slashes, year first": "2026/01/05 10:00:00",
     "mail": "Mon, 05 Jan 2026 10:00:00 GMT",
+    "compact, no minutes": "20260105T10Z",
     "Java": "2026-01-05T19:00+09:00[Asia/Seoul]",
+    "Temporal": "2026-01-05T19:00:00+09:00[!Asia/Seoul][u-ca=gregory]",
+    "Go": "2026-01-05 10:00:00 +0000 UTC",
+    "Go, in Seoul": "2026-01-05 19:00:00.000000 +0900 KST m=+0.000012",
+    "Go, a zone without letters": "2026-01-05 14:30:00 +0430 +0430",
     "s": "1767607200", "ms": "1767607200000", "us": "1767607200000000",
     "ns": "1767607200000000000", "decimals": "1767607200.000", "float": "1.7676072E9",
 }  # fmt: skip
 AMBIGUOUS = ("05/01/2026 10:00", "5.1.2026", "26-01-05", "2026-01-05 10:00:00 EST", "20260105")
+REFUSED = (  # as docs/DATA.md says: forms of ISO 8601 that exporters do not write
+    "2026-W02-1", "2026-W02-1T10:00:00Z", "2026W021", "2026-005", "2026-005T10:00:00Z", "2026-01",
+    "2026", "2026-01-05T10:00.5Z", "2026-01-05T10.5Z", "2026-01-05T10:00:00+09:00:00",
+    "2026-01-05T10:00:00Z/2026-01-05T11:00:00Z", "T10:00:00Z", "2026-01-05T10:00[Asia/Seoul]",
+)  # fmt: skip
 
 
 def test_times_as_exporters_write_them_are_one_time_and_ambiguous_ones_none() -> None:
-    found = parse_times(pl.Series([*SPELT.values(), *AMBIGUOUS])).to_list()
+    found = parse_times(pl.Series([*SPELT.values(), *AMBIGUOUS, *REFUSED])).to_list()
     wrong = {
         n: t for n, t in zip(SPELT, found, strict=False) if str(t) != "2026-01-05 10:00:00+00:00"
     }
     assert wrong == {}
-    assert found[len(SPELT) :] == [None] * len(AMBIGUOUS)
+    assert found[len(SPELT) :] == [None] * len(AMBIGUOUS + REFUSED)
 
 
 def test_parquet_times_of_any_unit_and_zone_are_one_time(shop: Settings) -> None:

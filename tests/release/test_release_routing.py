@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release import assignment, ledger, routing
+from csrm_tasks.release import assignment, away, ledger, routing
 from csrm_tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,25 +103,55 @@ def test_a_slow_publisher_never_undoes_a_newer_document(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(settings, "r1")
-    old = ledger.verified(settings, "m")
+    routing.publish(settings, "m")
     promote(settings, "r2")
-    routing.publish(settings, "m")
-    seen = iter([old])  # what the slow one read before r2 was promoted
-    true = ledger.verified
-    monkeypatch.setattr(ledger, "verified", lambda s, m: next(seen, None) or true(s, m))
+    true, reads = ledger.verified, iter([1])
+
+    def slow(settings: Settings, market: str) -> list[ledger.Entry]:
+        old = true(settings, market)
+        if next(reads, None):  # while the slow one looks at it, r3 is promoted and published
+            promote(settings, "r3")
+            routing.publish(settings, market)
+        return old
+
+    monkeypatch.setattr(ledger, "verified", slow)
     found = routing.publish(settings, "m")
-    assert found is not None and found["stable"] == "r2"
+    assert found is not None and found["stable"] == "r3"
     again = routing.read(settings, "m")
-    assert again is not None and again["stable"] == "r2"
+    assert again is not None and again["stable"] == "r3"
 
 
-def test_a_document_from_a_longer_ledger_is_not_overwritten(settings: Settings) -> None:
-    promote(settings, "r1")
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+def test_a_ledger_that_is_older_than_the_document_says_so_and_publishes_nothing(
+    settings: Settings, kept: int
+) -> None:
+    """A backup of the database was brought back; registrations since make its rows no newer."""
+    backup = settings.home / "backup.db"
+    ledger.history(settings, "m")  # the schema is there
+    for n in range(4):
+        if n == kept:
+            with sqlite3.connect(settings.home / "csrm.db") as db, sqlite3.connect(backup) as to:
+                db.backup(to)
+        promote(settings, f"r{n + 1}")
     routing.publish(settings, "m")
+    restored = replace(settings, db_url=f"sqlite:///{backup}")
     path = Path(settings.routing) / "m.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "ledger_seq": 9}))
-    with pytest.raises(RefusedError, match="others kept replacing it"):
-        routing.publish(settings, "m")
+    before = path.read_bytes()
+    for registered in range(5 - kept):
+        rows = ledger.history(restored, "m")
+        end = f"ends with row {len(rows)} of {rows[-1].at}" if rows else "is empty"
+        with pytest.raises(RefusedError) as e:
+            routing.publish(restored, "m")
+        said = str(e.value)
+        assert "row 4 of the ledger, which this ledger does not have" in said and end in said
+        assert f"move {path} away" in said and "csrm release reconcile --market m" in said
+        assert path.read_bytes() == before
+        assert "(row 4 of the ledger); this ledger is older" in away.served(restored, "m")
+        release = f"n{registered}"
+        ledger.append(restored, "m", "registered", release, actor="t", reason="", payload={})
+    path.unlink()  # what the line says
+    found = routing.publish(restored, "m")
+    assert (found and found["stable"]) == (f"r{kept}" if kept else None)
 
 
 def test_a_document_that_nobody_could_follow_is_refused() -> None:

@@ -45,8 +45,8 @@ REASONS: dict[Reason, str] = {
     "Parquet, no header, empty); its first bytes are kept as row 0 and nothing of it is stored",
     Reason.MISSING_COLUMN: "the file lacks a required column (the detail names it and what the "
     "file has instead: often another separator); every row is kept here",
-    Reason.MALFORMED: "not a JSON object, a required value that is an object or a list, or another "
-    "number of fields than the header",
+    Reason.MALFORMED: "not a JSON object, a required value that is an object or a list, another "
+    "number of fields than the header, or the header again",
     Reason.QUOTES: "a CSV line whose quotes or backslashes can be read in two ways, or that lies "
     "between two such lines and may be part of a text over several lines; deliver it quoted as RFC "
     "4180 says, a replay leaves it",

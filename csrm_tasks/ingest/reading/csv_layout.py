@@ -14,12 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from csrm_tasks.ingest.reading.csv_quotes import Shape, Walk, read_record
+from csrm_tasks.ingest.reading.csv_quotes import Walk, read_record
+from csrm_tasks.ingest.reading.csv_shape import Shape
 from csrm_tasks.ingest.reading.records import (
+    BOM,
     NEWLINE,
     Flags,
     Offsets,
     UnreadableError,
+    behind_marks,
     blank_lines,
     cut_lines,
 )
@@ -119,6 +122,7 @@ def lay_out(data: bytes, shape: Shape, last: bool) -> Layout:
     body = np.frombuffer(data, np.uint8)[: walk.end]
     newlines, commas, walked, stop = _separators(walk, body)
     starts, ends = cut_lines(newlines, stop)
+    starts = behind_marks(data, starts)
     unclear = np.zeros(len(starts), bool)
     for begin, until in walk.unclear:
         unclear[np.searchsorted(starts, begin) : np.searchsorted(starts, until)] = True
@@ -197,10 +201,18 @@ def _first_stray(body: Bytes, quotes: Places) -> int:
     for place in closing[after == RETURN].tolist() if (after == RETURN).any() else ():
         if place + 2 < end and body[place + 2] != NEWLINE:
             wrong.append(place)
-    wrong += opening[~OPENS[before]][:1].tolist()
+    odd = (int(place) for place in opening[~OPENS[before]])
+    wrong.append(next((place for place in odd if not _begins(body, place)), end))
     if len(opening) > len(closing):
         wrong.append(int(opening[-1]))
     return min(wrong, default=end)
+
+
+def _begins(body: Bytes, place: int) -> bool:
+    """Return whether nothing but byte order marks is before ``place`` on its line."""
+    while body[max(place - len(BOM), 0) : place].tobytes() == BOM:
+        place -= len(BOM)
+    return place == 0 or bool(body[place - 1] == NEWLINE)
 
 
 def _outside(newlines: Places, joined: Sequence[tuple[int, int]]) -> Places:

@@ -13,6 +13,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from csrm_tasks.ingest.reading.csv_shape import Shape
+from csrm_tasks.ingest.reading.records import past_marks
+
 FEW = 20  # lines: a text of so many may look like rows by chance, a longer one does not
 MOST = 0.9  # share of the lines within that must look like rows
 QUOTED_LIMIT = 16 << 20  # bytes after which an open quote is taken for a stray one
@@ -31,42 +34,6 @@ ESCAPES_IN_QUOTES: Dialect = (ESCAPED_QUOTED, UNQUOTED, ESCAPED_OPEN)  # Spark
 DOUBT = re.compile(rb'"|\\[,\\\r\n]|\\\Z')  # a quote, or what may be an escape
 TOKEN = re.compile(rb'\\[\\"]|""|"')  # escaped, doubled, or a quote that opens or closes
 ESCAPE = re.compile(rb'\\(?:[",\\\r\n]|\Z)')
-LENIENT = re.compile(rb'"(?:[^"]|"")*+"(?=,|\r?\Z)|[^,]*+')  # a field of one line
-UNSPACED = re.compile(rb",(?![ \t])")  # a comma as writers of CSV put it, not as people do
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How many fields a record has, by the header."""
-
-    fields: int
-    least: int  # without the columns at the end that have no name
-    spaced: bool  # the header has blanks behind its commas, so the rows may have, too
-
-    def fits(self, record: bytes, fields: int) -> bool:
-        """Return whether so many fields are a record; those beyond the header may be empty.
-
-        Not so in a record over several lines: rows that run together may end like that.
-        """
-        extra = fields - self.fields
-        if extra > 0 and b"\n" in record:
-            return False
-        return fields >= self.least and (extra <= 0 or record.rstrip().endswith(b"," * extra))
-
-    def like_row(self, line: bytes) -> bool:
-        """Return whether a line, read by itself, looks like a whole record and not like prose."""
-        return self.has_commas(line, self.least - 1) and self.is_long(line)
-
-    def is_long(self, line: bytes) -> bool:
-        """Return whether a line, read by itself, has the fields of a record."""
-        plain = LENIENT.sub(b"", line) if b'"' in line else line
-        return plain.count(b",") >= self.least - 1
-
-    def has_commas(self, text: bytes, needed: int) -> bool:
-        """Return whether ``text`` has the separators needed, at least one without a blank."""
-        if needed <= 0:
-            return True
-        return text.count(b",") >= needed and (self.spaced or UNSPACED.search(text) is not None)
 
 
 @dataclass
@@ -80,6 +47,7 @@ class Reading:
     closer: int = -1  # the quote that closes the last field over several lines
     unfinished: bool = False  # the text ends inside the quotes
     unquoted: int = 0  # how many of its fields are
+    several: list[tuple[int, int, int]] = field(default_factory=list)  # start, end and column
 
 
 def read_record(data: bytes, at: int, end: int, dialect: Dialect = RFC) -> Reading:
@@ -93,6 +61,7 @@ def read_record(data: bytes, at: int, end: int, dialect: Dialect = RFC) -> Readi
     escapes = unquoted is ESCAPED_UNQUOTED
     found = Reading()
     literal = False
+    at = past_marks(data, at)
     while True:
         found.fields += 1
         if data[at : at + 1] == b'"':
@@ -124,6 +93,7 @@ def _note(found: Reading, data: bytes, at: int, match: re.Match[bytes] | None) -
         found.opener, found.column = at, found.fields - 1
     if several and match is not None:
         found.closer = match.end() - 1
+        found.several.append((at, match.end(), found.fields - 1))
 
 
 @dataclass
@@ -208,6 +178,8 @@ class Walk:
         within = self._within(line, found.closer)
         rows = sum(map(self.shape.like_row, within))
         if within and 2 * rows >= len(within):
+            return True
+        if any(self.shape.has_seam(self.data[b:e], column) for b, e, column in found.several):
             return True
         return (rows > 0 or not within) and self._edges(line, found)
 

@@ -14,8 +14,18 @@ import polars as pl
 
 from csrm_tasks.ingest.contract.contracts import Contract, Reason
 from csrm_tasks.ingest.reading.csv_layout import UNNAMED, Layout, csv_header, shape_of
-from csrm_tasks.ingest.reading.csv_quotes import ESCAPES_IN_QUOTES, Shape, read_record
-from csrm_tasks.ingest.reading.records import Flags, RawOf, Records, assemble, pick, spans
+from csrm_tasks.ingest.reading.csv_quotes import ESCAPES_IN_QUOTES, read_record
+from csrm_tasks.ingest.reading.csv_shape import Shape
+from csrm_tasks.ingest.reading.records import (
+    Flags,
+    Offsets,
+    RawOf,
+    Records,
+    UnreadableError,
+    assemble,
+    pick,
+    spans,
+)
 
 FIELD_LIMIT = 100_000_000  # characters of one field; the standard library's 131,072 is too few
 # What a writer that escapes by backslashes means otherwise than the RFC does.
@@ -37,9 +47,12 @@ def read_csv(
     parsed, faults = _parse_each(dict(zip(rows, raw(rows), strict=True)), shape)
     unclear = (np.flatnonzero(layout.unclear) + first).tolist()
     faults |= dict.fromkeys(unclear, Reason.QUOTES)
-    chosen, missing = pick(table, contract)
-    again = pick(_table(list(parsed.values()), header), contract)[0]
-    frame = assemble([(sure, chosen), (list(parsed), again)], faults, contract)  # type: ignore[list-item]
+    each = _table(list(parsed.values()), header)
+    sure, table, heads = _without_heads(sure, table, header)
+    others, each, more = _without_heads(np.array([*parsed], np.int64), each, header)
+    faults |= dict.fromkeys([*heads, *more], Reason.MALFORMED)
+    (chosen, missing), (again, _) = pick(table, contract), pick(each, contract)
+    frame = assemble([(sure, chosen), (others, again)], faults, contract)
     columns = tuple(h for h in header if not h.startswith(UNNAMED))
     return Records(frame, missing, raw, head, columns)
 
@@ -78,6 +91,31 @@ def _parse_all(data: bytes, layout: Layout, sure: Flags, header: list[str]) -> p
     except pl.exceptions.PolarsError:
         return None
     return table if table.shape == (len(starts), len(header)) else None
+
+
+def _without_heads(
+    numbers: Offsets, table: pl.DataFrame, header: list[str]
+) -> tuple[Offsets, pl.DataFrame, list[int]]:
+    """Take out the rows that are the header again, as a file that was joined of several has them.
+
+    Returns their numbers as well. Raises :class:`UnreadableError` where one names the same columns
+    in another order: the records behind it have another meaning.
+    """
+    named = table[header[0]].is_in(header).arg_true().to_list() if header else []
+    if not named:
+        return numbers, table, []
+    heads = []
+    for i, row in zip(named, table[named].rows(), strict=True):
+        names = [(value or "").strip() or f"{UNNAMED}{n}" for n, value in enumerate(row)]
+        if names == header:
+            heads.append(i)
+        elif sorted(names) == sorted(header):
+            raise UnreadableError(
+                "is joined of parts whose columns are in different orders; deliver each part as a "
+                "file of its own"
+            )
+    others = np.delete(np.arange(table.height), heads)
+    return numbers[others], table[others], numbers[heads].tolist()
 
 
 def _undecodable(data: bytes, layout: Layout) -> Flags:

@@ -23,13 +23,16 @@ from csrm_tasks.ingest.reading.json_values import (
     tree_of,
 )
 from csrm_tasks.ingest.reading.records import (
+    BOM,
     FAULT,
     NEWLINE,
     UNREAD,
     Flags,
+    Offsets,
     RawOf,
     Records,
     assemble,
+    behind_marks,
     blank_lines,
     cut_lines,
     pick,
@@ -42,8 +45,8 @@ FEW = 256  # lines that are looked at one by one
 
 def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
     """Read one object per line, numbered from ``first``; blank lines are no rows."""
-    full, raw = _full_lines(data, first)
-    lines, faults = _decoded_lines(data, full, first)
+    found = _lines(data)
+    lines, faults = _decoded_lines(data, found, first)
     shape = _Shape(contract, tree_of(contract, has_dotted(data, contract)))
     parts: list[tuple[Any, pl.DataFrame]] = []
     for rows, values in _decode(lines, shape):
@@ -51,40 +54,59 @@ def read_jsonl(data: bytes, contract: Contract, first: int = 1) -> Records:
             faults |= dict.fromkeys(rows["row"].to_list(), Reason.MALFORMED)
         else:
             parts.append((rows["row"], values))
-    return Records(assemble(parts, faults, contract), (), raw)
+    return Records(assemble(parts, faults, contract), (), found.raw_of(data, first))
 
 
 def jsonl_rows(data: bytes, first: int) -> tuple[int, RawOf]:
     """Return how many rows :func:`read_jsonl` finds, and their bytes, without reading values."""
-    full, raw = _full_lines(data, first)
-    return int(full.sum()), raw
+    found = _lines(data)
+    return int(found.full.sum()), found.raw_of(data, first)
 
 
-def _full_lines(data: bytes, first: int) -> tuple[Flags, RawOf]:
-    """Return which lines are not blank, and those lines' bytes."""
-    starts, ends = cut_lines(np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE), len(data))
-    full = ~blank_lines(data, starts, ends)
-    return full, spans(data, starts[full], ends[full], first)
+@dataclass(frozen=True)
+class _Lines:
+    """Where the lines of a text are, and which of them are not blank."""
+
+    begins: Offsets  # with the byte order marks of those that have one
+    starts: Offsets  # without
+    ends: Offsets
+    full: Flags
+
+    def raw_of(self, data: bytes, first: int) -> RawOf:
+        """Return a function from row numbers to the bytes of full lines."""
+        return spans(data, self.starts[self.full], self.ends[self.full], first)
 
 
-def _decoded_lines(data: bytes, full: Flags, first: int) -> tuple[pl.DataFrame, dict[int, Reason]]:
+def _lines(data: bytes) -> _Lines:
+    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
+    begins, ends = cut_lines(newlines, len(data))
+    starts = behind_marks(data, begins)
+    return _Lines(begins, starts, ends, ~blank_lines(data, starts, ends))
+
+
+def _decoded_lines(
+    data: bytes, found: _Lines, first: int
+) -> tuple[pl.DataFrame, dict[int, Reason]]:
     """Return row and line (text) of every full line that is UTF-8, and faults of the others."""
     import pyarrow as pa
 
-    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
-    bounds = np.append(cut_lines(newlines, len(data))[0], len(data))
+    bounds = np.append(found.begins, len(data))
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
     lines = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(bounds) - 1, buffers)
-    rows = np.arange(first, first + int(full.sum()))
-    chosen = lines.filter(pa.array(full))
+    rows = np.arange(first, first + int(found.full.sum()))
+    chosen = lines.filter(pa.array(found.full))
+    faults: dict[int, Reason] = {}
     try:
-        texts = chosen.cast(pa.large_string())
-        return pl.DataFrame({"row": rows, "line": pl.from_arrow(texts)}), {}
+        texts = pl.from_arrow(chosen.cast(pa.large_string()))
+        frame = pl.DataFrame({"row": rows, "line": texts})
     except pa.ArrowInvalid:
         good = [_utf8(line.as_py()) for line in chosen]
         frame = pl.DataFrame({"row": rows, "line": pl.Series(good, dtype=pl.String)})
         bad = frame.filter(pl.col("line").is_null())["row"].to_list()
-        return frame.drop_nulls("line"), dict.fromkeys(bad, Reason.ENCODING)
+        frame, faults = frame.drop_nulls("line"), dict.fromkeys(bad, Reason.ENCODING)
+    if found.starts is not found.begins:
+        frame = frame.with_columns(pl.col("line").str.strip_chars_start(BOM.decode()))
+    return frame, faults
 
 
 def _utf8(line: bytes) -> str | None:

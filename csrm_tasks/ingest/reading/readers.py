@@ -20,9 +20,15 @@ from csrm_tasks.ingest.contract.contracts import Contract
 from csrm_tasks.ingest.reading.csv_layout import CsvPieces, Layout
 from csrm_tasks.ingest.reading.csv_records import csv_rows, read_csv
 from csrm_tasks.ingest.reading.json_records import jsonl_rows, read_jsonl
-from csrm_tasks.ingest.reading.records import RawOf, Records, UnreadableError, assemble, pick
+from csrm_tasks.ingest.reading.records import (
+    BOM,
+    RawOf,
+    Records,
+    UnreadableError,
+    assemble,
+    pick,
+)
 
-BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 CODECS = {"": None, "gz": "gzip", "zst": "zstd"}
 BATCH = 8 << 20  # bytes of text that are looked at together

@@ -20,6 +20,7 @@ RawOf = Callable[[Sequence[int]], list[bytes]]
 FAULT = "_fault"  # column of a Reason: the reader could not make values of this row
 UNREAD = "_unread"  # names of the columns whose value has a shape that cannot be read, or null
 NEWLINE = 10  # the byte
+BOM = b"\xef\xbb\xbf"
 BLANK_UP_TO = 32  # a line that begins with a greater byte is not blank
 
 
@@ -135,6 +136,29 @@ def cut_lines(newlines: npt.NDArray[np.intp], length: int) -> tuple[Offsets, Off
     return (starts[:-1], ends[:-1]) if starts[-1] == length else (starts, ends)
 
 
+def behind_marks(data: bytes, starts: Offsets) -> Offsets:
+    """Return the starts of records without the byte order marks before some of them.
+
+    Every part of a file that was joined of several may begin with one.
+    """
+    body = np.frombuffer(data, np.uint8)
+    # Only what begins with the mark's first bytes is looked at: no pass over the text.
+    marked = np.flatnonzero(body[starts] == BOM[0])
+    marked = marked[body[np.minimum(starts[marked] + 1, len(body) - 1)] == BOM[1]]
+    if not len(marked):
+        return starts
+    moved = starts.copy()
+    moved[marked] = [past_marks(data, at) for at in starts[marked].tolist()]
+    return moved
+
+
+def past_marks(data: bytes, at: int) -> int:
+    """Return where the text at ``at`` begins, behind any byte order marks."""
+    while data.startswith(BOM, at):
+        at += len(BOM)
+    return at
+
+
 def blank_lines(data: bytes, starts: Offsets, ends: Offsets) -> Flags:
     """Return which spans hold nothing but white space."""
     body = np.frombuffer(data, np.uint8)
@@ -146,7 +170,7 @@ def blank_lines(data: bytes, starts: Offsets, ends: Offsets) -> Flags:
 
 
 def assemble(
-    parsed: Sequence[tuple[Sequence[int], pl.DataFrame]],
+    parsed: Sequence[tuple[Sequence[int] | npt.NDArray[Any], pl.DataFrame]],
     faults: dict[int, Reason],
     contract: Contract,
 ) -> pl.DataFrame:
@@ -160,7 +184,7 @@ def assemble(
     return pl.concat([*parts, pl.DataFrame(bad, schema={"row": pl.Int64} | types)]).sort("row")
 
 
-def _complete(frame: pl.DataFrame, rows: Sequence[int]) -> pl.DataFrame:
+def _complete(frame: pl.DataFrame, rows: Sequence[int] | npt.NDArray[Any]) -> pl.DataFrame:
     numbered = frame.with_columns(pl.Series("row", rows, dtype=pl.Int64))
     return numbered if FAULT in frame.columns else numbered.with_columns(_NO_FAULT)
 

@@ -43,16 +43,21 @@ def _any(texts: pl.Series) -> pl.Series:
 # Spellings of one meaning, each turned into "YYYY-MM-DD HH:MM:SS[.ffffff][±HH[:MM]]" in turn.
 SPELLINGS = (
     (r"^[A-Za-z]{3}, (\d{1,2} [A-Za-z]{3} \d{4})", "$1"),  # RFC 5322: the day of the week
-    (r"((?:[Zz]|[+-]\d{2}(?::?\d{2})?))\[[\w/+-]+\]$", "$1"),  # a zone that Java adds to its offset
+    # What Java and JavaScript (RFC 9557), and Go, add to an offset: it says what to show, not when.
+    (r"((?:[Zz]|[+-]\d{2}(?::?\d{2})?))(?:\[!?[\w/+=.-]+\])+$", "$1"),
+    (r"([+-]\d{2}:?\d{2}) (?:[A-Z]{3,5}|[+-]\d{2}(?:\d{2})?)(?: m=[+-][\d.]+)?$", "$1"),
     (r"(?:\s*[Zz]|\s*(?i:utc|gmt))$", "+00:00"),
     (r"^(\d{4})/(\d{1,2})/(\d{1,2})", "$1-$2-$3"),
     (r"^(\d{4})(\d{2})(\d{2})[Tt](\d{2})(\d{2})(\d{2})?", "$1-$2-$3 $4:$5:$6"),
+    (r"^(\d{4})(\d{2})(\d{2})[Tt](\d{2})(\D|$)", "$1-$2-$3 $4$5"),
     (r"^(\d{4}-\d{1,2}-\d{1,2})(?:[Tt]|\s+)(\d)", "$1 $2"),
     (r"^(\S+ \d{2})([+-]\d{2}:?(?:\d{2})?)?$", "$1:00$2"),  # no minutes
     (r"^(\S+ \d{2}:\d{2}):?(\s*[+-]\d{2}:?(?:\d{2})?)?$", "$1:00$2"),  # no seconds
     (r"(:\d{2})[.,](\d{1,6})\d*", "$1.$2"),  # below a microsecond nothing is kept
     (r"\s+([+-]\d{2}:?(?:\d{2})?)$", "$1"),
 )
+# The end of a day (ISO 8601) is the beginning of the next one; 24:00:01 is no time.
+END_OF_DAY = r"^(\d{4}-\d{1,2}-\d{1,2}) 24(:00:00(?:\.0+)?(?:[+-].*)?)$"
 EPOCHS = {10: 1_000_000, 13: 1_000, 16: 1}  # digits before the point → microseconds
 NANOSECONDS = r"^\d{19}$"
 
@@ -64,14 +69,17 @@ def parse_time(text: pl.Expr) -> pl.Expr:
         iso = iso.str.replace(pattern, meant)
     # The year comes first and has four digits, or the month has a name: nothing else is certain.
     iso = pl.when(iso.str.contains(r"^\d{4}-|^\d{1,2} [A-Za-z]{3} \d{4} ")).then(iso)
+    ended = iso.str.contains(END_OF_DAY)
+    iso = iso.str.replace(END_OF_DAY, "$1 00$2")
     stamp = "%Y-%m-%d %H:%M:%S%.f"
-    return pl.coalesce(
+    found = pl.coalesce(
         iso.str.to_datetime(f"{stamp}%#z", strict=False, time_unit="us", time_zone="UTC"),
         iso.str.to_datetime(stamp, strict=False, time_unit="us").dt.replace_time_zone("UTC"),
         iso.str.to_date("%Y-%m-%d", strict=False).cast(MOMENT),
         iso.str.to_datetime("%d %b %Y %H:%M:%S%#z", strict=False, time_unit="us", time_zone="UTC"),
         *_epochs(text),
     )
+    return pl.when(ended).then(found + pl.duration(days=1)).otherwise(found)
 
 
 def _epochs(text: pl.Expr) -> list[pl.Expr]:
