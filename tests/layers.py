@@ -41,7 +41,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("base_models", "text", "tracking"),
     ("artifacts",),
     ("blobs", "records", "settings"),
-    ("errors", "ragged", "sections", "presets", "clocks", "preload", "store.migrations.versions"),
+    (
+        "errors",
+        "ragged",
+        "ranking",
+        "sections",
+        "presets",
+        "clocks",
+        "preload",
+        "store.migrations.versions",
+    ),
 )
 DRAWING = ROOT / "docs" / "ARCHITECTURE.md"
 BEGIN, END = "<!-- layers: python -m tests.layers --write -->\n", "<!-- end of layers -->\n"

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from csrm_tasks.ranking import TOP, best_first, places
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Metric = Callable[[Floats], Floats]
@@ -118,13 +120,12 @@ def top_hits(query: Ints, score: Floats, grade: Ints, queries: int) -> tuple[Flo
     of the rows. A query without results fails both: 0 for EM@1, 1 for Defect@5.
     """
     em, defect = np.zeros(queries), np.ones(queries)
-    order = np.lexsort((np.arange(len(query)), -score, query))
+    order = best_first(score, query)
     query, grade = query[order], grade[order]
-    start = np.searchsorted(query, query)  # first row of each row's query
-    rank = np.arange(len(query)) - start
+    rank = places(query)
     first = rank == 0
     em[query[first]] = grade[first] == 2
     defect[query[first]] = 0.0
-    bad = (rank < 5) & (grade == 0)
+    bad = (rank < TOP) & (grade == 0)
     defect[query[bad]] = 1.0
     return em, defect

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from csrm_tasks.errors import DataError
+from csrm_tasks.ranking import best_first
 from csrm_tasks.release.bundle.scorer import Scored
 from csrm_tasks.serving import ubi
 from csrm_tasks.serving.alarms import Alarms
@@ -198,10 +199,8 @@ def _order(
     """Return positions in ranked order, and those left out as defects."""
     rank_score, defect = scored.rank_score.tolist(), scored.is_defect.tolist()
     out = {i for i, bad in zip(known, defect, strict=True) if bad}
-    exact = {
-        i: p for i, p, bad in zip(known, rank_score, defect, strict=True)
-        if p >= threshold and not bad
-    }  # fmt: skip
-    first = sorted(exact, key=lambda i: -exact[i])  # stable: ties keep the order given
-    rest = [i for i in range(size) if i not in out and i not in exact]
-    return [*first, *rest], sorted(out)
+    exact: list[float | None] = [None] * size  # None: keeps its place among the rest
+    for i, p in zip(known, rank_score, strict=True):
+        if p >= threshold and i not in out:
+            exact[i] = p
+    return [i for i in best_first(exact).tolist() if i not in out], sorted(out)
