@@ -9,7 +9,7 @@ registration, a training run's figures) is told of in the same line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -94,8 +94,11 @@ def kind(error: BaseException) -> str:
     return f"{type(error).__name__}: {more}" if more else type(error).__name__
 
 
-def served(settings: Settings, market: str) -> str:
-    """Say what servers follow now and whether the ledger says more; raises nothing."""
+def served(settings: Settings, market: str, entries: Sequence[ledger.Entry] | None = None) -> str:
+    """Say what servers follow now and whether the ledger says more; raises nothing.
+
+    ``entries``: the ledger as the caller has just read it; None: read here.
+    """
     try:
         document = routing.read(settings, market)
         if document is None:
@@ -107,7 +110,8 @@ def served(settings: Settings, market: str) -> str:
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:
-        turn = ledger.last_serving_row(ledger.verified(settings, market))
+        rows = ledger.verified(settings, market) if entries is None else entries
+        turn = ledger.last_serving_row(rows)
     except Exception:  # noqa: BLE001
         return said
     if turn is None or turn.seq <= row:

@@ -85,6 +85,16 @@ def verified(settings: Settings, market: str) -> list[Entry]:
     return found
 
 
+def including(settings: Settings, entries: list[Entry], row: Entry) -> list[Entry]:
+    """Return the ledger up to a row that was found in ``entries`` or appended after them.
+
+    It is read again only where others have written in between.
+    """
+    if row.seq > len(entries) + 1:
+        return verified(settings, row.market)
+    return [*entries, row] if row.seq > len(entries) else entries
+
+
 def verify(entries: Sequence[Entry]) -> None:
     """Check sequence, links and hashes; raises :class:`RefusedError` naming the first bad row."""
     last = GENESIS

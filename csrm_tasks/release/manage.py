@@ -72,7 +72,7 @@ def approve(
         refuse_older(market, rows, release_id)
 
     return approval.say(
-        settings, market, release_id, made["verdict"],
+        settings, market, entries, release_id, made["verdict"],
         approved=True, actor=actor, reason=reason, check=check,
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def reject(
 
     check(entries)  # a second no that comes too late is no success either
     return approval.say(
-        settings, market, release_id, made["verdict"],
+        settings, market, entries, release_id, made["verdict"],
         approved=False, actor=actor, reason=reason, check=check,
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ def roll_back(
             row = _give_up(settings, config.market, state, entries, actor, reason, note)
         else:
             row = _to_predecessor(settings, config.market, entries, actor, reason, leaving, note)
-    refresh_views(settings, config, api)
+    refresh_views(settings, config, api, ledger.including(settings, entries, row))
     return row
 
 

@@ -93,13 +93,21 @@ def _row(raw: bytes | None) -> int:
         return 0
 
 
-def publish(settings: Settings, market: str) -> dict[str, Any] | None:
-    """Make the published document equal what the ledger implies now, and return it."""
+def publish(
+    settings: Settings, market: str, entries: Sequence[ledger.Entry] | None = None
+) -> dict[str, Any] | None:
+    """Make the published document equal what the ledger implies, and return it.
+
+    ``entries``: the ledger as the caller has just read it (None: read here). It is read again where
+    a newer row has been published by then.
+    """
     blobs = open_blobs(settings.routing)
     for _ in range(ATTEMPTS):
-        doc = document(market, ledger.verified(settings, market))
+        rows = ledger.verified(settings, market) if entries is None else entries
+        doc = document(market, rows)
         if doc is None or _replace(blobs, market, doc):
             return doc
+        entries = None
     raise RefusedError(f"routing of {market}: others kept replacing it; run the command again")
 
 
