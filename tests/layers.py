@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "markets", "spreadsheets"),
     ("base_models", "text", "tracking"),
     ("artifacts",),
-    ("blobs", "records", "settings"),
+    ("blobs", "json_files", "records", "settings"),
     (
         "errors",
         "ragged",

@@ -13,6 +13,7 @@ from typing import Any
 
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.json_files import json_text
 from csrm_tasks.release import ledger, rollout
 from csrm_tasks.settings import Settings
 
@@ -113,7 +114,7 @@ def publish(
 
 def _replace(blobs: BlobStore, market: str, doc: dict[str, Any]) -> bool:
     check(doc)
-    data = json.dumps(doc, indent=1, sort_keys=True).encode()
+    data = json_text(doc).encode()
     now = blobs.read(key(market))
     # Between reading the ledger and here a newer row may have been published: never undo it.
     if _row(now) > doc["ledger_seq"]:

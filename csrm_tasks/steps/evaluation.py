@@ -12,6 +12,7 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, SCORED, read_table
 from csrm_tasks.release import ledger
@@ -62,7 +63,7 @@ def champion(ctx: Context) -> Metadata:
         facts |= {part: bundle.inputs[part] for part in PARTS}
         for name, part in BEHIND.items():  # retention keeps them for whoever reads this
             facts[name] = ctx.store.open(facts[part]).inputs.get(name)
-    (ctx.out / "champion.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    write_json(ctx.out / "champion.json", facts)
     return facts
 
 
@@ -98,8 +99,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "training": _training(ctx, _names(ctx, names)),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-    (ctx.out / "metrics.json").write_text(text, encoding="utf-8")
+    write_json(ctx.out / "metrics.json", summary, sort_keys=False)
     page = ctx.out / "report.html"
     page.write_text(report.render(summary), encoding="utf-8")
     metrics = headline(summary)

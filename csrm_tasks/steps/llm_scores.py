@@ -6,11 +6,11 @@ of its own: what is done is never scored again (A19), and a killed one costs tha
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
@@ -246,6 +246,5 @@ def _soft_labels(
         facts |= folds | _agreement(scored)
     fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
     found = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)
-    text = json.dumps(found, ensure_ascii=False, indent=1)
-    (ctx.out / "changes.json").write_text(text, encoding="utf-8")
+    write_json(ctx.out / "changes.json", found, sort_keys=False)
     return scored, facts

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.retrieval_index import open_encoder
 
@@ -30,10 +29,6 @@ def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[
     from csrm_tasks.base_models import base_digest
 
     return base_digest(market.retrieval.ebr.encoder)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @step("build_bm25", inputs=["snapshot"], optional=["previous"])
@@ -133,7 +128,7 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
     facts |= {"unclicked": unclicked}
     about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
-    _write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
+    write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
         params=config.model_dump() | about, metrics=metrics, curves=trainer.curves(),
@@ -216,7 +211,7 @@ def build_rqa(ctx: Context) -> Metadata:
         facts["locales"][part.locale] = augment.summarise(part, found, rqa.k)
         kept |= found
     write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
-    _write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
+    write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
     metrics = {
         f"{locale}/{name}": float(value)
         for locale, measured in facts["locales"].items()

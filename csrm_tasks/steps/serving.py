@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.release import routing, snapshots
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
@@ -139,8 +140,7 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     known = Known.load(_current(ctx, name, export) or bundle)
     read = with_product_text(products, runtime.product_fields)
     done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known)
-    text = json.dumps(snapshots.about(name, export), indent=1, sort_keys=True)
-    (out / snapshots.SNAPSHOT).write_text(text, encoding="utf-8")
+    write_json(out / snapshots.SNAPSHOT, snapshots.about(name, export))
     share = done.stale / done.products
     log.info("%s: %d of %d products embedded", name, done.encoded, done.products)
     return {

@@ -6,11 +6,11 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def publish_towers(
         chosen = measure.on_dev(dev, scores, values)
     model.save(ctx.out / "towers")
     (ctx.out / "towers" / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    _write_json(
+    write_json(
         ctx.out / "towers.json", measure.describe(model, reader, chosen, config.product_fields)
     )
     dev.select("pair_id", "grade").with_columns(
@@ -224,11 +224,6 @@ def publish_towers(
         for head, threshold in chosen.items()
         for name in ("f1", "precision", "recall")
     }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def load_towers(ctx: Context) -> tuple[TwinTowers, TowerTokenizer]:

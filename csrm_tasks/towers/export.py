@@ -18,7 +18,6 @@ refused fp32 fails the export, since a release needs it.
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
 
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import ONNX, Decisions, TowerRuntime, Vectors
 
@@ -205,5 +205,4 @@ def _reason(name: str, found: Parity) -> str:
 
 def write_about(out: Path, about: Mapping[str, Any]) -> None:
     """Write ``serving.json``, what a runtime reads beside the graphs."""
-    text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
-    (out / "serving.json").write_text(text, encoding="utf-8")
+    write_json(out / "serving.json", about)
