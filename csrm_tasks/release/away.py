@@ -88,8 +88,8 @@ def _is_of_mlflow(error: BaseException) -> bool:
 
 def kind(error: BaseException) -> str:
     """Return an error's kind without its text, which may hold addresses and statements."""
-    found: Any = getattr(error, "response", None)  # of botocore's ClientError: {"Error": …}
-    code = found.get("Error", {}).get("Code") if isinstance(found, dict) else None
+    response: Any = getattr(error, "response", None)  # of botocore's ClientError: {"Error": …}
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     more = code or (error.strerror if isinstance(error, OSError) else None)
     return f"{type(error).__name__}: {more}" if more else type(error).__name__
 

@@ -62,8 +62,8 @@ def roll_back(
 
 
 def _made_by(entries: list[ledger.Entry], run: str) -> ledger.Entry | None:
-    found = (e for e in entries if e.action in BACK)
-    return next((e for e in found if run and e.payload.get("run") == run), None)
+    ways_back = (e for e in entries if e.action in BACK)
+    return next((e for e in ways_back if run and e.payload.get("run") == run), None)
 
 
 def _unfinished(

@@ -74,12 +74,12 @@ def read(settings: Settings, market: str) -> dict[str, Any] | None:
     """Return the published document, or None where there is none; refuses what is not JSON."""
     raw = open_blobs(settings.routing).read(key(market))
     try:
-        found: dict[str, Any] | None = None if raw is None else json.loads(raw)
+        published: dict[str, Any] | None = None if raw is None else json.loads(raw)
     except ValueError as e:
         raise RefusedError(
             f"routing of {market} is not JSON; csrm release reconcile mends it"
         ) from e
-    return found
+    return published
 
 
 def published_row(settings: Settings, market: str) -> int:

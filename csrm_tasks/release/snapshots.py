@@ -54,14 +54,14 @@ def parse(market: str, raw: bytes | None) -> Embeddings:
     if raw is None:
         return Embeddings(market=market)
     try:
-        found = Embeddings.model_validate_json(raw)
+        embeddings = Embeddings.model_validate_json(raw)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         raise RefusedError(f"{key(market)}: {at}: {first['msg']}; run the refresh step") from e
-    if found.market != market:
-        raise RefusedError(f"{key(market)} is of market {found.market}, not {market}")
-    return found
+    if embeddings.market != market:
+        raise RefusedError(f"{key(market)} is of market {embeddings.market}, not {market}")
+    return embeddings
 
 
 def read(settings: Settings, market: str) -> Embeddings:

@@ -62,8 +62,8 @@ class ScoringService:
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
         names = ("id", "em", "defect", "is_defect", "rank_score")
-        found = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
-        return {"release": release.release, "bucket": arm, "products": found}
+        products = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
+        return {"release": release.release, "bucket": arm, "products": products}
 
     async def rank(self, search: Search) -> dict[str, Any]:
         """Leave out defects, put exact products first by their probability, keep the rest's order.
@@ -138,9 +138,9 @@ class ScoringService:
         query = normalise(listing.query)
         remembered = release.queries.remembers(query)
         try:
-            found = await release.score(query, [rows[i] for i in at], titles)
+            scored = await release.score(query, [rows[i] for i in at], titles)
             failed = False
-            return found
+            return scored
         finally:
             seconds = time.perf_counter() - began
             # Without a session a request is always the stable release's, except that a release in

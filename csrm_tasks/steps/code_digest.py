@@ -41,12 +41,12 @@ def code_digest(function: Callable[..., Any], kept: Path) -> str:
     if not function.__module__.startswith(f"{PACKAGE.name}."):
         return closure_of(function).digest()
     path = kept / f"{function.__module__}.{function.__qualname__}-{stamp(PACKAGE)}"
-    found = path.read_text(encoding="utf-8") if path.exists() else ""
-    if len(found) != DIGEST:  # a killed process may have left a part of it
-        found = closure_of(function).digest()
+    known = path.read_text(encoding="utf-8") if path.exists() else ""
+    if len(known) != DIGEST:  # a killed process may have left a part of it
+        known = closure_of(function).digest()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found, encoding="utf-8")
-    return found
+        path.write_text(known, encoding="utf-8")
+    return known
 
 
 def stamp(package: Path) -> str:

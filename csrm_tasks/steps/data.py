@@ -71,16 +71,16 @@ def validate(ctx: Context) -> Metadata:
     for number, file in enumerate(files):
         name = f"clean/{number:03d}.parquet"
         (ctx.out / "clean").mkdir(exist_ok=True)
-        found = sort_file(
+        result = sort_file(
             _source(ctx.settings, file), day, ctx.market.ingest, ctx.out / name,
             ctx.market.schedule.timezone,
         )  # fmt: skip
-        rejected.append(found.rejected.with_columns(pl.lit(file.name).alias("file")))
+        rejected.append(result.rejected.with_columns(pl.lit(file.name).alias("file")))
         counts.append({
-            "file": file.as_json(), "clean": name, "rows": found.rows,
-            "rejected": found.rejected.height, "fault": found.fault,
-            "header": found.header.decode(), "ignored": found.ignored,
-            "notes": found.notes.as_json(),
+            "file": file.as_json(), "clean": name, "rows": result.rows,
+            "rejected": result.rejected.height, "fault": result.fault,
+            "header": result.header.decode(), "ignored": result.ignored,
+            "notes": result.notes.as_json(),
         })  # fmt: skip
     quarantine = pl.concat(rejected)
     quarantine.write_parquet(ctx.out / "quarantine.parquet")
@@ -206,8 +206,8 @@ def _recall_sides(ctx: Context) -> None:
         if known_sides(connection, ctx.market.market).height:
             return
         refs = [ref for ref, _ in ctx.store.published(f"{ctx.market.market}/snapshot")]
-        found = first_sides((ref, _sides_in(ctx.store.open(ref))) for ref in refs)
-        add_sides(connection, ctx.market.market, found)
+        sides = first_sides((ref, _sides_in(ctx.store.open(ref))) for ref in refs)
+        add_sides(connection, ctx.market.market, sides)
 
 
 def _sides_in(snapshot: Artifact) -> pl.DataFrame:

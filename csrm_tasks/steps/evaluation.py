@@ -138,7 +138,7 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
     from csrm_tasks.evaluation.gold import llm_answers, tower_answers
 
     peers = ctx.input("baselines")
-    found = [
+    answers = [
         llm_answers(n, "baseline", peers.ref, pl.read_parquet(peers.file(f"{n}.parquet")), gold)
         for n in BASELINES
     ]
@@ -147,12 +147,12 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         llm = artifact.inputs.get("llm")  # what was not trained here is its own source
         kind = "baseline" if llm is None else "control" if _unclicked(ctx, artifact) else "llm"
-        found.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
+        answers.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         kind = "control" if artifact.facts.get("control") else "towers"
-        found.append(tower_answers(name, artifact.inputs["export"], scored, gold, kind))
-    return found
+        answers.append(tower_answers(name, artifact.inputs["export"], scored, gold, kind))
+    return answers
 
 
 def _unclicked(ctx: Context, scores: Artifact) -> bool:
@@ -166,14 +166,14 @@ def _rivals(ctx: Context, models: list[Any]) -> list[tuple[str, str]]:
 
     The champion's are known by what was scored; the candidate's are the last of the others.
     """
-    live, found = ctx.input("champion").facts, []
+    live, rivals = ctx.input("champion").facts, []
     for kind, part in (("llm", "llm"), ("towers", "export")):
         of_kind = [m for m in models if m.kind == kind]
         champions = [m.name for m in of_kind if m.source == live[part]]
         others = [m.name for m in of_kind if m.source != live[part]]
         if champions and others:
-            found.append((others[-1], champions[0]))
-    return found
+            rivals.append((others[-1], champions[0]))
+    return rivals
 
 
 def _json(artifact: Artifact, name: str) -> Any:
@@ -205,17 +205,17 @@ def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
 
 def _training(ctx: Context, names: list[str]) -> dict[str, Any]:
     """How each LLM was trained: its facts and, of a round, what its soft labels said (A18, A44)."""
-    found: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     for name, scores in zip(names, ctx.lists["llm_scores"], strict=False):  # towers come after
         if "llm" not in scores.inputs:  # a baseline
             continue
         llm = ctx.store.open(scores.inputs["llm"])
-        found[name] = {"facts": dict(llm.facts)}
+        training[name] = {"facts": dict(llm.facts)}
         if llm.inputs.get("soft"):
             soft = ctx.store.open(llm.inputs["soft"])
-            found[name]["soft"] = dict(soft.facts)
+            training[name]["soft"] = dict(soft.facts)
             if not soft.facts.get("stopped"):
-                found[name]["changes"] = _json(soft, "changes")
+                training[name]["changes"] = _json(soft, "changes")
         if "chosen_ref" in llm.facts:  # a chosen model hides nothing of the candidate it was
-            found[name]["facts"] = {**ctx.store.open(llm.facts["chosen_ref"]).facts, **llm.facts}
-    return found
+            training[name]["facts"] = {**ctx.store.open(llm.facts["chosen_ref"]).facts, **llm.facts}
+    return training

@@ -69,8 +69,8 @@ def pseudo_pairs(ctx: Context) -> Metadata:
 
     queries = retriever_queries(table(ctx.input("snapshot").path, "queries"))
     products = table(ctx.input("snapshot").path, "products")
-    found = sorted(products["locale"].unique())
-    indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in found}
+    locales = sorted(products["locale"].unique())
+    indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in locales}
     pairs = pair_up(queries, products, indexes, ctx.market.retrieval.bm25_k)
     write_table(pairs, PSEUDO, ctx.out / "pairs.parquet")
     unmatched = len(queries) - pairs["query_id"].n_unique()
@@ -207,9 +207,11 @@ def build_rqa(ctx: Context) -> Metadata:
     facts["unclicked"] = "ebr" in ctx.inputs and bool(ctx.input("ebr").facts.get("unclicked"))
     kept: dict[str, list[Title]] = {}
     for part in parts:
-        found = {q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.found.items()}
-        facts["locales"][part.locale] = augment.summarise(part, found, rqa.k)
-        kept |= found
+        titles_of = {
+            q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.retrieved.items()
+        }
+        facts["locales"][part.locale] = augment.summarise(part, titles_of, rqa.k)
+        kept |= titles_of
     write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
     write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
     metrics = {

@@ -124,15 +124,15 @@ def rollout_evaluate(ctx: Context, *, day: str) -> Metadata:
     return {k: sealed[k] for k in ("release", "step", "day", "outcome", "reasons", "digest")}
 
 
-def _teacher(found: Any) -> dict[str, Any] | None:
+def _teacher(estimate: Any) -> dict[str, Any] | None:
     """An LLM's estimate of the audits, marked as what it is; it decides nothing."""
-    if found is None or not found.queries:
+    if estimate is None or not estimate.queries:
         return None
     return {
         "note": "graded by the release's own LLM, not by people; shown, never judged",
-        "queries": found.queries,
-        "EM@1": (found.em_won - found.em_lost) / found.queries,
-        "Defect@5": (found.defect_new - found.defect_gone) / found.queries,
+        "queries": estimate.queries,
+        "EM@1": (estimate.em_won - estimate.em_lost) / estimate.queries,
+        "Defect@5": (estimate.defect_new - estimate.defect_gone) / estimate.queries,
     }
 
 

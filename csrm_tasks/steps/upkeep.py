@@ -13,6 +13,8 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 @few_retries()
 def drill(ctx: Context, *, run: str) -> Metadata:
     """Go back through every predecessor that must be loadable, on copies of ledger and views."""
-    found = rehearsal.rehearse(ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work)
-    write_json(ctx.out / "drill.json", found, sort_keys=False)
-    return {"run": run, **found}
+    rehearsed = rehearsal.rehearse(
+        ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work
+    )
+    write_json(ctx.out / "drill.json", rehearsed, sort_keys=False)
+    return {"run": run, **rehearsed}

@@ -55,8 +55,8 @@ def fit_temperature(probabilities: Floats, likelihood: Floats) -> float:
     def loss(log_t: float) -> float:
         return votes_log_loss(apply_temperature(probabilities, float(np.exp(log_t))), likelihood)
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return float(np.exp(found.x))
+    least = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(least.x))
 
 
 def expected_calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
@@ -96,13 +96,13 @@ def calibrate(dev_scores: Path, votes: pl.DataFrame, out: Path) -> Calibration:
     known = table.select("pair_id").join(
         opinions(votes), on="pair_id", how="left", maintain_order="left"
     )
-    found = _choose(before, known, _several(table, votes))
-    after = apply_temperature(before, found.temperature)
+    calibration = _choose(before, known, _several(table, votes))
+    after = apply_temperature(before, calibration.temperature)
     table.with_columns(
         *(pl.Series(f"p{k}", after[:, k]).cast(pl.Float32) for k in range(after.shape[1])),
         known["consensus"],
     ).write_parquet(out)
-    return found
+    return calibration
 
 
 def _several(table: pl.DataFrame, votes: pl.DataFrame) -> int:
