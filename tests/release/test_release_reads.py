@@ -106,24 +106,18 @@ def answer(world: World) -> Command:
     )
 
 
-def approve(world: World) -> Command:
+def approve(world: World, decide: Callable[..., Any] = manage.approve) -> Command:
     made = world.release("three")
 
     def command() -> None:
-        manage.approve(world.settings, MARKET, made.id, "ann", "why")
-        refresh_views(world.settings, STEPS, world.api)
+        decide(world.settings, MARKET, made.id, "ann", "why")
+        refresh_views(world.settings, STEPS, world.api)  # as csrm release does next
 
     return command
 
 
 def reject(world: World) -> Command:
-    made = world.release("three")
-
-    def command() -> None:
-        manage.reject(world.settings, MARKET, made.id, "ann", "why")
-        refresh_views(world.settings, STEPS, world.api)
-
-    return command
+    return approve(world, manage.reject)
 
 
 def repair(world: World) -> Command:
