@@ -22,6 +22,7 @@ from typing import Any
 
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.json_files import json_text
 
 MANIFEST = "manifest.json"
 UNUSED = 7 * 86_400.0  # seconds that a local copy of something remote is kept after its last use
@@ -135,7 +136,7 @@ class ArtifactStore:
             "about": dict(about),
             "created_at": time.time(),
         }
-        text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+        text = json_text(manifest)
         for entry in files:
             self._blobs.upload(f"{ref}/{data}/{entry['path']}", source / entry["path"])
         if not self._blobs.put_if_absent(f"{ref}/{MANIFEST}", text.encode()):

@@ -14,7 +14,8 @@ from typing import Any, get_args
 
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections.base import Section
-from csrm_tasks.steps.code_digest import PACKAGE, closure_of, excluded
+from csrm_tasks.steps.closure import excluded
+from csrm_tasks.steps.code_digest import PACKAGE, closure_of
 from csrm_tasks.steps.declaration import REGISTRY, Step, all_steps, get_step
 
 

@@ -23,7 +23,7 @@ Extras = tuple[str, ...]
 # those from which they import inside functions, when a step or a setting asks for it.
 ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/*": ((CORE,), ()),
-    "csrm_tasks/blobs.py": ((CORE,), ("s3",)),
+    "csrm_tasks/blobs/s3.py": ((CORE,), ("s3",)),
     "csrm_tasks/tracking.py": ((CORE,), ("mlflow",)),
     "csrm_tasks/cli*": ((CORE,), ("train",)),
     "csrm_tasks/steps/*": ((CORE,), ("train",)),

@@ -40,8 +40,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "markets", "spreadsheets"),
     ("base_models", "text", "tracking"),
     ("artifacts",),
-    ("blobs", "records", "settings"),
-    ("errors", "ragged", "sections", "presets", "clocks", "preload", "store.migrations.versions"),
+    ("blobs", "json_files", "records", "settings"),
+    (
+        "errors",
+        "ragged",
+        "ranking",
+        "sections",
+        "presets",
+        "clocks",
+        "preload",
+        "store.migrations.versions",
+    ),
 )
 DRAWING = ROOT / "docs" / "ARCHITECTURE.md"
 BEGIN, END = "<!-- layers: python -m tests.layers --write -->\n", "<!-- end of layers -->\n"

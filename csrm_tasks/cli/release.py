@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from csrm_tasks.cli.options import market_option
 from csrm_tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from csrm_tasks.release.ledger import Entry
 
 
 @click.group()
@@ -84,10 +88,7 @@ def approve(market: str, release_id: str, actor: str, reason: str) -> None:
     """Approve a registered release whose verdict is PASS; overrules what was said before."""
     from csrm_tasks.release import manage
 
-    settings = load_settings(market=market)
-    entry = manage.approve(settings, market, release_id, actor, reason)
-    manage.follow(settings, market)
-    click.echo(f"{entry.release_id} approved, row {entry.seq}")
+    _decide(manage.approve, market, release_id, actor, reason)
 
 
 @release.command()
@@ -97,10 +98,19 @@ def reject(market: str, release_id: str, actor: str, reason: str) -> None:
     """Reject a registered release before it is rolled out; overrules what was said before."""
     from csrm_tasks.release import manage
 
+    _decide(manage.reject, market, release_id, actor, reason)
+
+
+def _decide(
+    decide: Callable[..., Entry], market: str, release_id: str, actor: str, reason: str
+) -> None:
+    """Record a decision, let MLflow's aliases follow it, and say which row of the ledger it is."""
+    from csrm_tasks.release import manage
+
     settings = load_settings(market=market)
-    entry = manage.reject(settings, market, release_id, actor, reason)
+    entry = decide(settings, market, release_id, actor, reason)
     manage.follow(settings, market)
-    click.echo(f"{entry.release_id} rejected, row {entry.seq}")
+    click.echo(f"{entry.release_id} {entry.action}, row {entry.seq}")
 
 
 @release.command()

@@ -40,8 +40,8 @@ def consensus(ratings: pl.DataFrame, method: Method = "majority") -> pl.DataFram
     grade that nobody gave is never found.
     """
     votes = current_votes(ratings)
-    found = majority(votes)
-    return found if method == "majority" else _dawid_skene(votes, found)
+    agreed = majority(votes)
+    return agreed if method == "majority" else _dawid_skene(votes, agreed)
 
 
 def majority(votes: pl.DataFrame, key: Sequence[str] = PAIR) -> pl.DataFrame:

@@ -80,7 +80,7 @@ def facts(about: Json, built: Built) -> Json:
         "dropped_pairs": about["dropped_pairs"],
         "gold_digest": about["gold"]["digest"],  # A10
         "late_gold_pairs": about["gold"]["late_pairs"],
-        "alpha": {locale: found["alpha"] for locale, found in built.judged.raters.items()},
+        "alpha": {locale: report["alpha"] for locale, report in built.judged.raters.items()},
         "health": verdict(built.health),
         "health_warnings": [
             f"{c.locale} {c.measure}: {c.series}" for c in built.health if c.limit is not None
@@ -101,20 +101,20 @@ def _grades(pairs: pl.DataFrame) -> Json:
         .agg((pl.col("grade") == g).sum().alias(g.name) for g in Grade)
         .sort("locale", "split")
     )
-    found: Json = {}
+    counts: Json = {}
     for locale, split, *grades in counted.iter_rows():
-        found.setdefault(locale, {})[split] = grades
-    return found
+        counts.setdefault(locale, {})[split] = grades
+    return counts
 
 
 def _counts(table: pl.DataFrame, column: str | None = None) -> Json:
     """Return rows by locale, or by locale and the values of a column."""
     if column is None:
         return dict(table.group_by("locale").len().sort("locale").iter_rows())
-    found: Json = {}
+    counts: Json = {}
     for locale, value, n in table.group_by("locale", column).len().sort("locale", column).rows():
-        found.setdefault(locale, {})[value] = n
-    return found
+        counts.setdefault(locale, {})[value] = n
+    return counts
 
 
 def _gold(pairs: pl.DataFrame) -> Json:

@@ -122,20 +122,20 @@ def _newest(profiles: Mapping[Key, Profile], locale: str, rules: Health) -> list
 
 def _compare(locale: str, now: Profile, before: Profile | None, rules: Health) -> list[HealthCheck]:
     by_hand = any(day in rules.accept for day in now.days)
-    found = _found(now, before or Profile(()))
-    return [_judged(locale, f, rules, by_hand) for f in found]
+    comparisons = _comparisons(now, before or Profile(()))
+    return [_judged(locale, f, rules, by_hand) for f in comparisons]
 
 
-def _judged(locale: str, found: Comparison, rules: Health, by_hand: bool) -> HealthCheck:
-    before, now = found.rows
-    about = (locale, found.measure, found.series, found.before, found.now)
+def _judged(locale: str, compared: Comparison, rules: Health, by_hand: bool) -> HealthCheck:
+    before, now = compared.rows
+    about = (locale, compared.measure, compared.series, compared.before, compared.now)
     if not before:
         return HealthCheck(*about, None, "first")
     # What was there and is gone is compared all the same, by the measures that count rows.
-    if before < rules.least or (now < rules.least and found.measure not in ("volume", "labels")):
+    if before < rules.least or (now < rules.least and compared.measure not in ("volume", "labels")):
         return HealthCheck(*about, None, "few")
-    limits: Limits = getattr(rules, found.measure)
-    distance = round(found.distance, 6)
+    limits: Limits = getattr(rules, compared.measure)
+    distance = round(compared.distance, 6)
     if limits.fail is not None and distance > limits.fail:
         return HealthCheck(*about, distance, "accepted" if by_hand else "fail", limits.fail)
     if limits.warn is not None and distance > limits.warn:
@@ -143,7 +143,7 @@ def _judged(locale: str, found: Comparison, rules: Health, by_hand: bool) -> Hea
     return HealthCheck(*about, distance, "ok")
 
 
-def _found(now: Profile, before: Profile) -> Iterator[Comparison]:
+def _comparisons(now: Profile, before: Profile) -> Iterator[Comparison]:
     yield from _columns(now, before)
     yield from _volume(now, before)
     yield from _shapes(now, before)

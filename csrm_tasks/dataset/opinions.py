@@ -49,8 +49,8 @@ def _likelihoods(votes: pl.DataFrame, fitted: FittedVotes) -> pl.DataFrame:
     pairs = votes.select("pair_id").unique().sort("pair_id").with_row_index("item")
     placed = votes.join(pairs, on="pair_id", maintain_order="left")
     item, grade = (placed[c].cast(pl.Int64).to_numpy() for c in ("item", "grade"))
-    found = likelihood(fitted.confusion_of(placed["rater"]), item, grade, pairs.height)
-    columns = [pl.Series(name, found[:, k]) for k, name in enumerate(LIKELIHOOD)]
+    likelihoods = likelihood(fitted.confusion_of(placed["rater"]), item, grade, pairs.height)
+    columns = [pl.Series(name, likelihoods[:, k]) for k, name in enumerate(LIKELIHOOD)]
     return pairs.select("pair_id").with_columns(columns)
 
 

@@ -68,20 +68,20 @@ def profiles(seen: Seen, days: Sequence[str], until: str) -> dict[Key, Profile]:
     """Profile every window that a locale delivered something in."""
     published = pl.DataFrame({"day": sorted(days)}, {"day": pl.String})
     spans = {w: tuple(p["day"]) for w, p in _by_window(published, until)}
-    found: dict[Key, Profile] = {}
+    by_key: dict[Key, Profile] = {}
     for locale, window, part in _parts(seen.files, until):
         rows = (pl.col("rows_in") - pl.col("ignored")).alias("rows")
         kinds = part.select("kind", rows, "quarantined", "known").group_by("kind").sum()
         counted = {kind: Delivered(*n) for kind, *n in kinds.sort("kind").iter_rows()}
-        found[locale, window] = Profile(spans[window], counted)
-    _add_labels(found, seen.ratings, until)
-    _add_products(found, seen.versions, until)
-    _add_behaviour(found, seen.log, until)
-    _add_queries(found, seen, until)
+        by_key[locale, window] = Profile(spans[window], counted)
+    _add_labels(by_key, seen.ratings, until)
+    _add_products(by_key, seen.versions, until)
+    _add_behaviour(by_key, seen.log, until)
+    _add_queries(by_key, seen, until)
     for locale, window, part in _parts(seen.traffic, until):
         machines, events = int(part["machine_events"].sum()), int(part["events"].sum())
-        found[locale, window].machines = (machines, events)
-    return found
+        by_key[locale, window].machines = (machines, events)
+    return by_key
 
 
 def _by_window(frame: pl.DataFrame, until: str) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -96,34 +96,34 @@ def _parts(frame: pl.DataFrame, until: str) -> Iterator[tuple[str, int, pl.DataF
             yield str(locale), window, rows
 
 
-def _add_labels(found: dict[Key, Profile], ratings: pl.DataFrame, until: str) -> None:
+def _add_labels(into: dict[Key, Profile], ratings: pl.DataFrame, until: str) -> None:
     for locale, window, part in _parts(ratings, until):
-        profile = found[locale, window]
+        profile = into[locale, window]
         profile.shares["grades"] = _counts(part["grade"].cast(pl.String))
         profile.empty |= _empty("labels", part)
 
 
-def _add_products(found: dict[Key, Profile], versions: pl.DataFrame, until: str) -> None:
+def _add_products(into: dict[Key, Profile], versions: pl.DataFrame, until: str) -> None:
     for locale, window, part in _parts(versions, until):
-        profile = found[locale, window]
+        profile = into[locale, window]
         profile.shares["language of titles"] = _languages(part["title"])
         profile.empty |= _empty("catalogue", part)
 
 
-def _add_behaviour(found: dict[Key, Profile], log: pl.DataFrame, until: str) -> None:
+def _add_behaviour(into: dict[Key, Profile], log: pl.DataFrame, until: str) -> None:
     for locale, window, part in _parts(log, until):
-        profile = found[locale, window]
+        profile = into[locale, window]
         shown = int(part["impressions"].sum())
         profile.empty["ubi_events.position"] = (shown - int(part["positions"].sum()), shown)
         profile.shown = part.group_by("query_id").agg(pl.col("impressions").sum())
 
 
-def _add_queries(found: dict[Key, Profile], seen: Seen, until: str) -> None:
+def _add_queries(into: dict[Key, Profile], seen: Seen, until: str) -> None:
     """Count each text once: a popular query does not outweigh a thousand rare ones."""
     columns = ("locale", "day", "query")
     typed = pl.concat([seen.ratings.select(columns), seen.log.select(columns)])
     for locale, window, part in _parts(typed, until):
-        found[locale, window].shares["language of queries"] = _languages(part["query"].unique())
+        into[locale, window].shares["language of queries"] = _languages(part["query"].unique())
 
 
 def _languages(texts: pl.Series) -> dict[str, int]:
@@ -136,8 +136,8 @@ def _counts(values: pl.Series) -> dict[str, int]:
 
 
 def _empty(table: str, rows: pl.DataFrame) -> dict[str, tuple[int, int]]:
-    found = {}
+    counts = {}
     for column in OPTIONAL[table]:
         texts = rows[column].cast(pl.String).fill_null("")
-        found[f"{table}.{column}"] = (int((texts == "").sum()), rows.height)
-    return found
+        counts[f"{table}.{column}"] = (int((texts == "").sum()), rows.height)
+    return counts

@@ -67,17 +67,17 @@ def derived_queries(
     first and last is what the thing is. Of each kind the commonest are taken. A word that several
     categories share (new, gift, black) is no query: most of its titles must be in one category.
     """
-    found: dict[str, dict[str, Counter[str]]] = {kind: defaultdict(Counter) for kind in KINDS}
+    tallies: dict[str, dict[str, Counter[str]]] = {kind: defaultdict(Counter) for kind in KINDS}
     split = [(_words(title), category) for title, category in titles]
     named = _named({word for words, _ in split for word in words}, brands)
     for words, category in split:
         for kind, query in _parts(words, named):
-            found[kind][query][category] += 1
+            tallies[kind][query][category] += 1
     ranked: list[tuple[float, str, int]] = []
     for kind, share in KINDS.items():
         counts = [
             (-c.total(), query)
-            for query, c in found[kind].items()
+            for query, c in tallies[kind].items()
             if 2 <= len(query) <= LONGEST
             and (kind == "brand" or max(c.values()) > SHARED * c.total())
         ]

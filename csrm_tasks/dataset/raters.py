@@ -25,17 +25,17 @@ def rater_report(ratings: pl.DataFrame, consensus: pl.DataFrame) -> dict[str, An
     """
     votes = current_votes(ratings).select(*PAIR, "grade", "rater", "nameless")
     judged = votes.join(consensus.rename({"grade": "true"}), on=PAIR)
-    found = {}
+    report = {}
     for (locale,), part in sorted(judged.group_by("locale"), key=lambda item: str(item[0])):
         doubly = part.filter(pl.col("raters") > 1)
-        found[str(locale)] = {
+        report[str(locale)] = {
             "alpha": ordinal_alpha(_value_counts(doubly)),
             "pairs": doubly.select(PAIR).n_unique() if doubly.height else 0,
             "ratings": doubly.height,
             "ties": doubly.filter("tied").select(PAIR).n_unique() if doubly.height else 0,
             "raters": _confusions(part.filter((pl.col("raters") >= SEVERAL) & ~pl.col("nameless"))),
         }
-    return found
+    return report
 
 
 def ordinal_alpha(counts: npt.NDArray[np.int64]) -> float | None:
@@ -63,13 +63,13 @@ def _value_counts(votes: pl.DataFrame) -> npt.NDArray[np.int64]:
 
 def _confusions(votes: pl.DataFrame) -> list[dict[str, Any]]:
     """Return rater, ratings, accuracy and confusion, by rater."""
-    found = []
+    confusions = []
     for (rater,), part in sorted(votes.group_by("rater"), key=lambda item: str(item[0])):
         table = np.zeros((3, 3), dtype=np.int64)
         np.add.at(table, (part["true"].to_numpy(), part["grade"].to_numpy()), 1)
         accuracy = round(float(table.trace() / table.sum()), 6)
-        found.append({
+        confusions.append({
             "rater": rater, "ratings": part.height, "accuracy": accuracy,
             "confusion": table.tolist(),
         })  # fmt: skip
-    return found
+    return confusions

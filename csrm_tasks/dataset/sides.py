@@ -36,16 +36,16 @@ def known_sides(connection: Connection, market: str) -> pl.DataFrame:
 
 def sides_of(pairs: pl.DataFrame) -> pl.DataFrame:
     """Return text and side of judged pairs (norm, split), one row per text."""
-    found = pairs.select("norm", side="split").unique().sort("norm", "side")
-    return found.select(text_ids(found["norm"]), "side")
+    sides = pairs.select("norm", side="split").unique().sort("norm", "side")
+    return sides.select(text_ids(sides["norm"]), "side")
 
 
-def keep_sides(connection: Connection, market: str, found: pl.DataFrame, snapshot: str) -> bool:
-    """Add the texts of ``found`` (text, side) that are new; False, and nothing done, on a conflict.
+def keep_sides(connection: Connection, market: str, sides: pl.DataFrame, snapshot: str) -> bool:
+    """Add the texts of ``sides`` (text, side) that are new; False, and nothing done, on a conflict.
 
     It conflicts where another snapshot has put a text on another side meanwhile.
     """
-    there = found.join(known_sides(connection, market).rename({"side": "held"}), "text", "left")
+    there = sides.join(known_sides(connection, market).rename({"side": "held"}), "text", "left")
     if there.filter(pl.col("side") != pl.col("held")).height:
         return False
     new = there.filter(pl.col("held").is_null()).with_columns(snapshot=pl.lit(snapshot))

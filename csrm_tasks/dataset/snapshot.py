@@ -159,12 +159,12 @@ def _brands(
     named = translations.filter(pl.col("kind") == "brand")
     there = list(zip(named["source_text"], named["target_text"], strict=True))
     back = [(target, origin) for origin, target in there]
-    found = {}
+    dictionaries = {}
     for locale, aliases in ((market.source_locale, back), (market.target_locale, there)):
         own = products.filter((pl.col("locale") == locale) & (pl.col("brand") != ""))["brand"]
         itself = [(partner, partner) for _, partner in aliases]
-        found[locale] = build_brands(own, [*aliases, *itself])
-    return found
+        dictionaries[locale] = build_brands(own, [*aliases, *itself])
+    return dictionaries
 
 
 def _judged(

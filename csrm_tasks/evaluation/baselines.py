@@ -48,15 +48,15 @@ def texts_of(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame)
         title=pl.col("title").str.to_lowercase(),
         context=pl.concat_str("brand", "category", separator=" ").str.to_lowercase(),
     ).unique(["product_id", "locale"])
-    found = pairs.join(
+    joined = pairs.join(
         queries.select("query_id", "norm").unique("query_id"),
         on="query_id", how="left", maintain_order="left",
     ).join(about, on=["product_id", "locale"], how="left", maintain_order="left")  # fmt: skip
-    lost = found.filter(pl.col("norm").is_null() | pl.col("title").is_null())
+    lost = joined.filter(pl.col("norm").is_null() | pl.col("title").is_null())
     if lost.height:
         first = lost["pair_id"][0]
         raise DataError(f"pair {first} names a query or product that the snapshot does not hold")
-    return Texts(found["norm"].to_list(), found["title"].to_list(), found["context"].to_list())
+    return Texts(joined["norm"].to_list(), joined["title"].to_list(), joined["context"].to_list())
 
 
 def majority(train_grades: Ints, n: int) -> Floats:
@@ -91,12 +91,12 @@ class CharacterModel:
     def probabilities(self, texts: Texts) -> Floats:
         """Return (N, 3); a grade that never occurred in training has probability 0."""
         assert self.model is not None
-        found = np.zeros((len(texts.query), 3))
-        if len(found):
-            found[:, self.model.classes_.astype(int)] = self.model.predict_proba(
+        probabilities = np.zeros((len(texts.query), 3))
+        if len(probabilities):
+            probabilities[:, self.model.classes_.astype(int)] = self.model.predict_proba(
                 self._features(texts)
             )
-        return found
+        return probabilities
 
     def _features(self, texts: Texts) -> sp.csr_matrix:
         parts = [
@@ -178,11 +178,11 @@ def baseline_scores(
         texts_of(train, queries, products), grades,
         texts_of(dev, queries, products), dev["grade"].cast(pl.Int64).to_numpy(),
     )  # fmt: skip
-    found = {
+    probabilities = {
         "majority": majority(grades, gold.height),
         "tfidf": model.probabilities(texts_of(gold, queries, products)),
     }
-    return {name: _scored(gold, p) for name, p in found.items()}
+    return {name: _scored(gold, p) for name, p in probabilities.items()}
 
 
 def _scored(gold: pl.DataFrame, p: Floats) -> pl.DataFrame:

@@ -66,10 +66,10 @@ class Verdict:
 
 def combine(checks: list[GateCheck]) -> Verdict:
     """FAIL if any check fails; else INCONCLUSIVE if any is, or if there is none; else PASS."""
-    found = {c.outcome for c in checks}
-    if "FAIL" in found:
+    outcomes = {c.outcome for c in checks}
+    if "FAIL" in outcomes:
         return Verdict("FAIL", tuple(checks))
-    if "INCONCLUSIVE" in found or not checks:
+    if "INCONCLUSIVE" in outcomes or not checks:
         return Verdict("INCONCLUSIVE", tuple(checks))
     return Verdict("PASS", tuple(checks))
 
@@ -118,11 +118,11 @@ def compare(
     return Compared(name, claim, diff, refuted, int((one.sum((1, 2)) > 0).sum()))
 
 
-def decided(found: Sequence[Compared | GateCheck]) -> list[GateCheck]:
+def decided(results: Sequence[Compared | GateCheck]) -> list[GateCheck]:
     """Turn comparisons that stand together into checks, refuting by Holm's step-down."""
-    measured = [c for c in found if isinstance(c, Compared)]
+    measured = [c for c in results if isinstance(c, Compared)]
     adjusted = iter(holm([c.refuted for c in measured]))
-    return [c if isinstance(c, GateCheck) else _decided(c, next(adjusted)) for c in found]
+    return [c if isinstance(c, GateCheck) else _decided(c, next(adjusted)) for c in results]
 
 
 def _decided(c: Compared, refuted: float) -> GateCheck:
@@ -167,10 +167,10 @@ def unusable(
     name: str, one: Floats | None, other: Floats | None, peer: str = "champion"
 ) -> GateCheck | None:
     """Return why the two sides cannot be compared, or None."""
-    for side, found in (("candidate", one), (peer, other)):
-        if found is None or found.size == 0 or found.sum() == 0:
+    for side, table in (("candidate", one), (peer, other)):
+        if table is None or table.size == 0 or table.sum() == 0:
             return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
-        if not np.isfinite(found).all():
+        if not np.isfinite(table).all():
             return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
     if one is not None and other is not None and not np.array_equal(one.sum(-1), other.sum(-1)):
         return GateCheck(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")

@@ -86,15 +86,15 @@ def evidence(folder: Path, release: str, llms: Collection[str], export: str | No
     gold, models = read(folder)
     llm = next((m for m in models if m.kind == "llm" and m.source in llms), None)
     towers = next((m for m in models if m.kind == "towers" and m.source == export), None)
-    found = {}
+    families = {}
     slices = {}
     seen = None
     if llm is not None:
-        found["relevance"] = counts(llm, gold)["relevance"]
+        families["relevance"] = counts(llm, gold)["relevance"]
         slices = {name: counts(llm, gold, mask)["relevance"] for name, mask in gold.slices.items()}
     if towers is not None:
         table = counts(towers, gold)
-        found |= {family: table[family] for family in ("em", "defect", "em_at_1")}
+        families |= {family: table[family] for family in ("em", "defect", "em_at_1")}
         seen = seen_queries(towers, gold)
     baselines = {m.name: counts(m, gold)["relevance"] for m in models if m.kind == "baseline"}
-    return GateEvidence(release, gold.query_ids, found, slices, baselines, seen)
+    return GateEvidence(release, gold.query_ids, families, slices, baselines, seen)

@@ -127,15 +127,15 @@ def _of_towers(name: str, claim: Claim, one: GateEvidence, other: GateEvidence) 
     that is undecided.
     """
     new = np.ones(len(one.queries), bool) if one.seen is None else ~one.seen
-    found = _among(name, claim, one, other, new)
+    check = _among(name, claim, one, other, new)
     taught = np.zeros(len(new), bool) if other.seen is None else other.seen
-    if found.outcome != "FAIL" or not taught.any():
-        return found
+    if check.outcome != "FAIL" or not taught.any():
+        return check
     rest = _among(name, claim, one, other, new & ~taught)
     if rest.outcome == "FAIL":
         return rest
     reason = (
-        f"{found.reason}; but the champion's towers were taught {int(taught.sum())} of these "
+        f"{check.reason}; but the champion's towers were taught {int(taught.sum())} of these "
         f"{int(new.sum())} queries, and over the others: {rest.reason}"
     )
     return GateCheck(name, "INCONCLUSIVE", reason, rest.needed)
@@ -153,12 +153,12 @@ def _among(
 def _claims(policy: Gate) -> dict[str, Claim]:
     """Return measure → what is claimed of it."""
     superior = policy.mode == "superiority"
-    found = {}
+    claims = {}
     for name in (policy.metric, *TOWER_MEASURES):
         strict = superior and name == policy.metric
         margin = 0.0 if strict else policy.margin
-        found[name] = Claim(MEASURES[name][1], margin, strict, policy.alpha, policy.slice_min)
-    return found
+        claims[name] = Claim(MEASURES[name][1], margin, strict, policy.alpha, policy.slice_min)
+    return claims
 
 
 def _slice_claims(policy: Gate) -> dict[str, Claim]:
@@ -169,7 +169,7 @@ def _slice_claims(policy: Gate) -> dict[str, Claim]:
 def _alike(candidate: GateEvidence, champion: GateEvidence) -> list[GateCheck]:
     """A candidate that answers every pair as the champion does gives no reason to roll it out."""
     same = candidate.counts.keys() == champion.counts.keys() and all(
-        np.array_equal(found, champion.counts[family]) for family, found in candidate.counts.items()
+        np.array_equal(table, champion.counts[family]) for family, table in candidate.counts.items()
     )
     reason = "the candidate answers exactly as the champion does: nothing is gained by releasing it"
     return [GateCheck("difference", "INCONCLUSIVE", reason)] if same else []
@@ -179,8 +179,8 @@ def floor(evidence: GateEvidence, name: str, least: float) -> GateCheck:
     """Check a hard floor of a point estimate."""
     label = f"floor {name}"
     family, metric = MEASURES[name]
-    found = evidence.counts.get(family)
-    value = float(metric(found.sum(0))) if found is not None and len(found) else float("nan")
+    table = evidence.counts.get(family)
+    value = float(metric(table.sum(0))) if table is not None and len(table) else float("nan")
     return floor_value(label, value, least)
 
 
@@ -214,11 +214,11 @@ def self_test(evidence: GateEvidence, policy: Gate) -> list[GateCheck]:
     if unusable("self-test", counts, counts) or enough("self-test", counts, policy.slice_min):
         return []  # the verdict is INCONCLUSIVE already
     assert counts is not None
-    found = []
+    checks = []
     better = Claim(micro_f1, 0.0, True, policy.alpha, policy.slice_min)
     if decided([compare("self-test", better, counts, counts)])[0].outcome == "PASS":
         reason = "void: a release won against itself"
-        found.append(GateCheck("self-test A/A", "INCONCLUSIVE", reason))
+        checks.append(GateCheck("self-test A/A", "INCONCLUSIVE", reason))
     claims = {"all": (_claims(policy)[policy.metric], counts)}
     measured = {n: c for n, c in _slice_claims(policy).items() if n in evidence.slices}
     claims |= {n: (c, evidence.slices[n]) for n, c in measured.items()}
@@ -227,8 +227,8 @@ def self_test(evidence: GateEvidence, policy: Gate) -> list[GateCheck]:
             continue
         if decided([compare(name, claim, planted_regression(right), right)])[0].outcome != "FAIL":
             reason = f"void: a planted regression was not caught (in {name})"
-            found.append(GateCheck("self-test regression", "INCONCLUSIVE", reason))
-    return found
+            checks.append(GateCheck("self-test regression", "INCONCLUSIVE", reason))
+    return checks
 
 
 def _floor_self_test(least: float) -> list[GateCheck]:

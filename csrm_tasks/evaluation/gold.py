@@ -80,16 +80,16 @@ class Predictions:
 
 def seen_queries(answers: Predictions, gold: Gold) -> Mask:
     """Return (Q,) whether the model was taught the query before it was gold."""
-    found: Mask = np.zeros(gold.queries, bool)
+    seen: Mask = np.zeros(gold.queries, bool)
     if answers.seen is not None:
-        found[gold.query[answers.seen]] = True
-    return found
+        seen[gold.query[answers.seen]] = True
+    return seen
 
 
 def llm_answers(name: str, kind: str, source: str, scored: pl.DataFrame, gold: Gold) -> Predictions:
     """Align three-class probabilities (pair_id, p0, p1, p2) with the gold set."""
-    found = _align(name, scored, ["p0", "p1", "p2"], gold)
-    p = found.select(pl.col("p0", "p1", "p2").cast(pl.Float64)).to_numpy().reshape(-1, 3)
+    aligned = _align(name, scored, ["p0", "p1", "p2"], gold)
+    p = aligned.select(pl.col("p0", "p1", "p2").cast(pl.Float64)).to_numpy().reshape(-1, 3)
     predicted = p.argmax(1)
     expected = p @ np.array([0.0, 1.0, 2.0])
     return Predictions(name, kind, source, predicted == 2, predicted == 0, expected, predicted, p)
@@ -104,12 +104,12 @@ def tower_answers(
     ``seen`` tells which queries they were taught as traffic.
     """
     columns = ["em", "defect", "em_pred", "defect_pred"]
-    found = _align(name, scored, [*columns, *(c for c in scored.columns if c == "seen")], gold)
-    seen = found["seen"].to_numpy().astype(bool) if "seen" in found.columns else None
-    defect = found["defect_pred"].to_numpy().astype(bool)
-    em = found["em"].cast(pl.Float64).to_numpy()
+    aligned = _align(name, scored, [*columns, *(c for c in scored.columns if c == "seen")], gold)
+    seen = aligned["seen"].to_numpy().astype(bool) if "seen" in aligned.columns else None
+    defect = aligned["defect_pred"].to_numpy().astype(bool)
+    em = aligned["em"].cast(pl.Float64).to_numpy()
     return Predictions(
-        name, kind, source, found["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect,
+        name, kind, source, aligned["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect,
         seen=seen,
     )  # fmt: skip
 
@@ -120,8 +120,8 @@ def _align(name: str, scored: pl.DataFrame, columns: list[str], gold: Gold) -> p
     if missing:
         raise DataError(f"scores of {name!r} have no column {missing[0]!r}")
     one = scored.select("pair_id", *columns).unique("pair_id")
-    found = gold.frame.join(one, on="pair_id", how="left", maintain_order="left").select(columns)
-    numbers = found.select(pl.all().cast(pl.Float64))
+    aligned = gold.frame.join(one, on="pair_id", how="left", maintain_order="left").select(columns)
+    numbers = aligned.select(pl.all().cast(pl.Float64))
     bad = numbers.select(n=pl.any_horizontal(~pl.all().is_finite().fill_null(False)))["n"]
     if bad.any():
         first = gold.frame["pair_id"][int(bad.arg_max() or 0)]
@@ -129,7 +129,7 @@ def _align(name: str, scored: pl.DataFrame, columns: list[str], gold: Gold) -> p
             f"{name!r} has no finite score for {bad.sum()} of {gold.pairs} gold pairs "
             f"(first {first}); score the gold split of this snapshot with it again"
         )
-    return found
+    return aligned
 
 
 Counts = dict[str, Floats]  # measure family → confusion per query
@@ -148,7 +148,7 @@ def counts(answers: Predictions, gold: Gold, mask: Mask | None = None) -> Counts
     def table(truth: Ints, said: Ints, k: int) -> Floats:
         return confusion_by_query(truth, said, query, gold.queries, k)
 
-    found = {
+    families = {
         "em": table((grade == 2).astype(np.int64), answers.em[keep].astype(np.int64), 2),
         "defect": table((grade == 0).astype(np.int64), answers.defect[keep].astype(np.int64), 2),
     }
@@ -156,11 +156,11 @@ def counts(answers: Predictions, gold: Gold, mask: Mask | None = None) -> Counts
     one[query] = 1.0  # a query without a pair in a slice is not of the slice
     hits = metrics.top_hits(query, answers.score[keep], grade, gold.queries)
     for name, hit in zip(("em_at_1", "defect_at_5"), hits, strict=True):
-        found[name] = np.stack([hit * one, one], 1)
+        families[name] = np.stack([hit * one, one], 1)
     if answers.predicted is not None:
-        found["relevance"] = table(grade, answers.predicted[keep], 3)
+        families["relevance"] = table(grade, answers.predicted[keep], 3)
     if answers.probabilities is not None:
-        found["calibration"] = metrics.calibration_by_query(
+        families["calibration"] = metrics.calibration_by_query(
             answers.probabilities[keep], grade, query, gold.queries
         )
-    return found
+    return families

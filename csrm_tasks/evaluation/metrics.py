@@ -14,9 +14,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from csrm_tasks.ranking import TOP, best_first, places
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Metric = Callable[[Floats], Floats]
+
+BINS = 15  # of confidence, for the expected calibration error
 
 
 def confusion_by_query(truth: Ints, predicted: Ints, query: Ints, queries: int, k: int) -> Floats:
@@ -86,29 +90,41 @@ def positive_f1(confusion: Floats) -> Floats:
     return np.where(confusion[..., 1, :].sum(-1) > 0, class_f1(confusion)[..., 1], np.nan)
 
 
-def calibration_by_query(
-    probabilities: Floats, truth: Ints, query: Ints, queries: int, bins: int = 15
-) -> Floats:
-    """Sums for ECE per query: (queries, bins, 3) of count, confidence and hits by confidence bin.
+def confidence_bins(probabilities: Floats, truth: Ints) -> tuple[Ints, Floats, Floats]:
+    """Return of every pair its bin of ECE, its confidence and whether it is a hit (0/1), each (N,).
 
-    ``probabilities`` (N, K); confidence is the top probability (Guo et al. 2017), bins are equal
-    in width and closed on the right.
+    ``probabilities`` (N, K); confidence is the top probability (Guo et al. 2017), the ``BINS`` are
+    equal in width and closed on the right.
     """
     confidence = probabilities.max(1)
     hit = (probabilities.argmax(1) == truth).astype(np.float64)
-    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    cell = query * bins + which
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1), confidence, hit
+
+
+def calibration_by_query(probabilities: Floats, truth: Ints, query: Ints, queries: int) -> Floats:
+    """Sums for ECE per query: (queries, BINS, 3) of count, confidence and hits by bin."""
+    which, confidence, hit = confidence_bins(probabilities, truth)
+    cell = query * BINS + which
     sums = [
-        np.bincount(cell, weights=w, minlength=queries * bins)
+        np.bincount(cell, weights=w, minlength=queries * BINS)
         for w in (np.ones_like(hit), confidence, hit)
     ]
-    return np.stack(sums, -1).reshape(queries, bins, 3).astype(np.float64)
+    return np.stack(sums, -1).reshape(queries, BINS, 3).astype(np.float64)
+
+
+def calibration_error(surplus: Floats, pairs: Floats) -> Floats:
+    """Expected calibration error: mean |confidence - hit rate|, weighted by bins' pairs.
+
+    ``surplus`` (..., BINS): the sum of confidence less the hits of each bin, or its negative;
+    ``pairs`` (...).
+    """
+    return ratio(np.abs(surplus).sum(-1), pairs)
 
 
 def ece(calibration: Floats) -> Floats:
-    """Expected calibration error of summed bins (..., bins, 3): mean |confidence - hit rate|."""
+    """Expected calibration error of summed bins (..., BINS, 3)."""
     count, confidence, hits = (calibration[..., i] for i in range(3))
-    return ratio(np.abs(confidence - hits).sum(-1), count.sum(-1))
+    return calibration_error(confidence - hits, count.sum(-1))
 
 
 def top_hits(query: Ints, score: Floats, grade: Ints, queries: int) -> tuple[Floats, Floats]:
@@ -118,13 +134,12 @@ def top_hits(query: Ints, score: Floats, grade: Ints, queries: int) -> tuple[Flo
     of the rows. A query without results fails both: 0 for EM@1, 1 for Defect@5.
     """
     em, defect = np.zeros(queries), np.ones(queries)
-    order = np.lexsort((np.arange(len(query)), -score, query))
+    order = best_first(score, query)
     query, grade = query[order], grade[order]
-    start = np.searchsorted(query, query)  # first row of each row's query
-    rank = np.arange(len(query)) - start
+    rank = places(query)
     first = rank == 0
     em[query[first]] = grade[first] == 2
     defect[query[first]] = 0.0
-    bad = (rank < 5) & (grade == 0)
+    bad = (rank < TOP) & (grade == 0)
     defect[query[bad]] = 1.0
     return em, defect

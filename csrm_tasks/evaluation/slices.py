@@ -33,13 +33,13 @@ def slices_of(
     known = gold.join(about_query, on="query_id", how="left", maintain_order="left")
     known = known.join(about_product, on=KEYS, how="left", maintain_order="left")
     brand = (known["brand"].fill_null("") != "").to_numpy()
-    found = {"brand": brand, "no_brand": ~brand, "nickname": _nickname(known) & ~brand}
-    found["new_product"] = _absent(known, trained, KEYS)
+    masks = {"brand": brand, "no_brand": ~brand, "nickname": _nickname(known) & ~brand}
+    masks["new_product"] = _absent(known, trained, KEYS)
     categories = trained.join(about_product, on=KEYS)
     unseen = _absent(known, categories, ["category", "locale"])
-    found |= {"seen_category": ~unseen, "unseen_category": unseen}
-    found |= _traffic(known) | _languages(known) | _categories(known)
-    return {name: mask for name, mask in found.items() if mask.any()}
+    masks |= {"seen_category": ~unseen, "unseen_category": unseen}
+    masks |= _traffic(known) | _languages(known) | _categories(known)
+    return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def _absent(known: pl.DataFrame, among: pl.DataFrame, keys: list[str]) -> Mask:

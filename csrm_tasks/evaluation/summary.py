@@ -40,7 +40,7 @@ def summarise(
     """
     weights = resample(gold.queries)
     tables = {m.name: counts(m, gold) for m in models}
-    drawn = {name: _drawn(found, weights) for name, found in tables.items()}
+    drawn = {name: _drawn(table, weights) for name, table in tables.items()}
     slices = [_slice(name, mask, models, gold, rivals) for name, mask in gold.slices.items()]
     _correct(slices)
     return {
@@ -49,9 +49,7 @@ def summarise(
         "models": [_model(m, tables[m.name], drawn[m.name], gold) for m in models],
         "comparisons": _comparisons(drawn),
         "rivals": [list(pair) for pair in rivals],
-        "new_to_both": [
-            found for pair in rivals for found in _new_to_both(models, gold, tables, pair)
-        ],
+        "new_to_both": [one for pair in rivals for one in _new_to_both(models, gold, tables, pair)],
         "slices": slices,
     }
 
@@ -76,36 +74,39 @@ def _new_to_both(
 
 def _drawn(tables: Counts, weights: Floats) -> Draws:
     """Return every measure's distribution; queries are summed up once per family of counts."""
-    found: Draws = {}
+    draws: Draws = {}
     for family, table in tables.items():
         named = {name: metric for name, (of, metric) in MEASURES.items() if of == family}
-        found |= draws_of(table, named, weights)
-    return {name: found[name] for name in MEASURES if name in found}
+        draws |= draws_of(table, named, weights)
+    return {name: draws[name] for name in MEASURES if name in draws}
 
 
 def _model(model: Predictions, tables: Counts, drawn: Draws, gold: Gold) -> Json:
-    found: Json = {"name": model.name, "kind": model.kind, "source": model.source}
-    found["seen_queries"] = int(seen_queries(model, gold).sum())
+    described: Json = {"name": model.name, "kind": model.kind, "source": model.source}
+    described["seen_queries"] = int(seen_queries(model, gold).sum())
     confusions = ("relevance", "em", "defect")
-    found["confusion"] = {
+    described["confusion"] = {
         f: tables[f].sum(0).astype(int).tolist() for f in confusions if f in tables
     }
     if model.probabilities is not None:
-        found["calibration"] = tables["calibration"].sum(0).tolist()
+        described["calibration"] = tables["calibration"].sum(0).tolist()
         each = metrics.class_f1(tables["relevance"].sum(0))
-        found["class_f1"] = [float(v) if np.isfinite(v) else None for v in each]
-    found["figures"] = {name: percentile(*d).as_json() for name, d in drawn.items()}
-    return found
+        described["class_f1"] = [float(v) if np.isfinite(v) else None for v in each]
+    described["figures"] = {name: percentile(*d).as_json() for name, d in drawn.items()}
+    return described
 
 
 def _comparisons(drawn: Mapping[str, Draws]) -> list[Json]:
-    found = []
+    comparisons = []
     for measure in MEASURES:
         known = [name for name, draws in drawn.items() if measure in draws]
         for a, b in combinations(known, 2):
             diff = _difference(drawn[a][measure], drawn[b][measure])
-            found += [_compared(a, b, measure, diff), _compared(b, a, measure, diff.negated())]
-    return found
+            comparisons += [
+                _compared(a, b, measure, diff),
+                _compared(b, a, measure, diff.negated()),
+            ]
+    return comparisons
 
 
 def _difference(one: tuple[float, Floats], other: tuple[float, Floats]) -> Interval:
@@ -132,8 +133,8 @@ def _slice(
         tables = {f: table[inside] for f, table in counts(model, gold, mask).items()}
         drawn[model.name] = _drawn(tables, weights)
     figures = {
-        model: {measure: percentile(*d).as_json() for measure, d in found.items()}
-        for model, found in drawn.items()
+        model: {measure: percentile(*d).as_json() for measure, d in draws.items()}
+        for model, draws in drawn.items()
     }
     differences = [
         _compared(a, b, measure, _difference(drawn[a][measure], drawn[b][measure]))
@@ -142,8 +143,8 @@ def _slice(
         for measure in MEASURES
         if measure in drawn[a] and measure in drawn[b]
     ]
-    found: Json = {"name": name, "pairs": int(mask.sum()), "queries": len(inside)}
-    return found | {"figures": figures, "differences": differences}
+    described: Json = {"name": name, "pairs": int(mask.sum()), "queries": len(inside)}
+    return described | {"figures": figures, "differences": differences}
 
 
 def _correct(slices: Sequence[Json]) -> None:
@@ -167,13 +168,13 @@ def _correct(slices: Sequence[Json]) -> None:
 
 def headline(summary: Json) -> dict[str, float]:
     """Flatten the defined figures as MLflow metrics: ``{model}.{figure}``, ``…_lo``, ``…_hi``."""
-    found = {}
+    figures = {}
     for model in summary["models"]:
         for figure, value in model["figures"].items():
             for part, suffix in (("value", ""), ("lo", "_lo"), ("hi", "_hi")):
                 if value[part] is not None:
-                    found[f"{model['name']}.{figure}{suffix}"] = value[part]
-    return found
+                    figures[f"{model['name']}.{figure}{suffix}"] = value[part]
+    return figures
 
 
 def against(summary: Json, measure: str) -> dict[str, Json]:

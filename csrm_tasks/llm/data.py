@@ -93,8 +93,8 @@ def shard_numbers(pairs: pl.DataFrame, of: int) -> pl.Series:
 
 def _parts(pairs: pl.DataFrame, salt: str, of: int) -> pl.Series:
     ids = pairs["query_id"].unique()
-    found = [int(text_digest(salt, i), 16) % of for i in ids]
-    return pairs["query_id"].replace_strict(ids, found, return_dtype=pl.Int64)
+    parts = [int(text_digest(salt, i), 16) % of for i in ids]
+    return pairs["query_id"].replace_strict(ids, parts, return_dtype=pl.Int64)
 
 
 def selection_dev(snapshot: Path, source: str, target: str) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -69,14 +69,15 @@ def _when(row: Entry) -> datetime:
 
 
 def say(
-    settings: Settings, market: str, release_id: str, verdict: str, *, approved: bool, actor: str,
-    reason: str, check: Callable[[Sequence[Entry]], None],
+    settings: Settings, market: str, entries: Sequence[Entry], release_id: str, verdict: str, *,
+    approved: bool, actor: str, reason: str, check: Callable[[Sequence[Entry]], None],
 ) -> Entry:  # fmt: skip
     """Record a person's word, whatever was said before; saying the same again is no new row.
 
-    ``check`` raises where it is too late; it sees the rows as they are when this one is written.
+    ``entries``: the ledger as the caller has just read it. ``check`` raises where it is too late;
+    it sees the rows as they are when this one is written.
     """
-    now = decided(ledger.verified(settings, market), release_id, verdict)
+    now = decided(entries, release_id, verdict)
     action: ledger.Action = "approved" if approved else "rejected"
     if now.row is not None and now.word == action:
         return now.row

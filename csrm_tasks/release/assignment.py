@@ -28,10 +28,10 @@ def arm(session_id: str, document: Mapping[str, Any]) -> str:
     if not session_id:  # who cannot be told apart is no part of an experiment
         return "stable"
     weights = document["weights"]  # percent of each arm, adding to 100
-    found = bucket(session_id, document["seed"])
-    if found < weights["next"] * PER_CENT:
+    slot = bucket(session_id, document["seed"])
+    if slot < weights["next"] * PER_CENT:
         return "next"
-    return "holdout" if found >= BUCKETS - weights["holdout"] * PER_CENT else "stable"
+    return "holdout" if slot >= BUCKETS - weights["holdout"] * PER_CENT else "stable"
 
 
 def assign(session_id: str, document: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ us in (:mod:`.denied`) is told of likewise, with the variables to set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -111,8 +111,11 @@ def kind(error: BaseException) -> str:
     return f"{type(error).__name__}: {more}" if more else type(error).__name__
 
 
-def served(settings: Settings, market: str) -> str:
-    """Say what servers follow now and whether the ledger says more; raises nothing."""
+def served(settings: Settings, market: str, entries: Sequence[ledger.Entry] | None = None) -> str:
+    """Say what servers follow now and whether the ledger says more; raises nothing.
+
+    ``entries``: the ledger as the caller has just read it; None: read here.
+    """
     try:
         document = routing.read(settings, market)
         if document is None:
@@ -124,7 +127,9 @@ def served(settings: Settings, market: str) -> str:
     text = ", ".join(f"{release} to {share} %" for release, share in arms if release and share)
     said = f"served now: {text} (row {row} of the ledger)"
     try:
-        rows = ledger.verified(settings, market)
+        rows = entries
+        if rows is None or not routing.has_row(rows, row):  # another may have published meanwhile
+            rows = ledger.verified(settings, market)
         turn = ledger.last_serving_row(rows)
     except Exception:  # noqa: BLE001
         return said

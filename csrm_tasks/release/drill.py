@@ -36,8 +36,8 @@ class Aliases:
             SimpleNamespace(version=v, tags={registry.RELEASE_TAG: r})
             for r, v in registry.versions(api, model).items()
         ]
-        found = api.get_registered_model(model)
-        self._aliases, self._tags = dict(found.aliases), dict(found.tags)
+        registered = api.get_registered_model(model)
+        self._aliases, self._tags = dict(registered.aliases), dict(registered.tags)
 
     def search_model_versions(self, _query: str, page_token: str | None = None) -> Any:
         """Return all versions as one page."""
@@ -111,7 +111,7 @@ def _answers(settings: Settings, bundle: str) -> None:
     """Load a release as a server does and score one pair."""
     from csrm_tasks.release.bundle.scorer import ReleaseScorer
 
-    found = ArtifactStore(settings.artifacts, settings.cache).open(bundle)
-    scored = ReleaseScorer(found.path).score(["drill"], [None], ["drill"])
+    artifact = ArtifactStore(settings.artifacts, settings.cache).open(bundle)
+    scored = ReleaseScorer(artifact.path).score(["drill"], [None], ["drill"])
     if not 0 <= float(scored.em[0]) <= 1:
         raise RefusedError(f"{bundle} loads but answers {scored.em[0]}")

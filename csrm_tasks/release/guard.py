@@ -146,12 +146,14 @@ def _registered(entries: Sequence[ledger.Entry], release: str, seal: str, digest
 def _decided(
     config: MarketConfig, entries: Sequence[ledger.Entry], release: str, seal: str
 ) -> None:
-    found = approval.decided(entries, release, seal)
-    if found.allows(config.release.approval):
+    decision = approval.decided(entries, release, seal)
+    if decision.allows(config.release.approval):
         return
     why = "nobody has approved it"
-    if found.row is not None:
-        why = f"{found.word}: {found.row.actor}, row {found.row.seq} ({found.row.reason})"
+    if decision.row is not None:
+        why = (
+            f"{decision.word}: {decision.row.actor}, row {decision.row.seq} ({decision.row.reason})"
+        )
     raise RefusedError(
         f"{release} waits for approval ({why}): "
         f"csrm release approve --market {config.market} --reason WHY {release}"
@@ -182,8 +184,8 @@ def _learnt_until(store: ArtifactStore, inputs: Mapping[str, Any]) -> str | None
     """Return the last day (ISO) of the snapshot that a bundle was made from."""
     snapshot = inputs.get("snapshot")
     manifest = store.manifest(snapshot) if snapshot else None
-    found: str | None = manifest["facts"].get("until") if manifest else None
-    return found
+    until: str | None = manifest["facts"].get("until") if manifest else None
+    return until
 
 
 def _store(settings: Settings) -> ArtifactStore:

@@ -40,15 +40,15 @@ def replay(store: ArtifactStore, gate: Artifact) -> dict[str, Any]:
     where an input is no longer what was judged.
     """
     old = verdicts.read(gate)
-    found = {
+    parts = {
         name: store.open(gate.inputs[name])
         for name in ("bundle", "champion", "servability", "evaluation")
         if gate.inputs.get(name)
     }
     for name in ("bundle", "servability", "evaluation"):
-        if old.get(f"{name}_digest") != (found[name].digest if name in found else None):
+        if old.get(f"{name}_digest") != (parts[name].digest if name in parts else None):
             raise RefusedError(f"{gate.ref}: its {name} is no longer what was judged")
-    sides = Sides(found["bundle"], found["champion"], found["servability"], found.get("evaluation"))
+    sides = Sides(parts["bundle"], parts["champion"], parts["servability"], parts.get("evaluation"))
     policy = Gate.model_validate_json(json.dumps(old["policy"]))
     new = _sealed(store, sides, old["stage"], policy, old["policy"])
     if new["digest"] != old["digest"]:
@@ -109,8 +109,8 @@ def _cold_start(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
     from csrm_tasks.evaluation.gate import ColdStart, decide_cold_start
 
     live = sides.champion.facts["bundle"]
-    found = [sides.candidate, *([store.open(live)] if live else [])]
-    one, *other = [ColdStart(a.facts["stage"], a.facts["source_dev_micro_f1"]) for a in found]
+    bundles = [sides.candidate, *([store.open(live)] if live else [])]
+    one, *other = [ColdStart(a.facts["stage"], a.facts["source_dev_micro_f1"]) for a in bundles]
     return decide_cold_start(one, other[0] if other else None, policy)
 
 

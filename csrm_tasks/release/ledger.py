@@ -80,9 +80,19 @@ def history(settings: Settings, market: str) -> list[Entry]:
 
 def verified(settings: Settings, market: str) -> list[Entry]:
     """Return the market's rows after checking the chain; raises :class:`RefusedError`."""
-    found = history(settings, market)
-    verify(found)
-    return found
+    entries = history(settings, market)
+    verify(entries)
+    return entries
+
+
+def including(settings: Settings, entries: list[Entry], row: Entry) -> list[Entry]:
+    """Return the ledger up to a row that was found in ``entries`` or appended after them.
+
+    It is read again only where others have written in between.
+    """
+    if row.seq > len(entries) + 1:
+        return verified(settings, row.market)
+    return [*entries, row] if row.seq > len(entries) else entries
 
 
 def verify(entries: Sequence[Entry]) -> None:
@@ -199,10 +209,10 @@ def append(
 
 
 def _require(expected: Precondition, entries: Sequence[Entry], market: str, what: str) -> None:
-    found, turn = live(entries), last_serving_row(entries)
-    if expected.live != found:
+    now_live, turn = live(entries), last_serving_row(entries)
+    if expected.live != now_live:
         raise RefusedError(
-            f"{what}: expected {expected.live} to be live in {market}, but {found} is; "
+            f"{what}: expected {expected.live} to be live in {market}, but {now_live} is; "
             "stale decision, re-evaluate"
         )
     if expected.turn is not None and (turn is None or turn.seq != expected.turn):
@@ -235,10 +245,10 @@ def _already(
 def moment(at: str) -> datetime:
     """Return an ISO 8601 time, a naive one as UTC; raises :class:`RefusedError` for other text."""
     try:
-        found = datetime.fromisoformat(at)
+        time = datetime.fromisoformat(at)
     except ValueError as e:
         raise RefusedError(f"{at!r} is not a time; write it as 2026-01-31T12:00:00+00:00") from e
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _entries(connection: Connection, market: str) -> list[Entry]:

@@ -72,7 +72,7 @@ def approve(
         refuse_older(market, rows, release_id)
 
     return approval.say(
-        settings, market, release_id, made["verdict"],
+        settings, market, entries, release_id, made["verdict"],
         approved=True, actor=actor, reason=reason, check=check,
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def reject(
 
     check(entries)  # a second no that comes too late is no success either
     return approval.say(
-        settings, market, release_id, made["verdict"],
+        settings, market, entries, release_id, made["verdict"],
         approved=False, actor=actor, reason=reason, check=check,
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def reconcile(settings: Settings, market: str) -> list[str]:
 def show(settings: Settings, market: str, release_id: str) -> list[ledger.Entry]:
     """Return every row about a release; raises :class:`RefusedError` where there is none."""
     entries = ledger.verified(settings, market)
-    found = [e for e in entries if release_id in (e.release_id, e.previous)]
-    if not found:
+    rows = [e for e in entries if release_id in (e.release_id, e.previous)]
+    if not rows:
         raise RefusedError(f"the ledger of {market} knows no release {release_id}")
-    return found
+    return rows

@@ -42,18 +42,18 @@ def _ensure_model(api: Any, model: str) -> None:
 
 def versions(api: Any, model: str) -> dict[str, str]:
     """Return release id → lowest version number that carries it."""
-    found: dict[str, str] = {}
+    numbers: dict[str, str] = {}
     token = None
     while True:
         page = api.search_model_versions(f"name='{model}'", page_token=token)
         for v in page:
             release = v.tags.get(RELEASE_TAG)
             number = str(v.version)  # int from a database, str over REST
-            if release and int(number) <= int(found.get(release, number)):
-                found[release] = number
+            if release and int(number) <= int(numbers.get(release, number)):
+                numbers[release] = number
         token = page.token
         if not token:
-            return found
+            return numbers
 
 
 def desired(entries: Sequence[ledger.Entry]) -> dict[str, str | None]:
@@ -90,12 +90,12 @@ def read_aliases(api: Any, model: str) -> AliasState:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = api.get_registered_model(model)
+        registered = api.get_registered_model(model)
     except MlflowException as e:
         if e.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return AliasState({}, {})
-    return AliasState({a: str(v) for a, v in found.aliases.items()}, dict(found.tags))
+    return AliasState({a: str(v) for a, v in registered.aliases.items()}, dict(registered.tags))
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,16 @@ def end_without_steps(
     """
     if config.rollout.steps:
         return None
-    row = _ended(settings, config, keep)
+    entries = ledger.verified(settings, config.market)
+    row = _ended(settings, config, entries, keep)
     if row is not None:
-        refresh_views(settings, config, api)
+        refresh_views(settings, config, api, ledger.including(settings, entries, row))
     return row
 
 
-def _ended(settings: Settings, config: MarketConfig, keep: str | None) -> ledger.Entry | None:
-    entries = ledger.verified(settings, config.market)
+def _ended(
+    settings: Settings, config: MarketConfig, entries: list[ledger.Entry], keep: str | None
+) -> ledger.Entry | None:
     state, turn = rollout.current_rollout(entries), ledger.last_serving_row(entries)
     if state is None or state.launched or (state.passed and state.release == keep):
         return turn if turn is not None and turn.reason == REASON else None

@@ -58,7 +58,7 @@ def promote(
         )
     else:
         log.info("promote: %s was promoted by row %d already", release, row.seq)
-    refresh_views(settings, config, api)
+    refresh_views(settings, config, api, ledger.including(settings, entries, row))
     return row
 
 
@@ -85,7 +85,7 @@ def restore(
         row = rows[-1]
     else:
         raise RefusedError(f"{release} is live in {config.market} since row {rows[-1].seq}")
-    refresh_views(settings, config, api)
+    refresh_views(settings, config, api, ledger.including(settings, entries, row))
     return row
 
 

@@ -31,10 +31,13 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
     Routing comes first. Raises :class:`AwayError` where MLflow does not answer, and
     :class:`DeniedError` where it does not let us in.
     """
-    state = rollout.current_rollout(ledger.verified(settings, config.market))
+    entries = ledger.verified(settings, config.market)
+    state = rollout.current_rollout(entries)
     before = routing.published_row(settings, config.market)
-    end_without_steps(settings, config, api, keep=state.release if state else None)
-    document = routing.publish(settings, config.market)
+    ended = end_without_steps(settings, config, api, keep=state.release if state else None)
+    if ended is not None:
+        entries = ledger.including(settings, entries, ended)
+    document = routing.publish(settings, config.market, entries)
     repairs = []
     if document is not None and document["ledger_seq"] != before:
         repairs.append(f"routing: row {before} → {document['ledger_seq']}")

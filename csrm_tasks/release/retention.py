@@ -41,15 +41,15 @@ def plan(settings: Settings, config: MarketConfig, now: datetime) -> Plan:
     store = ArtifactStore(settings.artifacts, settings.cache)
     keys = open_blobs(settings.artifacts).keys(market)
     refs = [k.removesuffix(f"/{MANIFEST}") for k in keys if k.endswith(f"/{MANIFEST}")]
-    found = {ref: m for ref in refs if (m := store.manifest(ref)) is not None}
+    manifests = {ref: m for ref in refs if (m := store.manifest(ref)) is not None}
     entries = ledger.verified(settings, market)
     next_up = rollout.next_candidate(entries, config.release.approval)
-    keep = needed(found, entries, config.retention, now, next_up)
+    keep = needed(manifests, entries, config.retention, now, next_up)
     for name, vectors in snapshots.read(settings, market).releases.items():
         for ref in (vectors.ref, vectors.previous):
-            if ref in found:
+            if ref in manifests:
                 keep.setdefault(ref, f"{name}: its catalogue's vectors")
-    gone = {r: sum(f["size"] for f in m["files"]) for r, m in found.items() if r not in keep}
+    gone = {r: sum(f["size"] for f in m["files"]) for r, m in manifests.items() if r not in keep}
     return Plan(gone, keep)
 
 

@@ -57,13 +57,13 @@ def roll_back(
             row = _give_up(settings, config.market, state, entries, actor, reason, note)
         else:
             row = _to_predecessor(settings, config.market, entries, actor, reason, leaving, note)
-    refresh_views(settings, config, api)
+    refresh_views(settings, config, api, ledger.including(settings, entries, row))
     return row
 
 
 def _made_by(entries: list[ledger.Entry], run: str) -> ledger.Entry | None:
-    found = (e for e in entries if e.action in BACK)
-    return next((e for e in found if run and e.payload.get("run") == run), None)
+    ways_back = (e for e in entries if e.action in BACK)
+    return next((e for e in ways_back if run and e.payload.get("run") == run), None)
 
 
 def _unfinished(

@@ -121,8 +121,8 @@ def next_candidate(entries: Sequence[Entry], policy: str = "manual") -> Entry | 
 def passed(entries: Sequence[Entry]) -> list[Entry]:
     """Return the newest registration of each release, newest first, of those that say PASS."""
     rows = {e.release_id: e for e in entries if e.action == "registered"}.values()
-    found = [e for e in rows if e.payload["outcome"] == "PASS"]
-    return sorted(found, key=lambda e: e.seq, reverse=True)
+    good = [e for e in rows if e.payload["outcome"] == "PASS"]
+    return sorted(good, key=lambda e: e.seq, reverse=True)
 
 
 def used(entries: Sequence[Entry], release: str) -> Entry | None:

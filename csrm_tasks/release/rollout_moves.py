@@ -30,7 +30,7 @@ def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> l
     known = ledger.find(entries, "started", release)
     if known is None and not rollout.by_steps(config.rollout, entries):
         return _promote(settings, config, api, release, entries)
-    return start(settings, config, api, release)
+    return _start(settings, config, api, release, entries)
 
 
 def _promote(
@@ -47,12 +47,17 @@ def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> l
 
     The verdict and the approval are read again. A release waits while another is under way.
     """
-    entries = ledger.verified(settings, config.market)
+    return _start(settings, config, api, release, ledger.verified(settings, config.market))
+
+
+def _start(
+    settings: Settings, config: MarketConfig, api: Any, release: str, entries: list[ledger.Entry]
+) -> ledger.Entry:
     refuse_taken_back(config, entries, release)
     row = ledger.find(entries, "started", release)
     if row is None:
         row = _append_start(settings, config, entries, release)
-    refresh_views(settings, config, api)
+    refresh_views(settings, config, api, ledger.including(settings, entries, row))
     return row
 
 
@@ -103,16 +108,17 @@ def record_answer(
         if actor and not approved and approval.overrules(entries, release, verdict or newest, said):
             refuse_begun(config.market, entries, release)
 
-    newest = ledger.registration(ledger.verified(settings, config.market), release)["verdict"]
+    entries = ledger.verified(settings, config.market)
+    newest = ledger.registration(entries, release)["verdict"]
     action: ledger.Action = "approved" if approved else "rejected"
     payload = {"verdict": verdict or newest, "run": run} | ({"said": said} if said else {})
     reason = "answered in Airflow" if actor else "nobody answered in time"
-    ledger.append(
+    row = ledger.append(
         settings, config.market, action, release, actor=actor or approval.TIMEOUT, reason=reason,
         payload=payload, check=check,
     )  # fmt: skip
-    refresh_views(settings, config, api)  # a release that is rejected is no challenger
-    entries = ledger.verified(settings, config.market)
+    entries = ledger.including(settings, entries, row)
+    refresh_views(settings, config, api, entries)  # a release that is rejected is no challenger
     return approval.decided(entries, release, newest).word == "approved"
 
 
@@ -135,33 +141,35 @@ def apply_decision(
         raise RefusedError(f"{ref} judged a rollout that is not in the ledger of {config.market}")
     reason = "; ".join(judgement["reasons"])
     payload = {"step": str(step), "day": judgement["day"], "outcome": judgement["outcome"]}
-    _append(settings, config, state, "judged", reason, payload | {"evidence": ref})
-    outcomes = rollout.past_outcomes(
-        ledger.verified(settings, config.market), state, judgement["day"]
-    )
+    row = _append(settings, config, state, "judged", reason, payload | {"evidence": ref})
+    entries = ledger.including(settings, entries, row)
+    outcomes = rollout.past_outcomes(entries, state, judgement["day"])
     days = rollout.days_since(state.windows[-1].since, judgement["until"])
     move = rollout.next_move(state, outcomes, days)
-    _do(settings, config, api, state, move, reason, ref)
-    refresh_views(settings, config, api)
+    done = _do(settings, config, api, state, entries, move, reason, ref)
+    refresh_views(settings, config, api, done)
     return move
 
 
 def _do(
     settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout,
-    move: rollout.Move, reason: str, ref: str,
-) -> None:  # fmt: skip
+    entries: list[ledger.Entry], move: rollout.Move, reason: str, ref: str,
+) -> list[ledger.Entry]:  # fmt: skip
+    """Make a move, and return the ledger after it."""
+    payload = {"step": rollout.step_name(state), "evidence": ref}
     if move == "advance":
-        _advance(settings, config, api, state, ACTOR, reason, ref)
-    elif move == "abort" and state.launched:
-        roll_back(settings, config, api, actor=ACTOR, reason=reason, leaving=state.release)
+        return _advance(settings, config, api, state, entries, ACTOR, reason, ref)
+    if move == "abort" and state.launched:
+        row = roll_back(settings, config, api, actor=ACTOR, reason=reason, leaving=state.release)
     elif move == "abort":
-        payload = {"step": rollout.step_name(state), "evidence": ref}
-        _append(settings, config, state, "aborted", reason, payload)
+        row = _append(settings, config, state, "aborted", reason, payload)
     elif move == "hold":
-        payload = {"step": rollout.step_name(state), "evidence": ref}
-        _append(settings, config, state, "held", f"a person decides: {reason}", payload)
+        row = _append(settings, config, state, "held", f"a person decides: {reason}", payload)
     elif move == "close":
-        _append(settings, config, state, "closed", reason, {"evidence": ref})
+        row = _append(settings, config, state, "closed", reason, {"evidence": ref})
+    else:
+        return entries
+    return ledger.including(settings, entries, row)
 
 
 @away.one_line
@@ -169,31 +177,36 @@ def advance_held(
     settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
 ) -> rollout.CurrentRollout:
     """Take a held rollout to its next step because a person says so; returns the state before."""
-    state = rollout.current_rollout(ledger.verified(settings, config.market))
-    if end_without_steps(settings, config, api, keep=state.release if state else None) is not None:
-        state = rollout.current_rollout(ledger.verified(settings, config.market))
+    entries = ledger.verified(settings, config.market)
+    state = rollout.current_rollout(entries)
+    ended = end_without_steps(settings, config, api, keep=state.release if state else None)
+    if ended is not None:
+        entries = ledger.including(settings, entries, ended)
+        state = rollout.current_rollout(entries)
     if state is None or not (state.held or state.passed):
         raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")
-    _advance(settings, config, api, state, actor, reason, "")
-    refresh_views(settings, config, api)
+    done = _advance(settings, config, api, state, entries, actor, reason, "")
+    refresh_views(settings, config, api, done)
     return state
 
 
 def _advance(
-    settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout, actor: str,
-    reason: str, ref: str,
-) -> None:  # fmt: skip
-    """Take the next step; after the last one the release goes live."""
+    settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout,
+    entries: list[ledger.Entry], actor: str, reason: str, ref: str,
+) -> list[ledger.Entry]:  # fmt: skip
+    """Take the next step; after the last one the release goes live. Returns the ledger then."""
     step = state.step + 1
     payload = {"step": str(step), "evidence": ref}
     if step < len(state.plan.steps):
         payload["weight"] = str(state.plan.steps[step].weight)
     if not state.passed:
-        _append(settings, config, state, "advanced", reason, payload, actor)
-    entries = ledger.verified(settings, config.market)
+        row = _append(settings, config, state, "advanced", reason, payload, actor)
+        entries = ledger.including(settings, entries, row)
     launched = ledger.find(entries, "promoted", state.release)
     if step >= len(state.plan.steps) and launched is None:
         _promote(settings, config, api, state.release, entries)
+        return ledger.verified(settings, config.market)
+    return entries
 
 
 def _append(

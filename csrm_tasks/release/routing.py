@@ -13,6 +13,7 @@ from typing import Any
 
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.json_files import json_text
 from csrm_tasks.release import ledger, rollout
 from csrm_tasks.settings import Settings
 
@@ -73,12 +74,12 @@ def read(settings: Settings, market: str) -> dict[str, Any] | None:
     """Return the published document, or None where there is none; refuses what is not JSON."""
     raw = open_blobs(settings.routing).read(key(market))
     try:
-        found: dict[str, Any] | None = None if raw is None else json.loads(raw)
+        published: dict[str, Any] | None = None if raw is None else json.loads(raw)
     except ValueError as e:
         raise RefusedError(
             f"routing of {market} is not JSON; csrm release reconcile mends it"
         ) from e
-    return found
+    return published
 
 
 def published_row(settings: Settings, market: str) -> int:
@@ -93,27 +94,33 @@ def _row(raw: bytes | None) -> int:
         return 0
 
 
-def publish(settings: Settings, market: str) -> dict[str, Any] | None:
-    """Make the published document equal what the ledger implies now, and return it.
+def publish(
+    settings: Settings, market: str, entries: Sequence[ledger.Entry] | None = None
+) -> dict[str, Any] | None:
+    """Make the published document equal what the ledger implies, and return it.
 
-    Raises :class:`RefusedError` for a ledger that lacks the row which the document follows from.
+    ``entries``: the ledger as the caller has just read it (None: read here); it is read again where
+    it lacks the row that is published. Raises :class:`RefusedError` where it still does.
     """
     blobs = open_blobs(settings.routing)
     for _ in range(ATTEMPTS):
         # Read before the ledger, which has every row that anybody published by then; whoever
         # publishes a newer one meanwhile wins the compare-and-swap.
         now = blobs.read(key(market))
-        entries = ledger.verified(settings, market)
-        _refuse_older(settings, market, entries, now)
-        doc = document(market, entries)
+        rows = entries
+        if rows is None or not has_row(rows, _row(now)):
+            rows = ledger.verified(settings, market)
+            _refuse_older(settings, market, rows, now)
+        doc = document(market, rows)
         if doc is None or _replace(blobs, market, doc, now):
             return doc
+        entries = None
     raise RefusedError(f"routing of {market}: others kept replacing it; run the command again")
 
 
 def _replace(blobs: BlobStore, market: str, doc: dict[str, Any], now: bytes | None) -> bool:
     check(doc)
-    data = json.dumps(doc, indent=1, sort_keys=True).encode()
+    data = json_text(doc).encode()
     return now == data or blobs.replace(key(market), data, now)
 
 
@@ -136,8 +143,8 @@ def _refuse_older(
 
 
 def has_row(entries: Sequence[ledger.Entry], row: int) -> bool:
-    """Return whether a ledger has a row from which a routing document can follow."""
-    return row <= len(entries) and entries[row - 1].action in ledger.SERVING_ACTIONS
+    """Return whether a ledger has a row from which a routing document can follow; 0: from none."""
+    return row == 0 or (row <= len(entries) and entries[row - 1].action in ledger.SERVING_ACTIONS)
 
 
 def key(market: str) -> str:

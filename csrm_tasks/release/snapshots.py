@@ -7,7 +7,6 @@ artifact ``ref``; its ``snapshot.json`` says which towers made it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.json_files import json_text
 from csrm_tasks.settings import Settings
 
 SNAPSHOT = "snapshot.json"
@@ -54,14 +54,14 @@ def parse(market: str, raw: bytes | None) -> Embeddings:
     if raw is None:
         return Embeddings(market=market)
     try:
-        found = Embeddings.model_validate_json(raw)
+        embeddings = Embeddings.model_validate_json(raw)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         raise RefusedError(f"{key(market)}: {at}: {first['msg']}; run the refresh step") from e
-    if found.market != market:
-        raise RefusedError(f"{key(market)} is of market {found.market}, not {market}")
-    return found
+    if embeddings.market != market:
+        raise RefusedError(f"{key(market)} is of market {embeddings.market}, not {market}")
+    return embeddings
 
 
 def read(settings: Settings, market: str) -> Embeddings:
@@ -84,7 +84,7 @@ def publish(
         stay = {name: now.releases[name] for name in kept if name in now.releases}
         new = {name: _after(now.releases.get(name), one) for name, one in made.items()}
         document = Embeddings(market=market, releases={**stay, **new})
-        text = json.dumps(document.model_dump(mode="json"), indent=1, sort_keys=True).encode()
+        text = json_text(document.model_dump(mode="json")).encode()
         if text == raw or blobs.replace(key(market), text, raw):
             return document
     raise RefusedError(f"embeddings of {market}: others kept replacing them; run it again")

@@ -37,8 +37,8 @@ class Left:
 
     def lines(self) -> Iterator[tuple[str, int]]:
         """Return what is where, for people."""
-        for kind, found in (("work", self.work), ("artifacts", self.data), ("lake", self.lake)):
-            for name, size in found.items():
+        for kind, sizes in (("work", self.work), ("artifacts", self.data), ("lake", self.lake)):
+            for name, size in sizes.items():
                 yield f"{kind}: {name}", size
 
 
@@ -74,28 +74,28 @@ def _data(settings: Settings, market: str, before: float) -> dict[str, int]:
         parts = key.split("/")
         if len(parts) > 4 and parts[3].startswith("data-"):
             attempts["/".join(parts[:4])].append(entry)
-    found = {}
+    sizes = {}
     for attempt, entries in sorted(attempts.items()):
         ref, data = attempt.rsplit("/", 1)
         if all(e.written < before for e in entries):
             manifest = store.manifest(ref)
             if manifest is None or manifest["data"] != data:
-                found[attempt] = sum(e.size for e in entries)
-    return found
+                sizes[attempt] = sum(e.size for e in entries)
+    return sizes
 
 
 def _lake(settings: Settings, market: str, before: float) -> dict[str, int]:
     """Of days in which a file was written lately nothing is taken: it may have replaced another."""
     lake = Lake(settings.lake, market)
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     written = lake.entries()
     with reading(open_store(settings.db_url)) as connection:
         for day, entries in sorted(written.items()):
             if any(e.written >= before for e in entries.values()):
                 continue
             named = _named(connection, lake, market, day)
-            found |= {key: e.size for key, e in entries.items() if named and key not in named}
-    return found
+            sizes |= {key: e.size for key, e in entries.items() if named and key not in named}
+    return sizes
 
 
 def _named(connection: sa.Connection, lake: Lake, market: str, day: str) -> set[str]:

@@ -19,8 +19,8 @@ def seal(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(gate: Artifact) -> dict[str, Any]:
     """Read the verdict of a gate artifact; raises :class:`RefusedError` when its seal is broken."""
-    found: dict[str, Any] = json.loads(gate.file(FILE).read_text(encoding="utf-8"))
-    body = {k: v for k, v in found.items() if k != "digest"}
-    if found.get("digest") != json_digest(body) or found["digest"] != gate.facts.get("digest"):
+    verdict: dict[str, Any] = json.loads(gate.file(FILE).read_text(encoding="utf-8"))
+    body = {k: v for k, v in verdict.items() if k != "digest"}
+    if verdict.get("digest") != json_digest(body) or verdict["digest"] != gate.facts.get("digest"):
         raise RefusedError(f"{gate.ref}: the verdict was changed after the gate wrote it")
-    return found
+    return verdict

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,17 +29,18 @@ def refresh_views(
     settings: Settings,
     config: MarketConfig,
     api: Any,
-    why: str = "the ledger decides what is live",
+    entries: Sequence[ledger.Entry] | None = None,
 ) -> list[str]:
     """Bring the routing document and MLflow's aliases up to the ledger; returns alias repairs.
 
-    A champion alias that somebody moved by hand is put back, and the ledger says so and ``why``.
+    ``entries``: the ledger with the caller's row (None: read here). A champion alias that somebody
+    moved by hand is put back, and the ledger says so.
     """
-    publish(settings, config.market)
+    rows = publish(settings, config.market, entries)
     # Said before MLflow is asked: an absent one takes a while to be given up.
-    log.info("%s: %s", config.market, away.served(settings, config.market))
+    log.info("%s: %s", config.market, away.served(settings, config.market, rows))
     try:
-        return follow(settings, config, api, why)
+        return follow(settings, config, api, "the ledger decides what is live")
     except Exception as e:  # noqa: BLE001 whatever its client, its server or its database raise
         said = str(e) if isinstance(e, CsrmError) else away.trouble(away.MLFLOW, e)
         log.warning(
@@ -50,10 +51,17 @@ def refresh_views(
         return []
 
 
-def publish(settings: Settings, market: str) -> None:
-    """Bring the routing document up to the ledger; else :class:`AwayError` says what is served."""
+def publish(
+    settings: Settings, market: str, entries: Sequence[ledger.Entry] | None = None
+) -> Sequence[ledger.Entry]:
+    """Bring the routing document up to the ledger, and return that.
+
+    Raises :class:`AwayError`, which says what is served, where the document cannot be written.
+    """
     try:
-        routing.publish(settings, market)
+        rows = ledger.verified(settings, market) if entries is None else entries
+        routing.publish(settings, market, rows)
+        return rows
     except CsrmError:
         raise
     except Exception as e:  # a document that was not written for whatever reason is told of
@@ -63,7 +71,7 @@ def publish(settings: Settings, market: str) -> None:
 def follow(settings: Settings, config: MarketConfig, api: Any, why: str) -> list[str]:
     """Bring MLflow's aliases up to the ledger; returns repairs and raises what MLflow raises."""
     with few_retries():
-        # Looked at before the ledger: a promoter writes there first.
+        # Looked at before the ledger is read (again): a promoter writes there first.
         seen = registry.read_aliases(api, config.model_name)
         entries = ledger.verified(settings, config.market)
         versions = registry.versions(api, config.model_name) if entries else {}

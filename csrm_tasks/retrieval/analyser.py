@@ -41,14 +41,14 @@ _SPACE = re.compile(r"\s+")
 
 def tokens(text: str) -> list[str]:
     """Return the search tokens of ``text``, in order, repetitions kept; [] for punctuation."""
-    found: list[str] = []
+    terms: list[str] = []
     for match in _TOKEN.finditer(normalise(text)):
         piece = match.group()
         if match.lastgroup in ("han", "hangul"):
-            found += _bigrams(piece)
+            terms += _bigrams(piece)
         else:
-            found.append(_SPACE.sub("", piece) if match.lastgroup == "unit" else piece)
-    return found
+            terms.append(_SPACE.sub("", piece) if match.lastgroup == "unit" else piece)
+    return terms
 
 
 def _bigrams(run: str) -> list[str]:

@@ -27,7 +27,7 @@ class LocaleRqa:
     """One locale's candidates before the threshold, and what raters said of its products."""
 
     locale: str
-    found: Retrieved
+    retrieved: Retrieved
     judged: dict[str, pl.DataFrame]  # split → JUDGED
     answers: pl.DataFrame  # judgements of titles by people (ANSWERS)
     lexical: Retrieved  # of BM25 alone, for the queries of ``answers``: a comparison
@@ -42,7 +42,7 @@ def retrieve_locale(
 ) -> LocaleRqa:
     """Retrieve for every query; ``tables`` are one locale's queries, products and pairs."""
     queries = tables["queries"]
-    found = retriever.retrieve(queries["norm"].to_list())
+    titles = retriever.retrieve(queries["norm"].to_list())
     judged = {
         str(split): judged_titles(group, tables["products"], title_tokens)
         for (split,), group in tables["pairs"].group_by(["split"], maintain_order=True)
@@ -50,7 +50,7 @@ def retrieve_locale(
     asked = queries.join(answers, on="query_id", how="semi")
     alone = retriever.without_dense().retrieve(asked["norm"].to_list())
     return LocaleRqa(
-        locale, dict(zip(queries["query_id"], found, strict=True)), judged, answers,
+        locale, dict(zip(queries["query_id"], titles, strict=True)), judged, answers,
         dict(zip(asked["query_id"], alone, strict=True)),
     )  # fmt: skip
 
@@ -62,14 +62,16 @@ def thresholds(parts: list[LocaleRqa], k: int) -> dict[str, float]:
     one encoder embeds both languages. Where none could, everything is kept.
     """
     own = {
-        p.locale: choose_threshold(p.found, p.judged["dev"], k) for p in parts if "dev" in p.judged
+        p.locale: choose_threshold(p.retrieved, p.judged["dev"], k)
+        for p in parts
+        if "dev" in p.judged
     }
     chosen = {locale: t for locale, t in own.items() if t is not None}
     shared = sum(chosen.values()) / len(chosen) if chosen else KEEP_ALL
     return {p.locale: chosen.get(p.locale, shared) for p in parts}
 
 
-def summarise(part: LocaleRqa, found: Retrieved, k: int) -> dict[str, Any]:
+def summarise(part: LocaleRqa, titles_of: Retrieved, k: int) -> dict[str, Any]:
     """Return how often titles are right (A26).
 
     ``judged_*``: by people, beside BM25 alone. ``rqa_accuracy``: the proxy over all
@@ -77,12 +79,12 @@ def summarise(part: LocaleRqa, found: Retrieved, k: int) -> dict[str, Any]:
     """
     lexical = {q: titles[:k] for q, titles in part.lexical.items()}
     by_people = {
-        "judged_accuracy": judged_accuracy(found, part.answers),
+        "judged_accuracy": judged_accuracy(titles_of, part.answers),
         "judged_accuracy_bm25": judged_accuracy(lexical, part.answers),
     }
     held_out = [part.judged[s] for s in ("dev", "gold") if s in part.judged]
-    everything = _accuracy(found, list(part.judged.values()))
-    unseen = _accuracy(found, held_out)
+    everything = _accuracy(titles_of, list(part.judged.values()))
+    unseen = _accuracy(titles_of, held_out)
     return {
         **{name: share for name, (share, _) in by_people.items()},
         "judged_titles": by_people["judged_accuracy"][1],
@@ -91,18 +93,18 @@ def summarise(part: LocaleRqa, found: Retrieved, k: int) -> dict[str, Any]:
         "rqa_accuracy_dev_gold": unseen.value,
         "judged_dev_gold": unseen.judged,
         "titles": everything.retrieved,
-        "queries_without_title": sum(not titles for titles in found.values()),
+        "queries_without_title": sum(not titles for titles in titles_of.values()),
     }
 
 
-def _accuracy(found: Retrieved, judged: list[pl.DataFrame]) -> Accuracy:
-    return rqa_accuracy(found, pl.concat(judged)) if judged else Accuracy(None, 0, 0)
+def _accuracy(titles_of: Retrieved, judged: list[pl.DataFrame]) -> Accuracy:
+    return rqa_accuracy(titles_of, pl.concat(judged)) if judged else Accuracy(None, 0, 0)
 
 
-def rqa_table(found: Mapping[str, list[Title]]) -> pl.DataFrame:
+def rqa_table(titles_of: Mapping[str, list[Title]]) -> pl.DataFrame:
     """Return the RQA frame, one row a query, sorted by query_id; empty lists where nothing is."""
     rows = [
         (q, [t.title for t in ts], [t.product_id for t in ts], [t.score for t in ts])
-        for q, ts in sorted(found.items())
+        for q, ts in sorted(titles_of.items())
     ]
     return pl.DataFrame(rows, RQA, orient="row")

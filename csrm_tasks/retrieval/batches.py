@@ -32,8 +32,8 @@ class Batch:
     @property
     def allowed(self) -> Mask:
         """(B, P): may this title be a negative of this pair? No pair of the same query may."""
-        found: Mask = np.isnan(self.teacher)[self.query_of]
-        return found
+        allowed: Mask = np.isnan(self.teacher)[self.query_of]
+        return allowed
 
 
 def draw(
@@ -58,7 +58,7 @@ def _hard(data: TrainingPairs, queries: Rows, most: int, rng: np.random.Generato
     """Return at random ``most`` of the titles mined for ``queries``: they cost as any other."""
     if data.mined is None:
         return np.zeros(0, np.int64)
-    found = np.unique(data.mined[queries])
-    found = found[found >= 0]
-    kept: Rows = rng.choice(found, most, replace=False) if len(found) > most else found
+    mined = np.unique(data.mined[queries])
+    mined = mined[mined >= 0]
+    kept: Rows = rng.choice(mined, most, replace=False) if len(mined) > most else mined
     return kept

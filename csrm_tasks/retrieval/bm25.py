@@ -110,11 +110,11 @@ class Bm25Index:
         """Weigh every token by its live df over all segments, then merge each segment's best."""
         if not terms:
             return []
-        found = [[part.posting(term) for part in self._parts] for term in terms]
-        weights = [self._weight(sum(len(docs) for docs, _ in row)) for row in found]
+        postings = [[part.posting(term) for part in self._parts] for term in terms]
+        weights = [self._weight(sum(len(docs) for docs, _ in row)) for row in postings]
         hits: Hits = []
         for i, part in enumerate(self._parts):
-            weighted = [(w, *row[i]) for w, row in zip(weights, found, strict=True)]
+            weighted = [(w, *row[i]) for w, row in zip(weights, postings, strict=True)]
             rows, scores = _best(weighted, self._norms[i], scratch[i], k)
             hits += zip(part.segment.table["id"].gather(rows), scores.tolist(), strict=True)
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k] if len(self._parts) > 1 else hits

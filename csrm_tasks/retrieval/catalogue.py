@@ -94,13 +94,13 @@ def evaluate_encoder(
     ids = pl.concat(list(qrels.values()))["query_id"].unique()
     asked = tables["queries"].filter(pl.col("query_id").is_in(ids.implode())).sort("query_id")
     rows, scores = index.search(model.encode(asked["norm"].to_list()), trec.DEPTH)
-    found = {
+    hits = {
         query: [(index.ids[r], s) for r, s in zip(near, cosines, strict=True) if r >= 0]
         for query, near, cosines in zip(
             asked["query_id"], rows.tolist(), scores.tolist(), strict=True
         )
     }
-    run = trec.run_of(found)
+    run = trec.run_of(hits)
     folder.mkdir(parents=True)
     trec.write_run(run, folder / "ebr.run", "ebr")
     for name, table in qrels.items():

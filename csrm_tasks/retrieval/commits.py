@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.retrieval.analyser import identity
 from csrm_tasks.retrieval.segment import Flags, Posting, Segment
 
@@ -133,7 +134,7 @@ def publish(folder: Path, parts: list[LiveSegment]) -> None:
         entries.append({"name": name, "dead": dead})
     state = {"analyser": identity(), "segments": entries}
     fresh = folder / f"{STATE}.part"
-    fresh.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    write_json(fresh, state, sort_keys=False)
     fresh.replace(folder / STATE)
     named = {name for entry in entries for name in entry.values()}
     for path in folder.glob("*-*"):

@@ -120,13 +120,13 @@ class BiEncoder(nn.Module):
         """Embed ``texts`` as (len(texts), dim) float32, batched by length, in the order given."""
         training = self.training
         self.eval()
-        found: Vectors = np.zeros((len(texts), self.dim), np.float32)
+        vectors: Vectors = np.zeros((len(texts), self.dim), np.float32)
         tokenised = self.tokenise(texts)
         for rows in tokenised.by_length(BATCH_TOKENS):
             ids, mask = tokenised.batch(rows)
-            found[rows] = self(ids, mask).numpy()
+            vectors[rows] = self(ids, mask).numpy()
         self.train(training)
-        return found
+        return vectors
 
 
 def _load_encoder(source: dict[str, str]) -> Any:

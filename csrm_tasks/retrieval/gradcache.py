@@ -28,12 +28,12 @@ class GradCache:
 
     def encode(self, chunks: Sequence[Chunk]) -> Tensor:
         """Embed ``chunks`` as one (n, dim) leaf whose gradient :meth:`backward` passes on."""
-        states, found = [], []
+        states, vectors = [], []
         with torch.no_grad():
             for ids, mask in chunks:
                 states.append(torch.get_rng_state())
-                found.append(self.embed(ids, mask))
-        leaf = torch.cat(found).requires_grad_()
+                vectors.append(self.embed(ids, mask))
+        leaf = torch.cat(vectors).requires_grad_()
         self._held.append((chunks, states, leaf))
         return leaf
 

@@ -30,9 +30,9 @@ class HybridSearch:
         """Return the best ``k`` products (rows of the index) of each query row, -1 where fewer."""
         semantic = self._dense.nearest(self._vectors[rows], k)
         lexical = self._bm25.search([self._queries[r] for r in rows], k)
-        found = np.full((len(rows), k), -1, np.int64)
+        fused = np.full((len(rows), k), -1, np.int64)
         for i, (near, hits) in enumerate(zip(semantic, lexical, strict=True)):
             known = [p for p, _ in hits if p in self._row]  # BM25 may know a product that is gone
             best = [self._row[p] for p, _ in fuse([near, known])[:k]]
-            found[i, : len(best)] = best
-        return found
+            fused[i, : len(best)] = best
+        return fused

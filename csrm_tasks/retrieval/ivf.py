@@ -82,8 +82,10 @@ def raise_probes(ivf: Any, vectors: Vectors, sample: Vectors) -> float:
     truth, _ = exact_search(vectors, sample, k)
     ivf.nprobe = max(1, ivf.nlist // 128)
     while True:
-        _, found = ivf.search(sample, k)
-        shared = [len(set(t) & set(f)) for t, f in zip(truth.tolist(), found.tolist(), strict=True)]
+        _, nearest = ivf.search(sample, k)
+        shared = [
+            len(set(t) & set(f)) for t, f in zip(truth.tolist(), nearest.tolist(), strict=True)
+        ]
         recall = float(np.mean(shared)) / k
         if recall >= RECALL_BOUND or ivf.nprobe >= ivf.nlist:
             return recall

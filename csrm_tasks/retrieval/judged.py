@@ -37,15 +37,15 @@ ACCEPTED = re.compile(r"(\d{6})-[0-9a-f]{16}\.csv")
 def judged_files(landing: Path, market: str) -> list[Path]:
     """Return the files of judgements by locale, in the order in which they count."""
     folder = landing / market / "judged"
-    found = (p for p in folder.glob("*/*") if p.suffix.lower() in (".csv", ".parquet"))
-    shown = (p for p in found if not p.name.startswith((".", "~")))  # what a program keeps open
+    files = (p for p in folder.glob("*/*") if p.suffix.lower() in (".csv", ".parquet"))
+    shown = (p for p in files if not p.name.startswith((".", "~")))  # what a program keeps open
     return sorted(shown, key=lambda p: (p.parent.name, _number(p), p.name))
 
 
 def _number(path: Path) -> int:
     """Return where an accepted file stands, from 1; 0 of one that was laid there by hand."""
-    found = ACCEPTED.fullmatch(path.name)
-    return int(found[1]) if found else 0
+    match = ACCEPTED.fullmatch(path.name)
+    return int(match[1]) if match else 0
 
 
 def judged_identity(landing: Path, market: str) -> list[list[str]]:
@@ -134,11 +134,11 @@ def _parquet_rows(path: Path, required: Sequence[str], _: str) -> list[Row]:
 
 
 def judged_accuracy(
-    found: Mapping[str, Sequence[Title]], answers: pl.DataFrame
+    titles_of: Mapping[str, Sequence[Title]], answers: pl.DataFrame
 ) -> tuple[float | None, int]:
     """Return the share of judged retrieved titles that are correct (None of none), and how many."""
     known = {(q, p): c for q, p, c in answers.iter_rows()}
-    marks = [known[q, t.product_id] for q, ts in found.items() for t in ts
+    marks = [known[q, t.product_id] for q, ts in titles_of.items() for t in ts
              if (q, t.product_id) in known]  # fmt: skip
     return (sum(marks) / len(marks) if marks else None), len(marks)
 

@@ -61,10 +61,10 @@ def mine(
         texts = zip(own["product_id"], normalised(own["title"]), strict=True)
         rows = {product: row_of[text] for product, text in texts}
         for query, hits in _asked(data, part, indexes[part.locale], config):
-            found = _survivors(
+            survivors = _survivors(
                 data, part, query, [rows.get(p, -1) for p, _ in hits], config, counts
             )
-            mined[query, : len(found)] = found
+            mined[query, : len(survivors)] = survivors
     log.info("hard negatives: %s", counts)
     return replace(data, mined=mined), counts
 
@@ -76,8 +76,8 @@ def _asked(
     queries = np.unique(part.query).tolist()
     for start in range(0, len(queries), CHUNK):
         chunk = queries[start : start + CHUNK]
-        found = index.search([data.queries[q] for q in chunk], config.last)
-        for query, hits in zip(chunk, found, strict=True):
+        answers = index.search([data.queries[q] for q in chunk], config.last)
+        for query, hits in zip(chunk, answers, strict=True):
             yield query, hits[config.first :]
 
 
@@ -92,9 +92,9 @@ def _survivors(
     """Return the first ``per_query`` title rows that may be negatives of ``query``."""
     known = set(part.titles_of(query).tolist())
     taken = [frozenset(tokens(data.titles[row])) for row in sorted(known)]
-    found: list[int] = []
+    survivors: list[int] = []
     for row in rows:
-        if len(found) == config.per_query:
+        if len(survivors) == config.per_query:
             break
         words = frozenset(tokens(data.titles[row])) if row >= 0 else frozenset()
         if row < 0:
@@ -104,9 +104,9 @@ def _survivors(
         elif any(jaccard(words, other) >= NEAR for other in taken):
             counts.copies += 1
         else:
-            found.append(row)
+            survivors.append(row)
             taken.append(words)
     counts.queries += 1
-    counts.mined += len(found)
-    counts.short += len(found) < config.per_query
-    return found
+    counts.mined += len(survivors)
+    counts.short += len(survivors) < config.per_query
+    return survivors

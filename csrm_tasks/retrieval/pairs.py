@@ -46,19 +46,19 @@ class LocalePairs:
         keys = query[:, None] * titles + title[None, :]
         at = np.minimum(np.searchsorted(self.known, keys), len(self.known) - 1)
         weight = self._weight_by_query[at]
-        found: Scores = np.where(self.known[at] == keys, weight, np.float32("nan"))
-        return found
+        weights: Scores = np.where(self.known[at] == keys, weight, np.float32("nan"))
+        return weights
 
     def titles_of(self, query: int) -> Rows:
         """Return the title rows of all pairs of query row ``query``."""
         start, end = np.searchsorted(self._query_sorted, [query, query + 1])
-        found: Rows = self.title[self._by_query[start:end]]
-        return found
+        titles: Rows = self.title[self._by_query[start:end]]
+        return titles
 
     @cached_property
     def _query_sorted(self) -> Rows:
-        found: Rows = self.query[self._by_query]
-        return found
+        queries: Rows = self.query[self._by_query]
+        return queries
 
     @cached_property
     def _by_query(self) -> Rows:
@@ -68,8 +68,8 @@ class LocalePairs:
 
     @cached_property
     def _weight_by_query(self) -> Scores:
-        found: Scores = self.weight[self._by_query]
-        return found
+        weights: Scores = self.weight[self._by_query]
+        return weights
 
 
 def _some_of_each(keys: Rows, wanted: Rows, most: int, rng: np.random.Generator) -> Rows:
@@ -79,8 +79,8 @@ def _some_of_each(keys: Rows, wanted: Rows, most: int, rng: np.random.Generator)
     count = np.searchsorted(keys, wanted, "right") - start
     before = np.repeat(np.cumsum(count) - count, count)  # places of earlier keys
     place = np.arange(count.sum()) - before  # 0.. within its key
-    found = np.repeat(start, count) + place
-    shuffled = found[np.lexsort((rng.random(len(found)), keys[found]))]
+    rows = np.repeat(start, count) + place
+    shuffled = rows[np.lexsort((rng.random(len(rows)), keys[rows]))]
     kept: Rows = shuffled[place < most]
     return kept
 

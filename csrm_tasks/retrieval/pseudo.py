@@ -30,8 +30,8 @@ def pseudo_pairs(
     titles = dict(zip(products["product_id"], normalised(products["title"]), strict=True))
     rows: list[tuple[str, str, str, int, float]] = []
     for (locale,), group in sorted(queries.group_by(["locale"])):
-        found = distinct_hits(indexes[str(locale)], group["norm"].to_list(), titles, k)
-        for query_id, hits in zip(group["query_id"], found, strict=True):
+        hits_of = distinct_hits(indexes[str(locale)], group["norm"].to_list(), titles, k)
+        for query_id, hits in zip(group["query_id"], hits_of, strict=True):
             rows += [(query_id, p, str(locale), r, s) for r, (p, s) in enumerate(hits)]
     return pl.DataFrame(rows, PSEUDO, orient="row").sort("query_id", "rank")
 
@@ -40,18 +40,18 @@ def distinct_hits(
     index: Bm25Index, queries: list[str], titles: Mapping[str, str], k: int
 ) -> list[Hits]:
     """Return per query the best ``k`` hits of distinct title; fetches more where copies crowd."""
-    found: list[Hits] = [[] for _ in queries]
+    distinct: list[Hits] = [[] for _ in queries]
     pending, limit = list(range(len(queries))), 2 * k
     while pending:
         fetched = index.search([queries[i] for i in pending], limit)
         found_now = zip(pending, fetched, strict=True)
         short: list[int] = []
         for i, hits in found_now:
-            found[i] = _distinct(hits, titles)[:k]
-            if len(found[i]) < k and len(hits) == limit:
+            distinct[i] = _distinct(hits, titles)[:k]
+            if len(distinct[i]) < k and len(hits) == limit:
                 short.append(i)
         pending, limit = short, 2 * limit
-    return found
+    return distinct
 
 
 def _distinct(hits: Hits, titles: Mapping[str, str]) -> Hits:

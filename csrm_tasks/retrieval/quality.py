@@ -55,7 +55,7 @@ def rqa_accuracy(retrieved: Retrieved, judged: pl.DataFrame) -> Accuracy:
     ``judged`` comes from raters, or from :func:`judged_titles` where there are none.
     """
     known = _lookup(judged)
-    titles = [(q, t.title) for q, found in retrieved.items() for t in found]
+    titles = [(q, t.title) for q, augmented in retrieved.items() for t in augmented]
     marks = [known[pair] for pair in titles if pair in known]
     value = sum(marks) / len(marks) if marks else None
     return Accuracy(value, len(marks), len(titles))
@@ -105,14 +105,14 @@ def _lookup(judged: pl.DataFrame) -> dict[tuple[str, str], bool]:
 
 
 def recall_at(
-    found: Mapping[str, Sequence[str]], relevant: Mapping[str, Sequence[str]]
+    retrieved: Mapping[str, Sequence[str]], relevant: Mapping[str, Sequence[str]]
 ) -> float | None:
-    """Mean over the queries of ``relevant`` of the share of their products among ``found``.
+    """Mean over the queries of ``relevant`` of the share of their products among ``retrieved``.
 
     None when no query has a relevant product.
     """
     shares = [
-        len(set(found.get(q, ())) & set(products)) / len(set(products))
+        len(set(retrieved.get(q, ())) & set(products)) / len(set(products))
         for q, products in relevant.items()
         if products
     ]

@@ -54,9 +54,9 @@ class Segment:
         seen: dict[str, int] = {}
         terms, lengths = array("i"), array("i")
         for identifier in ids:
-            found = tokens(texts[identifier])
-            terms.extend([seen.setdefault(t, len(seen)) for t in found])
-            lengths.append(len(found))
+            own = tokens(texts[identifier])
+            terms.extend([seen.setdefault(t, len(seen)) for t in own])
+            lengths.append(len(own))
         columns = [ids, [stamp(texts[i]) for i in ids], np.array(lengths, np.int32)]
         table = pl.DataFrame(columns, DOCUMENTS)
         docs = np.repeat(np.arange(len(ids), dtype=np.int64), lengths)
@@ -93,8 +93,8 @@ class Segment:
     @cached_property
     def lengths(self) -> Rows:
         """Tokens of each document, (n,)."""
-        found: Rows = self.table["length"].to_numpy()
-        return found
+        lengths: Rows = self.table["length"].to_numpy()
+        return lengths
 
     def posting(self, term: str) -> Posting:
         """Return the documents of ``term`` and its counts."""
@@ -110,8 +110,8 @@ class Segment:
         at = self.table["id"].search_sorted(wanted, side="left").to_numpy().astype(np.int64)
         inside = at < len(self)
         same = (self.table["id"].gather(at[inside]) == wanted.filter(pl.Series(inside))).to_numpy()
-        found: Longs = at[inside][same]
-        return found
+        rows: Longs = at[inside][same]
+        return rows
 
     def save(self, folder: Path) -> None:
         """Write the segment's files."""
@@ -151,8 +151,8 @@ def _inverted(
     size = max(1, len(table))
     keys = rank[terms] * size + docs if len(terms) else np.zeros(0, np.int64)
     if counts is None:
-        keys, found = np.unique(keys, return_counts=True)
-        counts = np.minimum(found, MOST).astype(np.uint16)
+        keys, counts_of = np.unique(keys, return_counts=True)
+        counts = np.minimum(counts_of, MOST).astype(np.uint16)
     else:
         by_key = np.argsort(keys)
         keys, counts = keys[by_key], counts[by_key]

@@ -37,14 +37,14 @@ def qrels_of_purchases(behaviour: pl.DataFrame) -> pl.DataFrame:
     return _sorted(bought.with_columns(relevance=pl.lit(1)).rename({"product_id": "doc_id"}))
 
 
-def run_of(found: Mapping[str, Sequence[tuple[str, float]]]) -> pl.DataFrame:
+def run_of(hits_of: Mapping[str, Sequence[tuple[str, float]]]) -> pl.DataFrame:
     """Return RUN of (product, score) lists, best first.
 
     Scores are made to fall strictly, as tools break ties each in their own way: by the rank.
     """
     rows = [
         (query, product, float(len(hits) - rank))
-        for query, hits in sorted(found.items())
+        for query, hits in sorted(hits_of.items())
         for rank, (product, _) in enumerate(hits)
     ]
     return pl.DataFrame(rows, RUN, orient="row")
@@ -59,12 +59,12 @@ def measure(qrels: pl.DataFrame, run: pl.DataFrame) -> dict[str, float] | None:
     if able.is_empty():
         return None
     judged = qrels.filter(pl.col("query_id").is_in(able.implode()))
-    found = ir_measures.calc_aggregate(
+    figures = ir_measures.calc_aggregate(
         list(MEASURES.values()),
         [ir_measures.Qrel(*row) for row in judged.iter_rows()],
         [ir_measures.ScoredDoc(*row) for row in run.iter_rows()],
     )
-    return {name: float(found[m]) for name, m in MEASURES.items()}
+    return {name: float(figures[m]) for name, m in MEASURES.items()}
 
 
 def write_qrels(qrels: pl.DataFrame, path: Path) -> None:

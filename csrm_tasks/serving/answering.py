@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from csrm_tasks.errors import DataError
+from csrm_tasks.ranking import best_first
 from csrm_tasks.release.bundle.scorer import Scored
 from csrm_tasks.serving import ubi
 from csrm_tasks.serving.alarms import Alarms
@@ -61,8 +62,8 @@ class ScoringService:
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
         names = ("id", "em", "defect", "is_defect", "rank_score")
-        found = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
-        return {"release": release.release, "bucket": arm, "products": found}
+        products = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
+        return {"release": release.release, "bucket": arm, "products": products}
 
     async def rank(self, search: Search) -> dict[str, Any]:
         """Leave out defects, put exact products first by their probability, keep the rest's order.
@@ -137,9 +138,9 @@ class ScoringService:
         query = normalise(listing.query)
         remembered = release.queries.remembers(query)
         try:
-            found = await release.score(query, [rows[i] for i in at], titles)
+            scored = await release.score(query, [rows[i] for i in at], titles)
             failed = False
-            return found
+            return scored
         finally:
             seconds = time.perf_counter() - began
             # Without a session a request is always the stable release's, except that a release in
@@ -198,10 +199,8 @@ def _order(
     """Return positions in ranked order, and those left out as defects."""
     rank_score, defect = scored.rank_score.tolist(), scored.is_defect.tolist()
     out = {i for i, bad in zip(known, defect, strict=True) if bad}
-    exact = {
-        i: p for i, p, bad in zip(known, rank_score, defect, strict=True)
-        if p >= threshold and not bad
-    }  # fmt: skip
-    first = sorted(exact, key=lambda i: -exact[i])  # stable: ties keep the order given
-    rest = [i for i in range(size) if i not in out and i not in exact]
-    return [*first, *rest], sorted(out)
+    exact: list[float | None] = [None] * size  # None: keeps its place among the rest
+    for i, p in zip(known, rank_score, strict=True):
+        if p >= threshold and i not in out:
+            exact[i] = p
+    return [i for i in best_first(exact).tolist() if i not in out], sorted(out)

@@ -88,12 +88,12 @@ class Service:
     def health(self) -> dict[str, Any]:
         """Return what answers now, and which alarms are on."""
         state = self.follower.state
-        found: dict[str, Any] = {"ready": state is not None, "alarms": self.alarms.texts()}
+        health: dict[str, Any] = {"ready": state is not None, "alarms": self.alarms.texts()}
         if state is not None:
             document = state.document
-            found |= {name: getattr(document, name) for name in ("stable", "next", "holdout")}
-            found |= {"ledger_seq": document.ledger_seq, "loaded": sorted(state.releases)}
-        return found
+            health |= {name: getattr(document, name) for name in ("stable", "next", "holdout")}
+            health |= {"ledger_seq": document.ledger_seq, "loaded": sorted(state.releases)}
+        return health
 
 
 def create_app(service: Service, token: str) -> FastAPI:
@@ -165,10 +165,10 @@ def _routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz")
     async def readyz(request: Request) -> Response:
-        found = service.health()
+        health = service.health()
         if not request.scope[KNOWN]:  # alarms may name files and buckets
-            found["alarms"] = sorted(found["alarms"])
-        return _answer(found, 200 if found["ready"] else 503)
+            health["alarms"] = sorted(health["alarms"])
+        return _answer(health, 200 if health["ready"] else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -202,13 +202,13 @@ def _errors(app: FastAPI) -> None:
 
 def _partly(logged: int, refused: dict[int, str]) -> Response:
     """Return 200 when all was good, 207 when some was, 422 when nothing was."""
-    found: dict[str, Any] = {"logged": logged}
+    body: dict[str, Any] = {"logged": logged}
     if refused:
-        found["refused"] = [{"index": i, "detail": _short(why)} for i, why in refused.items()]
+        body["refused"] = [{"index": i, "detail": _short(why)} for i, why in refused.items()]
     if logged or not refused:
-        return _answer(found, 207 if refused else 200)
+        return _answer(body, 207 if refused else 200)
     index, why = next(iter(refused.items()))
-    return _answer(found | {"error": _short(f"events.{index}.{why}")}, 422)
+    return _answer(body | {"error": _short(f"events.{index}.{why}")}, 422)
 
 
 def _short(why: str) -> str:

@@ -52,20 +52,20 @@ class Document(BaseModel):
 def parse(market: str, raw: bytes) -> Document:
     """Read and check a document; raises :class:`RefusedError` saying what is wrong with it."""
     try:
-        found = Document.model_validate(json.loads(raw))
+        document = Document.model_validate(json.loads(raw))
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         raise RefusedError(f"routing of {market}: {at}: {first['msg']}") from e
     except ValueError as e:
         raise RefusedError(f"routing of {market}: not JSON") from e
-    if (found.version, found.market) != (routing.VERSION, market):
+    if (document.version, document.market) != (routing.VERSION, market):
         raise RefusedError(
-            f"routing of {market}: version {found.version} of market {found.market}, this server "
-            f"follows version {routing.VERSION}"
+            f"routing of {market}: version {document.version} of market {document.market}, this "
+            f"server follows version {routing.VERSION}"
         )
-    routing.check(found.fields())
-    lost = [r for r in (*found.answering, *found.predecessors) if r not in found.bundles]
+    routing.check(document.fields())
+    lost = [r for r in (*document.answering, *document.predecessors) if r not in document.bundles]
     if lost:
         raise RefusedError(f"routing of {market}: no bundle is named for {lost[0]}")
-    return found
+    return document

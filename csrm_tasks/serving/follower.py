@@ -102,12 +102,12 @@ class Follower:
         if document is None:
             return
         if self.state is None or self.state.document != document:
-            found, lost = self._loaded(document.answering, document, "release")
+            loaded, lost = self._loaded(document.answering, document, "release")
             if lost:
                 return
             kept = self.state.releases if self.state else {}
             known = {r: kept[r] for r in document.predecessors if r in kept}
-            self.state = State(document, document.fields(), {**known, **found})
+            self.state = State(document, document.fields(), {**known, **loaded})
             log.warning("serving: %s follows row %d", self._market, document.ledger_seq)
         self._alarms.clear("release")
         before, lost = self._loaded(document.predecessors, document, "predecessor")
@@ -138,28 +138,28 @@ class Follower:
     ) -> tuple[dict[str, LoadedRelease], bool]:
         """Return the named releases, loaded once each, and whether one is lost, with an alarm."""
         have = self.state.releases if self.state else {}
-        found = {
+        releases = {
             name: have.get(name)
             or self._attempt(
                 name, kind, partial(self._loader.release, name, document.bundles[name])
             )
             for name in names
         }
-        good = {name: loaded for name, loaded in found.items() if loaded is not None}
-        return good, len(good) < len(found)
+        good = {name: loaded for name, loaded in releases.items() if loaded is not None}
+        return good, len(good) < len(releases)
 
     def _attempt(self, name: str, kind: Any, load: Callable[[], Any]) -> Any:
         """Load something, not oftener than every so many seconds once it failed."""
         if time.monotonic() < self._failed.get(name, 0.0):
             return None
         try:
-            found = load()
+            loaded = load()
         except Exception as e:  # noqa: BLE001
             self._failed[name] = time.monotonic() + RETRY
             self._alarms.raise_(kind, ArtifactError(f"{name} cannot be loaded: {e}"))
             return None
         self._failed.pop(name, None)
-        return found
+        return loaded
 
     def _refresh(self) -> None:
         """Take newer vectors of the catalogue for the releases that have some."""

@@ -50,16 +50,16 @@ class LoadedRelease:
 
     async def score(self, query: str, rows: Sequence[int | None], titles: Sequence[str]) -> Scored:
         """Score one query against products: by row, else the next of ``titles``; (len(rows),)."""
-        found = np.empty((len(rows), 2, self.scorer.dim), np.float32)
+        vectors = np.empty((len(rows), 2, self.scorer.dim), np.float32)
         known = [i for i, row in enumerate(rows) if row is not None]
-        found[known] = self.products.take([row for row in rows if row is not None])
+        vectors[known] = self.products.take([row for row in rows if row is not None])
         if titles:
             lacking = [i for i, row in enumerate(rows) if row is None]
             loop = asyncio.get_running_loop()
-            found[lacking] = await loop.run_in_executor(
+            vectors[lacking] = await loop.run_in_executor(
                 self.pool, self.scorer.encode_titles, titles
             )
-        return self.scorer.score_vectors(await self.queries.vector(query), found)
+        return self.scorer.score_vectors(await self.queries.vector(query), vectors)
 
 
 class Loader:

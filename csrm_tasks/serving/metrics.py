@@ -52,5 +52,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the exposition text."""
-        found: bytes = generate_latest(self._registry)
-        return found
+        text: bytes = generate_latest(self._registry)
+        return text

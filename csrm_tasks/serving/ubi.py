@@ -105,9 +105,9 @@ class UbiLog:
 
     def _file(self, kind: Kind) -> BinaryIO:
         day = self._day()
-        found = self._open.get(kind)
-        if found and found.part.parent.parent.name == day:
-            return found.file
+        opened = self._open.get(kind)
+        if opened and opened.part.parent.parent.name == day:
+            return opened.file
         self._close(lambda part: part.parent.parent.name != day)
         folder = self._root / day / self._locale
         folder.mkdir(parents=True, exist_ok=True)

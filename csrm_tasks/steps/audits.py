@@ -51,17 +51,17 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
         audits.page(ReleaseScorer(ctx.store.open(ref).path), shown, release)
         for release, ref in arms.items()
     )
-    found = audits.items(pages, seed)
-    tasks = found.join(shown, on=["query_id", "product_id"], how="left", maintain_order="left")
+    items = audits.items(pages, seed)
+    tasks = items.join(shown, on=["query_id", "product_id"], how="left", maintain_order="left")
     audits.write_tasks(tasks.select("item", "query", "title", "brand", "category").to_dicts(),
                        ctx.out / TASKS)  # fmt: skip
     pages.write_parquet(ctx.out / KEY)
-    found.write_parquet(ctx.out / ITEMS)
-    pairs = found.with_columns(pl.lit(ctx.market.target_locale).alias("locale"))
+    items.write_parquet(ctx.out / ITEMS)
+    pairs = items.with_columns(pl.lit(ctx.market.target_locale).alias("locale"))
     columns = dict.fromkeys(("query_id", "product_id", "locale"), pl.String)
     write_table(pairs.select(list(columns)), columns, ctx.out / "pairs.parquet")  # type: ignore[arg-type]
     kept = {k: state[k] for k in ("open", "control", "snapshot", "llm", "rqa")}
-    return {"day": day, "queries": pages["query_id"].n_unique(), "items": found.height, **kept}
+    return {"day": day, "queries": pages["query_id"].n_unique(), "items": items.height, **kept}
 
 
 @step("audit_send", inputs=["audit"], side_effect=True)
@@ -80,8 +80,8 @@ def audit_send(ctx: Context) -> Metadata:
 
 def _answers(market: MarketConfig, settings: Settings, _: Mapping[str, Any]) -> Any:
     """What raters gave back lies in the landing zone."""
-    found = sorted((settings.landing / market.market / "audits").glob("*.answers.*"))
-    return [[path.name, file_digest(path)] for path in found]
+    files = sorted((settings.landing / market.market / "audits").glob("*.answers.*"))
+    return [[path.name, file_digest(path)] for path in files]
 
 
 @step("audit_answers", inputs=["state"], external_inputs=_answers, side_effect=True)
@@ -114,11 +114,11 @@ def audit_answers(ctx: Context, *, day: str) -> Metadata:
 
 def _answers_file(folder: Path, day: str) -> Path | None:
     """Return a day's file of answers, if raters have given one; any program's ending is seen."""
-    found = [p for p in sorted(folder.glob(f"{day}.answers.*"))]
-    if len(found) > 1:
-        names = ", ".join(p.name for p in found)
+    files = [p for p in sorted(folder.glob(f"{day}.answers.*"))]
+    if len(files) > 1:
+        names = ", ".join(p.name for p in files)
         raise DataError(f"{folder} has {names}: leave the one that counts, as {day}.answers.csv")
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def _take(ctx: Context, row: Entry, counted: Entry | None, path: Path) -> bool:
@@ -177,11 +177,11 @@ def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str, **abou
     from csrm_tasks.release.online import audits
 
     pages = pl.read_parquet(audit.file(KEY))
-    found = asdict(audits.count(pages, grades, audit.facts["open"], audit.facts["control"]))
+    counted = asdict(audits.count(pages, grades, audit.facts["open"], audit.facts["control"]))
     payload = {"by": by, "audit": audit.ref, "grades": ref, **about}
-    payload |= {k: str(v) for k, v in found.items()}
-    _append(ctx, "audited", audit, f"by {by}: {json.dumps(found)}", payload)
-    return found
+    payload |= {k: str(v) for k, v in counted.items()}
+    _append(ctx, "audited", audit, f"by {by}: {json.dumps(counted)}", payload)
+    return counted
 
 
 def _append(

@@ -102,18 +102,18 @@ def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Metada
     prompts = [peer.question(q, p) for q, p in zip(*fields.of(gold), strict=True)]
     if remote:
         endpoint = peer.Endpoint.from_environment()
-        found = peer.ask_all(endpoint, model, prompts, ctx.work / "answers.jsonl")
+        probabilities = peer.ask_all(endpoint, model, prompts, ctx.work / "answers.jsonl")
     else:
-        found = peer.answer_locally(model, prompts)
-    _write(ctx, gold, found)
-    right = (found.argmax(axis=1) == gold["grade"].to_numpy()).sum()
+        probabilities = peer.answer_locally(model, prompts)
+    _write(ctx, gold, probabilities)
+    right = (probabilities.argmax(axis=1) == gold["grade"].to_numpy()).sum()
     return {"gold_pairs": len(gold), "gold_agreement": float(right / max(1, len(gold)))}
 
 
-def _write(ctx: Context, gold: pl.DataFrame, found: Any) -> None:
+def _write(ctx: Context, gold: pl.DataFrame, probabilities: Any) -> None:
     """Write ``scored.parquet`` as ``score_pairs`` does."""
     from csrm_tasks.llm.scoring.scoring import with_probabilities
     from csrm_tasks.records import PAIRS, SCORED, write_table
 
     schema = {k: PAIRS[k] for k in ("pair_id", "grade")} | SCORED
-    write_table(with_probabilities(gold, found), schema, ctx.out / "scored.parquet")
+    write_table(with_probabilities(gold, probabilities), schema, ctx.out / "scored.parquet")

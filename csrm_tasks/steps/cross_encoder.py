@@ -74,10 +74,10 @@ def train_cross_encoder(ctx: Context) -> Metadata:
         _about(reader, chosen, config.product_fields),
         _judged(model, reader, tables.dev(None)),
     )
-    found = export_cross(model.cpu(), ctx.out, about, judged)
+    parities = export_cross(model.cpu(), ctx.out, about, judged)
     facts: Metadata = {"pairs": len(examples), "steps": plan.steps, "loss": done.curve[-1][1]}
     facts |= {f"dev_{head}_f1": threshold.f1 for head, threshold in chosen.items()}
-    facts |= {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
+    facts |= {f"{variant}_{k}": v for variant, p in parities.items() for k, v in vars(p).items()}
     log.info("cross-encoder: dev of %s, %d pairs: %s", dev["locale"][0], len(dev), chosen)
     numbers = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
     tracking.log_run(
@@ -118,12 +118,12 @@ def _thresholds(
         return measure.dev_thresholds(dev, scores, floor)
     most = min(TAUGHT, len(taught))
     rows = np.random.default_rng(market.seed).choice(len(taught), most, replace=False)
-    found = cross_probabilities(
+    probabilities = cross_probabilities(
         model, reader.queries(taught.queries), reader.products(taught.products),
         taught.query[rows], taught.product[rows],
     )  # fmt: skip
     truth = taught.exact[rows], taught.irrelevant[rows]
-    chosen = measure.choose_by_head(found, truth, floor)
+    chosen = measure.choose_by_head(probabilities, truth, floor)
     return measure.on_dev(dev, scores, {name: t.value for name, t in chosen.items()})
 
 

@@ -25,6 +25,7 @@ from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.files import Source, sort_file
 from csrm_tasks.ingest.validation.ignored import Notes
 from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult
+from csrm_tasks.json_files import write_json
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import write_table
 from csrm_tasks.settings import Settings
@@ -50,7 +51,7 @@ def land(ctx: Context, *, day: str) -> Metadata:
     files = _list(ctx.market, ctx.settings, day)
     if not files:
         raise DataError(f"{ctx.settings.landing}/{ctx.market.market}/{day}: no file was delivered")
-    _write_json(ctx.out / "files.json", {"day": day, "files": [f.as_json() for f in files]})
+    write_json(ctx.out / "files.json", {"day": day, "files": [f.as_json() for f in files]})
     return {"day": day, "files": len(files), "bytes": sum(f.size for f in files)}
 
 
@@ -70,20 +71,20 @@ def validate(ctx: Context) -> Metadata:
     for number, file in enumerate(files):
         name = f"clean/{number:03d}.parquet"
         (ctx.out / "clean").mkdir(exist_ok=True)
-        found = sort_file(
+        result = sort_file(
             _source(ctx.settings, file), day, ctx.market.ingest, ctx.out / name,
             ctx.market.schedule.timezone,
         )  # fmt: skip
-        rejected.append(found.rejected.with_columns(pl.lit(file.name).alias("file")))
+        rejected.append(result.rejected.with_columns(pl.lit(file.name).alias("file")))
         counts.append({
-            "file": file.as_json(), "clean": name, "rows": found.rows,
-            "rejected": found.rejected.height, "fault": found.fault,
-            "header": found.header.decode(), "ignored": found.ignored,
-            "notes": found.notes.as_json(),
+            "file": file.as_json(), "clean": name, "rows": result.rows,
+            "rejected": result.rejected.height, "fault": result.fault,
+            "header": result.header.decode(), "ignored": result.ignored,
+            "notes": result.notes.as_json(),
         })  # fmt: skip
     quarantine = pl.concat(rejected)
     quarantine.write_parquet(ctx.out / "quarantine.parquet")
-    _write_json(ctx.out / "counts.json", {"day": day, "files": counts})
+    write_json(ctx.out / "counts.json", {"day": day, "files": counts})
     rows = sum(c["rows"] + c["rejected"] + c["ignored"] for c in counts)
     return {"day": day, "rows": rows, "rejected": quarantine.height}
 
@@ -105,7 +106,7 @@ def store(ctx: Context) -> Metadata:
         judged = ValidationResult(clean, bad, entry["fault"], header, entry["ignored"], notes)
         raw_of = _raw_of(ctx.settings, file)
         receipts.append(load_file(window, file, judged, raw_of, _landed_now(ctx.settings, file)))
-    _write_json(
+    write_json(
         ctx.out / "receipt.json",
         {"day": counts["day"], "files": [r.as_json() for r in receipts]},
     )
@@ -191,10 +192,10 @@ def snapshot(ctx: Context, *, stage: int, until: str) -> Metadata:
         path = ctx.out / f"{name}.parquet"
         write_table(getattr(built.tables, name), schema, path)
         digests[name] = file_digest(path)
-    _write_json(ctx.out / "health.json", health_document(built))
-    _write_json(ctx.out / "raters.json", built.judged.raters)
+    write_json(ctx.out / "health.json", health_document(built))
+    write_json(ctx.out / "raters.json", built.judged.raters)
     about = describe(built, ctx.market, stage, until, digests)
-    _write_json(ctx.out / "snapshot.json", about)
+    write_json(ctx.out / "snapshot.json", about)
     _keep_sides(ctx, built)
     return facts(about, built)
 
@@ -205,8 +206,8 @@ def _recall_sides(ctx: Context) -> None:
         if known_sides(connection, ctx.market.market).height:
             return
         refs = [ref for ref, _ in ctx.store.published(f"{ctx.market.market}/snapshot")]
-        found = first_sides((ref, _sides_in(ctx.store.open(ref))) for ref in refs)
-        add_sides(connection, ctx.market.market, found)
+        sides = first_sides((ref, _sides_in(ctx.store.open(ref))) for ref in refs)
+        add_sides(connection, ctx.market.market, sides)
 
 
 def _sides_in(snapshot: Artifact) -> pl.DataFrame:
@@ -246,8 +247,3 @@ def _landed_now(settings: Settings, file: Delivery) -> Callable[[], bool]:
 def _raw_of(settings: Settings, file: Delivery) -> RawOf:
     """Read the file again for the bytes of rows that only the store could refuse; rarely needed."""
     return lambda rows: _source(settings, file).raw_of(rows) if rows else []
-
-
-def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
-    path.write_text(text, encoding="utf-8")

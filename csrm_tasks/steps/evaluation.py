@@ -12,6 +12,7 @@ from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, SCORED, read_table
 from csrm_tasks.release import ledger
@@ -62,7 +63,7 @@ def champion(ctx: Context) -> Metadata:
         facts |= {part: bundle.inputs[part] for part in PARTS}
         for name, part in BEHIND.items():  # retention keeps them for whoever reads this
             facts[name] = ctx.store.open(facts[part]).inputs.get(name)
-    (ctx.out / "champion.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    write_json(ctx.out / "champion.json", facts)
     return facts
 
 
@@ -98,8 +99,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "training": _training(ctx, _names(ctx, names)),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
-    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-    (ctx.out / "metrics.json").write_text(text, encoding="utf-8")
+    write_json(ctx.out / "metrics.json", summary, sort_keys=False)
     page = ctx.out / "report.html"
     page.write_text(report.render(summary), encoding="utf-8")
     metrics = headline(summary)
@@ -138,7 +138,7 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
     from csrm_tasks.evaluation.gold import llm_answers, tower_answers
 
     peers = ctx.input("baselines")
-    found = [
+    answers = [
         llm_answers(n, "baseline", peers.ref, pl.read_parquet(peers.file(f"{n}.parquet")), gold)
         for n in BASELINES
     ]
@@ -147,12 +147,12 @@ def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         llm = artifact.inputs.get("llm")  # what was not trained here is its own source
         kind = "baseline" if llm is None else "control" if _unclicked(ctx, artifact) else "llm"
-        found.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
+        answers.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         kind = "control" if artifact.facts.get("control") else "towers"
-        found.append(tower_answers(name, artifact.inputs["export"], scored, gold, kind))
-    return found
+        answers.append(tower_answers(name, artifact.inputs["export"], scored, gold, kind))
+    return answers
 
 
 def _unclicked(ctx: Context, scores: Artifact) -> bool:
@@ -166,14 +166,14 @@ def _rivals(ctx: Context, models: list[Any]) -> list[tuple[str, str]]:
 
     The champion's are known by what was scored; the candidate's are the last of the others.
     """
-    live, found = ctx.input("champion").facts, []
+    live, rivals = ctx.input("champion").facts, []
     for kind, part in (("llm", "llm"), ("towers", "export")):
         of_kind = [m for m in models if m.kind == kind]
         champions = [m.name for m in of_kind if m.source == live[part]]
         others = [m.name for m in of_kind if m.source != live[part]]
         if champions and others:
-            found.append((others[-1], champions[0]))
-    return found
+            rivals.append((others[-1], champions[0]))
+    return rivals
 
 
 def _json(artifact: Artifact, name: str) -> Any:
@@ -205,17 +205,17 @@ def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
 
 def _training(ctx: Context, names: list[str]) -> dict[str, Any]:
     """How each LLM was trained: its facts and, of a round, what its soft labels said (A18, A44)."""
-    found: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     for name, scores in zip(names, ctx.lists["llm_scores"], strict=False):  # towers come after
         if "llm" not in scores.inputs:  # a baseline
             continue
         llm = ctx.store.open(scores.inputs["llm"])
-        found[name] = {"facts": dict(llm.facts)}
+        training[name] = {"facts": dict(llm.facts)}
         if llm.inputs.get("soft"):
             soft = ctx.store.open(llm.inputs["soft"])
-            found[name]["soft"] = dict(soft.facts)
+            training[name]["soft"] = dict(soft.facts)
             if not soft.facts.get("stopped"):
-                found[name]["changes"] = _json(soft, "changes")
+                training[name]["changes"] = _json(soft, "changes")
         if "chosen_ref" in llm.facts:  # a chosen model hides nothing of the candidate it was
-            found[name]["facts"] = {**ctx.store.open(llm.facts["chosen_ref"]).facts, **llm.facts}
-    return found
+            training[name]["facts"] = {**ctx.store.open(llm.facts["chosen_ref"]).facts, **llm.facts}
+    return training

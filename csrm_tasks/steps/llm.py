@@ -29,8 +29,8 @@ def _base_identity(market: MarketConfig, settings: Settings, params: Mapping[str
 
 
 def _path(ctx: Context, name: str) -> Path | None:
-    found = ctx.inputs.get(name)
-    return None if found is None else found.path
+    artifact = ctx.inputs.get(name)
+    return None if artifact is None else artifact.path
 
 
 def _use_threads(ctx: Context) -> None:
@@ -81,10 +81,10 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
 
 def _parents(ctx: Context) -> dict[str, str]:
     """What a training started from: its inputs with their digests and, of a round, the teacher."""
-    found = {name: artifact.ref for name, artifact in ctx.inputs.items()}
-    found |= {f"{name}_digest": artifact.digest for name, artifact in ctx.inputs.items()}
+    parents = {name: artifact.ref for name, artifact in ctx.inputs.items()}
+    parents |= {f"{name}_digest": artifact.digest for name, artifact in ctx.inputs.items()}
     soft = ctx.inputs.get("soft")
-    return found if soft is None else found | {"teacher": soft.inputs["llm"]}
+    return parents if soft is None else parents | {"teacher": soft.inputs["llm"]}
 
 
 def _pass_on(ctx: Context, soft: Artifact) -> Metadata:
@@ -114,17 +114,17 @@ def select_llm(ctx: Context) -> Metadata:
     shutil.copytree(best.file("adapter"), ctx.out / "adapter")
     shutil.copy(best.file("curves.json"), ctx.out)
     votes = table(ctx.input("snapshot").path, "votes")
-    found = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")
-    replace(read_card(best.path), temperature=found.temperature).write(ctx.out)
+    calibration = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")
+    replace(read_card(best.path), temperature=calibration.temperature).write(ctx.out)
     facts: Metadata = {
         "chosen_ref": best.ref,
         "dev_micro_f1": best.facts["dev_micro_f1"],
         "source_dev_micro_f1": best.facts["source_dev_micro_f1"],
         "candidates": {a.ref: a.facts["dev_micro_f1"] for a in llms},
-    } | asdict(found)
+    } | asdict(calibration)
     log.info(
         "chose %s: dev micro-F1 %.4f; temperature %.3f: %s",
-        best.ref, facts["dev_micro_f1"], found.temperature, found.calibration,
+        best.ref, facts["dev_micro_f1"], calibration.temperature, calibration.calibration,
     )  # fmt: skip
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,

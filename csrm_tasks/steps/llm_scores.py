@@ -6,11 +6,11 @@ of its own: what is done is never scored again (A19), and a killed one costs tha
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _score(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> tuple[p
 
 
 def _rqa(ctx: Context) -> Path | None:
-    found = ctx.inputs.get("rqa")
-    return None if found is None else found.path
+    artifact = ctx.inputs.get("rqa")
+    return None if artifact is None else artifact.path
 
 
 def _finish(ctx: Context, scored: pl.DataFrame, truncated: int, space: str, split: str) -> Metadata:
@@ -206,8 +206,8 @@ def _stopped(ctx: Context, space: str, split: str) -> str | None:
     teacher = ctx.input("llm")
     before = _teacher_of(ctx, teacher)
     if before is None or "stopped" in teacher.facts:
-        found: str | None = teacher.facts.get("stopped")
-        return found
+        reason: str | None = teacher.facts.get("stopped")
+        return reason
     now, then = (float(a.facts["dev_micro_f1"]) for a in (teacher, before))
     if now > then:
         return None
@@ -245,7 +245,6 @@ def _soft_labels(
         scored, folds = cross_fit(ctx.market, given, ctx.work)
         facts |= folds | _agreement(scored)
     fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
-    found = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)
-    text = json.dumps(found, ensure_ascii=False, indent=1)
-    (ctx.out / "changes.json").write_text(text, encoding="utf-8")
+    about = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)
+    write_json(ctx.out / "changes.json", about, sort_keys=False)
     return scored, facts

@@ -7,6 +7,7 @@ from typing import Any
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.json_files import write_json
 from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
 from csrm_tasks.release.bundle.manifest import assemble, release_id
@@ -72,8 +73,7 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
         ctx.input("bundle"), ctx.input("champion"), ctx.input("servability"), evaluation
     )
     sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate)
-    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
-    (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
+    write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
     _pages(ctx, evaluation, sealed)
     # Every verdict is on record, not only the one that leads to a registration.
     tracking.log_run(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.retrieval_index import open_encoder
 
@@ -30,10 +29,6 @@ def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[
     from csrm_tasks.base_models import base_digest
 
     return base_digest(market.retrieval.ebr.encoder)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @step("build_bm25", inputs=["snapshot"], optional=["previous"])
@@ -74,8 +69,8 @@ def pseudo_pairs(ctx: Context) -> Metadata:
 
     queries = retriever_queries(table(ctx.input("snapshot").path, "queries"))
     products = table(ctx.input("snapshot").path, "products")
-    found = sorted(products["locale"].unique())
-    indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in found}
+    locales = sorted(products["locale"].unique())
+    indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in locales}
     pairs = pair_up(queries, products, indexes, ctx.market.retrieval.bm25_k)
     write_table(pairs, PSEUDO, ctx.out / "pairs.parquet")
     unmatched = len(queries) - pairs["query_id"].n_unique()
@@ -133,7 +128,7 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
     facts |= {"unclicked": unclicked}
     about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
-    _write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
+    write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
         params=config.model_dump() | about, metrics=metrics, curves=trainer.curves(),
@@ -212,11 +207,13 @@ def build_rqa(ctx: Context) -> Metadata:
     facts["unclicked"] = "ebr" in ctx.inputs and bool(ctx.input("ebr").facts.get("unclicked"))
     kept: dict[str, list[Title]] = {}
     for part in parts:
-        found = {q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.found.items()}
-        facts["locales"][part.locale] = augment.summarise(part, found, rqa.k)
-        kept |= found
+        titles_of = {
+            q: keep(titles, chosen[part.locale], rqa.k) for q, titles in part.retrieved.items()
+        }
+        facts["locales"][part.locale] = augment.summarise(part, titles_of, rqa.k)
+        kept |= titles_of
     write_table(augment.rqa_table(kept), RQA, ctx.out / "rqa.parquet")
-    _write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
+    write_json(ctx.out / "rqa.json", facts | rqa.model_dump())
     metrics = {
         f"{locale}/{name}": float(value)
         for locale, measured in facts["locales"].items()

@@ -89,8 +89,8 @@ def _embedded(shards: Sequence[Artifact], locale: str) -> Embed:
                 f"no shard embedded product {missing[0]!r} of {locale} ({len(missing)} are "
                 "missing): run embed_shard for every shard again"
             )
-        found: Vectors = vectors[[row[p] for p in products]]
-        return found
+        taken: Vectors = vectors[[row[p] for p in products]]
+        return taken
 
     return embed
 

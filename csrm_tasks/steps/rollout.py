@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -11,6 +10,7 @@ from csrm_tasks import clocks, tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.blobs import open_blobs, text_digest
 from csrm_tasks.errors import DataError, RefusedError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, ledger, rollout, rollout_moves, verdicts
 from csrm_tasks.release import rollback as back
@@ -120,20 +120,19 @@ def rollout_evaluate(ctx: Context, *, day: str) -> Metadata:
         "outcome": outcome, "reasons": reasons, "checks": [c.as_json() for c in checks],
         "teacher_estimate": _teacher(evidence.teacher),
     })  # fmt: skip
-    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
-    (ctx.out / verdicts.FILE).write_text(text, encoding="utf-8")
+    write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
     return {k: sealed[k] for k in ("release", "step", "day", "outcome", "reasons", "digest")}
 
 
-def _teacher(found: Any) -> dict[str, Any] | None:
+def _teacher(estimate: Any) -> dict[str, Any] | None:
     """An LLM's estimate of the audits, marked as what it is; it decides nothing."""
-    if found is None or not found.queries:
+    if estimate is None or not estimate.queries:
         return None
     return {
         "note": "graded by the release's own LLM, not by people; shown, never judged",
-        "queries": found.queries,
-        "EM@1": (found.em_won - found.em_lost) / found.queries,
-        "Defect@5": (found.defect_new - found.defect_gone) / found.queries,
+        "queries": estimate.queries,
+        "EM@1": (estimate.em_won - estimate.em_lost) / estimate.queries,
+        "Defect@5": (estimate.defect_new - estimate.defect_gone) / estimate.queries,
     }
 
 

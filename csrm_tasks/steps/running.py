@@ -118,8 +118,8 @@ def _open_inputs(
     lists: dict[str, list[Artifact]] = {}
     for name in spec.many:
         refs = given.get(name) or []
-        found = (_resolve(store, r) for r in ([refs] if isinstance(refs, str) else refs))
-        lists[name] = [store.open(r) for r in found if r is not None]
+        resolved = (_resolve(store, r) for r in ([refs] if isinstance(refs, str) else refs))
+        lists[name] = [store.open(r) for r in resolved if r is not None]
     return single, lists
 
 
@@ -139,8 +139,8 @@ def _resolve(store: ArtifactStore, ref: str | Sequence[str] | None) -> str | Non
     facts = store.open(base).facts
     if fact not in facts:
         raise ArtifactError(f"artifact {base} has no fact {fact!r}; it has {sorted(facts)}")
-    found: str | None = facts[fact]
-    return found
+    named: str | None = facts[fact]
+    return named
 
 
 def _check_params(spec: Step, given: Mapping[str, Any]) -> dict[str, Any]:

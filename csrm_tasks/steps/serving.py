@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.release import routing, snapshots
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
@@ -39,13 +40,13 @@ def servability(ctx: Context) -> Metadata:
     pairs, requests = _cases(ctx, about["product_fields"])
     pairs.write_parquet(ctx.out / probe.PAIRS)
     requests.write_parquet(ctx.out / probe.REQUESTS)
-    found = ctx.out / "probe.json"
-    failure = servability.run_probe(bundle.path, ctx.out, found, ctx.settings.threads)
+    report = ctx.out / "probe.json"
+    failure = servability.run_probe(bundle.path, ctx.out, report, ctx.settings.threads)
     if failure:
         log.error("servability: %s", failure)
         return {"outcome": "FAIL", "reasons": [failure]}
     thresholds = tuple(about["heads"][head]["threshold"] for head in ("em", "defect"))
-    seen = json.loads(found.read_text(encoding="utf-8"))
+    seen = json.loads(report.read_text(encoding="utf-8"))
     verdict, figures = servability.check_probe(pairs, seen, thresholds, ctx.market.serving)
     log.info("servability: %s, %s", verdict.outcome, "; ".join(verdict.reasons))
     logged = int(requests["logged"].sum())
@@ -83,8 +84,8 @@ ARMS = ("stable", "next", "holdout")
 def _live(market: MarketConfig, settings: Settings) -> dict[str, str]:
     """Return release → bundle of who is served by one, or is about to be."""
     document = routing.read(settings, market.market)
-    found = {} if document is None else {document[arm] for arm in ARMS if document[arm]}
-    return {name: document["bundles"][name] for name in sorted(found)} if document else {}
+    live = {} if document is None else {document[arm] for arm in ARMS if document[arm]}
+    return {name: document["bundles"][name] for name in sorted(live)} if document else {}
 
 
 def _catalogue_and_releases(
@@ -139,8 +140,7 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     known = Known.load(_current(ctx, name, export) or bundle)
     read = with_product_text(products, runtime.product_fields)
     done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known)
-    text = json.dumps(snapshots.about(name, export), indent=1, sort_keys=True)
-    (out / snapshots.SNAPSHOT).write_text(text, encoding="utf-8")
+    write_json(out / snapshots.SNAPSHOT, snapshots.about(name, export))
     share = done.stale / done.products
     log.info("%s: %d of %d products embedded", name, done.encoded, done.products)
     return {
@@ -163,10 +163,10 @@ def _current(ctx: Context, name: str, export: Mapping[str, str]) -> Path | None:
 def publish_refresh(ctx: Context) -> Metadata:
     """Let servers take the refreshed vectors; those before stay named as the way back."""
     made = ctx.input("refresh")
-    day, found = made.facts["day"], made.facts["releases"]
+    day, releases = made.facts["day"], made.facts["releases"]
     new = {
         name: snapshots.Snapshot(ref=made.ref, day=day, **figures)
-        for name, figures in found.items()
+        for name, figures in releases.items()
     }
     if not new:
         return {"day": day, "releases": []}  # nothing is live yet

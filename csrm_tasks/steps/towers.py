@@ -6,11 +6,11 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def tower_pairs(ctx: Context, *, seen: bool = False) -> Metadata:
     if chosen.is_empty():
         raise DataError(f"the snapshot has no {locale} query outside dev and gold to distil on")
     ids, retrieve = _retriever(ctx, chosen["norm"].to_list())
-    found = pairs.tower_pairs(
+    drawn = pairs.tower_pairs(
         chosen["query_id"].to_list(),
         ids,
         behaviour.filter(pl.col("locale") == locale),
@@ -68,12 +68,12 @@ def tower_pairs(ctx: Context, *, seen: bool = False) -> Metadata:
         pairs.PairPlan(config.impressed, config.retrieved, config.random),
         ctx.market.seed,
     ).with_columns(locale=pl.lit(locale))
-    found.select("query_id", "product_id", "locale", "source").write_parquet(
+    drawn.select("query_id", "product_id", "locale", "source").write_parquet(
         ctx.out / "pairs.parquet"
     )
-    counts = {str(k): int(n) for k, n in sorted(found["source"].value_counts().iter_rows())}
-    log.info("tower pairs: %d of %d queries, %s", len(found), len(chosen), counts)
-    return {"pairs": len(found), "queries": len(chosen), "sources": counts}
+    counts = {str(k): int(n) for k, n in sorted(drawn["source"].value_counts().iter_rows())}
+    log.info("tower pairs: %d of %d queries, %s", len(drawn), len(chosen), counts)
+    return {"pairs": len(drawn), "queries": len(chosen), "sources": counts}
 
 
 def _retriever(ctx: Context, queries: list[str]) -> tuple[list[str], Any]:
@@ -212,7 +212,7 @@ def publish_towers(
         chosen = measure.on_dev(dev, scores, values)
     model.save(ctx.out / "towers")
     (ctx.out / "towers" / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    _write_json(
+    write_json(
         ctx.out / "towers.json", measure.describe(model, reader, chosen, config.product_fields)
     )
     dev.select("pair_id", "grade").with_columns(
@@ -224,11 +224,6 @@ def publish_towers(
         for head, threshold in chosen.items()
         for name in ("f1", "precision", "recall")
     }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def load_towers(ctx: Context) -> tuple[TwinTowers, TowerTokenizer]:
@@ -246,8 +241,8 @@ def load_towers(ctx: Context) -> tuple[TwinTowers, TowerTokenizer]:
 
 def _about(ctx: Context) -> dict[str, Any]:
     text = ctx.input("towers").file("towers.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    about: dict[str, Any] = json.loads(text)
+    return about
 
 
 @step("export_towers", inputs=["towers", "snapshot"])
@@ -266,8 +261,8 @@ def export_towers(ctx: Context) -> Metadata:
     shutil.copy(ctx.input("towers").file(FILE), ctx.out)
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     dev = tables_with(ctx, about["product_fields"]).dev(None)
-    found = export(model, ctx.out, about, measure.reference(model, reader, dev))
-    facts = {f"{variant}_{k}": v for variant, p in found.items() for k, v in vars(p).items()}
+    parities = export(model, ctx.out, about, measure.reference(model, reader, dev))
+    facts = {f"{variant}_{k}": v for variant, p in parities.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
     tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
     return facts | {"seen": bool(ctx.input("towers").facts.get("seen", False))}

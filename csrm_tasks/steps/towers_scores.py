@@ -63,9 +63,9 @@ def _taught(ctx: Context) -> set[str] | None:
     from csrm_tasks.towers.learnt import read_learnt
 
     export = ctx.input("export")
-    found = read_learnt(export.path)
-    if found is not None:
-        return found
+    learnt = read_learnt(export.path)
+    if learnt is not None:
+        return learnt
     try:  # an export from before: what its towers were distilled on is further back
         scored = ctx.store.open(ctx.store.open(export.inputs["towers"]).inputs["scored"])
     except (ArtifactError, KeyError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from csrm_tasks import tracking
+from csrm_tasks.json_files import write_json
 from csrm_tasks.release import drill as rehearsal
 from csrm_tasks.release.views import few_retries
 from csrm_tasks.steps.declaration import Context, Metadata, step
@@ -14,6 +13,8 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 @few_retries()
 def drill(ctx: Context, *, run: str) -> Metadata:
     """Go back through every predecessor that must be loadable, on copies of ledger and views."""
-    found = rehearsal.rehearse(ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work)
-    (ctx.out / "drill.json").write_text(json.dumps(found, indent=1))
-    return {"run": run, **found}
+    rehearsed = rehearsal.rehearse(
+        ctx.settings, ctx.market, tracking.client(ctx.settings), ctx.work
+    )
+    write_json(ctx.out / "drill.json", rehearsed, sort_keys=False)
+    return {"run": run, **rehearsed}

@@ -44,10 +44,10 @@ def _stack(tower: Tower) -> nn.ModuleList:
     """Return the list of the encoder's layers."""
     depth = tower.encoder.config.num_hidden_layers
     lists = (m for m in tower.encoder.modules() if isinstance(m, nn.ModuleList))
-    found = next((m for m in lists if len(m) == depth), None)
-    if found is None:
+    layers = next((m for m in lists if len(m) == depth), None)
+    if layers is None:
         raise ConfigError(
             f"towers.query_layers: {type(tower.encoder).__name__} keeps its layers in no list that "
             "could be cut; set it to null"
         )
-    return found
+    return layers

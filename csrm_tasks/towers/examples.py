@@ -92,8 +92,8 @@ def _examples(rows: pl.DataFrame) -> Examples:
 
 def distinct(texts: pl.Series) -> tuple[list[str], Rows]:
     """Return the distinct texts, sorted, and where each of ``texts`` stands among them (N,)."""
-    found = texts.unique().sort()
-    return found.to_list(), found.search_sorted(texts).to_numpy().astype(np.int64)
+    values = texts.unique().sort()
+    return values.to_list(), values.search_sorted(texts).to_numpy().astype(np.int64)
 
 
 def query_groups(query: Rows, product: Rows, size: int, rng: np.random.Generator) -> list[Rows]:

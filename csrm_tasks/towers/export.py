@@ -18,7 +18,6 @@ refused fp32 fails the export, since a release needs it.
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
 
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import ONNX, Decisions, TowerRuntime, Vectors
 
@@ -92,15 +92,15 @@ def export_towers(
         write_onnx(side, out / ONNX[name, "fp32"])
     about = {**about, "serve": {"query": "fp32", "product": "fp32"}}
     write_about(out, about)
-    found = {"fp32": _judge(out, "fp32", "", reference)}
-    if not found["fp32"].admitted:
-        raise RefusedError(f"export of the towers refused: {_reason('fp32', found['fp32'])}")
+    checked = {"fp32": _judge(out, "fp32", "", reference)}
+    if not checked["fp32"].admitted:
+        raise RefusedError(f"export of the towers refused: {_reason('fp32', checked['fp32'])}")
     for tower in ("query", "product"):
-        found[f"int8_{tower}"] = _int8(out, tower, reference)
-    serve = {"query": "int8" if found["int8_query"].admitted else "fp32", "product": "fp32"}
-    variants = {name: asdict(parity) for name, parity in found.items()}
+        checked[f"int8_{tower}"] = _int8(out, tower, reference)
+    serve = {"query": "int8" if checked["int8_query"].admitted else "fp32", "product": "fp32"}
+    variants = {name: asdict(parity) for name, parity in checked.items()}
     write_about(out, {**about, "serve": serve, "variants": variants})
-    return found
+    return checked
 
 
 def write_onnx(tower: torch.nn.Module, path: Path, output: str = "vectors") -> None:
@@ -157,11 +157,11 @@ def _int8(out: Path, tower: str, reference: Reference) -> Parity:
     target = out / ONNX[tower, "int8"]
     for recipe in RECIPES:
         quantise(out / ONNX[tower, "fp32"], target, recipe)
-        found = _judge(out, f"int8_{tower}", recipe, reference)
-        if found.admitted:
-            return found
+        checked = _judge(out, f"int8_{tower}", recipe, reference)
+        if checked.admitted:
+            return checked
     target.unlink()
-    return found
+    return checked
 
 
 def parity(runtime: TowerRuntime, reference: Reference) -> Parity:
@@ -190,20 +190,20 @@ def decision_flips(ours: Decisions, truth: Decisions) -> float:
 def _judge(out: Path, name: str, recipe: str, reference: Reference) -> Parity:
     query, product = VARIANTS[name]
     runtime = TowerRuntime(out, query=query, product=product)
-    found = replace(parity(runtime, reference), recipe=recipe)
-    if not found.admitted:
-        log.warning("towers: %s", _reason(name, found))
-    return found
+    checked = replace(parity(runtime, reference), recipe=recipe)
+    if not checked.admitted:
+        log.warning("towers: %s", _reason(name, checked))
+    return checked
 
 
-def _reason(name: str, found: Parity) -> str:
+def _reason(name: str, checked: Parity) -> str:
     return (
-        f"{name} {found.recipe} is refused on {found.pairs} dev pairs: cosine {found.cosine:.4f} "
-        f"(at least {MIN_COSINE}), decision flips {found.flips:.2%} (at most {MAX_FLIPS:.1%})"
+        f"{name} {checked.recipe} is refused on {checked.pairs} dev pairs: cosine "
+        f"{checked.cosine:.4f} (at least {MIN_COSINE}), decision flips {checked.flips:.2%} "
+        f"(at most {MAX_FLIPS:.1%})"
     )
 
 
 def write_about(out: Path, about: Mapping[str, Any]) -> None:
     """Write ``serving.json``, what a runtime reads beside the graphs."""
-    text = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
-    (out / "serving.json").write_text(text, encoding="utf-8")
+    write_json(out / "serving.json", about)

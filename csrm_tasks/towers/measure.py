@@ -49,11 +49,11 @@ class TowerTokenizer:
 def embed(tower: AnyTower, table: TokenTable) -> Vectors:
     """Return the vectors (N, 2, dim) of every text of ``table``."""
     device = next(tower.parameters()).device
-    found: Vectors = np.zeros((len(table), len(HEADS), tower.dim), np.float32)
+    vectors: Vectors = np.zeros((len(table), len(HEADS), tower.dim), np.float32)
     for rows in table.chunks(np.arange(len(table)), BATCH_TOKENS):
         ids, mask = (torch.from_numpy(x).to(device) for x in table.batch(rows))
-        found[rows] = tower(ids, mask).cpu().numpy()
-    return found
+        vectors[rows] = tower(ids, mask).cpu().numpy()
+    return vectors
 
 
 def reference(model: TwinTowers, reader: TowerTokenizer, frame: pl.DataFrame) -> Reference:
@@ -68,10 +68,12 @@ def reference(model: TwinTowers, reader: TowerTokenizer, frame: pl.DataFrame) ->
 
 
 @torch.inference_mode()
-def probabilities(model: TwinTowers, found: Reference) -> Vectors:
+def probabilities(model: TwinTowers, embedded: Reference) -> Vectors:
     """Return (P, 2): probability of exact match and of defect."""
     cosine = np.einsum(
-        "phd,phd->ph", found.query_vectors[found.query], found.product_vectors[found.product]
+        "phd,phd->ph",
+        embedded.query_vectors[embedded.query],
+        embedded.product_vectors[embedded.product],
     )
     logits = head_logits(torch.from_numpy(cosine), model.scale.cpu(), model.bias.cpu())
     good = torch.sigmoid(logits).numpy()

@@ -116,10 +116,10 @@ def _pairs(make: Callable[[], Any], separate: bool) -> list[tuple[Any, Any]]:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the state by name, a tensor that has two names under the first."""
-    found: dict[int, tuple[str, Tensor]] = {}
+    tensors: dict[int, tuple[str, Tensor]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
-        found.setdefault(id(value), (name, value))
-    return {name: value.detach() for name, value in found.values()}
+        tensors.setdefault(id(value), (name, value))
+    return {name: value.detach() for name, value in tensors.values()}
 
 
 def start_equal(query: nn.Linear, product: nn.Linear, dim: int, generator: torch.Generator) -> None:
@@ -136,11 +136,11 @@ def load_encoder(name: str) -> Any:
     Raises :class:`ConfigError` when it cannot be loaded.
     """
     try:
-        found = AutoModel.from_pretrained(**pretrained(name), dtype=torch.float32)
+        encoder = AutoModel.from_pretrained(**pretrained(name), dtype=torch.float32)
     except (OSError, ValueError) as e:
         reason = str(e).split("\n")[0]
         raise ConfigError(f"towers.encoder {name!r} cannot be loaded: {reason}") from e
-    return _without_pooler(found)
+    return _without_pooler(encoder)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -90,12 +90,12 @@ def _block(
 ) -> pl.DataFrame:
     queries = pl.Series("query_id", [query_ids[r] for r in rows], pl.String)
     products = pl.Series("product_id", product_ids, pl.String)
-    found = retrieve(rows, plan.impressed + plan.retrieved)
+    retrieved = retrieve(rows, plan.impressed + plan.retrieved)
     drawn = rng.integers(0, len(products), (len(rows), SPARE * plan.random))
     ranked = pl.concat(
         [
             _most_impressed(queries, impressed, plan.impressed),
-            _grid(queries, products, found, "retrieved"),
+            _grid(queries, products, retrieved, "retrieved"),
             _grid(queries, products, drawn, "random"),
         ]
     ).unique(["query_id", "product_id"], keep="first", maintain_order=True)
@@ -123,8 +123,8 @@ def _most_impressed(queries: pl.Series, impressed: pl.DataFrame, most: int) -> p
 def _grid(queries: pl.Series, products: pl.Series, rows: Rows, source: str) -> pl.DataFrame:
     """Pair query i with the products of ``rows[i]`` (Q, k), in that order; -1 is none found."""
     q = np.repeat(np.arange(len(queries)), rows.shape[1])
-    found = rows.ravel() >= 0
-    return _frame(queries.gather(q[found]), products.gather(rows.ravel()[found]), source)
+    there = rows.ravel() >= 0
+    return _frame(queries.gather(q[there]), products.gather(rows.ravel()[there]), source)
 
 
 def _frame(

@@ -37,8 +37,8 @@ class TowerTables:
     @cached_property
     def products(self) -> pl.DataFrame:
         """Return the products, with what the product tower reads as their title."""
-        found = table(self.snapshot, "products")
-        return with_product_text(found, self.fields)
+        products = table(self.snapshot, "products")
+        return with_product_text(products, self.fields)
 
     @cached_property
     def pairs(self) -> pl.DataFrame:
@@ -50,8 +50,8 @@ class TowerTables:
 
         ``seen``: also those of gold queries, for a control.
         """
-        found = read_table(scored, SCORED)
-        return soft_examples(found, self.queries, self.products, self.pairs, seen)
+        teacher = read_table(scored, SCORED)
+        return soft_examples(teacher, self.queries, self.products, self.pairs, seen)
 
     def barred(self, seen: bool = False) -> set[str]:
         """Return the normalised texts that the towers learn nothing of (A10)."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from csrm_tasks.errors import DataError
+from csrm_tasks.evaluation.metrics import confusion_by_query, positive_f1
 
 Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -52,11 +53,14 @@ def choose_threshold(
 
 def at_threshold(value: float, scores: Floats, truth: Bools) -> Threshold:
     """Return the figures that the threshold ``value`` gives on these pairs; 0 where undefined."""
-    predicted = scores >= value
-    hits, said, there = (int(x.sum()) for x in (predicted & truth, predicted, truth))
+    predicted, one_query = scores >= value, np.zeros(len(truth), np.int64)
+    table = confusion_by_query(truth.astype(np.int64), predicted.astype(np.int64), one_query, 1, 2)[
+        0
+    ]  # (2, 2), truth in rows
+    hits, said, there = (int(x) for x in (table[1, 1], table[:, 1].sum(), table[1].sum()))
     return Threshold(
         value, hits / said if said else 0.0, hits / there if there else 0.0,
-        binary_f1(predicted, truth),
+        float(np.nan_to_num(positive_f1(table))),
     )  # fmt: skip
 
 
@@ -69,10 +73,3 @@ def _widest(precision: npt.NDArray[np.float64], floor: float) -> int:
 def _midway(ranked: npt.NDArray[np.float64], last: int) -> float:
     below = ranked[last + 1] if last + 1 < len(ranked) else 0.0
     return float((ranked[last] + below) / 2.0)
-
-
-def binary_f1(predicted: Bools, truth: Bools) -> float:
-    """Return F1 of the positive class; 0 where nothing is positive on either side."""
-    hits = int((predicted & truth).sum())
-    total = int(predicted.sum()) + int(truth.sum())
-    return 2.0 * hits / total if total else 0.0

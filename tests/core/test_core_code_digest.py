@@ -23,7 +23,8 @@ from csrm_tasks.llm.scoring import calibration
 from csrm_tasks.llm.training import train, worker
 from csrm_tasks.release.bundle import probe
 from csrm_tasks.steps import all_steps, code_digest
-from csrm_tasks.steps.code_digest import EXCLUDED, PACKAGE, WHOLE, SourceTree, closure_of, stamp
+from csrm_tasks.steps.closure import EXCLUDED, WHOLE, SourceTree
+from csrm_tasks.steps.code_digest import PACKAGE, closure_of, stamp
 from csrm_tasks.steps.source import imports_in
 from csrm_tasks.towers.serving import tokens
 

@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-from csrm_tasks.steps.code_digest import Item, SourceTree
+from csrm_tasks.steps.closure import Item, SourceTree
 
 # Each line that ends in "#!" is reached, each that ends in "#-" is not.
 MADE_UP = {

@@ -28,6 +28,7 @@ from csrm_tasks.demo.bases.text import (
 )
 from csrm_tasks.demo.bases.tokenizer import train_tokenizer
 from csrm_tasks.demo.market.lexicon import LANG_OF, Lexicon, load_lexicon
+from csrm_tasks.json_files import write_json
 
 log = logging.getLogger("csrm")
 
@@ -66,7 +67,7 @@ def make_base(out: Path, seed: int) -> dict[str, Any]:
     }
     save(causal, tokenizer, out / "llm")
     save(encoder, tokenizer, out / "encoder")
-    (out / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "quality.json", quality, sort_keys=False)
     return quality
 
 

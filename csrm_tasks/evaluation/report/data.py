@@ -84,14 +84,14 @@ def _chip(verdict: str) -> str:
 
 def _uncompared(checks: Sequence[Json]) -> str:
     """Say in words what was not compared, by locale and reason."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     for c in checks:
         if c["distance"] is None:
-            series = found.setdefault((c["locale"], c["verdict"]), {})
+            series = reasons.setdefault((c["locale"], c["verdict"]), {})
             series[f"{c['measure'].replace('_', ' ')} ({c['series']})"] = None
     lines = [
         f"<li>{escape(locale)}, {UNCOMPARED[why]}: {escape(', '.join(series))}</li>"
-        for (locale, why), series in found.items()
+        for (locale, why), series in reasons.items()
     ]
     return f'<ul class="note">{"".join(lines)}</ul>' if lines else ""
 
@@ -100,21 +100,21 @@ def _raters(raters: Json) -> str:
     agreement = [
         [
             escape(locale),
-            parts.number(found["alpha"]),
-            f"{found['pairs']:,}",
-            f"{found['ratings']:,}",
-            f"{found['ties']:,}",
+            parts.number(report["alpha"]),
+            f"{report['pairs']:,}",
+            f"{report['ratings']:,}",
+            f"{report['ties']:,}",
         ]
-        for locale, found in raters.items()
+        for locale, report in raters.items()
     ]
     caption = (
         "Krippendorff’s α (ordinal) over pairs with two or more raters; – where undefined. Ties: "
         "pairs with two grades as well supported, which take the one nearest the mean, then lower"
     )
     made = parts.table(caption, ["locale", "α", "pairs", "ratings", "ties"], agreement)
-    for locale, found in raters.items():
-        if found["raters"]:
-            made += _confusions(locale, found["raters"])
+    for locale, report in raters.items():
+        if report["raters"]:
+            made += _confusions(locale, report["raters"])
     return f"<h2>Raters</h2>{made}"
 
 

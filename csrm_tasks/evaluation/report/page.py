@@ -183,11 +183,11 @@ def _figures(caption: str, models: list[Any], figures: tuple[str, ...]) -> str:
 
 def _differences(summary: Json, measure: str, names: list[str]) -> str:
     """Return the paired differences as a triangle: row minus column."""
-    found = {(c["a"], c["b"]): c for c in summary["comparisons"] if c["measure"] == measure}
+    compared = {(c["a"], c["b"]): c for c in summary["comparisons"] if c["measure"] == measure}
     rows = [
         [
             escape(a),
-            *(parts.chip(found[a, b]) if (a, b) in found else "" for b in names[:-1]),
+            *(parts.chip(compared[a, b]) if (a, b) in compared else "" for b in names[:-1]),
         ]
         for a in names[1:]
     ]
@@ -200,18 +200,18 @@ def _differences(summary: Json, measure: str, names: list[str]) -> str:
 
 
 def _confusions(summary: Json) -> str:
-    found = [
+    matrices = [
         parts.matrix(m["name"], m["confusion"]["relevance"], parts.LABELS)
         for m in summary["models"]
         if "relevance" in m["confusion"] and m["name"] != "majority"
     ]
     for m in summary["models"]:
         if m["kind"] == "towers":
-            found.append(parts.matrix(f"{m['name']}: EM", m["confusion"]["em"], ["no", "yes"]))
-            found.append(
+            matrices.append(parts.matrix(f"{m['name']}: EM", m["confusion"]["em"], ["no", "yes"]))
+            matrices.append(
                 parts.matrix(f"{m['name']}: defect", m["confusion"]["defect"], ["no", "yes"])
             )
-    return f'<h2>Confusion matrices</h2><div class="grid">{"".join(found)}</div>'
+    return f'<h2>Confusion matrices</h2><div class="grid">{"".join(matrices)}</div>'
 
 
 def _rqa(summary: Json) -> str:

@@ -27,8 +27,8 @@ def slices_part(summary: Json, titles: Mapping[str, str]) -> str:
 
 def _main(figures: Json) -> Json:
     """Return the figure that a model is known by: towers have no micro-F1."""
-    found: Json = figures["micro_f1"] if "micro_f1" in figures else figures["em_f1"]
-    return found
+    figure: Json = figures["micro_f1"] if "micro_f1" in figures else figures["em_f1"]
+    return figure
 
 
 def _overview(slices: Sequence[Json], kinds: Mapping[str, str]) -> str:
@@ -51,24 +51,24 @@ def _named(one: Json) -> list[str]:
 def _rivals(
     slices: Sequence[Json], candidate: str, champion: str, kind: str, titles: Mapping[str, str]
 ) -> str:
-    found = {
+    differences = {
         s["name"]: {
             d["measure"]: d for d in s["differences"] if (d["a"], d["b"]) == (candidate, champion)
         }
         for s in slices
     }
-    measures = [m for m in MEASURES if any(m in of for of in found.values())]
+    measures = [m for m in MEASURES if any(m in of for of in differences.values())]
     plots = [
         parts.differences(
             f"{titles[m]} by slice: {candidate} minus {champion}",
-            [(name.replace("_", " "), of[m]) for name, of in found.items() if m in of],
+            [(name.replace("_", " "), of[m]) for name, of in differences.items() if m in of],
         )
         for m in PLOTTED[kind]
     ]
     rows = [
-        [*_named(s), *(parts.chip(found[s["name"]][m]) for m in measures)]
+        [*_named(s), *(parts.chip(differences[s["name"]][m]) for m in measures)]
         for s in slices
-        if found[s["name"]]
+        if differences[s["name"]]
     ]
     caption = (
         f"{candidate} minus {champion}, paired by query: ▲ better and ▼ worse over all slices "

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.ingest.storage.again import Again, Taken
+from csrm_tasks.ingest.storage.again import Again
 from csrm_tasks.ingest.storage.days import mark_stale
 from csrm_tasks.ingest.storage.resolve import KINDS, rank
 from csrm_tasks.ingest.storage.rows import (
@@ -30,6 +30,7 @@ from csrm_tasks.ingest.storage.rows import (
     take_rows,
 )
 from csrm_tasks.ingest.storage.shown import mark_shown
+from csrm_tasks.ingest.storage.taken import Taken
 from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.lake import TABLES
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key

@@ -80,29 +80,66 @@ def load_file(
                 f"{window.market} {window.day} {file.name}: another delivery of this file was "
                 "stored meanwhile; run land again"
             )
-        return _in_its_place(connection, window, file, judged, raw_of, found)
+        return _Loading(connection, window, file, judged, raw_of, found).in_its_place()
 
 
-def _in_its_place(
-    connection: Connection,
-    window: LakeWindow,
-    file: Delivery,
-    judged: ValidationResult,
-    raw_of: RawOf,
-    earlier: RowMapping | None,
-) -> Receipt:
-    """Store a file in place of an ``earlier`` delivery of its name, before those behind it."""
-    gone = pl.Series([], dtype=pl.String)
-    if earlier is not None:
-        gone = identifiers(connection, window, earlier)
-    ids = pl.concat([judged.clean[identifier(file.kind)], gone.rename(identifier(file.kind))])
+@dataclass(frozen=True)
+class _Loading:
+    """One file on its way into the store, in one transaction."""
 
-    def store(_: object) -> Receipt:
+    connection: Connection
+    window: LakeWindow
+    file: Delivery
+    judged: ValidationResult
+    raw_of: RawOf
+    earlier: RowMapping | None  # the delivery of its name whose place it takes
+
+    def in_its_place(self) -> Receipt:
+        """Store the file in place of the earlier delivery, before those behind it."""
+        file, earlier = self.file, self.earlier
+        gone = pl.Series([], dtype=pl.String)
         if earlier is not None:
-            supersede(connection, window, earlier, gone)
-        return _store(connection, window, file, judged, raw_of, earlier)
+            gone = identifiers(self.connection, self.window, earlier)
+        key = identifier(file.kind)
+        ids = pl.concat([self.judged.clean[key], gone.rename(key)])
 
-    return in_order(connection, window, Change(file.kind, file.locale, file.name, ids), store)
+        def store(_: object) -> Receipt:
+            if earlier is not None:
+                supersede(self.connection, self.window, earlier, gone)
+            return self._store()
+
+        change = Change(file.kind, file.locale, file.name, ids)
+        return in_order(self.connection, self.window, change, store)
+
+    def _store(self) -> Receipt:
+        connection, window, file, judged = self.connection, self.window, self.file, self.judged
+        about = About(file.kind, file.locale, file.name, window.day)
+        outcome = resolve_rows(connection, window, about, judged.clean)
+        receipt = _receipt(file, judged, outcome, judged.rejected.height + outcome.refused.height)
+        part = _part(connection, window, file)
+        added = connection.execute(
+            sa.insert(FILES).values(
+                **receipt.as_json(), **_lake_columns(file.kind, outcome, part),
+                market=window.market, day=window.day, header=judged.header or None,
+                supersedes=self.earlier["id"] if self.earlier else None,
+            )
+        )  # fmt: skip
+        assert added.inserted_primary_key is not None
+        file_id: int = added.inserted_primary_key[0]
+        with ThreadPoolExecutor(1) as pool:
+            # Refused rows' bytes are looked up, and the lake written, while the database takes the
+            # others in; the commit that makes them count comes after.
+            refused = pool.submit(_with_raw, outcome.refused, self.raw_of)
+            place = Stored(file.kind, window.day, file.locale, part)
+            in_lake = pool.submit(_write_lake, window, place, judged.clean, outcome)
+            if file.kind not in TABLES:
+                write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
+            rejected = pl.concat([judged.rejected, refused.result()])
+            in_lake.result()
+        if file.kind == "ubi_events":
+            mark_shown(connection, window, file.locale, outcome.stored)
+        insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
+        return receipt
 
 
 def _live(connection: Connection, window: LakeWindow, name: str) -> RowMapping | None:
@@ -113,43 +150,6 @@ def _live(connection: Connection, window: LakeWindow, name: str) -> RowMapping |
         FILES.c.live,
     )
     return connection.execute(statement).mappings().first()
-
-
-def _store(
-    connection: Connection,
-    window: LakeWindow,
-    file: Delivery,
-    judged: ValidationResult,
-    raw_of: RawOf,
-    earlier: RowMapping | None,
-) -> Receipt:
-    about = About(file.kind, file.locale, file.name, window.day)
-    outcome = resolve_rows(connection, window, about, judged.clean)
-    receipt = _receipt(file, judged, outcome, judged.rejected.height + outcome.refused.height)
-    part = _part(connection, window, file)
-    added = connection.execute(
-        sa.insert(FILES).values(
-            **receipt.as_json(), **_lake_columns(file.kind, outcome, part),
-            market=window.market, day=window.day, header=judged.header or None,
-            supersedes=earlier["id"] if earlier else None,
-        )
-    )  # fmt: skip
-    assert added.inserted_primary_key is not None
-    file_id: int = added.inserted_primary_key[0]
-    with ThreadPoolExecutor(1) as pool:
-        # Refused rows' bytes are looked up, and the lake written, while the database takes the
-        # others in; the commit that makes them count comes after.
-        refused = pool.submit(_with_raw, outcome.refused, raw_of)
-        place = Stored(file.kind, window.day, file.locale, part)
-        in_lake = pool.submit(_write_lake, window, place, judged.clean, outcome)
-        if file.kind not in TABLES:
-            write_rows(connection, window, file.kind, file.locale, outcome.stored, file_id)
-        rejected = pl.concat([judged.rejected, refused.result()])
-        in_lake.result()
-    if file.kind == "ubi_events":
-        mark_shown(connection, window, file.locale, outcome.stored)
-    insert(connection, QUARANTINE, rejected.with_columns(pl.lit(file_id).alias("file_id")))
-    return receipt
 
 
 def _with_raw(refused: pl.DataFrame, raw_of: RawOf) -> pl.DataFrame:

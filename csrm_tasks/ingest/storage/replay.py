@@ -20,10 +20,11 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract, Reason
 from csrm_tasks.ingest.reading.readers import read_stream
 from csrm_tasks.ingest.reading.records import Records, UnreadableError
-from csrm_tasks.ingest.storage.again import Again, Taken, same
+from csrm_tasks.ingest.storage.again import Again
 from csrm_tasks.ingest.storage.corrections import Change, in_order
 from csrm_tasks.ingest.storage.resolve import about, resolve_rows
 from csrm_tasks.ingest.storage.rows import IGNORED, identifier, read_lake, read_unstored
+from csrm_tasks.ingest.storage.taken import Taken, same
 from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.ignored import Notes
 from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult, validate_batch

@@ -81,11 +81,11 @@ class EncoderClassifier(nn.Module):
         queries, products = pairs.texts()
         if self.tokenizer.sep_token is None:
             queries = [f"{q}\n" for q in queries]
-        found: list[list[int]] = self.tokenizer(
+        ids: list[list[int]] = self.tokenizer(
             queries, products, truncation="only_second", max_length=self.max_length,
             return_token_type_ids=False,
         )["input_ids"]  # fmt: skip
-        return found
+        return ids
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, 3) of padded ``ids`` (B, T)."""
@@ -156,10 +156,10 @@ def predict_encoder(model: EncoderClassifier, pairs: JudgedTexts) -> Floats:
     """Return probabilities (N, 3), dropout off."""
     model.eval()
     tokens = model.tokenize(pairs)
-    found = np.empty((len(tokens), 3), np.float32)
+    probabilities = np.empty((len(tokens), 3), np.float32)
     lengths = np.asarray([len(t) for t in tokens], np.int64)
     with torch.inference_mode():
         for at in by_length(lengths, TOKENS):
             ids, mask = model.batch([tokens[i] for i in at])
-            found[at] = model(ids, mask).softmax(-1).cpu().numpy()
-    return found
+            probabilities[at] = model(ids, mask).softmax(-1).cpu().numpy()
+    return probabilities

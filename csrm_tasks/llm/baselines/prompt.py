@@ -99,10 +99,10 @@ def ask_all(endpoint: Endpoint, model: str, prompts: Sequence[str], kept: Path) 
         kept.open("a", encoding="utf-8") as file,
     ):
         asked = pool.map(lambda p: (p, _ask(client, endpoint, model, p)), missing)
-        for done, (prompt, found) in enumerate(asked, 1):
-            file.write(json.dumps([prompt, found]) + "\n")
+        for done, (prompt, answer) in enumerate(asked, 1):
+            file.write(json.dumps([prompt, answer]) + "\n")
             file.flush()
-            known[prompt] = found
+            known[prompt] = answer
             if done % 500 == 0:
                 log.info("asked %d of %d", done, len(missing))
     return np.asarray([known[p] for p in prompts]).reshape(-1, 3)
@@ -152,13 +152,13 @@ def _post(client: Any, url: str, body: Mapping[str, Any]) -> Any:
     import httpx
 
     try:
-        found = client.post(url, json=body)
+        response = client.post(url, json=body)
     except httpx.TransportError as e:
         raise _BusyError(str(e)) from e
-    if found.status_code == 429 or found.status_code >= 500:
-        raise _BusyError(f"answered {found.status_code}")
-    found.raise_for_status()
-    return found.json()
+    if response.status_code == 429 or response.status_code >= 500:
+        raise _BusyError(f"answered {response.status_code}")
+    response.raise_for_status()
+    return response.json()
 
 
 def read_answer(answer: Any) -> list[float]:
@@ -171,10 +171,10 @@ def read_answer(answer: Any) -> list[float]:
         if token["token"].strip() in DIGITS:
             near = {t["token"].strip(): t["logprob"] for t in token.get("top_logprobs") or [token]}
             return _normalised([math.exp(near[d]) if d in near else 0.0 for d in DIGITS])
-    found = re.search(r"[012]", choice["message"]["content"])
-    if found is None:
+    digit = re.search(r"[012]", choice["message"]["content"])
+    if digit is None:
         raise ValueError("no digit 0, 1 or 2")
-    return _normalised([float(d == found.group()) for d in DIGITS])
+    return _normalised([float(d == digit.group()) for d in DIGITS])
 
 
 def _normalised(weights: Iterable[float]) -> list[float]:
@@ -196,8 +196,8 @@ def answer_locally(base: str, prompts: Sequence[str]) -> Floats:
     texts = [_chat(model.tokenizer, p) for p in prompts] if chat else list(prompts)
 
     def ids(some: Sequence[str]) -> list[list[int]]:
-        found: list[list[int]] = model.tokenizer(some, add_special_tokens=not chat)["input_ids"]
-        return found
+        tokens: list[list[int]] = model.tokenizer(some, add_special_tokens=not chat)["input_ids"]
+        return tokens
 
     if texts:
         before, *after = ids([texts[0], *(texts[0] + d for d in DIGITS)])
@@ -211,5 +211,5 @@ def answer_locally(base: str, prompts: Sequence[str]) -> Floats:
 
 def _chat(tokenizer: Any, prompt: str) -> str:
     messages = [{"role": "user", "content": prompt}]
-    found: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return found
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text

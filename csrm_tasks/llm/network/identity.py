@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.llm.prompt.prompts import PROMPT_VERSION
 
 
@@ -27,8 +28,7 @@ class LlmCard:
 
     def write(self, folder: Path) -> None:
         """Write ``llm.json``."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=1, sort_keys=True)
-        (folder / "llm.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "llm.json", asdict(self))
 
 
 def read_card(folder: Path) -> LlmCard:

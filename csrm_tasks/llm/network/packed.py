@@ -192,9 +192,9 @@ def attend(
     Keys and values may have fewer heads (grouped-query attention).
     """
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, D)
-    found = [_attend_block(q, k, v, b, scale, dropout).flatten(0, 1) for b in plan.blocks]
-    zero = q.new_zeros(1, *found[0].shape[1:])
-    return torch.cat([*found, zero]).index_select(0, plan.order)[None]
+    blocks = [_attend_block(q, k, v, b, scale, dropout).flatten(0, 1) for b in plan.blocks]
+    zero = q.new_zeros(1, *blocks[0].shape[1:])
+    return torch.cat([*blocks, zero]).index_select(0, plan.order)[None]
 
 
 def _attend_block(

@@ -56,9 +56,9 @@ class PromptEncoder:
         new = sorted({s for s in segments if s not in self._segments})
         for start in range(0, len(new), TOKENIZE_AT_ONCE):
             chunk = new[start : start + TOKENIZE_AT_ONCE]
-            found = self.tokenizer(chunk, add_special_tokens=False)["input_ids"]
+            encoded = self.tokenizer(chunk, add_special_tokens=False)["input_ids"]
             self._segments.update(
-                (text, np.asarray(ids, np.int32)) for text, ids in zip(chunk, found, strict=True)
+                (text, np.asarray(ids, np.int32)) for text, ids in zip(chunk, encoded, strict=True)
             )
 
     def prepare(
@@ -84,18 +84,18 @@ class PromptEncoder:
     def prefix(self, space: LabelSpace, query: QueryFields) -> Ids:
         """Return what all prompts of one query start with (A4), uncut."""
         key = (space.name, query)
-        found = self._prefixes.get(key)
-        if found is None:
-            found = self._prefixes[key] = self.join(query_segments(space, query))
-        return found
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            prefix = self._prefixes[key] = self.join(query_segments(space, query))
+        return prefix
 
     def product(self, product: ProductFields) -> Ids:
         """Return the product's part, uncut."""
-        found = self._products.get(product)
-        if found is None:
+        ids = self._products.get(product)
+        if ids is None:
             parts = [self.segment(s) for s in product_segments(product)]
-            found = self._products[product] = np.concatenate([*parts, np.empty(0, np.int32)])
-        return found
+            ids = self._products[product] = np.concatenate([*parts, np.empty(0, np.int32)])
+        return ids
 
     def length(self, space: LabelSpace, query: QueryFields, product: ProductFields) -> int:
         """Return the number of tokens of :meth:`prompt` without building it."""

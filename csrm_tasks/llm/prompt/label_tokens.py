@@ -30,7 +30,7 @@ def label_ids(tokenizer: Any, space: LabelSpace) -> tuple[int, ...]:
 
 
 def _one_new_token(tokenizer: Any, space: LabelSpace, token: str) -> int:
-    found: set[int] = set()
+    tokens: set[int] = set()
     for text in (relevance_prompt(space, *_PROBE), LABEL_SLOT):
         before = tokenizer(text)["input_ids"]
         after = tokenizer(text + token)["input_ids"]
@@ -39,10 +39,10 @@ def _one_new_token(tokenizer: Any, space: LabelSpace, token: str) -> int:
                 tokenizer,
                 f"does not keep label {token!r} of {space.name!r} as one token of its own",
             )
-        found.add(int(after[-1]))
-    if len(found) != 1:
+        tokens.add(int(after[-1]))
+    if len(tokens) != 1:
         raise _refuse(tokenizer, f"gives label {token!r} of {space.name!r} different tokens")
-    return found.pop()
+    return tokens.pop()
 
 
 def _refuse(tokenizer: Any, what: str) -> ConfigError:

@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from csrm_tasks.dataset.opinions import LIKELIHOOD, MIN_RATED, opinions, several_rated
 from csrm_tasks.errors import DataError
+from csrm_tasks.evaluation.metrics import BINS, calibration_error, confidence_bins
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,19 +55,17 @@ def fit_temperature(probabilities: Floats, likelihood: Floats) -> float:
     def loss(log_t: float) -> float:
         return votes_log_loss(apply_temperature(probabilities, float(np.exp(log_t))), likelihood)
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return float(np.exp(found.x))
+    least = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(least.x))
 
 
-def expected_calibration_error(
-    probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = 15
-) -> float:
-    """Return Σ share · |accuracy − confidence| over equal-width bins of the top probability."""
-    top = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    index = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
-    surplus = np.bincount(index, weights=right - top, minlength=bins)  # n · (accuracy − confidence)
-    return float(np.abs(surplus).sum() / len(labels))
+def expected_calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Return the ECE of ``probabilities`` (N, K) against ``labels`` (N,)."""
+    which, confidence, hit = confidence_bins(probabilities, labels)
+    surplus: Floats = np.bincount(which, weights=hit - confidence, minlength=BINS).astype(
+        np.float64
+    )
+    return float(calibration_error(surplus, np.array(len(labels), np.float64)))
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,13 @@ def calibrate(dev_scores: Path, votes: pl.DataFrame, out: Path) -> Calibration:
     known = table.select("pair_id").join(
         opinions(votes), on="pair_id", how="left", maintain_order="left"
     )
-    found = _choose(before, known, _several(table, votes))
-    after = apply_temperature(before, found.temperature)
+    calibration = _choose(before, known, _several(table, votes))
+    after = apply_temperature(before, calibration.temperature)
     table.with_columns(
         *(pl.Series(f"p{k}", after[:, k]).cast(pl.Float32) for k in range(after.shape[1])),
         known["consensus"],
     ).write_parquet(out)
-    return found
+    return calibration
 
 
 def _several(table: pl.DataFrame, votes: pl.DataFrame) -> int:

@@ -82,8 +82,8 @@ def export_classifier(
     architecture, padding = write_classifier(merged, encoder, out / "model")
     replace(card, precision=precision).write(out)
     del merged, model
-    found = classify(out / "model", [np.concatenate(part) for part in parts])
-    delta = float(np.abs(found - expected).max(initial=0.0))
+    exported = classify(out / "model", [np.concatenate(part) for part in parts])
+    delta = float(np.abs(exported - expected).max(initial=0.0))
     if not delta <= TOLERANCE:  # also when it is NaN
         raise ArtifactError(
             f"{llm}: merged in {precision}, a probability differs by {delta:.2g} from the "
@@ -126,8 +126,8 @@ def write_classifier(model: Model, encoder: PromptEncoder, folder: Path) -> tupl
 def _padding(model: Model, encoder: PromptEncoder) -> int:
     """Return the id that the classifier takes for padding: the last other one is read out."""
     tokenizer = model.tokenizer
-    found = tokenizer.pad_token_id
-    chosen = int(tokenizer.eos_token_id if found is None else found)
+    padding_id = tokenizer.pad_token_id
+    chosen = int(tokenizer.eos_token_id if padding_id is None else padding_id)
     if chosen == encoder.slot[-1]:
         raise ConfigError(f"tokenizer {tokenizer.name_or_path!r} pads with the end of a prompt")
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chosen)
@@ -138,7 +138,7 @@ def classify(folder: Path, prompts: Sequence[Ids]) -> Floats:
     """Return (N, 3) probabilities of the written classifier, loaded as anybody would load it."""
     model: Any = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype="auto")
     model.eval()
-    found = np.empty((len(prompts), len(NAMES)), np.float32)
+    probabilities = np.empty((len(prompts), len(NAMES)), np.float32)
     with torch.inference_mode():
         for start in range(0, len(prompts), PROBE_BATCH):
             batch = prompts[start : start + PROBE_BATCH]
@@ -146,8 +146,8 @@ def classify(folder: Path, prompts: Sequence[Ids]) -> Floats:
             mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
             ids = ids.masked_fill(~mask, model.config.pad_token_id)
             logits = model(input_ids=ids, attention_mask=mask.long()).logits
-            found[start : start + len(batch)] = logits.float().softmax(-1).numpy()
-    return found
+            probabilities[start : start + len(batch)] = logits.float().softmax(-1).numpy()
+    return probabilities
 
 
 def record(card: LlmCard, exported: Exported) -> dict[str, Any]:

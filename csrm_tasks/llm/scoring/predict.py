@@ -43,10 +43,10 @@ def predict(
 def label_probabilities(model: Model, parts: Parts, space: str) -> Floats:
     """Return (N, K) probabilities of the labels of ``space`` from prompts as token ids."""
     labels = model.labels[space]
-    found = np.empty((len(parts), len(labels)), np.float32)
+    probabilities = np.empty((len(parts), len(labels)), np.float32)
     for at, hidden in last_hidden(model, parts):
-        found[at] = label_logits(model.causal, hidden, labels).softmax(-1).cpu().numpy()
-    return found
+        probabilities[at] = label_logits(model.causal, hidden, labels).softmax(-1).cpu().numpy()
+    return probabilities
 
 
 def last_hidden(model: Model, parts: Parts) -> Iterator[tuple[Indices, Tensor]]:

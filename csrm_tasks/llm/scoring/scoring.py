@@ -60,10 +60,10 @@ class RelevanceScorer:
             done = min(end, len(pairs))
             rate = done / (time.monotonic() - started)
             log.info("scored %d of %d pairs, %.0f pairs/s", done, len(pairs), rate)
-        found = np.concatenate(parts).astype(np.float64)
+        probabilities = np.concatenate(parts).astype(np.float64)
         if calibrated and space is RELEVANCE:
-            found = apply_temperature(found, self.card.temperature)
-        return with_probabilities(pairs, found)
+            probabilities = apply_temperature(probabilities, self.card.temperature)
+        return with_probabilities(pairs, probabilities)
 
 
 def load_own_base(card: LlmCard, folder: Path) -> Model:
@@ -80,11 +80,11 @@ def load_own_base(card: LlmCard, folder: Path) -> Model:
     return model
 
 
-def with_probabilities(pairs: pl.DataFrame, found: Floats) -> pl.DataFrame:
+def with_probabilities(pairs: pl.DataFrame, probabilities: Floats) -> pl.DataFrame:
     """Append p0, p1, p2 (N, K ≤ 3) to ``pairs`` as float32."""
     columns = ("p0", "p1", "p2")
-    missing = np.zeros((len(found), len(columns) - found.shape[1]))
-    table = np.hstack([found, missing])
+    missing = np.zeros((len(probabilities), len(columns) - probabilities.shape[1]))
+    table = np.hstack([probabilities, missing])
     return pairs.with_columns(
         pl.Series(c, table[:, k]).cast(SCORED[c]) for k, c in enumerate(columns)
     )

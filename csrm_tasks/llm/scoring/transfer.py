@@ -60,14 +60,14 @@ def parallel_pairs(translations: pl.DataFrame, most_titles: int = MAX_TITLES) ->
     step = max(1, -(-len(titles) // most_titles))
     chosen = titles[::step]
     letters = [set(source) for source, _ in queries]
-    found = []
+    pairs = []
     for i, title in enumerate(chosen):
         shared = [len(own & set(title[0])) / len(own) for own in letters]
         best = int(np.argmax(shared))
         other = (best + 1 + i % max(1, len(queries) - 1)) % len(queries)
-        found += [(queries[best], title), (queries[other], title)]
-    found = list(dict.fromkeys(found))  # a single query is best and other
-    return ParallelPairs([query for query, _ in found], [title for _, title in found])
+        pairs += [(queries[best], title), (queries[other], title)]
+    pairs = list(dict.fromkeys(pairs))  # a single query is best and other
+    return ParallelPairs([query for query, _ in pairs], [title for _, title in pairs])
 
 
 def measure_transfer(
@@ -104,7 +104,7 @@ def _hidden(model: Model, encoder: PromptEncoder, pairs: ParallelPairs, side: in
 
 def hidden_states(model: Model, prompts: Sequence[Any]) -> Floats:
     """Return the hidden states that feed the label logits, (N, H), dropout off."""
-    found = np.empty((len(prompts), model.causal.config.hidden_size))
+    states = np.empty((len(prompts), model.causal.config.hidden_size))
     for at, hidden in last_hidden(model, [(p[:0], p) for p in prompts]):
-        found[at] = hidden.float().cpu().numpy()
-    return found
+        states[at] = hidden.float().cpu().numpy()
+    return states

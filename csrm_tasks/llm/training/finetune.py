@@ -142,9 +142,11 @@ class _Judge:
 
     def score(self) -> DevScore:
         """Return micro-F1 (which is accuracy, A42) and log loss."""
-        found = self.probabilities()
-        right = found.argmax(axis=1) == self._labels
-        return DevScore(float(right.mean()), log_loss(found.astype(np.float64), self._labels))
+        probabilities = self.probabilities()
+        right = probabilities.argmax(axis=1) == self._labels
+        return DevScore(
+            float(right.mean()), log_loss(probabilities.astype(np.float64), self._labels)
+        )
 
 
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
@@ -225,11 +227,11 @@ def _train_fit(data: _Data, model: Model, encoder: PromptEncoder) -> float:
     """Return the agreement with the human train labels on a fixed sample (A18)."""
     rows = data.train
     chosen = random.Random(0).sample(range(len(rows)), min(FIT_SAMPLE, len(rows)))
-    found = predict(
+    probabilities = predict(
         model, encoder, RELEVANCE,
         [rows.queries[i] for i in chosen], [rows.products[i] for i in chosen],
     )  # fmt: skip
-    return float((found.argmax(axis=1) == data.grades[chosen]).mean())
+    return float((probabilities.argmax(axis=1) == data.grades[chosen]).mean())
 
 
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:

@@ -98,6 +98,6 @@ def _reason(error: ChildFailedError, processes: int) -> str:
                 "run the step again to go on"
             )
     rank, first = error.get_first_failure()
-    found: Any = first.message  # a dict where the worker's own exception was recorded
-    text = found["message"] if isinstance(found, dict) else found
+    message: Any = first.message  # a dict where the worker's own exception was recorded
+    text = message["message"] if isinstance(message, dict) else message
     return f"training process {rank} of {processes} failed: {' '.join(text.split())}"

@@ -64,8 +64,8 @@ class Team:
         if self.size == 1:
             return list(values)
         mine = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
-        found: list[float] = self._accelerator.reduce(mine, "sum").tolist()
-        return found
+        sums: list[float] = self._accelerator.reduce(mine, "sum").tolist()
+        return sums
 
     def wait(self) -> None:
         """Go on when every process is here."""

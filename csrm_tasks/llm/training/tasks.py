@@ -190,7 +190,7 @@ def _translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[
         for kind, source in zip(rows.kinds, rows.sources, strict=True)
     ]
     encoder.tokenize([*(s for segments in texts for s in segments), *rows.targets])
-    found = []
+    prompts = []
     for (head_text, source_text, slot_text), target_text in zip(texts, rows.targets, strict=True):
         head, source, slot = (
             encoder.join([head_text]), encoder.segment(source_text), encoder.segment(slot_text)
@@ -200,5 +200,5 @@ def _translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[
         encoder.truncated += len(source) + len(target) > room
         target = target[: max(1, room)]
         source = source[: max(0, room - len(target))]
-        found.append((np.concatenate([head, source, slot]), target))
-    return found
+        prompts.append((np.concatenate([head, source, slot]), target))
+    return prompts

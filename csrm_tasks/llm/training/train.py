@@ -140,11 +140,11 @@ class _Run:
         """
         position = self.mixture.state()
         draws = self.mixture.next_step()
-        found = self._gradients(draws)
-        while found is None:
+        sums = self._gradients(draws)
+        while sums is None:
             self._halve(draws, position)
-            found = self._gradients(draws)
-        *losses, samples, tokens, wanted = self.team.total([*found, float(due)])
+            sums = self._gradients(draws)
+        *losses, samples, tokens, wanted = self.team.total([*sums, float(due)])
         self._update(draws, losses, position)
         self.progress.step += 1
         self.progress.samples += round(samples)
@@ -241,8 +241,8 @@ class _Run:
     def record_evaluation(self, dev: DevScore) -> None:
         """Record an evaluation and keep the adapter if it is the best so far."""
         p = self.progress
-        found = (dev.micro_f1, dev.log_loss) if self.team.leads else (0.0, 0.0)
-        dev = DevScore(*self.team.total(found))  # one decision for all
+        own = (dev.micro_f1, dev.log_loss) if self.team.leads else (0.0, 0.0)
+        dev = DevScore(*self.team.total(own))  # one decision for all
         score = (dev.micro_f1, -dev.log_loss)
         p.waited += 1
         if p.best is None or score > p.best:

@@ -36,10 +36,10 @@ def main(job_file: Path) -> None:
     work = Path(job["work"])
     out = Path(job["out"]) if state.is_main_process else work / f"process-{state.process_index}"
     out.mkdir(parents=True, exist_ok=True)
-    found = finetune(market, _inputs(job["given"]), out, work)
+    result = finetune(market, _inputs(job["given"]), out, work)
     if state.is_main_process:
         part = work / "result.part"
-        part.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        part.write_text(json.dumps(asdict(result)), encoding="utf-8")
         part.replace(work / RESULT)
     state.destroy_process_group()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from csrm_tasks.artifacts import Artifact, check_files, describe_files
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.json_files import write_json
 from csrm_tasks.towers.serving.embed import IDS, VECTORS
 
 FORMAT = 2  # of the folder; a server refuses what it does not know
@@ -50,8 +51,7 @@ def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any])
         "files": describe_files(out),
         **about,
     }
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    (out / MANIFEST).write_text(text, encoding="utf-8")
+    write_json(out / MANIFEST, manifest)
     return manifest
 
 

@@ -53,20 +53,20 @@ def peak_memory() -> int:
 
 def _replay(scorer: Any, requests: pl.DataFrame) -> list[float]:
     """Score every search as if it came in by itself; milliseconds of each."""
-    found = []
+    milliseconds = []
     for query, products in requests.select("query", "products").iter_rows():
         began = time.perf_counter()
         vectors = scorer.products.take(scorer.products.rows(products))
         scorer.score_vectors(scorer.encode_queries([query])[0], vectors)
-        found.append((time.perf_counter() - began) * 1e3)
-    return found
+        milliseconds.append((time.perf_counter() - began) * 1e3)
+    return milliseconds
 
 
 def main(args: list[str]) -> None:
     """Probe and write the result."""
     bundle, cases, out, threads = args
-    found = probe(Path(bundle), Path(cases), int(threads))
-    Path(out).write_text(json.dumps(found), encoding="utf-8")
+    figures = probe(Path(bundle), Path(cases), int(threads))
+    Path(out).write_text(json.dumps(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ class ProductVectors:
     def __init__(self, folder: Path, dim: int) -> None:
         """Open the snapshot in ``folder``; raises :class:`ArtifactError` when it does not fit."""
         vectors, ids = (folder / name for name in EMBEDDINGS)
-        found = np.load(vectors, mmap_mode="r")
+        loaded = np.load(vectors, mmap_mode="r")
         known = pl.read_parquet(ids)["product_id"].to_list()
-        if found.dtype != np.float32 or found.shape != (len(known), 2, dim):
+        if loaded.dtype != np.float32 or loaded.shape != (len(known), 2, dim):
             raise ArtifactError(
-                f"{vectors}: vectors {found.shape} of {found.dtype} are not those of {len(known)} "
-                f"products in 2 × {dim} float32; embed the products again"
+                f"{vectors}: vectors {loaded.shape} of {loaded.dtype} are not those of "
+                f"{len(known)} products in 2 × {dim} float32; embed the products again"
             )
-        self._vectors = found  # (N, 2, dim)
+        self._vectors = loaded  # (N, 2, dim)
         self._row = {compose(product): row for row, product in enumerate(known)}
 
     def __len__(self) -> int:
@@ -55,8 +55,8 @@ class ProductVectors:
 
     def take(self, rows: Sequence[int]) -> Floats:
         """Return the vectors (len(rows), 2, dim) of rows."""
-        found: Floats = self._vectors[rows]
-        return found
+        taken: Floats = self._vectors[rows]
+        return taken
 
 
 class ReleaseScorer:
@@ -84,8 +84,8 @@ class ReleaseScorer:
 
     def encode_queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries: (len(texts), 2, dim)."""
-        found: Floats = self._towers.encode_queries(texts)
-        return found
+        encoded: Floats = self._towers.encode_queries(texts)
+        return encoded
 
     def product_text(self, title: str, brand: str = "", category: str = "") -> str:
         """Return what this release's product tower reads of a product (A27)."""
@@ -95,8 +95,8 @@ class ReleaseScorer:
 
     def encode_titles(self, titles: Sequence[str]) -> Floats:
         """Embed products by :meth:`product_text`: (len(titles), 2, dim)."""
-        found: Floats = self._towers.encode_products(titles)
-        return found
+        encoded: Floats = self._towers.encode_products(titles)
+        return encoded
 
     def score_vectors(self, query_vectors: Floats, product_vectors: Floats) -> Scored:
         """Score pairs of vectors (..., 2, dim) that broadcast against each other."""
@@ -128,12 +128,12 @@ class ReleaseScorer:
                 raise DataError(
                     f"row {i}: product {products[i]!r} is not in this release; give its title"
                 )
-        found = np.zeros((len(rows), 2, self.dim), np.float32)
+        vectors = np.zeros((len(rows), 2, self.dim), np.float32)
         known = [i for i, row in enumerate(rows) if row is not None]
-        found[known] = self.products.take([row for row in rows if row is not None])
+        vectors[known] = self.products.take([row for row in rows if row is not None])
         if lacking:
-            found[lacking] = _each_once(self.encode_titles, [titles[i] or "" for i in lacking])
-        return found
+            vectors[lacking] = _each_once(self.encode_titles, [titles[i] or "" for i in lacking])
+        return vectors
 
 
 def _check_lengths(name: str, texts: Texts) -> None:

@@ -94,12 +94,15 @@ def run_probe(bundle: Path, cases: Path, out: Path, threads: int) -> str | None:
 
 
 def check_probe(
-    pairs: pl.DataFrame, found: Mapping[str, Any], thresholds: tuple[float, float], budget: Serving
+    pairs: pl.DataFrame,
+    measured: Mapping[str, Any],
+    thresholds: tuple[float, float],
+    budget: Serving,
 ) -> tuple[Verdict, dict[str, float]]:
     """Compare what the probe saw with training and with the market's budget."""
     errors, flips = [], np.zeros(pairs.height, bool)
     for head, threshold in zip(("em", "defect"), thresholds, strict=True):
-        ours: npt.NDArray[np.float64] = np.asarray(found[head], np.float64)
+        ours: npt.NDArray[np.float64] = np.asarray(measured[head], np.float64)
         theirs = pairs[head].to_numpy().astype(np.float64)
         errors.append(np.abs(ours - theirs))
         flips |= (ours >= threshold) != (theirs >= threshold)
@@ -107,8 +110,8 @@ def check_probe(
         "mean_error": float(np.mean(errors)) if pairs.height else 0.0,
         "flips": float(flips.sum()),
         "pairs": float(pairs.height),
-        **{name: float(found[name]) for name in ("p50_ms", "p99_ms", "load_seconds")},
-        "memory_mb": found["memory_bytes"] / 2**20,
+        **{name: float(measured[name]) for name in ("p50_ms", "p99_ms", "load_seconds")},
+        "memory_mb": measured["memory_bytes"] / 2**20,
     }
     return combine(_checks(figures, budget)), figures
 

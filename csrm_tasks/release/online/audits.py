@@ -23,10 +23,10 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.consensus import majority
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.contract.contracts import GRADES
+from csrm_tasks.ranking import TOP, best_first, places
 from csrm_tasks.release.online.checks import Audit
 from csrm_tasks.spreadsheets import Proof, read_sheet, refuse_damaged, word, write_sheet
 
-TOP = 5  # Defect@5 (A43)
 TASK = ("item", "query", "title", "brand", "category", "grade", "rater_id")
 ANSWER = ("item", "grade", "rater_id")
 TEXTS = ("query", "title", "brand", "category")  # that come back as they were sent
@@ -64,10 +64,12 @@ def page(scorer: Scorer, shown: pl.DataFrame, release: str) -> pl.DataFrame:
     scored = scorer.score(
         shown["query"].to_list(), shown["product_id"].to_list(), shown["title"].to_list()
     )
-    ranked = shown.with_columns(pl.Series("score", np.asarray(scored.rank_score, np.float64)))
-    ranked = ranked.sort("query_id", "score", "product_id", descending=[False, True, False])
-    place = pl.int_range(1, pl.len() + 1).over("query_id").alias("rank")
-    top = ranked.with_columns(place, pl.lit(release).alias("release"))
+    scores = pl.Series("score", np.asarray(scored.rank_score, np.float64))
+    given = shown.with_columns(scores).sort("query_id", "product_id")  # the order of ties
+    query = given["query_id"].rle_id().cast(pl.Int64).to_numpy()
+    ranked = given[best_first(given["score"].to_numpy(), query)]  # queries stay where they were
+    rank = pl.Series("rank", places(query) + 1)
+    top = ranked.with_columns(rank, pl.lit(release).alias("release"))
     return top.filter(pl.col("rank") <= TOP).select("release", "query_id", "rank", "product_id")
 
 

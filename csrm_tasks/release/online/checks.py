@@ -71,14 +71,14 @@ def evaluate_step(
 ) -> tuple[Outcome, list[OnlineCheck]]:
     """Judge a release at ``step``; returns the outcome and every check it follows from."""
     alpha = 2 * plan.alpha / CHECKS  # only one side of each interval can fail
-    found = [
+    checks = [
         *_traffic(step, plan, evidence.sessions, alpha),
         *_audits(step, plan, evidence.audit, alpha),
         *_serving(plan, evidence, alpha),
     ]
-    outcomes = {check.outcome for check in found}
+    outcomes = {check.outcome for check in checks}
     order: tuple[Outcome, ...] = ("FAILURE", "ERROR", "INCONCLUSIVE")
-    return next((o for o in order if o in outcomes), "SUCCESS"), found
+    return next((o for o in order if o in outcomes), "SUCCESS"), checks
 
 
 def _traffic(
@@ -97,9 +97,9 @@ def _traffic(
         return [OnlineCheck("split", "ERROR", text)]
     few = seen < step.sessions
     enough = OnlineCheck("sessions", "INCONCLUSIVE" if few else "SUCCESS", f"{seen} sessions")
-    found = difference(strata, alpha, plan.planned_sessions)
+    conversion = difference(strata, alpha, plan.planned_sessions)
     base = sum(s.control_hits for s in strata) / sum(s.control for s in strata)
-    return [enough, _bounded("conversion", found, step.margin * base, rising_is_bad=False)]
+    return [enough, _bounded("conversion", conversion, step.margin * base, rising_is_bad=False)]
 
 
 def _audits(step: Step, plan: Rollout, audit: Audit | None, alpha: float) -> list[OnlineCheck]:
@@ -146,21 +146,21 @@ def _latency(plan: Rollout, served: Served, ratio: float, alpha: float) -> Onlin
         return OnlineCheck("latency", "INCONCLUSIVE", f"{fewest} of {MIN_TIMES} answered requests")
     slow = served.slow(ratio)
     text = f"p99 {slow.judged_ms:.1f} ms against {slow.control_ms:.1f} ms"
-    found = difference_in_bursts(slow.counts, served.quarters, alpha, plan.planned_sessions)
-    check = _bounded("latency", found, SLOW_MARGIN, rising_is_bad=True)
-    failed = found is not None and found.lo > 0
+    slowness = difference_in_bursts(slow.counts, served.quarters, alpha, plan.planned_sessions)
+    check = _bounded("latency", slowness, SLOW_MARGIN, rising_is_bad=True)
+    failed = slowness is not None and slowness.lo > 0
     outcome: Outcome = "FAILURE" if failed else check.outcome
-    return OnlineCheck("latency", outcome, f"{text}; slow requests {check.text}", found)
+    return OnlineCheck("latency", outcome, f"{text}; slow requests {check.text}", slowness)
 
 
 def _bounded(
-    name: str, found: Difference | None, margin: float, *, rising_is_bad: bool
+    name: str, interval: Difference | None, margin: float, *, rising_is_bad: bool
 ) -> OnlineCheck:
     """Compare an interval with 0 and with the margin on its bad side."""
-    if found is None:
+    if interval is None:
         return OnlineCheck(name, "INCONCLUSIVE", "nothing to compare yet")
-    text = f"{found.value:+.4f} [{found.lo:+.4f}, {found.hi:+.4f}], margin {margin:.4f}"
-    loss, certain = (found.hi, found.lo) if rising_is_bad else (-found.lo, -found.hi)
+    text = f"{interval.value:+.4f} [{interval.lo:+.4f}, {interval.hi:+.4f}], margin {margin:.4f}"
+    loss, certain = (interval.hi, interval.lo) if rising_is_bad else (-interval.lo, -interval.hi)
     if loss < margin:
-        return OnlineCheck(name, "SUCCESS", text, found)
-    return OnlineCheck(name, "FAILURE" if certain > 0 else "INCONCLUSIVE", text, found)
+        return OnlineCheck(name, "SUCCESS", text, interval)
+    return OnlineCheck(name, "FAILURE" if certain > 0 else "INCONCLUSIVE", text, interval)

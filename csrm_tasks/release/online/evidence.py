@@ -94,7 +94,7 @@ def session_strata(
     A session belongs to the step in which it began, a quarter of an hour after a change of the
     shares at the earliest, and to the release of its first search that names one.
     """
-    found: list[Stratum] = []
+    strata: list[Stratum] = []
     merged = _merged(market, locale, span.market_days())
     for window, following in zip(state.windows, [*state.windows[1:], None], strict=True):
         if not window.share:
@@ -102,8 +102,8 @@ def session_strata(
         since = datetime.fromisoformat(window.since) + SETTLE
         until = span.until if following is None else datetime.fromisoformat(following.since)
         statement = _counts(merged, since, until, (state.release, state.control))
-        found += _strata(connection.execute(statement).all(), state, window.share)
-    return tuple(found)
+        strata += _strata(connection.execute(statement).all(), state, window.share)
+    return tuple(strata)
 
 
 def _merged(market: str, locale: str, among: Sequence[str]) -> sa.Subquery:
@@ -160,11 +160,11 @@ def serving(blobs: BlobStore, market: str, state: CurrentRollout, span: Span) ->
     quarters that begin after the market's day is over are left to the next look. Times in which
     only one of the two served say nothing; None where there is no other.
     """
-    found = served_windows(blobs, market, state, span)
-    if not found:
+    windows = served_windows(blobs, market, state, span)
+    if not windows:
         return None
-    rows = [pair for _, pair in found]
-    names = [quarter for quarter, _ in found]
+    rows = [pair for _, pair in windows]
+    names = [quarter for quarter, _ in windows]
     seen = [bucket for pair in rows for window in pair for bucket in window.buckets]
     first, last = min(seen, default=0), max(seen, default=0)
     times = np.zeros((len(rows), 2, last - first + 1), np.int32)
@@ -183,15 +183,15 @@ def served_windows(
     """Return quarter of an hour (UTC) and what the judged release and its control served in it, of
     every window of ``span`` in which both did.
     """
-    found = []
+    windows = []
     for d in span.utc_days():
         report = _report(blobs, f"{market}/serving/{d}.json")
         ours, theirs = (report.get(r, {}) for r in (state.release, state.control))
         for at in sorted(ours.keys() & theirs.keys()):
             quarter = f"{d}T{at.split('/', 1)[0]}+00:00"
             if datetime.fromisoformat(quarter) < span.until:
-                found.append((quarter, (ours[at], theirs[at])))
-    return found
+                windows.append((quarter, (ours[at], theirs[at])))
+    return windows
 
 
 class _Window(BaseModel):

@@ -23,8 +23,8 @@ P99 = 0.99
 
 def bucket_of(seconds: float) -> int:
     """Return the bucket whose upper edge is the first that is not below ``seconds``."""
-    found = math.ceil(math.log(max(seconds, 1e-6) * 1e3) / STEP)
-    return min(max(found, FIRST), LAST)
+    bucket = math.ceil(math.log(max(seconds, 1e-6) * 1e3) / STEP)
+    return min(max(bucket, FIRST), LAST)
 
 
 def upper_ms(bucket: int) -> float:

@@ -62,14 +62,14 @@ def export_cross(
     """
     write_onnx(model, out / ONNX["fp32"], "logits")
     write_about(out, {**about, "serve": "fp32"})
-    found = {"fp32": _judge(out, "fp32", "", judged)}
-    if not found["fp32"].admitted:
-        raise RefusedError(f"export of the cross-encoder refused: {_reason(found['fp32'])}")
-    found["int8"] = _int8(out, judged)
-    serve = "int8" if found["int8"].admitted else "fp32"
-    variants = {name: asdict(parity) for name, parity in found.items()}
+    checked = {"fp32": _judge(out, "fp32", "", judged)}
+    if not checked["fp32"].admitted:
+        raise RefusedError(f"export of the cross-encoder refused: {_reason(checked['fp32'])}")
+    checked["int8"] = _int8(out, judged)
+    serve = "int8" if checked["int8"].admitted else "fp32"
+    variants = {name: asdict(parity) for name, parity in checked.items()}
     write_about(out, {**about, "serve": serve, "variants": variants})
-    return found
+    return checked
 
 
 def _int8(out: Path, judged: ScoredPairs) -> CrossParity:
@@ -77,11 +77,11 @@ def _int8(out: Path, judged: ScoredPairs) -> CrossParity:
     target = out / ONNX["int8"]
     for recipe in RECIPES:
         quantise(out / ONNX["fp32"], target, recipe)
-        found = _judge(out, "int8", recipe, judged)
-        if found.admitted:
-            return found
+        parity = _judge(out, "int8", recipe, judged)
+        if parity.admitted:
+            return parity
     target.unlink()
-    return found
+    return parity
 
 
 def _judge(out: Path, variant: str, recipe: str, judged: ScoredPairs) -> CrossParity:
@@ -92,14 +92,14 @@ def _judge(out: Path, variant: str, recipe: str, judged: ScoredPairs) -> CrossPa
     flips = decision_flips(ours, truth)
     # NaN compares as False, so a broken graph is never admitted.
     admitted = delta <= MAX_DELTA[variant] and flips <= MAX_FLIPS
-    found = CrossParity(admitted, delta, flips, len(judged.scores), recipe)
+    parity = CrossParity(admitted, delta, flips, len(judged.scores), recipe)
     if not admitted:
-        log.warning("cross-encoder: %s is refused: %s", variant, _reason(found))
-    return found
+        log.warning("cross-encoder: %s is refused: %s", variant, _reason(parity))
+    return parity
 
 
-def _reason(found: CrossParity) -> str:
+def _reason(parity: CrossParity) -> str:
     return (
-        f"{found.recipe} on {found.pairs} dev pairs: a probability differs by {found.delta:.4f}, "
-        f"decision flips {found.flips:.2%} (at most {MAX_FLIPS:.1%})"
+        f"{parity.recipe} on {parity.pairs} dev pairs: a probability differs by "
+        f"{parity.delta:.4f}, decision flips {parity.flips:.2%} (at most {MAX_FLIPS:.1%})"
     )

@@ -41,10 +41,10 @@ def choose_backend(folder: Path, threads: int) -> str:
         if wanted not in (*VARIANTS, "exported"):
             raise ConfigError(f"{VARIABLE} is {wanted!r}; give exported, fp32 or int8, or unset it")
         return exported if wanted == "exported" else wanted
-    found = [v for v in VARIANTS if (folder / ONNX["query", v]).exists()]
-    if len(found) == 1:
-        return found[0]
-    seconds = {v: time_query(open_session(folder / ONNX["query", v], threads)) for v in found}
+    variants = [v for v in VARIANTS if (folder / ONNX["query", v]).exists()]
+    if len(variants) == 1:
+        return variants[0]
+    seconds = {v: time_query(open_session(folder / ONNX["query", v], threads)) for v in variants}
     chosen = quickest(seconds, exported)
     times = ", ".join(f"{v} {s * 1e3:.2f} ms" for v, s in seconds.items())
     log.info("query tower: %s a query of %d tokens; %s serves", times, TOKENS, chosen)

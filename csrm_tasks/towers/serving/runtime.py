@@ -108,11 +108,11 @@ class TowerRuntime:
 
     def score_texts(self, queries: Sequence[str], products: Sequence[str]) -> Scores:
         """Score N pairs of texts; one that stands in several is embedded once."""
-        found = []
+        vectors = []
         for encode, texts in ((self.encode_queries, queries), (self.encode_products, products)):
             row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            found.append(encode(list(row))[[row[text] for text in texts]])
-        return self.score(*found)
+            vectors.append(encode(list(row))[[row[text] for text in texts]])
+        return self.score(*vectors)
 
     def decide(self, scores: Scores) -> Decisions:
         """Apply the thresholds chosen on dev (A33)."""
@@ -120,12 +120,12 @@ class TowerRuntime:
 
     def _encode(self, tower: str, texts: Sequence[str]) -> Vectors:
         table = TokenTable(self._tokenizers[tower], texts, self.about["pad_id"])
-        found: Vectors = np.zeros((len(texts), len(HEADS), self.dim), np.float32)
+        vectors: Vectors = np.zeros((len(texts), len(HEADS), self.dim), np.float32)
         for rows in table.chunks(np.arange(len(texts)), BATCH_TOKENS):
             ids, mask = table.batch(rows)
             feed = {"input_ids": ids, "attention_mask": mask}
-            found[rows] = self._sessions[tower].run(None, feed)[0]
-        return found
+            vectors[rows] = self._sessions[tower].run(None, feed)[0]
+        return vectors
 
 
 def decisions(scores: Scores, about: Mapping[str, Any]) -> Decisions:

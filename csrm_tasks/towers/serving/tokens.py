@@ -47,8 +47,8 @@ class TokenTable(Ragged):
         columns = np.arange(int((left + right).max(initial=1)))
         texts = np.where(columns < left, 1, np.where(columns < left + right, 2, 0))
         ids = np.full(texts.shape, self.pad_id, np.int64)
-        for text, (found, mask) in enumerate(parts, start=1):
-            ids[texts == text] = found[mask == 1]
+        for text, (part, mask) in enumerate(parts, start=1):
+            ids[texts == text] = part[mask == 1]
         return ids, texts.astype(np.int64)
 
     def chunks(self, rows: Rows, max_tokens: int) -> Iterator[Rows]:
