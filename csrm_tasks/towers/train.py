@@ -1,5 +1,7 @@
 """Training the towers: batches grouped by query, every distinct text of a batch encoded once.
 
+The loss is :func:`csrm_tasks.towers.losses.towers_loss`.
+
 A batch of 64 queries × 16 products (A31) is 1024 pairs, but at most 64 query texts and far fewer
 than 1024 different titles where queries share products. Encoding is what costs, so texts are
 deduplicated within the batch, sorted by length, encoded in few chunks of like length, and the

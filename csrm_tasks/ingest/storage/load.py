@@ -1,4 +1,4 @@
-"""Storing one validated file, exactly once: one transaction, or nothing happened.
+"""Storing one validated file, its quarantined rows too, exactly once: one transaction or nothing.
 
 A later delivery of the same name takes the place of the earlier one in the same transaction, and
 where files of later days are stored already they are as if this one had come before them

@@ -1,4 +1,4 @@
-"""What shoppers, raters and servers say of a release under way, and what that comes to.
+"""Checks of a release under way: conversion, audits, failed requests, latency (p99).
 
 A pure function of counts: each check is a success when a loss beyond the step's margin is ruled
 out, a failure when the release is worse beyond doubt, inconclusive between the two, and an error
