@@ -316,12 +316,17 @@ def test_two_publishers_of_routing_on_s3_agree_and_the_newer_row_stays(
         published = [routing.publish(there, "m") for _ in range(2)]
         assert published[0] == published[1] == routing.read(there, "m")
         assert published[0] is not None and published[0]["ledger_seq"] == n
-    stale = routing.document("m", ledger.verified(there, "m")[:1])
+    older = ledger.verified(there, "m")[:1]
+    again = routing.publish(there, "m", older)  # as one does who read the ledger before row 2
+    assert again is not None
+    assert again["ledger_seq"] == 2
+    stale = routing.document("m", older)
     assert stale is not None
-    assert routing._replace(open_blobs(there.routing), "m", stale) is False
     # Somebody else's write between reading and replacing: the condition refuses ours.
     blobs = open_blobs(there.routing)
     before = blobs.read("m.json")
     assert before is not None
+    assert routing._replace(blobs, "m", stale, before + b"older") is False
+    assert blobs.read("m.json") == before
     assert blobs.replace("m.json", before + b" ", before)
     assert not blobs.replace("m.json", b"{}", before)

@@ -25,7 +25,7 @@ from csrm_tasks.release import away, denied, ledger
 from csrm_tasks.release.views import RETRIES
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
-from tests.conftest import administer
+from tests.conftest import administer, drop_database, new_database
 from tests.core.test_core_s3 import rclone as rclone
 from tests.release_fixtures import MARKET
 from tests.release_world import AUTO, World
@@ -222,9 +222,10 @@ def test_a_database_that_lets_nobody_in_is_one_line(
     names = {"csrm_nobody": "", "csrm_shut": "NOLOGIN", "csrm_blind": "LOGIN"}
     made = [f"CREATE ROLE {name} {how}" for name, how in names.items() if how]
     administer(server, *made)
+    own = new_database(server, template)  # connections to it are kept, and nobody can copy it then
     try:
         for name in names:
-            url = sa.make_url(server).set(database=template, username=name, password=SECRET)
+            url = sa.make_url(own).set(username=name, password=SECRET)
             monkeypatch.setenv("CSRM_DB_URL", url.render_as_string(hide_password=False))
             for command in (["release", "history", "--market", MARKET],
                             ["release", "rollback", *WHO]):  # fmt: skip
@@ -232,6 +233,7 @@ def test_a_database_that_lets_nobody_in_is_one_line(
                 line = one_line(capsys.readouterr().err, "the database")
                 assert "release history" in " ".join(command) or "served now: " in line
     finally:
+        drop_database(server, own)
         administer(server, *(f"DROP ROLE {name}" for name, how in names.items() if how))
     assert [e.action for e in ledger.verified(settings, MARKET)] == ["registered", "promoted"]
 
