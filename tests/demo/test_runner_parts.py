@@ -148,6 +148,25 @@ def test_the_password_is_made_once_and_only_the_owner_reads_it(home: Home) -> No
     assert home.password_file.stat().st_mode & 0o077 == 0
 
 
+def test_two_demos_that_start_at_once_choose_different_ports(home: Home) -> None:
+    """A server listens only seconds after its port was chosen."""
+    other_demo = (
+        "import sys; from csrm_tasks.demo.runner.home import Home; h = Home.of('mini').at(); "
+        "print(h.port, h.mlflow_port, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", other_demo], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdin is not None
+        assert other.stdout is not None
+        theirs = set(other.stdout.readline().split())
+        ours = home.at()
+        other.stdin.close()
+    assert len(theirs) == 2
+    assert theirs.isdisjoint({str(ours.port), str(ours.mlflow_port)})
+
+
 def land(home: Home, *days: str) -> None:
     for day in days:
         (home.settings.landing / "mini" / day / "zh-TW").mkdir(parents=True)

@@ -184,29 +184,56 @@ def check_disk(folder: Path, needed: int = NEEDED_BYTES) -> None:
 
 
 def choose_port(given: int | None, usual: int, what: str, option: str) -> int:
-    """Return ``given``, else the first free port from ``usual`` on.
+    """Return ``given``, else the first free port from ``usual`` on; no other demo takes it then.
 
     Raises :class:`CsrmError` when the given one is taken, or all of the next :data:`PORTS` are.
     """
     if given is not None:
         check_port(given, what, option)
+        if not _reserve(given):
+            raise CsrmError(_taken(given, what, option))
         return given
-    found = next((p for p in range(usual, usual + PORTS) if is_free(p)), None)
-    if found is None:
+    ports = range(usual, usual + PORTS)
+    chosen = next((p for p in ports if is_free(p) and _reserve(p)), None)
+    if chosen is None:
         raise CsrmError(
             f"ports {usual} to {usual + PORTS - 1}, wanted for {what}, are all taken: choose "
             f"another with {option}"
         )
-    return found
+    return chosen
+
+
+_RESERVED: dict[int, socket.socket] = {}  # until this process ends
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port from other demos on this machine until its server listens, which takes a while.
+
+    An abstract socket of Linux: nothing lies on the disk, and it goes with the process.
+    """
+    if port in _RESERVED:
+        return True
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0csrm-demo-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _RESERVED[port] = name
+    return True
 
 
 def check_port(port: int, what: str, option: str) -> None:
     """Raise :class:`CsrmError` when ``port`` of this machine is taken."""
     if not is_free(port):
-        raise CsrmError(
-            f"port {port}, wanted for {what}, is taken: end what uses it "
-            f"(csrm demo stop ends an earlier run), or choose another with {option}"
-        )
+        raise CsrmError(_taken(port, what, option))
+
+
+def _taken(port: int, what: str, option: str) -> str:
+    return (
+        f"port {port}, wanted for {what}, is taken: end what uses it "
+        f"(csrm demo stop ends an earlier run), or choose another with {option}"
+    )
 
 
 def is_free(port: int) -> bool:
