@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, rollout
+from csrm_tasks.release import ledger, rollout, routing
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
@@ -30,7 +30,7 @@ def end_without_steps(
     """
     if config.rollout.steps:
         return None
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     row = _ended(settings, config, entries, keep)
     if row is not None:
         refresh_views(settings, config, api, ledger.including(settings, entries, row))

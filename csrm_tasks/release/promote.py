@@ -14,7 +14,7 @@ from typing import Any
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import away, ledger, rollout
+from csrm_tasks.release import away, ledger, rollout, routing
 from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.release.guard import guard, refuse_taken_back, still_approved, vouched
 from csrm_tasks.release.no_steps import end_without_steps
@@ -41,7 +41,7 @@ def promote(
     """
     release = release_id(bundle)
     end_without_steps(settings, config, api, keep=release)
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     row = _live_by(config, entries, release)
     if row is None:
         verdict = guard(settings, config, bundle, gate, entries)
@@ -77,7 +77,7 @@ def restore(
     It must stand what any promotion must, but for steps: so its verdict must have been given
     against what is live now. One that was given up within its rollout stays back.
     """
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     rows = [e for e in entries if (e.action, e.release_id) == ("promoted", release)]
     if release != ledger.live(entries):
         row = _append_again(settings, config, release, entries, actor, reason)

@@ -44,7 +44,7 @@ def roll_back(
     Raises :class:`RefusedError` when there is no earlier release, when its bundle does not verify,
     or when somebody has just gone back and ``leaving`` is not named.
     """
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     row = (
         _made_by(entries, run)
         or _unfinished(settings, config.market, entries, leaving)

@@ -13,7 +13,7 @@ from typing import Any
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import approval, away, ledger, rollout
+from csrm_tasks.release import approval, away, ledger, rollout, routing
 from csrm_tasks.release.guard import guard, refuse_begun, refuse_taken_back, still_approved, vouched
 from csrm_tasks.release.no_steps import ACTOR, end_without_steps
 from csrm_tasks.release.promote import promote
@@ -26,7 +26,7 @@ from csrm_tasks.settings import Settings
 def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
     """Start a release's steps; where there are none, or nothing to compare with, promote it."""
     end_without_steps(settings, config, api, keep=release)
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     known = ledger.find(entries, "started", release)
     if known is None and not rollout.by_steps(config.rollout, entries):
         return _promote(settings, config, api, release, entries)
@@ -47,7 +47,7 @@ def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> l
 
     The verdict and the approval are read again. A release waits while another is under way.
     """
-    return _start(settings, config, api, release, ledger.verified(settings, config.market))
+    return _start(settings, config, api, release, routing.ledger_to_add_to(settings, config.market))
 
 
 def _start(
@@ -134,7 +134,7 @@ def apply_decision(
     ended = end_without_steps(settings, config, api, keep=judgement["release"])
     if ended is not None and ended.release_id == judgement["release"]:
         return "abort"
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     state = rollout.current_rollout([e for e in entries if e.seq <= judgement["turn"]])
     step = None if state is None else rollout.step_name(state)
     if state is None or (state.release, step) != (judgement["release"], judgement["step"]):
@@ -177,7 +177,7 @@ def advance_held(
     settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
 ) -> rollout.CurrentRollout:
     """Take a held rollout to its next step because a person says so; returns the state before."""
-    entries = ledger.verified(settings, config.market)
+    entries = routing.ledger_to_add_to(settings, config.market)
     state = rollout.current_rollout(entries)
     ended = end_without_steps(settings, config, api, keep=state.release if state else None)
     if ended is not None:

@@ -94,6 +94,22 @@ def _row(raw: bytes | None) -> int:
         return 0
 
 
+def ledger_to_add_to(settings: Settings, market: str) -> list[ledger.Entry]:
+    """Return the ledger for whoever is about to add a row that servers follow.
+
+    Raises :class:`RefusedError` where it lacks the row that is published: a row added to a restored
+    backup would in the end have the lost one's number. Where the document cannot be read now,
+    nothing is refused: publishing says so.
+    """
+    try:
+        now = open_blobs(settings.routing).read(key(market))
+    except Exception:  # noqa: BLE001 a way back depends on nothing that may be away
+        now = None
+    entries = ledger.verified(settings, market)
+    _refuse_older(settings, market, entries, now)
+    return entries
+
+
 def publish(
     settings: Settings, market: str, entries: Sequence[ledger.Entry] | None = None
 ) -> dict[str, Any] | None:
