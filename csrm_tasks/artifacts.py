@@ -24,6 +24,7 @@ from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.json_files import json_text
 
+SAME = "same-"  # and a digest: names the first reference of equal content
 MANIFEST = "manifest.json"
 UNUSED = 7 * 86_400.0  # seconds that a local copy of something remote is kept after its last use
 REMEDY = "delete the artifact's folder and run its step again"
@@ -52,7 +53,12 @@ class Artifact:
     digest: str
     path: Path
     facts: Mapping[str, Any]
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Any]  # references, by the name of the input
+    made_of: Mapping[str, Any]  # their digests: equal content may have several references
+
+    def was_made_from(self, name: str, other: Artifact) -> bool:
+        """Whether its input ``name`` was ``other``, or the same content under another reference."""
+        return other.ref == self.inputs.get(name) or other.digest == self.made_of.get(name)
 
     def file(self, name: str) -> Path:
         """Return the path of one file; raises :class:`ArtifactError` when it is not there."""
@@ -109,7 +115,30 @@ class ArtifactStore:
                 shutil.rmtree(path)
                 check_files(f"artifact {ref}", self._fetch(data, files), files, REMEDY)
             self._verified.add(ref)
-        return Artifact(ref, manifest["digest"], path, manifest["facts"], manifest["inputs"])
+        return Artifact(
+            ref, manifest["digest"], path, manifest["facts"], manifest["inputs"],
+            manifest["about"].get("inputs", {}),
+        )  # fmt: skip
+
+    def first_like(self, ref: str) -> str:
+        """Return the first reference under which this step's output was published from inputs of
+        the same content with the same content: ``ref`` itself, if no earlier one is there.
+
+        Where code was edited and nothing came out otherwise, what follows is found as it was made,
+        and names what it was made of: so all go on under the name that they know.
+        """
+        manifest = self.manifest(ref)
+        assert manifest is not None, ref
+        alike = json_digest([manifest["digest"], manifest["about"].get("inputs")])[:20]
+        key = f"{ref.rsplit('/', 1)[0]}/{SAME}{alike}"
+        if self._blobs.put_if_absent(key, ref.encode()):
+            return ref
+        known = self._blobs.read(key)
+        first = (known or b"").decode()
+        if first and self.manifest(first) is not None:
+            return first
+        self._blobs.replace(key, ref.encode(), known)  # the first one was pruned
+        return ref
 
     def publish(
         self,

@@ -63,9 +63,10 @@ def publish(
     folder = settings.work / "made-up" / step / key
     folder.mkdir(parents=True, exist_ok=True)
     write(folder)
-    about = {"params": params}
     ref = f"{MARKET}/{step}/{key}"
     store = store_of(settings)
+    of = {name: store.manifest(r) for name, r in (inputs or {}).items()}
+    about = {"params": params, "inputs": {name: m["digest"] for name, m in of.items() if m}}
     return store.publish(ref, folder, facts=facts or {}, inputs=inputs or {}, about=about)
 
 
@@ -79,7 +80,7 @@ def parts(settings: Settings, key: str, stage: int, source_dev: float = 0.7) -> 
     def refs(*names: str) -> dict[str, str]:
         return {n: made[n].ref for n in names}
 
-    made["snapshot"] = publish(settings, "snapshot", key, write_snapshot, stage=stage)
+    made["snapshot"] = publish(settings, "snapshot", key, write_snapshot, {"key": key}, stage=stage)
     chosen = publish(settings, "train_llm", key, note)
     dev = {"source_dev_micro_f1": source_dev, "chosen_ref": chosen.ref}
     made["llm"] = publish(settings, "select_llm", key, CARD.write, dev)
@@ -89,7 +90,7 @@ def parts(settings: Settings, key: str, stage: int, source_dev: float = 0.7) -> 
         settings, "build_rqa", key, note, {"rqa_accuracy": 0.8}, refs("snapshot", "index")
     )
     of = refs("snapshot") | {"towers": f"{MARKET}/train_towers/{key}"}
-    made["export"] = publish(settings, "export_towers", key, write_export, inputs=of)
+    made["export"] = publish(settings, "export_towers", key, write_export, {"key": key}, of)
     of = refs("snapshot", "export")
     made["embeddings"] = publish(settings, "embed_products", key, write_embeddings, inputs=of)
     return {name: made[name].ref for name in PARTS}

@@ -93,7 +93,7 @@ def _servable(sides: Sides) -> Any:
     from csrm_tasks.evaluation.checks import GateCheck
 
     probed = sides.servability.inputs["bundle"]
-    if probed != sides.candidate.ref:
+    if not sides.servability.was_made_from("bundle", sides.candidate):
         raise ConfigError(f"gate: {sides.servability.ref} probed {probed}, another bundle")
     facts = sides.servability.facts
     return GateCheck("servability", facts["outcome"], f"servability: {'; '.join(facts['reasons'])}")
@@ -122,7 +122,10 @@ def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
     candidate, live, evaluation = sides.candidate, sides.champion.facts, sides.evaluation
     if evaluation is None:
         raise ConfigError("gate: stage 2 needs input 'evaluation'")
-    if evaluation.inputs["snapshot"] != candidate.inputs["snapshot"]:
+    judged_on, made_from = (  # equal content may have two references
+        (a.inputs["snapshot"], a.made_of.get("snapshot")) for a in (evaluation, candidate)
+    )
+    if judged_on[0] != made_from[0] and (judged_on[1] is None or judged_on[1] != made_from[1]):
         raise ConfigError(f"gate: {evaluation.ref} judged another snapshot than the bundle's")
     judged = [(release_id(candidate), candidate.inputs["llm"], candidate.inputs["export"])]
     if live["release"] is not None:

@@ -80,9 +80,10 @@ def _run(
     # lets go of the lock when its holder dies.
     with FileLock(work.with_name(f"{work.name}.lock")):
         if not spec.side_effect and store.manifest(ref) is not None:
-            store.open(ref)  # its digests are checked before it is trusted again
-            log.info("step %s: already done, %s", name, ref)
-            return ref
+            first = store.first_like(ref)
+            store.open(first)  # its digests are checked before it is trusted again
+            log.info("step %s: already done, %s", name, first)
+            return first
         out = work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
@@ -97,7 +98,10 @@ def _run(
         artifact = store.publish(ref, out, facts=facts, inputs=references, about=about)
         shutil.rmtree(work, ignore_errors=True)
     log.info("step %s: done, %s", name, artifact.ref)
-    return artifact.ref
+    first = artifact.ref if spec.side_effect else store.first_like(artifact.ref)
+    if first != artifact.ref:
+        log.info("step %s: the same as %s, which stands for it", name, first)
+    return first
 
 
 def _open_inputs(

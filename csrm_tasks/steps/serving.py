@@ -34,7 +34,7 @@ def servability(ctx: Context) -> Metadata:
 
     bundle = ctx.input("bundle")
     export = ctx.store.open(bundle.inputs["export"])
-    if export.inputs["towers"] != ctx.input("towers").ref:
+    if not export.was_made_from("towers", ctx.input("towers")):
         raise ConfigError(f"servability: {bundle.ref} does not serve {ctx.input('towers').ref}")
     about = json.loads(export.file("serving.json").read_text(encoding="utf-8"))
     pairs, requests = _cases(ctx, about["product_fields"])

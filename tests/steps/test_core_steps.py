@@ -12,9 +12,11 @@ from csrm_tasks import presets
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market, parse_market
+from csrm_tasks.release import retention
 from csrm_tasks.sections import Llm, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import declaration as registry
+from csrm_tasks.steps import running
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError, run_step
 
@@ -83,7 +85,8 @@ def test_fingerprint_follows_params_named_config_and_inputs(
     base = run_step("t_source", market(), settings=settings)
     other = run_step("t_source", market(), params={"n": 2}, settings=settings)
     approval = market(release={"approval": "auto"})
-    assert len({base, other, run_step("t_source", approval, settings=settings)}) == 3
+    assert run_step("t_source", approval, settings=settings) == base != other  # the same came out
+    assert calls == ["source"] * 3
     # a section that the step does not name changes nothing
     assert run_step("t_source", market(gate={}), settings=settings) == base
     sums = {
@@ -91,6 +94,28 @@ def test_fingerprint_follows_params_named_config_and_inputs(
         for a, b in [(base, base), (base, other), (other, base)]
     }
     assert len(sums) == 3
+
+
+def test_an_edit_that_changes_no_output_keeps_the_reference_that_others_know(
+    calls: list[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows is found as it was made, and names what it was made of."""
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    base = run_step("t_source", market(), settings=settings)
+    total = run_step("t_sum", market(), {"first": base}, settings=settings)
+    true = running.code_digest
+    monkeypatch.setattr(running, "code_digest", lambda f, kept: f"edited {true(f, kept)}")
+    for _ in range(2):  # made, then found
+        again = run_step("t_source", market(), settings=settings)
+        assert again == base
+        assert run_step("t_sum", market(), {"first": again}, settings=settings) == total
+    assert calls == ["source", "sum"] * 2
+    monkeypatch.undo()
+
+    # Where the first one was pruned, the other is what is left of it.
+    edited = next(ref for ref, _ in store.published("tiny/t_source") if ref != base)
+    retention.prune(settings, [base])
+    assert store.first_like(edited) == edited
 
 
 def test_an_effect_always_runs(calls: list[str], settings: Settings) -> None:

@@ -285,20 +285,26 @@ def test_a_look_judges_up_to_the_end_of_the_markets_day(world: Rolling, zone: st
     )
 
 
-def test_a_look_is_the_same_whatever_servers_add_after_its_day(world: Rolling) -> None:
+def test_a_look_is_the_same_whatever_servers_add_after_its_day(
+    world: Rolling, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="csrm")
     world.config = CONFIG.model_copy(update={"schedule": Schedule(timezone="Asia/Seoul")})
     release = world.begin()
     control = world.opened().control  # type: ignore[union-attr]
     day = world.day(1)  # ends at 15:00 UTC
     one = {"requests": 2, "errors": 0, "buckets": {"3": 2}}
-    refs = []
+    looks = []
     for names in (["14:45/1"], ["14:45/1", "15:00/1"], ["14:30/1", "14:45/1", "15:00/1"]):
         report = {r: {"windows": dict.fromkeys(names, one)} for r in (release, control)}
         path = Path(world.settings.routing) / MARKET / "serving" / f"{day}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report))
-        refs.append(world.step("rollout_evaluate", day=day).ref)
-    assert refs[0] == refs[1] != refs[2]
+        caplog.clear()
+        ref = world.step("rollout_evaluate", day=day).ref
+        looks.append((ref, "running for" in caplog.text))
+    assert [made for _, made in looks] == [True, False, True]
+    assert looks[0] == (looks[1][0], True)
 
 
 def test_a_look_needs_a_rollout_and_a_published_day(world: Rolling) -> None:

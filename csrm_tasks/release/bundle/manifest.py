@@ -82,8 +82,8 @@ def _require_compatible(parts: Mapping[str, Artifact]) -> None:
     rules += [("llm_export", "llm")] if "llm_export" in parts else []
     snapshot = [(name, "snapshot") for name in ("ebr", "index", "rqa", "export", "embeddings")]
     for name, of in (*rules, *snapshot):
-        made_from = parts[name].inputs.get(of)
-        if made_from != parts[of].ref:
+        if not parts[name].was_made_from(of, parts[of]):
+            made_from = parts[name].inputs.get(of)
             raise ArtifactError(
                 f"{parts[name].ref} was made from {of} {made_from}, not from {parts[of].ref}; "
                 f"run its step again with this {of}"
