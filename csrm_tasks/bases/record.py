@@ -19,6 +19,7 @@ from csrm_tasks.errors import ArtifactError, ConfigError
 
 LICENCE = "licence"  # folder of the licence's texts, beside the weights
 CAUSAL, ENCODER = "causal", "encoder"
+CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")  # ends of the names of causal architectures
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def describe(folder: Path, origin: Origin, trimmed: Trimmed | None = None) -> Ba
         raise ConfigError(f"{origin.source}: no tokenizer.json; a fast tokenizer is needed")
     if "quantization_config" in config:
         raise ConfigError(f"{origin.source}: quantised; LoRA needs plain weights (bf16 or fp32)")
-    causal = any(a.endswith("ForCausalLM") for a in config.get("architectures") or ())
+    causal = any(a.endswith(CAUSAL_CLASSES) for a in config.get("architectures") or ())
     sizes: dict[str, int] = {}
     for dtype, size in shapes.values():
         sizes[dtype] = sizes.get(dtype, 0) + size

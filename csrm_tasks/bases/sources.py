@@ -103,7 +103,10 @@ class HubModel:
             self._file(name)
         config = self._file("config.json")
         if config is None:
-            raise ConfigError(f"hub:{self.repository}@{self.commit} has no config.json")
+            raise ConfigError(
+                f"hub:{self.repository}@{self.commit} has no config.json, or it is not in HF_HOME "
+                "and HF_HUB_OFFLINE keeps the network from being asked"
+            )
         copy_model(Path(config).parent, folder)
 
     def _file(self, name: str) -> str | None:

@@ -36,7 +36,8 @@ from csrm_tasks.bases.vocabulary import AT_ONCE, Cut, check_same_tokens, cut_tok
 from csrm_tasks.errors import ArtifactError, ConfigError
 
 EQUAL = 1e-5  # of log-probabilities, and of an encoder's states
-PROBES = 8  # texts on which the cut model is compared with the whole one
+PROBES = 8  # texts on which the cut model is compared with the whole one …
+PROBE_TOKENS = 64  # … and the tokens of each
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "mask_token_id",
                "sep_token_id", "cls_token_id", "decoder_start_token_id")  # fmt: skip
 
@@ -63,7 +64,8 @@ def trim_base(folder: Path, place: Path, market: str, texts: MarketTexts) -> Ite
     trimmed = Trimmed(root, market, record.vocabulary, cut.reasons, tokens, len(read))
 
     def build(part: Path) -> BaseRecord:
-        probes = [tokenizer(t)["input_ids"] for t in read[:: max(len(read) // PROBES, 1)]]
+        some = read[:: max(len(read) // PROBES, 1)]
+        probes = [tokenizer(text)["input_ids"][:PROBE_TOKENS] for text in some if text]
         cut_model(folder, part, record.kind, cut, probes)
         save_tokenizer(tokenizer, cut, part)
         copy_licence(folder / LICENCE, part)
@@ -138,7 +140,7 @@ def cut_rows(model: Any, kept: Tensor) -> None:
     table.weight = _rows(table.weight, kept)
     table.num_embeddings = len(kept)
     if table.padding_idx is not None:
-        table.padding_idx = int((kept == table.padding_idx).nonzero()[0, 0])
+        table.padding_idx = {old: i for i, old in enumerate(kept.tolist())}.get(table.padding_idx)
     if head is not None:
         head.weight = table.weight if tied else _rows(head.weight, kept)
         head.out_features = len(kept)
