@@ -6,8 +6,8 @@ an fp16 scale and 32 numbers of 4 bits less 8, weight j in the low half of byte 
 in its high half. A scale times such a number is exact in fp32.
 
 The normaliser is NFKC, but for the characters that the map drops or makes a space, and for those
-that it leaves alone. These are replaced before NFKC comes. NFKC also composes letters that stand apart
-(half-width ｶﾞ), as the model's own normaliser does; the package's map, one character a time, does not.
+that it leaves alone. These are replaced before NFKC comes. NFKC also composes letters that stand
+apart (half-width ｶﾞ), as the model's own normaliser does; the map, one character a time, does not.
 """
 
 from __future__ import annotations

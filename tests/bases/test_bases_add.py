@@ -189,12 +189,13 @@ def test_a_hub_name_is_taken_at_its_commit_only(tmp_path: Path) -> None:
         "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "CSRM_BASES": str(tmp_path / "bases"),
         "HF_HUB_CACHE": str(tmp_path / "hub"),
     }  # fmt: skip
-    add = [sys.executable, "-m", "csrm_tasks", "base", "add", "hub", "--from"]
-    for commit, code in ((COMMIT, 0), ("b" * 40, 2)):
-        name = f"org/model@{commit}"
-        done = subprocess.run([*add, name], env=env, capture_output=True, text=True, check=False)
+    add = [sys.executable, "-m", "csrm_tasks", "base", "add"]
+    for name, commit, code in (("hub", COMMIT, 0), ("other", "b" * 40, 2)):
+        asked = [*add, name, "--from", f"org/model@{commit}"]
+        done = subprocess.run(asked, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
     assert done.stderr.startswith("csrm: hub:org/model@bbb") and done.stderr.count("\n") == 1
+    assert list(kept_bases(tmp_path / "bases")) == ["hub"]
     with pytest.raises(ConfigError, match="40 hexadecimal digits"):
         source_of("org/model")
     record = read_record(tmp_path / "bases" / "hub")
