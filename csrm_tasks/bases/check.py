@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
@@ -20,6 +21,7 @@ from csrm_tasks.bases.vocabulary import BYTES
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.cost.formula import Shape, forward_flops, one_by_one, train_flops
 from csrm_tasks.llm.cost.job import memory
+from csrm_tasks.llm.network.head import check_read_out
 from csrm_tasks.llm.network.model import Model, load_base
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, RELEVANCE, ProductFields, QueryFields
@@ -29,7 +31,6 @@ from csrm_tasks.towers.model import load_tokenizer
 from csrm_tasks.training.precision import product_rate
 
 TITLES = 2000  # of a locale, for tokens per character
-OWN_TITLES = 500  # of all, for the package's own tokenizer: it is slow
 PERPLEXITY_TITLES = 100  # of a locale: a whole vocabulary at every token costs
 ADAM = 16  # bytes of a trained weight in fp32: itself, its gradient, two moments
 
@@ -43,31 +44,19 @@ def checked(folder: Path, config: MarketConfig, texts: MarketTexts) -> Iterator[
         f"({record.dtype}), {record.vocabulary:,} tokens; files are as they were added"
     )
     causal = record.kind == CAUSAL
-    model = _load_causal(folder, config) if causal else None
+    model = load_base(str(folder)) if causal else None
     tokenizer = model.tokenizer if model else load_tokenizer(str(folder))
-    if model is not None:
-        yield _readable(model, config)
     titles = {locale: texts.titles(locale, TITLES) for locale in texts.locales}
+    if model is not None:
+        yield _readable(model, config, [t for v in titles.values() for t in v])
     read = {k: v if causal else [normalise(t) for t in v] for k, v in titles.items()}
-    yield _same_tokenizer(folder, record, tokenizer, [t for v in read.values() for t in v])
+    yield same_tokenizer(folder, record, tokenizer, [t for v in read.values() for t in v])
     if record.trimmed is not None:
         yield _against_whole(folder, record, tokenizer, _said(texts, causal))
     for locale, some in read.items():
         yield f"{locale}: {_tokens(tokenizer, some)}{_perplexity(model, some)}"
     mean = _mean_tokens(tokenizer, [t for v in read.values() for t in v])
     yield from _llm_cost(model, config, titles) if model else _encoder_cost(folder, record, mean)
-
-
-def _load_causal(folder: Path, config: MarketConfig) -> Model:
-    """Load with the checks of training: labels in one token, attention that can be packed."""
-    model = load_base(str(folder))
-    window = shortest_window(model.causal.config)
-    if window is not None and window < config.llm.max_length:
-        raise ConfigError(
-            f"{folder.name}: attention looks back {window} tokens, and llm.max_length is "
-            f"{config.llm.max_length}; shorten it, or choose another base"
-        )
-    return model
 
 
 def shortest_window(config: Any) -> int | None:
@@ -78,32 +67,34 @@ def shortest_window(config: Any) -> int | None:
     return window if slides else None
 
 
-def _readable(model: Model, config: MarketConfig) -> str:
-    tokens = {
-        space: " ".join(map("{}={}".format, LABEL_SPACES[space].tokens, ids.tolist()))
+def _readable(model: Model, config: MarketConfig, titles: Sequence[str]) -> str:
+    """Try the read-out on the longest prompt, too: windows and positions show only there."""
+    ids = np.resize(model.tokenizer("\n".join(titles))["input_ids"], config.llm.max_length)
+    longest = torch.from_numpy(ids).long()[None].to(model.device)
+    check_read_out(model.causal, longest, model.labels[RELEVANCE.name])
+    labels = "; ".join(
+        f"{space} " + " ".join(map("{}={}".format, LABEL_SPACES[space].tokens, ids.tolist()))
         for space, ids in model.labels.items()
-    }
-    labels = "; ".join(f"{space} {ids}" for space, ids in tokens.items())
+    )
     window = shortest_window(model.causal.config)
-    sees = f"a window of {window} tokens, " if window else "plain attention, "
+    sees = f"a window of {window} tokens" if window else "plain attention"
     return (
-        f"labels in one token: {labels}; {sees}packed as its own logits "
-        f"(prompts of {config.llm.max_length} tokens fit)"
+        f"labels in one token: {labels}; {sees}, packed as its own logits, also at "
+        f"llm.max_length ({config.llm.max_length} tokens)"
     )
 
 
-def _same_tokenizer(folder: Path, record: BaseRecord, used: Any, texts: Sequence[str]) -> str:
-    """Compare the tokenizer that transformers loads with ``tokenizer.json`` and with the package's.
+def same_tokenizer(folder: Path, record: BaseRecord, used: Any, texts: Sequence[str]) -> str:
+    """Compare ``used``, as transformers loads it, with ``tokenizer.json`` and with the package's.
 
     Raises :class:`ConfigError` where the former two differ: the class that tokenizer_config.json
     names has put its own normaliser in the place of the file's.
     """
-    loaded = AutoTokenizer.from_pretrained(folder)
     plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
     plain.no_truncation()
     plain.no_padding()
     own = [e.ids for e in plain.encode_batch(list(texts))]
-    differ = sum(a != b for a, b in zip(loaded(list(texts))["input_ids"], own, strict=True))
+    differ = sum(a != b for a, b in zip(used(list(texts))["input_ids"], own, strict=True))
     if differ:
         raise ConfigError(
             f"{folder.name}: of {len(texts):,} titles {differ:,} have other tokens than "
@@ -113,10 +104,9 @@ def _same_tokenizer(folder: Path, record: BaseRecord, used: Any, texts: Sequence
     count = own_counts(record.origin.source)
     if count is None or record.trimmed is not None:
         return said
-    some = texts[:: max(len(texts) // OWN_TITLES, 1)]
-    ours = [len(ids) for ids in used([f"query: {t}" for t in some])["input_ids"]]
-    equal = sum(a == b for a, b in zip(ours, count(some), strict=True))
-    return f"{said}; as many tokens as the package's own on {equal:,} of {len(some):,}"
+    ours = [len(ids) for ids in used([f"query: {t}" for t in texts])["input_ids"]]
+    equal = sum(a == b for a, b in zip(ours, count(texts), strict=True))
+    return f"{said}; as many tokens as the package's own on {equal:,} of them"
 
 
 def _said(texts: MarketTexts, causal: bool) -> list[str]:
@@ -134,10 +124,8 @@ def _against_whole(folder: Path, record: BaseRecord, tokenizer: Any, texts: Sequ
     whole = AutoTokenizer.from_pretrained(folder.parent / of[0])
     other = texts_cut_otherwise(whole, tokenizer, texts)
     before, after = (sum(row[i] for row in other) for i in (0, 1))
-    return (
-        f"of {len(texts):,} titles and queries {len(other):,} are cut otherwise than by {of[0]}, "
-        f"into {after:,} tokens instead of {before:,}"
-    )
+    said = f"of {len(texts):,} titles and queries {len(other):,} are cut otherwise than by {of[0]}"
+    return f"{said}, into {after:,} tokens instead of {before:,}" if other else said
 
 
 def texts_cut_otherwise(whole: Any, cut: Any, texts: Sequence[str]) -> list[tuple[int, int]]:
@@ -151,7 +139,8 @@ def _tokens(tokenizer: Any, titles: Sequence[str]) -> str:
     """Say how finely titles are cut, and how many of them need what a tokenizer falls back on."""
     rows = tokenizer(list(titles), add_special_tokens=False)["input_ids"]
     tokens, characters = sum(map(len, rows)), sum(map(len, titles))
-    fallback = {*tokenizer.convert_tokens_to_ids([b for b in BYTES if b in tokenizer.get_vocab()])}
+    vocabulary = tokenizer.get_vocab()
+    fallback = {vocabulary[byte] for byte in BYTES if byte in vocabulary}
     unknown = tokenizer.unk_token_id
     fallen = [sum(i in fallback or i == unknown for i in row) for row in rows]
     return (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch.nn import functional
 from transformers import (
     Gemma2Config,
@@ -20,8 +20,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from csrm_tasks.bases.check import log_loss, shortest_window
+from csrm_tasks.bases.check import log_loss, same_tokenizer, shortest_window
+from csrm_tasks.bases.record import Origin, describe
 from csrm_tasks.cli.main import main
+from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.network.model import load_base
 from csrm_tasks.settings import Settings
 from tests.bases_fixtures import TITLES, gemma_tokenizer, store_of_titles, tiny_e5, tiny_gemma
@@ -56,6 +58,7 @@ def test_a_causal_base_is_measured_on_the_titles_of_both_languages(
     code, out, err = check(tiny_gemma(home / "made"), capsys)
     assert (code, err) == (0, "")
     for said in ("labels in one token: relevance 0=", "a window of 256 tokens", "memory by formula",
+                 "also at llm.max_length (128 tokens)",
                  "ko-KR: ", "zh-TW: ", "tokens a character on 3 titles", "perplexity ",
                  "tokenizer: as tokenizer.json on 6 titles", "speed by formula"):  # fmt: skip
         assert said in out, (said, out)
@@ -128,10 +131,6 @@ def split_labels(folder: Path) -> Path:
     return folder
 
 
-def narrow(folder: Path) -> Path:
-    return tiny_gemma(folder, sliding_window=100)
-
-
 def replaced(folder: Path) -> Path:
     """An encoder whose tokenizer has no padding token."""
     tiny_e5(folder)
@@ -147,7 +146,6 @@ def replaced(folder: Path) -> Path:
         (split_labels, "does not keep label"),
         (gemma2, "soft-capped attention"),
         (gpt2, "is not built of layers"),
-        (narrow, "attention looks back 100 tokens, and llm.max_length is 128"),
         (replaced, "padding token"),
     ],
 )
@@ -167,6 +165,17 @@ def test_a_changed_file_is_said_before_anything_is_loaded(
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     assert main(["base", "check", "b", "--market", "tiny"]) == 2
     assert "model.safetensors was changed" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_its_file_is_refused(home: Path) -> None:
+    folder = tiny_gemma(home / "made")
+    record = describe(folder, Origin("folder:made", "1", "unknown"))
+    used = PreTrainedTokenizerFast.from_pretrained(folder)
+    titles = [*TITLES["zh-TW"], "MILK"]
+    assert "on 4 titles" in same_tokenizer(folder, record, used, titles)
+    used.backend_tokenizer.normalizer = normalizers.Lowercase()  # as a class of its own would
+    with pytest.raises(ConfigError, match=r"of 4 titles \d have other tokens than tokenizer\.json"):
+        same_tokenizer(folder, record, used, titles)
 
 
 def test_perplexity_is_that_of_every_token_behind_the_start(home: Path) -> None:
