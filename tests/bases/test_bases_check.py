@@ -58,7 +58,7 @@ def test_a_causal_base_is_measured_on_the_titles_of_both_languages(
     code, out, err = check(tiny_gemma(home / "made"), capsys)
     assert (code, err) == (0, "")
     for said in ("labels in one token: relevance 0=", "a window of 256 tokens", "memory by formula",
-                 "also at llm.max_length (128 tokens)",
+                 "a prompt of llm.max_length (128 tokens) runs",
                  "ko-KR: ", "zh-TW: ", "tokens a character on 3 titles", "perplexity ",
                  "tokenizer: as tokenizer.json on 6 titles", "speed by formula"):  # fmt: skip
         assert said in out, (said, out)
