@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import (
     AddedToken,
@@ -19,6 +20,7 @@ from tokenizers import (
 )
 from tokenizers import processors as post
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertModel,
     Gemma3ForCausalLM,
@@ -146,3 +148,45 @@ def tiny_e5(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
+
+
+def write_gguf(path: Path, folder: Path) -> None:
+    """Write a tiny Gemma 3 as GGUF: matrices in blocks of 8 bits, norms and table in fp32."""
+    gguf: Any = pytest.importorskip("gguf", reason="the extra bases is not installed")
+    causal = AutoModelForCausalLM.from_pretrained(folder)
+    config, names = causal.config, gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, 3)
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(1e6)
+    writer.add_sliding_window(config.sliding_window)
+    tokens = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    rows = [*tokens, *(f"<row{i}>" for i in range(config.vocab_size - len(tokens)))]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(rows)
+    writer.add_token_scores([-float(i) for i in range(len(rows))])
+    writer.add_token_types([3 if t in ("<pad>", "<eos>", "<bos>", "<unk>") else 1 for t in rows])
+    writer.add_pad_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_unk_token_id(3)
+    for name, tensor in causal.state_dict().items():
+        if name != "lm_head.weight":
+            short = names.get_name(name, try_suffixes=(".weight",))
+            values = tensor.numpy() + (1.0 if "norm" in name else 0.0)
+            if values.ndim == 2 and "embed" not in name:
+                kind = gguf.GGMLQuantizationType.Q8_0
+                writer.add_tensor(short, gguf.quantize(values, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(short, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
