@@ -60,7 +60,8 @@ locks: setup
 	$(PY) -m tests.installs requirements
 	for lock in locks/python*.txt; do \
 	  version=$${lock#locks/python}; \
-	  UV_PYTHON_DOWNLOADS=never .venv/bin/uv pip compile pyproject.toml --all-extras --quiet \
+	  UV_PYTHON_DOWNLOADS=never .venv/bin/uv pip compile pyproject.toml --quiet \
+	    $$($(PY) -m tests.installs locked) \
 	    --config-file locks/uv.toml --python-version $${version%.txt} --no-annotate --no-header \
 	    --output-file $$lock || exit 1; done
 

@@ -1,4 +1,7 @@
-"""Base models of a market: a local folder, or a Hugging Face name pinned to a commit.
+"""Base models of a market: kept by ``csrm base add``, a local folder, or a pinned hub name.
+
+``base:NAME`` is what ``csrm base add NAME`` has put among the bases of this machine: the same name
+in a market file on every worker, wherever that keeps them.
 
 A bare hub name is another model whenever its owner pushes: steps would be skipped for weights that
 are no longer the same, and a release could not be built again. So a hub name carries its revision.
@@ -11,14 +14,20 @@ from pathlib import Path
 
 from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.settings import PROJECT_ROOT
+from csrm_tasks.settings import PROJECT_ROOT, bases_folder
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 REVISION = re.compile(r"[0-9a-f]{40}")
+KEPT = "base:"  # before the name of a base that csrm base add keeps
+KEPT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+RECORD = "base.json"  # of a kept base, written last
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder that ``name`` is, relative to here or to the project; None otherwise."""
+    """Return the folder that ``name`` is: kept, or relative to here or to the project; or None."""
+    if name.startswith(KEPT):
+        kept = bases_folder() / name.removeprefix(KEPT)
+        return kept if (kept / RECORD).is_file() else None
     for candidate in (Path(name), PROJECT_ROOT / name):
         if candidate.is_dir():
             return candidate.resolve()
@@ -28,12 +37,14 @@ def local_folder(name: str) -> Path | None:
 def pretrained(name: str) -> dict[str, str]:
     """Return the arguments of ``from_pretrained`` for a base model of a market file.
 
-    Raises :class:`ConfigError` for a hub name without its revision.
+    Raises :class:`ConfigError` for a hub name without its revision, and for a base that is not
+    kept here.
     """
     folder = local_folder(name)
     if folder is not None:
         return {"pretrained_model_name_or_path": str(folder)}
     check_base("base model", name)
+    _refuse_absent(name)
     repository, _, revision = name.partition("@")
     hub = {"pretrained_model_name_or_path": repository}
     return hub | {"revision": revision} if revision else hub
@@ -42,9 +53,12 @@ def pretrained(name: str) -> dict[str, str]:
 def check_base(key: str, name: str) -> None:
     """Raise :class:`ConfigError` naming ``key`` where ``name`` is a hub name that is not pinned.
 
-    A path (absolute, beginning with a dot, or of more than two levels) is not looked for: the
-    scheduler reads market files too, and base models lie on the workers.
+    A path (absolute, beginning with a dot, or of more than two levels) or a kept base is not looked
+    for: the scheduler reads market files too, and base models lie on the workers.
     """
+    kept = name.removeprefix(KEPT)
+    if kept != name and not KEPT_NAME.fullmatch(kept):
+        raise ConfigError(f"{key}: {name!r} is no name of a kept base; csrm base list has them")
     repository, at, revision = name.partition("@")
     if not HUB_NAME.fullmatch(repository) or (not at and local_folder(name) is not None):
         return
@@ -61,4 +75,14 @@ def base_digest(base: str) -> str:
     if folder is not None:
         return json_digest(describe_files(folder))
     check_base("base model", base)
+    _refuse_absent(base)
     return f"hub:{base}"
+
+
+def _refuse_absent(name: str) -> None:
+    """Raise :class:`ConfigError` for a base that would be kept here and is not."""
+    if name.startswith(KEPT):
+        raise ConfigError(
+            f"base model {name}: it is not kept on this machine ({bases_folder()}); "
+            f"csrm base add {name.removeprefix(KEPT)}, or csrm base trim, makes it"
+        )

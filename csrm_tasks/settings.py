@@ -48,6 +48,15 @@ def default_home(env: Mapping[str, str], market: str | None = None) -> Path:
     return Path(env.get("CSRM_HOME") or STATE_ROOT / ".csrm" / (market or "")).resolve()
 
 
+def bases_folder(env: Mapping[str, str] | None = None) -> Path:
+    """Return where ``csrm base add`` keeps base models: ``CSRM_BASES``, else ``bases`` of the home.
+
+    It is every market's, so that a base is added once on a machine.
+    """
+    e = os.environ if env is None else env
+    return Path(e.get("CSRM_BASES") or default_home(e) / "bases").resolve()
+
+
 def load_settings(env: Mapping[str, str] | None = None, *, market: str | None = None) -> Settings:
     """Read :class:`Settings` from ``env`` (default: the process environment).
 

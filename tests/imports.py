@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/store/migrations/*": (("data",), ()),
     "csrm_tasks/release/*": ((CORE,), ("mlflow",)),
     "csrm_tasks/release/*pyfunc.py": (("mlflow",), ()),
+    "csrm_tasks/bases/*": (("train",), ()),
     "csrm_tasks/training/*": (("train",), ()),
     "csrm_tasks/llm/*": (("train",), ()),
     "csrm_tasks/retrieval/*": (("train",), ()),

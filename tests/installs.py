@@ -1,6 +1,7 @@
 """What each extra of pyproject.toml installs: its closure, an environment of it, its real size.
 
     python -m tests.installs requirements      # rewrite requirements.txt
+    python -m tests.installs locked            # the extras that locks/ pin, as uv's options
     python -m tests.installs sizes [EXTRA …]   # real installs by pip: packages, megabytes, seconds
 
 An environment here is a folder of links to what is installed for the tests already, of the extra's
@@ -29,6 +30,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 OWN = "csrm"
 CORE = "core"  # `dependencies`: what is installed without an extra
+# Installed by nobody who does not ask: in no lock and no list. What it brings comes under terms.
+ON_REQUEST = ("bases",)
 LOCK = ROOT / "locks" / f"python{sys.version_info.major}.{sys.version_info.minor}.txt"
 HEAD = """\
 # Every direct dependency, bounded: what pyproject.toml asks for, of all extras, in one list.
@@ -44,8 +47,8 @@ def project() -> dict[str, Any]:
 
 
 def extras() -> list[str]:
-    """Return core and every extra."""
-    return [CORE, *project()["optional-dependencies"]]
+    """Return core and every extra but those on request."""
+    return [CORE, *(e for e in project()["optional-dependencies"] if e not in ON_REQUEST)]
 
 
 def asked(extra: str) -> list[str]:
@@ -182,8 +185,11 @@ def _size(folder: Path) -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Run one of the two commands above."""
+    """Run one of the commands above."""
     command, *names = argv
+    if command == "locked":
+        print(" ".join(f"--extra {extra}" for extra in extras() if extra != CORE))
+        return
     if command == "requirements":
         (ROOT / "requirements.txt").write_text(write_requirements())
         return

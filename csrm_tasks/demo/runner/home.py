@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csrm_tasks.errors import CsrmError
-from csrm_tasks.settings import PROJECT_ROOT, Settings, default_home, load_settings
+from csrm_tasks.settings import PROJECT_ROOT, Settings, bases_folder, default_home, load_settings
 
 NEEDED_BYTES = 3 * 1024**3
 HOST = "127.0.0.1"
@@ -104,6 +104,7 @@ class Home:
             "OMP_NUM_THREADS": "1",  # one process per core beats two threads
             "TOKENIZERS_PARALLELISM": "false",
             "CSRM_HOME": str(self.root),
+            "CSRM_BASES": str(bases_folder()),  # base models are every market's
             "CSRM_MARKETS": str(self.settings.markets),
             "CSRM_MLFLOW_UI": self.mlflow_url,
             "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,

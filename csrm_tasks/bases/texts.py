@@ -1,0 +1,142 @@
+"""What a market's models read: the texts of its store, in the form in which they are tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.errors import DataError
+from csrm_tasks.llm.baselines.prompt import question
+from csrm_tasks.llm.prompt.prompts import (
+    LABEL_SLOT,
+    LABEL_SPACES,
+    TEMPLATE_PIECES,
+    ProductFields,
+    QueryFields,
+    product_segments,
+    query_segments,
+    translation_segments,
+)
+from csrm_tasks.settings import Settings
+from csrm_tasks.store import open_store, reading
+from csrm_tasks.store.tables import AGGREGATES, LABELS, PRODUCTS, TRANSLATIONS, fetch
+from csrm_tasks.text import normalise
+from csrm_tasks.towers.serving.texts import SEPARATOR
+
+PRODUCT = ("locale", "title", "brand", "category", "description")
+TRANSLATION = ("kind", "source_text", "target_text")
+# What an encoder may be told of a text's part (e5), before the text itself.
+ENCODER_PREFIXES = ("query: ", "passage: ")
+
+
+@dataclass(frozen=True)
+class MarketTexts:
+    """Distinct texts of a market, in Unicode NFC, all locales, sorted."""
+
+    products: pl.DataFrame  # PRODUCT
+    queries: pl.DataFrame  # locale, query
+    translations: pl.DataFrame  # TRANSLATION
+
+    @property
+    def locales(self) -> list[str]:
+        """The locales that have products."""
+        return self.products["locale"].unique().sort().to_list()
+
+    def titles(self, locale: str, most: int) -> list[str]:
+        """Return at most ``most`` titles of a locale, spread over all that are there."""
+        found = self.products.filter(pl.col("locale") == locale)["title"].unique().sort()
+        return found.gather_every(max(-(-len(found) // most), 1)).to_list()
+
+
+def market_texts(settings: Settings, market: str) -> MarketTexts:
+    """Read every text that a market's models may see, from its store.
+
+    Queries are read whoever typed or judged them, gold ones among them: their words, no grade. No
+    grade decides which token is kept. Raises :class:`DataError` where nothing is ingested yet.
+    """
+    url = sa.make_url(settings.db_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise _nothing(market)
+    with reading(open_store(settings.db_url)) as connection:
+        labels = _distinct(connection, LABELS, ("locale", "query"), market)
+        typed = _distinct(connection, AGGREGATES, ("locale", "query"), market)
+        found = MarketTexts(
+            _distinct(connection, PRODUCTS, PRODUCT, market),
+            pl.concat([labels, typed]).unique().sort("locale", "query"),
+            _distinct(connection, TRANSLATIONS, TRANSLATION, market),
+        )
+    if found.products.is_empty():
+        raise _nothing(market)
+    return found
+
+
+def _nothing(market: str) -> DataError:
+    return DataError(
+        f"market {market} has no products in its store yet, and it is on its titles that a base is "
+        "measured and cut; ingest a day first"
+    )
+
+
+def _distinct(
+    connection: Connection, table: sa.Table, columns: tuple[str, ...], market: str
+) -> pl.DataFrame:
+    statement = sa.select(*(table.c[c] for c in columns)).where(table.c.market == market).distinct()
+    schema: dict[str, Any] = dict.fromkeys(columns, pl.String)
+    return fetch(connection, statement, schema).sort(columns)
+
+
+def prompt_texts(texts: MarketTexts) -> list[str]:
+    """Return every segment that a causal model may be given, and whole prompts of the fixed parts.
+
+    A title is a product's, a retrieved one's (RQA), and a text to translate.
+    """
+    return sorted(set(_segments(texts)))
+
+
+def _segments(texts: MarketTexts) -> Iterator[str]:
+    yield from _fixed()
+    for locale, *fields in texts.products.iter_rows():
+        del locale
+        product = ProductFields(*fields)
+        yield from product_segments(product)
+        retrieved = QueryFields("", product.brand, (product.title, product.title))
+        for space in LABEL_SPACES.values():
+            yield from query_segments(space, retrieved)
+    for query in texts.queries["query"].unique():
+        yield from query_segments(LABEL_SPACES["relevance"], QueryFields(query))
+    locales = texts.locales
+    for kind, source, target in texts.translations.iter_rows():
+        for one, other in ((source, target), (target, source)):
+            yield other
+            for a in locales:
+                for b in locales:
+                    yield from translation_segments(kind, a, b, one)
+
+
+def _fixed() -> Iterator[str]:
+    yield from TEMPLATE_PIECES
+    for space in LABEL_SPACES.values():
+        for token in space.tokens:
+            yield LABEL_SLOT + token
+    for digit in LABEL_SPACES["relevance"].tokens:  # as a model that is only asked writes it
+        for empty in ("", " "):
+            yield question(QueryFields("a", "", ("a",)), ProductFields("a")) + empty + digit
+
+
+def encoder_texts(texts: MarketTexts) -> list[str]:
+    """Return every text that an encoder may be given: as delivered, and normalised."""
+    fields: Iterable[str] = (
+        value for column in (*PRODUCT[1:],) for value in texts.products[column].unique().to_list()
+    )
+    said = {*fields, *texts.queries["query"].to_list()}
+    for column in TRANSLATION[1:]:
+        said |= set(texts.translations[column].to_list())
+    plain = {" ".join(text.split()) for text in said}
+    prefixes = {prefix + "a" for prefix in ENCODER_PREFIXES}
+    return sorted({*plain, *map(normalise, said), *prefixes, f"a{SEPARATOR}a"})
