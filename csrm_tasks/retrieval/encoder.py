@@ -24,6 +24,7 @@ from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.text import normalise
+from csrm_tasks.training.precision import cast
 
 BATCH_TOKENS = 8192  # padded tokens of one inference batch
 Vectors = npt.NDArray[np.float32]
@@ -105,7 +106,7 @@ class BiEncoder(nn.Module):
 
     def for_inference(self, dtype: torch.dtype) -> BiEncoder:
         """Cast the encoder in place and stop dropout; not to be trained or saved afterwards."""
-        self.encoder.to(dtype)
+        cast(self.encoder, dtype)
         return self.eval()
 
     def tokenise(self, texts: Sequence[str]) -> TokenisedTexts:
