@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.file_state import folder_digest
 from csrm_tasks.settings import PROJECT_ROOT
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -59,6 +59,6 @@ def base_digest(base: str) -> str:
     """Identify the base model: a digest of its files, or its hub name with its revision."""
     folder = local_folder(base)
     if folder is not None:
-        return json_digest(describe_files(folder))
+        return folder_digest(folder)
     check_base("base model", base)
     return f"hub:{base}"

@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ingest.contract", "store.migrations"),
     ("store", "markets", "spreadsheets"),
     ("base_models", "text", "tracking"),
+    ("file_state",),
     ("artifacts",),
     ("blobs", "records", "settings"),
     ("errors", "ragged", "sections", "presets", "clocks", "preload", "store.migrations.versions"),

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, json_digest
 from csrm_tasks.errors import ArtifactError, ConfigError, CsrmError, disk_full_as_one_line
+from csrm_tasks.file_state import digests_kept_in
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import code_digest
@@ -51,7 +52,10 @@ def run_step(
     settings = settings or load_settings(market=whose)
     config = load_market(market, settings.markets) if isinstance(market, str) else market
     try:
-        with disk_full_as_one_line(f"step {name}", settings.home):
+        with (
+            disk_full_as_one_line(f"step {name}", settings.home),
+            digests_kept_in(settings.cache / "digests"),
+        ):
             return _run(name, config, inputs or {}, params or {}, settings)
     except CsrmError:
         raise
