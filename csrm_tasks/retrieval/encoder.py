@@ -24,7 +24,7 @@ from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.text import normalise
-from csrm_tasks.training.encoders import load_encoder
+from csrm_tasks.training.encoders import check_reads, load_encoder
 from csrm_tasks.training.precision import cast
 
 BATCH_TOKENS = 8192  # padded tokens of one inference batch
@@ -60,6 +60,7 @@ class BiEncoder(nn.Module):
         """
         key = "retrieval.ebr.encoder"
         encoder = load_encoder(key, name)
+        check_reads(name, encoder.config, {"retrieval.ebr.max_length": max_length})
         try:
             tokenizer = AutoTokenizer.from_pretrained(**pretrained(name))
         except (OSError, ValueError) as e:

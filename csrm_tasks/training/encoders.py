@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,3 +48,16 @@ def longest(config: Any) -> int:
     positions = int(config.max_position_embeddings)
     # RoBERTa and its kin count positions from the padding token's id on.
     return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+
+
+def check_reads(name: str, config: Any, asked: Mapping[str, int]) -> None:
+    """Raise :class:`ConfigError` where a text of so many tokens, by key, is more than it reads.
+
+    At the start and not, after hours, at the first text that is so long.
+    """
+    for key, tokens in asked.items():
+        if tokens > longest(config):
+            raise ConfigError(
+                f"{key} is {tokens}, but {name!r} reads {longest(config)} tokens at once; lower it "
+                "or choose another encoder"
+            )
