@@ -62,3 +62,19 @@ def base_digest(base: str) -> str:
         return folder_digest(folder)
     check_base("base model", base)
     return f"hub:{base}"
+
+
+def weights_bytes(base: str) -> int:
+    """Return the bytes of a base's safetensors on this machine; 0 where they were not fetched."""
+    folder = local_folder(base)
+    if folder is None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        repository, _, revision = base.partition("@")
+        try:
+            kept = snapshot_download(repository, revision=revision or None, local_files_only=True)
+        except (LocalEntryNotFoundError, ValueError):  # not fetched, or no name of a hub
+            return 0
+        folder = Path(kept)
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
