@@ -42,7 +42,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("file_state",),
     ("artifacts",),
     ("blobs", "records", "settings"),
-    ("errors", "ragged", "sections", "presets", "clocks", "preload", "store.migrations.versions"),
+    (
+        "errors",
+        "ragged",
+        "sections",
+        "presets",
+        "clocks",
+        "preload",
+        "threads",
+        "store.migrations.versions",
+    ),
 )
 DRAWING = ROOT / "docs" / "ARCHITECTURE.md"
 BEGIN, END = "<!-- layers: python -m tests.layers --write -->\n", "<!-- end of layers -->\n"

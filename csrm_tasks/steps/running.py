@@ -23,6 +23,8 @@ from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import code_digest
 from csrm_tasks.steps.declaration import Context, Metadata, Step, get_step
+from csrm_tasks.threads import use_threads
+from csrm_tasks.tracking import measured_step
 
 log = logging.getLogger("csrm")
 
@@ -90,14 +92,18 @@ def _run(
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         log.info("step %s: running for %s", name, ref)
-        facts = spec.function(
-            Context(config, settings, single, lists, out, work, ref, store), **values
-        )
+        use_threads(settings.threads)
+        with measured_step() as begun:
+            facts = spec.function(
+                Context(config, settings, single, lists, out, work, ref, store), **values
+            )
         _require_json(name, facts)
         if _external(spec, config, settings, values) != about["external_inputs"]:
             raise ChangedInputError(f"what step {name} reads changed while it ran; run it again")
         references = _references(single, lists)
-        artifact = store.publish(ref, out, facts=facts, inputs=references, about=about)
+        artifact = store.publish(
+            ref, out, facts=facts, inputs=references, about=about, spent=begun.spent()
+        )
         shutil.rmtree(work, ignore_errors=True)
     log.info("step %s: done, %s", name, artifact.ref)
     return artifact.ref
