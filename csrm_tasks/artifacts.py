@@ -148,9 +148,11 @@ class ArtifactStore:
         facts: Mapping[str, Any],
         inputs: Mapping[str, Any],
         about: Mapping[str, Any],
+        spent: Mapping[str, float] | None = None,
     ) -> Artifact:
         """Publish the files under ``source`` as ``ref``; the first publisher wins.
 
+        ``spent``: seconds that it took, by kind; noted, and no part of the digest.
         ``source`` is left as it was. Returns what is published now, ours or an earlier one.
         """
         data = f"data-{uuid.uuid4().hex[:12]}"
@@ -163,6 +165,7 @@ class ArtifactStore:
             "facts": dict(facts),
             "inputs": dict(inputs),
             "about": dict(about),
+            "spent": dict(spent or {}),
             "created_at": time.time(),
         }
         text = json_text(manifest)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.file_state import folder_digest
 from csrm_tasks.settings import PROJECT_ROOT, bases_folder
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -73,7 +73,7 @@ def base_digest(base: str) -> str:
     """Identify the base model: a digest of its files, or its hub name with its revision."""
     folder = local_folder(base)
     if folder is not None:
-        return json_digest(describe_files(folder))
+        return folder_digest(folder)
     check_base("base model", base)
     _refuse_absent(base)
     return f"hub:{base}"
@@ -86,3 +86,19 @@ def _refuse_absent(name: str) -> None:
             f"base model {name}: it is not kept on this machine ({bases_folder()}); "
             f"csrm base add {name.removeprefix(KEPT)}, or csrm base trim, makes it"
         )
+
+
+def weights_bytes(base: str) -> int:
+    """Return the bytes of a base's safetensors on this machine; 0 where they were not fetched."""
+    folder = local_folder(base)
+    if folder is None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        repository, _, revision = base.partition("@")
+        try:
+            kept = snapshot_download(repository, revision=revision or None, local_files_only=True)
+        except (LocalEntryNotFoundError, ValueError):  # not fetched, or no name of a hub
+            return 0
+        folder = Path(kept)
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

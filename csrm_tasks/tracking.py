@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +17,43 @@ from typing import Any
 from csrm_tasks.settings import PROJECT_ROOT, Settings
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """When a step began, in seconds of the clock and of CPUs (children that have ended included).
+
+    Of this attempt: what a killed one spent before is not known.
+    """
+
+    wall: float = field(default_factory=time.monotonic)
+    cpu: float = field(default_factory=lambda: sum(os.times()[:4]))
+
+    def spent(self) -> dict[str, float]:
+        """Return wall_seconds and cpu_seconds since then.
+
+        Far fewer CPU-seconds than threads times wall seconds: the step waited, for other jobs, a
+        disk or a database.
+        """
+        now = Begun()
+        return {
+            "wall_seconds": round(now.wall - self.wall, 3),
+            "cpu_seconds": round(now.cpu - self.cpu, 3),
+        }
+
+
+_step: ContextVar[Begun | None] = ContextVar("step_begun", default=None)
+
+
+@contextmanager
+def measured_step() -> Iterator[Begun]:
+    """Have runs that are logged in the block say what the step has spent until then."""
+    begun = Begun()
+    token = _step.set(begun)
+    try:
+        yield begun
+    finally:
+        _step.reset(token)
 
 
 def client(settings: Settings) -> Any:
@@ -87,7 +128,8 @@ def log_run(
 ) -> str:
     """Record what step output ``ref`` measured and return the MLflow run id.
 
-    ``curves`` maps a metric's name to (step, value). One run per reference: a second call with the
+    ``curves`` maps a metric's name to (step, value). In a step, what it has spent so far is there
+    as ``step_wall_seconds`` and ``step_cpu_seconds``. One run per reference: a second call with the
     same ``ref`` returns the finished run untouched; an unfinished one (killed) is deleted first.
     """
     from mlflow.entities import Metric, Param, RunTag
@@ -103,9 +145,11 @@ def log_run(
     run_id = str(run.info.run_id)
     all_tags = {"csrm.ref": ref, "csrm.step": step_name, "csrm.market": market}
     all_tags |= code_tags() | dict(tags or {})
+    begun = _step.get()
+    spent = {f"step_{k}": v for k, v in begun.spent().items()} if begun else {}
     api.log_batch(
         run_id,
-        metrics=[Metric(k, float(v), 0, 0) for k, v in (metrics or {}).items()],
+        metrics=[Metric(k, float(v), 0, 0) for k, v in (spent | dict(metrics or {})).items()],
         params=[Param(k, str(v)) for k, v in (params or {}).items()],
         tags=[RunTag(k, v) for k, v in all_tags.items()],
     )

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ingest.contract", "store.migrations"),
     ("store", "markets", "spreadsheets"),
     ("base_models", "text", "tracking"),
+    ("file_state",),
     ("artifacts",),
     ("blobs", "json_files", "records", "settings"),
     (
@@ -50,6 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "presets",
         "clocks",
         "preload",
+        "threads",
         "store.migrations.versions",
     ),
 )

@@ -31,6 +31,7 @@ from csrm_tasks.errors import ArtifactError, CsrmError, disk_full_as_one_line
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.declaration import Step, all_steps
 from csrm_tasks.steps.running import run_step
+from csrm_tasks.threads import set_default
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("csrm").setLevel(logging.INFO)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    set_default()
     try:
         with disk_full_as_one_line("this command", load_settings().home):
             code: Any = cli.main(args=args, prog_name="csrm", standalone_mode=False)

@@ -17,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from csrm_tasks.artifacts import describe_files, json_digest
 from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.text import normalise
+from csrm_tasks.training.encoders import check_reads, load_encoder
+from csrm_tasks.training.precision import cast
 
 BATCH_TOKENS = 8192  # padded tokens of one inference batch
 Vectors = npt.NDArray[np.float32]
@@ -56,13 +58,14 @@ class BiEncoder(nn.Module):
         ``name`` is a folder or a Hugging Face name@commit; raises :class:`ConfigError` when it
         cannot be loaded.
         """
-        source = pretrained(name)
+        key = "retrieval.ebr.encoder"
+        encoder = load_encoder(key, name)
+        check_reads(name, encoder.config, {"retrieval.ebr.max_length": max_length})
         try:
-            encoder = _load_encoder(source)
-            tokenizer = AutoTokenizer.from_pretrained(**source)
+            tokenizer = AutoTokenizer.from_pretrained(**pretrained(name))
         except (OSError, ValueError) as e:
             reason = str(e).split("\n")[0]
-            raise ConfigError(f"retrieval.ebr.encoder {name!r} cannot be loaded: {reason}") from e
+            raise ConfigError(f"{key} {name!r} has no tokenizer: {reason}") from e
         model = cls(encoder, tokenizer, dim, max_length)
         generator = torch.Generator().manual_seed(seed)
         nn.init.orthogonal_(model.head.weight, generator=generator)
@@ -75,7 +78,7 @@ class BiEncoder(nn.Module):
         if not about.exists():
             raise ArtifactError(f"{folder} holds no bi-encoder: biencoder.json is missing")
         config = json.loads(about.read_text(encoding="utf-8"))
-        encoder = _load_encoder(pretrained(str(folder)))
+        encoder = load_encoder("encoder", str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = cls(encoder, tokenizer, config["dim"], config["max_length"])
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
@@ -105,7 +108,7 @@ class BiEncoder(nn.Module):
 
     def for_inference(self, dtype: torch.dtype) -> BiEncoder:
         """Cast the encoder in place and stop dropout; not to be trained or saved afterwards."""
-        self.encoder.to(dtype)
+        cast(self.encoder, dtype)
         return self.eval()
 
     def tokenise(self, texts: Sequence[str]) -> TokenisedTexts:
@@ -127,16 +130,6 @@ class BiEncoder(nn.Module):
             vectors[rows] = self(ids, mask).numpy()
         self.train(training)
         return vectors
-
-
-def _load_encoder(source: dict[str, str]) -> Any:
-    """Load in fp32 without a pooler: it is not used here, and a checkpoint without one would get
-    random weights that make every training run another model.
-    """
-    try:
-        return AutoModel.from_pretrained(**source, dtype=torch.float32, add_pooling_layer=False)
-    except TypeError:  # an architecture that has none to leave out
-        return AutoModel.from_pretrained(**source, dtype=torch.float32)
 
 
 def encoder_digest(folder: Path) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from csrm_tasks.file_state import DIGEST, file_state
 from csrm_tasks.steps.closure import WHOLE, Closure, Item, SourceTree
 
 PACKAGE = Path(__file__).resolve().parent.parent
-DIGEST = 64  # characters of a digest
 
 
 @cache
@@ -35,8 +34,8 @@ def code_digest(function: Callable[..., Any], kept: Path) -> str:
     """Return the digest of a step function's code.
 
     Every task is a process of its own, and to read the source anew takes it a tenth of a second. So
-    what was found is kept in the folder ``kept``, under the sizes and times of change of all files
-    of the package: an edit of any of them has it found anew.
+    what was found is kept in the folder ``kept``, under the state of all files of the package: an
+    edit of any of them has it found anew.
     """
     if not function.__module__.startswith(f"{PACKAGE.name}."):
         return closure_of(function).digest()
@@ -50,10 +49,6 @@ def code_digest(function: Callable[..., Any], kept: Path) -> str:
 
 
 def stamp(package: Path) -> str:
-    """Digest name, size and time of change of every file of a package."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        if path.suffix != ".pyc" and path.is_file():
-            about = path.stat()
-            digest.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:20]
+    """Return the state of every file of a package."""
+    paths = (p for p in sorted(package.rglob("*")) if p.suffix != ".pyc" and p.is_file())
+    return file_state(paths)

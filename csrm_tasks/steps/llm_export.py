@@ -12,9 +12,10 @@ PROBED = 64  # dev pairs on which export and adapter are compared
 def export_llm(ctx: Context, *, precision: str = "") -> Metadata:
     """Merge the adapter into its base and write a 3-label classifier, compared with it (A14).
 
-    ``precision``: fp32 or bf16; default, what it was trained in. Not part of a weekly run unless
-    ``release.export_llm`` says so: our own steps score with base and adapter, and a merged model
-    is as large as its base, every week again.
+    ``precision``: fp32 or bf16; default, what it was trained in where that keeps to the adapter's
+    probabilities, else fp32. Not part of a weekly run unless ``release.export_llm`` says so: our
+    own steps score with base and adapter, and a merged model is as large as its base, every week
+    again.
     """
     from csrm_tasks.llm.data import load_fields, load_pairs
     from csrm_tasks.llm.network.identity import read_card

@@ -18,10 +18,13 @@ from filelock import FileLock
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, json_digest
 from csrm_tasks.errors import ArtifactError, ConfigError, CsrmError, disk_full_as_one_line
+from csrm_tasks.file_state import digests_kept_in
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import code_digest
 from csrm_tasks.steps.declaration import Context, Metadata, Step, get_step
+from csrm_tasks.threads import use_threads
+from csrm_tasks.tracking import measured_step
 
 log = logging.getLogger("csrm")
 
@@ -52,7 +55,10 @@ def run_step(
     settings = settings or load_settings(market=whose)
     config = load_market(market, settings.markets) if isinstance(market, str) else market
     try:
-        with disk_full_as_one_line(f"step {name}", settings.home):
+        with (
+            disk_full_as_one_line(f"step {name}", settings.home),
+            digests_kept_in(settings.cache / "digests"),
+        ):
             return _run(name, config, inputs or {}, params or {}, settings)
     except CsrmError:
         raise
@@ -88,14 +94,18 @@ def _run(
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         log.info("step %s: running for %s", name, ref)
-        facts = spec.function(
-            Context(config, settings, single, lists, out, work, ref, store), **values
-        )
+        use_threads(settings.threads)
+        with measured_step() as begun:
+            facts = spec.function(
+                Context(config, settings, single, lists, out, work, ref, store), **values
+            )
         _require_json(name, facts)
         if _external(spec, config, settings, values) != about["external_inputs"]:
             raise ChangedInputError(f"what step {name} reads changed while it ran; run it again")
         references = _references(single, lists)
-        artifact = store.publish(ref, out, facts=facts, inputs=references, about=about)
+        artifact = store.publish(
+            ref, out, facts=facts, inputs=references, about=about, spent=begun.spent()
+        )
         shutil.rmtree(work, ignore_errors=True)
     log.info("step %s: done, %s", name, artifact.ref)
     first = artifact.ref if spec.side_effect else store.first_like(artifact.ref)

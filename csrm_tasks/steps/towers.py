@@ -122,6 +122,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
+    from csrm_tasks.training.encoders import check_reads
     from csrm_tasks.training.precision import choose_device, choose_dtype
 
     torch.set_num_threads(ctx.settings.threads)
@@ -134,6 +135,8 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
         seed=seed, separate=config.separate_trunks,
     ).to(device)  # fmt: skip
+    tokens = {f"towers.{k}": getattr(config, k) for k in ("query_tokens", "title_tokens")}
+    check_reads(config.encoder, model.config, tokens)
     dtype = choose_dtype(device, model.config.hidden_size)
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed

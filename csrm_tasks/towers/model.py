@@ -27,6 +27,7 @@ from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.towers.depth import truncate_layers
 from csrm_tasks.towers.tower import HEADS, AnyTower, SplitTower, Tower, trunks_of
+from csrm_tasks.training.encoders import load_encoder, without_pooler
 
 WEIGHTS = "model.safetensors"
 
@@ -64,7 +65,7 @@ class TwinTowers(nn.Module):
         ``separate`` gives each head its own pair of trunks; its first vectors are the same.
         Raises :class:`ConfigError` when it cannot be loaded.
         """
-        trunks = _pairs(lambda: load_encoder(name), separate)
+        trunks = _pairs(lambda: load_encoder("towers.encoder", name), separate)
         model = cls(trunks, dim=dim, scale=scale, learn_scale=learn_scale)
         generator = torch.Generator().manual_seed(seed)
         for query, product in zip(trunks_of(model.query), trunks_of(model.product), strict=True):
@@ -79,7 +80,7 @@ class TwinTowers(nn.Module):
         config, weights = AutoConfig.from_pretrained(folder), load_file(folder / WEIGHTS)
         separate = any(name.startswith("query.trunks.") for name in weights)
         trunks = _pairs(
-            lambda: _without_pooler(AutoModel.from_config(config, dtype=torch.float32)), separate
+            lambda: without_pooler(AutoModel.from_config(config, dtype=torch.float32)), separate
         )
         model = cls(trunks, dim=dim, scale=0.0, learn_scale=False)
         if config.query_layers < config.num_hidden_layers:
@@ -130,19 +131,6 @@ def start_equal(query: nn.Linear, product: nn.Linear, dim: int, generator: torch
     product.load_state_dict(query.state_dict())
 
 
-def load_encoder(name: str) -> Any:
-    """Load a pretrained encoder, a folder or a Hugging Face name@commit, without its pooler.
-
-    Raises :class:`ConfigError` when it cannot be loaded.
-    """
-    try:
-        encoder = AutoModel.from_pretrained(**pretrained(name), dtype=torch.float32)
-    except (OSError, ValueError) as e:
-        reason = str(e).split("\n")[0]
-        raise ConfigError(f"towers.encoder {name!r} cannot be loaded: {reason}") from e
-    return _without_pooler(encoder)
-
-
 def load_tokenizer(name: str) -> Any:
     """Load the fast tokenizer of an encoder; raises :class:`ConfigError` without one."""
     try:
@@ -156,13 +144,6 @@ def load_tokenizer(name: str) -> Any:
             "padding token, since serving loads it without transformers"
         )
     return tokenizer
-
-
-def _without_pooler(encoder: Any) -> Any:
-    """Remove what mean pooling has no use for; where the base lacks it, it would be random."""
-    if "pooler" in dict(encoder.named_children()):
-        encoder.pooler = None
-    return encoder
 
 
 def _share_embeddings(query: Any, product: Any) -> None:

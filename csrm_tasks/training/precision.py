@@ -34,6 +34,17 @@ def choose_dtype(device: torch.device, width: int) -> torch.dtype:
     return torch.bfloat16 if gain >= WORTH_IT else torch.float32
 
 
+def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Put a module's weights into ``dtype``, in place; its buffers stay as they were made.
+
+    That is what ``from_pretrained(dtype=…)`` makes, and ``module.to(dtype)`` does not: rotary
+    frequencies are a buffer, and a rounded one turns a token at position p by p times the rounding.
+    """
+    for weight in module.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+
+
 def _cpu_has_bf16() -> bool:
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""

@@ -4,7 +4,7 @@
 - Retriever (EBR): warmed for 6 % of the steps, linear.
 - Towers, short query tower, cross-encoder: :class:`Schedule`, linear from ``towers.lr`` to
   ``towers.lr_end``, without warm-up.
-- Encoder baseline: warmed for a tenth of the steps, linear.
+- Encoder baseline: warmed for a tenth of the steps, linear; the head from a peak of its own.
 
 The demo's base models (``demo/bases/``) cool down by rules of their own, once they have learnt.
 """

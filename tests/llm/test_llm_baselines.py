@@ -103,6 +103,58 @@ def test_encoder_probabilities_do_not_depend_on_the_batch(encoder: str) -> None:
         EncoderClassifier(EncoderRecipe("/nowhere", 1, 8, 1e-3, 64, 0))
 
 
+def test_a_long_pair_is_cut_on_the_longer_side_and_both_are_read(encoder: str) -> None:
+    """Slow reference: the two texts' own tokens, the longer one shortened by one at a time."""
+    long, short = "milk soup " * 200, "라면 우유"
+    model = EncoderClassifier(EncoderRecipe(encoder, 1, 8, 1e-3, 64, 0))
+    cases = [(long, short), (short, long), (long, long), (short, short), (long, "")]
+    queries = [QueryFields(q) for q, _ in cases]
+    products = [ProductFields(p) for _, p in cases]
+    texts = JudgedTexts(queries, products, np.zeros(len(cases), np.int64))
+    for found, query, product in zip(model.tokenize(texts), *texts.texts(), strict=True):
+        first, second = (
+            model.tokenizer(t, add_special_tokens=False)["input_ids"]
+            for t in (f"{query}\n", product)
+        )
+        while len(first) + len(second) > 64:
+            longer = first if len(first) > len(second) else second
+            longer.pop()
+        assert found == first + second
+    assert np.isfinite(predict_encoder(model, texts)).all()
+
+
+def test_the_window_is_what_the_encoder_reads(encoder: str) -> None:
+    """130 positions, counted from behind the padding token's id, 0: 129 tokens."""
+    model = EncoderClassifier(EncoderRecipe(encoder, 1, 8, 1e-3, 256, 0))
+    pair = JudgedTexts([QueryFields("milk")], [ProductFields("soup " * 300)], np.zeros(1, np.int64))
+    assert [len(row) for row in model.tokenize(pair)] == [129]
+    assert np.isfinite(predict_encoder(model, pair)).all()
+
+
+def test_a_base_without_a_pooler_is_the_same_model_each_time(encoder: str) -> None:
+    recipe = EncoderRecipe(encoder, 1, 8, 1e-3, 64, 0)
+    torch.manual_seed(1)
+    first = EncoderClassifier(recipe).state_dict()
+    assert not [name for name in first if "pooler" in name]
+    torch.manual_seed(2)
+    second = EncoderClassifier(recipe).state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_head_leaves_the_majority_class_though_the_encoder_hardly_moves(encoder: str) -> None:
+    grades = np.arange(120) % 6 // 3 * (1 + np.arange(120) % 2)  # half of them 0
+    words = ("soup", "milk", "라면")
+    texts = JudgedTexts(
+        [QueryFields("우유")] * 120, [ProductFields(words[g]) for g in grades], grades
+    )
+    model, best = train_encoder(EncoderRecipe(encoder, 300, 24, 2e-5, 64, 0), texts, texts)
+    assert best > 0.9 > 0.5 == (grades == 0).mean()
+    start = EncoderClassifier(EncoderRecipe(encoder, 1, 8, 2e-5, 64, 0)).encoder.state_dict()
+    moved = max(float((w - start[k]).abs().max()) for k, w in model.encoder.state_dict().items())
+    assert 0 < moved < 300 * 2e-5 * 1.1  # AdamW moves a weight by its rate a step at most
+
+
 def test_a_local_model_answers_with_its_next_token(tiny: Installation) -> None:
     """Slow reference: full logits of the Hugging Face model, one prompt at a time."""
     base = tiny.market.llm.base

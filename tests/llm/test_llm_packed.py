@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
-from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
+from csrm_tasks.llm.network.head import check_read_out, label_logits, soft_cross_entropy
 from csrm_tasks.llm.network.model import add_lora, load_base
 from csrm_tasks.llm.network.packed import Parts, pack, run_packed
 from csrm_tasks.sections import Lora
@@ -147,13 +161,97 @@ def test_calls_without_a_packed_row_attend_as_before(causal: Any) -> None:
         assert torch.equal(causal(input_ids=ids, attention_mask=mask).logits[:, -1], expected)
 
 
-def test_a_window_shorter_than_a_prompt_is_refused() -> None:
-    config = MistralConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2, sliding_window=40,
-    )  # fmt: skip
-    mistral = MistralForCausalLM(config)
-    long = (np.zeros(20, np.int32), np.ones(21, np.int32))
-    run_packed(mistral, pack([(long[0], long[1][:20])] * 2, CPU))
-    with pytest.raises(ConfigError, match="window of 40 tokens"):
-        run_packed(mistral, pack([long], CPU))
+SAME: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.15,
+}  # fmt: skip
+SLIDING, FULL = "sliding_attention", "full_attention"
+FEW_EXPERTS: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 1}
+WINDOWED: dict[str, Any] = {
+    "mistral": lambda n: MistralForCausalLM(MistralConfig(**SAME, sliding_window=n)),
+    "gemma3": lambda n: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **SAME, head_dim=16, sliding_window=n, layer_types=[SLIDING, FULL, SLIDING, SLIDING]
+        )
+    ),
+    "qwen3": lambda n: Qwen3ForCausalLM(
+        Qwen3Config(**SAME, head_dim=16, sliding_window=n, use_sliding_window=True,
+                    layer_types=[FULL, SLIDING, FULL, FULL])
+    ),
+    "qwen2_moe": lambda n: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(**SAME, **FEW_EXPERTS, moe_intermediate_size=16, sliding_window=n,
+                       shared_expert_intermediate_size=16, use_sliding_window=True,
+                       layer_types=[SLIDING, FULL, FULL, SLIDING])
+    ),
+    "phimoe": lambda n: PhimoeForCausalLM(
+        PhimoeConfig(**SAME, num_local_experts=2, num_experts_per_tok=2, sliding_window=n)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(WINDOWED))
+@pytest.mark.parametrize("window", [1, 8, 13, 40])
+def test_a_sliding_window_sees_what_the_model_itself_sees(kind: str, window: int) -> None:
+    """Windows that end within a prompt's own tokens, within its prefix, and behind some prompts."""
+    torch.manual_seed(0)
+    causal = WINDOWED[kind](window).eval()
+    wide = WINDOWED[kind](4096).eval()
+    wide.load_state_dict(causal.state_dict())
+    parts = prompts()
+    assert max(len(a) + len(b) for a, b in parts) > 40 > min(len(a) + len(b) for a, b in parts)
+    with torch.no_grad():
+        expected = lone_logits(causal, parts)
+        assert (packed_logits(causal, parts) - expected).abs().max() <= 1e-5
+        assert (lone_logits(wide, parts) - expected).abs().max() > 1e-3  # the window matters
+        assert (packed_logits(wide, parts) - lone_logits(wide, parts)).abs().max() <= 1e-5
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_any_row_within_any_window(data: st.DataObject) -> None:
+    causal = _mistral(data.draw(st.integers(1, 30)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    prefixes = [rng.integers(0, 300, n, np.int32) for n in data.draw(LENGTHS)]
+    tails = data.draw(st.lists(st.integers(1, 25), min_size=1, max_size=6))
+    parts = [
+        (prefixes[int(rng.integers(len(prefixes)))], rng.integers(0, 300, n, np.int32))
+        for n in tails
+    ]
+    with torch.no_grad():
+        difference = packed_logits(causal, parts) - lone_logits(causal, parts)
+    assert difference.abs().max() <= 1e-5
+
+
+LENGTHS = st.lists(st.integers(0, 25), min_size=1, max_size=3)
+
+
+@cache
+def _mistral(window: int) -> Any:
+    torch.manual_seed(window)
+    few = SAME | {"num_hidden_layers": 2}
+    return MistralForCausalLM(MistralConfig(**few, sliding_window=window)).eval()
+
+
+def test_training_within_a_window_has_the_gradients_of_one_prompt_at_a_time() -> None:
+    torch.manual_seed(0)
+    causal = WINDOWED["gemma3"](13)
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    causal.base_model.layers[-1].gradient_checkpointing = False
+    causal.train()
+    parts = prompts()
+    target = torch.randn(len(parts), 3, generator=torch.Generator().manual_seed(2)).softmax(-1)
+    trained = [p for n, p in causal.named_parameters() if "_proj" in n]
+    found = []
+    for logits in (packed_logits, lone_logits):
+        loss = soft_cross_entropy(logits(causal, parts), target)
+        found.append(torch.autograd.grad(loss, trained))
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 1e-5
+        assert (ours - theirs).abs().max() <= 1e-6
+
+
+def test_attention_in_chunks_is_refused_when_the_base_is_loaded() -> None:
+    causal = WINDOWED["mistral"](40)
+    causal.config.layer_types = ["chunked_attention"] * 4
+    with pytest.raises(ConfigError, match=r"'mistral' attends in chunks .*attention_chunk_size"):
+        check_read_out(causal, torch.tensor([[1, 5, 9]]), LABELS)

@@ -102,3 +102,11 @@ def test_what_cannot_be_loaded_says_what_to_do(tmp_path: Path) -> None:
         BiEncoder.from_base(str(tmp_path), 16, 24, seed=0)
     with pytest.raises(ArtifactError, match=r"biencoder\.json is missing"):
         BiEncoder.load(tmp_path)
+
+
+def test_a_length_that_the_encoder_does_not_read_is_refused_at_the_start(base: Path) -> None:
+    """80 positions, counted from behind the padding token's id, 1: 78 tokens."""
+    full = BiEncoder.from_base(str(base), 16, 78, seed=0).encode(["커피 " * 200])
+    assert np.isfinite(full).all()
+    with pytest.raises(ConfigError, match=r"ebr\.max_length is 79, but .* reads 78 tokens at once"):
+        BiEncoder.from_base(str(base), 16, 79, seed=0)

@@ -154,6 +154,17 @@ def test_train_towers_soft(chain: dict[str, Any]) -> None:
     assert artifact.facts["loss"] < 1.0
 
 
+def test_a_text_longer_than_the_encoder_reads_is_refused_before_training(
+    world: World, chain: dict[str, Any]
+) -> None:
+    """66 positions, of which RoBERTa's kin leave two to padding."""
+    towers = world.market.towers.model_copy(update={"title_tokens": 65})
+    market = world.market.model_copy(update={"towers": towers})
+    inputs = {"snapshot": "toy/snapshot/snapshot"}
+    with pytest.raises(ConfigError, match=r"towers\.title_tokens is 65, but .* reads 64 tokens"):
+        run_step("train_towers", market, inputs, {"target": "hard"}, world.settings)
+
+
 def test_train_towers_hard_is_the_same_towers_in_equal_steps(
     world: World, chain: dict[str, Any]
 ) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from csrm_tasks.demo.market.generate import generate
 from csrm_tasks.demo.runner.api import ENDED, AirflowApi, named
+from csrm_tasks.demo.runner.estimate import estimate
 from csrm_tasks.demo.runner.home import USER, Home, check_disk, check_port
 from csrm_tasks.demo.runner.plan import Stage, finished, plan
 from csrm_tasks.demo.runner.processes import (
@@ -57,6 +58,9 @@ def run_demo(market: str, *, port: int | None, mlflow_port: int | None, data: Pa
         if finished(stages, home.airflow / "airflow.db"):
             console.print("Every run of this demo has finished already: nothing to do.")
         else:
+            hours = estimate(home)
+            if hours:
+                console.print(hours, soft_wrap=True)
             with airflow_at(home, console) as (api, processes):
                 run_stages(api, processes, stages, console)
         print_summary(console, home)

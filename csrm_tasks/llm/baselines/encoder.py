@@ -2,7 +2,9 @@
 
 Any Hugging Face encoder reads query and product in one sequence; the mean over real tokens feeds
 three logits; everything is fine-tuned on the same train pairs that the LLM sees. The best weights
-on dev count. Small on purpose: a baseline is run by hand, once in a while, and not resumed.
+on dev count. The head starts at random on states that are alike in most of what they hold, and
+learns at a rate of its own: at an encoder's it has not left the majority class when all is over.
+Small on purpose: a baseline is run by hand, once in a while, and not resumed.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
 from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.prompt.batching import BatchStream, Epoch, Indices, by_length
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
+from csrm_tasks.training.encoders import load_encoder, longest
 from csrm_tasks.training.precision import choose_device
 from csrm_tasks.training.schedule import Schedule
 
@@ -31,6 +34,7 @@ Floats = npt.NDArray[np.float32]
 TOKENS = 8192  # of one scoring batch, padding included
 EVALUATIONS = 5  # on dev, evenly over the training
 CLIP = 1.0
+HEAD_LR = 1e-3  # peak rate of the head, where the encoder's is lower; chosen on dev
 
 
 @dataclass(frozen=True)
@@ -64,25 +68,30 @@ class EncoderClassifier(nn.Module):
 
     def __init__(self, recipe: EncoderRecipe) -> None:
         super().__init__()
-        source = pretrained(recipe.encoder)
-        torch.manual_seed(recipe.seed)
+        self.encoder = load_encoder("encoder", recipe.encoder)
         try:
-            self.encoder = AutoModel.from_pretrained(**source, use_safetensors=True).float()
-            self.tokenizer = AutoTokenizer.from_pretrained(**source)
+            self.tokenizer = AutoTokenizer.from_pretrained(**pretrained(recipe.encoder))
         except (OSError, ValueError) as e:
             reason = str(e).strip().split("\n")[0]
-            raise ConfigError(f"encoder {recipe.encoder!r} cannot be loaded: {reason}") from e
+            raise ConfigError(f"encoder {recipe.encoder!r} has no tokenizer: {reason}") from e
+        torch.manual_seed(recipe.seed)
         self.head = nn.Linear(self.encoder.config.hidden_size, 3)
-        self.max_length = recipe.max_length
+        reads = min(longest(self.encoder.config), int(self.tokenizer.model_max_length))
+        if reads < recipe.max_length:
+            log.info("encoder %s reads %d tokens, not %d", recipe.encoder, reads, recipe.max_length)
+        self.max_length = min(reads, recipe.max_length)
         self.to(choose_device())
 
     def tokenize(self, pairs: JudgedTexts) -> list[list[int]]:
-        """Return token ids; where the tokenizer has no separator of its own, a line break is it."""
+        """Return token ids; where the tokenizer has no separator of its own, a line break is it.
+
+        Of a pair longer than the window the longer text is cut, down to the other one, then both.
+        """
         queries, products = pairs.texts()
         if self.tokenizer.sep_token is None:
             queries = [f"{q}\n" for q in queries]
         ids: list[list[int]] = self.tokenizer(
-            queries, products, truncation="only_second", max_length=self.max_length,
+            queries, products, truncation="longest_first", max_length=self.max_length,
             return_token_type_ids=False,
         )["input_ids"]  # fmt: skip
         return ids
@@ -125,13 +134,17 @@ def train_encoder(
     model = EncoderClassifier(recipe)
     tokens, labels = model.tokenize(train), torch.from_numpy(train.grades)
     stream = BatchStream(_Rows(tokens, recipe.seed), recipe.batch, recipe.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.01)
-    schedule = Schedule(recipe.lr, recipe.steps, warmup=max(1, recipe.steps // 10))
+    parts = [(model.encoder, recipe.lr), (model.head, max(recipe.lr, HEAD_LR))]
+    optimizer = torch.optim.AdamW(
+        [{"params": part.parameters(), "lr": rate} for part, rate in parts], weight_decay=0.01
+    )
+    warmup = max(1, recipe.steps // 10)
+    schedules = [Schedule(rate, recipe.steps, warmup=warmup) for _, rate in parts]
     every = max(1, -(-recipe.steps // EVALUATIONS))
     best, kept = -1.0, model.state_dict()
     for step in range(recipe.steps):
         model.train()
-        for group in optimizer.param_groups:
+        for group, schedule in zip(optimizer.param_groups, schedules, strict=True):
             group["lr"] = schedule.rate(step)
         epoch, at = next(stream)
         chosen: Indices = epoch.order[at]

@@ -18,6 +18,7 @@ from csrm_tasks.llm.cost.formula import (
     train_flops,
     translations,
 )
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Llm
 
 PREFIX, PRODUCT = 110, 60  # mean tokens of query part and product part, realistic prompts
@@ -57,6 +58,18 @@ class Volume:
     products: float = 120.0  # … with so many products each, M + N (A31)
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What this machine reached in a dry run (:mod:`csrm_tasks.llm.training.dry_run`)."""
+
+    train: float  # FLOP/s, forward and backward
+    score: float  # FLOP/s
+    prefix: int = PREFIX  # tokens of a query's part, on average
+    product: int = PRODUCT  # … and of the rest of a prompt
+    seconds: float = 0.0  # that the dry run took
+    threads: int = 1
+
+
 def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
     """Return the parts of a weekly job.
 
@@ -82,6 +95,46 @@ def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
         JobPart(f"relabelling, {rounds} times", relabel * rounds, of.labels * rounds),
         JobPart("scoring pairs for the towers", score, scored),
     ]
+
+
+def step_flops(shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PRODUCT) -> float:
+    """FLOPs of an optimizer step of this market's mixture (A6), prompts of these mean lengths."""
+    mixture = llm.mixture
+    one = llm.batch / (1 + mixture.mt + mixture.cvr)
+    rows, translated = one * (1 + mixture.cvr), one * mixture.mt
+    return sum(
+        train_flops(shape, work, llm.lora.r, checkpointing=llm.gradient_checkpointing)
+        for work in (
+            shared(rows / llm.siblings, llm.siblings, prefix, product),
+            translations(translated, TRANSLATION, translated * TARGET),
+        )
+    )
+
+
+def most_steps(market: MarketConfig) -> list[int]:
+    """Return the steps at most of each training from a cold start to the first weekly release.
+
+    The cold start's two, stage 2, its rounds, and the control on the cold start's RQA.
+    """
+    llm = market.llm
+    weekly = 1 + llm.distillation.rounds + market.controls.rqa_cold
+    return [llm.ranker_steps or llm.steps, llm.steps] + [llm.steps] * weekly
+
+
+def here(shape: Shape, market: MarketConfig, speed: Speed) -> str:
+    """Say in a line how long this machine takes for the market's LLM, at most."""
+    llm, towers = market.llm, market.towers
+    step = step_flops(shape, llm, speed.prefix, speed.product) / speed.train
+    steps = most_steps(market)
+    pairs = towers.queries * (towers.impressed + towers.retrieved + towers.random)
+    work = shared(towers.queries, pairs / towers.queries, speed.prefix, speed.product)
+    scored = forward_flops(shape, work) / speed.score
+    return (
+        f"LLM on this machine: a step of {llm.batch} samples {step:.2g} s; {len(steps)} trainings "
+        f"of {sum(steps):,} steps together at most {step * sum(steps) / 3600:.2g} hours, scoring "
+        f"{pairs:,} pairs for the towers {scored / 3600:.2g} (measured in {speed.seconds:.0f} s; "
+        f"threads: {speed.threads}; tokens of a prompt: {speed.prefix} + {speed.product})"
+    )
 
 
 def together(rows: float, siblings: float) -> Work:

@@ -69,9 +69,14 @@ def check_read_out(causal: Any, ids: Tensor, label_ids: Tensor) -> None:
 
     The prompt is packed twice with its first half shared, as scoring and training do it. Raises
     :class:`ConfigError` for a model that changes its logits after ``lm_head`` (soft caps, scales),
-    so that its label rows would not be its probabilities, whose attention is no plain one, or that
-    is not built of layers with attention and ``mlp``.
+    so that its label rows would not be its probabilities, whose attention is neither causal nor
+    that within a sliding window, or that is not built of layers with attention and ``mlp``.
     """
+    if "chunked_attention" in (getattr(causal.config, "layer_types", None) or ()):
+        raise ConfigError(
+            f"model type {causal.config.model_type!r} attends in chunks (attention_chunk_size); "
+            "choose another base model (llm.base)"
+        )
     tokens = ids[0].int().cpu().numpy()
     half = len(tokens) // 2
     with torch.no_grad():

@@ -17,7 +17,7 @@ from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.label_tokens import label_ids
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, ProductFields, QueryFields
 from csrm_tasks.sections import Lora
-from csrm_tasks.training.precision import choose_device, choose_dtype
+from csrm_tasks.training.precision import cast, choose_device, choose_dtype
 
 
 @dataclass
@@ -43,12 +43,13 @@ class Model:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def load_base(base: str, *, sharded: bool = False) -> Model:
+def load_base(base: str, *, sharded: bool = False, dtype: torch.dtype | None = None) -> Model:
     """Load ``base`` (folder or hub name) from safetensors and check that labels can be read out.
 
-    ``sharded``: each of the processes that train together keeps a slice of it. On its way to the
-    device it is mapped from its files, not read: the processes of a machine share one copy there,
-    if the files have the number format that it is used in.
+    ``dtype``: of its weights; by default the one that pays on this machine (A13). ``sharded``: each
+    of the processes that train together keeps a slice of it. On its way to the device it is mapped
+    from its files, not read: the processes of a machine share one copy there, if the files have the
+    number format that it is used in.
 
     Raises :class:`ConfigError` where it cannot be loaded, splits a label (A1) or transforms its
     logits.
@@ -58,7 +59,8 @@ def load_base(base: str, *, sharded: bool = False) -> Model:
     source = pretrained(base)
     device = choose_device()
     try:
-        dtype = choose_dtype(device, AutoConfig.from_pretrained(**source).hidden_size)
+        width = AutoConfig.from_pretrained(**source).hidden_size
+        dtype = dtype or choose_dtype(device, width)
         causal = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except (OSError, ValueError) as e:
@@ -160,8 +162,10 @@ def save_adapter(model: Model, state: dict[str, Tensor], folder: Path) -> None:
 
 def merge_adapter(model: Model, folder: Path) -> None:
     """Load the adapter of ``folder`` and merge it into the base weights, in fp32 (A14)."""
-    wrapped = _with_adapter(model.causal.float(), folder)
-    model.causal = wrapped.merge_and_unload().to(model.dtype).eval().requires_grad_(False)
+    cast(model.causal, torch.float32)
+    merged = _with_adapter(model.causal, folder).merge_and_unload()
+    cast(merged, model.dtype)
+    model.causal = merged.eval().requires_grad_(False)
 
 
 def put_adapter(model: Model, folder: Path) -> None:

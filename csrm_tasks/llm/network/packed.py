@@ -7,9 +7,10 @@ The trunk sees a single sequence (1, T)::
 Everything but attention works token by token, so T is the number of different tokens and nothing
 is padded (A11). Positions go on behind the prefix for every product, and attention is taken in
 blocks of segments of about one length: a product's tokens see its query's prefix and, causally,
-themselves; nothing else (A12). So hidden states and gradients are those of one prompt at a time,
-and with 12 products a query, 110 tokens of prefix and 60 of product, 69 tokens are run a pair
-instead of 170. The cost: keys and values of a prefix are gathered once per product and layer.
+themselves; nothing else (A12). In a layer with a sliding window they see its last tokens of that.
+So hidden states and gradients are those of one prompt at a time, and with 12 products a query, 110
+tokens of prefix and 60 of product, 69 tokens are run a pair instead of 170. The cost: keys and
+values of a prefix are gathered once per product and layer, those outside of a window among them.
 
 A dense tree mask over the row would be simpler, but costs T² in attention; a cache of the prefix'
 keys and values would need a second pass through the trunk, and cannot be checkpointed.
@@ -17,12 +18,11 @@ keys and values would need a second pass through the trunk, and cannot be checkp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -31,30 +31,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.llm.network.plan import Block, Plan, Segment, make_plan
 from csrm_tasks.llm.prompt.encoding import Ids
 
-Indices = npt.NDArray[np.int64]
 Parts = Sequence[tuple[Ids, Ids]]  # per prompt: the query's tokens, the rest
 
 ATTENTION = "csrm_packed"  # its name among transformers' attention functions
-ALIKE = 0.75  # the shortest segment of an attention block is at least so long as its longest
-
-
-@dataclass(frozen=True)
-class Block:
-    """Segments whose attention is taken together; all indices are places in the row."""
-
-    queries: Tensor  # (n, L)
-    keys: Tensor  # (n, P + L), the prefix first
-    seen: Tensor | None  # (n, 1, L, P + L), bool; None: plain causal attention, no prefix
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How attention of one layer is taken: by blocks, their outputs put back by ``order``."""
-
-    blocks: tuple[Block, ...]
-    order: Tensor  # (T,): where each token's output is among those of all blocks
 
 
 @dataclass(frozen=True)
@@ -67,19 +49,20 @@ class Packed:
     longest: int  # tokens of the longest prompt
     plan: Plan
     last: Plan  # of the last layer, where only ``ends`` are read
+    segments: tuple[Segment, ...]
+    own: tuple[Segment, ...]  # of ``segments``, one for each prompt: where it ends
+    windowed: dict[tuple[int, bool], Plan] = field(default_factory=dict)  # those made so far
 
-
-@dataclass(frozen=True)
-class _Segment:
-    """Some neighbouring tokens of the row."""
-
-    tokens: Ids
-    start: int  # place of the first token
-    prefix: _Segment | None  # what it sees besides itself
-
-    @property
-    def before(self) -> int:
-        return 0 if self.prefix is None else len(self.prefix.tokens)
+    def plan_of(self, window: int | None, last: bool) -> Plan:
+        """Return how a layer attends whose tokens see the ``window`` tokens up to themselves."""
+        if window is None or self.longest <= window:
+            return self.last if last else self.plan
+        if (window, last) not in self.windowed:
+            asking = self.own if last else self.segments
+            self.windowed[window, last] = make_plan(
+                asking, self.ids.shape[1], self.ids.device, last=last, window=window
+            )
+        return self.windowed[window, last]
 
 
 def pack(parts: Parts, device: torch.device) -> Packed:
@@ -87,13 +70,13 @@ def pack(parts: Parts, device: torch.device) -> Packed:
 
     The order of ``ends`` is that of ``parts``.
     """
-    segments: list[_Segment] = []
-    own: list[_Segment] = [None] * len(parts)  # type: ignore[list-item]
+    segments: list[Segment] = []
+    own: list[Segment] = [None] * len(parts)  # type: ignore[list-item]
     place = 0
 
-    def add(tokens: Ids, prefix: _Segment | None = None) -> _Segment:
+    def add(tokens: Ids, prefix: Segment | None = None) -> Segment:
         nonlocal place
-        segments.append(_Segment(tokens, place, prefix))
+        segments.append(Segment(tokens, place, prefix))
         place += len(tokens)
         return segments[-1]
 
@@ -114,8 +97,10 @@ def pack(parts: Parts, device: torch.device) -> Packed:
         torch.from_numpy(positions)[None].to(device),
         torch.from_numpy(ends).to(device),
         int(positions.max()) + 1,
-        _plan(segments, place, device, last=False),
-        _plan(own, place, device, last=True),
+        make_plan(segments, place, device, last=False),
+        make_plan(own, place, device, last=True),
+        tuple(segments),
+        tuple(own),
     )
 
 
@@ -125,63 +110,6 @@ def by_prefix(parts: Parts) -> list[list[int]]:
     for i, (prefix, _) in enumerate(parts):
         groups.setdefault(prefix.tobytes(), []).append(i)
     return list(groups.values())
-
-
-def _plan(segments: Sequence[_Segment], total: int, device: torch.device, last: bool) -> Plan:
-    """Cut segments into blocks; with ``last`` only the last token of each one asks."""
-    blocks, order, done = [], np.full(total, -1, np.int64), 0
-    for group in _alike(segments):
-        block, asked, real = _block(group, last)
-        order[asked[real]] = done + np.flatnonzero(real.ravel())
-        done += asked.size
-        blocks.append(Block(*(None if x is None else torch.from_numpy(x).to(device)
-                              for x in block)))  # type: ignore[arg-type]  # fmt: skip
-    order[order < 0] = done  # a row of zeros behind them all
-    return Plan(tuple(blocks), torch.from_numpy(order).to(device))
-
-
-def _alike(segments: Sequence[_Segment]) -> Iterator[list[_Segment]]:
-    """Yield segments in groups: all with or all without a prefix, all of about one length."""
-    for wanted in (False, True):
-        group: list[_Segment] = []
-        chosen = [s for s in segments if (s.prefix is not None) == wanted]
-        for segment in sorted(chosen, key=lambda s: -len(s.tokens)):
-            if group and len(segment.tokens) < ALIKE * len(group[0].tokens):
-                yield group
-                group = []
-            group.append(segment)
-        if group:
-            yield group
-
-
-def _block(
-    group: Sequence[_Segment], last: bool
-) -> tuple[tuple[Indices, Indices, npt.NDArray[np.bool_] | None], Indices, npt.NDArray[np.bool_]]:
-    """Return queries, keys and mask of a block, again the queries, and which of these are real."""
-    lengths = np.asarray([len(s.tokens) for s in group])[:, None]
-    before = np.asarray([s.before for s in group])[:, None]
-    starts = np.asarray([s.start for s in group])[:, None]
-    own_at, own_real = _places(starts, lengths)
-    prefix_starts = np.asarray([s.prefix.start if s.prefix else 0 for s in group])[:, None]
-    prefix_at, prefix_real = _places(prefix_starts, before)
-    keys = np.hstack([prefix_at, own_at])
-    if last:
-        seen = np.hstack([prefix_real, own_real])[:, None, None]
-        asked = starts + lengths - 1
-        return (asked, keys, seen), asked, np.ones_like(asked, bool)
-    if not prefix_at.shape[1]:
-        return (own_at, keys, None), own_at, own_real
-    width = own_at.shape[1]
-    causal = np.broadcast_to(np.tri(width, dtype=bool), (len(group), width, width))
-    prefix_seen = np.broadcast_to(prefix_real[:, None], (len(group), width, prefix_at.shape[1]))
-    return (own_at, keys, np.concatenate([prefix_seen, causal], 2)[:, None]), own_at, own_real
-
-
-def _places(starts: Indices, lengths: Indices) -> tuple[Indices, npt.NDArray[np.bool_]]:
-    """Return the places (n, longest) of some segments' tokens, and which of them are real."""
-    steps = np.arange(int(lengths.max()))[None]
-    real = steps < lengths
-    return starts + np.where(real, steps, 0), real
 
 
 def attend(
@@ -230,23 +158,36 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' models ask for it; without ``packed`` it is their own ``sdpa``.
 
-    Raises :class:`ConfigError` for attention that is not plain (soft caps, a sliding window that
-    is shorter than a prompt).
+    Raises :class:`ConfigError` for attention with soft caps.
     """
     if packed is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **more
         )
         return plain
-    window = more.get("sliding_window")
-    if more.get("softcap") is not None or (window is not None and packed.longest > window):
+    if more.get("softcap") is not None:
         raise ConfigError(
-            f"model type {module.config.model_type!r} has soft-capped attention or a window of "
-            f"{window} tokens, shorter than a prompt; choose another base model (llm.base)"
+            f"model type {module.config.model_type!r} has soft-capped attention; choose another "
+            "base model (llm.base)"
         )
     is_last = module.layer_idx == module.config.num_hidden_layers - 1
-    plan = packed.last if is_last else packed.plan
+    plan = packed.plan_of(_window(module, more), is_last)
     return attend(query, key, value, plan, more.get("scaling"), more.get("dropout", 0.0)), None
+
+
+def _window(module: Any, given: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a layer's token sees, itself among them; None: all before it.
+
+    Most models say so with every call. Some (Qwen2-MoE, Phi-MoE) build it into a mask only, which
+    is not read here: then it is what their configuration says of the layer.
+    """
+    config = module.config
+    if "sliding_window" in given:
+        found: int | None = given["sliding_window"]
+        return found
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or kinds[module.layer_idx] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if slides else None
 
 
 def run_packed(causal: Any, packed: Packed) -> Tensor:

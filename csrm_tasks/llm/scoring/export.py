@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,15 +28,18 @@ from transformers import AutoModelForSequenceClassification
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.llm.network.identity import LlmCard, read_card
 from csrm_tasks.llm.network.model import Model, merge_adapter, put_adapter
+from csrm_tasks.llm.network.packed import Parts
 from csrm_tasks.llm.prompt.batching import pad
 from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields
 from csrm_tasks.llm.scoring.predict import Floats, label_probabilities
 from csrm_tasks.llm.scoring.scoring import load_own_base
+from csrm_tasks.training.precision import cast
 
 log = logging.getLogger("csrm")
 
-TOLERANCE = 1e-3  # largest |Δp| against the adapter on the probe pairs
+TOLERANCE = 1e-3  # largest |Δp| against the adapter on the probe pairs, in fp32 (A14)
+SAME = 1e-4  # largest |Δp| between two runs of the same weights in fp32
 NAMES = ("irrelevant", "substitute", "exact")  # of grades 0, 1, 2
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROBE_BATCH = 8  # prompts of different lengths, so that padding is tried
@@ -62,35 +66,89 @@ def export_classifier(
     """Write ``model/`` (weights, tokenizer) and ``llm.json`` below ``out``, and compare them.
 
     ``llm`` is an artifact of ``train_llm`` or ``select_llm``; queries and products are the probe
-    pairs, aligned; ``precision`` is fp32 or bf16, by default the one that it was trained in.
-    Raises :class:`ArtifactError` where a probability moves by more than :data:`TOLERANCE`, and
-    :class:`ConfigError` for a base that has no such form.
+    pairs, aligned. ``precision`` is fp32 or bf16; by default the one that it was trained in where
+    that keeps to :data:`TOLERANCE`, else fp32. What it is compared with is computed in fp32: the
+    arithmetic of bf16 alone moves a probability by more than the tolerance.
+
+    Raises :class:`ArtifactError` where a probability moves by more than that, or the model merged
+    in memory, as scoring merges it, is not the one in the file; :class:`ConfigError` for a base
+    that has no such form.
     """
     card = read_card(llm)
-    precision = precision or card.precision
-    if precision not in DTYPES:
+    precisions = [precision] if precision else list(dict.fromkeys([card.precision, "fp32"]))
+    if precisions[0] not in DTYPES:
         raise ConfigError(f"precision is fp32 or bf16, not {precision!r}")
-    model = load_own_base(card, llm)
+    probe = _probe(card, llm, queries, products)
+    for tried in precisions:
+        found = _export(card, llm, probe, out, tried)
+        if found.max_delta <= TOLERANCE:  # not when it is NaN
+            log.info(
+                "exported %s in %s: largest |Δp| %.2g", found.architecture, tried, found.max_delta
+            )
+            return found
+        reason = (
+            f"{llm}: merged in {tried}, a probability differs by {found.max_delta:.2g} from the "
+            f"adapter's on {found.probed} probe pairs, more than {TOLERANCE}"
+        )
+        log.info("%s", reason)
+    remedy = "train again" if tried == "fp32" else "export in fp32"
+    raise ArtifactError(f"{reason}; {remedy}")
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Prompts, and what base and adapter say of them in fp32, (N, 3)."""
+
+    encoder: PromptEncoder
+    parts: Parts
+    expected: Floats
+
+
+def _probe(
+    card: LlmCard, llm: Path, queries: Sequence[QueryFields], products: Sequence[ProductFields]
+) -> _Probe:
+    model = load_own_base(card, llm, torch.float32)
     encoder = PromptEncoder(model.tokenizer, card.max_length)
     encoder.prepare(RELEVANCE, queries, products)
     parts = [encoder.parts(RELEVANCE, q, p) for q, p in zip(queries, products, strict=True)]
     put_adapter(model, llm / "adapter")
-    expected = label_probabilities(model, parts, RELEVANCE.name)
+    return _Probe(encoder, parts, label_probabilities(model, parts, RELEVANCE.name))
 
-    merged = replace(load_own_base(card, llm), dtype=DTYPES[precision])
+
+def _export(card: LlmCard, llm: Path, probe: _Probe, out: Path, precision: str) -> Exported:
+    """Write it in one precision; return how far it is from the adapter."""
+    folder = out / "model"
+    shutil.rmtree(folder, ignore_errors=True)  # another precision is cut into other files
+    merged = replace(load_own_base(card, llm, torch.float32), dtype=DTYPES[precision])
     merge_adapter(merged, llm / "adapter")
-    architecture, padding = write_classifier(merged, encoder, out / "model")
+    architecture, padding = write_classifier(merged, probe.encoder, folder)
     replace(card, precision=precision).write(out)
-    del merged, model
-    exported = classify(out / "model", [np.concatenate(part) for part in parts])
-    delta = float(np.abs(exported - expected).max(initial=0.0))
-    if not delta <= TOLERANCE:  # also when it is NaN
+    prompts = [np.concatenate(part) for part in probe.parts]
+    _check_memory(llm, merged, probe.parts, classify(folder, prompts, "float32"))
+    del merged
+    delta = _largest(classify(folder, prompts), probe.expected)
+    return Exported(architecture, precision, padding, delta, len(prompts))
+
+
+def _check_memory(llm: Path, merged: Model, parts: Parts, written: Floats) -> None:
+    """Compare the model in memory with the one that was written from it, both run in fp32.
+
+    What is no weight is not in the file but made anew from the configuration when it is loaded
+    (rotary frequencies), so a file may be right though the model that scoring merges is not. The
+    same arithmetic for both, so that nothing but such a fault makes a difference.
+    """
+    cast(merged.causal, torch.float32)
+    delta = _largest(label_probabilities(merged, parts, RELEVANCE.name), written)
+    if not delta <= SAME:
         raise ArtifactError(
-            f"{llm}: merged in {precision}, a probability differs by {delta:.2g} from the "
-            f"adapter's on {len(parts)} probe pairs, more than {TOLERANCE}; export in fp32"
+            f"{llm}: the merged model in memory differs by {delta:.2g} of a probability from the "
+            "same weights loaded from their file, so its scores are not this model's; do not "
+            "release it, and report base and versions"
         )
-    log.info("exported %s in %s: largest |Δp| %.2g", architecture, precision, delta)
-    return Exported(architecture, precision, padding, delta, len(parts))
+
+
+def _largest(found: Floats, expected: Floats) -> float:
+    return float(np.abs(found - expected).max(initial=0.0))
 
 
 def write_classifier(model: Model, encoder: PromptEncoder, folder: Path) -> tuple[str, int]:
@@ -134,9 +192,9 @@ def _padding(model: Model, encoder: PromptEncoder) -> int:
     return chosen
 
 
-def classify(folder: Path, prompts: Sequence[Ids]) -> Floats:
+def classify(folder: Path, prompts: Sequence[Ids], dtype: str = "auto") -> Floats:
     """Return (N, 3) probabilities of the written classifier, loaded as anybody would load it."""
-    model: Any = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype="auto")
+    model: Any = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
     model.eval()
     probabilities = np.empty((len(prompts), len(NAMES)), np.float32)
     with torch.inference_mode():

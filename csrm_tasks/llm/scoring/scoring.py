@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.data import Fields
@@ -66,12 +67,12 @@ class RelevanceScorer:
         return with_probabilities(pairs, probabilities)
 
 
-def load_own_base(card: LlmCard, folder: Path) -> Model:
-    """Load the base model of the adapter in ``folder``.
+def load_own_base(card: LlmCard, folder: Path, dtype: torch.dtype | None = None) -> Model:
+    """Load the base model of the adapter in ``folder``, as :func:`load_base` does.
 
     Raises :class:`ArtifactError` where the base here is not the one that it was trained on.
     """
-    model = load_base(card.base)
+    model = load_base(card.base, dtype=dtype)
     if model.base_digest != card.base_digest:
         raise ArtifactError(
             f"{folder}: the adapter was trained on another {card.base!r} than the one here; "

@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.file_state import where_kept
 from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs, finetune
 from csrm_tasks.llm.training.train import HALVED, TrainingError
 from csrm_tasks.markets import MarketConfig
@@ -46,6 +47,7 @@ def run_training(market: MarketConfig, given: FinetuneInputs, out: Path, work: P
         "given": asdict(given),
         "out": out,
         "work": work,
+        "digests": where_kept(),
         "threads": max(1, torch.get_num_threads() // market.llm.processes),
     }
     (work / JOB).write_text(json.dumps(job, default=str), encoding="utf-8")

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from csrm_tasks.file_state import digests_kept_in
 from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
 from csrm_tasks.llm.training.launch import RESULT
 from csrm_tasks.markets import MarketConfig
@@ -36,7 +38,8 @@ def main(job_file: Path) -> None:
     work = Path(job["work"])
     out = Path(job["out"]) if state.is_main_process else work / f"process-{state.process_index}"
     out.mkdir(parents=True, exist_ok=True)
-    result = finetune(market, _inputs(job["given"]), out, work)
+    with digests_kept_in(Path(job["digests"])) if job["digests"] else nullcontext():
+        result = finetune(market, _inputs(job["given"]), out, work)
     if state.is_main_process:
         part = work / "result.part"
         part.write_text(json.dumps(asdict(result)), encoding="utf-8")

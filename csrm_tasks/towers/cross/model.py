@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.ragged import length_chunks
 from csrm_tasks.towers.losses import head_logits
-from csrm_tasks.towers.model import load_encoder, start_equal
+from csrm_tasks.towers.model import start_equal
 from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.tower import HEADS, token_mean
 from csrm_tasks.towers.train import in_chunks
+from csrm_tasks.training.encoders import load_encoder, longest
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -72,7 +73,7 @@ class CrossEncoder(nn.Module):
 
         Raises :class:`ConfigError` when it cannot be loaded, or reads fewer.
         """
-        encoder = load_encoder(name)
+        encoder = load_encoder("towers.encoder", name)
         most = longest(encoder.config)
         if tokens > most:
             raise ConfigError(
@@ -82,13 +83,6 @@ class CrossEncoder(nn.Module):
         model = cls(encoder, dim=dim, scale=scale, learn_scale=learn_scale)
         start_equal(model.query, model.product, dim, torch.Generator().manual_seed(seed))
         return model
-
-
-def longest(config: Any) -> int:
-    """Return how many tokens an encoder of absolute positions reads."""
-    positions = int(config.max_position_embeddings)
-    # RoBERTa and its kin count positions from the padding token's id on.
-    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
 
 
 def cross_logits(
