@@ -24,6 +24,7 @@ Extras = tuple[str, ...]
 ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/*": ((CORE,), ()),
     "csrm_tasks/blobs/s3.py": ((CORE,), ("s3",)),
+    "csrm_tasks/base_models.py": ((CORE,), ("train",)),
     "csrm_tasks/tracking.py": ((CORE,), ("mlflow",)),
     "csrm_tasks/cli*": ((CORE,), ("train",)),
     "csrm_tasks/steps/*": ((CORE,), ("train",)),

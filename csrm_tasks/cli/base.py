@@ -40,7 +40,7 @@ def add(name: str, given: str | None, accept_terms: bool) -> None:
     with quietly():
         added = add_base(bases_folder(), name, source, accept_terms=accept_terms)
     click.echo(f"{bases_folder() / name}: {'added' if added else 'is there already'}")
-    click.echo(f"market file: base:{name}; next: csrm base check {name}")
+    click.echo(f"market file: base:{name}; next: csrm base check {name} --market MARKET")
 
 
 @base.command("list")
