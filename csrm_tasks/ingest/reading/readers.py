@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
 
@@ -30,7 +30,6 @@ from csrm_tasks.ingest.reading.records import (
 )
 
 if TYPE_CHECKING:
-    from _typeshed import SupportsRead
     from pyarrow import Field, NativeFile
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -72,7 +71,9 @@ def read_raw(
             first += count
 
 
-def read_stream(stream: SupportsRead[bytes], written: str, contract: Contract) -> Iterator[Records]:
+def read_stream(
+    stream: BinaryIO | NativeFile, written: str, contract: Contract
+) -> Iterator[Records]:
     """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches.
 
     A text of nothing but white space has no rows.
@@ -89,7 +90,7 @@ def read_stream(stream: SupportsRead[bytes], written: str, contract: Contract) -
 
 
 def _texts(
-    stream: SupportsRead[bytes], written: str
+    stream: BinaryIO | NativeFile, written: str
 ) -> Iterator[tuple[bytes, bytes, Layout | None]]:
     """Yield whole records, each piece with the file's CSV header and layout (JSON Lines: none)."""
     if written != "csv":
@@ -105,7 +106,7 @@ def _line_end(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
-def _chunks(stream: SupportsRead[bytes], whole: Callable[[bytes], int]) -> Iterator[bytes]:
+def _chunks(stream: BinaryIO | NativeFile, whole: Callable[[bytes], int]) -> Iterator[bytes]:
     """Yield the text in pieces that end where ``whole`` says that a record ends."""
     rest = stream.read(len(BOM))
     while rest == BOM:  # some programs put one before another's
