@@ -209,7 +209,7 @@ def fields_of(section: Sequence[str]) -> Mapping[str, FieldInfo]:
     return model.model_fields
 
 
-def section_in(annotation: Any) -> type[Section] | None:
+def section_in(annotation: object) -> type[Section] | None:
     """Return the section that a type is, or holds (an optional one, a list of them)."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.settings import PROJECT_ROOT, Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -56,7 +59,7 @@ def measured_step() -> Iterator[Begun]:
         _step.reset(token)
 
 
-def client(settings: Settings) -> Any:
+def client(settings: Settings) -> MlflowClient:
     """Return an ``MlflowClient`` of this installation."""
     from mlflow.tracking import MlflowClient
 
@@ -72,15 +75,15 @@ class LaterClient:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._made: Any = None
+        self._made: MlflowClient | None = None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if self._made is None:
             self._made = client(self._settings)
         return getattr(self._made, name)
 
 
-def experiment_id(api: Any, market: str, settings: Settings) -> str:
+def experiment_id(api: MlflowClient, market: str, settings: Settings) -> str:
     """Return the id of the market's experiment, creating it once."""
     from mlflow.exceptions import MlflowException
 

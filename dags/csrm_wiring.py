@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
@@ -22,6 +22,9 @@ from csrm_tasks import clocks
 from csrm_tasks.errors import AwayError, ConfigError, CsrmError
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import DagRunProtocol
 
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
 WEB = ("http", "https")
@@ -128,7 +131,7 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
     ``rule`` is its trigger rule, ``connection`` that of an endpoint it asks.
     """
 
-    def add(step: str, task_id: str = "", /, **given: Any) -> XComArg:
+    def add(step: str, task_id: str = "", /, **given: object) -> XComArg:
         about = {"connection": given.pop("connection")} if "connection" in given else {}
         rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
@@ -155,7 +158,7 @@ def peers_of(
     return found
 
 
-def endpoint_of(connection: Any) -> dict[str, str]:
+def endpoint_of(connection: Connection) -> dict[str, str]:
     """Return the environment of a step that asks an endpoint: its base URL and its token.
 
     As a URI the connection is the base URL with the token as password (``https://:token@host/v1``):
@@ -185,7 +188,7 @@ def fact(of: XComArg, name: str) -> dict[str, Any]:
     return {"of": of, "fact": name}
 
 
-def reference(value: Any) -> Any:
+def reference(value: object) -> object:
     """Turn a rendered input into what ``run_step`` takes: a reference, a list of them, or None."""
     if isinstance(value, Mapping):
         return f"{value['of']}#{value['fact']}"
@@ -229,7 +232,7 @@ def is_applied(replayed: str) -> bool:
         return bool(facts["applied"])
 
 
-def day_of(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:
+def day_of(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
     """Return the day that a run is for: its parameter, else the day (by the clocks of ``zone``) on
     which its data interval starts. Raises :class:`ConfigError` for a day that does not exist.
     """
@@ -243,7 +246,7 @@ def day_of(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:
         ) from e
 
 
-def week_end(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:
+def week_end(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
     """Return the Sunday of the run's ISO week: its parameter's, else its data interval's, as
     :func:`day_of`. Raises :class:`ConfigError` for a week that its year does not have.
     """
@@ -260,7 +263,7 @@ def week_end(params: Mapping[str, Any], dag_run: Any, zone: str = "UTC") -> str:
         ) from e
 
 
-def _interval_start(dag_run: Any, param: str, zone: str) -> date:
+def _interval_start(dag_run: DagRunProtocol, param: str, zone: str) -> date:
     """Return the local date: an interval from midnight in Seoul starts on the day before in UTC."""
     if dag_run.data_interval_start is None:
         raise ConfigError(f"this run has no data interval: give the parameter {param!r}")

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
+
+if TYPE_CHECKING:
+    from airflow.models.taskinstancekey import TaskInstanceKey
+    from airflow.sdk import BaseOperator
 
 TIMEOUT = 2.0  # seconds; the page waits for it
 
@@ -24,14 +28,14 @@ class MlflowRunLink(BaseOperatorLink):
 
     name = "MLflow run"
 
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the run's page, or "" where there is none (the button is then greyed out)."""
         base = os.environ.get("CSRM_MLFLOW_UI", "").rstrip("/")
         ref = returned_reference(ti_key) if base else None
         return find_run(base, ref) if ref else ""
 
 
-def returned_reference(ti_key: Any) -> str | None:
+def returned_reference(ti_key: TaskInstanceKey) -> str | None:
     """Return the ``market/step/fingerprint`` that a task instance returned, if it did."""
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from csrm_tasks.cli.options import Command
 from csrm_tasks.settings import load_settings
 
 
@@ -15,7 +15,7 @@ def demo() -> None:
     """The generated market: generate it, run everything on it, look at it."""
 
 
-def demo_options(command: Any) -> Any:
+def demo_options(command: Command) -> Command:
     """Add the options that ``run`` and ``ui`` share."""
     for option in (
         click.option("--market", default="demo", show_default=True, help="Market name."),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from csrm_tasks.cli.options import market_option
+from csrm_tasks.cli.options import Command, market_option
 from csrm_tasks.settings import load_settings
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def reconcile(market: str) -> None:
         click.echo(repair)
 
 
-def decision_options(command: Any) -> Any:
+def decision_options(command: Command) -> Command:
     """Add who decides, and why."""
     why = click.option("--reason", required=True, help="Why, for the ledger.")
     who = click.option("--actor", required=True, envvar="USER", help="Who decides; default $USER.")

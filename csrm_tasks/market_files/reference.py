@@ -82,7 +82,7 @@ def about(section: type[Section] | None) -> str:
     return (inspect.getdoc(section) or "").replace("``", "`") if section else ""
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """Return a default as YAML writes it; a section has those of its keys."""
     if isinstance(value, Section):
         return NONE
@@ -127,7 +127,7 @@ def _units(metadata: list[Any]) -> list[str]:
     return [one.name for one in metadata if isinstance(one, Unit)]
 
 
-def _units_in(annotation: Any) -> list[str]:
+def _units_in(annotation: object) -> list[str]:
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         return [*_units_in(inner), *_units(more)]

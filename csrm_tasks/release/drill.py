@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -24,13 +24,17 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.tables import LEDGER
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.store.entities import PagedList
+
 
 class Aliases:
     """A copy of a registered model's versions, aliases and tags, with as much of MlflowClient as
     :mod:`.registry` uses.
     """
 
-    def __init__(self, api: Any, model: str) -> None:
+    def __init__(self, api: MlflowClient, model: str) -> None:
         """Copy what ``api`` knows of ``model``."""
         self._versions = [
             SimpleNamespace(version=v, tags={registry.RELEASE_TAG: r})
@@ -39,11 +43,13 @@ class Aliases:
         registered = api.get_registered_model(model)
         self._aliases, self._tags = dict(registered.aliases), dict(registered.tags)
 
-    def search_model_versions(self, _query: str, page_token: str | None = None) -> Any:
+    def search_model_versions(
+        self, _query: str, page_token: str | None = None
+    ) -> PagedList[SimpleNamespace]:
         """Return all versions as one page."""
         return type("Page", (list,), {"token": page_token})(self._versions)
 
-    def get_registered_model(self, _name: str) -> Any:
+    def get_registered_model(self, _name: str) -> SimpleNamespace:
         """Return aliases and tags."""
         return SimpleNamespace(aliases=dict(self._aliases), tags=dict(self._tags))
 
@@ -60,7 +66,9 @@ class Aliases:
         del self._aliases[alias]
 
 
-def rehearse(settings: Settings, config: MarketConfig, api: Any, work: Path) -> dict[str, Any]:
+def rehearse(
+    settings: Settings, config: MarketConfig, api: MlflowClient, work: Path
+) -> dict[str, Any]:
     """Roll back as often as predecessors must be kept; returns what was left, reached and how long
     it took. Raises :class:`RefusedError` when the way back does not end where it must.
     """
@@ -87,7 +95,7 @@ def rehearse(settings: Settings, config: MarketConfig, api: Any, work: Path) -> 
     return {"live": ledger.live(entries), "reached": reached, "seconds": seconds}
 
 
-def _finish_open(scratch: Settings, config: MarketConfig, api: Any) -> None:
+def _finish_open(scratch: Settings, config: MarketConfig, api: MlflowClient) -> None:
     """A rollout under way is what a rollback takes back first."""
     state = rollout.current_rollout(ledger.verified(scratch, config.market))
     if state is not None and not state.launched:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.release import verdicts
 from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.sections import Gate
+
+if TYPE_CHECKING:
+    from csrm_tasks.evaluation.checks import GateCheck, Verdict
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _sealed(
-    store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None, written: Any
+    store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None, written: object
 ) -> dict[str, Any]:
     if stage not in (1, 2):
         raise ConfigError(f"gate: stage is 1 or 2, not {stage}")
@@ -88,7 +91,7 @@ def _sealed(
     )
 
 
-def _servable(sides: Sides) -> Any:
+def _servable(sides: Sides) -> GateCheck:
     """Return the probe's finding as one more claim, without which nothing passes (A48)."""
     from csrm_tasks.evaluation.checks import GateCheck
 
@@ -105,7 +108,7 @@ def same_weights(store: ArtifactStore, llm: str) -> list[str]:
     return [llm, chosen] if chosen else [llm]
 
 
-def _cold_start(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
+def _cold_start(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verdict:
     from csrm_tasks.evaluation.gate import ColdStart, decide_cold_start
 
     live = sides.champion.facts["bundle"]
@@ -114,7 +117,7 @@ def _cold_start(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
     return decide_cold_start(one, other[0] if other else None, policy)
 
 
-def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Any:
+def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verdict:
     """Gather both sides' evidence: the champion was scored again in the same evaluation."""
     from csrm_tasks.evaluation.evidence import evidence
     from csrm_tasks.evaluation.gate import decide

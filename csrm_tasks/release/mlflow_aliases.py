@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.release import approval, ledger, rollout
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 RELEASE_TAG = "csrm.release"
 SEEN_TAG = "csrm.ledger"  # of the model: hash of the ledger row that its aliases were last set for
 
 
 def ensure_version(
-    api: Any, model: str, release_id: str, *, source: str, run_id: str, tags: Mapping[str, str]
+    api: MlflowClient,
+    model: str,
+    release_id: str,
+    *,
+    source: str,
+    run_id: str,
+    tags: Mapping[str, str],
 ) -> str:
     """Return the model version of a release, creating it once; found again by its tag."""
     _ensure_model(api, model)
@@ -30,7 +39,7 @@ def ensure_version(
     return known[release_id]
 
 
-def _ensure_model(api: Any, model: str) -> None:
+def _ensure_model(api: MlflowClient, model: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -40,7 +49,7 @@ def _ensure_model(api: Any, model: str) -> None:
             raise
 
 
-def versions(api: Any, model: str) -> dict[str, str]:
+def versions(api: MlflowClient, model: str) -> dict[str, str]:
     """Return release id → lowest version number that carries it."""
     numbers: dict[str, str] = {}
     token = None
@@ -85,7 +94,7 @@ class AliasState:
     tags: Mapping[str, str]
 
 
-def read_aliases(api: Any, model: str) -> AliasState:
+def read_aliases(api: MlflowClient, model: str) -> AliasState:
     """Read aliases and tags; both empty where the model does not exist."""
     from mlflow.exceptions import MlflowException
 
@@ -129,7 +138,7 @@ def _mark(entries: Sequence[ledger.Entry]) -> str:
     return move.hash if move else ledger.GENESIS
 
 
-def reconcile(api: Any, model: str, entries: Sequence[ledger.Entry]) -> list[str]:
+def reconcile(api: MlflowClient, model: str, entries: Sequence[ledger.Entry]) -> list[str]:
     """Make the aliases equal what the ledger implies; returns what was repaired, in words.
 
     Raises :class:`RefusedError` when a release of the ledger has no version in MLflow.
@@ -152,7 +161,7 @@ def reconcile(api: Any, model: str, entries: Sequence[ledger.Entry]) -> list[str
     return repairs
 
 
-def ensure_tags(api: Any, model: str, version: str, tags: Mapping[str, str]) -> list[str]:
+def ensure_tags(api: MlflowClient, model: str, version: str, tags: Mapping[str, str]) -> list[str]:
     """Put right the tags of a version that differ; returns which, in words."""
     have = api.get_model_version(model, version).tags
     wrong = {key: value for key, value in tags.items() if have.get(key) != value}

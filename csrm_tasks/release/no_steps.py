@@ -8,19 +8,22 @@ for its promotion and may still have it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, rollout, routing
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 ACTOR = "csrm rollout"
 REASON = "the market's file has no rollout steps any more"
 
 
 def end_without_steps(
-    settings: Settings, config: MarketConfig, api: Any, keep: str | None = None
+    settings: Settings, config: MarketConfig, api: MlflowClient, keep: str | None = None
 ) -> ledger.Entry | None:
     """Give up what is being rolled out if the plan has no steps; returns the row that did so.
 

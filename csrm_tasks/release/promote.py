@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import RefusedError
@@ -21,6 +21,9 @@ from csrm_tasks.release.no_steps import end_without_steps
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 log = logging.getLogger("csrm")
 
 
@@ -30,7 +33,7 @@ def promote(
     config: MarketConfig,
     bundle: Artifact,
     gate: Artifact,
-    api: Any,
+    api: MlflowClient,
     *,
     actor: str = "csrm promote",
 ) -> ledger.Entry:
@@ -67,7 +70,7 @@ def restore(
     settings: Settings,
     config: MarketConfig,
     release: str,
-    api: Any,
+    api: MlflowClient,
     *,
     actor: str,
     reason: str,

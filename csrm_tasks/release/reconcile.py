@@ -10,7 +10,7 @@ promotion must stand (verdict, approval, steps), or put back; the ledger says wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import ArtifactStore
@@ -23,9 +23,12 @@ from csrm_tasks.release.promote import promote
 from csrm_tasks.release.views import HAND, few_retries, follow
 from csrm_tasks.settings import Settings
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 
 @away.one_line
-def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
+def reconcile(settings: Settings, config: MarketConfig, api: MlflowClient) -> list[str]:
     """Make routing and MLflow say what the ledger says; returns what was repaired, in words.
 
     Routing comes first. Raises :class:`AwayError` where MLflow does not answer, and
@@ -55,7 +58,7 @@ def reconcile(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
         ) from e
 
 
-def _in_mlflow(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
+def _in_mlflow(settings: Settings, config: MarketConfig, api: MlflowClient) -> list[str]:
     name = config.model_name
     seen = registry.read_aliases(api, name)  # before the ledger: a promoter writes there first
     entries = ledger.verified(settings, config.market)
@@ -76,7 +79,7 @@ def _in_mlflow(settings: Settings, config: MarketConfig, api: Any) -> list[str]:
 
 
 def _versions(
-    settings: Settings, config: MarketConfig, api: Any, entries: Sequence[ledger.Entry]
+    settings: Settings, config: MarketConfig, api: MlflowClient, entries: Sequence[ledger.Entry]
 ) -> list[str]:
     """Make versions that MLflow lost again, and put their tags right."""
     rows = {e.release_id: e for e in entries if e.action == "registered"}  # the newest of each
@@ -93,7 +96,7 @@ def _versions(
     return repairs
 
 
-def _again(settings: Settings, config: MarketConfig, api: Any, row: ledger.Entry) -> str:
+def _again(settings: Settings, config: MarketConfig, api: MlflowClient, row: ledger.Entry) -> str:
     bundle = ArtifactStore(settings.artifacts, settings.cache).open(row.payload["bundle"])
     tags = registration.version_tags(row.payload)
     run_id = tracking.log_run(
@@ -104,7 +107,11 @@ def _again(settings: Settings, config: MarketConfig, api: Any, row: ledger.Entry
 
 
 def _adopt(
-    settings: Settings, config: MarketConfig, api: Any, entries: list[ledger.Entry], release: str
+    settings: Settings,
+    config: MarketConfig,
+    api: MlflowClient,
+    entries: list[ledger.Entry],
+    release: str,
 ) -> ledger.Entry:
     stack = ledger.live_stack(entries)
     if len(stack) > 1 and release == stack[-2]:

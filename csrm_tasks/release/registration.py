@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.release.bundle import model
 from csrm_tasks.release.bundle.manifest import release_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def version_tags(payload: Mapping[str, str]) -> dict[str, str]:
@@ -19,7 +22,7 @@ def version_tags(payload: Mapping[str, str]) -> dict[str, str]:
 
 
 def ensure(
-    api: Any, name: str, run_id: str, bundle: Artifact, tags: Mapping[str, str], work: Path
+    api: MlflowClient, name: str, run_id: str, bundle: Artifact, tags: Mapping[str, str], work: Path
 ) -> str:
     """Upload the bundle to the run and return its one version of model ``name``."""
     source = model.upload(api, run_id, bundle, work)

@@ -110,7 +110,7 @@ def _named(manifests: Manifests, documents: Iterable[Any]) -> set[str]:
     return {text for d in documents for text in _strings(d) if text in manifests}
 
 
-def _strings(document: Any) -> Iterator[str]:
+def _strings(document: object) -> Iterator[str]:
     """Yield every string in JSON-like data."""
     if isinstance(document, str):
         yield document

@@ -12,7 +12,7 @@ back from what is live only if the last thing done was not a way back already.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import CsrmError, RefusedError
@@ -20,6 +20,9 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import away, ledger, rollout, routing
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger("csrm")
 BACK = ("rolled_back", "aborted")
@@ -29,7 +32,7 @@ BACK = ("rolled_back", "aborted")
 def roll_back(
     settings: Settings,
     config: MarketConfig,
-    api: Any,
+    api: MlflowClient,
     *,
     actor: str,
     reason: str,

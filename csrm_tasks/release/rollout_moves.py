@@ -8,7 +8,7 @@ something else has happened since the evidence was judged.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import RefusedError
@@ -21,9 +21,14 @@ from csrm_tasks.release.rollback import roll_back
 from csrm_tasks.release.views import refresh_views
 from csrm_tasks.settings import Settings
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 
 @away.one_line
-def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
+def begin(
+    settings: Settings, config: MarketConfig, api: MlflowClient, release: str
+) -> ledger.Entry:
     """Start a release's steps; where there are none, or nothing to compare with, promote it."""
     end_without_steps(settings, config, api, keep=release)
     entries = routing.ledger_to_add_to(settings, config.market)
@@ -34,7 +39,11 @@ def begin(settings: Settings, config: MarketConfig, api: Any, release: str) -> l
 
 
 def _promote(
-    settings: Settings, config: MarketConfig, api: Any, release: str, entries: list[ledger.Entry]
+    settings: Settings,
+    config: MarketConfig,
+    api: MlflowClient,
+    release: str,
+    entries: list[ledger.Entry],
 ) -> ledger.Entry:
     made = ledger.registration(entries, release)
     store = ArtifactStore(settings.artifacts, settings.cache)
@@ -42,7 +51,9 @@ def _promote(
 
 
 @away.one_line
-def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> ledger.Entry:
+def start(
+    settings: Settings, config: MarketConfig, api: MlflowClient, release: str
+) -> ledger.Entry:
     """Begin the rollout of a registered release with its first step, once.
 
     The verdict and the approval are read again. A release waits while another is under way.
@@ -51,7 +62,11 @@ def start(settings: Settings, config: MarketConfig, api: Any, release: str) -> l
 
 
 def _start(
-    settings: Settings, config: MarketConfig, api: Any, release: str, entries: list[ledger.Entry]
+    settings: Settings,
+    config: MarketConfig,
+    api: MlflowClient,
+    release: str,
+    entries: list[ledger.Entry],
 ) -> ledger.Entry:
     refuse_taken_back(config, entries, release)
     row = ledger.find(entries, "started", release)
@@ -91,8 +106,8 @@ def _append_start(
 
 @away.one_line
 def record_answer(
-    settings: Settings, config: MarketConfig, api: Any, release: str, *, approved: bool, actor: str,
-    run: str, verdict: str = "", said: str = "",
+    settings: Settings, config: MarketConfig, api: MlflowClient, release: str, *, approved: bool,
+    actor: str, run: str, verdict: str = "", said: str = "",
 ) -> bool:  # fmt: skip
     """Record what a person (or the lack of one) said of a waiting release; returns whether the
     release is approved now.
@@ -124,7 +139,11 @@ def record_answer(
 
 @away.one_line
 def apply_decision(
-    settings: Settings, config: MarketConfig, api: Any, judgement: Mapping[str, Any], ref: str
+    settings: Settings,
+    config: MarketConfig,
+    api: MlflowClient,
+    judgement: Mapping[str, Any],
+    ref: str,
 ) -> rollout.Move:
     """Record one day's judgement and do what it asks for; returns what that was.
 
@@ -152,7 +171,7 @@ def apply_decision(
 
 
 def _do(
-    settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout,
+    settings: Settings, config: MarketConfig, api: MlflowClient, state: rollout.CurrentRollout,
     entries: list[ledger.Entry], move: rollout.Move, reason: str, ref: str,
 ) -> list[ledger.Entry]:  # fmt: skip
     """Make a move, and return the ledger after it."""
@@ -174,7 +193,7 @@ def _do(
 
 @away.one_line
 def advance_held(
-    settings: Settings, config: MarketConfig, api: Any, *, actor: str, reason: str
+    settings: Settings, config: MarketConfig, api: MlflowClient, *, actor: str, reason: str
 ) -> rollout.CurrentRollout:
     """Take a held rollout to its next step because a person says so; returns the state before."""
     entries = routing.ledger_to_add_to(settings, config.market)
@@ -191,7 +210,7 @@ def advance_held(
 
 
 def _advance(
-    settings: Settings, config: MarketConfig, api: Any, state: rollout.CurrentRollout,
+    settings: Settings, config: MarketConfig, api: MlflowClient, state: rollout.CurrentRollout,
     entries: list[ledger.Entry], actor: str, reason: str, ref: str,
 ) -> list[ledger.Entry]:  # fmt: skip
     """Take the next step; after the last one the release goes live. Returns the ledger then."""

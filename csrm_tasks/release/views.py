@@ -12,13 +12,16 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import away, ledger, routing
 from csrm_tasks.release import mlflow_aliases as registry
 from csrm_tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger("csrm")
 HAND = "champion alias in MLflow"
@@ -28,7 +31,7 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 def refresh_views(
     settings: Settings,
     config: MarketConfig,
-    api: Any,
+    api: MlflowClient,
     entries: Sequence[ledger.Entry] | None = None,
 ) -> list[str]:
     """Bring the routing document and MLflow's aliases up to the ledger; returns alias repairs.
@@ -68,7 +71,7 @@ def publish(
         raise away.told_of(settings, market, away.which(e) or "routing", e) from e
 
 
-def follow(settings: Settings, config: MarketConfig, api: Any, why: str) -> list[str]:
+def follow(settings: Settings, config: MarketConfig, api: MlflowClient, why: str) -> list[str]:
     """Bring MLflow's aliases up to the ledger; returns repairs and raises what MLflow raises."""
     with few_retries():
         # Looked at before the ledger is read (again): a promoter writes there first.

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,9 @@ from csrm_tasks.retrieval import ivf as lists
 from csrm_tasks.retrieval.exact import Rows, Vectors, exact_search
 from csrm_tasks.retrieval.segment import stamp
 from csrm_tasks.text import normalise
+
+if TYPE_CHECKING:
+    from faiss import IndexIVFScalarQuantizer
 
 ENTRIES: Schema = {"product_id": pl.String, "stamp": pl.UInt64}
 
@@ -49,13 +52,18 @@ class ProductIndex:
     """Products of one locale, searchable by unit vectors."""
 
     def __init__(
-        self, entries: pl.DataFrame, vectors: Vectors, info: IndexInfo, ivf: Any, learnt: Any
+        self,
+        entries: pl.DataFrame,
+        vectors: Vectors,
+        info: IndexInfo,
+        ivf: IndexIVFScalarQuantizer | None,
+        learnt: lists.Sizes | None,
     ) -> None:
         self.entries = entries  # ENTRIES, N rows
         self.ids: list[str] = entries["product_id"].to_list()
         self.vectors = vectors  # (N, dim)
         self.info = info
-        self._ivf, self._learnt = ivf, learnt  # None when exact
+        self._ivf, self._learnt = ivf, learnt  # both None when exact
 
     @classmethod
     def build(
@@ -151,7 +159,7 @@ class ProductIndex:
         place[kept.to_numpy()] = row[: int(kept.sum())]
         lists.renumber(self._ivf, place)
         lists.add(self._ivf, whole, row[int(kept.sum()) :])
-        drift = lists.drift(self._learnt, lists.sizes(self._ivf))
+        drift = lists.drift(self._learnt, lists.sizes(self._ivf))  # type: ignore[arg-type]
         recall = lists.raise_probes(self._ivf, whole, sample)
         if drift > lists.DRIFT_BOUND or recall < lists.RECALL_BOUND:
             return self._made(*anew)
@@ -185,7 +193,7 @@ class ProductIndex:
         self.entries.write_parquet(folder / "product_ids.parquet")
         if self._ivf is not None:
             lists.save(self._ivf, folder / "ivf.faiss")
-            np.save(folder / "learnt.npy", self._learnt)
+            np.save(folder / "learnt.npy", self._learnt)  # type: ignore[arg-type]
         (folder / "index.json").write_text(json.dumps(asdict(self.info)), encoding="utf-8")
 
     @classmethod

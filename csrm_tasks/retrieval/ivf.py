@@ -7,12 +7,15 @@ most steps of retrieval need none of it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from csrm_tasks.retrieval.exact import Rows, Vectors, exact_search
+
+if TYPE_CHECKING:
+    from faiss import IndexIVFScalarQuantizer
 
 RECALL_BOUND = 0.97  # A25
 RECALL_AT = 100
@@ -23,7 +26,7 @@ DRIFT_BOUND = 0.25  # share of the vectors that sit elsewhere than the lists wer
 Sizes = npt.NDArray[np.int64]
 
 
-def train(vectors: Vectors, seed: int) -> Any:
+def train(vectors: Vectors, seed: int) -> IndexIVFScalarQuantizer:
     """Learn lists from a seeded sample of ``vectors`` (N, dim) and add them all."""
     import faiss
 
@@ -40,14 +43,14 @@ def train(vectors: Vectors, seed: int) -> Any:
     return ivf
 
 
-def add(ivf: Any, vectors: Vectors, rows: Rows) -> None:
+def add(ivf: IndexIVFScalarQuantizer, vectors: Vectors, rows: Rows) -> None:
     """Add ``vectors[rows]`` under their row numbers, a block at a time."""
     for start in range(0, len(rows), BLOCK):
         here = rows[start : start + BLOCK]
         ivf.add_with_ids(np.ascontiguousarray(vectors[here]), here)
 
 
-def renumber(ivf: Any, place: Rows) -> None:
+def renumber(ivf: IndexIVFScalarQuantizer, place: Rows) -> None:
     """Give the entry of old row r the number ``place[r]``; it is removed where that is -1."""
     import faiss
 
@@ -56,14 +59,17 @@ def renumber(ivf: Any, place: Rows) -> None:
         ivf.remove_ids(faiss.IDSelectorBatch(gone))
     lists = ivf.invlists
     for number in range(ivf.nlist):
-        if size := lists.list_size(number):
-            ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        if size := lists.list_size(number):  # type: ignore[union-attr]
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size)  # type: ignore[union-attr]
             ids[:] = place[ids]
 
 
-def sizes(ivf: Any) -> Sizes:
+def sizes(ivf: IndexIVFScalarQuantizer) -> Sizes:
     """Return how many entries each list has."""
-    return np.array([ivf.invlists.list_size(n) for n in range(ivf.nlist)], np.int64)
+    return np.array(
+        [ivf.invlists.list_size(n) for n in range(ivf.nlist)],  # type: ignore[union-attr]
+        np.int64,
+    )
 
 
 def drift(learnt: Sizes, now: Sizes) -> float:
@@ -72,7 +78,7 @@ def drift(learnt: Sizes, now: Sizes) -> float:
     return float(np.abs(shares[0] - shares[1]).sum() / 2)
 
 
-def raise_probes(ivf: Any, vectors: Vectors, sample: Vectors) -> float:
+def raise_probes(ivf: IndexIVFScalarQuantizer, vectors: Vectors, sample: Vectors) -> float:
     """Raise the lists probed, by half each time, until recall@100 holds its bound; return it.
 
     With every list probed it may still be below, for the eight bits' sake.
@@ -92,15 +98,17 @@ def raise_probes(ivf: Any, vectors: Vectors, sample: Vectors) -> float:
         ivf.nprobe = min(ivf.nprobe + max(1, ivf.nprobe // 2), ivf.nlist)
 
 
-def save(ivf: Any, path: Path) -> None:
+def save(ivf: IndexIVFScalarQuantizer, path: Path) -> None:
     """Write the index."""
     import faiss
 
     faiss.write_index(ivf, str(path))
 
 
-def load(path: Path, writable: bool) -> Any:
+def load(path: Path, writable: bool) -> IndexIVFScalarQuantizer:
     """Read the index: memory-mapped, unless entries are to be replaced."""
     import faiss
 
-    return faiss.read_index(str(path), 0 if writable else faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(  # type: ignore[return-value]  # what save wrote
+        str(path), 0 if writable else faiss.IO_FLAG_MMAP_IFC
+    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from csrm_tasks.ragged import Ragged, Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 USEFUL = 0.96  # share of a batch's tokens that must be real
 SMALL_TOKENS = 256  # below which a batch is filled up all the same
@@ -18,7 +21,9 @@ SMALL_TOKENS = 256  # below which a batch is filled up all the same
 class TokenisedTexts(Ragged):
     """Token ids of N texts as the retriever reads them."""
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> None:
         """Tokenise ``texts``, each cut to ``max_length`` tokens (special tokens included)."""
         ids: list[list[int]] = []
         if texts:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +28,9 @@ from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Events, Listing, Search, reason
 from csrm_tasks.serving.ubi import UbiLog
 from csrm_tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("csrm")
 
@@ -118,18 +121,18 @@ def create_app(service: Service, token: str) -> FastAPI:
 class Measured:
     """ASGI middleware that counts and times what the routes answered."""
 
-    def __init__(self, app: Any, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note its status."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500
 
-        async def noted(message: Any) -> None:
+        async def noted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
@@ -178,13 +181,13 @@ def _routes(app: FastAPI, service: Service) -> None:
 def _errors(app: FastAPI) -> None:
     """Every answer that is no success says why in one line, and repeats no long text."""
 
-    async def invalid(_: Request, error: Any) -> Response:
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
         return _refusal(422, reason(error.errors()[0]))
 
     async def data(_: Request, error: Exception) -> Response:
         return _refusal(422, str(error))
 
-    async def http(_: Request, error: Any) -> Response:
+    async def http(_: Request, error: HTTPException) -> Response:
         return _refusal(error.status_code, str(error.detail))
 
     async def early(_: Request, error: Exception) -> Response:
@@ -193,9 +196,10 @@ def _errors(app: FastAPI) -> None:
     async def failed(_: Request, error: Exception) -> Response:
         return _refusal(500, "the answer could not be made; the service's log says why")
 
-    app.add_exception_handler(RequestValidationError, invalid)
+    # Starlette's types want every handler to take any exception, whatever it is registered for.
+    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
     app.add_exception_handler(DataError, data)
-    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
     app.add_exception_handler(NotReadyError, early)
     app.add_exception_handler(Exception, failed)
 
@@ -215,7 +219,7 @@ def _short(why: str) -> str:
     return why if len(why) <= REASON else f"{why[:REASON]}…"
 
 
-def _answer(value: Any, status: int = 200) -> Response:
+def _answer(value: object, status: int = 200) -> Response:
     return Response(to_json(value), status_code=status, media_type="application/json")
 
 

@@ -13,18 +13,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import ArtifactError, RefusedError
 from csrm_tasks.release import assignment, routing, snapshots
-from csrm_tasks.serving.alarms import Alarms
+from csrm_tasks.serving.alarms import Alarms, Kind
 from csrm_tasks.serving.document import Document, parse
 from csrm_tasks.serving.loading import LoadedRelease, Loader
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")
+
+Loaded = TypeVar("Loaded")
 
 RETRY = 30.0  # seconds until what could not be loaded is tried again
 
@@ -134,7 +136,7 @@ class Follower:
         return document
 
     def _loaded(
-        self, names: list[str], document: Document, kind: Any
+        self, names: list[str], document: Document, kind: Kind
     ) -> tuple[dict[str, LoadedRelease], bool]:
         """Return the named releases, loaded once each, and whether one is lost, with an alarm."""
         have = self.state.releases if self.state else {}
@@ -148,7 +150,7 @@ class Follower:
         good = {name: loaded for name, loaded in releases.items() if loaded is not None}
         return good, len(good) < len(releases)
 
-    def _attempt(self, name: str, kind: Any, load: Callable[[], Any]) -> Any:
+    def _attempt(self, name: str, kind: Kind, load: Callable[[], Loaded]) -> Loaded | None:
         """Load something, not oftener than every so many seconds once it failed."""
         if time.monotonic() < self._failed.get(name, 0.0):
             return None

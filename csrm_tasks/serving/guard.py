@@ -7,9 +7,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KNOWN = "csrm.known"  # of the scope: the request brought the token
 OPEN = ("/healthz", "/readyz")
@@ -39,11 +42,11 @@ def read_token(env: Mapping[str, str] = os.environ) -> str:
 class Guard:
     """ASGI middleware; what it refuses never reaches a route."""
 
-    def __init__(self, app: Any, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
         self._expected = f"Bearer {token}".encode()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 or 413, or pass the request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -61,11 +64,11 @@ class Guard:
         await self._app(scope, _bounded(receive), send)
 
 
-def _bounded(receive: Any) -> Any:
+def _bounded(receive: Receive) -> Receive:
     """Cut a body that does not say its length: a client that sends for ever is gone for us."""
     seen = 0
 
-    async def wrapped() -> Any:
+    async def wrapped() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
@@ -74,7 +77,7 @@ def _bounded(receive: Any) -> Any:
     return wrapped
 
 
-async def _refuse(send: Any, status: int, why: str, *more: tuple[bytes, bytes]) -> None:
+async def _refuse(send: Send, status: int, why: str, *more: tuple[bytes, bytes]) -> None:
     headers = [(b"content-type", b"application/json"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps({"error": why}).encode()})

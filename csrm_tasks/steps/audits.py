@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.artifacts import Artifact, file_digest
 from csrm_tasks.blobs import LocalBlobs, text_digest
@@ -17,6 +17,9 @@ from csrm_tasks.release import ledger
 from csrm_tasks.release.ledger import Entry
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.declaration import Context, Metadata, step
+
+if TYPE_CHECKING:
+    import polars as pl
 
 KEY, ITEMS, TASKS = "key.parquet", "items.parquet", "tasks.csv"
 
@@ -78,7 +81,7 @@ def audit_send(ctx: Context) -> Metadata:
     return {"tasks": audit.facts["items"]}
 
 
-def _answers(market: MarketConfig, settings: Settings, _: Mapping[str, Any]) -> Any:
+def _answers(market: MarketConfig, settings: Settings, _: Mapping[str, Any]) -> list[list[str]]:
     """What raters gave back lies in the landing zone."""
     files = sorted((settings.landing / market.market / "audits").glob("*.answers.*"))
     return [[path.name, file_digest(path)] for path in files]
@@ -153,7 +156,7 @@ def _take(ctx: Context, row: Entry, counted: Entry | None, path: Path) -> bool:
     return True
 
 
-def _answers_of(ctx: Context, ref: str) -> Any:
+def _answers_of(ctx: Context, ref: str) -> pl.DataFrame:
     import polars as pl
 
     return pl.read_parquet(ctx.store.open(ref).file("answers.parquet"))
@@ -170,7 +173,9 @@ def audit_estimate(ctx: Context) -> Metadata:
     return _count(ctx, ctx.input("audit"), grades, "teacher", ctx.input("scored").ref)
 
 
-def _count(ctx: Context, audit: Artifact, grades: Any, by: str, ref: str, **about: str) -> Metadata:
+def _count(
+    ctx: Context, audit: Artifact, grades: pl.DataFrame, by: str, ref: str, **about: str
+) -> Metadata:
     """Count an audit and write it into the ledger, once per grades; the newest row counts."""
     import polars as pl
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from csrm_tasks.llm.baselines.encoder import JudgedTexts
+    from csrm_tasks.llm.baselines.prompt import Floats
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
 
@@ -110,7 +111,7 @@ def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Metada
     return {"gold_pairs": len(gold), "gold_agreement": float(right / max(1, len(gold)))}
 
 
-def _write(ctx: Context, gold: pl.DataFrame, probabilities: Any) -> None:
+def _write(ctx: Context, gold: pl.DataFrame, probabilities: Floats) -> None:
     """Write ``scored.parquet`` as ``score_pairs`` does."""
     from csrm_tasks.llm.scoring.scoring import with_probabilities
     from csrm_tasks.records import PAIRS, SCORED, write_table

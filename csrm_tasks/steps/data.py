@@ -35,7 +35,9 @@ from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
 
 
-def _landed(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+def _landed(
+    market: MarketConfig, settings: Settings, params: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """What lies in the landing folder is what ``land`` depends on."""
     return [d.as_json() for d in _list(market, settings, params["day"])]
 
@@ -127,7 +129,7 @@ def aggregate(ctx: Context, *, day: str) -> Metadata:
     return {"day": day, **refresh_day(window, ctx.market.ingest, scratch, ctx.settings.threads)}
 
 
-def _day_digest(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+def _day_digest(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """What the store holds of the day is what its publication depends on."""
     with reading(open_store(settings.db_url)) as connection:
         return day_state(connection, market.market, check_day(params["day"])).digest
@@ -167,7 +169,9 @@ def _window(ctx: Context, day: str) -> LakeWindow:
     return LakeWindow(open_store(ctx.settings.db_url), lake, market, check_day(day), zone)
 
 
-def _published(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+def _published(
+    market: MarketConfig, settings: Settings, params: Mapping[str, Any]
+) -> dict[str, str]:
     """What the store has published up to the window's end is what a snapshot depends on."""
     with reading(open_store(settings.db_url)) as connection:
         return published_days(connection, market.market, check_day(params["until"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -19,6 +19,9 @@ from csrm_tasks.release import ledger
 from csrm_tasks.release.bundle.manifest import BEHIND
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.declaration import Context, Metadata, step
+
+if TYPE_CHECKING:
+    from csrm_tasks.evaluation.gold import Gold, Predictions
 
 BASELINES = ("majority", "tfidf")
 PARTS = ("llm", "ebr", "index", "rqa", "export", "snapshot")
@@ -133,7 +136,7 @@ def _names(ctx: Context, names: str) -> list[str]:
     return wanted
 
 
-def _answers(ctx: Context, names: list[str], gold: Any) -> list[Any]:
+def _answers(ctx: Context, names: list[str], gold: Gold) -> list[Predictions]:
     """Read every score file; baselines come first, so that differences read "ours minus theirs"."""
     from csrm_tasks.evaluation.gold import llm_answers, tower_answers
 
@@ -161,7 +164,7 @@ def _unclicked(ctx: Context, scores: Artifact) -> bool:
     return rqa is not None and bool(ctx.store.open(rqa).facts.get("unclicked"))
 
 
-def _rivals(ctx: Context, models: list[Any]) -> list[tuple[str, str]]:
+def _rivals(ctx: Context, models: list[Predictions]) -> list[tuple[str, str]]:
     """Name the candidate's LLM and towers, each with what the live release has instead.
 
     The champion's are known by what was scored; the candidate's are the last of the others.
@@ -176,7 +179,7 @@ def _rivals(ctx: Context, models: list[Any]) -> list[tuple[str, str]]:
     return rivals
 
 
-def _json(artifact: Artifact, name: str) -> Any:
+def _json(artifact: Artifact, name: str) -> object:
     return json.loads(artifact.file(f"{name}.json").read_text(encoding="utf-8"))
 
 

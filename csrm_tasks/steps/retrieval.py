@@ -166,7 +166,9 @@ def _warm_start(warm: Artifact, dim: int) -> BiEncoder:
     return model
 
 
-def _judgements(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+def _judgements(
+    market: MarketConfig, settings: Settings, params: Mapping[str, Any]
+) -> list[list[str]]:
     """What people judged lies in the landing zone."""
     from csrm_tasks.retrieval.judged import judged_identity
 

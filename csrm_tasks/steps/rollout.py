@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import clocks, tracking
 from csrm_tasks.artifacts import Artifact
@@ -17,8 +17,11 @@ from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
+if TYPE_CHECKING:
+    from csrm_tasks.release.online.checks import Audit
 
-def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+
+def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str | None:
     entries = ledger.history(settings, market.market)
     return entries[-1].hash if entries else None
 
@@ -78,7 +81,9 @@ def rollout_start(ctx: Context) -> Metadata:
     return {"release": release, "did": row.action, "seq": row.seq}
 
 
-def _evidence(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> Any:
+def _evidence(
+    market: MarketConfig, settings: Settings, params: Mapping[str, Any]
+) -> list[object] | None:
     """What a look depends on beside its day: published days, serving figures, the rollout."""
     from csrm_tasks.dataset.source import published_days
     from csrm_tasks.release.online.evidence import Span, served_windows
@@ -124,7 +129,7 @@ def rollout_evaluate(ctx: Context, *, day: str) -> Metadata:
     return {k: sealed[k] for k in ("release", "step", "day", "outcome", "reasons", "digest")}
 
 
-def _teacher(estimate: Any) -> dict[str, Any] | None:
+def _teacher(estimate: Audit | None) -> dict[str, Any] | None:
     """An LLM's estimate of the audits, marked as what it is; it decides nothing."""
     if estimate is None or not estimate.queries:
         return None

@@ -56,7 +56,7 @@ def servability(ctx: Context) -> Metadata:
     }  # fmt: skip
 
 
-def _cases(ctx: Context, product_fields: Sequence[str]) -> Any:
+def _cases(ctx: Context, product_fields: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the dev pairs with training's probabilities, and the searches to replay."""
     import polars as pl
 
@@ -90,7 +90,7 @@ def _live(market: MarketConfig, settings: Settings) -> dict[str, str]:
 
 def _catalogue_and_releases(
     market: MarketConfig, settings: Settings, params: Mapping[str, Any]
-) -> Any:
+) -> dict[str, dict[str, str]]:
     """Published days and live releases are what a refresh depends on; known vectors save work."""
     from csrm_tasks.dataset.source import published_days
     from csrm_tasks.ingest.reading.landing import check_day

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -147,7 +147,7 @@ class _Canonical(ast.NodeTransformer):
         node.decorator_list = [d for d in node.decorator_list if _root(d) not in self.step]
         return self._block(node, "function")
 
-    def _block(self, node: Any, scope: str) -> ast.AST:
+    def _block(self, node: ast.Module | ast.ClassDef | Function, scope: str) -> ast.AST:
         """Visit what has a body and may begin with a docstring."""
         match node.body:
             case [ast.Expr(ast.Constant(str())), *_]:
@@ -155,7 +155,7 @@ class _Canonical(ast.NodeTransformer):
         self.scopes.append(scope)
         self.generic_visit(node)
         self.scopes.pop()
-        return node  # type: ignore[no-any-return]
+        return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         if node.level:  # a relative import is made absolute
@@ -177,7 +177,7 @@ class _Canonical(ast.NodeTransformer):
             node.annotation = None  # type: ignore[assignment]
         return self.generic_visit(node)
 
-    def visit_If(self, node: ast.If) -> Any:
+    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
         self.generic_visit(node)
         if _root(node.test) in ("TYPE_CHECKING", "typing"):
             return node.orelse or ast.Pass()
@@ -198,7 +198,7 @@ def _root(node: ast.AST) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
-def text_of(node: Any) -> str:
+def text_of(node: object) -> str:
     """Write a syntax tree as text, the same under every version of Python.
 
     ``ast.dump`` is not: newer versions add fields, and leave out others when they are empty.

@@ -66,7 +66,7 @@ def _added(name: str, rows: Iterable[Iterable[Any]]) -> int:
     )
 
 
-def _plain(value: Any) -> str:
+def _plain(value: datetime | bytes) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     return bytes(value).hex()

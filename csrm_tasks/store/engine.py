@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from csrm_tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HEAD = "0010"  # the newest revision; compared on opening, so that Alembic loads only when needed
 VERSION_TABLE = "csrm_alembic_version"  # its own name: MLflow and Airflow use the default one
@@ -70,7 +73,7 @@ def _checked(db_url: str) -> URL:
     return url
 
 
-def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
     for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
@@ -145,7 +148,7 @@ def _migrating(engine: Engine) -> Iterator[Connection]:
             raw.execute("PRAGMA foreign_keys=ON")
 
 
-def alembic_config(connection: Connection) -> Any:
+def alembic_config(connection: Connection) -> Config:
     """Return Alembic's configuration for our migrations on an open connection."""
     from alembic.config import Config
 

@@ -11,12 +11,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.sections import Ingest
+
+if TYPE_CHECKING:
+    from ibis import Table
+    from ibis.backends import BaseBackend
 
 MEMORY = "800MB"  # of DuckDB's buffers; the process needs some 400 MB beside them
 BATCH_ROWS = 50_000  # of a result, at a time
@@ -25,10 +29,10 @@ BATCH_ROWS = 50_000  # of a result, at a time
 class Engine:
     """A connected Ibis backend that reads and writes Parquet files."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: BaseBackend) -> None:
         self._backend = backend
 
-    def read(self, name: str, paths: Sequence[Path]) -> Any:
+    def read(self, name: str, paths: Sequence[Path]) -> Table:
         """Return Parquet files (at least one) as an Ibis table called ``name``.
 
         A column that one of them lacks is null there.
@@ -40,34 +44,34 @@ class Engine:
             files, table_name=name, hive_partitioning=False, union_by_name=True
         )
 
-    def write(self, table: Any, path: Path) -> None:
+    def write(self, table: Table, path: Path) -> None:
         """Compute ``table`` into one Parquet file, its rows in the table's order."""
         self._backend.to_parquet(table, path)
 
-    def fetch(self, table: Any, path: Path) -> pl.DataFrame:
+    def fetch(self, table: Table, path: Path) -> pl.DataFrame:
         """Compute a table that fits in memory, through a file."""
         self.write(table, path)
         return pl.read_parquet(path)
 
-    def give(self, name: str, frame: pl.DataFrame, path: Path) -> Any:
+    def give(self, name: str, frame: pl.DataFrame, path: Path) -> Table:
         """Return a frame as a table, through a file."""
         frame.write_parquet(path)
         return self.read(name, [path])
 
-    def is_empty(self, table: Any) -> bool:
+    def is_empty(self, table: Table) -> bool:
         """Return whether a table has no row."""
         return int(table.limit(1).count().to_pyarrow().as_py()) == 0
 
 
 class _SparkEngine(Engine):
-    def read(self, name: str, paths: Sequence[Path]) -> Any:
+    def read(self, name: str, paths: Sequence[Path]) -> Table:
         # Ibis takes one path here; Spark itself takes many.
         reader = self._backend._session.read.option("mergeSchema", "true")
         frame = reader.parquet(*(str(p) for p in paths))
         frame.createOrReplaceTempView(name)
         return self._backend.table(name)
 
-    def write(self, table: Any, path: Path) -> None:
+    def write(self, table: Table, path: Path) -> None:
         import pyarrow.parquet as pq
 
         folder = path.with_suffix(".parts")  # each task writes one
@@ -96,7 +100,7 @@ def open_engine(config: Ingest, scratch: Path, threads: int) -> Iterator[Engine]
         backend.disconnect()
 
 
-def _duckdb(scratch: Path, threads: int) -> tuple[Any, Engine]:
+def _duckdb(scratch: Path, threads: int) -> tuple[BaseBackend, Engine]:
     import ibis
 
     ibis.options.sql.fuse_selects = False  # DuckDB's own planner does, in a tenth of the time
@@ -111,7 +115,7 @@ def _duckdb(scratch: Path, threads: int) -> tuple[Any, Engine]:
     return backend, Engine(backend)
 
 
-def _spark(config: Ingest, scratch: Path) -> tuple[Any, Engine]:
+def _spark(config: Ingest, scratch: Path) -> tuple[BaseBackend, Engine]:
     _require_java()
     try:
         import ibis

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEADS = ("em", "defect")
 
@@ -15,7 +18,7 @@ HEADS = ("em", "defect")
 class Tower(nn.Module):
     """One side: token ids to unit vectors of ``heads`` heads, by one trunk."""
 
-    def __init__(self, encoder: Any, dim: int, heads: int = len(HEADS)) -> None:
+    def __init__(self, encoder: PreTrainedModel, dim: int, heads: int = len(HEADS)) -> None:
         super().__init__()
         self.encoder = encoder
         self.projection = nn.Linear(encoder.config.hidden_size, heads * dim)

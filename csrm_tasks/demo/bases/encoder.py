@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
 from csrm_tasks.demo.bases.text import Library
 from csrm_tasks.demo.market.compose import pick
@@ -31,7 +30,7 @@ JUDGE_EVERY, COOL_DOWN, MOST_STEPS = 100, 200, 4000
 MAX_TOKENS = 64
 
 
-def new_encoder(vocabulary: int, padding: int, seed: int) -> Any:
+def new_encoder(vocabulary: int, padding: int, seed: int) -> XLMRobertaModel:
     """Return a fresh two-layer encoder of width 128."""
     torch.manual_seed(seed)
     return XLMRobertaModel(
@@ -53,7 +52,7 @@ def new_encoder(vocabulary: int, padding: int, seed: int) -> Any:
     )
 
 
-def embed(encoder: Any, tokenizer: Any, texts: list[str]) -> Tensor:
+def embed(encoder: XLMRobertaModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
     """Return mask-aware mean embeddings of unit length, (len(texts), H)."""
     batch = tokenizer(
         texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
@@ -102,7 +101,9 @@ def batches(libraries: list[Library], seed: int) -> Iterator[tuple[list[str], li
 
 
 @torch.inference_mode()
-def found_share(encoder: Any, tokenizer: Any, library: Library, rounds: int = 20) -> float:
+def found_share(
+    encoder: XLMRobertaModel, tokenizer: PreTrainedTokenizerFast, library: Library, rounds: int = 20
+) -> float:
     """Return how often a type's name finds a title of that type first, among :data:`CHOICE`.
 
     Among the titles is one of the type, and none other of its category's.
@@ -126,8 +127,8 @@ def found_share(encoder: Any, tokenizer: Any, library: Library, rounds: int = 20
 
 
 def train_encoder(
-    tokenizer: Any, libraries: list[Library], held_out: list[Library], seed: int
-) -> Any:
+    tokenizer: PreTrainedTokenizerFast, libraries: list[Library], held_out: list[Library], seed: int
+) -> XLMRobertaModel:
     """Train until every language passes the bar, then cool down; return the encoder.
 
     Raises :class:`CsrmError` where the bar is not reached in :data:`MOST_STEPS`.
@@ -149,8 +150,8 @@ def train_encoder(
 
 
 def train_step(
-    encoder: Any,
-    tokenizer: Any,
+    encoder: XLMRobertaModel,
+    tokenizer: PreTrainedTokenizerFast,
     optimizer: torch.optim.Optimizer,
     batch: tuple[list[str], list[str]],
     share: float,
@@ -166,7 +167,9 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def passed(encoder: Any, tokenizer: Any, held_out: list[Library], step: int) -> bool:
+def passed(
+    encoder: XLMRobertaModel, tokenizer: PreTrainedTokenizerFast, held_out: list[Library], step: int
+) -> bool:
     """Measure every language and say whether all pass the bar."""
     shares = {lib.lang: round(found_share(encoder, tokenizer, lib), 3) for lib in held_out}
     log.info("base encoder: step %d, types found first %s", step, shares)

@@ -13,11 +13,14 @@ stands twice in its prompt. Three things bring that down to about ten:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers.models.llama.modeling_llama import LlamaAttention
 
 WIDTH, LAYERS, HEADS, INNER = 128, 3, 4, 256
 POSITIONS = 1024
@@ -25,7 +28,7 @@ EMBEDDING_STD = 0.07
 NEAR_UNIFORM = 0.1  # factor on a head's query weights
 
 
-def new_llm(tokenizer: PreTrainedTokenizerFast, embeddings: Tensor, seed: int) -> Any:
+def new_llm(tokenizer: PreTrainedTokenizerFast, embeddings: Tensor, seed: int) -> LlamaForCausalLM:
     """Return a fresh model whose embeddings are ``embeddings`` (V, H), rescaled."""
     torch.manual_seed(seed)
     causal = LlamaForCausalLM(
@@ -54,7 +57,7 @@ def new_llm(tokenizer: PreTrainedTokenizerFast, embeddings: Tensor, seed: int) -
     return causal
 
 
-def _start_attention(attention: Any, first: bool) -> None:
+def _start_attention(attention: LlamaAttention, first: bool) -> None:
     """Keys equal to queries; near-uniform in the first layer and in half of the heads."""
     query, value = attention.q_proj.weight, attention.v_proj.weight  # (H, H)
     nn.init.normal_(query, std=1 / math.sqrt(WIDTH))

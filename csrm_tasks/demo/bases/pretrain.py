@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from csrm_tasks.errors import CsrmError
 from csrm_tasks.llm.network.head import label_logits, run_trunk
 from csrm_tasks.llm.prompt.batching import pad
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 log = logging.getLogger("csrm")
 
@@ -44,7 +47,11 @@ class Pretraining:
     """One pre-training run of ``causal`` on ``libraries``."""
 
     def __init__(
-        self, causal: Any, tokenizer: Any, libraries: Sequence[Library], seed: int
+        self,
+        causal: LlamaForCausalLM,
+        tokenizer: PreTrainedTokenizerFast,
+        libraries: Sequence[Library],
+        seed: int,
     ) -> None:
         self.causal, self.libraries = causal, libraries
         self.encoder = PromptEncoder(tokenizer, MAX_TOKENS)
@@ -130,13 +137,15 @@ class Pretraining:
         return min(found.values()) >= least
 
 
-def answer_ids(tokenizer: Any) -> Tensor:
+def answer_ids(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """Return the sorted ids of all answers, (A,)."""
     tokens = [token for space in READING for token in space.tokens]
     return torch.tensor(sorted({int(i) for i in tokenizer.convert_tokens_to_ids(tokens)}))
 
 
-def answer_logits(causal: Any, rows: Sequence[Row], answers: Tensor) -> tuple[Tensor, Tensor]:
+def answer_logits(
+    causal: LlamaForCausalLM, rows: Sequence[Row], answers: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return logits (N, A) at the N slots of ``rows`` and the answers' positions (N,)."""
     ids, _ = pad([row.ids for row in rows], CPU)
     hidden = run_trunk(causal, ids)  # (B, T, H)
@@ -149,7 +158,7 @@ def answer_logits(causal: Any, rows: Sequence[Row], answers: Tensor) -> tuple[Te
 
 @torch.inference_mode()
 def reading_accuracy(
-    causal: Any, encoder: PromptEncoder, libraries: Sequence[Library], questions: int
+    causal: LlamaForCausalLM, encoder: PromptEncoder, libraries: Sequence[Library], questions: int
 ) -> dict[str, float]:
     """Return the share of right answers per language, over single listings of every kind."""
     causal.eval()

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,13 +30,16 @@ from csrm_tasks.demo.bases.tokenizer import train_tokenizer
 from csrm_tasks.demo.market.lexicon import LANG_OF, Lexicon, load_lexicon
 from csrm_tasks.json_files import write_json
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 log = logging.getLogger("csrm")
 
 LISTINGS, HELD_OUT = 8000, 2000  # per language
 VOCABULARY, REPEATS = 6000, 4
 
 
-def base_tokenizer(lexicon: Lexicon) -> Any:
+def base_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
     """Return the tokenizer of both base models."""
     words = [w for locale in LOCALES for w in lexicon_words(lexicon, LANG_OF[locale])]
     return train_tokenizer(words * REPEATS, VOCABULARY)
@@ -71,7 +74,7 @@ def make_base(out: Path, seed: int) -> dict[str, Any]:
     return quality
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a model in half precision and its tokenizer."""
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, Request, build_opener
@@ -100,7 +100,19 @@ class AirflowApi:
         entries = self.request("GET", f"{path}?map_index={task['map_index']}")["content"]
         return [line for e in entries for line in _lines(e)][-TAIL:]
 
-    def request(self, method: str, path: str, body: Any = None, *, none_for: int = 0) -> Any:
+    @overload
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, none_for: int
+    ) -> dict[str, Any] | None: ...
+
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, none_for: int = 0
+    ) -> dict[str, Any] | None:
         """Call ``/api/v2{path}``; the status ``none_for`` gives None.
 
         A busy server (5xx on SQLite under load) is asked again. Raises :class:`CsrmError`.
@@ -124,14 +136,17 @@ class AirflowApi:
                     raise CsrmError(f"Airflow at {self._url} does not answer: {e}") from e
             time.sleep(PAUSE)
 
-    def _call(self, method: str, path: str, body: Any = None, *, token: bool = True) -> Any:
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, token: bool = True
+    ) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
         request = Request(self._url + path, data=data, method=method, headers=headers)
         with self._open(request, timeout=TIMEOUT) as response:
-            return json.load(response)
+            document: dict[str, Any] = json.load(response)
+        return document
 
     @staticmethod
     def _run(dag_id: str, run_id: str) -> str:
@@ -144,7 +159,7 @@ def named(task: Mapping[str, Any]) -> str:
     return name if task["map_index"] < 0 else f"{name}[{task['map_index']}]"
 
 
-def _lines(entry: Any) -> list[str]:
+def _lines(entry: str | Mapping[str, Any]) -> list[str]:
     """Text of one log entry: its event and, for an exception, where it was raised and what."""
     if isinstance(entry, str):
         return [entry]

@@ -14,7 +14,7 @@ PATIENCE = 120.0  # seconds; the dry run itself takes a minute at most
 
 
 def estimate(home: Home) -> str:
-    """Return what ``csrm llm-cost --market MARKET --here`` says; nothing of a small base (those shipped).
+    """Return what ``csrm llm-cost --market MARKET --here`` says; nothing of a small base.
 
     In a process of its own: what it imports and loads is gone when the demo runs. A failure is no
     reason not to start: it is said in the line's place.

@@ -16,7 +16,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -39,7 +38,7 @@ class Processes:
         """Nothing is running yet."""
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         """End everything that was started."""
         self.stop()
 
@@ -156,7 +155,7 @@ def only_one(lock: Path) -> Iterator[None]:
 def terminate_as_interrupt() -> None:
     """Make SIGTERM unwind like Ctrl-C, so that ``with`` blocks end the children."""
 
-    def raise_interrupt(*_: Any) -> None:
+    def raise_interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, raise_interrupt)

@@ -35,7 +35,7 @@ class RunProgress:
             self._live.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the last table on the screen."""
         if self._live:
             self._live.update(self._table())

@@ -18,7 +18,7 @@ from csrm_tasks.demo.study.data import SeedMarket
 from csrm_tasks.steps.running import run_step
 
 
-def with_llm(seed: SeedMarket, **changes: Any) -> SeedMarket:
+def with_llm(seed: SeedMarket, **changes: object) -> SeedMarket:
     """Return ``seed`` with another configuration of the LLM; sections are given as mappings."""
     llm = seed.market.llm
     sections = {
@@ -61,7 +61,7 @@ def relabel(seed: SeedMarket, llm: str, snapshot: str, rqa: str | None = None) -
     return step(seed, "score_pairs", {"snapshot": snapshot, "llm": llm, "rqa": rqa}, split="train")
 
 
-def step(seed: SeedMarket, name: str, inputs: Mapping[str, str | None], **params: Any) -> str:
+def step(seed: SeedMarket, name: str, inputs: Mapping[str, str | None], **params: object) -> str:
     """Run a step of the product for this seed."""
     return run_step(name, seed.market, inputs, params, seed.settings)
 

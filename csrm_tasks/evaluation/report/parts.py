@@ -6,7 +6,7 @@ value that comes from outside is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -122,7 +122,9 @@ def _tick(x: float, value: float, height: int, signed: bool = False) -> str:
     )
 
 
-def _row(model: Json, figure: Json, y: int, x: Any, signed: bool = False) -> str:
+def _row(
+    model: Json, figure: Json, y: int, x: Callable[[float], float], signed: bool = False
+) -> str:
     """Draw one interval; grey: a baseline, the live release, or a difference not decided."""
     grey = model["kind"] in ("baseline", "not decided") or model["name"].startswith("champion")
     lo, hi, mid = x(figure["lo"]), x(figure["hi"]), x(figure["value"])

@@ -8,9 +8,13 @@ of which a night has millions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from ibis import Table
+    from ibis.expr.types import IntegerScalar
 
 ACTIONS = {"clicks": "click", "carts": "add_to_cart", "purchases": "purchase"}
 COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
@@ -20,7 +24,7 @@ DAILY: dict[str, Any] = {
 } | dict.fromkeys(COUNTS, pl.Int64)  # fmt: skip
 
 
-def by_position(events: Any, happened: Any) -> Any:
+def by_position(events: Table, happened: Table) -> Table:
     """Count ``events`` per (locale, query, product, position); position null: not logged.
 
     An action that does not say where is put where its search had first shown the product, which
@@ -36,7 +40,7 @@ def by_position(events: Any, happened: Any) -> Any:
     )
 
 
-def _located(silent: Any, events: Any) -> Any:
+def _located(silent: Table, events: Table) -> Table:
     key = ["locale", "query_id", "search_id", "product_id"]  # an identifier may be used again
     shown = events.filter(events.action == "impression").semi_join(silent, key)
     places = shown.group_by(key).agg(shown_at=shown.position.min())
@@ -44,7 +48,7 @@ def _located(silent: Any, events: Any) -> Any:
     return joined.select(*PAIR, joined.shown_at.name("position"), "action")
 
 
-def pair_sums(counted: Any, events: Any, most: int) -> Any:
+def pair_sums(counted: Table, events: Table, most: int) -> Table:
     """Sum :func:`by_position` over positions: one row per pair, sorted, as ``DAILY``.
 
     ``events``: all that shoppers did; of one shopper at most ``most`` skips of a pair count.
@@ -63,7 +67,7 @@ def pair_sums(counted: Any, events: Any, most: int) -> Any:
     return joined.join(spelt, key).select(*joined.columns, "query").select(*DAILY).order_by(PAIR)
 
 
-def _skips(events: Any, most: int) -> Any:
+def _skips(events: Table, most: int) -> Table:
     """Count the searches in which a product stood above one that was bought, itself untouched: a
     hard negative of the CVR task (A8). At most ``most`` of a client, or of a session without one.
     """
@@ -92,7 +96,7 @@ def _skips(events: Any, most: int) -> Any:
     return each.mutate(n=count).group_by(PAIR).agg(skips=ibis._.n.sum())
 
 
-def _spelling(events: Any) -> Any:
+def _spelling(events: Table) -> Table:
     """Per query its text as most often typed; of equally frequent ones the first by code point."""
     import ibis
 
@@ -103,5 +107,5 @@ def _spelling(events: Any) -> Any:
     return ranked.filter(ranked.place == 0).select(*key, "query")
 
 
-def _times(events: Any, *actions: str) -> Any:
+def _times(events: Table, *actions: str) -> IntegerScalar:
     return events.count(where=events.action.isin(actions))

@@ -11,13 +11,17 @@ days has a row on each.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from csrm_tasks.ingest.aggregates.pairs import ACTIONS
 from csrm_tasks.store.lake_engines import Engine
 from csrm_tasks.text import normalised, query_ids
+
+if TYPE_CHECKING:
+    from ibis import Table
+    from ibis.expr.types import BooleanValue
 
 MOMENT = pl.Datetime("us", "UTC")
 PER_SESSION: dict[str, Any] = {
@@ -32,7 +36,7 @@ KEY = ["locale", "session_id"]
 SEARCH = ["locale", "search_id"]
 
 
-def session_sums(engine: Engine, events: Any, searches: Any, scratch: Path) -> Any:
+def session_sums(engine: Engine, events: Table, searches: Table, scratch: Path) -> Table:
     """Sum events and searches per session, sorted, as ``PER_SESSION``; no id, no session."""
     import ibis
 
@@ -55,7 +59,7 @@ def session_sums(engine: Engine, events: Any, searches: Any, scratch: Path) -> A
     return sums.select(*PER_SESSION).order_by(KEY)
 
 
-def _told_apart(engine: Engine, seen: Any, scratch: Path) -> Any:
+def _told_apart(engine: Engine, seen: Table, scratch: Path) -> Table:
     """Add ``asked``: which text, for identifiers that have several; "" for all others."""
     import ibis
 
@@ -74,7 +78,7 @@ def _told_apart(engine: Engine, seen: Any, scratch: Path) -> Any:
     return joined.select(*seen.columns, asked=joined.asked.fill_null(""))
 
 
-def _in_searches(seen: Any) -> Any:
+def _in_searches(seen: Table) -> Table:
     """One row per search of a session; its arm is the greatest that is named within it."""
     return seen.group_by([*KEY, "search_id", "asked"]).agg(
         **{c: seen[c].max() for c in ARM},
@@ -85,6 +89,6 @@ def _in_searches(seen: Any) -> Any:
     )
 
 
-def _differs(searches: Any, column: str) -> Any:
+def _differs(searches: Table, column: str) -> BooleanValue:
     """Whether a session's searches name more than one value (null least: none is named)."""
     return (searches[column].max() != searches[f"least_{column}"].min()).fill_null(False)

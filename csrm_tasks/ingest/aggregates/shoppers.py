@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -25,13 +25,17 @@ from csrm_tasks.ingest.aggregates.pairs import PAIR
 from csrm_tasks.sections import Behaviour
 from csrm_tasks.store.lake_engines import Engine
 
+if TYPE_CHECKING:
+    from ibis import Table
+    from ibis.expr.types import IntegerValue, StringValue
+
 SHOPPER = ["locale", "client_id", "visit"]  # visit: the session where there is no client, else ""
 SEARCHED = "search"  # a search's action, beside those of events
 PAGE = 50  # impressions that stand for one search where searches are not logged
 MIN_SHOWN = 200  # impressions of a shopper below which no share of clicks is unheard of
 
 
-def with_shopper(table: Any) -> Any:
+def with_shopper(table: Table) -> Table:
     """Append ``visit``: together with locale and client_id it says whose a row is."""
     import ibis
 
@@ -39,7 +43,7 @@ def with_shopper(table: Any) -> Any:
     return table.mutate(visit=ibis.ifelse(named, "", table.session_id))
 
 
-def by_shopper(events: Any, searches: Any) -> Any:
+def by_shopper(events: Table, searches: Table) -> Table:
     """Count what each shopper did, by SHOPPER: searches, shown, clicked, acts, sessionless.
 
     It is looked through in place of the events for whatever most days have nothing of: machines,
@@ -60,7 +64,7 @@ def by_shopper(events: Any, searches: Any) -> Any:
 
 
 def machines(
-    engine: Engine, events: Any, searches: Any, counts: Path, bounds: Behaviour, scratch: Path
+    engine: Engine, events: Table, searches: Table, counts: Path, bounds: Behaviour, scratch: Path
 ) -> pl.DataFrame:
     """Return the shoppers that are machines (SHOPPER), each with its first ``reason`` by name.
 
@@ -94,7 +98,7 @@ def _daily_rules(bounds: Behaviour) -> list[tuple[str, pl.Expr]]:
     return [("rate", many | (shown > bounds.per_day * PAGE)), ("clicks", eager)]
 
 
-def _within_the_day(table: Any, what: str, bounds: Behaviour) -> Any:
+def _within_the_day(table: Table, what: str, bounds: Behaviour) -> Table:
     """Return SHOPPER and reason of those that break a rule which needs single rows."""
     import ibis
 
@@ -109,7 +113,7 @@ def _within_the_day(table: Any, what: str, bounds: Behaviour) -> Any:
     )
 
 
-def machine_sessions(tables: Sequence[Any], found: Any) -> Any:
+def machine_sessions(tables: Sequence[Table], found: Table) -> Table:
     """Return (locale, session_id) of the sessions in which a machine took part."""
     parts = []
     for table in tables:
@@ -118,7 +122,7 @@ def machine_sessions(tables: Sequence[Any], found: Any) -> Any:
     return parts[0].union(parts[1]).distinct()
 
 
-def without(table: Any, found: Any, sessions: Any) -> Any:
+def without(table: Table, found: Table, sessions: Table) -> Table:
     """Return the rows of ``table`` that are neither a machine's nor of one of its sessions."""
     left = with_shopper(table).anti_join(found, SHOPPER)
     return left.anti_join(sessions, ["locale", "session_id"]).select(table.columns)
@@ -132,14 +136,14 @@ def traffic(counts: Path) -> pl.DataFrame:
     return table.agg(*sums, events=events).sort("locale").collect()
 
 
-def limit(action: Any, bounds: Behaviour) -> Any:
+def limit(action: StringValue, bounds: Behaviour) -> IntegerValue:
     """Return how many events of ``action`` of one shopper and pair count."""
     import ibis
 
     return ibis.ifelse(action == "impression", bounds.impressions, bounds.actions)
 
 
-def busy(events: Any, bounds: Behaviour) -> Any:
+def busy(events: Table, bounds: Behaviour) -> Table:
     """Return (PAIR, shopper, action) of which there are more than count, with ``n``.
 
     Looked at product by product are only queries for which a shopper has as many events at all.
@@ -154,7 +158,7 @@ def busy(events: Any, bounds: Behaviour) -> Any:
     return counted.filter(counted.n > limit(counted.action, bounds))
 
 
-def capped(events: Any, found: Any, bounds: Behaviour) -> Any:
+def capped(events: Table, found: Table, bounds: Behaviour) -> Table:
     """Return ``events`` without those that are too many; ``found``: :func:`busy`.
 
     The first of the day stay. The order is over all that tells two events apart, so that it is

@@ -127,7 +127,7 @@ def _published_anew(
 def _facts(connection: Connection, market: str, day: str) -> dict[str, Any]:
     counts = [AGGREGATES.c[c] for c in ("impressions", "clicks", "carts", "purchases")]
 
-    def here(table: sa.Table, *what: Any) -> tuple[Any, ...]:
+    def here(table: sa.Table, *what: sa.ColumnElement[Any]) -> tuple[Any, ...]:
         mine = (table.c.market == market, table.c.day == day)
         return tuple(connection.execute(sa.select(sa.func.count(), *what).where(*mine)).one())
 

@@ -8,7 +8,10 @@ its beginning. Records are those delivered on one day, so a visit delivered on t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ibis import Table
 
 GAP = 30  # minutes without a record that end a visit
 CLIENT = 160  # characters of a client's identifier in a visit's: it has 200
@@ -17,7 +20,7 @@ WHO = ["locale", "client_id"]
 BY_CLIENT = [*SEARCH, "client_id"]
 
 
-def with_sessions(events: Any, searches: Any) -> tuple[Any, Any]:
+def with_sessions(events: Table, searches: Table) -> tuple[Table, Table]:
     """Return both tables with every session that can be told; "" where none can."""
     columns = [*SEARCH, "client_id", "session_id", "at"]
     seen = events.select(columns).union(searches.select(columns))
@@ -27,7 +30,7 @@ def with_sessions(events: Any, searches: Any) -> tuple[Any, Any]:
     return _filled(events, said, own, begun), _filled(searches, said, own, begun)
 
 
-def _said(seen: Any) -> tuple[Any, Any]:
+def _said(seen: Table) -> tuple[Table, Table]:
     """Return the session that records of a search tell: by search, and by search and client.
 
     An identifier under which several clients searched stands for a search of each.
@@ -42,7 +45,7 @@ def _said(seen: Any) -> tuple[Any, Any]:
     return said, own.group_by(BY_CLIENT).agg(own_session=own.session_id.min())
 
 
-def _visits(silent: Any) -> Any:
+def _visits(silent: Table) -> Table:
     """Return locale, client, time and session of every moment at which a client did something."""
     import ibis
 
@@ -58,7 +61,7 @@ def _visits(silent: Any) -> Any:
     return begun.select(*WHO, "at", visit=named)
 
 
-def _filled(table: Any, said: Any, by_client: Any, begun: Any) -> Any:
+def _filled(table: Table, said: Table, by_client: Table, begun: Table) -> Table:
     import ibis
 
     joined = table.left_join(said, SEARCH, rname="{name}_said")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,16 @@ from csrm_tasks.ingest.reading.records import (
     pick,
     spans,
 )
+
+if TYPE_CHECKING:
+    from typing import TypedDict, Unpack
+
+    class _Escapes(TypedDict, total=False):
+        """How csv.reader takes a quote within a quoted field."""
+
+        doublequote: bool
+        escapechar: str
+
 
 FIELD_LIMIT = 100_000_000  # characters of one field; the standard library's 131,072 is too few
 # What a writer that escapes by backslashes means otherwise than the RFC does.
@@ -171,7 +181,7 @@ def _escaped_in_quotes(text: str, shape: Shape) -> bool:
     return found.end == len(record) and shape.fits(record, found.fields)
 
 
-def _fields(text: str, shape: Shape, **dialect: Any) -> list[str] | None:
+def _fields(text: str, shape: Shape, **dialect: Unpack[_Escapes]) -> list[str] | None:
     try:
         values = next(csv.reader([text], strict=True, **dialect))
     except (csv.Error, StopIteration):

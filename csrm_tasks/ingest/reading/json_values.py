@@ -131,7 +131,7 @@ def loads(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _misfits(value: Any, tree: Tree | Column) -> Iterator[Column]:
+def _misfits(value: object, tree: Tree | Column) -> Iterator[Column]:
     """Yield the columns of ``tree`` that have no value because of the shape of ``value``."""
     if value is None:
         return
@@ -143,18 +143,18 @@ def _misfits(value: Any, tree: Tree | Column) -> Iterator[Column]:
         yield from _misfits(value.get(name) if isinstance(value, dict) else value, inner)
 
 
-def _is_plain(value: Any, column: Column) -> bool:
+def _is_plain(value: object, column: Column) -> bool:
     if column.holds == "list":
         return value is None or _items(value) is not None
     return not isinstance(value, dict | list)
 
 
-def _items(value: Any) -> list[Any] | None:
+def _items(value: object) -> list[Any] | None:
     """Return the items of a list, also of one that is written as text; else null."""
     if isinstance(value, str):
         value = list_of(value) if value.strip() else []
     plain = isinstance(value, list) and not any(isinstance(v, dict | list) for v in value)
-    return value if plain else None
+    return value if plain else None  # type: ignore[return-value]
 
 
 def mend(text: str, tree: Tree, columns: Iterable[Column] = ()) -> tuple[str, set[str]] | None:
@@ -205,7 +205,7 @@ def _pruned(value: Mapping[str, Any], tree: Tree) -> dict[str, Any]:
     return found
 
 
-def _at(value: Any, names: Sequence[str]) -> Any:
+def _at(value: object, names: Sequence[str]) -> object:
     for name in names:
         if not isinstance(value, dict):
             return None

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
 
@@ -28,6 +28,9 @@ from csrm_tasks.ingest.reading.records import (
     assemble,
     pick,
 )
+
+if TYPE_CHECKING:
+    from pyarrow import Field, NativeFile
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 CODECS = {"": None, "gz": "gzip", "zst": "zstd"}
@@ -68,7 +71,9 @@ def read_raw(
             first += count
 
 
-def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Records]:
+def read_stream(
+    stream: BinaryIO | NativeFile, written: str, contract: Contract
+) -> Iterator[Records]:
     """Read text (``stream.read(n)`` gives bytes) written as csv or jsonl; see read_batches.
 
     A text of nothing but white space has no rows.
@@ -84,7 +89,9 @@ def read_stream(stream: Any, written: str, contract: Contract) -> Iterator[Recor
         yield records
 
 
-def _texts(stream: Any, written: str) -> Iterator[tuple[bytes, bytes, Layout | None]]:
+def _texts(
+    stream: BinaryIO | NativeFile, written: str
+) -> Iterator[tuple[bytes, bytes, Layout | None]]:
     """Yield whole records, each piece with the file's CSV header and layout (JSON Lines: none)."""
     if written != "csv":
         yield from ((b"", data, None) for data in _chunks(stream, _line_end))
@@ -99,7 +106,7 @@ def _line_end(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
-def _chunks(stream: Any, whole: Callable[[bytes], int]) -> Iterator[bytes]:
+def _chunks(stream: BinaryIO | NativeFile, whole: Callable[[bytes], int]) -> Iterator[bytes]:
     """Yield the text in pieces that end where ``whole`` says that a record ends."""
     rest = stream.read(len(BOM))
     while rest == BOM:  # some programs put one before another's
@@ -118,7 +125,7 @@ def _chunks(stream: Any, whole: Callable[[bytes], int]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _opened(path: Path, compression: str) -> Iterator[Any]:
+def _opened(path: Path, compression: str) -> Iterator[NativeFile]:
     import pyarrow as pa
 
     try:
@@ -128,7 +135,7 @@ def _opened(path: Path, compression: str) -> Iterator[Any]:
         raise UnreadableError(f"cannot be decompressed ({compression})") from e
 
 
-def _read_parquet(stream: Any, contract: Contract) -> Iterator[Records]:
+def _read_parquet(stream: NativeFile, contract: Contract) -> Iterator[Records]:
     """Read a columnar file; the "bytes" of its row are the row as JSON, for it has none itself."""
     import pyarrow as pa
 
@@ -142,7 +149,7 @@ def _read_parquet(stream: Any, contract: Contract) -> Iterator[Records]:
         raise UnreadableError("is not Parquet, or damaged") from e
 
 
-def _tables(source: Any) -> Iterator[pl.DataFrame]:
+def _tables(source: NativeFile) -> Iterator[pl.DataFrame]:
     """Yield the rows of a Parquet file in tables, at least one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -160,7 +167,7 @@ def _tables(source: Any) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(batch if same else pa.table(batch).cast(schema))
 
 
-def _narrowed(field: Any) -> Any:
+def _narrowed(field: Field) -> Field:
     """Return a column's type with text where polars has none: for decimals of 256 bits."""
     import pyarrow as pa
 

@@ -15,9 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from polars.datatypes import DataTypeClass
 
 # A number in JSON that a 64-bit float may not hold: a quick decoder rounds it.
 LONG_FLOAT = r"(?:^|[:,\[])\s*-?(\d{16,}\.\d|\d+(\.\d+)?[eE]\+?\d)"
@@ -76,7 +79,7 @@ def fields(found: Found) -> Iterator[Found]:
         yield _of(found.expr.struct.field(field.name), field.dtype)
 
 
-def _of(expr: pl.Expr, dtype: Any) -> Found:
+def _of(expr: pl.Expr, dtype: pl.DataType | DataTypeClass) -> Found:
     return Found(expr, dtype if isinstance(dtype, pl.DataType) else dtype())
 
 
@@ -176,7 +179,7 @@ def list_of(cell: str) -> list[Any] | None:
     return None
 
 
-def json_loads(text: str) -> Any:
+def json_loads(text: str) -> object:
     """Read JSON; of equal keys the first counts, and a long float keeps what was written.
 
     Raises :class:`ValueError` or :class:`RecursionError`.

@@ -79,7 +79,7 @@ class Again:
                 else:
                     self.settle(one, outcome)
 
-    def settle(self, one: Taken, outcome: Outcome, dropped: int = 0, **columns: Any) -> None:
+    def settle(self, one: Taken, outcome: Outcome, dropped: int = 0, **columns: object) -> None:
         """Record what became of rows that were taken out; ``columns`` of FILES change with it.
 
         ``dropped`` rows of the file that were quarantined are ignored now, without a trace.

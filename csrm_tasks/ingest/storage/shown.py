@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import sqlalchemy as sa
@@ -25,6 +25,9 @@ from csrm_tasks.store.lake import EVENTS, SEARCHES, Lake, Stored
 from csrm_tasks.store.lake_engines import Engine
 from csrm_tasks.store.tables import FILES
 from csrm_tasks.text import normalised, query_ids
+
+if TYPE_CHECKING:
+    from ibis import Table
 
 SEARCH = ["locale", "search_id"]
 SUMMED = [c for c in EVENTS if c not in ("own", "row")]  # columns that sums are made of
@@ -40,7 +43,7 @@ class Beside:
     since: datetime | None = None  # that time: of the first search …
     until: datetime | None = None  # … to a session after the last
 
-    def of_the_time(self, events: Any) -> Any:
+    def of_the_time(self, events: Table) -> Table:
         """Leave out events of other times: which else a file holds must not matter."""
         return events.filter(events["at"].between(self.since, self.until))
 
@@ -77,8 +80,8 @@ def _other_events(
 
 
 def with_shown(
-    engine: Engine, lake: Lake, events: Any, searches: Any, besides: Beside, scratch: Path
-) -> Any:
+    engine: Engine, lake: Lake, events: Table, searches: Table, besides: Beside, scratch: Path
+) -> Table:
     """Return the events and the impressions that only their search's record tells."""
     if "hits" not in searches.columns:  # files of an earlier version
         return events
@@ -103,7 +106,7 @@ def with_shown(
 _PRODUCT = ["locale", "product_id"]
 
 
-def _without_told(listed: Any, events: Any) -> Any:
+def _without_told(listed: Table, events: Table) -> Table:
     """Leave out searches whose impressions are among ``events``.
 
     An identifier may be used again for another search. An event that has its text from its search
@@ -119,7 +122,7 @@ def _without_told(listed: Any, events: Any) -> Any:
     return left.anti_join(seen.filter(~own).select(by_text).distinct(), by_text)
 
 
-def _ranked(listed: Any) -> Any:
+def _ranked(listed: Table) -> Table:
     """One row per search and product, at its first rank: the columns of EVENTS but query_id.
 
     An identifier stands for a search of each of its texts.
@@ -137,7 +140,7 @@ def _ranked(listed: Any) -> Any:
     )
 
 
-def _texts(engine: Engine, ranked: Any, scratch: Path) -> Any:
+def _texts(engine: Engine, ranked: Table, scratch: Path) -> Table:
     """Return locale, query and query_id of the texts asked for."""
     found = engine.fetch(ranked.select("locale", "query").distinct(), scratch / "texts.parquet")
     parts = [
@@ -147,7 +150,7 @@ def _texts(engine: Engine, ranked: Any, scratch: Path) -> Any:
     return engine.give("texts", pl.concat(parts), scratch / "text_ids.parquet")
 
 
-def _products(engine: Engine, ranked: Any, known: Known, scratch: Path) -> Any:
+def _products(engine: Engine, ranked: Table, known: Known, scratch: Path) -> Table:
     """Return locale and product_id of what was shown and is in the catalogue."""
     found = engine.fetch(ranked.select(_PRODUCT).distinct(), scratch / "products.parquet")
     parts = [

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
 from csrm_tasks.ingest.contract.contracts import EARLIEST, Column, Contract, Reason
 from csrm_tasks.ingest.validation.looks import Look
+
+if TYPE_CHECKING:
+    from pandera.polars import Check, DataFrameSchema
 
 
 class Times(NamedTuple):
@@ -33,7 +36,7 @@ def is_parsed(column: Column) -> bool:
     return column.vocabulary is not None or column.holds in ("integer", "time")
 
 
-def schema_of(contract: Contract, times: Times, looks: Mapping[str, Look]) -> Any:
+def schema_of(contract: Contract, times: Times, looks: Mapping[str, Look]) -> DataFrameSchema:
     """Return the pandera ``DataFrameSchema`` of a contract.
 
     ``looks``: what is in the columns of texts; checks that nothing there can break are left out.
@@ -58,7 +61,7 @@ def schema_of(contract: Contract, times: Times, looks: Mapping[str, Look]) -> An
     return pa.DataFrameSchema(columns)
 
 
-def first_failures(schema: Any, frame: pl.DataFrame) -> pl.DataFrame:
+def first_failures(schema: DataFrameSchema, frame: pl.DataFrame) -> pl.DataFrame:
     """Return index (of a row of ``frame``), reason and detail of each row's first failed check.
 
     The order is the contract's: column by column, and in a column as :func:`schema_of` lists them.
@@ -92,7 +95,7 @@ def first_failures(schema: Any, frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _value_checks(column: Column, times: Times) -> list[Any]:
+def _value_checks(column: Column, times: Times) -> list[Check]:
     import pandera.polars as pa
 
     text, value = pl.col(column.name), pl.col(parsed(column.name))
@@ -110,7 +113,7 @@ def _value_checks(column: Column, times: Times) -> list[Any]:
     return checks
 
 
-def _check(reason: Reason, holds: pl.Expr, ignore_na: bool = True) -> Any:
+def _check(reason: Reason, holds: pl.Expr, ignore_na: bool = True) -> Check:
     import pandera.polars as pa
 
     return pa.Check(

@@ -16,13 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from csrm_tasks.errors import ConfigError, CsrmError
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields
+
+if TYPE_CHECKING:
+    import httpx
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("csrm")
 
@@ -118,7 +122,7 @@ def _answers(kept: Path) -> dict[str, list[float]]:
     return dict(json.loads(line) for line in whole.splitlines())
 
 
-def _ask(client: Any, endpoint: Endpoint, model: str, prompt: str) -> list[float]:
+def _ask(client: httpx.Client, endpoint: Endpoint, model: str, prompt: str) -> list[float]:
     import httpx
     from tenacity import (
         Retrying,
@@ -148,7 +152,7 @@ class _BusyError(Exception):
     """Worth another try."""
 
 
-def _post(client: Any, url: str, body: Mapping[str, Any]) -> Any:
+def _post(client: httpx.Client, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
     import httpx
 
     try:
@@ -158,10 +162,10 @@ def _post(client: Any, url: str, body: Mapping[str, Any]) -> Any:
     if response.status_code == 429 or response.status_code >= 500:
         raise _BusyError(f"answered {response.status_code}")
     response.raise_for_status()
-    return response.json()
+    return response.json()  # type: ignore[no-any-return]  # read_answer sees what it is
 
 
-def read_answer(answer: Any) -> list[float]:
+def read_answer(answer: Mapping[str, Any]) -> list[float]:
     """Return probabilities of the three digits from a chat completion.
 
     Raises :class:`ValueError` where the answer holds no grade.
@@ -209,7 +213,7 @@ def answer_locally(base: str, prompts: Sequence[str]) -> Floats:
     return label_probabilities(model, parts, RELEVANCE.name).astype(np.float64)
 
 
-def _chat(tokenizer: Any, prompt: str) -> str:
+def _chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     messages = [{"role": "user", "content": prompt}]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return text

@@ -9,7 +9,10 @@ by number, and the bytes to what autograd keeps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 BF16, FP32 = 2, 4  # bytes
 ADAM = 4 * FP32  # per trained weight: itself, its gradient, two moments
@@ -29,7 +32,7 @@ class Shape:
     tied: bool  # lm_head is the embedding
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
+    def of(cls, config: PreTrainedConfig) -> Shape:
         """Read a Hugging Face configuration."""
         head_dim = getattr(config, "head_dim", None)
         heads = config.num_attention_heads

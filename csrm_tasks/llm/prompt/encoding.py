@@ -7,7 +7,7 @@ hundred products, so a prompt costs one concatenation of arrays, not a run of th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from csrm_tasks.llm.prompt.prompts import (
     query_segments,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Ids = npt.NDArray[np.int32]
 
 TOKENIZE_AT_ONCE = 4096
@@ -34,7 +37,7 @@ class PromptEncoder:
     slot never does; ``truncated`` counts such prompts.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncated = 0

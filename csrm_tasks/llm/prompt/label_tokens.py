@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.prompt.prompts import (
@@ -13,10 +13,13 @@ from csrm_tasks.llm.prompt.prompts import (
     relevance_prompt,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _PROBE = QueryFields("water 500ml"), ProductFields("water 500ml x 20", "none", "food")
 
 
-def label_ids(tokenizer: Any, space: LabelSpace) -> tuple[int, ...]:
+def label_ids(tokenizer: PreTrainedTokenizerBase, space: LabelSpace) -> tuple[int, ...]:
     """Return the token id of each label of ``space``.
 
     The prompt and the prompt with its label are tokenised; exactly one token must be new and the
@@ -29,7 +32,7 @@ def label_ids(tokenizer: Any, space: LabelSpace) -> tuple[int, ...]:
     return ids
 
 
-def _one_new_token(tokenizer: Any, space: LabelSpace, token: str) -> int:
+def _one_new_token(tokenizer: PreTrainedTokenizerBase, space: LabelSpace, token: str) -> int:
     tokens: set[int] = set()
     for text in (relevance_prompt(space, *_PROBE), LABEL_SLOT):
         before = tokenizer(text)["input_ids"]
@@ -45,7 +48,7 @@ def _one_new_token(tokenizer: Any, space: LabelSpace, token: str) -> int:
     return tokens.pop()
 
 
-def _refuse(tokenizer: Any, what: str) -> ConfigError:
+def _refuse(tokenizer: PreTrainedTokenizerBase, what: str) -> ConfigError:
     return ConfigError(
         f"tokenizer {tokenizer.name_or_path!r} {what}; "
         "choose other label tokens for the space or another base model (llm.base)"

@@ -6,9 +6,12 @@ import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from csrm_tasks.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PACKAGE = Path(__file__).resolve().parents[2]
 PYFUNC = "csrm_tasks.release.bundle.pyfunc"  # by name: only MLflow may import it
@@ -17,7 +20,7 @@ OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes
 FOLDER = "release"  # of the run's artifacts
 
 
-def upload(api: Any, run_id: str, bundle: Artifact, work: Path) -> str:
+def upload(api: MlflowClient, run_id: str, bundle: Artifact, work: Path) -> str:
     """Save the bundle as a pyfunc among the run's artifacts and return its URI.
 
     Doing it again writes the same files to the same place.

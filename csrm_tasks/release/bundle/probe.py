@@ -11,10 +11,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+
+if TYPE_CHECKING:
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
 
 PAIRS, REQUESTS = "pairs.parquet", "requests.parquet"
 PASSES = 3  # of which each search's least time counts: what else the machine does only adds
@@ -51,12 +54,12 @@ def peak_memory() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _replay(scorer: Any, requests: pl.DataFrame) -> list[float]:
+def _replay(scorer: ReleaseScorer, requests: pl.DataFrame) -> list[float]:
     """Score every search as if it came in by itself; milliseconds of each."""
     milliseconds = []
     for query, products in requests.select("query", "products").iter_rows():
         began = time.perf_counter()
-        vectors = scorer.products.take(scorer.products.rows(products))
+        vectors = scorer.products.take(scorer.products.rows(products))  # type: ignore[arg-type]
         scorer.score_vectors(scorer.encode_queries([query])[0], vectors)
         milliseconds.append((time.perf_counter() - began) * 1e3)
     return milliseconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
 
 # Only MLflow imports this module: it stands in the model's folder as its code.
 import mlflow.pyfunc  # noqa: TID253
@@ -17,7 +16,7 @@ from csrm_tasks.release.bundle.scorer import ReleaseScorer
 EXACT = 2**53  # from here on two integers may be one float
 
 
-def text(value: Any, name: str, row: int) -> str:
+def text(value: object, name: str, row: int) -> str:
     """Return a value of a text column as text.
 
     MLflow's server hands numbers of JSON on as numbers, and a column of integers with a gap as
@@ -38,7 +37,7 @@ def text(value: Any, name: str, row: int) -> str:
 class ReleaseModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """``predict`` on a frame with ``query`` and ``product_id`` or ``title``, brand, category."""
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         """Load the bundle that was registered."""
         self.scorer = ReleaseScorer(Path(context.artifacts["bundle"]))
 

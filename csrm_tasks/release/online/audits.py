@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import log
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,9 @@ from csrm_tasks.ranking import TOP, best_first, places
 from csrm_tasks.release.online.checks import Audit
 from csrm_tasks.spreadsheets import Proof, read_sheet, refuse_damaged, word, write_sheet
 
+if TYPE_CHECKING:
+    from csrm_tasks.release.bundle.scorer import Scored
+
 TASK = ("item", "query", "title", "brand", "category", "grade", "rater_id")
 ANSWER = ("item", "grade", "rater_id")
 TEXTS = ("query", "title", "brand", "category")  # that come back as they were sent
@@ -35,7 +38,9 @@ TEXTS = ("query", "title", "brand", "category")  # that come back as they were s
 class Scorer(Protocol):
     """What ranks: a release's :class:`~csrm_tasks.release.bundle.scorer.ReleaseScorer`."""
 
-    def score(self, queries: Sequence[str], products: Any, titles: Any) -> Any:
+    def score(
+        self, queries: Sequence[str], products: Sequence[str | None], titles: Sequence[str | None]
+    ) -> Scored:
         """Return an object with ``rank_score``, one number per pair."""
 
 

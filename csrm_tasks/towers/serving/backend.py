@@ -13,12 +13,15 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.towers.serving.runtime import ONNX, open_session, read_about
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 log = logging.getLogger("csrm")
 
@@ -59,7 +62,7 @@ def quickest(seconds: dict[str, float], exported: str) -> str:
     return best if worth else exported
 
 
-def time_query(session: Any) -> float:
+def time_query(session: InferenceSession) -> float:
     """Return the median seconds of one query, after two to warm up."""
     shape = (1, TOKENS)
     feed = {"input_ids": np.zeros(shape, np.int64), "attention_mask": np.ones(shape, np.int64)}

@@ -158,7 +158,7 @@ def has_vnni(cpu: Path = Path("/proc/cpuinfo")) -> bool:
     return flags is not None and not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags[1].split())
 
 
-def open_session(path: Path, threads: int) -> Any:
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     """Load a graph; raises :class:`ArtifactError` where the file is not there."""
     if not path.exists():
         raise ArtifactError(f"{path.parent} has no {path.name}: it was refused at export")
