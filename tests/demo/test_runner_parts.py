@@ -301,6 +301,9 @@ class FakeApi:
     def unpause(self, dag_id: str) -> None:
         pass
 
+    def end_others(self, dag_id: str, runs: set[str]) -> None:
+        assert not self.started  # before anything is started
+
     def trigger(self, dag_id: str, run_id: str, conf: dict) -> str:
         self.started.append((run_id, {r for r, n in self.left.items() if n > 0}))
         self.left[run_id] = next(n for part, n in self.looks.items() if part in run_id)
@@ -388,3 +391,23 @@ def test_the_schedulers_settings_file_loads_none_of_our_steps() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "['csrm_tasks', 'csrm_tasks.preload']\n"
+
+
+def test_unfinished_runs_of_an_older_version_are_ended_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = AirflowApi("http://localhost", "u", "p")
+    ended: list[str] = []
+
+    def request(method: str, path: str, body: Any = None, *, none_for: int = 0) -> Any:
+        if method == "PATCH":
+            assert body == {"state": "failed"}
+            ended.append(path)
+            return {}
+        assert "state=running" in path
+        return None if "new_dag" in path else {"dag_runs": [{"dag_run_id": r} for r in "abc"]}
+
+    monkeypatch.setattr(api, "request", request)
+    api.end_others("dag", {"b", "z"})
+    api.end_others("new_dag", {"b"})  # which Airflow has not parsed yet
+    assert ended == ["/dags/dag/dagRuns/a", "/dags/dag/dagRuns/c"]

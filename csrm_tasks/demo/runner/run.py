@@ -148,6 +148,9 @@ def run_stages(
     """Trigger each stage once those it waits for have ended, follow all; raises where one fails."""
     ended: set[str] = set()
     watches: dict[str, Watch] = {}
+    runs = {stage.run_id for stage in stages}
+    for dag_id in sorted({stage.dag_id for stage in stages}):
+        api.end_others(dag_id, runs)
     with RunProgress(console, stages) as progress:
         while len(ended) < len(stages):
             for stage in stages:
