@@ -60,6 +60,12 @@ class Artifact:
         """Whether its input ``name`` was ``other``, or the same content under another reference."""
         return other.ref == self.inputs.get(name) or other.digest == self.made_of.get(name)
 
+    def shares_input(self, name: str, other: Artifact) -> bool:
+        """Whether both were made from the same ``name``, or from ones of the same content."""
+        digest = self.made_of.get(name)
+        same = digest is not None and digest == other.made_of.get(name)
+        return same or bool(self.inputs[name] == other.inputs[name])
+
     def file(self, name: str) -> Path:
         """Return the path of one file; raises :class:`ArtifactError` when it is not there."""
         found = self.path / name
@@ -131,14 +137,13 @@ class ArtifactStore:
         assert manifest is not None, ref
         alike = json_digest([manifest["digest"], manifest["about"].get("inputs")])[:20]
         key = f"{ref.rsplit('/', 1)[0]}/{SAME}{alike}"
-        if self._blobs.put_if_absent(key, ref.encode()):
-            return ref
         known = self._blobs.read(key)
         first = (known or b"").decode()
-        if first and self.manifest(first) is not None:
+        if first and (first == ref or self.manifest(first) is not None):
             return first
-        self._blobs.replace(key, ref.encode(), known)  # the first one was pruned
-        return ref
+        if self._blobs.replace(key, ref.encode(), known):  # none was there, or it was pruned
+            return ref
+        return self.first_like(ref)  # another process was first
 
     def publish(
         self,

@@ -125,10 +125,7 @@ def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verdict
     candidate, live, evaluation = sides.candidate, sides.champion.facts, sides.evaluation
     if evaluation is None:
         raise ConfigError("gate: stage 2 needs input 'evaluation'")
-    judged_on, made_from = (  # equal content may have two references
-        (a.inputs["snapshot"], a.made_of.get("snapshot")) for a in (evaluation, candidate)
-    )
-    if judged_on[0] != made_from[0] and (judged_on[1] is None or judged_on[1] != made_from[1]):
+    if not evaluation.shares_input("snapshot", candidate):
         raise ConfigError(f"gate: {evaluation.ref} judged another snapshot than the bundle's")
     judged = [(release_id(candidate), candidate.inputs["llm"], candidate.inputs["export"])]
     if live["release"] is not None:

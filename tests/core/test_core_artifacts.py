@@ -118,3 +118,24 @@ def test_replace_is_compare_and_swap(tmp_path: Path) -> None:
 def test_unknown_roots_are_refused(root: str) -> None:
     with pytest.raises(ConfigError):
         open_blobs(root)
+
+
+def test_equal_content_has_one_first_reference_whoever_claims_it_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, source = store_at(tmp_path), folder(tmp_path / "src", a="1")
+    one, two, other = (f"demo/some_step/{n}" for n in ("1", "2", "3"))
+    for ref, made_of in ((one, "x"), (two, "x"), (other, "y")):
+        store.publish(ref, source, facts={}, inputs={}, about={"inputs": {"i": made_of}})
+    assert [store.first_like(ref) for ref in (two, one, two, other)] == [two, two, two, other]
+
+    true, asked = LocalBlobs.read, []
+
+    def read(blobs: LocalBlobs, key: str) -> bytes | None:
+        """Nothing was there yet when this process looked: another one claimed it since."""
+        asked.append(key)
+        claims = [k for k in asked if "/same-" in k]
+        return None if key in claims and len(claims) == 1 else true(blobs, key)
+
+    monkeypatch.setattr(LocalBlobs, "read", read)
+    assert store.first_like(one) == two
