@@ -97,6 +97,8 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from csrm_tasks.llm.network.lora import compute_in_bf16
+
     torch.manual_seed(seed)
     try:
         model.peft = get_peft_model(
@@ -120,6 +122,7 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
             f"llm.lora.targets {list(config.targets)} takes in the embeddings, whose rows the "
             "labels are read from; name layers of the trunk only"
         )
+    compute_in_bf16(model.causal)
 
 
 def checkpoint_activations(causal: Any) -> None:
@@ -170,7 +173,10 @@ def merge_adapter(model: Model, folder: Path) -> None:
 
 def put_adapter(model: Model, folder: Path) -> None:
     """Load the adapter of ``folder`` beside the base weights, as in training."""
+    from csrm_tasks.llm.network.lora import compute_in_bf16
+
     model.peft = _with_adapter(model.causal, folder).eval()
+    compute_in_bf16(model.causal)
 
 
 def _with_adapter(causal: Any, folder: Path) -> Any:
