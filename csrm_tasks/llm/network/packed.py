@@ -132,7 +132,7 @@ def _attend_block(
     n, length = block.queries.shape
     asked, keys, values = _take(q, block.queries), _take(k, block.keys), _take(v, block.keys)
     groups = q.shape[1] // k.shape[1]
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
+    if asked.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
         out = _attend_by_products(asked, keys, values, block.seen, scale)
         return out.transpose(1, 2).reshape(n, length, *out.shape[1::2])
     if block.seen is not None and q.is_cuda:  # with a mask, no fused kernel there takes fewer heads
@@ -149,9 +149,10 @@ def _attend_by_products(
 ) -> Tensor:
     """Return attention outputs (n, heads, L, D) by two products with a softmax in fp32 between.
 
-    Segments are some hundred tokens at most, so their weights are small. torch's fused CPU kernel
-    is made for long ones: on Gemma 3 270M with 90 tokens a prompt it took a fifth of a step, mostly
-    in its backward pass, and this takes a tenth. Fewer heads of keys: their queries stand together.
+    For training in bf16 on a CPU, where the backward pass of torch's fused kernel is slow on short
+    segments: on Gemma 3 270M with 90 tokens a prompt it took a fifth of a step, and this a tenth.
+    It rounds the weights' logits to bf16, which the fused kernel does not, so scoring keeps that
+    one. Where keys have fewer heads, the queries of those that share one stand together.
     """
     n, heads, length, width = query.shape
     kept = key.shape[1]
