@@ -24,7 +24,13 @@ from csrm_tasks.llm.cost.job import memory
 from csrm_tasks.llm.network.model import Model, load_base
 from csrm_tasks.llm.network.packed import pack, run_packed
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
-from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, RELEVANCE, ProductFields, QueryFields
+from csrm_tasks.llm.prompt.prompts import (
+    LABEL_SPACES,
+    RELEVANCE,
+    ProductFields,
+    QueryFields,
+    product_form,
+)
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.text import normalise
 from csrm_tasks.towers.model import load_tokenizer
@@ -190,7 +196,7 @@ def log_loss(model: Model, texts: Sequence[str]) -> tuple[float, int]:
 def _llm_cost(model: Model, config: MarketConfig, titles: dict[str, list[str]]) -> Iterator[str]:
     shape, r = Shape.of(model.causal.config), config.llm.lora.r
     yield f"memory by formula: {memory(shape, config.llm)}"
-    encoder = PromptEncoder(model.tokenizer, config.llm.max_length)
+    encoder = PromptEncoder(model.tokenizer, config.llm.max_length, product_form(config.llm))
     some = [title for found in titles.values() for title in found][:TITLES]
     lengths = [encoder.length(RELEVANCE, QueryFields(t), ProductFields(t)) for t in some]
     length = sum(lengths) / max(len(lengths), 1)

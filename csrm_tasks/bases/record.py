@@ -41,6 +41,7 @@ class Trimmed:
     kept: dict[str, int]  # reason → tokens that it added
     tokens: str  # digest of the kept tokens' numbers in the whole vocabulary
     texts: int  # distinct texts that were read
+    layers: int | None = None  # the first so many are kept; None: all
 
 
 @dataclass(frozen=True)

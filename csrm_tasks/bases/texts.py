@@ -16,8 +16,10 @@ from csrm_tasks.llm.baselines.prompt import question
 from csrm_tasks.llm.prompt.prompts import (
     LABEL_SLOT,
     LABEL_SPACES,
+    LEVEL_SEPARATOR,
     TEMPLATE_PIECES,
     ProductFields,
+    ProductForm,
     QueryFields,
     product_segments,
     query_segments,
@@ -108,6 +110,10 @@ def _segments(texts: MarketTexts) -> Iterator[str]:
         retrieved = QueryFields("", product.brand, (product.title, product.title))
         for space in LABEL_SPACES.values():
             yield from query_segments(space, retrieved)
+    for category in texts.products["category"].unique():
+        for levels in range(1, category.count(LEVEL_SEPARATOR) + 1):  # llm.category_levels
+            form = ProductForm(("category",), levels)
+            yield from product_segments(ProductFields("a", category=category), form)
     for query in texts.queries["query"].unique():
         yield from query_segments(LABEL_SPACES["relevance"], QueryFields(query))
     locales = texts.locales

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from torch.nn import ModuleList, functional
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.base_models import base_digest
@@ -42,16 +42,20 @@ SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "
                "sep_token_id", "cls_token_id", "decoder_start_token_id")  # fmt: skip
 
 
-def trim_base(folder: Path, place: Path, market: str, texts: MarketTexts) -> Iterator[str]:
+def trim_base(
+    folder: Path, place: Path, market: str, texts: MarketTexts, layers: int | None = None
+) -> Iterator[str]:
     """Cut the kept base of ``folder`` to a market's texts, and land it as ``place``; yields lines.
 
-    Raises :class:`ConfigError` for what cannot be cut, :class:`ArtifactError` where the result is
-    not equal to the whole base on the market's texts.
+    ``layers``: keep the first so many only; None: all. Raises :class:`ConfigError` for what cannot
+    be cut, :class:`ArtifactError` where the result is not equal to the whole base of as many layers
+    on the market's texts.
     """
     record = read_record(folder)
     if record.trimmed is not None:
         raise ConfigError(f"base {folder.name} is trimmed already; trim the base it was cut from")
     record.check(folder)
+    check_layers(folder, layers)
     root = base_digest(str(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     read = prompt_texts(texts) if record.kind == CAUSAL else encoder_texts(texts)
@@ -61,12 +65,12 @@ def trim_base(folder: Path, place: Path, market: str, texts: MarketTexts) -> Ite
     )  # fmt: skip
     check_same_tokens(lambda chunk: tokenizer(chunk)["input_ids"], cut, read)
     tokens = json_digest(cut.kept)
-    trimmed = Trimmed(root, market, record.vocabulary, cut.reasons, tokens, len(read))
+    trimmed = Trimmed(root, market, record.vocabulary, cut.reasons, tokens, len(read), layers)
 
     def build(part: Path) -> BaseRecord:
         some = read[:: max(len(read) // PROBES, 1)]
         probes = [tokenizer(text)["input_ids"][:PROBE_TOKENS] for text in some if text]
-        cut_model(folder, part, record.kind, cut, probes)
+        cut_model(folder, part, record.kind, cut, probes, layers)
         save_tokenizer(tokenizer, cut, part)
         copy_licence(folder / LICENCE, part)
         return describe(part, record.origin, trimmed)
@@ -79,6 +83,8 @@ def trim_base(folder: Path, place: Path, market: str, texts: MarketTexts) -> Ite
         f"({', '.join(f'{reason} {n:,}' for reason, n in cut.reasons.items())}; "
         f"{len(read):,} texts)"
     )
+    if layers is not None:
+        yield f"layers: the first {layers}"
     yield (
         f"parameters {record.parameters / 1e6:,.1f} M → {new.parameters / 1e6:,.1f} M; bytes "
         f"{sum(f['size'] for f in record.files):,} → {sum(f['size'] for f in new.files):,}"
@@ -95,15 +101,22 @@ def used_tokens(tokenizer: Any, texts: Sequence[str]) -> set[int]:
 
 
 def cut_model(
-    folder: Path, part: Path, kind: str, cut: Cut, probes: Sequence[Sequence[int]]
+    folder: Path,
+    part: Path,
+    kind: str,
+    cut: Cut,
+    probes: Sequence[Sequence[int]],
+    layers: int | None = None,
 ) -> None:
-    """Write the model of ``folder`` with the kept rows only to ``part``.
+    """Write the model of ``folder`` with the kept rows and layers only to ``part``.
 
     ``probes``: texts as tokens of the whole vocabulary. Raises :class:`ArtifactError` where states
     or log-probabilities differ by more than :data:`EQUAL`.
     """
     with torch.inference_mode():
         model = load_model(folder, kind)
+        if layers is not None:
+            cut_layers(model, layers)
         kept = torch.tensor(cut.kept)
         new_ids = {old: new for new, old in enumerate(cut.kept)}
         before = [_read_out(model, list(ids), kept) for ids in probes]
@@ -131,6 +144,34 @@ def _read_out(model: Any, ids: list[int], rows: Tensor) -> Tensor:
     bias = None if head.bias is None else head.bias[rows].float()
     logits = functional.linear(hidden.float(), head.weight[rows].float(), bias)
     return functional.log_softmax(logits, dim=-1)
+
+
+def check_layers(folder: Path, layers: int | None) -> None:
+    """Raise :class:`ConfigError` where the base of ``folder`` has no ``layers`` to keep."""
+    config = AutoConfig.from_pretrained(folder)
+    most = getattr(config, "num_hidden_layers", None)
+    if layers is not None and (most is None or not 0 < layers <= most):
+        raise ConfigError(f"base {folder.name} has {most} layers; keep 1 to {most}, not {layers}")
+
+
+def cut_layers(model: Any, layers: int) -> None:
+    """Leave the model its first ``layers`` layers, in place; the last norm stays behind them.
+
+    What the upper ones add is knowledge of the next word; a classifier with some thousand labels
+    learns sooner without (docs/BASES.md).
+    """
+    stack = next(
+        (m for m in model.modules() if isinstance(getattr(m, "layers", None), ModuleList)), None
+    )
+    name = "layers"
+    if stack is None:
+        name = "layer"
+        stack = next(m for m in model.modules() if isinstance(getattr(m, name, None), ModuleList))
+    setattr(stack, name, getattr(stack, name)[:layers])
+    model.config.num_hidden_layers = layers
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds is not None:
+        model.config.layer_types = kinds[:layers]
 
 
 def cut_rows(model: Any, kept: Tensor) -> None:

@@ -114,7 +114,10 @@ def check(name: str, market: str) -> None:
 @click.argument("name")
 @market_option
 @click.option("--as", "new", metavar="NAME", help="Name of the trimmed base; default NAME-MARKET.")
-def trim(name: str, market: str, new: str | None) -> None:
+@click.option(
+    "--layers", type=click.IntRange(min=1), help="Keep the first so many layers; default all."
+)
+def trim(name: str, market: str, new: str | None, layers: int | None) -> None:
     """Cut base NAME to the tokens that a market's texts use, as a base of its own (A61)."""
     from csrm_tasks.bases.models import quietly
     from csrm_tasks.bases.texts import market_texts
@@ -123,6 +126,6 @@ def trim(name: str, market: str, new: str | None) -> None:
     new = new or f"{name}-{market}"
     texts = market_texts(load_settings(market=market), market)
     with quietly():
-        for line in trim_base(_folder(name), bases_folder() / new, market, texts):
+        for line in trim_base(_folder(name), bases_folder() / new, market, texts, layers):
             click.echo(line)
     click.echo(f"market file: base:{new}; next: csrm base check {new} --market {market}")

@@ -95,6 +95,14 @@ class Llm(Section):
     """Evaluations without improvement after which training stops."""
     max_length: Tokens = 2048
     """Length of a prompt; longer ones are cut."""
+    product_fields: tuple[Literal["brand", "category", "description"], ...] = (
+        "brand",
+        "category",
+        "description",
+    )
+    """What a prompt says of a product besides its title; each costs its tokens once per pair."""
+    category_levels: Annotated[Positive, Unit("levels")] | None = None
+    """Levels of the category path in a prompt, from its end; null: all."""
     checkpoint_seconds: Seconds = 600
     """Time between checkpoints, from which a killed training resumes."""
     rqa_dropout: Share = 0.1

@@ -17,7 +17,9 @@ from csrm_tasks.llm.prompt.prompts import (
     RELEVANCE,
     LabelSpace,
     ProductFields,
+    ProductForm,
     QueryFields,
+    product_segments,
     query_segments,
     relevance_prompt,
     translation_segments,
@@ -127,3 +129,17 @@ def test_a_tokenizer_that_ends_every_text_is_refused(folder: Path) -> None:
 
 def test_query_segments_hold_every_retrieved_title() -> None:
     assert query_segments(RELEVANCE, QUERY)[-2:] == ("\nR:農心安城湯麵", "|牛奶")
+
+
+def test_a_prompt_holds_the_parts_that_its_form_asks_for() -> None:
+    product = ProductFields("t", "b", "a > c > d", "long")
+    lines = {
+        ProductForm(): ("\nT:t", "\nM:b", "\nC:a > c > d", "\nD:long"),
+        ProductForm(("category",), 2): ("\nT:t", "\nC:c > d"),
+        ProductForm(("category", "brand"), 1): ("\nT:t", "\nM:b", "\nC:d"),
+        ProductForm(("category",), 9): ("\nT:t", "\nC:a > c > d"),
+        ProductForm(()): ("\nT:t",),
+    }
+    for form, expected in lines.items():
+        assert product_segments(product, form) == expected
+    assert product_segments(ProductFields("t"), ProductForm(("category",), 2)) == ("\nT:t",)

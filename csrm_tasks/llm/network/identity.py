@@ -8,7 +8,7 @@ from pathlib import Path
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.json_files import write_json
-from csrm_tasks.llm.prompt.prompts import PROMPT_VERSION
+from csrm_tasks.llm.prompt.prompts import PRODUCT_FIELDS, PROMPT_VERSION, ProductForm
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class LlmCard:
     round: int
     temperature: float = 1.0  # of relevance probabilities (A30)
     prompt_version: str = PROMPT_VERSION
+    product_fields: tuple[str, ...] = PRODUCT_FIELDS  # of a prompt, besides the title
+    category_levels: int | None = None  # of a prompt, from the path's end; None: all
+
+    @property
+    def product_form(self) -> ProductForm:
+        """Which parts of a product the model reads."""
+        return ProductForm(tuple(self.product_fields), self.category_levels)
 
     def write(self, folder: Path) -> None:
         """Write ``llm.json``."""

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.prompt.prompts import (
     LABEL_SLOT,
+    WHOLE_PRODUCT,
     LabelSpace,
     ProductFields,
+    ProductForm,
     QueryFields,
     product_segments,
     query_segments,
@@ -37,9 +39,15 @@ class PromptEncoder:
     slot never does; ``truncated`` counts such prompts.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        form: ProductForm = WHOLE_PRODUCT,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.form = form
         self.truncated = 0
         self._segments: dict[str, Ids] = {}
         self._prefixes: dict[tuple[str, QueryFields], Ids] = {}
@@ -72,7 +80,7 @@ class PromptEncoder:
     ) -> None:
         """Tokenise every segment of these queries and products at once."""
         self.tokenize(s for q in set(queries) for s in query_segments(space, q))
-        self.tokenize(s for p in set(products) for s in product_segments(p))
+        self.tokenize(s for p in set(products) for s in product_segments(p, self.form))
 
     def segment(self, text: str) -> Ids:
         """Return the token ids of one segment, without special tokens."""
@@ -96,7 +104,7 @@ class PromptEncoder:
         """Return the product's part, uncut."""
         ids = self._products.get(product)
         if ids is None:
-            parts = [self.segment(s) for s in product_segments(product)]
+            parts = [self.segment(s) for s in product_segments(product, self.form)]
             ids = self._products[product] = np.concatenate([*parts, np.empty(0, np.int32)])
         return ids
 

@@ -23,8 +23,12 @@ in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from csrm_tasks.text import compose
+
+if TYPE_CHECKING:
+    from csrm_tasks.sections import Llm
 
 PROMPT_VERSION = "1"
 
@@ -74,6 +78,26 @@ class ProductFields:
     description: str = ""
 
 
+PRODUCT_FIELDS = ("brand", "category", "description")  # besides the title
+LEVEL_SEPARATOR = " > "  # between the levels of a category path
+
+
+@dataclass(frozen=True)
+class ProductForm:
+    """Which parts of a product a prompt holds: part of what a model is (A4)."""
+
+    fields: tuple[str, ...] = PRODUCT_FIELDS  # besides the title
+    category_levels: int | None = None  # of the path, from its end; None: all
+
+
+WHOLE_PRODUCT = ProductForm()
+
+
+def product_form(config: Llm) -> ProductForm:
+    """Return which parts of a product the prompts of a market hold."""
+    return ProductForm(config.product_fields, config.category_levels)
+
+
 def _clean(text: str) -> str:
     """Compose, and collapse white space: a field must not forge a header or the label slot."""
     return " ".join(compose(text).split())
@@ -91,15 +115,23 @@ def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
     )
 
 
-def product_segments(product: ProductFields) -> tuple[str, ...]:
+def product_segments(product: ProductFields, form: ProductForm = WHOLE_PRODUCT) -> tuple[str, ...]:
     """Return the segments of the product, the most important first."""
     fields = (
-        ("\nT:", product.title),
-        ("\nM:", product.brand),
-        ("\nC:", product.category),
-        ("\nD:", product.description),
+        ("\nT:", "title", product.title),
+        ("\nM:", "brand", product.brand),
+        ("\nC:", "category", _last_levels(product.category, form.category_levels)),
+        ("\nD:", "description", product.description),
     )
-    return tuple(header + _clean(text) for header, text in fields if text.strip())
+    read = ("title", *form.fields)
+    return tuple(
+        header + _clean(text) for header, name, text in fields if name in read and text.strip()
+    )
+
+
+def _last_levels(category: str, levels: int | None) -> str:
+    path = category.split(LEVEL_SEPARATOR)
+    return LEVEL_SEPARATOR.join(path if levels is None else path[-levels:])
 
 
 def relevance_prompt(space: LabelSpace, query: QueryFields, product: ProductFields) -> str:

@@ -108,7 +108,7 @@ def _probe(
     card: LlmCard, llm: Path, queries: Sequence[QueryFields], products: Sequence[ProductFields]
 ) -> _Probe:
     model = load_own_base(card, llm, torch.float32)
-    encoder = PromptEncoder(model.tokenizer, card.max_length)
+    encoder = PromptEncoder(model.tokenizer, card.max_length, card.product_form)
     encoder.prepare(RELEVANCE, queries, products)
     parts = [encoder.parts(RELEVANCE, q, p) for q, p in zip(queries, products, strict=True)]
     put_adapter(model, llm / "adapter")

@@ -40,7 +40,7 @@ class RelevanceScorer:
         card = read_card(folder)
         model = load_own_base(card, folder)
         merge_adapter(model, folder / "adapter")
-        return cls(model, card, PromptEncoder(model.tokenizer, card.max_length))
+        return cls(model, card, PromptEncoder(model.tokenizer, card.max_length, card.product_form))
 
     def score(
         self, space: LabelSpace, fields: Fields, pairs: pl.DataFrame, calibrated: bool = True

@@ -24,7 +24,7 @@ from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
 from csrm_tasks.llm.network.model import Model, add_lora, checkpoint_activations, load_base
 from csrm_tasks.llm.network.packed import Parts, pack, run_packed
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
-from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields
+from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields, product_form
 from csrm_tasks.sections import Llm
 
 SECONDS = 45.0  # of loading and trying, so that all is over within a minute
@@ -78,7 +78,7 @@ def _lengths(
     """Return mean tokens of a prompt's query part and of the rest."""
     prefix, product = PREFIX, PRODUCT
     if queries and products:
-        encoder = PromptEncoder(model.tokenizer, llm.max_length)
+        encoder = PromptEncoder(model.tokenizer, llm.max_length, product_form(llm))
         encoder.prepare(RELEVANCE, queries, products)
         prefix = math.ceil(np.mean([len(encoder.prefix(RELEVANCE, q)) for q in queries]))
         product = math.ceil(np.mean([len(encoder.product(p)) for p in products]))

@@ -39,7 +39,7 @@ from csrm_tasks.llm.network.model import (
     set_adapter_state,
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
-from csrm_tasks.llm.prompt.prompts import RELEVANCE
+from csrm_tasks.llm.prompt.prompts import RELEVANCE, product_form
 from csrm_tasks.llm.scoring.calibration import log_loss
 from csrm_tasks.llm.scoring.predict import Floats, predict
 from csrm_tasks.llm.scoring.scoring import with_probabilities
@@ -98,7 +98,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     add_lora(model, config.lora, market.seed)
     if config.gradient_checkpointing:
         checkpoint_activations(model.causal)
-    encoder = PromptEncoder(model.tokenizer, config.max_length)
+    encoder = PromptEncoder(model.tokenizer, config.max_length, product_form(config))
     mixture = _mixture(market, data, model, encoder)
     dev = _Judge(model, encoder, relevance_rows(data.fields, data.dev))
     result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
@@ -113,6 +113,8 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         precision=model.precision,
         arm=given.arm,
         round=given.round,
+        product_fields=config.product_fields,
+        category_levels=config.category_levels,
     )
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
