@@ -67,6 +67,8 @@ TWO_TOWERS: dict[str, Any] = {  # what both recipes share: paper 1, section 6.1,
     "lr": 8e-5,
     "lr_end": 1e-6,
 }
+# multilingual-e5-small (csrm base add e5-small), as retriever and towers read it.
+E5_SMALL: dict[str, Any] = {"encoder": "base:e5-small", "dim": 384}
 TOWERS: Presets = {
     # Two models of a head each, s fixed and no b, no random products, queries as they were typed.
     "paper": {
@@ -84,10 +86,9 @@ TOWERS: Presets = {
         "random": 8,
         "typo_share": 0.3,
     },
-    # multilingual-e5-small (csrm base add e5-small) on a CPU. Not final, as above.
+    # On a CPU. Not final, as llm's.
     "e5-small": {
-        "encoder": "base:e5-small",
-        "dim": 384,
+        **E5_SMALL,
         "learn_scale": True,
         "impressed": 10,
         "retrieved": 16,
@@ -104,8 +105,7 @@ TOWERS: Presets = {
 EBR: Presets = {
     # As the towers' of the same name. Not final.
     "e5-small": {
-        "encoder": "base:e5-small",
-        "dim": 384,
+        **E5_SMALL,
         "steps": 100,
         "batch": 128,
         "pool": 64,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from csrm_tasks import tracking
 from csrm_tasks.llm.training import rounds
 from csrm_tasks.llm.training.finetune import FinetuneInputs
-from csrm_tasks.llm.training.learnt import UnlearntError, class_entropy, cross_entropy
+from csrm_tasks.llm.training.learnt import UnlearntError, class_entropy, cross_entropy, unlearnt
 from csrm_tasks.settings import Settings
 from tests.llm_fixtures import make_base, make_market, make_snapshot
 from tests.steps.test_steps_llm import Installation
@@ -48,6 +48,18 @@ def test_no_constant_answer_is_below_the_class_entropy(
         for t, p in zip(row, own, strict=True)
     )
     assert cross_entropy(other, targets) == pytest.approx(loop / n)
+
+
+@pytest.mark.parametrize(
+    ("loss", "entropy", "told"),
+    [(0.9, 1.0, False), (1.0, 1.0, True), (1.1, 1.0, True), (math.nan, 1.0, True), (0.2, 0, False)],
+)
+def test_a_loss_that_is_not_below_the_entropy_is_told(
+    loss: float, entropy: float, told: bool
+) -> None:
+    facts = {"train_loss": loss, "class_entropy": entropy, "fitted_on": "cvr", "best_step": 7}
+    assert (unlearnt(facts) is not None) == told
+    assert class_entropy(np.eye(3)[[1, 1, 1]]) == 0
 
 
 Logged = dict[str, dict[str, Any]]

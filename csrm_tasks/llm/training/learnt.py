@@ -68,9 +68,12 @@ def class_entropy(targets: Floats) -> float:
 
 
 def unlearnt(facts: Mapping[str, Any]) -> str | None:
-    """Say in a line that a training (its facts) has learnt nothing, and what to do; or None."""
+    """Say in a line that a training (its facts) has learnt nothing, and what to do; or None.
+
+    Where all labels are the same there was nothing to learn, and nothing can be told.
+    """
     loss, entropy = float(facts["train_loss"]), float(facts["class_entropy"])
-    if loss < entropy:
+    if loss < entropy or entropy == 0:
         return None
     return (
         f"the {facts['fitted_on']} loss on what was trained on is {loss:.4f} after "
