@@ -229,7 +229,7 @@ def _f1(judge: _Judge, pairs: pl.DataFrame) -> float | None:
 def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> dict[str, Any]:
     """Return :func:`fit` of the task that the model is for; ``converts``: to rank by conversion."""
     if converts and len(data.cvr):
-        return fit(model, encoder, data.cvr, data.cvr.targets.argmax(axis=1))
+        return fit(model, encoder, data.cvr, data.cvr.targets.argmax(axis=1).astype(np.int64))
     return fit(model, encoder, data.train, data.grades)
 
 
