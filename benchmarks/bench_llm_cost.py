@@ -22,8 +22,9 @@ from benchmarks.llm_shapes import LABELS
 from csrm_tasks.llm.cost.formula import Shape, forward_flops, one_by_one, train_flops
 from csrm_tasks.llm.network.head import label_logits, soft_cross_entropy
 from csrm_tasks.llm.network.packed import pack, run_packed
+from csrm_tasks.sections import Lora
 
-R, VOCABULARY = 16, 8192
+LORA, VOCABULARY = Lora(r=16, alpha=32), 8192
 CPU = torch.device("cpu")
 
 
@@ -56,8 +57,9 @@ def model(case: Case) -> Any:
             head_dim=64, tie_word_embeddings=True,
         )
     ).requires_grad_(False)  # fmt: skip
-    targets = ["q_proj", "k_proj", "v_proj"]
-    config = LoraConfig(r=R, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=LORA.r, lora_alpha=LORA.alpha, target_modules=[*LORA.targets], task_type="CAUSAL_LM"
+    )
     get_peft_model(causal, config)
     return causal
 
@@ -90,8 +92,8 @@ def contests(case: Case) -> dict[str, Contest]:
 
     shape, work = Shape.of(causal.config), one_by_one(case.rows, case.length)
     return {
-        "train": Contest(train_flops(shape, work, R), train),
-        "score": Contest(forward_flops(shape, work, R), score),
+        "train": Contest(train_flops(shape, work, LORA), train),
+        "score": Contest(forward_flops(shape, work, LORA), score),
     }
 
 

@@ -1,8 +1,9 @@
-"""Named recipes: ``llm.preset`` and ``towers.preset`` in a market file, then field by field.
+"""Named recipes: ``llm.preset``, ``retrieval.ebr.preset`` and ``towers.preset`` of a market file.
 
-A market's own keys win over the preset's. Neither paper says how an LLM's batch is cut into passes;
-``micro_batch`` and ``gradient_checkpointing`` are ours, for a 14B base on a GPU of 80 GB, and on
-several of 24 GB with ``llm.processes`` and ``llm.sharding: full`` beside the preset.
+A market's own keys win over the preset's, field by field. Neither paper says how an LLM's
+batch is cut into passes; ``micro_batch`` and ``gradient_checkpointing`` are ours, for a 14B base on
+a GPU of 80 GB, and on several of 24 GB with ``llm.processes`` and ``llm.sharding: full`` beside the
+preset.
 """
 
 from __future__ import annotations
@@ -36,6 +37,22 @@ LLM: Presets = {
         "micro_batch": 8,
         "gradient_checkpointing": True,
     },
+    # Gemma 3 270M (csrm base add gemma-270m) on a CPU: every linear layer is adapted, for few steps
+    # at a high rate; with rsLoRA the scale is alpha / √32, about 2. Not final: rates and steps are
+    # to be chosen on dev.
+    "gemma-270m": {
+        "base": "base:gemma-270m",
+        "lora": {"r": 32, "alpha": 12, "rslora": True, "dropout": 0.0, "targets": "all-linear"},
+        "lr": 5e-4,
+        "warmup": 0.03,
+        "batch": 64,
+        "steps": 200,
+        "evaluate_every": 100,
+        "patience": 2,
+        "max_length": 192,
+        "siblings": 8,
+        "micro_batch": 16,
+    },
 }
 
 
@@ -50,6 +67,8 @@ TWO_TOWERS: dict[str, Any] = {  # what both recipes share: paper 1, section 6.1,
     "lr": 8e-5,
     "lr_end": 1e-6,
 }
+# multilingual-e5-small (csrm base add e5-small), as retriever and towers read it.
+E5_SMALL: dict[str, Any] = {"encoder": "base:e5-small", "dim": 384}
 TOWERS: Presets = {
     # Two models of a head each, s fixed and no b, no random products, queries as they were typed.
     "paper": {
@@ -67,8 +86,34 @@ TOWERS: Presets = {
         "random": 8,
         "typo_share": 0.3,
     },
+    # On a CPU. Not final, as llm's.
+    "e5-small": {
+        **E5_SMALL,
+        "learn_scale": True,
+        "impressed": 10,
+        "retrieved": 16,
+        "random": 5,
+        "steps": 400,
+        "batch_queries": 64,
+        "batch_products": 4,
+        "lr": 1e-4,
+        "lr_end": 1e-6,
+        "query_tokens": 24,
+        "title_tokens": 48,
+    },
 }
-SECTIONS = {"llm": LLM, "towers": TOWERS}
+EBR: Presets = {
+    # As the towers' of the same name. Not final.
+    "e5-small": {
+        **E5_SMALL,
+        "steps": 100,
+        "batch": 128,
+        "pool": 64,
+        "lr": 5e-5,
+        "max_length": 48,
+    },
+}
+SECTIONS = {"llm": LLM, "retrieval.ebr": EBR, "towers": TOWERS}
 
 
 def with_presets(market: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,12 +121,21 @@ def with_presets(market: Mapping[str, Any]) -> dict[str, Any]:
 
     Nested sections likewise; what is unknown is left for validation to refuse.
     """
-    chosen = {
-        name: _over(presets.get(str(market[name].get("preset")), {}), market[name])
-        for name, presets in SECTIONS.items()
-        if isinstance(market.get(name), Mapping)
-    }
-    return {**market, **chosen}
+    found = dict(market)
+    for name, presets in SECTIONS.items():
+        found = _filled(found, name.split("."), presets)
+    return found
+
+
+def _filled(market: Mapping[str, Any], path: list[str], presets: Presets) -> dict[str, Any]:
+    """Return ``market`` with the section at ``path`` over the preset that it names."""
+    name, *below = path
+    own = market.get(name)
+    if not isinstance(own, Mapping):
+        return dict(market)
+    if below:
+        return {**market, name: _filled(own, below, presets)}
+    return {**market, name: _over(presets.get(str(own.get("preset")), {}), own)}
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,11 +51,13 @@ def retrain(market: MarketConfig) -> None:
     unclicked = without_clicks(market, given, bm25, behind=rqa)
 
     # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).
-    last = task("train_llm", "train_llm_stage2", arm="stage2", snapshot=snap, rqa=rqa)
+    warm = {"warm": live_llm} if market.llm.warm_start == "live" else {}
+    last = task("train_llm", "train_llm_stage2", arm="stage2", snapshot=snap, rqa=rqa, **warm)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):
         soft = score(f"relabel_{n}", {"snapshot": snap, "llm": last, "rqa": rqa}, split="train")
         given = {"arm": f"round{n}", "round": n, "snapshot": snap, "rqa": rqa, "soft": soft}
+        given |= warm
         last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
     llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
 
@@ -86,7 +88,8 @@ def retrain(market: MarketConfig) -> None:
     # What is later in this order is compared with what is before it.
     readers = {"champion": (live_llm, rqa0)}
     if market.controls.rqa_cold:
-        cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", snapshot=snap, rqa=rqa0)
+        given = {"arm": "rqa_cold", "snapshot": snap, "rqa": rqa0} | warm
+        cold = task("train_llm", "train_llm_rqa_cold", **given)
         rqa >> cold  # as the hard towers, and behind them
         readers["rqa_cold"] = (cold, rqa0)
     readers |= {name: (one, rqa) for name, one in llms.items()}

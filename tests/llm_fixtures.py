@@ -95,6 +95,7 @@ def make_market(base: Path, **llm: Any) -> MarketConfig:
     section: dict[str, Any] = {
         "base": str(base), "lora": {"r": 4, "alpha": 8, "dropout": 0.05}, "lr": 1e-2, "batch": 16,
         "steps": 12, "evaluate_every": 4, "patience": 10, "max_length": 96,
+        "must_learn": False,  # a dozen steps are to be quick
     }  # fmt: skip
     return MarketConfig.model_validate({
         "market": "tiny", "source_locale": SOURCE, "target_locale": TARGET,

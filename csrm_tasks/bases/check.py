@@ -194,7 +194,7 @@ def log_loss(model: Model, texts: Sequence[str]) -> tuple[float, int]:
 
 
 def _llm_cost(model: Model, config: MarketConfig, titles: dict[str, list[str]]) -> Iterator[str]:
-    shape, r = Shape.of(model.causal.config), config.llm.lora.r
+    shape = Shape.of(model.causal.config)
     yield f"memory by formula: {memory(shape, config.llm)}"
     encoder = PromptEncoder(model.tokenizer, config.llm.max_length, product_form(config.llm))
     some = [title for found in titles.values() for title in found][:TITLES]
@@ -204,7 +204,7 @@ def _llm_cost(model: Model, config: MarketConfig, titles: dict[str, list[str]]) 
     work = one_by_one(1, length)
     yield (
         f"{_speed(f'prompts of {length:.0f} tokens', rate, model.precision)}: training "
-        f"{rate / train_flops(shape, work, r):,.1f} prompts/s, scoring "
+        f"{rate / train_flops(shape, work, config.llm.lora):,.1f} prompts/s, scoring "
         f"{rate / forward_flops(shape, work):,.1f}"
     )
 

@@ -35,9 +35,9 @@ Written by `python -m csrm_tasks.market_files.reference` (`csrm market reference
 
 A market is one file, `dags/markets/{market}.yaml` (or below `CSRM_MARKETS`). Six keys have no
 default: `market`, `source_locale`, `target_locale`, `llm.base`, `retrieval.ebr.encoder` and
-`towers.encoder` (which `towers.preset` sets); and without the section `gate` nothing is ever
-promoted. `csrm market new` writes such a file, `csrm market check` says what is wrong with one,
-what of it will surprise, and what is in effect.
+`towers.encoder` (the last three are set by presets for real bases, below); and without the section
+`gate` nothing is ever promoted. `csrm market new` writes such a file, `csrm market check` says what
+is wrong with one, what of it will surprise, and what is in effect.
 Unknown keys are refused. Defaults are the papers' values where they give one (A5, A22, A31; numbers
 like these are decisions, see [PAPER.md](PAPER.md)). [OWN_MARKET.md](OWN_MARKET.md) is the way from
 here to a release. A changed key makes the steps that read its section run again, but for

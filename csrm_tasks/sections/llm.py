@@ -25,11 +25,14 @@ class Lora(Section):
     r: Positive = 128
     """Rank of the adapter."""
     alpha: Positive = 256
-    """Scale of the adapter, as alpha / r."""
+    """Scale of the adapter, as alpha / r, or with `rslora` as alpha / √r."""
+    rslora: bool = False
+    """Scale by √r, so that a rate which is good at one rank is good at another."""
     dropout: Share = 0.01
     """Dropout before the adapter."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    """Names of the layers that are adapted; never the embeddings."""
+    targets: Literal["all-linear"] | tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    """Names of the layers that are adapted, or every linear one; never the embeddings or the
+    head."""
 
 
 class Mixture(Section):
@@ -62,8 +65,9 @@ class Llm(Section):
     base: BaseModelName
     """A causal model: `base:name` (`csrm base add`), a folder (relative to the project, or
     absolute), or `org/name@{commit}`."""
-    preset: Literal["csrm-llm", "data-centric"] | None = None
-    """Settings of paper 1 or paper 2, below the file's own keys."""
+    preset: Literal["csrm-llm", "data-centric", "gemma-270m"] | None = None
+    """Settings of paper 1, of paper 2, or for a small real base (with that base), below the file's
+    own keys."""
     lora: Lora = Lora()
     mixture: Mixture = Mixture()
     distillation: Distillation = Distillation()
@@ -87,6 +91,12 @@ class Llm(Section):
     """full: each process keeps a slice of the base."""
     steps: Steps = 500_000
     """Steps of a training at most; the learning rate is zero after the last one."""
+    warm_start: Literal["none", "live"] = "none"
+    """live: the weekly trainings start from the live release's adapter, of the same base and LoRA,
+    instead of a fresh one (A17): for few steps or labels."""
+    must_learn: bool = True
+    """Fail a training whose loss is not below the entropy of its labels; false: warn only, where a
+    few steps are to try out the way from data to release."""
     ranker_steps: Steps | None = None
     """Steps of the cold start's first training, which only ranks pairs; null: `steps`."""
     evaluate_every: Steps = 1000

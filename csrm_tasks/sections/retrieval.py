@@ -42,6 +42,8 @@ class Ebr(Section):
 
     encoder: BaseModelName
     """An encoder with a fast tokenizer, named like `llm.base`."""
+    preset: Literal["e5-small"] | None = None
+    """Settings for a small real encoder, below the file's own keys, the encoder among them."""
     dim: Annotated[Positive, Unit("dimensions")] = 128
     """Width of the vectors; a projection to it is learnt."""
     temperature: float = 0.05

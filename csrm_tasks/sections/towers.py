@@ -26,7 +26,7 @@ class Towers(Section):
 
     encoder: BaseModelName
     """An encoder with a fast tokenizer, named like `llm.base`."""
-    preset: Literal["paper", "recommended"] | None = None
+    preset: Literal["paper", "recommended", "e5-small"] | None = None
     """Settings below the file's own keys, an encoder among them."""
     dim: Annotated[Positive, Unit("dimensions")] = 128
     """Width of the vectors of queries and products."""

@@ -42,28 +42,34 @@ def _use_threads(ctx: Context) -> None:
 @step(
     "train_llm",
     inputs=["snapshot"],
-    optional=["rqa", "soft"],
+    optional=["rqa", "soft", "warm"],
     config=["llm", "seed"],
     external_inputs=_base_identity,
 )
 def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -> Metadata:
     """Fine-tune LoRA on relevance, translation and conversion; keep the best on dev (A5-A7).
 
-    Every round starts from the base with a fresh adapter (A17); ``soft`` mixes the teacher's soft
-    labels into the targets (A15); where the rounds have stopped (A17), the round before is passed
-    on. ``ranker``: this run only ranks pseudo pairs (A21) and takes ``llm.ranker_steps``.
+    Every round starts from the base with a fresh adapter (A17), or all of them from that of
+    ``warm`` (``llm.warm_start``); ``soft`` mixes the teacher's soft labels into the targets (A15);
+    where the rounds have stopped (A17), the round before is passed on. ``ranker``: this run only
+    ranks pseudo pairs (A21) and takes ``llm.ranker_steps``.
+
+    A training that has learnt nothing is recorded in MLflow and fails, so that nothing is scored
+    with it: :class:`UnlearntError`. In a round of self-distillation the rounds stop there.
     """
     soft = ctx.inputs.get("soft")
     if soft is not None and soft.facts.get("stopped"):
-        return _pass_on(ctx, soft)
+        return _pass_on(ctx, soft, soft.facts["stopped"])
     _use_threads(ctx)
     from csrm_tasks import tracking
     from csrm_tasks.llm.training.finetune import FinetuneInputs
     from csrm_tasks.llm.training.launch import run_training
+    from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 
     given = FinetuneInputs(
-        ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round
-    )
+        ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round,
+        warm=_path(ctx, "warm"), ranker=ranker,
+    )  # fmt: skip
     llm = ctx.market.llm
     if ranker and llm.ranker_steps:
         llm = llm.model_copy(update={"steps": llm.ranker_steps})
@@ -76,7 +82,15 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         curves=result.curves,
         files=[ctx.out / "llm.json", ctx.out / "curves.json"],
     )  # fmt: skip
-    return result.facts
+    reason = unlearnt(result.facts)
+    if reason is None:
+        return result.facts
+    log.warning("%s: %s", arm, reason)
+    if not llm.must_learn:
+        return result.facts | {"unlearnt": reason}
+    if soft is None:
+        raise UnlearntError(f"{arm}: {reason}")
+    return _pass_on(ctx, soft, reason)
 
 
 def _parents(ctx: Context) -> dict[str, str]:
@@ -87,12 +101,12 @@ def _parents(ctx: Context) -> dict[str, str]:
     return parents if soft is None else parents | {"teacher": soft.inputs["llm"]}
 
 
-def _pass_on(ctx: Context, soft: Artifact) -> Metadata:
-    """Publish the last round's model as this round's: dev has stopped improving (A17)."""
+def _pass_on(ctx: Context, soft: Artifact, stopped: str) -> Metadata:
+    """Publish the last round's model as this round's: the rounds have stopped (A17), and why."""
     last = ctx.store.open(soft.inputs["llm"])
-    log.info("no further round: %s; %s is passed on", soft.facts["stopped"], last.ref)
+    log.info("no further round: %s; %s is passed on", stopped, last.ref)
     shutil.copytree(last.path, ctx.out, dirs_exist_ok=True)
-    return dict(last.facts) | {"stopped": soft.facts["stopped"], "passed_on": last.ref}
+    return dict(last.facts) | {"stopped": stopped, "passed_on": last.ref}
 
 
 @step(

@@ -23,7 +23,8 @@ from csrm_tasks.bases.texts import encoder_texts, market_texts, prompt_texts
 from csrm_tasks.bases.trim import trim_base
 from csrm_tasks.bases.vocabulary import BYTES, cut_tokenizer, merged, scripts
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.llm.network.model import load_base
+from csrm_tasks.llm.network.head import run_trunk, translation_loss
+from csrm_tasks.llm.network.model import Model, load_base
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
 from csrm_tasks.settings import Settings, load_settings
 from tests.bases_fixtures import (
@@ -92,6 +93,31 @@ def test_log_probabilities_are_the_whole_ones_over_kept_tokens(bases: Path) -> N
             found = functional.log_softmax(cut(input_ids=ids).logits, -1)
         assert (found - expected).abs().max() <= 1e-5
         assert found.abs().max() > 1  # and not all alike
+
+
+def test_translation_loss_is_over_kept_tokens_only(bases: Path) -> None:
+    """That of the whole base, its other tokens struck out; a whole base reads all of them."""
+    whole = load_base(str(bases / "bases" / "gemma"), dtype=torch.float32)
+    cut = load_base(str(bases / "bases" / "gemma-tiny"), dtype=torch.float32)
+    kept = torch.tensor(mapping(bases, "gemma"))
+    batch = [cut.tokenizer(text)["input_ids"][:12] for text in texts_of(bases, "gemma")[:6]]
+    ids = torch.tensor([row + [0] * (12 - len(row)) for row in batch])
+    end = torch.tensor([len(row) for row in batch])
+    start = end // 2
+
+    def loss(model: Model, given: torch.Tensor) -> float:
+        hidden = run_trunk(model.causal, given)
+        return float(translation_loss(model.causal, hidden, given, start, end))
+
+    with torch.no_grad():
+        found, full = loss(cut, ids), loss(whole, kept[ids])
+        expected = []
+        for row, a, b in zip(kept[ids], start.tolist(), end.tolist(), strict=True):
+            log_p = functional.log_softmax(whole.causal(row[None, :b]).logits[0][:, kept], -1)
+            places = [int((kept == row[t]).nonzero()) for t in range(a, b)]
+            expected.append(-sum(log_p[a - 1 + i, k] for i, k in enumerate(places)) / (b - a))
+    assert found == pytest.approx(float(torch.stack(expected).mean()), abs=1e-5)
+    assert found < full - 0.01  # the tokens that are gone took some of the probability
 
 
 def test_an_encoders_states_are_the_whole_ones(bases: Path) -> None:

@@ -224,6 +224,18 @@ def test_a_market_may_serve_a_shorter_query_tower(loaded: dict, tmp_path: Path) 
 
 
 @pytest.mark.airflow
+def test_a_week_may_start_from_the_live_adapter(loaded: dict, tmp_path: Path) -> None:
+    """All its trainings alike (A17); the rest of the week, and the cold start, as ever."""
+    found = load_changed(tmp_path, "  steps: 16", "  warm_start: live\n  steps: 16")
+    for dag in ("csrm_retrain__mini", "csrm_cold_start__mini"):
+        for name, task in found["dags"][dag]["tasks"].items():
+            before = loaded["dags"][dag]["tasks"][name]
+            warmed = dag.startswith("csrm_retrain") and task["step"] == "train_llm"
+            more = {"warm": False} if warmed else {}  # one, not a list
+            assert task["inputs"] == before["inputs"] | more, name
+
+
+@pytest.mark.airflow
 def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
     found = load_changed(tmp_path, "towers:\n", "towers:\n  score_shards: 3\n")
     for name in ("csrm_cold_start", "csrm_retrain"):

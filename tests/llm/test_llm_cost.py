@@ -35,9 +35,13 @@ from csrm_tasks.llm.network.head import (
     translation_loss,
 )
 from csrm_tasks.llm.network.packed import Parts, pack, run_packed
-from csrm_tasks.sections import Distillation, Llm
+from csrm_tasks.sections import Distillation, Llm, Lora
 
-R, ROWS, LENGTH = 4, 3, 20
+ROWS, LENGTH = 3, 20
+QKV = Lora(r=4, alpha=8)
+ALL = Lora(r=4, alpha=8, targets="all-linear")
+SOME = Lora(r=4, alpha=8, targets=("self_attn.q_proj", "k_proj", "v_proj", "o_proj", "up_proj"))
+LORAS = {"qkv": QKV, "all": ALL, "some": SOME}
 SHAPE = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
@@ -70,9 +74,9 @@ def make(kind: str, attention: str = "eager", **more: Any) -> Any:
     return causal.requires_grad_(False)
 
 
-def with_lora(causal: Any) -> Any:
-    targets = ["q_proj", "k_proj", "v_proj"]
-    config = LoraConfig(r=R, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+def with_lora(causal: Any, lora: Lora = QKV) -> Any:
+    chosen = lora.targets if isinstance(lora.targets, str) else [*lora.targets]
+    config = LoraConfig(r=lora.r, lora_alpha=8, target_modules=chosen, task_type="CAUSAL_LM")
     get_peft_model(causal, config)
     return causal.train()
 
@@ -104,21 +108,23 @@ CASES = [
 
 @pytest.mark.usefixtures("every_pair")
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS)
 @pytest.mark.parametrize(("parts", "work"), CASES, ids=["one by one", "shared prefix"])
 def test_a_training_step_on_labels_costs_what_the_formula_says(
-    kind: str, parts: Parts, work: Work
+    kind: str, parts: Parts, work: Work, lora: Lora
 ) -> None:
-    causal = with_lora(make(kind))
+    causal = with_lora(make(kind), lora)
     shape = Shape.of(causal.config)
-    assert counted(lambda: label_step(causal, parts)) == train_flops(shape, work, R)
+    assert counted(lambda: label_step(causal, parts)) == train_flops(shape, work, lora)
     causal.gradient_checkpointing_enable({"use_reentrant": False})
     causal.base_model.layers[-1].gradient_checkpointing = False
     found = counted(lambda: label_step(causal, parts))
-    assert found == train_flops(shape, work, R, checkpointing=True)
+    assert found == train_flops(shape, work, lora, checkpointing=True)
 
 
-def test_a_training_step_on_translations_costs_what_the_formula_says() -> None:
-    causal = with_lora(make("llama"))
+@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS)
+def test_a_training_step_on_translations_costs_what_the_formula_says(lora: Lora) -> None:
+    causal = with_lora(make("llama"), lora)
     ids = torch.randint(0, 97, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([LENGTH, LENGTH - 3, LENGTH])
     starts = ends - torch.tensor([2, 5, 3])
@@ -128,7 +134,7 @@ def test_a_training_step_on_translations_costs_what_the_formula_says() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
     work = translations(ROWS, LENGTH, 10, causal=False)
-    assert counted(step) == train_flops(Shape.of(causal.config), work, R)
+    assert counted(step) == train_flops(Shape.of(causal.config), work, lora)
 
 
 @pytest.mark.usefixtures("every_pair")
@@ -149,13 +155,14 @@ def test_a_causal_kernel_computes_half_of_each_square() -> None:
     assert (work.tokens, work.rows, work.asked) == (2 * 12 + 6 * 8, 6, 6 * 20)
 
 
+@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("siblings", [1, 4])
 def test_autograd_keeps_as_many_bytes_as_the_formula_says(
-    siblings: int, checkpointing: bool
+    siblings: int, checkpointing: bool, lora: Lora
 ) -> None:
     wide = {"hidden_size": 256, "intermediate_size": 640, "head_dim": 64, "num_hidden_layers": 6}
-    causal = with_lora(make("llama", "sdpa", **wide)).bfloat16()
+    causal = with_lora(make("llama", "sdpa", **wide), lora).bfloat16()
     for name, p in causal.named_parameters():
         if "lora_" in name:
             p.data = p.data.float()
@@ -179,16 +186,17 @@ def test_autograd_keeps_as_many_bytes_as_the_formula_says(
         run_packed(causal, pack(parts, torch.device("cpu"))).float().sum()
     work = shared(2, 4, 40, 24) if siblings > 1 else one_by_one(8, 64)
     shape = Shape.of(causal.config)
-    expected = activation_bytes(shape, work, R, checkpointing)
+    expected = activation_bytes(shape, work, lora, checkpointing)
     if checkpointing:  # what is kept before the first layer is run again
-        expected += layer_bytes(shape, work, R, last=True) - layer_bytes(shape, work, R)
+        expected += layer_bytes(shape, work, lora, last=True) - layer_bytes(shape, work, lora)
     assert sum(kept.values()) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_papers_bases_have_their_published_sizes() -> None:
     assert ORION_14B.weights == pytest.approx(14.5e9, rel=0.01)
     assert QWEN3_14B.weights == pytest.approx(14.8e9, rel=0.01)
-    share = ORION_14B.lora(128) / (ORION_14B.weights + ORION_14B.lora(128))
+    trained = ORION_14B.lora(Lora())
+    share = trained / (ORION_14B.weights + trained)
     assert share == pytest.approx(0.0107, abs=0.0001)  # paper 1: 1.07 % (A5)
 
 
@@ -196,8 +204,8 @@ def test_slices_of_the_layers_leave_the_rest_whole() -> None:
     """Beside its slice a process holds three layers, the embeddings, LoRA and what it keeps."""
     work = one_by_one(8, 170)
     layers = 2 * (QWEN3_14B.weights - 2 * QWEN3_14B.vocabulary * QWEN3_14B.hidden)
-    whole = train_bytes(QWEN3_14B, work, 32, True)
-    sliced = train_bytes(QWEN3_14B, work, 32, True, slices=4)
+    whole = train_bytes(QWEN3_14B, work, ALL, True)
+    sliced = train_bytes(QWEN3_14B, work, ALL, True, slices=4)
     assert whole - sliced == pytest.approx(layers * (1 - 1 / 4 - 3 / QWEN3_14B.layers))
 
 

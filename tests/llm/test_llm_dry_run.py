@@ -81,8 +81,8 @@ def test_the_speed_is_the_formulas_flops_over_the_seconds_of_the_last_pass(
     llm, shape = make_market(base, batch=16, siblings=2).llm, shape_of(base)
     found = dry_run(llm, shape, 1, seconds=100.0)
     assert [len(parts) for parts in ran] == [1, 1, 2, 4, 8, 16, 16]
-    assert found.train == train_flops(shape, work_of(ran[-2]), llm.lora.r)
-    assert found.score == forward_flops(shape, work_of(ran[-1]), llm.lora.r)
+    assert found.train == train_flops(shape, work_of(ran[-2]), llm.lora)
+    assert found.score == forward_flops(shape, work_of(ran[-1]), llm.lora)
     assert found.seconds == now[0] == 11.0
     assert (found.prefix + found.product, found.threads) == (95, 1)  # cut to llm.max_length, 96
     ran.clear()

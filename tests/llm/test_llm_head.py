@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+)
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.network.head import (
@@ -143,22 +150,85 @@ def test_translation_loss_is_a_mean_per_sample_and_then_over_samples(model: Mode
 class ScaledLlama(LlamaForCausalLM):
     """As Cohere and Granite do: logits are changed after ``lm_head``."""
 
+    change: Callable[[Tensor], Tensor] = staticmethod(lambda logits: logits * 1.01)
+
     def forward(self, **kwargs: Any) -> Any:
         out = super().forward(**kwargs)
-        out.logits = out.logits * 3
+        out.logits = self.change(out.logits)
         return out
 
 
-def test_a_model_that_changes_its_logits_is_refused(base: Path) -> None:
-    causal = ScaledLlama.from_pretrained(base)
+class CappedLlama(ScaledLlama):
+    """As Gemma 2 does; at logits of one or two a thousandth, which bf16 rounds away."""
+
+    change = staticmethod(lambda logits: 30 * torch.tanh(logits / 30))
+
+
+class ShiftedLlama(ScaledLlama):
+    change = staticmethod(lambda logits: logits + 0.5 * (torch.arange(logits.shape[-1]) == 7))
+
+
+class NarrowedLlama(LlamaForCausalLM):
+    """As MiniCPM does: the trunk's states are changed before ``lm_head``."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.lm_head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 1.01,))
+
+
+class TwoWayLlama(LlamaForCausalLM):
+    """Every token sees all others."""
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        length = input_ids.shape[1]
+        mask = torch.zeros(1, 1, length, length, dtype=self.dtype)
+        return super().forward(input_ids=input_ids, attention_mask=mask, **kwargs)
+
+
+PROMPT = torch.arange(3, 63)[None] * 4
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", [ScaledLlama, CappedLlama, ShiftedLlama, NarrowedLlama])
+def test_a_model_that_changes_its_states_or_logits_is_refused(
+    base: Path, kind: Any, dtype: torch.dtype
+) -> None:
+    causal = kind.from_pretrained(base, dtype=dtype)
     with pytest.raises(ConfigError, match="does not give plain lm_head logits"):
-        check_read_out(causal, torch.tensor([[1, 5, 9]]), LABELS)
+        check_read_out(causal, PROMPT)
+
+
+@DTYPES
+def test_a_model_that_attends_otherwise_is_refused(base: Path, dtype: torch.dtype) -> None:
+    with pytest.raises(ConfigError, match="'llama' attends otherwise"):
+        check_read_out(TwoWayLlama.from_pretrained(base, dtype=dtype), PROMPT)
+    check_read_out(LlamaForCausalLM.from_pretrained(base, dtype=dtype), PROMPT)
+
+
+def test_the_rounding_of_bf16_over_many_layers_is_no_fault() -> None:
+    """As deep as Gemma 3 270M, with its norms: other roundings move a probability by a hundredth.
+
+    The weights are random and large, so that they move them by far more than a trained model's do.
+    """
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=300, hidden_size=256, intermediate_size=512, num_hidden_layers=18,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=64, initializer_range=0.1,
+    )  # fmt: skip
+    causal = Gemma3ForCausalLM(config).to(torch.bfloat16).eval()
+    check_read_out(causal, PROMPT)
+    own = causal(input_ids=PROMPT, use_cache=False).logits[0, -1, LABELS].float().softmax(-1)
+    tokens = PROMPT[0].int().numpy()
+    packed = pack([(tokens[:30], tokens[30:])] * 2, PROMPT.device)
+    ours = label_logits(causal, run_packed(causal, packed), LABELS).softmax(-1)
+    assert (ours - own).abs().max() > 1e-3  # they are not the same to the last bit
 
 
 def test_a_model_of_another_build_is_refused() -> None:
     config = GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=4, n_positions=32)
     with pytest.raises(ConfigError, match="gpt2"):
-        check_read_out(GPT2LMHeadModel(config), torch.tensor([[1, 5, 9]]), LABELS)
+        check_read_out(GPT2LMHeadModel(config), torch.tensor([[1, 5, 9]]))
 
 
 def test_lora_on_layers_that_are_not_there_is_refused(base: Path) -> None:

@@ -254,4 +254,4 @@ def test_attention_in_chunks_is_refused_when_the_base_is_loaded() -> None:
     causal = WINDOWED["mistral"](40)
     causal.config.layer_types = ["chunked_attention"] * 4
     with pytest.raises(ConfigError, match=r"'mistral' attends in chunks .*attention_chunk_size"):
-        check_read_out(causal, torch.tensor([[1, 5, 9]]), LABELS)
+        check_read_out(causal, torch.tensor([[1, 5, 9]]))

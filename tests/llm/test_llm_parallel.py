@@ -32,7 +32,8 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def market(tmp_path: Path) -> MarketConfig:
-    lora = {"r": 4, "alpha": 8, "dropout": 0.0}  # each process draws masks of its own
+    # No dropout: each process draws masks of its own.
+    lora = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear", "rslora": True}
     base = make_base(tmp_path / "base")
     return make_market(base, steps=6, evaluate_every=3, lora=lora, lr=1e-3, batch=9)
 

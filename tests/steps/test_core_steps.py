@@ -13,7 +13,7 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.markets import MarketConfig, load_market, parse_market
 from csrm_tasks.release import retention
-from csrm_tasks.sections import Llm, Towers
+from csrm_tasks.sections import Ebr, Llm, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import declaration as registry
 from csrm_tasks.steps import running
@@ -247,7 +247,7 @@ def test_a_market_file_is_typed_and_frozen(tmp_path: Path) -> None:
         (("{base: ./b", "{base: ./b, batch: big"), r"tiny.yaml: llm.batch: Input should be"),
         (
             ("{base: ./b", "{base: ./b, preset: x"),
-            r"tiny.yaml: llm.preset: .*'csrm-llm' or 'data",
+            r"tiny.yaml: llm.preset: .*'csrm-llm', 'data-centric' or",
         ),
         (("{base: ./b", "{base: ./b, batch: 0"), r"llm.batch: Input should be greater than 0"),
         (("ko-KR", "korean"), "source_locale"),
@@ -299,8 +299,33 @@ def test_the_towers_presets_are_the_papers_values_and_ours(tmp_path: Path) -> No
     assert ours.model_copy(update={"preset": None}) == plain  # what a market gets by default
 
 
+def test_presets_of_real_bases_bring_the_base_and_lie_below_the_files_own_keys(
+    tmp_path: Path,
+) -> None:
+    write_market(
+        tmp_path,
+        """
+market: tiny
+source_locale: ko-KR
+target_locale: zh-TW
+llm: {preset: gemma-270m, lora: {r: 16}}
+retrieval: {bm25_k: 5, ebr: {preset: e5-small, steps: 7}}
+towers: {preset: e5-small, encoder: base:e5-small-tiny}
+""",
+    )
+    found = load_market("tiny", tmp_path)
+    assert (found.llm.base, found.llm.lora.targets) == ("base:gemma-270m", "all-linear")
+    assert (found.llm.lora.r, found.llm.lora.rslora) == (16, True)
+    ebr = found.retrieval.ebr
+    assert (ebr.encoder, ebr.steps, found.retrieval.bm25_k) == ("base:e5-small", 7, 5)
+    assert ebr.max_length == presets.EBR["e5-small"]["max_length"]
+    assert found.towers.encoder == "base:e5-small-tiny"
+    assert found.towers.steps == presets.TOWERS["e5-small"]["steps"]
+
+
 def test_presets_are_those_that_a_section_takes() -> None:
-    for section, known in ((Llm, presets.LLM), (Towers, presets.TOWERS)):
+    sections = ((Llm, presets.LLM), (Ebr, presets.EBR), (Towers, presets.TOWERS))
+    for section, known in sections:
         named = get_args(get_args(section.model_fields["preset"].annotation)[0])
         assert set(named) == set(known)
         assert all(set(keys) <= set(section.model_fields) for keys in known.values())

@@ -11,11 +11,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from csrm_tasks.sections import Lora
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 BF16, FP32 = 2, 4  # bytes
 ADAM = 4 * FP32  # per trained weight: itself, its gradient, two moments
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The adapted ones of some linear layers: names to (values in, values out)."""
+
+    layers: dict[str, tuple[int, int]]
+    r: int
+
+    @classmethod
+    def of(cls, layers: dict[str, tuple[int, int]], lora: Lora | None) -> Adapted:
+        """Choose by ``lora.targets``; a name may have a path before it."""
+        if lora is None:
+            return cls({}, 0)
+        if isinstance(lora.targets, str):
+            return cls(layers, lora.r)
+        names = {target.rpartition(".")[2] for target in lora.targets}
+        return cls({k: v for k, v in layers.items() if k in names}, lora.r)
+
+    @property
+    def weights(self) -> int:
+        """Trained weights."""
+        return self.r * sum(into + out for into, out in self.layers.values())
+
+    @property
+    def kept(self) -> int:
+        """Values that autograd keeps of a token: each one's input and inner vector, in fp32."""
+        return sum(into + self.r for into, _ in self.layers.values())
+
+    def inputs(self, *names: str) -> int:
+        """Weights of A, the inner layer's, of those of ``names`` that are adapted."""
+        return self.r * sum(self.layers[name][0] for name in names if name in self.layers)
+
+    def outputs(self, name: str) -> int:
+        """Weights of B, the outer layer's, if ``name`` is adapted."""
+        return self.r * self.layers[name][1] if name in self.layers else 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +97,21 @@ class Shape:
         embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
         return self.layers * (self.attention + self.feed_forward) + embeddings
 
-    def lora(self, r: int) -> int:
-        """Trained weights of LoRA of rank ``r`` on q, k and v (A5)."""
-        out = self.head_dim * (self.heads + 2 * self.kv_heads)
-        return self.layers * r * (3 * self.hidden + out)
+    def lora(self, lora: Lora) -> int:
+        """Trained weights of LoRA (A5)."""
+        return self.layers * sum(own.weights for own in self.adapted(lora))
+
+    def adapted(self, lora: Lora | None) -> tuple[Adapted, Adapted]:
+        """Return what LoRA adapts of one layer: of attention, and of the feed-forward part.
+
+        Layers that Llama does not have are not counted.
+        """
+        heads, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = {"q_proj": (self.hidden, heads), "k_proj": (self.hidden, kv),
+                     "v_proj": (self.hidden, kv), "o_proj": (heads, self.hidden)}  # fmt: skip
+        wide, narrow = (self.hidden, self.intermediate), (self.intermediate, self.hidden)
+        feed_forward = {"gate_proj": wide, "up_proj": wide, "down_proj": narrow}
+        return Adapted.of(attention, lora), Adapted.of(feed_forward, lora)
 
     @property
     def cache_bytes(self) -> int:
@@ -112,16 +161,22 @@ def translations(rows: float, length: float, targets: float, causal: bool = True
     return Work(rows * length, rows, pairs, pairs, rows * length, targets)
 
 
-def forward_flops(shape: Shape, work: Work, r: int = 0, labels: int = 3) -> float:
-    """FLOPs of a forward pass; ``r``: with LoRA beside the weights, 0: merged or none.
+def forward_flops(shape: Shape, work: Work, lora: Lora | None = None, labels: int = 3) -> float:
+    """FLOPs of a forward pass; with ``lora`` beside the weights, or without (merged or none).
 
     The last layer's feed-forward part and attention run for last tokens only, unless whole rows
     are needed (translation).
     """
-    whole = work.tokens if work.targets else work.rows
-    linear = shape.layers * shape.attention + (shape.layers - 1) * shape.feed_forward
-    flops = 2.0 * work.tokens * (linear + shape.lora(r)) + 2.0 * whole * shape.feed_forward
+    beside = [own.weights for own in shape.adapted(lora)]
+    flops = _linear_flops(shape, work, shape.attention + beside[0], shape.feed_forward + beside[1])
     return flops + _attention_flops(shape, work) + _head_flops(shape, work, labels)
+
+
+def _linear_flops(shape: Shape, work: Work, attention: float, feed_forward: float) -> float:
+    """Products with so many weights of a layer's attention and of its feed-forward part."""
+    whole = work.tokens if work.targets else work.rows
+    linear = shape.layers * attention + (shape.layers - 1) * feed_forward
+    return 2.0 * work.tokens * linear + 2.0 * whole * feed_forward
 
 
 def _attention_flops(shape: Shape, work: Work) -> float:
@@ -138,59 +193,65 @@ def _head_flops(shape: Shape, work: Work, labels: int) -> float:
 
 
 def train_flops(
-    shape: Shape, work: Work, r: int, labels: int = 3, checkpointing: bool = False
+    shape: Shape, work: Work, lora: Lora, labels: int = 3, checkpointing: bool = False
 ) -> float:
-    """FLOPs of a forward and backward pass with LoRA of rank ``r`` (the optimizer's are none).
+    """FLOPs of a forward and backward pass with LoRA (the optimizer's are none).
 
     Backward: every product once for its input's gradient, LoRA's once more for its weights',
-    attention twice. Nothing flows into the first layer's input. ``checkpointing``: every layer but
-    the last is run again up to its last product, and the first one's input gets its gradient, which
-    nobody reads.
+    attention twice. Nothing flows into the first layer's input (with LoRA on q, k and v: with
+    fewer of them a little less is computed there than is counted). ``checkpointing``: every layer
+    but the last is run again up to its last product, and the first one's input gets its gradient,
+    which nobody reads.
     """
-    forward = forward_flops(shape, work, r, labels)
-    trained = 2.0 * work.tokens * shape.lora(r)
+    beside, fed = shape.adapted(lora)
+    forward = forward_flops(shape, work, lora, labels)
+    trained = _linear_flops(shape, work, beside.weights, fed.weights)
     backward = forward + trained + _attention_flops(shape, work)
     if not checkpointing:
         qkv = shape.hidden * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
-        return forward + backward - 2.0 * work.tokens * (qkv + 3 * shape.hidden * r)
-    layer = shape.attention + shape.feed_forward * 2 / 3 + shape.lora(r) / shape.layers
+        first = qkv + beside.inputs("q_proj", "k_proj", "v_proj")
+        return forward + backward - 2.0 * work.tokens * first
+    layer = shape.attention + shape.feed_forward + beside.weights + fed.weights
+    layer -= fed.outputs("down_proj") or shape.feed_forward / 3  # the last product
     again = 2.0 * work.tokens * layer + 4.0 * shape.heads * shape.head_dim * work.attended
     return forward + backward + (shape.layers - 1) * again
 
 
-def layer_bytes(shape: Shape, work: Work, r: int, last: bool = False) -> float:
+def layer_bytes(shape: Shape, work: Work, lora: Lora, last: bool = False) -> float:
     """Bytes that autograd keeps of one layer for the backward pass, in bf16 with LoRA.
 
-    Per token: two norms keep their input in fp32; LoRA keeps its own in fp32 for each of q, k and
-    v, and its inner one; attention keeps queries, gathered keys and values, and its result; the
-    feed-forward part keeps three vectors (in the last layer of last tokens only). Frozen matrices
-    keep nothing. Dropout is left out.
+    Per token: two norms keep their input in fp32; LoRA keeps its own in fp32 for each layer that it
+    adapts, and its inner one; attention keeps queries, gathered keys and values, and its result;
+    the feed-forward part keeps three vectors (in the last layer of last tokens only). Frozen
+    matrices keep nothing. Dropout is left out.
     """
-    vectors = FP32 * (5 * shape.hidden + 3 * r) + BF16 * 2 * shape.heads * shape.head_dim
+    beside, fed = shape.adapted(lora)
+    vectors = FP32 * (2 * shape.hidden + beside.kept) + BF16 * 2 * shape.heads * shape.head_dim
     gathered = work.keys * BF16 * 2 * shape.kv_heads * shape.head_dim
     forward_fed = work.rows if last and not work.targets else work.tokens
-    return work.tokens * vectors + gathered + forward_fed * BF16 * 3 * shape.intermediate
+    wide = FP32 * fed.kept + BF16 * 3 * shape.intermediate
+    return work.tokens * vectors + gathered + forward_fed * wide
 
 
-def activation_bytes(shape: Shape, work: Work, r: int, checkpointing: bool = False) -> float:
+def activation_bytes(shape: Shape, work: Work, lora: Lora, checkpointing: bool = False) -> float:
     """Bytes that autograd keeps at most; with checkpointing each layer's input, and one layer."""
-    layer = layer_bytes(shape, work, r)
+    layer = layer_bytes(shape, work, lora)
     if checkpointing:
         return work.tokens * shape.layers * BF16 * shape.hidden + layer
-    return (shape.layers - 1) * layer + layer_bytes(shape, work, r, last=True)
+    return (shape.layers - 1) * layer + layer_bytes(shape, work, lora, last=True)
 
 
 def train_bytes(
-    shape: Shape, work: Work, r: int, checkpointing: bool = False, slices: int = 1
+    shape: Shape, work: Work, lora: Lora, checkpointing: bool = False, slices: int = 1
 ) -> float:
     """Bytes of a training process with passes of ``work``, weights in bf16.
 
     ``slices``: processes that share the decoder layers (``llm.sharding``). Then each holds besides
     its slice the layer that runs, the next one, and the buffer in which that one arrives.
     """
-    kept = activation_bytes(shape, work, r, checkpointing)
+    kept = activation_bytes(shape, work, lora, checkpointing)
     weights = float(shape.weights)
     if slices > 1:
         layer = shape.attention + shape.feed_forward
         weights += layer * (3 + shape.layers / slices - shape.layers)
-    return BF16 * weights + ADAM * shape.lora(r) + kept
+    return BF16 * weights + ADAM * shape.lora(lora) + kept

@@ -76,11 +76,11 @@ def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
     Each training passes over the labels, with translations and conversions in their shares (A6);
     each round relabels all pairs (A16) and trains from the base again (A17).
     """
-    rounds, r, kept = llm.distillation.rounds, llm.lora.r, llm.gradient_checkpointing
+    rounds, kept = llm.distillation.rounds, llm.gradient_checkpointing
     rows = of.labels * of.epochs * (1 + llm.mixture.cvr)
     translated = of.labels * of.epochs * llm.mixture.mt
     once = sum(
-        train_flops(shape, work, r, checkpointing=kept)
+        train_flops(shape, work, llm.lora, checkpointing=kept)
         for work in (
             together(rows, min(of.judged, llm.siblings)),
             translations(translated, TRANSLATION, translated * TARGET),
@@ -103,7 +103,7 @@ def step_flops(shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PROD
     one = llm.batch / (1 + mixture.mt + mixture.cvr)
     rows, translated = one * (1 + mixture.cvr), one * mixture.mt
     return sum(
-        train_flops(shape, work, llm.lora.r, checkpointing=llm.gradient_checkpointing)
+        train_flops(shape, work, llm.lora, checkpointing=llm.gradient_checkpointing)
         for work in (
             shared(rows / llm.siblings, llm.siblings, prefix, product),
             translations(translated, TRANSLATION, translated * TARGET),
@@ -161,10 +161,10 @@ def memory(shape: Shape, llm: Llm) -> str:
     work, gib = together(rows, 1), 2**30
     slices = llm.processes if llm.sharding == "full" else 1
     with_all, with_few = (
-        train_bytes(shape, work, llm.lora.r, kept, slices) / gib for kept in (False, True)
+        train_bytes(shape, work, llm.lora, kept, slices) / gib for kept in (False, True)
     )
     return (
-        f"{shape.weights / 1e9:.3g} G weights, {shape.lora(llm.lora.r) / 1e6:.3g} M trained; "
+        f"{shape.weights / 1e9:.3g} G weights, {shape.lora(llm.lora) / 1e6:.3g} M trained; "
         f"training {rows} unrelated prompts a pass: {with_all:.3g} GiB a process, {with_few:.3g} "
         "with gradient_checkpointing"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from csrm_tasks.base_models import base_digest, pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.llm.network.head import check_read_out
+from csrm_tasks.llm.network.identity import read_card
 from csrm_tasks.llm.network.shard import shard_layers
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.label_tokens import label_ids
@@ -85,7 +87,7 @@ def _check(model: Model) -> None:
     for space in LABEL_SPACES.values():
         ids = encoder.prompt(space, QueryFields("water"), ProductFields("water 500ml"))
         probe = torch.from_numpy(ids).long()[None].to(model.device)
-        check_read_out(model.causal, probe, model.labels[space.name])
+        check_read_out(model.causal, probe)
 
 
 def add_lora(model: Model, config: Lora, seed: int) -> None:
@@ -99,6 +101,7 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
 
     from csrm_tasks.llm.network.lora import compute_in_bf16
 
+    targets = config.targets
     torch.manual_seed(seed)
     try:
         model.peft = get_peft_model(
@@ -107,7 +110,8 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
                 r=config.r,
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
-                target_modules=list(config.targets),
+                use_rslora=config.rslora,
+                target_modules=targets if isinstance(targets, str) else list(targets),
                 task_type="CAUSAL_LM",
             ),
         )
@@ -119,7 +123,7 @@ def add_lora(model: Model, config: Lora, seed: int) -> None:
     rows = (model.causal.get_input_embeddings(), model.causal.get_output_embeddings())
     if any(isinstance(layer, BaseTunerLayer) for layer in rows):
         raise ConfigError(
-            f"llm.lora.targets {list(config.targets)} takes in the embeddings, whose rows the "
+            f"llm.lora.targets {targets!r} takes in the embeddings, whose rows the "
             "labels are read from; name layers of the trunk only"
         )
     compute_in_bf16(model.causal)
@@ -141,6 +145,40 @@ def adapter_state(model: Model) -> dict[str, Tensor]:
 
     state = get_peft_model_state_dict(model.peft)
     return {k: v.detach().cpu().clone() for k, v in state.items()}
+
+
+def start_from(model: Model, folder: Path) -> None:
+    """Give the adapter the weights of a trained model's, ``folder`` with ``llm.json``, as a start.
+
+    Raises :class:`ConfigError` where that was trained on another base or is a LoRA of another
+    shape.
+    """
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    card = read_card(folder)
+    if card.base_digest != model.base_digest:
+        raise ConfigError(
+            f"llm.warm_start: the live adapter {folder} is one of base {card.base!r}, not of this "
+            f"llm.base {model.base!r}; set it to none for the first training on another base"
+        )
+    given: Any = PeftConfig.from_pretrained(str(folder / "adapter"))
+    own = model.peft.peft_config["default"]
+    for key, read in _SHAPE.items():
+        if read(given) != read(own):
+            raise ConfigError(
+                f"llm.warm_start: the live adapter {folder} has {key} {read(given)}, this market "
+                f"{read(own)}; set it to none for the first training with another llm.lora"
+            )
+    set_adapter_state(model, load_file(str(folder / "adapter" / "adapter_model.safetensors")))
+
+
+_SHAPE: dict[str, Callable[[Any], object]] = {  # of a LoRA: what its weights mean
+    "rank": lambda config: config.r,
+    "alpha": lambda config: config.lora_alpha,
+    "rslora": lambda config: config.use_rslora,
+    "targets": lambda config: sorted(config.target_modules),
+}
 
 
 def set_adapter_state(model: Model, state: dict[str, Tensor]) -> None:

@@ -66,9 +66,9 @@ def dry_run(
         if rows >= most or 2.5 * took > left:  # the next one, and scoring
             break
         rows = min(most, 2 * rows)
-    r, kept = llm.lora.r, llm.gradient_checkpointing
-    train = train_flops(shape, work, r, checkpointing=kept) / took
-    score = forward_flops(shape, work, r) / _score(model, parts)
+    kept = llm.gradient_checkpointing
+    train = train_flops(shape, work, llm.lora, checkpointing=kept) / took
+    score = forward_flops(shape, work, llm.lora) / _score(model, parts)
     return Speed(train, score, prefix, product, time.monotonic() - started, threads)
 
 
@@ -96,7 +96,7 @@ def _check_size(llm: Llm, shape: Shape, seconds: float) -> None:
             f"no dry run: llm.base {llm.base!r} takes {shape.weights * BYTES / 2**30:.1f} GiB "
             f"while it is loaded, and this machine has {free / 2**30:.1f} free"
         )
-    one = train_flops(shape, shared(1, 1, PREFIX, PRODUCT), llm.lora.r)
+    one = train_flops(shape, shared(1, 1, PREFIX, PRODUCT), llm.lora)
     if not torch.cuda.is_available() and one / SLOWEST > seconds:
         raise CsrmError(
             f"no dry run: a single prompt takes {one / 1e12:.1f} TFLOP with llm.base {llm.base!r}, "

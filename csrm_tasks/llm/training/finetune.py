@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from csrm_tasks.llm.network.model import (
     load_base,
     save_adapter,
     set_adapter_state,
+    start_from,
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, product_form
@@ -45,14 +45,13 @@ from csrm_tasks.llm.scoring.predict import Floats, predict
 from csrm_tasks.llm.scoring.scoring import with_probabilities
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
+from csrm_tasks.llm.training.learnt import fit
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import DevScore, TrainResult, train
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
-
-FIT_SAMPLE = 2000  # train pairs on which the fit of the final model is measured (A18)
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class FinetuneInputs:
     arm: str
     round: int
     fold: int | None = None  # train on the pairs of this half of the queries only (A18)
+    warm: Path | None = None  # the model whose adapter is the start instead of a fresh one
+    ranker: bool = False  # it is to rank by conversion only (A21)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     data = _load(market, given)
     model = load_base(config.base, sharded=config.sharding == "full")
     add_lora(model, config.lora, market.seed)
+    if given.warm is not None:
+        start_from(model, given.warm)
     if config.gradient_checkpointing:
         checkpoint_activations(model.causal)
     encoder = PromptEncoder(model.tokenizer, config.max_length, product_form(config))
@@ -122,6 +125,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         "pair_id", "grade", "p0", "p1", "p2"
     ).write_parquet(out / "dev_scores.parquet")
     facts = _facts(data, result, model, encoder)
+    facts |= _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
     if encoder.truncated:
         log.warning(
             "%d times a prompt was longer than llm.max_length (%d tokens): product text was cut "
@@ -206,7 +210,6 @@ def _facts(
         "dev_log_loss": result.dev.log_loss,
         "dev_locale": str(data.dev["locale"][0]),
         "source_dev_micro_f1": result.dev.micro_f1 if same else _f1(source, data.source_dev),
-        "train_fit": _train_fit(data, model, encoder),
         "steps": progress.step,
         "best_step": result.best_step,
         "micro_batch": progress.micro_batch,
@@ -225,15 +228,11 @@ def _f1(judge: _Judge, pairs: pl.DataFrame) -> float | None:
     return None if pairs.is_empty() else judge.score().micro_f1
 
 
-def _train_fit(data: _Data, model: Model, encoder: PromptEncoder) -> float:
-    """Return the agreement with the human train labels on a fixed sample (A18)."""
-    rows = data.train
-    chosen = random.Random(0).sample(range(len(rows)), min(FIT_SAMPLE, len(rows)))
-    probabilities = predict(
-        model, encoder, RELEVANCE,
-        [rows.queries[i] for i in chosen], [rows.products[i] for i in chosen],
-    )  # fmt: skip
-    return float((probabilities.argmax(axis=1) == data.grades[chosen]).mean())
+def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> dict[str, Any]:
+    """Return :func:`fit` of the task that the model is for; ``converts``: to rank by conversion."""
+    if converts and len(data.cvr):
+        return fit(model, encoder, data.cvr, data.cvr.targets.argmax(axis=1).astype(np.int64))
+    return fit(model, encoder, data.train, data.grades)
 
 
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:

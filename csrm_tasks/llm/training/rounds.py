@@ -19,6 +19,7 @@ from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.llm.training.finetune import FinetuneInputs
 from csrm_tasks.llm.training.launch import run_training
+from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
@@ -31,7 +32,8 @@ def cross_fit(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return soft labels of all train pairs by 2-fold cross-fitting by query, and facts (A18).
 
-    ``given`` is the teacher's own recipe. Each half makes half the steps, so that it passes over
+    ``given`` is the teacher's own recipe, from a fresh adapter: a live one has seen both halves.
+    Each half makes half the steps, so that it passes over
     its labels as often as the teacher did. A fold that is finished is found again below ``work``.
     """
     llm = market.llm.model_copy(update={"steps": -(-market.llm.steps // 2)})
@@ -47,6 +49,9 @@ def cross_fit(
             log.info("cross-fitting: training on half %d of the queries", fold)
             recipe = replace(given, fold=fold)
             trained = run_training(half, recipe, folder / "model", folder)
+            reason = unlearnt(trained.facts)
+            if reason and llm.must_learn:
+                raise UnlearntError(f"cross-fitting, half {fold} of the queries: {reason}")
             done.write_text(str(trained.facts["dev_micro_f1"]), encoding="utf-8")
         facts[f"fold{fold}_dev_micro_f1"] = float(done.read_text(encoding="utf-8"))
         others = in_fold(pairs, 1 - fold)

@@ -48,7 +48,7 @@ def main(job_file: Path) -> None:
 
 
 def _inputs(given: dict[str, Any]) -> FinetuneInputs:
-    paths = {k: given[k] and Path(given[k]) for k in ("snapshot", "rqa", "soft")}
+    paths = {k: given[k] and Path(given[k]) for k in ("snapshot", "rqa", "soft", "warm")}
     return FinetuneInputs(**(given | paths))
 
 
