@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from csrm_tasks.llm.data import (
     selection_dev,
     translation_rows,
 )
-from csrm_tasks.llm.network.identity import LlmCard
+from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard
 from csrm_tasks.llm.network.model import (
     Model,
     add_lora,
@@ -65,6 +66,7 @@ class FinetuneInputs:
     arm: str
     round: int
     fold: int | None = None  # train on the pairs of this half of the queries only (A18)
+    pretraining: Path | None = None  # stage 0's adapter, merged into the base
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,13 @@ class _Data:
 
 
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
-    """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``."""
+    """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``.
+
+    And a copy of stage 0's adapter, ``pretraining/``, if that is what it starts from.
+    """
     config = market.llm
     data = _load(market, given)
-    model = load_base(config.base, sharded=config.sharding == "full")
+    model = load_base(config.base, sharded=config.sharding == "full", pretraining=given.pretraining)
     add_lora(model, config.lora, market.seed)
     if config.gradient_checkpointing:
         checkpoint_activations(model.causal)
@@ -104,6 +109,8 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
     save_adapter(model, result.adapter, out / "adapter")
+    if given.pretraining is not None:
+        shutil.copytree(given.pretraining, out / PRETRAINING)
     card = LlmCard(
         base=config.base,
         base_digest=model.base_digest,
@@ -113,6 +120,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         precision=model.precision,
         arm=given.arm,
         round=given.round,
+        pretraining=model.pretraining,
     )
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
@@ -237,8 +245,9 @@ def _train_fit(data: _Data, model: Model, encoder: PromptEncoder) -> float:
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
     """Flatten the configuration for MLflow."""
     config = market.llm
-    flat = config.model_dump(mode="json", exclude={"lora", "mixture", "distillation"})
-    for name in ("lora", "mixture", "distillation"):
+    sections = ("lora", "pretraining", "mixture", "distillation")
+    flat = config.model_dump(mode="json", exclude={*sections})
+    for name in sections:
         section = getattr(config, name).model_dump(mode="json")
         flat |= {f"{name}.{key}": value for key, value in section.items()}
     return flat | {
