@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -260,7 +259,7 @@ def test_nothing_learnt_is_said(
     found = run_as("a", market, given, tmp_path, **changed(market, steps=1, lr=0.0))
     for locale in (SOURCE, TARGET):
         before, after = perplexities(found, locale)
-        assert before == after
+        assert after == pytest.approx(before, rel=1e-6)
     assert "stage 0 taught nothing" in caplog.text
 
 
@@ -315,5 +314,5 @@ def test_a_seed_is_a_run_of_its_own(
 ) -> None:
     few = {"pretraining": Pretraining(steps=2, tokens=512)}
     a = run_as("a", market, given, tmp_path, **few)
-    b = run_as("b", market.model_copy(update={"seed": 1}), replace(given), tmp_path, **few)
+    b = run_as("b", market.model_copy(update={"seed": 1}), given, tmp_path, **few)
     assert a.curves["loss_text"] != b.curves["loss_text"]

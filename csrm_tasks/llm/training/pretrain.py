@@ -38,7 +38,7 @@ from csrm_tasks.llm.training.finetune import Finetuned
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import translation_prompts
 from csrm_tasks.llm.training.train import DevScore, TrainResult, train
-from csrm_tasks.llm.training.windows import Sequences, WindowTask, mean_loss
+from csrm_tasks.llm.training.windows import NOTHING, Sequences, WindowTask, mean_loss
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Llm
 
@@ -119,7 +119,10 @@ class _HeldOut:
 
     def __init__(self, model: Model, encoder: PromptEncoder, corpus: Corpus) -> None:
         self._model, self._tokens = model, WINDOWS * encoder.max_length
-        self._titles = {k: _texts(encoder, titles) for k, titles in corpus.held_out.items()}
+        # without an end: where a title stands in a text, its brand or category may follow
+        self._titles = {
+            locale: _texts(encoder, titles, NOTHING) for locale, titles in corpus.held_out.items()
+        }
 
     def losses(self) -> dict[str, float]:
         """Return the mean loss of a token by locale, in nats."""
@@ -135,7 +138,7 @@ class _HeldOut:
 def _mixture(
     config: Llm, seed: int, corpus: Corpus, model: Model, encoder: PromptEncoder
 ) -> Mixture:
-    texts = _texts(encoder, corpus.texts)
+    texts = _texts(encoder, corpus.texts, encoder.stop)
     translations = _translations(encoder, corpus.translations)
     share = config.pretraining.translations if len(translations) else 0.0
     window = encoder.max_length
@@ -147,9 +150,9 @@ def _mixture(
     return Mixture(parts, max(1, config.pretraining.tokens // window), seed)
 
 
-def _texts(encoder: PromptEncoder, texts: Sequence[Text]) -> Sequences:
+def _texts(encoder: PromptEncoder, texts: Sequence[Text], stop: Ids) -> Sequences:
     encoder.tokenize(s for text in texts for s in text.segments)
-    stop, ids = encoder.stop, []
+    ids = []
     for text in texts:
         whole = np.concatenate([encoder.join(text.segments), stop])
         encoder.truncated += len(whole) > encoder.max_length
