@@ -43,7 +43,7 @@ class Corpus:
 
 
 def load_corpus(snapshot: Path, source: str, target: str) -> Corpus:
-    """Read the texts; raises :class:`DataError` where a snapshot has neither title nor query."""
+    """Read the texts; raises :class:`DataError` where a snapshot has no products."""
     products = table(snapshot, "products").select(SHOWN).unique().sort(SHOWN)
     held_out = {
         str(locale): _held_out(str(locale), own["title"])
@@ -58,10 +58,10 @@ def load_corpus(snapshot: Path, source: str, target: str) -> Corpus:
     queries = table(snapshot, "queries").filter(~pl.col("query_id").is_in(judged))
     asked = queries.select("locale", "query").unique().sort("locale", "query").iter_rows()
     kept += [Text(f"{locale} query", (query_text(query),)) for locale, query in asked]
-    if not kept:
+    if not (kept and held_out):
         raise DataError(
-            "the snapshot has no titles and queries to pre-train on; ingest a catalogue first, or "
-            "set llm.pretraining.steps to 0"
+            "the snapshot has no titles to pre-train on; ingest a catalogue first, or set "
+            "llm.pretraining.steps to 0"
         )
     return Corpus(
         kept,

