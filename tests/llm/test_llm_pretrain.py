@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +34,8 @@ from csrm_tasks.llm.prompt.prompts import (
 )
 from csrm_tasks.llm.training import pretrain as module
 from csrm_tasks.llm.training import train as train_module
-from csrm_tasks.llm.training.finetune import Finetuned
+from csrm_tasks.llm.training import worker
+from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
 from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.llm.training.windows import Sequences, WindowTask, fill, mean_loss, sequence_loss
 from csrm_tasks.markets import MarketConfig
@@ -306,6 +309,15 @@ def test_killed_at_any_step_it_ends_as_if_it_had_not_been(
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     cards = [tmp_path / f"out-{n}" / "pretraining" / "pretraining.json" for n in ("whole", "cut")]
     assert cards[0].read_bytes() == cards[1].read_bytes()
+
+
+def test_several_processes_are_given_what_one_is(tmp_path: Path) -> None:
+    stage0 = PretrainInputs(tmp_path / "snapshot")
+    pretrained, soft = tmp_path / "pretraining", tmp_path / "soft"
+    round1 = FinetuneInputs(tmp_path, None, soft, "round1", 1, pretraining=pretrained)
+    for one in (stage0, round1):
+        text = json.dumps(asdict(one), default=str)  # as it stands in the job's file
+        assert worker._inputs(type(one).__name__, json.loads(text)) == one
 
 
 def test_a_seed_is_a_run_of_its_own(
