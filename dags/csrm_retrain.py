@@ -2,9 +2,10 @@
 ### Weekly retraining (stage 2): yesterday's release against one that has seen this market
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
-markets → self-distillation rounds → towers → everything, the live release included, scored on the
-same frozen gold set, the bundle probed in a fresh process (`servability`: scores as in training,
-latency and memory within budget) → gate → recorded with its verdict, and promoted or not.
+markets (from the live LLM's stage 0, if the market has one) → self-distillation rounds → towers →
+everything, the live release included, scored on the same frozen gold set, the bundle probed in a
+fresh process (`servability`: scores as in training, latency and memory within budget) → gate →
+recorded with its verdict, and promoted or not.
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
@@ -20,7 +21,16 @@ from typing import Any
 
 from airflow.sdk import XComArg
 from csrm_shards import indexing_of, scoring_of
-from csrm_wiring import WEEK, fact, is_approved, market_dag, markets, peers_of, tasks_of
+from csrm_wiring import (
+    WEEK,
+    fact,
+    is_approved,
+    market_dag,
+    markets,
+    peers_of,
+    pretrained_of,
+    tasks_of,
+)
 
 from csrm_tasks.markets import MarketConfig
 
@@ -51,13 +61,16 @@ def retrain(market: MarketConfig) -> None:
     unclicked = without_clicks(market, given, bm25, behind=rqa)
 
     # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).
+    # All start from the live LLM's stage 0, where the market has one and it still fits, and from
+    # its adapter where the market says so.
+    stage0 = pretrained_of(market, task, snapshot=snap, previous=live_llm)
     warm = {"warm": live_llm} if market.llm.warm_start == "live" else {}
-    last = task("train_llm", "train_llm_stage2", arm="stage2", snapshot=snap, rqa=rqa, **warm)
+    learnt = {"snapshot": snap, "rqa": rqa} | stage0 | warm
+    last = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):
         soft = score(f"relabel_{n}", {"snapshot": snap, "llm": last, "rqa": rqa}, split="train")
-        given = {"arm": f"round{n}", "round": n, "snapshot": snap, "rqa": rqa, "soft": soft}
-        given |= warm
+        given = {"arm": f"round{n}", "round": n, "soft": soft} | learnt
         last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
     llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
 
@@ -88,8 +101,8 @@ def retrain(market: MarketConfig) -> None:
     # What is later in this order is compared with what is before it.
     readers = {"champion": (live_llm, rqa0)}
     if market.controls.rqa_cold:
-        given = {"arm": "rqa_cold", "snapshot": snap, "rqa": rqa0} | warm
-        cold = task("train_llm", "train_llm_rqa_cold", **given)
+        given = learnt | {"rqa": rqa0}
+        cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", **given)
         rqa >> cold  # as the hard towers, and behind them
         readers["rqa_cold"] = (cold, rqa0)
     readers |= {name: (one, rqa) for name, one in llms.items()}

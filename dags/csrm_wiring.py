@@ -158,6 +158,18 @@ def peers_of(
     return found
 
 
+def pretrained_of(
+    market: MarketConfig, task: Callable[..., XComArg], **given: object
+) -> dict[str, XComArg]:
+    """Return stage 0 as an input of every training of the LLM, where the market has one.
+
+    ``given``: its snapshot and, in a retraining, the live LLM, whose stage 0 it goes on with.
+    """
+    if not market.llm.pretraining.steps:
+        return {}
+    return {"pretrained": task("pretrain_llm", **given)}
+
+
 def endpoint_of(connection: Connection) -> dict[str, str]:
     """Return the environment of a step that asks an endpoint: its base URL and its token.
 

@@ -18,6 +18,7 @@ from transformers import (
 from csrm_tasks.llm.prompt.prompts import TEMPLATE_PIECES
 from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
 from csrm_tasks.llm.training.launch import run_training
+from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import (
     CONVERSIONS,
@@ -177,7 +178,11 @@ def make_given(folder: Path) -> FinetuneInputs:
 
 
 def run_as(
-    name: str, market: MarketConfig, given: FinetuneInputs, folder: Path, **llm: Any
+    name: str,
+    market: MarketConfig,
+    given: FinetuneInputs | PretrainInputs,
+    folder: Path,
+    **llm: Any,
 ) -> Finetuned:
     """Train into ``out-{name}`` below ``folder``, with the LLM section changed by ``llm``."""
     (folder / f"out-{name}").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ needs smaller. A field exists only where a step reads it.
 from csrm_tasks.sections.base import Section
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
-from csrm_tasks.sections.llm import Distillation, Llm, Lora, Mixture
+from csrm_tasks.sections.llm import Distillation, Llm, Lora, Mixture, Pretraining
 from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
 from csrm_tasks.sections.towers import Towers
@@ -25,6 +25,7 @@ __all__ = [
     "Lora",
     "Mining",
     "Mixture",
+    "Pretraining",
     "Release",
     "Retention",
     "Retrieval",

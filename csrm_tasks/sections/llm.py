@@ -48,6 +48,19 @@ class Mixture(Section):
     """Weight of the conversion loss."""
 
 
+class Pretraining(Section):
+    """Stage 0: continued pre-training on the market's texts, before a label is read."""
+
+    steps: Annotated[int, Field(ge=0), Unit("optimizer steps")] = 0
+    """Optimizer steps at most; 0: no stage 0."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    tokens: Annotated[int, Field(ge=512), Unit("tokens")] = 4096
+    """Tokens of an optimizer step, over all processes."""
+    translations: Share = 0.5
+    """Share of these tokens that are translations; the rest are titles and queries."""
+
+
 class Distillation(Section):
     """Self-distillation rounds (A15-A18)."""
 
@@ -69,6 +82,7 @@ class Llm(Section):
     """Settings of paper 1, of paper 2, or for a small real base (with that base), below the file's
     own keys."""
     lora: Lora = Lora()
+    pretraining: Pretraining = Pretraining()
     mixture: Mixture = Mixture()
     distillation: Distillation = Distillation()
     lr: float = 2e-5

@@ -1,4 +1,4 @@
-"""Steps of the relevance LLM: train an arm or a round, choose and calibrate."""
+"""Steps of the relevance LLM: stage 0, train an arm or a round, choose and calibrate."""
 
 from __future__ import annotations
 
@@ -40,9 +40,67 @@ def _use_threads(ctx: Context) -> None:
 
 
 @step(
+    "pretrain_llm",
+    inputs=["snapshot"],
+    optional=["previous"],
+    config=[  # of what the loop reads; rate and steps are stage 0's own
+        "llm.base", "llm.pretraining", "llm.lora", "llm.weight_decay", "llm.warmup", "llm.schedule",
+        "llm.max_length", "llm.evaluate_every", "llm.patience", "llm.micro_batch",
+        "llm.gradient_checkpointing", "llm.processes", "llm.sharding", "seed",
+    ],
+    external_inputs=_base_identity,
+)  # fmt: skip
+def pretrain_llm(ctx: Context) -> Metadata:
+    """Stage 0: go on pre-training the base on the market's titles, queries and translations.
+
+    ``previous``: an LLM of this market. What it was pre-trained with is passed on, unless base,
+    ``llm.pretraining`` or ``llm.lora`` have changed: a market's language does not change in a week.
+    """
+    from csrm_tasks import tracking
+
+    if not ctx.market.llm.pretraining.steps:
+        raise ConfigError("llm.pretraining.steps is 0: this market has no stage 0")
+    previous = ctx.inputs.get("previous")
+    known = None if previous is None else _known_pretraining(ctx, previous)
+    if known is not None:
+        return known
+    _use_threads(ctx)
+    from csrm_tasks.llm.training.launch import run_training
+    from csrm_tasks.llm.training.pretrain import PretrainInputs
+
+    given = PretrainInputs(ctx.input("snapshot").path)
+    result = run_training(ctx.market, given, ctx.out, ctx.work)
+    tracking.log_run(
+        ctx.settings, ctx.market.market, ctx.ref,
+        params=result.params | _parents(ctx),
+        metrics={k: v for k, v in result.facts.items() if isinstance(v, int | float)},
+        curves=result.curves,
+        files=[ctx.out / "curves.json"],
+    )  # fmt: skip
+    return result.facts
+
+
+def _known_pretraining(ctx: Context, previous: Artifact) -> Metadata | None:
+    """Pass the stage 0 of ``previous`` on; None where it has none, or another is asked for."""
+    from csrm_tasks.base_models import base_digest
+    from csrm_tasks.llm.network.identity import PRETRAINING, read_pretraining
+
+    own = previous.path / PRETRAINING
+    if not own.is_dir():
+        return None
+    card = read_pretraining(own)
+    if not card.fits(ctx.market.llm, base_digest(ctx.market.llm.base)):
+        log.info("base or settings of stage 0 have changed since %s: once more", previous.ref)
+        return None
+    log.info("no training: base and settings are those of the stage 0 of %s", previous.ref)
+    shutil.copytree(own, ctx.out / PRETRAINING)
+    return dict(card.figures) | {"passed_on": previous.ref}
+
+
+@step(
     "train_llm",
     inputs=["snapshot"],
-    optional=["rqa", "soft", "warm"],
+    optional=["rqa", "soft", "warm", "pretrained"],
     config=["llm", "seed"],
     external_inputs=_base_identity,
 )
@@ -50,7 +108,8 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     """Fine-tune LoRA on relevance, translation and conversion; keep the best on dev (A5-A7).
 
     Every round starts from the base with a fresh adapter (A17), or all of them from that of
-    ``warm`` (``llm.warm_start``); ``soft`` mixes the teacher's soft labels into the targets (A15);
+    ``warm`` (``llm.warm_start``); the base has stage 0 merged into it where ``pretrained`` (of
+    ``pretrain_llm``) is given. ``soft`` mixes the teacher's soft labels into the targets (A15);
     where the rounds have stopped (A17), the round before is passed on. ``ranker``: this run only
     ranks pseudo pairs (A21) and takes ``llm.ranker_steps``.
 
@@ -62,13 +121,16 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         return _pass_on(ctx, soft, soft.facts["stopped"])
     _use_threads(ctx)
     from csrm_tasks import tracking
+    from csrm_tasks.llm.network.identity import PRETRAINING
     from csrm_tasks.llm.training.finetune import FinetuneInputs
     from csrm_tasks.llm.training.launch import run_training
     from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 
+    pretrained = _path(ctx, "pretrained")
     given = FinetuneInputs(
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round,
         warm=_path(ctx, "warm"), ranker=ranker,
+        pretraining=None if pretrained is None else pretrained / PRETRAINING,
     )  # fmt: skip
     llm = ctx.market.llm
     if ranker and llm.ranker_steps:
@@ -118,7 +180,7 @@ def select_llm(ctx: Context) -> Metadata:
     """Choose the best model on dev (A17) and calibrate its temperature there (A30, A49)."""
     from csrm_tasks import tracking
     from csrm_tasks.dataset.tables import table
-    from csrm_tasks.llm.network.identity import read_card
+    from csrm_tasks.llm.network.identity import PRETRAINING, read_card
     from csrm_tasks.llm.scoring.calibration import calibrate
 
     llms = ctx.lists["llms"]
@@ -126,6 +188,8 @@ def select_llm(ctx: Context) -> Metadata:
         raise ConfigError("select_llm needs at least one model in input 'llms'")
     best = max(llms, key=lambda a: float(a.facts["dev_micro_f1"]))  # the earliest of equals
     shutil.copytree(best.file("adapter"), ctx.out / "adapter")
+    if (best.path / PRETRAINING).is_dir():
+        shutil.copytree(best.path / PRETRAINING, ctx.out / PRETRAINING)
     shutil.copy(best.file("curves.json"), ctx.out)
     votes = table(ctx.input("snapshot").path, "votes")
     calibration = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")

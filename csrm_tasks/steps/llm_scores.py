@@ -224,6 +224,7 @@ def _soft_labels(
     import torch
 
     from csrm_tasks.llm.data import load_fields
+    from csrm_tasks.llm.network.identity import own_pretraining, read_card
     from csrm_tasks.llm.training.finetune import FinetuneInputs
     from csrm_tasks.llm.training.rounds import changes, cross_fit
 
@@ -237,10 +238,12 @@ def _soft_labels(
     facts |= {"train_fit": fit, "memorised": memorised, "cross_fitted": memorised}
     if memorised:
         torch.set_num_threads(ctx.settings.threads)
-        soft = ctx.input("llm").inputs.get("soft")
+        teacher = ctx.input("llm")
+        soft = teacher.inputs.get("soft")
         given = FinetuneInputs(
             ctx.input("snapshot").path, _rqa(ctx),
             None if soft is None else ctx.store.open(soft).path, "fold", 0,
+            pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
         )  # fmt: skip
         scored, folds = cross_fit(ctx.market, given, ctx.work)
         facts |= folds | _agreement(scored)

@@ -17,7 +17,7 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 MODEL_CARD = "model_card.md"
 
 # what a release says of its LLM, beside the adapter's reference and digest (A14)
-CARD = ("base", "base_digest", "label_ids", "prompt_version", "temperature")
+CARD = ("base", "base_digest", "pretraining", "label_ids", "prompt_version", "temperature")
 
 
 @step(

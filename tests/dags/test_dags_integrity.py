@@ -235,6 +235,20 @@ def test_a_week_may_start_from_the_live_adapter(loaded: dict, tmp_path: Path) ->
             assert task["inputs"] == before["inputs"] | more, name
 
 
+def test_every_training_of_a_market_with_a_stage_0_starts_from_it(
+    loaded: dict, tmp_path: Path
+) -> None:
+    more = load_changed(tmp_path, "  lora: {", "  pretraining: {steps: 4}\n  lora: {")
+    for name, given in (("cold_start", {"snapshot"}), ("retrain", {"snapshot", "previous"})):
+        one, other = (found["dags"][f"csrm_{name}__mini"]["tasks"] for found in (loaded, more))
+        assert set(other) == set(one) | {"pretrain_llm"}
+        assert set(other["pretrain_llm"]["inputs"]) == given
+        trainings = {n for n, task in other.items() if task["step"] == "train_llm"}
+        assert set(other["pretrain_llm"]["after"]) == trainings
+        for n in trainings:
+            assert set(other[n]["inputs"]) == set(one[n]["inputs"]) | {"pretrained"}
+
+
 @pytest.mark.airflow
 def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
     found = load_changed(tmp_path, "towers:\n", "towers:\n  score_shards: 3\n")

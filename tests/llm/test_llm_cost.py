@@ -26,7 +26,7 @@ from csrm_tasks.llm.cost.formula import (
     train_flops,
     translations,
 )
-from csrm_tasks.llm.cost.job import Volume, job
+from csrm_tasks.llm.cost.job import Volume, job, pretraining_flops
 from csrm_tasks.llm.network import packed as packed_module
 from csrm_tasks.llm.network.head import (
     label_logits,
@@ -35,7 +35,7 @@ from csrm_tasks.llm.network.head import (
     translation_loss,
 )
 from csrm_tasks.llm.network.packed import Parts, pack, run_packed
-from csrm_tasks.sections import Distillation, Llm, Lora
+from csrm_tasks.sections import Distillation, Llm, Lora, Pretraining
 
 ROWS, LENGTH = 3, 20
 QKV = Lora(r=4, alpha=8)
@@ -220,6 +220,23 @@ def test_a_job_grows_with_what_there_is_to_do_and_shrinks_with_what_is_shared() 
     assert all(a.flops > 2 * b.flops for a, b in zip(alone, (train, relabel, score), strict=True))
     no_rounds = llm.model_copy(update={"distillation": Distillation(rounds=0)})
     assert job(ORION_14B, no_rounds, Volume())[0].flops == pytest.approx(train.flops / 3)
+
+
+def test_stage_0_is_a_part_of_the_job_where_the_market_has_one() -> None:
+    llm = Llm(base="none", preset="csrm-llm")
+    assert pretraining_flops(ORION_14B, llm) == 0.0
+    few, many, texts = (
+        llm.model_copy(update={"pretraining": Pretraining(steps=n, translations=share)})
+        for n, share in ((100, 0.5), (300, 0.5), (100, 0.0))
+    )
+    first, *rest = job(ORION_14B, few, Volume())
+    assert first.name == "stage 0, once" and rest == job(ORION_14B, llm, Volume())
+    assert first.flops == pretraining_flops(ORION_14B, few)
+    assert pretraining_flops(ORION_14B, many) == pytest.approx(3 * first.flops)
+    # 4.6 passes of 2 FLOPs a weight and token: forward, and backward through what is frozen
+    tokens = 100 * few.pretraining.tokens
+    assert first.flops == pytest.approx(4 * ORION_14B.weights * tokens, rel=0.1)
+    assert pretraining_flops(ORION_14B, texts) > first.flops  # more tokens are told
 
 
 def test_the_command_prints_hours_and_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from csrm_tasks.demo.runner import estimate as demo_estimate
 from csrm_tasks.demo.runner.home import Home
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.llm.cost.formula import Shape, Work, forward_flops, shared, train_flops
-from csrm_tasks.llm.cost.job import Speed, here, most_steps, step_flops
+from csrm_tasks.llm.cost.job import Speed, here, most_steps, pretraining_flops, step_flops
 from csrm_tasks.llm.network.model import load_base
 from csrm_tasks.llm.network.packed import Parts
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
@@ -24,6 +24,7 @@ from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.training import dry_run as tried
 from csrm_tasks.llm.training.dry_run import dry_run
 from csrm_tasks.llm.training.landed import landed_texts
+from csrm_tasks.sections import Pretraining
 from tests.llm_fixtures import SOURCE, TARGET, make_base, make_market
 
 CATALOGUE = "product_id,title,brand,category\np1,milk soup,拉麵,soup\np2,라면 우유 milk,,\n"
@@ -129,6 +130,11 @@ def test_hours_are_steps_by_a_steps_flops_over_the_speed(base: Path) -> None:
     assert "a step of 16 samples 90 s; 5 trainings of 53 steps together at most 1.3 hours" in fast
     assert "900 s" in slow.replace("9e+02", "900") and "at most 13 hours" in slow
     assert "threads: 2; tokens of a prompt: 40 + 20" in fast
+    assert "stage 0" not in fast
+    stage0 = market.llm.model_copy(update={"pretraining": Pretraining(steps=7)})
+    speed = Speed(pretraining_flops(shape, stage0) / 7200, 1e9)
+    said = here(shape, market.model_copy(update={"llm": stage0}), speed)
+    assert said.startswith("LLM on this machine: stage 0 at most 2 hours; a step of 16 samples")
     longer = step_flops(shape, market.llm, 80, 40)
     assert 1.5 < longer / flops < 2.3  # translations stay as they are
 

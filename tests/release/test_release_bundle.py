@@ -87,7 +87,8 @@ def test_the_manifest_names_every_part_by_digest(settings: Settings) -> None:
     assert found.facts["source_dev_micro_f1"] == 0.7
     assert release_id(found) == f"tiny-{found.digest[:12]}"
     assert manifest["llm"] == {
-        "base": "none", "base_digest": "d1", "label_ids": {"relevance": [3, 4, 5]},
+        "base": "none", "base_digest": "d1", "pretraining": "",
+        "label_ids": {"relevance": [3, 4, 5]},
         "prompt_version": PROMPT_VERSION, "temperature": 1.2,
     }  # fmt: skip
 

@@ -90,11 +90,25 @@ def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
     scored = of.queries * of.products
     score = forward_flops(shape, together(scored, of.products))
     trained = (rows + translated) * (1 + rounds)
+    stage0 = [JobPart("stage 0, once", pretraining_flops(shape, llm), _told(llm).rows)]
     return [
+        *(stage0 if llm.pretraining.steps else []),
         JobPart(f"training, {1 + rounds} times", once * (1 + rounds), trained),
         JobPart(f"relabelling, {rounds} times", relabel * rounds, of.labels * rounds),
         JobPart("scoring pairs for the towers", score, scored),
     ]
+
+
+def pretraining_flops(shape: Shape, llm: Llm) -> float:
+    """FLOPs of stage 0, all its steps; of a translation the target is told, else every token."""
+    return train_flops(shape, _told(llm), llm.lora.r, checkpointing=llm.gradient_checkpointing)
+
+
+def _told(llm: Llm) -> Work:
+    stage = llm.pretraining
+    rows = stage.steps * stage.tokens / TRANSLATION
+    told = rows * (stage.translations * TARGET + (1 - stage.translations) * TRANSLATION)
+    return translations(rows, TRANSLATION, told)
 
 
 def step_flops(shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PRODUCT) -> float:
@@ -129,11 +143,14 @@ def here(shape: Shape, market: MarketConfig, speed: Speed) -> str:
     pairs = towers.queries * (towers.impressed + towers.retrieved + towers.random)
     work = shared(towers.queries, pairs / towers.queries, speed.prefix, speed.product)
     scored = forward_flops(shape, work) / speed.score
+    stage0 = pretraining_flops(shape, llm) / speed.train / 3600
+    first = f"stage 0 at most {stage0:.2g} hours; " if llm.pretraining.steps else ""
     return (
-        f"LLM on this machine: a step of {llm.batch} samples {step:.2g} s; {len(steps)} trainings "
-        f"of {sum(steps):,} steps together at most {step * sum(steps) / 3600:.2g} hours, scoring "
-        f"{pairs:,} pairs for the towers {scored / 3600:.2g} (measured in {speed.seconds:.0f} s; "
-        f"threads: {speed.threads}; tokens of a prompt: {speed.prefix} + {speed.product})"
+        f"LLM on this machine: {first}a step of {llm.batch} samples {step:.2g} s; {len(steps)} "
+        f"trainings of {sum(steps):,} steps together at most {step * sum(steps) / 3600:.2g} hours, "
+        f"scoring {pairs:,} pairs for the towers {scored / 3600:.2g} (measured in "
+        f"{speed.seconds:.0f} s; threads: {speed.threads}; tokens of a prompt: {speed.prefix} + "
+        f"{speed.product})"
     )
 
 

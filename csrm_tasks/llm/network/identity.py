@@ -1,14 +1,21 @@
-"""What a relevance LLM is: base, prompts, labels, temperature. Light: no torch here."""
+"""What a relevance LLM is: base, stage 0, prompts, labels, temperature. Light: no torch here."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.file_state import folder_digest
 from csrm_tasks.json_files import write_json
 from csrm_tasks.llm.prompt.prompts import PRODUCT_FIELDS, PROMPT_VERSION, ProductForm
+from csrm_tasks.sections import Llm
+
+PRETRAINING = "pretraining"  # folder of stage 0's adapter, in its own artifact and in a model's
+CARD = "pretraining.json"
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class LlmCard:
     round: int
     temperature: float = 1.0  # of relevance probabilities (A30)
     prompt_version: str = PROMPT_VERSION
+    pretraining: str = ""  # digest of stage 0, which is merged into the base; "": none
     product_fields: tuple[str, ...] = PRODUCT_FIELDS  # of a prompt, besides the title
     category_levels: int | None = None  # of a prompt, from the path's end; None: all
 
@@ -47,3 +55,54 @@ def read_card(folder: Path) -> LlmCard:
             f"{PROMPT_VERSION}; train again or run the code of that release"
         )
     return card
+
+
+def own_pretraining(folder: Path, card: LlmCard) -> Path | None:
+    """Return the folder of the stage 0 that the model in ``folder`` was trained on, if any.
+
+    Raises :class:`ArtifactError` where it is not there, or another one.
+    """
+    own = folder / PRETRAINING
+    if not card.pretraining:
+        return None
+    if not own.is_dir() or folder_digest(own) != card.pretraining:
+        raise ArtifactError(
+            f"{own}: not the stage 0 that the model was trained on; fetch the model again or train "
+            "again"
+        )
+    return own
+
+
+@dataclass(frozen=True)
+class PretrainingCard:
+    """``pretraining.json``, beside the adapter of stage 0."""
+
+    base: str  # as in the market file
+    base_digest: str
+    precision: str  # fp32 | bf16, at training
+    settings: Mapping[str, Any]  # pretraining_settings
+    figures: Mapping[str, float] = field(default_factory=dict)  # perplexities on held-out titles
+    prompt_version: str = PROMPT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write ``pretraining.json``."""
+        write_json(folder / CARD, asdict(self))
+
+    def fits(self, llm: Llm, base_digest: str) -> bool:
+        """Say whether stage 0 by these settings on this base is what was done."""
+        return (self.base_digest, self.settings, self.prompt_version) == (
+            base_digest, pretraining_settings(llm), PROMPT_VERSION,
+        )  # fmt: skip
+
+
+def pretraining_settings(llm: Llm) -> dict[str, Any]:
+    """Return what decides on an adapter of stage 0, as JSON."""
+    return {name: getattr(llm, name).model_dump(mode="json") for name in ("pretraining", "lora")}
+
+
+def read_pretraining(folder: Path) -> PretrainingCard:
+    """Read ``pretraining.json``; raises :class:`ArtifactError` where it is not there."""
+    try:
+        return PretrainingCard(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+    except FileNotFoundError as e:
+        raise ArtifactError(f"{folder} holds no stage 0; run pretrain_llm") from e

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from csrm_tasks.base_models import base_digest, pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.file_state import folder_digest
 from csrm_tasks.llm.network.head import check_read_out
-from csrm_tasks.llm.network.identity import read_card
+from csrm_tasks.llm.network.identity import read_card, read_pretraining
 from csrm_tasks.llm.network.shard import shard_layers
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.label_tokens import label_ids
@@ -37,6 +38,7 @@ class Model:
     dtype: torch.dtype
     base: str  # as in the market file
     base_digest: str
+    pretraining: str = ""  # digest of the stage 0 that is merged into the base; "": none
     peft: Any = None
 
     @property
@@ -45,16 +47,23 @@ class Model:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def load_base(base: str, *, sharded: bool = False, dtype: torch.dtype | None = None) -> Model:
+def load_base(
+    base: str,
+    *,
+    sharded: bool = False,
+    dtype: torch.dtype | None = None,
+    pretraining: Path | None = None,
+) -> Model:
     """Load ``base`` (folder or hub name) from safetensors and check that labels can be read out.
 
     ``dtype``: of its weights; by default the one that pays on this machine (A13). ``sharded``: each
     of the processes that train together keeps a slice of it. On its way to the device it is mapped
     from its files, not read: the processes of a machine share one copy there, if the files have the
-    number format that it is used in.
+    number format that it is used in. ``pretraining``: the folder of stage 0's adapter, which is
+    merged into it, in fp32.
 
     Raises :class:`ConfigError` where it cannot be loaded, splits a label (A1) or transforms its
-    logits.
+    logits; :class:`ArtifactError` where stage 0 was done on another base.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -69,6 +78,10 @@ def load_base(base: str, *, sharded: bool = False, dtype: torch.dtype | None = N
         reason = str(e).strip().split("\n")[0]
         raise ConfigError(f"llm.base {base!r} cannot be loaded: {reason}") from e
     causal.eval().requires_grad_(False)
+    digest = base_digest(base)
+    if pretraining is not None:
+        _check_pretraining(pretraining, base, digest)
+        causal = _merged(causal, pretraining, dtype)
     if sharded:
         shard_layers(causal, device)
     else:
@@ -77,9 +90,19 @@ def load_base(base: str, *, sharded: bool = False, dtype: torch.dtype | None = N
         space.name: torch.tensor(label_ids(tokenizer, space), device=device)
         for space in LABEL_SPACES.values()
     }
-    model = Model(causal, tokenizer, labels, device, dtype, base, base_digest(base))
+    stage0 = "" if pretraining is None else folder_digest(pretraining)
+    model = Model(causal, tokenizer, labels, device, dtype, base, digest, stage0)
     _check(model)
     return model
+
+
+def _check_pretraining(folder: Path, base: str, digest: str) -> None:
+    card = read_pretraining(folder)
+    if card.base_digest != digest:
+        raise ArtifactError(
+            f"{folder}: stage 0 was done on another base ({card.base!r}, {card.base_digest[:12]}) "
+            f"than the {base!r} here ({digest[:12]}); run pretrain_llm again, or restore that base"
+        )
 
 
 def _check(model: Model) -> None:
@@ -162,6 +185,11 @@ def start_from(model: Model, folder: Path) -> None:
             f"llm.warm_start: the live adapter {folder} is one of base {card.base!r}, not of this "
             f"llm.base {model.base!r}; set it to none for the first training on another base"
         )
+    if card.pretraining != model.pretraining:
+        raise ConfigError(
+            f"llm.warm_start: the live adapter {folder} was trained on another stage 0 "
+            "(llm.pretraining) than this one; set it to none for the first training on another"
+        )
     given: Any = PeftConfig.from_pretrained(str(folder / "adapter"))
     own = model.peft.peft_config["default"]
     for key, read in _SHAPE.items():
@@ -203,10 +231,14 @@ def save_adapter(model: Model, state: dict[str, Tensor], folder: Path) -> None:
 
 def merge_adapter(model: Model, folder: Path) -> None:
     """Load the adapter of ``folder`` and merge it into the base weights, in fp32 (A14)."""
-    cast(model.causal, torch.float32)
-    merged = _with_adapter(model.causal, folder).merge_and_unload()
-    cast(merged, model.dtype)
-    model.causal = merged.eval().requires_grad_(False)
+    model.causal = _merged(model.causal, folder, model.dtype)
+
+
+def _merged(causal: Any, folder: Path, dtype: torch.dtype) -> Any:
+    cast(causal, torch.float32)
+    merged = _with_adapter(causal, folder).merge_and_unload()
+    cast(merged, dtype)
+    return merged.eval().requires_grad_(False)
 
 
 def put_adapter(model: Model, folder: Path) -> None:

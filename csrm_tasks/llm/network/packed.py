@@ -51,10 +51,12 @@ class Packed:
     last: Plan  # of the last layer, where only ``ends`` are read
     segments: tuple[Segment, ...]
     own: tuple[Segment, ...]  # of ``segments``, one for each prompt: where it ends
+    every: bool = False  # every token is read, not only ``ends``; ``last`` is ``plan``
     windowed: dict[tuple[int, bool], Plan] = field(default_factory=dict)  # those made so far
 
     def plan_of(self, window: int | None, last: bool) -> Plan:
         """Return how a layer attends whose tokens see the ``window`` tokens up to themselves."""
+        last = last and not self.every
         if window is None or self.longest <= window:
             return self.last if last else self.plan
         if (window, last) not in self.windowed:
@@ -65,10 +67,10 @@ class Packed:
         return self.windowed[window, last]
 
 
-def pack(parts: Parts, device: torch.device) -> Packed:
+def pack(parts: Parts, device: torch.device, every: bool = False) -> Packed:
     """Lay prompts out in one row; a prefix that several share stands there once.
 
-    The order of ``ends`` is that of ``parts``.
+    The order of ``ends`` is that of ``parts``. ``every``: for :func:`run_every`.
     """
     segments: list[Segment] = []
     own: list[Segment] = [None] * len(parts)  # type: ignore[list-item]
@@ -92,15 +94,17 @@ def pack(parts: Parts, device: torch.device) -> Packed:
     ids = np.concatenate([s.tokens for s in segments]).astype(np.int64)
     positions = np.concatenate([s.before + np.arange(len(s.tokens)) for s in segments])
     ends = np.asarray([s.start + len(s.tokens) - 1 for s in own], np.int64)
+    plan = make_plan(segments, place, device, last=False)
     return Packed(
         torch.from_numpy(ids)[None].to(device),
         torch.from_numpy(positions)[None].to(device),
         torch.from_numpy(ends).to(device),
         int(positions.max()) + 1,
-        make_plan(segments, place, device, last=False),
-        make_plan(own, place, device, last=True),
+        plan,
+        plan if every else make_plan(own, place, device, last=True),
         tuple(segments),
         tuple(own),
+        every,
     )
 
 
@@ -222,8 +226,6 @@ def run_packed(causal: Any, packed: Packed) -> Tensor:
     the last tokens are read out, so the last layer's attention and feed-forward part run on these
     alone. With 3 layers that is a fifth of all products, with 40 layers a sixtieth.
     """
-    if causal.config._attn_implementation != ATTENTION:
-        causal.set_attn_implementation(ATTENTION)
     layer = causal.base_model.layers[-1]
 
     def keep_ends(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -237,17 +239,28 @@ def run_packed(causal: Any, packed: Packed) -> Tensor:
         layer.mlp.register_forward_hook(put_back),
     )
     try:
-        hidden: Tensor = causal.base_model(
-            input_ids=packed.ids,
-            position_ids=packed.positions,
-            attention_mask=packed.ids.new_zeros(1, 1, 1, 1),  # given: none is built; not read
-            use_cache=False,
-            packed=packed,
-        ).last_hidden_state
+        hidden = run_every(causal, packed)
     finally:
         for hook in hooks:
             hook.remove()
-    return hidden[0].index_select(0, packed.ends)
+    return hidden.index_select(0, packed.ends)
+
+
+def run_every(causal: Any, packed: Packed) -> Tensor:
+    """Return the trunk's output for the whole row, (T, H).
+
+    It is the last hidden state of every token where the row was packed for it.
+    """
+    if causal.config._attn_implementation != ATTENTION:
+        causal.set_attn_implementation(ATTENTION)
+    hidden: Tensor = causal.base_model(
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        attention_mask=packed.ids.new_zeros(1, 1, 1, 1),  # given: none is built; not read
+        use_cache=False,
+        packed=packed,
+    ).last_hidden_state
+    return hidden[0]
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)

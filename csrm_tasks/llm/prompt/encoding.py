@@ -60,6 +60,8 @@ class PromptEncoder:
                 "use the tokenizer of a causal language model"
             )
         self._start = np.asarray(full[: len(full) - len(bare)], np.int32)
+        end = tokenizer.eos_token_id
+        self.stop = np.asarray([] if end is None else [end], np.int32)  # of a text
         self.slot = self.segment(LABEL_SLOT)
 
     def tokenize(self, segments: Iterable[str]) -> None:

@@ -103,12 +103,17 @@ def _clean(text: str) -> str:
     return " ".join(compose(text).split())
 
 
+def query_text(query: str) -> str:
+    """Return the segment of a query's words."""
+    return f"\nQ:{_clean(query)}"
+
+
 def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
     """Return the segments of the prefix that all products of one query share."""
     titles = [_clean(t) for t in query.titles] or [NONE]
     return (
         space.instruction,
-        f"\nQ:{_clean(query.query)}",
+        query_text(query.query),
         f"\nB:{_clean(query.brand) or NONE}",
         f"\nR:{titles[0]}",
         *(TITLE_SEPARATOR + t for t in titles[1:]),

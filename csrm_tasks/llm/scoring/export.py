@@ -210,5 +210,8 @@ def classify(folder: Path, prompts: Sequence[Ids], dtype: str = "auto") -> Float
 
 def record(card: LlmCard, exported: Exported) -> dict[str, Any]:
     """Return what a registration has to say of the export."""
-    kept = ("base", "base_digest", "label_ids", "prompt_version", "temperature", "max_length")
+    kept = (
+        "base", "base_digest", "pretraining", "label_ids", "prompt_version", "temperature",
+        "max_length",
+    )  # fmt: skip
     return {name: getattr(card, name) for name in kept} | vars(exported)

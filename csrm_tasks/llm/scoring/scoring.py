@@ -13,7 +13,7 @@ import torch
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.data import Fields
-from csrm_tasks.llm.network.identity import LlmCard, read_card
+from csrm_tasks.llm.network.identity import LlmCard, own_pretraining, read_card
 from csrm_tasks.llm.network.model import Model, load_base, merge_adapter
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, LabelSpace
@@ -70,9 +70,10 @@ class RelevanceScorer:
 def load_own_base(card: LlmCard, folder: Path, dtype: torch.dtype | None = None) -> Model:
     """Load the base model of the adapter in ``folder``, as :func:`load_base` does.
 
-    Raises :class:`ArtifactError` where the base here is not the one that it was trained on.
+    The model's stage 0, if it has one, is merged into it. Raises :class:`ArtifactError` where base
+    or stage 0 here are not those that it was trained on.
     """
-    model = load_base(card.base, dtype=dtype)
+    model = load_base(card.base, dtype=dtype, pretraining=own_pretraining(folder, card))
     if model.base_digest != card.base_digest:
         raise ArtifactError(
             f"{folder}: the adapter was trained on another {card.base!r} than the one here; "

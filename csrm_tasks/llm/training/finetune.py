@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from csrm_tasks.llm.data import (
     selection_dev,
     translation_rows,
 )
-from csrm_tasks.llm.network.identity import LlmCard
+from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard
 from csrm_tasks.llm.network.model import (
     Model,
     add_lora,
@@ -66,6 +67,7 @@ class FinetuneInputs:
     fold: int | None = None  # train on the pairs of this half of the queries only (A18)
     warm: Path | None = None  # the model whose adapter is the start instead of a fresh one
     ranker: bool = False  # it is to rank by conversion only (A21)
+    pretraining: Path | None = None  # stage 0's adapter, merged into the base
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,13 @@ class _Data:
 
 
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
-    """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``."""
+    """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``.
+
+    And a copy of stage 0's adapter, ``pretraining/``, if that is what it starts from.
+    """
     config = market.llm
     data = _load(market, given)
-    model = load_base(config.base, sharded=config.sharding == "full")
+    model = load_base(config.base, sharded=config.sharding == "full", pretraining=given.pretraining)
     add_lora(model, config.lora, market.seed)
     if given.warm is not None:
         start_from(model, given.warm)
@@ -107,6 +112,8 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
     save_adapter(model, result.adapter, out / "adapter")
+    if given.pretraining is not None:
+        shutil.copytree(given.pretraining, out / PRETRAINING)
     card = LlmCard(
         base=config.base,
         base_digest=model.base_digest,
@@ -118,6 +125,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         round=given.round,
         product_fields=config.product_fields,
         category_levels=config.category_levels,
+        pretraining=model.pretraining,
     )
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
@@ -238,8 +246,9 @@ def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> d
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
     """Flatten the configuration for MLflow."""
     config = market.llm
-    flat = config.model_dump(mode="json", exclude={"lora", "mixture", "distillation"})
-    for name in ("lora", "mixture", "distillation"):
+    sections = ("lora", "pretraining", "mixture", "distillation")
+    flat = config.model_dump(mode="json", exclude={*sections})
+    for name in sections:
         section = getattr(config, name).model_dump(mode="json")
         flat |= {f"{name}.{key}": value for key, value in section.items()}
     return flat | {

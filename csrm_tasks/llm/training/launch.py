@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.file_state import where_kept
 from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs, finetune
+from csrm_tasks.llm.training.pretrain import PretrainInputs, pretrain
 from csrm_tasks.llm.training.train import HALVED, TrainingError
 from csrm_tasks.markets import MarketConfig
 
@@ -30,21 +31,31 @@ log = logging.getLogger("csrm")
 
 JOB, RESULT = "job.json", "result.json"
 
+Given = FinetuneInputs | PretrainInputs
 
-def run_training(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
-    """Do :func:`finetune` with as many processes as ``llm.processes`` says.
+
+def train_once(market: MarketConfig, given: Given, out: Path, work: Path) -> Finetuned:
+    """Do :func:`finetune` or :func:`pretrain`, whichever ``given`` is for, in this process."""
+    if isinstance(given, PretrainInputs):
+        return pretrain(market, given, out, work)
+    return finetune(market, given, out, work)
+
+
+def run_training(market: MarketConfig, given: Given, out: Path, work: Path) -> Finetuned:
+    """Do :func:`train_once` with as many processes as ``llm.processes`` says.
 
     Raises :class:`TrainingError` with the first failure where a process ends early; its
     checkpoints stay below ``work``. One that ran out of memory is started again, once.
     """
     if market.llm.processes == 1:
-        return finetune(market, given, out, work)
+        return train_once(market, given, out, work)
     _check_gpus(market.llm.processes)
     work.mkdir(parents=True, exist_ok=True)
     (work / RESULT).unlink(missing_ok=True)
     job = {
         "market": market.model_dump(mode="json"),
         "given": asdict(given),
+        "kind": type(given).__name__,
         "out": out,
         "work": work,
         "digests": where_kept(),

@@ -127,7 +127,7 @@ class TranslationTask:
     ) -> None:
         self._model, self._rows, self._seed = model, rows, seed
         self._kinds = np.asarray(rows.kinds)
-        prompts = _translation_prompts(rows, encoder)
+        prompts = translation_prompts(rows, encoder)
         self._starts = np.asarray([len(before) for before, _ in prompts], np.int64)
         self._prompts = [np.concatenate(both) for both in prompts]
         self._lengths = _lengths(self._prompts)
@@ -181,10 +181,8 @@ def _lengths(prompts: Sequence[Ids]) -> Indices:
     return np.fromiter((len(p) for p in prompts), np.int64, len(prompts))
 
 
-def _translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[tuple[Ids, Ids]]:
+def translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[tuple[Ids, Ids]]:
     """Return prompt and target of every translation; too long a source is cut, and counted."""
-    end = encoder.tokenizer.eos_token_id
-    stop = np.asarray([] if end is None else [end], np.int32)
     texts = [
         translation_segments(kind, rows.source_locale, rows.target_locale, source)
         for kind, source in zip(rows.kinds, rows.sources, strict=True)
@@ -195,7 +193,7 @@ def _translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[
         head, source, slot = (
             encoder.join([head_text]), encoder.segment(source_text), encoder.segment(slot_text)
         )  # fmt: skip
-        target = np.concatenate([encoder.segment(target_text), stop])
+        target = np.concatenate([encoder.segment(target_text), encoder.stop])
         room = encoder.max_length - len(head) - len(slot)
         encoder.truncated += len(source) + len(target) > room
         target = target[: max(1, room)]

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,10 +46,11 @@ class OutOfMemoryError(TrainingError):
 
 @dataclass(frozen=True)
 class DevScore:
-    """Quality on dev."""
+    """Quality on dev, by which the best state is chosen: micro-F1, then log loss."""
 
-    micro_f1: float
+    micro_f1: float | None  # None: nothing is classified, and the loss decides
     log_loss: float
+    others: Mapping[str, float] = field(default_factory=dict)  # for the curves
 
 
 @dataclass(frozen=True)
@@ -241,22 +242,26 @@ class _Run:
     def record_evaluation(self, dev: DevScore) -> None:
         """Record an evaluation and keep the adapter if it is the best so far."""
         p = self.progress
-        own = (dev.micro_f1, dev.log_loss) if self.team.leads else (0.0, 0.0)
-        dev = DevScore(*self.team.total(own))  # one decision for all
-        score = (dev.micro_f1, -dev.log_loss)
+        own = (dev.micro_f1 or 0.0, dev.log_loss) if self.team.leads else (0.0, 0.0)
+        f1, loss = self.team.total(own)  # one decision for all
+        score = (f1, -loss)
         p.waited += 1
         if p.best is None or score > p.best:
             p.best, p.best_step, p.waited = score, p.step, 0
             self.best = adapter_state(self.model)
         means = {name: sum(values) / len(values) for name, values in p.window.items()}
         p.window = {}
-        points = means | {"dev_micro_f1": dev.micro_f1, "dev_log_loss": dev.log_loss}
-        for name, value in points.items():
-            p.curves.setdefault(name, []).append((p.step, value))
-        losses = " ".join(f"{n} {value:.4f}" for n, value in means.items() if "loss" in n)
+        points = means | {"dev_micro_f1": f1, "dev_log_loss": loss} | dict(dev.others)
+        what, value, best = "micro-F1", f1, p.best[0]
+        if dev.micro_f1 is None:
+            del points["dev_micro_f1"]
+            what, value, best = "log loss", loss, -p.best[1]
+        for name, point in points.items():
+            p.curves.setdefault(name, []).append((p.step, point))
+        losses = " ".join(f"{n} {mean:.4f}" for n, mean in means.items() if "loss" in n)
         log.info(
-            "step %d/%d: %s dev micro-F1 %.4f (best %.4f at %d)",
-            p.step, self.config.steps, losses, dev.micro_f1, p.best[0], p.best_step,
+            "step %d/%d: %s dev %s %.4f (best %.4f at %d)",
+            p.step, self.config.steps, losses, what, value, best, p.best_step,
         )  # fmt: skip
 
     def _report(self) -> None:

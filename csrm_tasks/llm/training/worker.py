@@ -18,8 +18,9 @@ from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from csrm_tasks.file_state import digests_kept_in
-from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
-from csrm_tasks.llm.training.launch import RESULT
+from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.launch import RESULT, Given, train_once
+from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.markets import MarketConfig
 
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
@@ -39,7 +40,7 @@ def main(job_file: Path) -> None:
     out = Path(job["out"]) if state.is_main_process else work / f"process-{state.process_index}"
     out.mkdir(parents=True, exist_ok=True)
     with digests_kept_in(Path(job["digests"])) if job["digests"] else nullcontext():
-        result = finetune(market, _inputs(job["given"]), out, work)
+        result = train_once(market, _inputs(job["kind"], job["given"]), out, work)
     if state.is_main_process:
         part = work / "result.part"
         part.write_text(json.dumps(asdict(result)), encoding="utf-8")
@@ -47,9 +48,10 @@ def main(job_file: Path) -> None:
     state.destroy_process_group()
 
 
-def _inputs(given: dict[str, Any]) -> FinetuneInputs:
-    paths = {k: given[k] and Path(given[k]) for k in ("snapshot", "rqa", "soft", "warm")}
-    return FinetuneInputs(**(given | paths))
+def _inputs(kind: str, given: dict[str, Any]) -> Given:
+    paths = ("snapshot", "rqa", "soft", "warm", "pretraining")
+    values: dict[str, Any] = {k: Path(v) if k in paths and v else v for k, v in given.items()}
+    return PretrainInputs(**values) if kind == PretrainInputs.__name__ else FinetuneInputs(**values)
 
 
 def _die_with_parent() -> None:

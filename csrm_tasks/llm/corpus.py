@@ -1,0 +1,112 @@
+"""What stage 0 reads of a snapshot: titles, queries and translations, and never a grade.
+
+Left out are the queries of dev and gold, in either language and as translations too: their words
+are no labels, but so nothing can be said against the figures that are measured on them. Some
+titles of each language are held out, by their digest, to tell what was learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from csrm_tasks.blobs import text_digest
+from csrm_tasks.dataset.tables import table
+from csrm_tasks.errors import DataError
+from csrm_tasks.llm.data import TranslationRows, load_translations
+from csrm_tasks.llm.prompt.prompts import ProductFields, product_segments, query_text
+from csrm_tasks.text import query_id
+
+HELD_OUT = 20  # of so many titles of a language one …
+MOST_HELD_OUT = 200  # … and at most so many
+SHOWN = ["locale", "title", "brand", "category"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One short text as the prompts' segments, so that its tokens are those of a prompt."""
+
+    kind: str  # locale and title or query
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Distinct texts of a market."""
+
+    texts: Sequence[Text]
+    translations: Sequence[TranslationRows]  # source to target, and target to source
+    held_out: dict[str, list[Text]]  # titles by locale
+
+
+def load_corpus(snapshot: Path, source: str, target: str) -> Corpus:
+    """Read the texts; raises :class:`DataError` where a snapshot has no products."""
+    products = table(snapshot, "products").select(SHOWN).unique().sort(SHOWN)
+    held_out = {
+        str(locale): _held_out(str(locale), own["title"])
+        for (locale,), own in products.group_by("locale", maintain_order=True)
+    }
+    kept = [
+        Text(f"{locale} title", product_segments(ProductFields(title, brand, category)))
+        for locale, title, brand, category in products.iter_rows()
+        if title not in held_out[locale]
+    ]
+    judged = _held_queries(snapshot)
+    queries = table(snapshot, "queries").filter(~pl.col("query_id").is_in(judged))
+    asked = queries.select("locale", "query").unique().sort("locale", "query").iter_rows()
+    kept += [Text(f"{locale} query", (query_text(query),)) for locale, query in asked]
+    if not (kept and held_out):
+        raise DataError(
+            "the snapshot has no titles to pre-train on; ingest a catalogue first, or set "
+            "llm.pretraining.steps to 0"
+        )
+    return Corpus(
+        kept,
+        _both_directions(snapshot, (source, target), set(judged), held_out),
+        {
+            locale: [_title(locale, title) for title in titles]
+            for locale, titles in held_out.items()
+        },
+    )
+
+
+def _title(locale: str, title: str) -> Text:
+    return Text(f"{locale} title", product_segments(ProductFields(title)))
+
+
+def _held_out(locale: str, titles: pl.Series) -> list[str]:
+    """Return the titles of least digest: the same ones however many others there are, mostly."""
+    by_digest = sorted(titles.unique(), key=lambda t: text_digest("held-out", locale, t))
+    return by_digest[: max(1, min(MOST_HELD_OUT, len(by_digest) // HELD_OUT))]
+
+
+def _held_queries(snapshot: Path) -> list[str]:
+    """Return the identifiers of queries that models are judged by: dev and gold."""
+    pairs = table(snapshot, "pairs").filter(pl.col("split") != "train")
+    return pairs["query_id"].unique().sort().to_list()
+
+
+def _both_directions(
+    snapshot: Path, locales: tuple[str, str], judged: set[str], held_out: dict[str, list[str]]
+) -> list[TranslationRows]:
+    titles = {(locale, title) for locale, some in held_out.items() for title in some}
+
+    def trains(kind: str, *texts: str) -> bool:
+        both = [*zip(locales, texts, strict=True)]
+        if kind == "query" and any(query_id(*one) in judged for one in both):
+            return False
+        return not any(one in titles for one in both)
+
+    rows = load_translations(snapshot, "train").select("kind", "source_text", "target_text")
+    kept = [row for row in rows.unique().sort(pl.all()).iter_rows() if trains(*row)]
+    if not kept:
+        return []
+    kinds, sources, targets = zip(*kept, strict=True)
+    source, target = locales
+    return [
+        TranslationRows(kinds, sources, targets, source, target),
+        TranslationRows(kinds, targets, sources, target, source),
+    ]
