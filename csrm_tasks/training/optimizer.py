@@ -8,7 +8,7 @@ base has, is trained by the plain AdamW: it gains little there, and keeps its fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,11 +44,10 @@ class EncoderOptimizer(torch.optim.AdamW):
         tables = vocabularies(model)
         lazy = [t for t in tables if t.weight.requires_grad and t.weight.numel() >= LAZY_FROM]
         self._tables = [LazyTable(t, self._rate_of(rates.vocabulary), WEIGHT_DECAY) for t in lazy]
-        parts = [*apart, *_parts(model, tables, rates, apart)]
-        groups = [g for g in parts if g["params"]]
+        groups = [*apart, *_parts(model, tables, rates, apart)]
         super().__init__(
-            groups, lr=schedule.peak, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY,
-            fused=True if lazy else None,
+            [g for g in groups if g["params"]], lr=schedule.peak, betas=BETAS, eps=EPS,
+            weight_decay=WEIGHT_DECAY, fused=True if lazy else None,
         )  # fmt: skip
         own = {id(t.weight) for t in lazy}
         for group in self.param_groups:
@@ -58,14 +57,11 @@ class EncoderOptimizer(torch.optim.AdamW):
         # In the model's order: the norm is summed in it.
         trained = [p for p in model.parameters() if p.requires_grad]
         self._dense = [p for p in trained if id(p) not in own]
-        self._keep()
-
-    def _rate_of(self, share: float) -> Any:
-        return lambda step: self._schedule.rate(step) * share
-
-    def _keep(self) -> None:
         for table in self._tables:
             self.state[table.weight] = table.state
+
+    def _rate_of(self, share: float) -> Callable[[int], float]:
+        return lambda step: self._schedule.rate(step) * share
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Load what :meth:`state_dict` returned."""
