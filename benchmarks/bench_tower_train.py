@@ -39,7 +39,8 @@ from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.texts import tower_text
-from csrm_tasks.towers.train import CLIP, TrainPlan, pair_logits, train
+from csrm_tasks.towers.train import TrainPlan, pair_logits, train
+from csrm_tasks.training.optimizer import CLIP
 from csrm_tasks.training.precision import choose_dtype
 
 LAYERS = 1  # of 12, which take twelve times as long on either side

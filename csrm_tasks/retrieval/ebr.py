@@ -29,13 +29,12 @@ from csrm_tasks.retrieval.pairs import Rows, TrainingPairs
 from csrm_tasks.retrieval.tokenised import TokenisedTexts
 from csrm_tasks.sections import Ebr
 from csrm_tasks.training.checkpoints import Checkpoints
+from csrm_tasks.training.optimizer import EncoderOptimizer
 from csrm_tasks.training.schedule import warmed
 
 log = logging.getLogger("csrm")
 
 WARMUP = 0.06  # share of the steps
-WEIGHT_DECAY = 0.01
-CLIP = 1.0
 LINES = 10  # progress lines of a run
 CHUNK = 64  # texts encoded together
 CACHE_ABOVE = 1024  # pairs and pool of a step above which gradients are cached, to bound memory
@@ -50,11 +49,8 @@ class EbrTrainer:
         self.model, self.data, self.config, self.seed = model, data, config, seed
         self._queries = model.tokenise(data.queries)
         self._titles = model.tokenise(data.titles)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY
-        )
-        self._schedule = warmed(config.lr, config.steps, WARMUP)
+        schedule = warmed(config.lr, config.steps, WARMUP)
+        self._optimizer = EncoderOptimizer(model, schedule, config.rates)
         self._cache = GradCache(model)
         self._masked = 0.0  # share of the last batch's negatives that were held to be false ones
         self._checkpoints = Checkpoints(work / "ebr.safetensors")
@@ -80,6 +76,7 @@ class EbrTrainer:
                 progress = {"step": self.step}
                 extra = {"losses": self.losses}
                 self._checkpoints.save(self.model, self._optimizer, progress, extra)
+        self._optimizer.finish()
         self.model.eval()
 
     def _say(self, every: int) -> None:
@@ -93,14 +90,10 @@ class EbrTrainer:
         by_query = self.config.within_query is not None
         batch = draw(self.data, self.config.batch, self.config.pool, rng, by_query=by_query)
         contrastive, mse, *within = self.batch_losses(batch)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._schedule.rate(self.step)
-        self._optimizer.zero_grad(set_to_none=True)
         loss = sum(within, contrastive + self.config.mse_weight * mse)
         loss.backward()  # type: ignore[no-untyped-call]
         self._cache.backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP)
-        self._optimizer.step()
+        self._optimizer.update(self.step)
         masked = [] if self.config.false_negative is None else [torch.tensor(self._masked)]
         return torch.stack([contrastive, mse, *within, *masked]).detach()
 

@@ -4,7 +4,7 @@ Defaults are the papers' values (A5, A22, A31); the demo market's file overrides
 needs smaller. A field exists only where a step reads it.
 """
 
-from csrm_tasks.sections.base import Section
+from csrm_tasks.sections.base import Rates, Section
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
 from csrm_tasks.sections.llm import Distillation, Llm, Lora, Mixture, Pretraining
@@ -26,6 +26,7 @@ __all__ = [
     "Mining",
     "Mixture",
     "Pretraining",
+    "Rates",
     "Release",
     "Retention",
     "Retrieval",

@@ -19,6 +19,7 @@ class Unit:
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0), Unit("share")]
+Multiple = Annotated[float, Field(gt=0.0, allow_inf_nan=False), Unit("× lr")]
 Positive = Annotated[int, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0)]
 Days = Annotated[Positive, Unit("days")]
@@ -38,3 +39,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
+
+
+class Rates(Section):
+    """Own learning rates of an encoder's parts, as multiples of `lr`."""
+
+    head: Multiple = 1.0
+    """Of what stands on the encoder: the projection to vectors."""
+    encoder: Multiple = 1.0
+    """Of the encoder's layers."""
+    vocabulary: Multiple = 1.0
+    """Of the encoder's word embeddings."""

@@ -10,6 +10,7 @@ from csrm_tasks.sections.base import (
     BaseModelName,
     Positive,
     Products,
+    Rates,
     Section,
     Share,
     Steps,
@@ -56,6 +57,8 @@ class Ebr(Section):
     """Random products that serve a whole batch as negatives."""
     lr: float = 5e-5
     """Peak learning rate."""
+    rates: Rates = Rates()
+    """Own learning rates of head, encoder and vocabulary."""
     mse_weight: float = 1.0
     """Weight of the regression on conversion."""
     within_query: Literal["margin_mse", "kl"] | None = None

@@ -11,6 +11,7 @@ from csrm_tasks.sections.base import (
     Positive,
     Products,
     Queries,
+    Rates,
     Section,
     Share,
     Steps,
@@ -59,6 +60,8 @@ class Towers(Section):
     """Learning rate at the start."""
     lr_end: float = 1e-6
     """Learning rate at the last step."""
+    rates: Rates = Rates()
+    """Own learning rates of head, encoder and vocabulary."""
     query_tokens: Tokens = 32
     """Length of a query; longer ones are cut."""
     title_tokens: Tokens = 96

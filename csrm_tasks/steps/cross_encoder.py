@@ -60,8 +60,9 @@ def train_cross_encoder(ctx: Context) -> Metadata:
         tokens=config.query_tokens + config.title_tokens, seed=seed,
     ).to(device)  # fmt: skip
     plan = TrainPlan(
-        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
-    )
+        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed,
+        config.rates,
+    )  # fmt: skip
     done = train(
         model, read, reader.queries(read.queries), reader.products(read.products),
         plan, ctx.work / "checkpoint.safetensors",

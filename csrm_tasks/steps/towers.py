@@ -139,8 +139,9 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     check_reads(config.encoder, model.config, tokens)
     dtype = choose_dtype(device, model.config.hidden_size)
     plan = TrainPlan(
-        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed
-    )
+        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed,
+        config.rates,
+    )  # fmt: skip
     read = with_typos(examples, config.typo_share, seed, tables.barred(seen))
     write_learnt(ctx.out, read.queries, ctx.market.target_locale)
     done = train(

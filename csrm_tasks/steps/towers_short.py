@@ -47,8 +47,9 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     wanted = measure.embed(model.query, table)
     model.shorten_query(config.query_layers)
     plan = TrainPlan(
-        config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed
-    )
+        config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed,
+        config.rates,
+    )  # fmt: skip
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
     taught = soft_pairs(ctx, tables) if config.thresholds == "teacher" else None
     facts = publish_towers(ctx, model, reader, tables, taught)

@@ -19,14 +19,9 @@ from torch import Tensor, nn
 from csrm_tasks.towers.depth import own_parameters
 from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.tower import AnyTower, trunks_of
-from csrm_tasks.towers.train import (
-    CLIP,
-    REPORTS,
-    WEIGHT_DECAY,
-    TrainPlan,
-    encode_rows,
-)
+from csrm_tasks.towers.train import REPORTS, TrainPlan, encode_rows
 from csrm_tasks.training.checkpoints import Checkpoints
+from csrm_tasks.training.optimizer import EncoderOptimizer
 
 log = logging.getLogger("csrm")
 
@@ -51,23 +46,19 @@ def distil(
     run, started again with the same arguments, ends in the same weights.
     """
     own = nn.ParameterList([p for trunk in trunks_of(short) for p in own_parameters(trunk)])
-    optimizer = torch.optim.AdamW(own, lr=plan.lr, weight_decay=WEIGHT_DECAY)
-    checkpoints = Checkpoints(checkpoint)
-    progress = ShortenProgress(**(checkpoints.restore(own, optimizer) or {}))
     short.requires_grad_(False).eval()
     own.requires_grad_(True)
+    optimizer = EncoderOptimizer(short, plan.schedule, plan.rates)
+    checkpoints = Checkpoints(checkpoint)
+    progress = ShortenProgress(**(checkpoints.restore(own, optimizer) or {}))
     size = min(plan.batch_queries, len(queries))
     while progress.step < plan.steps:
         rng = np.random.default_rng([plan.seed, progress.step])
         rows = rng.choice(len(queries), size, replace=False)
         target = torch.from_numpy(wanted[rows])
         loss = cosine_loss(encode_rows(short, queries, rows), target)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.schedule.rate(progress.step)
-        optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(own, CLIP)
-        optimizer.step()
+        optimizer.update(progress.step)
         _note(progress, float(loss.detach()), plan.steps)
         if checkpoints.due():
             checkpoints.save(own, optimizer, progress.__dict__)

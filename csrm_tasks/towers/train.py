@@ -24,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from csrm_tasks.ragged import length_chunks
+from csrm_tasks.sections import Rates
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.training.checkpoints import Checkpoints
+from csrm_tasks.training.optimizer import EncoderOptimizer
 from csrm_tasks.training.schedule import Schedule
 
 log = logging.getLogger("csrm")
@@ -36,8 +38,6 @@ log = logging.getLogger("csrm")
 Rows = npt.NDArray[np.int64]
 Logits = Callable[[Any, TokenTable, TokenTable, Rows, Rows], Tensor]  # pairs of rows → (P, 2)
 
-WEIGHT_DECAY = 0.01
-CLIP = 1.0  # gradient norm
 HEAD = ("scale", "bias")  # of the towers' heads (A28)
 HEAD_LR = 100.0  # scale and bias are four numbers that must travel far: their share of the rate
 CHUNKS = 4  # chunks of like length that a batch's texts are encoded in …
@@ -55,6 +55,7 @@ class TrainPlan:
     lr: float
     lr_end: float
     seed: int
+    rates: Rates = field(default_factory=Rates)
 
     @property
     def schedule(self) -> Schedule:
@@ -111,11 +112,12 @@ def train(
             logits = judge(model, queries, products, examples.query[rows], examples.product[rows])
         target = targets[torch.from_numpy(rows)].to(device)
         loss = towers_loss(logits, target[:, 0], target[:, 1])
-        _step(model, optimizer, loss, plan.schedule.rate(progress.step))
+        _step(optimizer, loss, progress.step)
         progress.seconds = time.monotonic() - began
         _note(progress, float(loss.detach()), len(rows), plan.steps)
         if checkpoints.due():
             checkpoints.save(model, optimizer, progress.__dict__)
+    optimizer.finish()
     model.eval()
     return progress
 
@@ -158,23 +160,16 @@ def _pick(values: Tensor, rows: Rows) -> Tensor:
     return values.index_select(0, torch.from_numpy(rows).to(values.device))
 
 
-def _optimizer(model: nn.Module, plan: TrainPlan) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, plan: TrainPlan) -> EncoderOptimizer:
     named = dict(model.named_parameters())
-    heads = [p for name in HEAD if (p := named.pop(name, None)) is not None and p.requires_grad]
-    rest = list(named.values())
-    groups = [{"params": rest, "weight_decay": WEIGHT_DECAY, "share": 1.0}]
-    if heads:
-        groups.append({"params": heads, "weight_decay": 0.0, "share": HEAD_LR})
-    return torch.optim.AdamW(groups, lr=plan.lr)
+    heads = [p for name in HEAD if (p := named.get(name)) is not None and p.requires_grad]
+    apart = {"params": heads, "weight_decay": 0.0, "share": HEAD_LR}
+    return EncoderOptimizer(model, plan.schedule, plan.rates, [apart])
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
-    optimizer.zero_grad(set_to_none=True)
+def _step(optimizer: EncoderOptimizer, loss: Tensor, step: int) -> None:
     torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    optimizer.step()
+    optimizer.update(step)
 
 
 def _note(progress: TowerProgress, loss: float, pairs: int, steps: int) -> None:

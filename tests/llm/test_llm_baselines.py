@@ -32,6 +32,7 @@ from csrm_tasks.llm.network.model import load_base
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
 from csrm_tasks.records import PAIRS, SCORED, read_table
 from csrm_tasks.settings import Settings
+from csrm_tasks.training import optimizer
 from tests.llm_fixtures import make_tokenizer
 from tests.steps.test_steps_llm import Installation
 
@@ -65,7 +66,11 @@ def gold_table(found: Any) -> pl.DataFrame:
     return read_table(found.file("scored.parquet"), schema)
 
 
-def test_the_encoder_learns_and_its_best_weights_on_dev_are_kept(encoder: str) -> None:
+@pytest.mark.parametrize("lazy_from", [1, optimizer.LAZY_FROM])
+def test_the_encoder_learns_and_its_best_weights_on_dev_are_kept(
+    encoder: str, monkeypatch: pytest.MonkeyPatch, lazy_from: int
+) -> None:
+    monkeypatch.setattr(optimizer, "LAZY_FROM", lazy_from)
     words = ("soup", "milk", "라면")
     grades = np.arange(60) % 3
     products = [ProductFields(f"{words[g]} {words[i // 3 % 3]}") for i, g in enumerate(grades)]

@@ -24,7 +24,9 @@ from csrm_tasks.base_models import pretrained
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.prompt.batching import BatchStream, Epoch, Indices, by_length
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
+from csrm_tasks.sections import Rates
 from csrm_tasks.training.encoders import load_encoder, longest
+from csrm_tasks.training.optimizer import EncoderOptimizer
 from csrm_tasks.training.precision import choose_device
 from csrm_tasks.training.schedule import Schedule
 
@@ -33,7 +35,6 @@ log = logging.getLogger("csrm")
 Floats = npt.NDArray[np.float32]
 TOKENS = 8192  # of one scoring batch, padding included
 EVALUATIONS = 5  # on dev, evenly over the training
-CLIP = 1.0
 HEAD_LR = 1e-3  # peak rate of the head, where the encoder's is lower; chosen on dev
 
 
@@ -134,33 +135,27 @@ def train_encoder(
     model = EncoderClassifier(recipe)
     tokens, labels = model.tokenize(train), torch.from_numpy(train.grades)
     stream = BatchStream(_Rows(tokens, recipe.seed), recipe.batch, recipe.seed)
-    parts = [(model.encoder, recipe.lr), (model.head, max(recipe.lr, HEAD_LR))]
-    optimizer = torch.optim.AdamW(
-        [{"params": part.parameters(), "lr": rate} for part, rate in parts], weight_decay=0.01
-    )
-    warmup = max(1, recipe.steps // 10)
-    schedules = [Schedule(rate, recipe.steps, warmup=warmup) for _, rate in parts]
+    schedule = Schedule(recipe.lr, recipe.steps, warmup=max(1, recipe.steps // 10))
+    optimizer = EncoderOptimizer(model, schedule, Rates(head=max(1.0, HEAD_LR / recipe.lr)))
     every = max(1, -(-recipe.steps // EVALUATIONS))
     best, kept = -1.0, model.state_dict()
     for step in range(recipe.steps):
         model.train()
-        for group, schedule in zip(optimizer.param_groups, schedules, strict=True):
-            group["lr"] = schedule.rate(step)
         epoch, at = next(stream)
         chosen: Indices = epoch.order[at]
         ids, mask = model.batch([tokens[i] for i in chosen])
         target = labels[torch.from_numpy(chosen)].to(ids.device)
         loss = functional.cross_entropy(model(ids, mask), target)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.update(step)
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             right = float((predict_encoder(model, dev).argmax(axis=1) == dev.grades).mean())
             log.info("encoder step %d/%d: dev micro-F1 %.4f", step + 1, recipe.steps, right)
             if right > best:
                 best = right
+                optimizer.catch_up()
                 kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    optimizer.finish()
     model.load_state_dict(kept)
     return model, best
 
