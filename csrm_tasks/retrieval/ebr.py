@@ -48,8 +48,8 @@ class EbrTrainer:
         self, model: BiEncoder, data: TrainingPairs, config: Ebr, seed: int, work: Path
     ) -> None:
         self.model, self.data, self.config, self.seed = model, data, config, seed
-        self._queries = model.tokenise(data.queries)
-        self._titles = model.tokenise(data.titles)
+        self._queries = model.queries(data.queries)
+        self._titles = model.titles(data.titles)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, weight_decay=WEIGHT_DECAY
