@@ -63,16 +63,16 @@ def main(quick: bool) -> None:
     name = str(dtype).removeprefix("torch.")
     runs = alternate(
         {
-            "csrm, fp32": lambda: ours.encode(asked),
-            f"csrm, {name} (chosen)": lambda: chosen.encode(asked),
+            "csrm, fp32": lambda: ours.encode_titles(asked),
+            f"csrm, {name} (chosen)": lambda: chosen.encode_titles(asked),
             "sentence-transformers, fp32": lambda: peer.encode(plain, show_progress_bar=False),
         },
         1 if quick else 3,
     )
-    truth, cast = peer.encode(plain, show_progress_bar=False), chosen.encode(asked)
-    same = float(np.abs(ours.encode(asked) - truth).max())
+    truth, cast = peer.encode(plain, show_progress_bar=False), chosen.encode_titles(asked)
+    same = float(np.abs(ours.encode_titles(asked) - truth).max())
     cosine = float((cast * truth).sum(axis=1).min())
-    tokens = ours.tokenise(texts)  # the whole catalogue, as build_index batches it
+    tokens = ours.titles(texts)  # the whole catalogue, as build_index batches it
     padded = sum(len(r) * int(tokens.lengths[r].max()) for r in tokens.by_length(BATCH_TOKENS))
     useful = float(tokens.lengths.sum()) / padded
     print(table(timing_rows(runs, len(asked), "titles/s")))

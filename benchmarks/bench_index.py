@@ -39,7 +39,9 @@ def embedded(count: int) -> tuple[Vectors, Vectors]:
     base = PROJECT_ROOT / "csrm_tasks" / "demo" / "bases" / "shipped" / "encoder"
     model = BiEncoder.from_base(str(base), DIM, 48, 0).eval()
     asked = [q.text for q in make_queries(world, world.target.locale, 2000).queries]
-    return model.encode([p.title for p in world.target.products]), model.encode(asked)
+    return model.encode_titles([p.title for p in world.target.products]), model.encode_queries(
+        asked
+    )
 
 
 def write_vectors(path: Path, titles: Vectors, size: int) -> None:

@@ -34,11 +34,11 @@ from benchmarks.harness import Timing, alternate, closing_line, ratio, table, ti
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.retrieval.bm25 import Bm25Index
+from csrm_tasks.text import normalise
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.serving.texts import tower_text
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.train import TrainPlan, pair_logits, train
 from csrm_tasks.training.optimizer import CLIP
 from csrm_tasks.training.precision import choose_dtype
@@ -68,9 +68,9 @@ def characters(texts: Sequence[str]) -> Any:
 def make_examples(products: int, count: int) -> Examples:
     """Pair ``count`` queries with titles of a catalogue; probabilities are random."""
     world = demo_world(2 * products, 0)
-    titles = [tower_text(p.title) for p in world.target.products]
+    titles = [normalise(p.title) for p in world.target.products]
     asked = make_queries(world, world.target.locale, 2 * count).queries
-    queries = list(dict.fromkeys(tower_text(q.text) for q in asked))[:count]
+    queries = list(dict.fromkeys(normalise(q.text) for q in asked))[:count]
     with tempfile.TemporaryDirectory() as folder:
         index = Bm25Index.build(Path(folder), [(str(i), t) for i, t in enumerate(titles)])
         hits = index.search(queries, RETRIEVED)

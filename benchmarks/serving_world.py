@@ -16,8 +16,9 @@ from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.release.bundle.manifest import assemble, release_id
 from csrm_tasks.release.routing import VERSION
 from csrm_tasks.settings import Settings
-from csrm_tasks.towers.export import quantise, write_onnx
+from csrm_tasks.towers.export import write_onnx
 from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+from csrm_tasks.towers.quantise import quantise
 from csrm_tasks.towers.serving.embed import IDS, VECTORS
 from csrm_tasks.towers.serving.runtime import ONNX
 from csrm_tasks.towers.serving.texts import TEXT_VERSION

@@ -16,7 +16,7 @@ same answer for ever, and what drift watches (Korean among Chinese queries) is a
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
@@ -80,6 +80,24 @@ def normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).casefold()
     # Case folding may leave a sequence that NFKC composes (ǰ), and NFKC may make a space (U+00A8).
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def as_read(text: str, prefix: str = "") -> str:
+    """Return ``text`` as an encoder reads it: in canonical form, after the prefix of its part.
+
+    A prefix ("query: ") stands as the market file writes it. Training, mining, embedding and
+    serving all come by here.
+    """
+    return prefix + normalise(text)
+
+
+def prefix_tokens(count: Callable[[str], int], prefix: str) -> int:
+    """Return how many tokens ``prefix`` adds to a text, where ``count`` counts those of a text.
+
+    Lengths in a market file are of the text itself, special tokens included: a prefix comes on top,
+    so that it never takes the place of a text's end.
+    """
+    return max(count(prefix + "a") - count("a"), 0) if prefix else 0
 
 
 def query_id(locale: str, query: str) -> str:

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaMo
 from csrm_tasks import records
 from csrm_tasks.text import pair_id, query_id
 from csrm_tasks.towers.examples import Examples, soft_examples
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import load_tokenizer
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 
 TYPES = (
     "茶壺",
@@ -110,7 +110,7 @@ def oracle_examples(tables: dict[str, pl.DataFrame]) -> Examples:
     return soft_examples(oracle(pairs, tables), queries, products, pairs)
 
 
-def reader_of(base: Path, query_tokens: int, title_tokens: int) -> TowerTokenizer:
+def reader_of(base: Path, query_tokens: int, title_tokens: int, **prefixes: str) -> TowerTokenizer:
     """Return a reader with the tokenizer of an encoder of :func:`make_encoder`."""
     definition = load_tokenizer(str(base)).backend_tokenizer.to_str()
-    return TowerTokenizer(definition, query_tokens, title_tokens, 1)
+    return TowerTokenizer(definition, query_tokens, title_tokens, 1, **prefixes)

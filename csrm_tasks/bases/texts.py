@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from csrm_tasks.llm.prompt.prompts import (
     query_segments,
     translation_segments,
 )
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.tables import AGGREGATES, LABELS, PRODUCTS, TRANSLATIONS, fetch
@@ -33,7 +34,8 @@ from csrm_tasks.towers.serving.texts import SEPARATOR
 
 PRODUCT = ("locale", "title", "brand", "category", "description")
 TRANSLATION = ("kind", "source_text", "target_text")
-# What an encoder may be told of a text's part (e5), before the text itself.
+# What an encoder may be told of a text's part (e5), before the text itself: kept for a market whose
+# file does not say so yet.
 ENCODER_PREFIXES = ("query: ", "passage: ")
 
 
@@ -135,8 +137,18 @@ def _fixed() -> Iterator[str]:
             yield question(QueryFields("a", "", ("a",)), ProductFields("a")) + empty + digit
 
 
-def encoder_texts(texts: MarketTexts) -> list[str]:
-    """Return every text that an encoder may be given: as delivered, and normalised."""
+def encoder_prefixes(config: MarketConfig) -> set[str]:
+    """Return what a market's encoders read before a query or a title."""
+    sections = config.retrieval.ebr, config.towers
+    return {p for s in sections for p in (s.query_prefix, s.title_prefix)} - {""}
+
+
+def encoder_texts(texts: MarketTexts, prefixes: Collection[str] = ()) -> list[str]:
+    """Return every text that an encoder may be given: as delivered, normalised, after a prefix.
+
+    ``prefixes`` are the market's own. A tokenizer may join the end of one with a text's beginning,
+    so every text stands after each of them.
+    """
     fields: Iterable[str] = (
         value for column in (*PRODUCT[1:],) for value in texts.products[column].unique().to_list()
     )
@@ -144,5 +156,6 @@ def encoder_texts(texts: MarketTexts) -> list[str]:
     for column in TRANSLATION[1:]:
         said |= set(texts.translations[column].to_list())
     plain = {" ".join(text.split()) for text in said}
-    prefixes = {prefix + "a" for prefix in ENCODER_PREFIXES}
-    return sorted({*plain, *map(normalise, said), *prefixes, f"a{SEPARATOR}a"})
+    normal = {*map(normalise, said), f"a{SEPARATOR}a"}
+    told = {prefix + text for prefix in prefixes for text in normal}
+    return sorted({*plain, *normal, *told, *(prefix + "a" for prefix in ENCODER_PREFIXES)})

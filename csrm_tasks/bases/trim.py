@@ -9,7 +9,7 @@ tokens, renormalised. Both are checked on some of the texts before the new base 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,19 @@ SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "
 
 
 def trim_base(
-    folder: Path, place: Path, market: str, texts: MarketTexts, layers: int | None = None
+    folder: Path,
+    place: Path,
+    market: str,
+    texts: MarketTexts,
+    *,
+    prefixes: Collection[str] = (),
+    layers: int | None = None,
 ) -> Iterator[str]:
     """Cut the kept base of ``folder`` to a market's texts, and land it as ``place``; yields lines.
 
-    ``layers``: keep the first so many only; None: all. Raises :class:`ConfigError` for what cannot
-    be cut, :class:`ArtifactError` where the result is not equal to the whole base of as many layers
-    on the market's texts.
+    ``prefixes`` are what the market's encoders read before a text. ``layers``: keep the first so
+    many only; None: all. Raises :class:`ConfigError` for what cannot be cut, :class:`ArtifactError`
+    where the result is not equal to the whole base of as many layers on the market's texts.
     """
     record = read_record(folder)
     if record.trimmed is not None:
@@ -58,7 +64,7 @@ def trim_base(
     check_layers(folder, layers)
     root = base_digest(str(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    read = prompt_texts(texts) if record.kind == CAUSAL else encoder_texts(texts)
+    read = prompt_texts(texts) if record.kind == CAUSAL else encoder_texts(texts, prefixes)
     cut = cut_tokenizer(
         tokenizer.backend_tokenizer, used_tokens(tokenizer, read), read,
         roles_of(tokenizer).values(),

@@ -120,12 +120,17 @@ def check(name: str, market: str) -> None:
 def trim(name: str, market: str, new: str | None, layers: int | None) -> None:
     """Cut base NAME to the tokens that a market's texts use, as a base of its own (A61)."""
     from csrm_tasks.bases.models import quietly
-    from csrm_tasks.bases.texts import market_texts
+    from csrm_tasks.bases.texts import encoder_prefixes, market_texts
     from csrm_tasks.bases.trim import trim_base
+    from csrm_tasks.markets import load_market
 
-    new = new or f"{name}-{market}"
-    texts = market_texts(load_settings(market=market), market)
+    new, settings = new or f"{name}-{market}", load_settings(market=market)
+    prefixes = encoder_prefixes(load_market(market, settings.markets))
+    texts = market_texts(settings, market)
     with quietly():
-        for line in trim_base(_folder(name), bases_folder() / new, market, texts, layers):
+        cut = trim_base(
+            _folder(name), bases_folder() / new, market, texts, prefixes=prefixes, layers=layers
+        )
+        for line in cut:
             click.echo(line)
     click.echo(f"market file: base:{new}; next: csrm base check {new} --market {market}")

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from csrm_tasks.base_models import check_base, local_folder
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.market_files.encoders import SHIPPED, of_encoders
 from csrm_tasks.market_files.raters import rated_enough
 from csrm_tasks.market_files.reference import flat, in_effect
 from csrm_tasks.markets import MarketConfig, bases_of, explained, read_keys, validated
-from csrm_tasks.settings import PROJECT_ROOT, Settings
+from csrm_tasks.settings import Settings
 
-SHIPPED = PROJECT_ROOT / "csrm_tasks" / "demo" / "bases" / "shipped"
 WHOLE = ("ingest", "retrain", "refresh", "rollout")
 # 300 gold queries decide to about three points (docs/GATE.md); intervals narrow with the root.
 DECIDED_QUERIES, DECIDED_MARGIN = 300, 0.03
@@ -76,6 +76,7 @@ def _is_cron(text: str) -> bool:
 
 def _surprises(config: MarketConfig, settings: Settings) -> Iterator[str]:
     yield from _of_bases(config)
+    yield from of_encoders(config)
     yield from _of_gold(config)
     yield from _of_raters(config, settings)
     yield from _of_schedule(config)

@@ -43,8 +43,8 @@ def index_locale(
     known = of_encoder(previous, digest)
     new, deleted = difference(known, products) if known else (products, [])
     ids, texts = new["product_id"].to_list(), new["title"].to_list()
-    vectors = embed(ids) if embed else model.encode(texts)
-    asked = model.encode(sample or products["title"].head(RECALL_SAMPLE).to_list())
+    vectors = embed(ids) if embed else model.encode_titles(texts)
+    asked = model.encode_queries(sample or products["title"].head(RECALL_SAMPLE).to_list())
     below = config.exact_below
     index = (
         known.changed(deleted, ids, texts, vectors, sample=asked, exact_below=below, seed=seed)
@@ -93,7 +93,7 @@ def evaluate_encoder(
     }
     ids = pl.concat(list(qrels.values()))["query_id"].unique()
     asked = tables["queries"].filter(pl.col("query_id").is_in(ids.implode())).sort("query_id")
-    rows, scores = index.search(model.encode(asked["norm"].to_list()), trec.DEPTH)
+    rows, scores = index.search(model.encode_queries(asked["norm"].to_list()), trec.DEPTH)
     hits = {
         query: [(index.ids[r], s) for r, s in zip(near, cosines, strict=True) if r >= 0]
         for query, near, cosines in zip(

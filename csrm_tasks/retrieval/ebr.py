@@ -47,8 +47,8 @@ class EbrTrainer:
         self, model: BiEncoder, data: TrainingPairs, config: Ebr, seed: int, work: Path
     ) -> None:
         self.model, self.data, self.config, self.seed = model, data, config, seed
-        self._queries = model.tokenise(data.queries)
-        self._titles = model.tokenise(data.titles)
+        self._queries = model.queries(data.queries)
+        self._titles = model.titles(data.titles)
         schedule = warmed(config.lr, config.steps, WARMUP)
         self._optimizer = EncoderOptimizer(model, schedule, config.rates)
         self._cache = GradCache(model)

@@ -23,7 +23,7 @@ class HybridSearch:
     def __init__(self, dense: Dense, bm25: Bm25Index, queries: Sequence[str]) -> None:
         """Embed ``queries`` once."""
         self._dense, self._bm25, self._queries = dense, bm25, queries
-        self._vectors = dense.model.encode(queries)
+        self._vectors = dense.model.encode_queries(queries)
         self._row = {product: row for row, product in enumerate(dense.index.ids)}
 
     def __call__(self, rows: Rows, k: int) -> Rows:

@@ -96,7 +96,7 @@ class RqaRetriever:
         if self._dense is None:
             taken = zip(texts, lexical, strict=True)
             return [self._take(text, fuse([ranking]), None) for text, ranking in taken]
-        vectors = self._dense.model.encode(texts)
+        vectors = self._dense.model.encode_queries(texts)
         semantic = self._dense.nearest(vectors, DEPTH)
         return [
             self._take(text, fuse([lexical[i], semantic[i]]), vectors[i])

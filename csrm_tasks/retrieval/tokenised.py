@@ -24,7 +24,7 @@ class TokenisedTexts(Ragged):
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
     ) -> None:
-        """Tokenise ``texts``, each cut to ``max_length`` tokens (special tokens included)."""
+        """Tokenise ``texts``, each cut to ``max_length`` tokens with all that is added to it."""
         ids: list[list[int]] = []
         if texts:
             ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]

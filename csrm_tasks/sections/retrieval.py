@@ -45,8 +45,12 @@ class Ebr(Section):
     """An encoder with a fast tokenizer, named like `llm.base`."""
     preset: Literal["e5-small"] | None = None
     """Settings for a small real encoder, below the file's own keys, the encoder among them."""
-    dim: Annotated[Positive, Unit("dimensions")] = 128
-    """Width of the vectors; a projection to it is learnt."""
+    dim: Annotated[Positive, Unit("dimensions")] | None = 128
+    """Width of the vectors; a projection to it is learnt. null: the encoder's own, without one."""
+    query_prefix: str = ""
+    """What the encoder was pretrained to read before a query; e5: "query: "."""
+    title_prefix: str = ""
+    """Likewise before a title; e5: "passage: "."""
     temperature: float = 0.05
     """Temperature of the contrastive loss."""
     steps: Steps = 20_000
@@ -69,7 +73,7 @@ class Ebr(Section):
     mining: Mining | None = None
     """Hard negatives from BM25; null: none."""
     max_length: Tokens = 64
-    """Length of a query or title; longer ones are cut."""
+    """Length of a query or title, its prefix not counted; longer ones are cut."""
 
 
 class RqaText(Section):

@@ -29,8 +29,13 @@ class Towers(Section):
     """An encoder with a fast tokenizer, named like `llm.base`."""
     preset: Literal["paper", "recommended", "e5-small"] | None = None
     """Settings below the file's own keys, an encoder among them."""
-    dim: Annotated[Positive, Unit("dimensions")] = 128
-    """Width of the vectors of queries and products."""
+    dim: Annotated[Positive, Unit("dimensions")] | None = 128
+    """Width of the vectors of queries and products. null: the encoder's own; each head's projection
+    is then square and starts as the identity."""
+    query_prefix: str = ""
+    """What the encoder was pretrained to read before a query; e5: "query: "."""
+    title_prefix: str = ""
+    """Likewise before a product; e5: "passage: "."""
     separate_trunks: bool = False
     """A pair of trunks for each head (A29), at twice the cost."""
     query_layers: Annotated[Positive, Unit("layers")] | None = None
@@ -63,9 +68,9 @@ class Towers(Section):
     rates: Rates = Rates()
     """Own learning rates of head, encoder and vocabulary."""
     query_tokens: Tokens = 32
-    """Length of a query; longer ones are cut."""
+    """Length of a query, its prefix not counted; longer ones are cut."""
     title_tokens: Tokens = 96
-    """Length of a product; longer ones are cut."""
+    """Length of a product, its prefix not counted; longer ones are cut."""
     product_fields: tuple[Literal["brand", "category"], ...] = ()
     """What the product tower reads after the title (A27)."""
     hard_baseline: bool = True

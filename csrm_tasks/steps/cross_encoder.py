@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from csrm_tasks.towers.cross.export import ScoredPairs
     from csrm_tasks.towers.cross.model import CrossEncoder
     from csrm_tasks.towers.examples import Examples
-    from csrm_tasks.towers.measure import TowerTokenizer
+    from csrm_tasks.towers.serving.tokens import TowerTokenizer
     from csrm_tasks.towers.thresholds import Threshold
 
 log = logging.getLogger("csrm")
@@ -57,7 +57,7 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     reader = reader_of(ctx.market)
     model = CrossEncoder.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
-        tokens=config.query_tokens + config.title_tokens, seed=seed,
+        tokens=reader.query_reader().tokens + reader.title_reader().tokens, seed=seed,
     ).to(device)  # fmt: skip
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed,
@@ -132,13 +132,8 @@ def _about(
     reader: TowerTokenizer, thresholds: Mapping[str, Threshold], product_fields: Sequence[str]
 ) -> dict[str, Any]:
     """What scoring needs beside the graph."""
-    from csrm_tasks.towers.serving.texts import TEXT_VERSION
-
     return {
-        "text_version": TEXT_VERSION,
+        **reader.describe(),
         "heads": {k: {"threshold": t.value, "dev": asdict(t)} for k, t in thresholds.items()},
-        "query_tokens": reader.query_tokens,
-        "title_tokens": reader.title_tokens,
-        "pad_id": reader.pad_id,
         "product_fields": list(product_fields),
     }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.pairs import TrainingPairs
     from csrm_tasks.retrieval.rqa import Dense, Title
+    from csrm_tasks.sections import Ebr
     from csrm_tasks.settings import Settings
 
 log = logging.getLogger("csrm")
@@ -118,9 +119,16 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     data, mined = _with_hard_negatives(ctx, data)
     warm = ctx.inputs.get("warm")
     model = (
-        _warm_start(warm, config.dim)
+        _warm_start(warm, config)
         if warm
-        else BiEncoder.from_base(config.encoder, config.dim, config.max_length, seed)
+        else BiEncoder.from_base(
+            config.encoder,
+            config.dim,
+            config.max_length,
+            seed,
+            config.query_prefix,
+            config.title_prefix,
+        )
     )
     trainer = EbrTrainer(model, data, config, seed, ctx.work)
     trainer.run()
@@ -153,16 +161,23 @@ def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPai
     return data, {f"mining_{name}": n for name, n in asdict(counts).items()}
 
 
-def _warm_start(warm: Artifact, dim: int) -> BiEncoder:
-    """Load an earlier EBR; raises :class:`ConfigError` where its vectors have another width."""
-    from csrm_tasks.retrieval.encoder import BiEncoder
+def _warm_start(warm: Artifact, config: Ebr) -> BiEncoder:
+    """Load an earlier EBR, to read texts as ``config`` says from now on.
+
+    Raises :class:`ConfigError` where its vectors have another width.
+    """
+    from csrm_tasks.retrieval.encoder import BiEncoder, Reading
 
     model = BiEncoder.load(warm.file("encoder"))
-    if model.dim != dim:
+    dim = model.dim if model.projects else None
+    if dim != config.dim:
+        asked, has = ("null" if d is None else str(d) for d in (config.dim, dim))
         raise ConfigError(
-            f"retrieval.ebr.dim is {dim}, but {warm.ref} has {model.dim}: set it back, or train "
+            f"retrieval.ebr.dim is {asked}, but {warm.ref} has {has}: set it back, or train "
             "without 'warm' (a cold start does)"
         )
+    reading = Reading(config.max_length, config.query_prefix, config.title_prefix)
+    model.read_as(reading, warm.ref)
     return model
 
 

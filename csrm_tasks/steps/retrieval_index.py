@@ -48,7 +48,7 @@ def embed_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
         known, products = of_encoder(_earlier_index(ctx, locale), digest), own["products"]
         new = shard_of(difference(known, products)[0] if known else products, shard, of)
         new.select("product_id").write_parquet(ctx.out / f"{locale}.parquet")
-        np.save(ctx.out / f"{locale}.npy", model.encode(new["title"].to_list()))
+        np.save(ctx.out / f"{locale}.npy", model.encode_titles(new["title"].to_list()))
         facts["embedded"][locale] = len(new)
     return facts
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
     from csrm_tasks.towers.examples import Examples
-    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.model import TwinTowers
+    from csrm_tasks.towers.serving.tokens import TowerTokenizer
     from csrm_tasks.towers.tables import TowerTables
 
 log = logging.getLogger("csrm")
@@ -135,8 +135,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
         seed=seed, separate=config.separate_trunks,
     ).to(device)  # fmt: skip
-    tokens = {f"towers.{k}": getattr(config, k) for k in ("query_tokens", "title_tokens")}
-    check_reads(config.encoder, model.config, tokens)
+    check_reads(config.encoder, model.config, _longest_texts(reader))
     dtype = choose_dtype(device, model.config.hidden_size)
     plan = TrainPlan(
         config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed,
@@ -181,15 +180,27 @@ def soft_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Example
 
 def reader_of(market: MarketConfig) -> TowerTokenizer:
     """Return how the towers of a market read texts: its encoder's tokenizer, both lengths."""
-    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.model import load_tokenizer
+    from csrm_tasks.towers.serving.tokens import TowerTokenizer
 
     config = market.towers
     tokenizer = load_tokenizer(config.encoder)
     return TowerTokenizer(
         tokenizer.backend_tokenizer.to_str(), config.query_tokens, config.title_tokens,
-        tokenizer.pad_token_id,
+        tokenizer.pad_token_id, config.query_prefix, config.title_prefix,
     )  # fmt: skip
+
+
+def _longest_texts(reader: TowerTokenizer) -> dict[str, int]:
+    """Return the tokens of the longest query and title with their prefixes, by key."""
+    sides = (
+        ("query", reader.query_prefix, reader.query_reader()),
+        ("title", reader.title_prefix, reader.title_reader()),
+    )
+    return {
+        f"towers.{part}_tokens" + (f" with {part}_prefix" if prefix else ""): read.tokens
+        for part, prefix, read in sides
+    }
 
 
 def publish_towers(
@@ -232,15 +243,12 @@ def publish_towers(
 
 def load_towers(ctx: Context) -> tuple[TwinTowers, TowerTokenizer]:
     """Return the trained towers of input ``towers`` and how their texts are read."""
-    from csrm_tasks.towers.measure import TowerTokenizer
     from csrm_tasks.towers.model import TwinTowers
+    from csrm_tasks.towers.serving.tokens import TowerTokenizer
 
     folder, about = ctx.input("towers").file("towers"), _about(ctx)
     definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    reader = TowerTokenizer(
-        definition, *(about[k] for k in ("query_tokens", "title_tokens", "pad_id"))
-    )
-    return TwinTowers.load(folder, dim=about["dim"]), reader
+    return TwinTowers.load(folder, dim=about["dim"]), TowerTokenizer.of(definition, about)
 
 
 def _about(ctx: Context) -> dict[str, Any]:

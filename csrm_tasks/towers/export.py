@@ -3,11 +3,11 @@
 The graph is traced by torch's TorchScript exporter: it needs no package beside torch and onnx. It
 covers everything after tokenisation: encoder, mask-aware pooling, projections, normalisation.
 
-Int8 is dynamic, with signed 8-bit weights: the quickest kind where the CPU has VNNI. Elsewhere
-they would overflow 16-bit accumulators (cosine 0.977 measured on AVX2), so there the runtime sets
-onnxruntime's precision option (``towers.runtime``), which makes such weights unsigned when they are
-loaded: the same numbers, slower. Two recipes are tried, and the first within the
-bounds is kept: everything including the embeddings, the smallest; then the matrix products alone.
+Int8 recipes stand in :mod:`csrm_tasks.towers.quantise`; the first within the bounds is kept.
+
+The two fp32 files have the table of embeddings, most of a multilingual encoder, in one file beside
+them (:mod:`csrm_tasks.towers.shared`). An int8 file has its own, a quarter as large: either may be
+refused, and one that serves alone is one file.
 
 Judged are the pairs as they would be served: int8 queries against fp32 products, since queries
 are embedded within the request's budget and products offline, where fp32 gives a product the same
@@ -29,13 +29,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.quantise import RECIPES, quantise
 from csrm_tasks.towers.serving.runtime import ONNX, Decisions, TowerRuntime, Vectors
+from csrm_tasks.towers.shared import TABLES, share_tables
 
 log = logging.getLogger("csrm")
 
@@ -47,14 +48,6 @@ VARIANTS = {  # name → (query tower, product tower) that its pairs are judged 
     "int8_query": ("int8", "fp32"),
     "int8_product": ("fp32", "int8"),
 }
-
-
-RECIPES: dict[str, dict[str, Any]] = {  # int8, the most compact first
-    "all": {"weight_type": QuantType.QInt8, "per_channel": True},
-    "matmul": {
-        "weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul"],
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,7 @@ def export_towers(
     """
     for name, side in (("query", model.query), ("product", model.product)):
         write_onnx(side, out / ONNX[name, "fp32"])
+    share_tables([out / ONNX[name, "fp32"] for name in ("query", "product")], out / TABLES)
     about = {**about, "serve": {"query": "fp32", "product": "fp32"}}
     write_about(out, about)
     checked = {"fp32": _judge(out, "fp32", "", reference)}
@@ -139,17 +133,6 @@ def _plain_attention(tower: torch.nn.Module) -> Iterator[None]:
     finally:
         for encoder, kind in zip(encoders, before, strict=True):
             encoder.set_attn_implementation(kind)
-
-
-def quantise(source: Path, target: Path, recipe: str) -> None:
-    """Write the int8 variant of an fp32 graph by one of :data:`RECIPES`."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises a pre-processing that dynamic graphs do not need
-    try:
-        quantize_dynamic(source, target, **RECIPES[recipe])
-    finally:
-        root.setLevel(level)
 
 
 def _int8(out: Path, tower: str, reference: Reference) -> Parity:

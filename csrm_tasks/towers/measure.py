@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from csrm_tasks.towers.examples import Examples, distinct
 from csrm_tasks.towers.export import Reference
 from csrm_tasks.towers.losses import head_logits
 from csrm_tasks.towers.model import TwinTowers
-from csrm_tasks.towers.serving.texts import TEXT_VERSION
-from csrm_tasks.towers.serving.tokens import TokenTable, tower_tokenizer
+from csrm_tasks.towers.serving.tokens import TokenTable, TowerTokenizer
 from csrm_tasks.towers.thresholds import Bools, Threshold, at_threshold, choose_threshold
 from csrm_tasks.towers.tower import HEADS, AnyTower
 
@@ -25,24 +24,6 @@ Vectors = npt.NDArray[np.float32]
 
 BATCH_TOKENS = 4096  # padded tokens of one inference batch
 JUDGED = 200_000  # distilled pairs that thresholds are chosen on, at most
-
-
-@dataclass(frozen=True)
-class TowerTokenizer:
-    """How texts become tokens: the text of ``tokenizer.json`` and both towers' lengths."""
-
-    definition: str
-    query_tokens: int
-    title_tokens: int
-    pad_id: int
-
-    def queries(self, texts: list[str]) -> TokenTable:
-        """Tokenise queries."""
-        return TokenTable(tower_tokenizer(self.definition, self.query_tokens), texts, self.pad_id)
-
-    def products(self, texts: list[str]) -> TokenTable:
-        """Tokenise product titles."""
-        return TokenTable(tower_tokenizer(self.definition, self.title_tokens), texts, self.pad_id)
 
 
 @torch.inference_mode()
@@ -146,11 +127,8 @@ def describe(
         for i, name in enumerate(HEADS)
     }
     return {
-        "text_version": TEXT_VERSION,
+        **reader.describe(),
         "product_fields": list(product_fields),
         "dim": model.query.dim,
         "heads": heads,
-        "query_tokens": reader.query_tokens,
-        "title_tokens": reader.title_tokens,
-        "pad_id": reader.pad_id,
     }

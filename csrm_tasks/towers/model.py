@@ -8,7 +8,8 @@ one module, one file and one graph.
 
 The tower's own part starts equal on both sides: encoders from the same base and, per head, the
 same orthogonal projection. So the first cosines are those of the base's mean-pooled states and not
-of two unrelated random maps.
+of two unrelated random maps. In the encoder's own width the projection starts as the identity: it
+is not left out, since with one trunk both heads would then be one vector.
 """
 
 from __future__ import annotations
@@ -57,16 +58,18 @@ class TwinTowers(nn.Module):
 
     @classmethod
     def from_base(
-        cls, name: str, *, dim: int, scale: float, learn_scale: bool, seed: int,
+        cls, name: str, *, dim: int | None, scale: float, learn_scale: bool, seed: int,
         separate: bool = False,
     ) -> TwinTowers:  # fmt: skip
         """Start both towers from one pretrained encoder, a folder or a Hugging Face name.
 
-        ``separate`` gives each head its own pair of trunks; its first vectors are the same.
+        ``dim`` None is the encoder's own width. ``separate`` gives each head its own pair of
+        trunks; its first vectors are the same.
         Raises :class:`ConfigError` when it cannot be loaded.
         """
         trunks = _pairs(lambda: load_encoder("towers.encoder", name), separate)
-        model = cls(trunks, dim=dim, scale=scale, learn_scale=learn_scale)
+        width = dim or int(trunks[0][0].config.hidden_size)
+        model = cls(trunks, dim=width, scale=scale, learn_scale=learn_scale)
         generator = torch.Generator().manual_seed(seed)
         for query, product in zip(trunks_of(model.query), trunks_of(model.product), strict=True):
             start_equal(query.projection, product.projection, dim, generator)
@@ -123,10 +126,15 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in tensors.values()}
 
 
-def start_equal(query: nn.Linear, product: nn.Linear, dim: int, generator: torch.Generator) -> None:
-    """Start both projections as one orthogonal map per head."""
-    for rows in query.weight.detach().view(-1, dim, query.in_features):
-        nn.init.orthogonal_(rows, generator=generator)
+def start_equal(
+    query: nn.Linear, product: nn.Linear, dim: int | None, generator: torch.Generator
+) -> None:
+    """Start both projections as one orthogonal map per head; ``dim`` None: as the identity."""
+    for rows in query.weight.detach().view(-1, dim or query.in_features, query.in_features):
+        if dim is None:
+            nn.init.eye_(rows)
+        else:
+            nn.init.orthogonal_(rows, generator=generator)
     nn.init.zeros_(query.bias)
     product.load_state_dict(query.state_dict())
 

@@ -27,6 +27,7 @@ from csrm_tasks.llm.network.head import run_trunk, translation_loss
 from csrm_tasks.llm.network.model import Model, load_base
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
 from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.text import normalise
 from tests.bases_fixtures import (
     TITLES,
     e5_tokenizer,
@@ -35,6 +36,7 @@ from tests.bases_fixtures import (
     tiny_e5,
     tiny_gemma,
 )
+from tests.data_fixtures import KO
 
 GEMMA, E5 = gemma_tokenizer(), e5_tokenizer()
 
@@ -65,6 +67,21 @@ def mapping(bases: Path, name: str) -> list[int]:
     kept = [whole.convert_tokens_to_ids(cut.convert_ids_to_tokens(i)) for i in range(len(cut))]
     assert len(set(kept)) == len(kept)
     return kept
+
+
+def test_a_prefix_that_runs_into_the_text_keeps_what_the_two_become(
+    bases: Path, tmp_path: Path
+) -> None:
+    """Without a space between, prefix and text are cut as one word."""
+    prefixes = {"상품:", "q: "}
+    whole = AutoTokenizer.from_pretrained(bases / "bases" / "e5")
+    texts = market_texts(load_settings({"CSRM_HOME": str(bases / "home")}), "tiny")
+    list(trim_base(bases / "bases" / "e5", tmp_path / "told", "tiny", texts, prefixes=prefixes))
+    cut = AutoTokenizer.from_pretrained(tmp_path / "told")
+    for text in (p + normalise(t) for p in prefixes for t in TITLES[KO]):
+        assert text in encoder_texts(texts, prefixes)
+        found, wanted = (t.convert_ids_to_tokens(t(text)["input_ids"]) for t in (cut, whole))
+        assert found == wanted
 
 
 @pytest.mark.parametrize("name", ["gemma", "e5"])

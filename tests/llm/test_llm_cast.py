@@ -160,7 +160,7 @@ def test_an_encoder_cast_for_inference_is_the_one_loaded_so(kind: str, tmp_path:
         XLMRobertaModel(config).save_pretrained(tmp_path)
     ours = BiEncoder.from_base(str(tmp_path), 16, LENGTH, 0).for_inference(torch.bfloat16)
     theirs = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
-    table = ours.tokenise([" ".join(WORDS * 4)])
+    table = ours.titles([" ".join(WORDS * 4)])
     ids, mask = table.batch(np.arange(1))
     with torch.inference_mode():
         found, expected = (

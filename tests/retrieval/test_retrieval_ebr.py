@@ -116,8 +116,8 @@ def test_batch_losses_equal_pair_by_pair_encoding(base: Path, tmp_path: Path) ->
     batch = draw(data, 10, 8, np.random.default_rng(3))
     with torch.no_grad():
         contrastive, mse = trainer.batch_losses(batch)
-    q = torch.from_numpy(trainer.model.encode([data.queries[i] for i in batch.queries]))
-    t = torch.from_numpy(trainer.model.encode([data.titles[i] for i in batch.titles]))
+    q = torch.from_numpy(trainer.model.encode_queries([data.queries[i] for i in batch.queries]))
+    t = torch.from_numpy(trainer.model.encode_titles([data.titles[i] for i in batch.titles]))
     cosine = torch.stack([q[i] for i in batch.query_of]) @ t.T
     weight, own = torch.from_numpy(batch.weight), torch.from_numpy(batch.title_of)
     allowed = torch.from_numpy(batch.allowed)
@@ -156,7 +156,7 @@ def test_the_loss_within_queries_is_a_third_one_and_each_query_counts_once(
     batch = draw(trainer.data, 16, 4, np.random.default_rng(2), by_query=True)
     found = trainer.batch_losses(batch)
     q, t = (
-        torch.from_numpy(trainer.model.encode([texts[i] for i in rows]))
+        torch.from_numpy(trainer.model.encode_titles([texts[i] for i in rows]))
         for texts, rows in (
             (trainer.data.queries, batch.queries), (trainer.data.titles, batch.titles)
         )
@@ -274,7 +274,9 @@ def _share_of_next_kind(model: BiEncoder) -> float:
     right = []
     for query in _kinds().to_dicts():
         goods = products().filter(pl.col("locale") == query["locale"])
-        cosine = model.encode(goods["title"].to_list()) @ model.encode([query["norm"]])[0]
+        cosine = (
+            model.encode_titles(goods["title"].to_list()) @ model.encode_queries([query["norm"]])[0]
+        )
         wanted = KINDS[query["locale"]][query["next"]]
         right.append(goods["category"][int(cosine.argmax())] == wanted)
     return float(np.mean(right))

@@ -18,7 +18,7 @@ def test_both_rankings_count_and_a_gone_product_does_not(tmp_path: Path) -> None
     model = BiEncoder.from_base(str(make_encoder(tmp_path / "base", layers=1)), 16, 32, 0).eval()
     titles = [f"{c} {t}" for c in COLOURS for t in TYPES]
     ids = [f"p{i:02d}" for i in range(len(titles))]
-    vectors = model.encode(titles)
+    vectors = model.encode_titles(titles)
     index = ProductIndex.build(TARGET, ids, titles, vectors, "digest", sample=vectors[:5],
                                exact_below=1000, seed=0)  # fmt: skip
     gone = [("gone", "紅色 茶壺")]
@@ -27,7 +27,7 @@ def test_both_rankings_count_and_a_gone_product_does_not(tmp_path: Path) -> None
     found = HybridSearch(Dense(model, index), bm25, queries)(np.array([1, 0, 2]), 6)
     assert found.shape == (3, 6)
     for row, query in zip(found, [queries[1], queries[0], queries[2]], strict=True):
-        near = np.argsort(-(vectors @ model.encode([query])[0]), kind="stable")[:6]
+        near = np.argsort(-(vectors @ model.encode_queries([query])[0]), kind="stable")[:6]
         lexical = [p for p, _ in bm25.search([query], 6)[0] if p != "gone"]
         score: dict[str, float] = {}
         for ranking in ([ids[i] for i in near], lexical):

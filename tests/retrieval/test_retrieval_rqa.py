@@ -39,7 +39,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Dense:
     titles = _titles()
     base = tiny_encoder(tmp_path_factory.mktemp("base"), list(titles.values()))
     model = BiEncoder.from_base(str(base), 16, 24, seed=0).eval()
-    vectors = model.encode(list(titles.values()))
+    vectors = model.encode_titles(list(titles.values()))
     index = ProductIndex.build(
         "zh-TW", list(titles), list(titles.values()), vectors, "digest",
         sample=vectors, exact_below=99, seed=0,
@@ -89,7 +89,7 @@ def test_both_rankings_count_and_the_text_depends_on_the_query_alone(
     ]
     assert all(len(found) == 10 for found in together)
     for query, found in zip(asked[:5], together, strict=False):
-        vector = dense.model.encode([query])[0]
+        vector = dense.model.encode_queries([query])[0]
         near = dense.nearest(vector[None], 50)[0]
         lexical = [p for p, _ in bm25.search([query], 50)[0]]
         best = fuse([lexical, near])[0]

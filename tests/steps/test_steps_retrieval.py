@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
 
 from csrm_tasks import records, tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
@@ -22,7 +24,7 @@ from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
-from csrm_tasks.text import query_id
+from csrm_tasks.text import normalise, query_id
 from tests.retrieval_fixtures import (
     pairs,
     products,
@@ -186,6 +188,53 @@ def test_local_behaviour_and_a_warm_start_change_the_model(
     assert len({a.facts["encoder_digest"] for a in (cold, local, warm)}) == 3
     assert warm.facts["contrastive"] < local.facts["contrastive"]
     assert json.loads(warm.file("ebr.json").read_text())["warm"] == built["ebr"]
+
+
+def with_ebr(chain: Chain, **changed: Any) -> MarketConfig:
+    """Return the chain's market with one step of a retriever that is set up otherwise."""
+    ebr = chain.market.retrieval.ebr.model_copy(update={"steps": 1, **changed})
+    retrieval = chain.market.retrieval.model_copy(update={"ebr": ebr})
+    return chain.market.model_copy(update={"retrieval": retrieval})
+
+
+def test_a_warm_start_reads_as_the_market_file_says_now(
+    chain: Chain, built: dict[str, str]
+) -> None:
+    given = {"snapshot": "small/snapshot/1", "scored": "small/scored/1", "warm": built["ebr"]}
+    market = with_ebr(chain, query_prefix="query: ", max_length=20)
+    made = chain.open(run_step("train_ebr", market, given, {"local": False}, chain.settings))
+    reading = json.loads((made.file("encoder") / "biencoder.json").read_text())
+    assert (reading["query_prefix"], reading["title_prefix"]) == ("query: ", "")
+    assert reading["max_length"] == 20
+    with pytest.raises(ConfigError, match=r"dim is null, but .* has 16: set it back"):
+        run_step("train_ebr", with_ebr(chain, dim=None), given, {"local": False}, chain.settings)
+
+
+def test_in_its_own_width_and_behind_prefixes_from_training_to_titles(
+    chain: Chain, built: dict[str, str]
+) -> None:
+    told = {"query_prefix": "query: ", "title_prefix": "passage: "}
+    market, given = with_ebr(chain, dim=None, **told), {"snapshot": "small/snapshot/1"}
+
+    def run(step: str, **params: Any) -> str:
+        return run_step(step, market, given, params, chain.settings)
+
+    given["scored"] = "small/scored/1"
+    ebr = run("train_ebr", local=False)
+    del given["scored"]
+    given["ebr"] = ebr
+    given |= {"index": run("build_index"), "bm25": built["bm25"]}
+    assert chain.open(run("build_rqa")).facts["dense"]
+    index = ProductIndex.load(chain.open(given["index"]).file("ko-KR"))
+    assert index.info.dim == 32  # of the encoder
+    folder = chain.open(ebr).file("encoder")
+    tokenizer, encoder = (k.from_pretrained(folder) for k in (AutoTokenizer, AutoModel))
+    titles = dict(products().select("product_id", "title").iter_rows())
+    for product, vector in zip(index.ids, np.asarray(index.vectors), strict=True):
+        ids = torch.tensor([tokenizer(f"passage: {normalise(titles[product])}")["input_ids"]])
+        with torch.no_grad():
+            mean = encoder.eval()(ids).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, (mean / mean.norm()).numpy(), atol=1e-5)
 
 
 def test_rqa_star_without_what_shoppers_did_with_gold_queries(

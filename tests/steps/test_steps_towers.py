@@ -76,7 +76,7 @@ class World:
         model = BiEncoder.from_base(str(self.base), 16, 32, seed=0).eval()
         digest = model.save(self.folder / "ebr" / "encoder")
         products = self.tables["products"].sort("product_id")
-        vectors = model.encode(products["title"].to_list())
+        vectors = model.encode_titles(products["title"].to_list())
         index = ProductIndex.build(
             TARGET, products["product_id"].to_list(), products["title"].to_list(), vectors, digest,
             sample=vectors[:10], exact_below=1000, seed=0,

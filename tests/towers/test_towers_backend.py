@@ -11,7 +11,8 @@ import pytest
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from csrm_tasks.errors import ArtifactError, ConfigError
-from csrm_tasks.towers.export import quantise, write_onnx
+from csrm_tasks.towers.export import write_onnx
+from csrm_tasks.towers.quantise import quantise
 from csrm_tasks.towers.serving import backend
 from csrm_tasks.towers.serving.backend import VARIABLE, choose_backend, quickest, time_query
 from csrm_tasks.towers.serving.runtime import ONNX, open_session

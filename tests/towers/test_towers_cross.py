@@ -16,8 +16,8 @@ from csrm_tasks.towers.cross.model import CrossEncoder, cross_logits, cross_prob
 from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.examples import Examples
 from csrm_tasks.towers.losses import towers_loss
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.tower import HEADS
 from csrm_tasks.towers.train import TrainPlan, train
 from tests.towers_fixtures import make_encoder, oracle_examples, reader_of, snapshot_tables

@@ -12,9 +12,9 @@ from csrm_tasks.towers import measure
 from csrm_tasks.towers.examples import Examples, with_texts
 from csrm_tasks.towers.export import export_towers
 from csrm_tasks.towers.losses import kd_loss
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import TowerRuntime
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.thresholds import Threshold
 from csrm_tasks.towers.tower import HEADS, trunks_of
 from csrm_tasks.towers.train import TrainPlan, pair_logits, train

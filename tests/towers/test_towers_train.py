@@ -24,8 +24,8 @@ from csrm_tasks.towers.examples import (
     with_texts,
 )
 from csrm_tasks.towers.losses import towers_loss
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.train import TrainPlan, encode_rows, pair_logits, train
 from csrm_tasks.training import optimizer
 from csrm_tasks.training.checkpoints import Checkpoints

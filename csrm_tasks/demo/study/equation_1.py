@@ -83,7 +83,7 @@ def precision(index: ProductIndex, model: BiEncoder, queries: pl.DataFrame, loca
     asked = make_queries(world, locale, default_queries(world)[locale]).queries
     known = {query_id(locale, q.text): q for q in asked}
     own = queries.filter(pl.col("query_id").is_in(list(known)))
-    found, _ = index.search(model.encode(own["norm"].to_list()), TOP)
+    found, _ = index.search(model.encode_queries(own["norm"].to_list()), TOP)
     shares = [
         (shelves.grades(known[q], np.array([row[index.ids[i]] for i in near])) >= 1).mean()
         for q, near in zip(own["query_id"], found.tolist(), strict=True)
@@ -103,7 +103,10 @@ def main() -> None:
     config, locales = market.retrieval.ebr, (market.source_locale, market.target_locale)
     click.echo(f"| loss | {' | '.join(f'P@{TOP} {n}' for n in locales)} | dev recall@20, source |")
     for name, trainer in (("printed", Printed), ("sign mended", Turned), ("A22", EbrTrainer)):
-        model = BiEncoder.from_base(config.encoder, config.dim, config.max_length, market.seed)
+        model = BiEncoder.from_base(
+            config.encoder, config.dim, config.max_length, market.seed, config.query_prefix,
+            config.title_prefix,
+        )  # fmt: skip
         shares, recall = [], None
         with tempfile.TemporaryDirectory() as work:
             trainer(model, data, config, market.seed, Path(work)).run()

@@ -36,6 +36,7 @@ from csrm_tasks.steps.running import run_step
 from csrm_tasks.text import normalise
 from csrm_tasks.towers import measure
 from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.tables import TowerTables
 from csrm_tasks.towers.thresholds import at_threshold, choose_threshold
 from csrm_tasks.towers.tower import HEADS
@@ -105,9 +106,7 @@ def judge(towers: Artifact, fresh: pl.DataFrame) -> dict[str, float]:
     about = json.loads(towers.file("towers.json").read_text(encoding="utf-8"))
     folder = towers.file("towers")
     definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    reader = measure.TowerTokenizer(
-        definition, *(about[k] for k in ("query_tokens", "title_tokens", "pad_id"))
-    )
+    reader = TowerTokenizer.of(definition, about)
     model = TwinTowers.load(folder, dim=about["dim"])
     scores = measure.probabilities(model, measure.reference(model, reader, fresh))
     grade, found = fresh["grade"].to_numpy(), {}

@@ -1,7 +1,7 @@
 """The cross-encoder to ONNX, fp32 and int8, each judged on dev pairs before it may be used (A34).
 
-Graph and int8 recipes are those of :mod:`csrm_tasks.towers.export`. There is no vector whose cosine
-could be bounded: the largest difference of a probability is, beside the decision flips.
+Graph and int8 recipes are those of the towers. There is no vector whose cosine could be bounded:
+the largest difference of a probability is, beside the decision flips.
 """
 
 from __future__ import annotations
@@ -17,14 +17,8 @@ import numpy as np
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.cross.model import CrossEncoder
 from csrm_tasks.towers.cross.runtime import ONNX, CrossRuntime
-from csrm_tasks.towers.export import (
-    MAX_FLIPS,
-    RECIPES,
-    decision_flips,
-    quantise,
-    write_about,
-    write_onnx,
-)
+from csrm_tasks.towers.export import MAX_FLIPS, decision_flips, write_about, write_onnx
+from csrm_tasks.towers.quantise import RECIPES, quantise
 from csrm_tasks.towers.serving.runtime import Scores, Vectors
 
 log = logging.getLogger("csrm")

@@ -41,14 +41,15 @@ BATCH_TOKENS = 4096  # padded tokens of one inference batch
 class CrossEncoder(nn.Module):
     """Token ids of pairs to the logits of both heads."""
 
-    def __init__(self, encoder: Any, *, dim: int, scale: float, learn_scale: bool) -> None:
+    def __init__(self, encoder: Any, *, dim: int | None, scale: float, learn_scale: bool) -> None:
         super().__init__()
         self.encoder = encoder
-        self.query = nn.Linear(encoder.config.hidden_size, len(HEADS) * dim)
-        self.product = nn.Linear(encoder.config.hidden_size, len(HEADS) * dim)
+        width = int(encoder.config.hidden_size)
+        self.dim = dim or width
+        self.query = nn.Linear(width, len(HEADS) * self.dim)
+        self.product = nn.Linear(width, len(HEADS) * self.dim)
         self.scale = nn.Parameter(torch.full((len(HEADS),), scale), requires_grad=learn_scale)
         self.bias = nn.Parameter(torch.zeros(len(HEADS)), requires_grad=learn_scale)
-        self.dim = dim
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Map ids (B, T) to logits (B, 2), in fp32 always.
@@ -67,9 +68,9 @@ class CrossEncoder(nn.Module):
 
     @classmethod
     def from_base(
-        cls, name: str, *, dim: int, scale: float, learn_scale: bool, tokens: int, seed: int
+        cls, name: str, *, dim: int | None, scale: float, learn_scale: bool, tokens: int, seed: int
     ) -> CrossEncoder:
-        """Start from a pretrained encoder that must read ``tokens`` tokens.
+        """Start from a pretrained encoder that must read ``tokens`` tokens; ``dim`` as towers'.
 
         Raises :class:`ConfigError` when it cannot be loaded, or reads fewer.
         """

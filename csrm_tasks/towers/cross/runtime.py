@@ -22,7 +22,7 @@ from csrm_tasks.towers.serving.runtime import (
     open_session,
     read_about,
 )
-from csrm_tasks.towers.serving.tokens import TokenTable, tower_tokenizer
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 
 ONNX = {"fp32": "cross.onnx", "int8": "cross.int8.onnx"}
 
@@ -39,10 +39,8 @@ class CrossRuntime:
         self.about = read_about(folder)
         definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
         self._session = open_session(folder / ONNX[variant or self.about["serve"]], threads)
-        self._tokenizers = [
-            tower_tokenizer(definition, self.about[name])
-            for name in ("query_tokens", "title_tokens")
-        ]
+        reader = TowerTokenizer.of(definition, self.about)
+        self._readers = reader.query_reader(), reader.title_reader()
 
     @property
     def product_fields(self) -> tuple[str, ...]:
@@ -51,10 +49,8 @@ class CrossRuntime:
 
     def score_texts(self, queries: Sequence[str], products: Sequence[str]) -> Scores:
         """Score N pairs of texts."""
-        pad_id = self.about["pad_id"]
         query, title = (
-            TokenTable(tokenizer, texts, pad_id)
-            for tokenizer, texts in zip(self._tokenizers, (queries, products), strict=True)
+            read(texts) for read, texts in zip(self._readers, (queries, products), strict=True)
         )
         logits: Vectors = np.zeros((len(queries), len(HEADS)), np.float32)
         for rows in length_chunks(query.lengths + title.lengths, BATCH_TOKENS):

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.towers.serving.texts import TEXT_VERSION
-from csrm_tasks.towers.serving.tokens import TokenTable, tower_tokenizer
+from csrm_tasks.towers.serving.texts import PREFIXED, TEXT_VERSION
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 
 Vectors = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -71,10 +71,8 @@ class TowerRuntime:
             "query": open_session(folder / ONNX["query", self.backend], threads),
             "product": open_session(folder / ONNX["product", product or serve["product"]], threads),
         }
-        self._tokenizers = {
-            "query": tower_tokenizer(definition, self.about["query_tokens"]),
-            "product": tower_tokenizer(definition, self.about["title_tokens"]),
-        }
+        reader = TowerTokenizer.of(definition, self.about)
+        self._readers = {"query": reader.query_reader(), "product": reader.title_reader()}
         heads = [self.about["heads"][name] for name in HEADS]
         self._scale = np.array([h["scale"] for h in heads], np.float32)
         self._bias = np.array([h["bias"] for h in heads], np.float32)
@@ -119,7 +117,7 @@ class TowerRuntime:
         return decisions(scores, self.about)
 
     def _encode(self, tower: str, texts: Sequence[str]) -> Vectors:
-        table = TokenTable(self._tokenizers[tower], texts, self.about["pad_id"])
+        table = self._readers[tower](texts)
         vectors: Vectors = np.zeros((len(texts), len(HEADS), self.dim), np.float32)
         for rows in table.chunks(np.arange(len(texts)), BATCH_TOKENS):
             ids, mask = table.batch(rows)
@@ -140,10 +138,10 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise ArtifactError(f"{folder} holds no exported towers: serving.json is missing")
     about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if about["text_version"] != TEXT_VERSION:
+    if about["text_version"] not in (TEXT_VERSION, PREFIXED):
         raise ArtifactError(
-            f"{folder}: towers for text version {about['text_version']}, this code makes "
-            f"{TEXT_VERSION}; export them again"
+            f"{folder}: towers for text version {about['text_version']}, this code reads "
+            f"{TEXT_VERSION} and {PREFIXED}; export them again"
         )
     return about
 

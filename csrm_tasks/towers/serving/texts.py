@@ -9,13 +9,15 @@ import polars as pl
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.text import normalise
 
-TEXT_VERSION = "1"  # recorded with every export; another version is another model
+# Recorded with every export; another version is another model. One with prefixes has a version of
+# its own, for a server of earlier code would leave them out without a word.
+TEXT_VERSION, PREFIXED = "1", "2"
 SEPARATOR = " | "
 
 
-def tower_text(text: str) -> str:
-    """Return the normalised text that is tokenised; a query's ``norm`` is its own fixed point."""
-    return normalise(text)
+def text_version(*prefixes: str) -> str:
+    """Return the version of texts that are read after ``prefixes``, empty ones included."""
+    return PREFIXED if any(prefixes) else TEXT_VERSION
 
 
 def product_text(title: str, fields: Sequence[str], *, brand: str = "", category: str = "") -> str:
@@ -35,5 +37,8 @@ def with_product_text(products: pl.DataFrame, fields: Sequence[str]) -> pl.DataF
 
 
 def product_digest(text: str) -> str:
-    """Return the content hash of what the product tower reads; equal hash, equal vector (A35)."""
-    return text_digest(TEXT_VERSION, tower_text(text))
+    """Return the content hash of what the product tower reads; equal hash, equal vector (A35).
+
+    A prefix is not in it: vectors are looked up among those of the same tower alone.
+    """
+    return text_digest(TEXT_VERSION, normalise(text))

@@ -2,36 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from csrm_tasks.ragged import Ragged, Rows, length_chunks
-from csrm_tasks.towers.serving.texts import tower_text
+from csrm_tasks.text import as_read, prefix_tokens
+from csrm_tasks.towers.serving.texts import text_version
 
 
-def tower_tokenizer(definition: str, limit: int) -> Tokenizer:
-    """Build a tokenizer of its own for one tower from the text of a ``tokenizer.json``.
+class TextReader:
+    """How one tower reads texts: its prefix, its tokenizer, its length; callable by threads."""
 
-    Texts are cut to ``limit`` tokens, special tokens included. The setting lives in the tokenizer
-    object, which is why the two towers of a server never share one.
-    """
-    tokenizer = Tokenizer.from_str(definition)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=limit)
-    return tokenizer
+    def __init__(self, definition: str, limit: int, pad_id: int, prefix: str = "") -> None:
+        """Build it from the text of a ``tokenizer.json``.
+
+        Texts are cut to ``limit`` tokens, special tokens included; those of ``prefix`` come on top
+        (:func:`csrm_tasks.text.prefix_tokens`). The setting lives in the tokenizer object, which is
+        why the two towers of a server never share one.
+        """
+        self._tokenizer = Tokenizer.from_str(definition)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        added = prefix_tokens(lambda text: len(self._tokenizer.encode(text).ids), prefix)
+        self.tokens = limit + added  # of the longest text with its prefix
+        self._tokenizer.enable_truncation(max_length=self.tokens)
+        self._pad_id, self._prefix = pad_id, prefix
+
+    def __call__(self, texts: Sequence[str]) -> TokenTable:
+        """Tokenise ``texts``."""
+        read = [as_read(text, self._prefix) for text in texts]
+        return TokenTable([e.ids for e in _encode(self._tokenizer, read)], self._pad_id)
+
+
+@dataclass(frozen=True)
+class TowerTokenizer:
+    """How both towers read texts: the text of ``tokenizer.json``, lengths and prefixes."""
+
+    definition: str
+    query_tokens: int  # of the text and the special tokens; a prefix comes on top
+    title_tokens: int
+    pad_id: int
+    query_prefix: str = ""
+    title_prefix: str = ""
+
+    @classmethod
+    def of(cls, definition: str, about: Mapping[str, Any]) -> TowerTokenizer:
+        """Return what :meth:`describe` has described; exports of old have no prefixes."""
+        known = {name: about[name] for name in _described() if name in about}
+        return cls(definition, **known)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``towers.json`` and ``serving.json`` say of it."""
+        version = text_version(self.query_prefix, self.title_prefix)
+        return {"text_version": version} | {name: getattr(self, name) for name in _described()}
+
+    def query_reader(self) -> TextReader:
+        """Return how queries are read."""
+        return TextReader(self.definition, self.query_tokens, self.pad_id, self.query_prefix)
+
+    def title_reader(self) -> TextReader:
+        """Return how products are read."""
+        return TextReader(self.definition, self.title_tokens, self.pad_id, self.title_prefix)
+
+    def queries(self, texts: Sequence[str]) -> TokenTable:
+        """Tokenise queries."""
+        return self.query_reader()(texts)
+
+    def products(self, texts: Sequence[str]) -> TokenTable:
+        """Tokenise product titles."""
+        return self.title_reader()(texts)
+
+
+def _described() -> list[str]:
+    return [field.name for field in fields(TowerTokenizer) if field.name != "definition"]
 
 
 class TokenTable(Ragged):
     """Token ids of N texts as a tower reads them."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], pad_id: int) -> None:
-        """Tokenise ``texts`` with a tokenizer made by :func:`tower_tokenizer`."""
+    def __init__(self, ids: Sequence[Sequence[int]], pad_id: int) -> None:
+        """Keep the token ids of N texts, as a :class:`TextReader` gives them."""
         # A tokenizer without special tokens makes nothing of an empty text; attention over nothing
         # is NaN, so such a text is one padding token that is attended to.
-        encoded = _encode(tokenizer, [tower_text(t) for t in texts])
-        super().__init__([e.ids or [pad_id] for e in encoded], pad_id)
+        super().__init__([row or [pad_id] for row in ids], pad_id)
 
     def batch(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return token ids and attention mask of ``rows``, both (len(rows), longest), int64."""
