@@ -181,14 +181,17 @@ class Home:
         (self.airflow / "config" / "airflow_local_settings.py").write_text(PRELOAD)
 
 
-def check_disk(folder: Path, needed: int = NEEDED_BYTES) -> None:
-    """Raise :class:`CsrmError` when fewer than ``needed`` bytes are free for ``folder``."""
+def check_disk(folder: Path, needed: int = NEEDED_BYTES, variable: str = "CSRM_HOME") -> None:
+    """Raise :class:`CsrmError` when fewer than ``needed`` bytes are free for ``folder``.
+
+    ``variable`` of the environment says where that lies.
+    """
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise CsrmError(
             f"{place} has {free / 1024**3:.1f} GB free and the run needs {needed / 1024**3:.0f}: "
-            "free some space, or set CSRM_HOME to a folder on another disk"
+            f"free some space, or set {variable} to a folder on another disk"
         )
 
 

@@ -92,7 +92,7 @@ def refuse(home: Home, data: Path | None, *, accept_terms: bool) -> None:
     unknown = [name for name in absent if name not in known_bases()]
     if unknown:
         raise ConfigError(
-            f"base {unknown[0]} is not kept here; csrm base add {unknown[0]} --from …"
+            f"base {unknown[0]} is not kept here: csrm base add {unknown[0]} --from SOURCE"
         )
     terms = [name for name in absent if name in TERMS]
     if terms and not accept_terms:
@@ -104,7 +104,7 @@ def refuse(home: Home, data: Path | None, *, accept_terms: bool) -> None:
     require_data(home.market, home.settings, data)
     check_disk(home.root, NEEDED_BYTES)
     if absent:
-        check_disk(bases_folder(), BASE_BYTES)
+        check_disk(bases_folder(), BASE_BYTES, "CSRM_BASES")
 
 
 def add_missing(home: Home, console: Console) -> None:
