@@ -75,6 +75,6 @@ def _examples(queries: Sequence[str], titles: Sequence[str], rows: int, each: in
     unsure = np.full(len(pairs), 0.5, np.float32)
     return Examples(
         [queries[i % len(queries)] for i in range(rows)],
-        [titles[i % len(titles)] for i in pairs],
+        [titles[int(i) % len(titles)] for i in pairs],
         pairs // each, pairs, unsure, unsure,
     )  # fmt: skip
