@@ -238,13 +238,15 @@ def peak_bytes(make: Callable[[], Step]) -> int:
     return int(peak) * 1024
 
 
-def peaks(contestants: dict[str, Callable[[], Step]], repeats: int) -> dict[str, list[int]]:
-    """Return :func:`peak_bytes` of each in new processes, one after the other."""
+def peaks(
+    contestants: dict[str, Callable[[], Step]], repeats: int, together: bool
+) -> dict[str, list[int]]:
+    """Return :func:`peak_bytes` of each in new processes, or of all in one: less exact."""
     found: dict[str, list[int]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, make in contestants.items():
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found[name].append(pool.submit(peak_bytes, make).result())
+    for group in [list(contestants)] if together else [[name] for name in contestants] * repeats:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            for name in group:
+                found[name].append(pool.submit(peak_bytes, contestants[name]).result())
     return found
 
 
@@ -347,7 +349,7 @@ def main(quick: bool) -> None:
             PEER: partial(peer_step, llm, samples),
             PEER_CAST: partial(peer_step, llm, samples, dtype),
         }
-        held = peaks(mixture, min(3, sizes.repeats))
+        held = peaks(mixture, min(3, sizes.repeats), together=quick)
         steps = race(mixture, sizes.repeats)
         differ = log_prob_difference(llm, cut_llm, samples)
         cut, whole = (Towers(f, sizes) for f in (cut_encoder, encoder))
