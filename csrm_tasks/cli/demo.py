@@ -16,7 +16,7 @@ def demo() -> None:
 
 
 bases_option = click.option(
-    "--bases", type=click.Choice(["real"]), default="",
+    "--bases", type=click.Choice(["real"]),
     help="real: on real base models, by the settings in markets/real (docs/BASES.md).",
 )  # fmt: skip
 
@@ -56,7 +56,7 @@ def generate_files(market: str, data: Path | None) -> None:
 @click.option("--accept-terms", is_flag=True, help="The terms of the real bases are accepted.")
 def run(
     market: str,
-    bases: str,
+    bases: str | None,
     port: int | None,
     mlflow_port: int | None,
     data: Path | None,
@@ -72,7 +72,7 @@ def run(
 
 @demo.command()
 @demo_options
-def ui(market: str, bases: str, port: int | None, mlflow_port: int | None) -> int:
+def ui(market: str, bases: str | None, port: int | None, mlflow_port: int | None) -> int:
     """Start Airflow and MLflow for looking around; Ctrl-C ends them."""
     from csrm_tasks.demo.runner.home import Home
     from csrm_tasks.demo.runner.run import serve_ui
@@ -83,7 +83,7 @@ def ui(market: str, bases: str, port: int | None, mlflow_port: int | None) -> in
 @demo.command()
 @click.option("--market", default="demo", show_default=True, help="Market name.")
 @bases_option
-def stop(market: str, bases: str) -> None:
+def stop(market: str, bases: str | None) -> None:
     """End what a killed run or ui has left running."""
     from csrm_tasks.demo.runner.home import Home
     from csrm_tasks.demo.runner.processes import stop_leftovers

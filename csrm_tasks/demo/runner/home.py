@@ -47,10 +47,10 @@ class Home:
     bases: str = ""  # real: by other bases than the market's file says (:mod:`.real`)
 
     @classmethod
-    def of(cls, market: str, bases: str = "") -> Home:
+    def of(cls, market: str, bases: str | None = None) -> Home:
         """Return the home of ``market``, at the usual ports; with other bases it is another."""
         name = f"{market}-{bases}" if bases else market
-        return cls(market, default_home(os.environ, name), bases=bases)
+        return cls(market, default_home(os.environ, name), bases=bases or "")
 
     def at(self, port: int | None = None, mlflow_port: int | None = None) -> Home:
         """Return this home at free ports: the given ones, else from the usual ones on.
