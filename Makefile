@@ -1,11 +1,12 @@
 # One command each; `demo` and `test` set up what they need first.
-#   make demo [MARKET=names DATA=../shared/data] [PORT=…] [MLFLOW_PORT=…]
+#   make demo [MARKET=names DATA=../shared/data [BASES=real ACCEPT_TERMS=yes]] [PORT=…] [MLFLOW_PORT=…]
 # Without a port, the first free one from 8080 (Airflow) and from 5000 (MLflow) on is taken.
 #   make setup [PYTHON=python3.12]   # 3.11 to 3.14; a lock for each in locks/
 .PHONY: setup demo ui stop test test-nightly bench lint locks install-sizes
 SHELL := /bin/bash
 MARKET ?= demo
 PORTS := $(if $(PORT),--port $(PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+WHICH := --market $(MARKET) $(if $(BASES),--bases $(BASES))
 ROUNDS ?= 5
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -31,13 +32,14 @@ $(STAMP): $(LOCK) pyproject.toml
 	touch $@
 
 demo: setup
-	$(PY) -m csrm_tasks demo run --market $(MARKET) $(PORTS) $(if $(DATA),--data $(DATA))
+	$(PY) -m csrm_tasks demo run $(WHICH) $(PORTS) $(if $(DATA),--data $(DATA)) \
+	  $(if $(filter yes,$(ACCEPT_TERMS)),--accept-terms)
 
 ui: setup
-	$(PY) -m csrm_tasks demo ui --market $(MARKET) $(PORTS)
+	$(PY) -m csrm_tasks demo ui $(WHICH) $(PORTS)
 
 stop: setup
-	$(PY) -m csrm_tasks demo stop --market $(MARKET)
+	$(PY) -m csrm_tasks demo stop $(WHICH)
 
 test: setup
 	$(PY) -m pytest -n 2

@@ -157,13 +157,18 @@ def parse_market(path: Path) -> MarketConfig:
 
 def read_keys(path: Path) -> dict[str, Any]:
     """Return the keys of a market file over its presets; raises :class:`ConfigError`."""
+    return with_presets(raw_keys(path))
+
+
+def raw_keys(path: Path) -> dict[str, Any]:
+    """Return the keys that stand in a market file; raises :class:`ConfigError`."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
-    return with_presets(raw)
+    return raw
 
 
 def validated(keys: Mapping[str, Any]) -> MarketConfig:

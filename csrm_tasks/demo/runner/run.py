@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from csrm_tasks.demo.market.generate import generate
+from csrm_tasks.demo.runner import real
 from csrm_tasks.demo.runner.api import ENDED, AirflowApi, named
 from csrm_tasks.demo.runner.estimate import estimate
 from csrm_tasks.demo.runner.home import USER, Home, check_disk, check_port
@@ -44,28 +45,62 @@ POLL_SECONDS = 0.7  # one run's state; …
 TELL_SECONDS = 4.0  # … listing its forty tasks takes the API server ten times as long
 
 
-def run_demo(market: str, *, port: int | None, mlflow_port: int | None, data: Path | None) -> int:
+def run_demo(
+    home: Home,
+    *,
+    port: int | None,
+    mlflow_port: int | None,
+    data: Path | None,
+    accept_terms: bool = False,
+) -> int:
     """Run everything once and return the exit code; raises :class:`CsrmError` on bad input."""
     begun = time.monotonic()
-    home = Home.of(market)
     console = make_console()
-    load_market(market, home.settings.markets)
-    check_disk(home.root)
+    if home.bases:
+        real.refuse(home, data, accept_terms=accept_terms)
+    else:
+        load_market(home.market, home.settings.markets)
+        check_disk(home.root)
     with only_one(home.root / "lock"):
         home = take_over(home, console).at(port, mlflow_port)
+        if home.bases:
+            real.write_market(home)
+            real.add_missing(home, console)
         console.print(land(home, data), soft_wrap=True)
-        stages = plan(market, home.settings)
+        stages = plan(home.market, home.settings)
         if finished(stages, home.airflow / "airflow.db"):
             console.print("Every run of this demo has finished already: nothing to do.")
         else:
-            hours = estimate(home)
-            if hours:
-                console.print(hours, soft_wrap=True)
-            with airflow_at(home, console) as (api, processes):
-                run_stages(api, processes, stages, console)
+            run_all(home, stages, console)
         print_summary(console, home)
-    console.print(f"{time.monotonic() - begun:.0f} s. Look around: make ui MARKET={market}")
+    again = f"make ui MARKET={home.market}" + (f" BASES={home.bases}" if home.bases else "")
+    console.print(f"{time.monotonic() - begun:.0f} s. Look around: {again}")
     return 0
+
+
+def run_all(home: Home, stages: list[Stage], console: Console) -> None:
+    """Run every stage; where bases are trimmed for the market, all nights before anything trains.
+
+    A base is cut to what the nights have brought, so it is there only after them.
+    """
+    if not home.bases:
+        say_hours(home, console)
+    with airflow_at(home, console) as (api, processes):
+        ended: set[str] = set()
+        if home.bases:
+            nights = [stage for stage in stages if not stage.trains]
+            run_stages(api, processes, nights, console)
+            ended = {stage.run_id for stage in nights}
+            real.trim(home, processes, nights, console)
+            say_hours(home, console)
+        run_stages(api, processes, [s for s in stages if s.run_id not in ended], console, ended)
+
+
+def say_hours(home: Home, console: Console) -> None:
+    """Print how long the trainings take here, where that matters."""
+    hours = estimate(home)
+    if hours:
+        console.print(hours, soft_wrap=True)
 
 
 def land(home: Home, data: Path | None) -> str:
@@ -77,13 +112,15 @@ def land(home: Home, data: Path | None) -> str:
     return done
 
 
-def serve_ui(market: str, *, port: int | None, mlflow_port: int | None) -> int:
+def serve_ui(home: Home, *, port: int | None, mlflow_port: int | None) -> int:
     """Serve Airflow and MLflow until interrupted; raises :class:`CsrmError`."""
-    home = Home.of(market)
     console = make_console()
-    load_market(market, home.settings.markets)
+    if not home.bases:
+        load_market(home.market, home.settings.markets)
     with only_one(home.root / "lock"):
         home = take_over(home, console).at(port, mlflow_port)
+        if home.bases:
+            real.write_market(home)
         command = [
             "mlflow", "server", "--host", "127.0.0.1", "--port", str(home.mlflow_port),
             "--workers", "1", "--backend-store-uri", home.settings.mlflow_uri,
@@ -143,9 +180,16 @@ def migrate(home: Home) -> None:
 
 
 def run_stages(
-    api: AirflowApi, processes: Processes, stages: list[Stage], console: Console
+    api: AirflowApi,
+    processes: Processes,
+    stages: list[Stage],
+    console: Console,
+    before: Collection[str] = (),
 ) -> None:
-    """Trigger each stage once those it waits for have ended, follow all; raises where one fails."""
+    """Trigger each stage once those it waits for have ended, follow all; raises where one fails.
+
+    ``before``: ids of runs that have ended already.
+    """
     ended: set[str] = set()
     watches: dict[str, Watch] = {}
     runs = {stage.run_id for stage in stages}
@@ -154,7 +198,7 @@ def run_stages(
     with RunProgress(console, stages) as progress:
         while len(ended) < len(stages):
             for stage in stages:
-                if stage.run_id not in watches and ended.issuperset(stage.after):
+                if stage.run_id not in watches and {*ended, *before}.issuperset(stage.after):
                     start(api, processes, stage, progress)
                     watches[stage.run_id] = Watch(api, stage, progress)
             ended |= {run for run, watch in watches.items() if run not in ended and watch.look()}

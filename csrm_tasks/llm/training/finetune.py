@@ -129,7 +129,10 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     )
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
-    with_probabilities(data.dev, dev.probabilities().astype(np.float64)).select(
+    # A real base takes minutes over dev: where the last state is the best, it was just scored.
+    known = dev.last if result.best_step == result.progress.step else None
+    probabilities = dev.probabilities() if known is None else known
+    with_probabilities(data.dev, probabilities.astype(np.float64)).select(
         "pair_id", "grade", "p0", "p1", "p2"
     ).write_parquet(out / "dev_scores.parquet")
     facts = _facts(data, result, model, encoder)
@@ -148,11 +151,14 @@ class _Judge:
     def __init__(self, model: Model, encoder: PromptEncoder, rows: LabelRows) -> None:
         self._model, self._encoder, self._rows = model, encoder, rows
         self._labels = rows.targets.argmax(axis=1)
+        self.last: Floats | None = None  # what was found last
 
     def probabilities(self) -> Floats:
         """Return (N, 3)."""
         rows = self._rows
-        return predict(self._model, self._encoder, RELEVANCE, rows.queries, rows.products)
+        found = predict(self._model, self._encoder, RELEVANCE, rows.queries, rows.products)
+        self.last = found
+        return found
 
     def score(self) -> DevScore:
         """Return micro-F1 (which is accuracy, A42) and log loss."""
