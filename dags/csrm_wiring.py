@@ -7,6 +7,7 @@ would meet the same bad file); anything else is retried, and a store that does n
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from csrm_tasks.settings import load_settings
 if TYPE_CHECKING:
     from airflow.sdk.types import DagRunProtocol
 
+log = logging.getLogger("csrm")
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
 WEB = ("http", "https")
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
@@ -218,19 +220,16 @@ def is_approved(gate: str) -> bool:
     steps, ``csrm_rollout`` goes on from here.
     """
     from csrm_tasks.artifacts import ArtifactStore
-    from csrm_tasks.release import approval, ledger, rollout
+    from csrm_tasks.release import guard, ledger
 
     with refusals_fail():
         settings = load_settings(market=gate.split("/")[0])
         verdict = ArtifactStore(settings.artifacts, settings.cache).open(gate).facts
-        if verdict["verdict"] != "PASS":
-            return False
         market = load_market(gate.split("/")[0], settings.markets)
-        entries = ledger.verified(settings, market.market)
-        if rollout.by_steps(market.rollout, entries):
-            return False
-        found = approval.decided(entries, verdict["release"], verdict["digest"])
-        return found.allows(market.release.approval)
+        why_not = guard.why_not_now(market, ledger.verified(settings, market.market), verdict)
+    if why_not:
+        log.warning(why_not)
+    return not why_not
 
 
 @task.short_circuit(do_xcom_push=False)

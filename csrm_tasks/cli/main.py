@@ -174,12 +174,18 @@ def show(ref: str) -> None:
 @click.option("--day", required=True, help="Day, YYYY-MM-DD.")
 def ingest(market: str, day: str) -> None:
     """Take one day in: land, validate, store, aggregate, publish."""
+    from csrm_tasks.artifacts import ArtifactStore
+
     settings = load_settings(market=market)
     ref = run_step("land", market, {}, {"day": day}, settings)
     ref = run_step("validate", market, {"land": ref}, {}, settings)
     ref = run_step("store", market, {"validate": ref}, {}, settings)
     ref = run_step("aggregate", market, {"store": ref}, {"day": day}, settings)
-    click.echo(run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings))
+    ref = run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings)
+    click.echo(ref)
+    facts = ArtifactStore(settings.artifacts, settings.cache).open(ref).facts
+    rows, aside, ignored = (facts[name] for name in ("rows_in", "quarantined", "ignored"))
+    click.echo(f"{rows:,} rows: {aside:,} in quarantine, {ignored:,} ignored")
     click.echo(f"{_digest(settings, market, day)}  digest of {market} {day}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from csrm_tasks.cli.options import market_file
 from csrm_tasks.settings import load_settings
 
 
@@ -45,10 +46,9 @@ def check(name: str) -> int:
 
     is_file = name.endswith((".yaml", ".yml")) or "/" in name
     settings = load_settings(market=Path(name).stem if is_file else name)
-    path = Path(name) if is_file else settings.markets / f"{name}.yaml"
+    path = Path(name) if is_file else market_file(name)
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in settings.markets.glob("*.yaml"))) or "none"
-        raise ConfigError(f"there is no market {name!r}: {path} does not exist (known: {known})")
+        raise ConfigError(f"{path} does not exist")
     checked = checks.check(path, settings)
     for fault in checked.faults:
         click.echo(f"fault: {path}: {fault}")

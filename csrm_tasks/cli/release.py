@@ -22,11 +22,14 @@ def release() -> None:
 @release.command()
 @market_option
 def history(market: str) -> None:
-    """Print the ledger, oldest first."""
+    """Print the ledger, oldest first; a registered release with the gate's verdict."""
     from csrm_tasks.release import manage
 
     for e in manage.history(load_settings(market=market), market):
-        click.echo(f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {e.reason}")
+        said = f"{e.payload['outcome']}, " if e.action == "registered" else ""
+        click.echo(
+            f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {said}{e.reason}"
+        )
 
 
 @release.command()

@@ -226,7 +226,11 @@ def self_test(evidence: GateEvidence, policy: Gate) -> list[GateCheck]:
         if unusable(name, right, right) or enough(name, right, policy.slice_min):
             continue
         if decided([compare(name, claim, planted_regression(right), right)])[0].outcome != "FAIL":
-            reason = f"void: a planted regression was not caught (in {name})"
+            reason = (
+                f"void: a planted regression was not caught (in {name}): so bad a candidate would "
+                f"not fail by a margin of {claim.margin:.3f} on this gold; a smaller margin, or "
+                "more gold queries"
+            )
             checks.append(GateCheck("self-test regression", "INCONCLUSIVE", reason))
     return checks
 

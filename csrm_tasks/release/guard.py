@@ -63,6 +63,30 @@ def still_approved(
     return check
 
 
+def why_not_now(
+    config: MarketConfig, entries: Sequence[ledger.Entry], verdict: Mapping[str, Any]
+) -> str:
+    """Say why a run does not put its registered release live, and what does; empty: it may go on.
+
+    ``verdict``: facts of the gate's artifact. A run that ends here has ended well, so this line in
+    its log is all that tells whoever waits for the release.
+    """
+    release, market = verdict["release"], config.market
+    if verdict["verdict"] != "PASS":
+        return (
+            f"the gate said {verdict['verdict']} of {release}, what was live stays; "
+            f"reasons: csrm release history --market {market}"
+        )
+    waits = _undecided(config, entries, release, verdict["digest"])
+    if not rollout.by_steps(config.rollout, entries):
+        return waits
+    begun = rollout.used(entries, release)
+    if begun is not None:
+        return f"{release} was {begun.action} by row {begun.seq}: see csrm rollout status"
+    steps = f"csrm_rollout__{market} takes it from there, step by step"
+    return f"{waits}; {steps}" if waits else f"{release} passed the gate; {steps}"
+
+
 def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], release: str) -> None:
     """Refuse a release that was rolled back or given up, and say what a person can do."""
     row = ledger.taken_back(entries, release)
@@ -146,15 +170,24 @@ def _registered(entries: Sequence[ledger.Entry], release: str, seal: str, digest
 def _decided(
     config: MarketConfig, entries: Sequence[ledger.Entry], release: str, seal: str
 ) -> None:
+    waits = _undecided(config, entries, release, seal)
+    if waits:
+        raise RefusedError(waits)
+
+
+def _undecided(
+    config: MarketConfig, entries: Sequence[ledger.Entry], release: str, seal: str
+) -> str:
+    """Say what a release waits for where people have to say yes; empty: nothing."""
     decision = approval.decided(entries, release, seal)
     if decision.allows(config.release.approval):
-        return
+        return ""
     why = "nobody has approved it"
     if decision.row is not None:
         why = (
             f"{decision.word}: {decision.row.actor}, row {decision.row.seq} ({decision.row.reason})"
         )
-    raise RefusedError(
+    return (
         f"{release} waits for approval ({why}): "
         f"csrm release approve --market {config.market} --reason WHY {release}"
     )

@@ -112,7 +112,9 @@ def test_replay_is_dry_until_told_then_stores_and_publishes(
     land_lines(settings, DAY0, f"{KO}/labels.jsonl", [label(2, "우유", "p2", 2)], "mini")
     ingest(capsys, 2)
     land_lines(settings, DAY1, f"{KO}/catalogue.jsonl", [product(2, "상품")], "mini")
-    ingest(capsys, 0, DAY1)  # the label came before: it stays until somebody replays it
+    night_after = said(capsys, "ingest", "--market", "mini", "--day", DAY1)
+    assert night_after[1] == "1 rows: 0 in quarantine, 0 ignored"
+    # the label came before: it stays until somebody replays it
     args = ("quarantine", "replay", "--market", "mini", "--day", DAY0)
     told = f"{KO}/labels.jsonl: 1 rows, 1 stored, 0 known, left: none"
     assert said(capsys, *args) == [told, "nothing was changed; --apply does it"]

@@ -275,8 +275,10 @@ def test_every_run_tests_its_own_slices(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(gate, "planted_regression", lambda counts: counts)
     verdict = decide(good, champion, policy)
     assert verdict.outcome == "INCONCLUSIVE"
-    assert "void: a planted regression was not caught (in brand)" in verdict.reasons
-    assert "void: a planted regression was not caught (in all)" in verdict.reasons
+    for name, margin in (("brand", policy.slice_margin), ("all", policy.margin)):
+        said = [r for r in verdict.reasons if f"planted regression was not caught (in {name})" in r]
+        assert len(said) == 1 and said[0].startswith("void: ")
+        assert f"by a margin of {margin:.3f} on this gold; a smaller margin, or more" in said[0]
     alone = decide(good, None, Gate(floors={"micro_f1": 0.1}))  # nothing live: tested on itself
     assert any("not caught" in r for r in alone.reasons)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from csrm_tasks import tracking
 from csrm_tasks.cli.main import main
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, guard, ledger, manage, rollout, rollout_moves
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
@@ -433,3 +434,35 @@ def test_the_commands_say_yes_and_no_in_any_order(
         assert main(["release", command, *args]) == 0
         entries = ledger.verified(world.settings, MARKET)
         assert approval.decided(entries, two.id, two.verdict["digest"]).word == word
+
+
+def test_a_run_that_puts_nothing_live_says_what_the_release_waits_for(world: World) -> None:
+    """Such a run ends well: its log is all that tells a person what to do next."""
+
+    def said(made: Any, config: MarketConfig, outcome: str = "PASS") -> str:
+        facts = {"verdict": outcome, "release": made.id, "digest": made.verdict["digest"]}
+        return guard.why_not_now(config, ledger.verified(world.settings, MARKET), facts)
+
+    two = world.release("two")
+    by_hand = f"{two.id} waits for approval (nobody has approved it): csrm release approve "
+    assert said(two, MANUAL).startswith(by_hand) and two.id in said(two, MANUAL).split()[-1]
+    assert said(two, STEPS).startswith(by_hand)
+    assert said(two, STEPS).endswith(f"; csrm_rollout__{MARKET} takes it from there, step by step")
+    refused = said(two, MANUAL, "INCONCLUSIVE")
+    assert refused.startswith(f"the gate said INCONCLUSIVE of {two.id}, what was live stays")
+    approve(world, two)
+    assert said(two, MANUAL) == ""
+    assert said(two, STEPS).startswith(f"{two.id} passed the gate; csrm_rollout__{MARKET} ")
+    row = world.start(two, STEPS)
+    assert said(two, STEPS).startswith(f"{two.id} was started by row {row.seq}: ")
+
+
+def test_the_history_tells_what_the_gate_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [world.release(outcome.lower(), outcome) for outcome in ("PASS", "INCONCLUSIVE")]
+    world.at_the_command_line(MANUAL, monkeypatch)
+    assert main(["release", "history", "--market", MARKET]) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    for one, line, outcome in zip(made, lines, ("PASS", "INCONCLUSIVE"), strict=True):
+        assert line.split()[2:] == ["registered", one.id, "t:", f"{outcome},"]
