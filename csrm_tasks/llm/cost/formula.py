@@ -211,8 +211,8 @@ def train_flops(
         qkv = shape.hidden * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
         first = qkv + beside.inputs("q_proj", "k_proj", "v_proj")
         return forward + backward - 2.0 * work.tokens * first
-    layer = shape.attention + shape.feed_forward + beside.weights + fed.weights
-    layer -= fed.outputs("down_proj") or shape.feed_forward / 3  # the last product
+    last = fed.outputs("down_proj") or shape.feed_forward / 3  # the last product
+    layer = shape.attention + shape.feed_forward + beside.weights + fed.weights - last
     again = 2.0 * work.tokens * layer + 4.0 * shape.heads * shape.head_dim * work.attended
     return forward + backward + (shape.layers - 1) * again
 

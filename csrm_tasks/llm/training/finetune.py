@@ -135,8 +135,8 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     with_probabilities(data.dev, probabilities.astype(np.float64)).select(
         "pair_id", "grade", "p0", "p1", "p2"
     ).write_parquet(out / "dev_scores.parquet")
-    facts = _facts(data, result, model, encoder)
-    facts |= _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
+    facts = _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
+    facts |= _facts(data, result, model, encoder)  # then: it counts what was cut
     if encoder.truncated:
         log.warning(
             "%d times a prompt was longer than llm.max_length (%d tokens): product text was cut "
