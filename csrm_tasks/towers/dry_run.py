@@ -18,8 +18,8 @@ from csrm_tasks.base_models import weights_bytes
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Towers
 from csrm_tasks.towers.examples import Examples
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.train import TrainPlan, train
 from csrm_tasks.training.precision import choose_dtype
 

@@ -101,7 +101,7 @@ def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
 
 def pretraining_flops(shape: Shape, llm: Llm) -> float:
     """FLOPs of stage 0, all its steps; of a translation the target is told, else every token."""
-    return train_flops(shape, _told(llm), llm.lora.r, checkpointing=llm.gradient_checkpointing)
+    return train_flops(shape, _told(llm), llm.lora, checkpointing=llm.gradient_checkpointing)
 
 
 def _told(llm: Llm) -> Work:

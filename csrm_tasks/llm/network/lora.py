@@ -45,7 +45,7 @@ class LowRankProduct(torch.autograd.Function):
         return grad_x, None, grad_a, grad_b, None
 
 
-class Bf16Linear(Linear):
+class Bf16Linear(Linear):  # type: ignore[misc]
     """peft's layer with :class:`LowRankProduct`; nothing else of it changes."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -54,12 +54,12 @@ class Bf16Linear(Linear):
         if weight.dtype != torch.bfloat16 or self.merged or self.disable_adapters:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        y = LowRankProduct.apply(
+        y: Tensor = LowRankProduct.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]), weight,
             self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name],
         )  # fmt: skip
-        y = y.view(*x.shape[:-1], -1)
-        return y if self.base_layer.bias is None else y + self.base_layer.bias
+        y, bias = y.view(*x.shape[:-1], -1), self.base_layer.bias
+        return y if bias is None else y + bias
 
 
 def compute_in_bf16(causal: torch.nn.Module) -> None:
