@@ -187,7 +187,7 @@ class InThisProcess:
 
     def run(self, name: str, command: Sequence[str]) -> None:
         assert command[:3] == [sys.executable, "-m", "csrm_tasks"]
-        self.ran.append(f"{name} {command[-1]}")
+        self.ran.append(f"{name} {command[command.index('--as') + 1]}")
         if main(list(command[3:])):
             raise CsrmError("failed")
 
@@ -197,8 +197,9 @@ def night(day: str) -> Stage:
 
 
 def test_bases_are_cut_once_after_the_nights_and_nothing_lies_in_the_checkout(
-    home: Home, tmp_path: Path
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(real.LAYERS, "gemma-270m", 2)  # of the stand-in's three
     checkout = {p for p in PROJECT_ROOT.glob("*")}
     keep_stand_ins(tmp_path)
     store_of_titles(home.settings)
@@ -215,6 +216,8 @@ def test_bases_are_cut_once_after_the_nights_and_nothing_lies_in_the_checkout(
     assert {name for name, record in kept.items() if record.trimmed} == {
         "e5-small-tiny", "gemma-270m-tiny",
     }  # fmt: skip
+    depths = {name: record.trimmed.layers for name, record in kept.items() if record.trimmed}
+    assert depths == {"e5-small-tiny": None, "gemma-270m-tiny": 2}
     assert trim() == []
     (home.root / real.TRIMMED).unlink()  # killed in between: found again, and the same
     assert trim() == both

@@ -35,6 +35,7 @@ from csrm_tasks.settings import PROJECT_ROOT, bases_folder, load_settings
 EXTRA = "bases"
 NEEDED_BYTES = 5 * 1024**3  # of the home: a week of adapters, towers and their checkpoints
 BASE_BYTES = 4 * 1024**3  # … and of the bases' folder: whole, trimmed, a GGUF file
+LAYERS = {"gemma-270m": 12}  # of these bases only the first ones: docs/BASES.md, trimming
 TRIMMED = "trimmed.txt"  # below the home: the nights that the bases were cut after
 LOCK = PROJECT_ROOT / "locks" / f"python{sys.version_info.major}.{sys.version_info.minor}.txt"
 
@@ -153,7 +154,8 @@ def trim(home: Home, processes: Processes, nights: Sequence[Stage], console: Con
     for base, whole in cut.items():
         console.print(f"trimming base {whole} for market {home.market}: {base}")
         command = [sys.executable, "-m", "csrm_tasks", "base", "trim", whole]
-        processes.run("trim", [*command, "--market", home.market, "--as", base])
+        depth = ["--layers", str(LAYERS[whole])] if whole in LAYERS else []
+        processes.run("trim", [*command, "--market", home.market, "--as", base, *depth])
     put(stamp, after.encode())
 
 
