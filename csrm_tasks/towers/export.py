@@ -143,6 +143,8 @@ def _int8(out: Path, tower: str, reference: Reference) -> Parity:
         checked = _judge(out, f"int8_{tower}", recipe, reference)
         if checked.admitted:
             return checked
+        log.info("towers: %s", _reason(f"int8_{tower}", checked))
+    log.warning("towers: no int8 recipe of the %s tower keeps the bounds; fp32 is served", tower)
     target.unlink()
     return checked
 
@@ -173,10 +175,7 @@ def decision_flips(ours: Decisions, truth: Decisions) -> float:
 def _judge(out: Path, name: str, recipe: str, reference: Reference) -> Parity:
     query, product = VARIANTS[name]
     runtime = TowerRuntime(out, query=query, product=product)
-    checked = replace(parity(runtime, reference), recipe=recipe)
-    if not checked.admitted:
-        log.warning("towers: %s", _reason(name, checked))
-    return checked
+    return replace(parity(runtime, reference), recipe=recipe)
 
 
 def _reason(name: str, checked: Parity) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from csrm_tasks.sections import Rates
+from csrm_tasks.training.heap import Heap
 from csrm_tasks.training.schedule import Schedule
 from csrm_tasks.training.vocabulary import BETAS, EPS, LazyTable
 
@@ -40,7 +41,7 @@ class EncoderOptimizer(torch.optim.AdamW):
         rates: Rates = PLAIN_RATES,
         apart: Sequence[dict[str, Any]] = (),
     ) -> None:
-        self._schedule = schedule
+        self._schedule, self._heap = schedule, Heap()
         tables = vocabularies(model)
         lazy = [t for t in tables if t.weight.requires_grad and t.weight.numel() >= LAZY_FROM]
         self._tables = [LazyTable(t, self._rate_of(rates.vocabulary), WEIGHT_DECAY) for t in lazy]
@@ -79,6 +80,7 @@ class EncoderOptimizer(torch.optim.AdamW):
         for table, (rows, leaf) in taken:
             table.step(rows, leaf)
         self.zero_grad(set_to_none=True)
+        self._heap.trim()
 
     def catch_up(self) -> None:
         """Give every row the weights that the dense optimiser would have given it by now."""

@@ -27,6 +27,7 @@ from csrm_tasks.llm.training.mixture import Draw, Mixture
 from csrm_tasks.llm.training.parallel import Team
 from csrm_tasks.sections import Llm
 from csrm_tasks.training.checkpoints import Tensors
+from csrm_tasks.training.heap import Heap
 from csrm_tasks.training.schedule import seed_step, warmed
 
 log = logging.getLogger("csrm")
@@ -115,6 +116,7 @@ class _Run:
         self.progress = LlmProgress(micro_batch=config.micro_batch)
         self.best: Tensors = adapter_state(model)
         self.reported = (time.monotonic(), 0, 0)  # when, at which samples and tokens
+        self.heap = Heap()
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, if there is one."""
@@ -152,6 +154,7 @@ class _Run:
         self.progress.tokens += round(tokens)
         self._note({f"loss_{d.task.name}": loss for d, loss in zip(draws, losses, strict=True)})
         self._report()
+        self.heap.trim()
         return wanted > 0
 
     def _gradients(self, draws: Sequence[Draw]) -> list[float] | None:
