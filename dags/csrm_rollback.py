@@ -9,7 +9,7 @@ evaluation; seconds.
 and makes the run refuse where another one is newest. Right after another way back it must be named:
 two people who see the same bad release go back once.
 **A task failed?** Clear it: one run goes back once. Its last line says what is served.
-Without Airflow: `csrm release rollback --market M --reason "…"`.
+Without Airflow: `csrm release rollback --market M --actor NAME --reason "…"`.
 """
 
 from __future__ import annotations

@@ -52,7 +52,9 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(f"csrm: {e.name} is not installed; the extras are in docs/INSTALL.md", err=True)
         return 2
     except click.ClickException as e:
-        click.echo(f"csrm: {e.format_message()} (see csrm --help)", err=True)
+        context = getattr(e, "ctx", None)
+        asked = "csrm" if context is None else context.command_path
+        click.echo(f"csrm: {e.format_message()} (see {asked} --help)", err=True)
         return 2
     except click.Abort:
         click.echo("csrm: interrupted; rerun to resume", err=True)

@@ -146,6 +146,11 @@ def _of_gold(config: MarketConfig) -> Iterator[str]:
     if gate.mode == "non_inferiority" and gate.margin < DECIDED_MARGIN:
         need = f"some {queries:,.0f} gold queries" if queries else "gold without end"
         yield f"gate.margin: {gate.margin:g} takes {need} between equals; with fewer, widen it"
+    if gate.mode == "non_inferiority" and not (gate.floors or gate.not_below):
+        yield (
+            "gate: without floors and not_below, a PASS says no more than that it is no worse than "
+            "what is live, however bad that is; docs/GATE.md"
+        )
     if len(gate.slices) > MAX_SLICES:
         yield f"gate.slices: of more than {MAX_SLICES} none can be refuted"
 

@@ -21,7 +21,7 @@ target_locale: {target}  # the language to start in
 schedule:
   timezone: {timezone}  # whose midnight a day ends at; fix it before the first delivery
 llm:
-  base: {llm}  # a causal model: a folder, or org/name@ and its commit
+  base: {llm}  # a causal model: base:name, a folder, or org/name@ and its commit
 {llm_sizes}retrieval:
   ebr:
     encoder: {encoder}  # a multilingual encoder, named likewise

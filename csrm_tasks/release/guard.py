@@ -97,7 +97,7 @@ def refuse_taken_back(config: MarketConfig, entries: Sequence[ledger.Entry], rel
         raise RefusedError(f"{release} was given up {how}; train a new one")
     raise RefusedError(
         f"{release} was rolled back {how}; csrm release restore --market {config.market} "
-        f"--reason WHY {release} brings it back"
+        f"--actor NAME --reason WHY {release} brings it back"
     )
 
 
@@ -118,7 +118,7 @@ def refuse_older(market: str, entries: Sequence[ledger.Entry], release_id: str) 
             raise RefusedError(
                 f"{newer} (row {row.seq}), registered after {release_id}, is awaiting rollout, and "
                 f"only the newest is rolled out; to roll out {release_id} instead, first "
-                f"csrm release reject --market {market} --reason WHY {newer}"
+                f"csrm release reject --market {market} --actor NAME --reason WHY {newer}"
             )
 
 
@@ -130,7 +130,7 @@ def refuse_begun(market: str, entries: Sequence[ledger.Entry], release: str) -> 
     if not rows:
         return
     state, gone = rollout.current_rollout(entries), ledger.taken_back(entries, release)
-    back = f"csrm release rollback --market {market} --leaving {release} --reason WHY"
+    back = f"csrm release rollback --market {market} --leaving {release} --actor NAME --reason WHY"
     if state is not None and state.release == release and not state.launched:
         at = "after its last step" if state.passed else f"at step {state.step} ({state.weight} %)"
         said = f"{release} is being rolled out, {at}: it is too late to reject it; {back}"
@@ -189,7 +189,7 @@ def _undecided(
         )
     return (
         f"{release} waits for approval ({why}): "
-        f"csrm release approve --market {config.market} --reason WHY {release}"
+        f"csrm release approve --market {config.market} --actor NAME --reason WHY {release}"
     )
 
 

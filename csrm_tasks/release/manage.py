@@ -62,7 +62,8 @@ def approve(
         cure = "train a new one"
         if gone.action == "rolled_back":
             cure = (
-                f"csrm release restore --market {market} --reason WHY {release_id} brings it back"
+                f"csrm release restore --market {market} --actor NAME --reason WHY {release_id} "
+                "brings it back"
             )
         raise RefusedError(
             f"{release_id} was {gone.action} by row {gone.seq} and stays back; {cure}"

@@ -133,7 +133,7 @@ def _live_by(
         raise RefusedError(
             f"{release} was promoted by row {rows[-1].seq}, but since then {live} went live by row "
             f"{move.seq}; csrm release rollback --market {config.market} --leaving {live} "
-            "--reason WHY goes back"
+            "--actor NAME --reason WHY goes back"
         )
     return None
 

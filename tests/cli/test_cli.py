@@ -111,6 +111,16 @@ def test_bad_input_is_one_line(
     assert said in refused(capsys, *args)
 
 
+def test_what_a_command_lacks_is_asked_of_that_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("USER", raising=False)  # as in a container
+    line = refused(capsys, "release", "approve", "x", "--market", "mini", "--reason", "good")
+    assert "'--actor'" in line
+    assert line.endswith("(see csrm release approve --help)")
+    assert refused(capsys, "undo").endswith("(see csrm --help)")
+
+
 def test_an_unknown_key_names_file_and_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

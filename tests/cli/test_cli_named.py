@@ -86,7 +86,7 @@ def _fault_of(command: click.Command, words: list[str]) -> str | None:
         return e.format_message()
     if left:
         return f"it takes no {left}"
-    needs = [p for p in command.params if p.required and p.envvar != "USER"]
+    needs = [p for p in command.params if p.required]  # a container has no $USER
     lacks = [p.name for p in needs if found.get(str(p.name)) is None]
     return f"it also needs {lacks}" if given and lacks and not open_end else None
 
@@ -110,7 +110,8 @@ def _its_own(command: click.Command, words: list[str]) -> Iterator[str]:
     ("named", "why"),
     [
         ("release approve MARKET RELEASE", "it takes no"),
-        ("release approve --market M RELEASE", "it also needs ['reason']"),
+        ("release approve --market M RELEASE", "it also needs ['actor', 'reason']"),
+        ("release approve --market M --reason WHY RELEASE", "it also needs ['actor']"),
         ("release abort --market M RELEASE", "there is no 'abort' in release"),
         ("release verify --repair", "No such option"),
         ("release history | undo | live --at TIME", "there is no 'undo' in release"),
@@ -126,10 +127,10 @@ def test_a_wrong_command_is_found(named: str, why: str) -> None:
 @pytest.mark.parametrize(
     "named",
     [
-        "release approve --market M --reason WHY R",
-        "release approve --market VALUE --reason WHY VALUE brings it back",
+        "release approve --market M --actor NAME --reason WHY R",
+        "release approve --market VALUE --actor NAME --reason WHY VALUE brings it back",
         "release approve | reject --market M R …",
-        'release rollback --market M --reason "it is slow"',
+        'release rollback --market M --actor me --reason "it is slow"',
         "release reconcile mends it",
         "train-llm",
         "rqa sheet --help",

@@ -183,6 +183,7 @@ def test_a_word_that_yaml_takes_for_a_truth_value_is_refused(tmp_path: Path) -> 
         ({"gate": {}}, "becomes gold once 8 raters graded it and 7 agree"),
         ({"gate": {}}, "some 2,700 gold queries"),
         ({"gate": {}, "snapshot": {"gold_raters": 2, "gold_agree": 1}}, "hardly a consensus"),
+        ({"gate": {}}, "no worse than what is live"),
         ({}, "schedule.timezone: UTC"),
         ({"schedule": {"retrain": None}}, "retrain run by hand only"),
         ({}, "there is no folder ./b"),
@@ -201,6 +202,18 @@ def test_what_surprises_is_said(change: dict[str, object], note: str, tmp_path: 
     checked = check(path, load_settings())
     assert not checked.faults
     assert any(note in line for line in checked.surprises), checked.surprises
+
+
+@pytest.mark.parametrize(
+    "gate", [{"not_below": ["tfidf"]}, {"floors": {"em_f1": 0.5}}, {"mode": "superiority"}]
+)
+def test_a_gate_that_demands_something_is_not_warned_of(
+    gate: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"gate": gate}))
+    notes = check(path, load_settings()).surprises
+    assert not any("no worse than what is live" in note for note in notes), notes
 
 
 def test_raters_in_the_store_are_counted_and_no_store_is_made(tmp_path: Path) -> None:

@@ -320,7 +320,8 @@ def test_a_no_in_airflow_that_comes_too_late_fails_in_words(
     run_step("rollout_start", config, {"state": state}, settings=settings)
     answer = {"chosen_options": ["Reject"], "responded_by_user": {"name": "bob"}}
     record: Any = modules["csrm_approval"]
-    with pytest.raises(AirflowFailException, match=f"at step 0.*--leaving {two.id} --reason WHY"):
+    gives_up = f"at step 0.*--leaving {two.id} --actor NAME --reason WHY"
+    with pytest.raises(AirflowFailException, match=gives_up):
         record.record(state, answer, "run1")
     assert world.doc()["next"] == two.id
 

@@ -228,7 +228,7 @@ def test_it_is_too_late_to_reject_what_is_on_its_way(world: World) -> None:
     two = world.release("two")
     approve(world, two)
     world.start(two, STEPS)
-    under_way = rf"at step 0 \(5 %\): .*--leaving {two.id} --reason WHY gives it up"
+    under_way = rf"at step 0 \(5 %\): .*--leaving {two.id} --actor NAME --reason WHY gives it up"
     with pytest.raises(RefusedError, match=under_way):
         reject(world, two)
     with pytest.raises(RefusedError, match=under_way):  # in Airflow, where somebody else said yes
@@ -275,7 +275,8 @@ def test_a_recorded_no_is_found_again_when_the_release_was_approved_and_began_si
 def test_a_no_to_what_is_or_was_live_says_what_can_be_done(world: World) -> None:
     two = world.release("two")
     world.promote(two)
-    with pytest.raises(RefusedError, match=f"is live since row 4.*--leaving {two.id} --reason WHY"):
+    goes_back = f"is live since row 4.*--leaving {two.id} --actor NAME --reason WHY"
+    with pytest.raises(RefusedError, match=goes_back):
         answer(world, two, False, "bob")
     three = world.release("three")
     world.promote(three)
@@ -308,7 +309,8 @@ def test_approving_an_older_release_names_the_one_that_awaits_rollout(world: Wor
     with pytest.raises(RefusedError) as said:
         approve(world, two)
     assert f"{three.id} (row 4), registered after {two.id}, is awaiting rollout" in str(said.value)
-    assert f"csrm release reject --market {MARKET} --reason WHY {three.id}" in str(said.value)
+    first = f"csrm release reject --market {MARKET} --actor NAME --reason WHY {three.id}"
+    assert first in str(said.value)
     reject(world, three)  # as the message says
     assert waits(world, "manual") is waits(world, "auto") is None  # nobody has asked for two
     approve(world, two)

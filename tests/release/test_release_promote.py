@@ -101,7 +101,8 @@ def test_a_verdict_against_another_champion_is_refused(world: World) -> None:
 def test_manual_approval_is_waited_for_and_belongs_to_one_verdict(world: World) -> None:
     made = world.release("one")
     with pytest.raises(
-        RefusedError, match=f"csrm release approve --market tiny --reason WHY {made.id}"
+        RefusedError,
+        match=f"csrm release approve --market tiny --actor NAME --reason WHY {made.id}",
     ):
         world.promote(made, MANUAL)
     old = made.verdict

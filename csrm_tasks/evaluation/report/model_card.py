@@ -42,8 +42,8 @@ def _cold(about: Json) -> list[str]:
     value = about["source_dev_micro_f1"]
     shown = "not measured" if value is None else f"{value:.3f}"
     return [
-        "", f"Micro-F1 on the source market's dev set: {shown}. There is no gold set of "
-        f"{about['locale']} yet: how good it is there is not known.",
+        "", f"Micro-F1 on the source market's dev set: {shown}. It was not judged on gold of "
+        f"{about['locale']}: how good it is there is not known.",
     ]  # fmt: skip
 
 
