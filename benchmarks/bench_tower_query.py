@@ -34,8 +34,9 @@ from benchmarks.harness import Timing, closing_line, ratio, table
 from benchmarks.peers.process import Peer, PeerError
 from benchmarks.query_towers import Judged, fit_projection, least_cosine, serve
 from csrm_tasks.towers.depth import truncate_layers
-from csrm_tasks.towers.serving.runtime import TowerRuntime
-from csrm_tasks.towers.serving.tokens import TowerTokenizer, Vectors, embed
+from csrm_tasks.towers.measure import embed
+from csrm_tasks.towers.serving.runtime import TowerRuntime, Vectors
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.tower import Tower
 
 THREADS, LAYERS = 2, 2

@@ -16,9 +16,9 @@ from benchmarks.concepts import DIM
 from csrm_tasks.records import Grade
 from csrm_tasks.towers.export import write_onnx
 from csrm_tasks.towers.quantise import quantise
-from csrm_tasks.towers.serving.runtime import ONNX, TowerRuntime
+from csrm_tasks.towers.serving.runtime import ONNX, TowerRuntime, Vectors
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
-from csrm_tasks.towers.serving.tokens import TokenTable, TowerTokenizer, Vectors
+from csrm_tasks.towers.serving.tokens import TokenTable, TowerTokenizer
 from csrm_tasks.towers.tower import HEADS, Tower
 
 SCALE = 8.0  # A28

@@ -61,7 +61,7 @@ class Ebr(Section):
     """Random products that serve a whole batch as negatives."""
     lr: float = 5e-5
     """Peak learning rate."""
-    rates: Rates = Rates()
+    rates: Rates = Field(default_factory=Rates)
     """Own learning rates of head, encoder and vocabulary."""
     mse_weight: float = 1.0
     """Weight of the regression on conversion."""

@@ -65,7 +65,7 @@ class Towers(Section):
     """Learning rate at the start."""
     lr_end: float = 1e-6
     """Learning rate at the last step."""
-    rates: Rates = Rates()
+    rates: Rates = Field(default_factory=Rates)
     """Own learning rates of head, encoder and vocabulary."""
     query_tokens: Tokens = 32
     """Length of a query, its prefix not counted; longer ones are cut."""
