@@ -77,12 +77,12 @@ class Recorder:
     @contextmanager
     def _reading(self, market: MarketConfig, seen: set[str]) -> Iterator[None]:
         """Record what is read of ``market`` and its copies, not of what else has these types."""
-        places, tracked = dict(sections()), {id(s): s for s in _within(market)}
+        tracked = {id(s): (s, key) for s, key in _within(market)}  # held: an id is not given again
         copy = Section.model_copy
 
         def read(section: Any, name: str) -> Any:
             if id(section) in tracked and name in type(section).model_fields:
-                key = f"{places[type(section)]}.{name}".lstrip(".")
+                key = f"{tracked[id(section)][1]}.{name}".lstrip(".")
                 if key not in seen and self._is_the_steps_own(sys._getframe(1)):
                     seen.add(key)
             return object.__getattribute__(section, name)
@@ -90,7 +90,8 @@ class Recorder:
         def copied(section: Section, **kwargs: Any) -> Any:
             made = copy(section, **kwargs)
             if id(section) in tracked:
-                tracked.update({id(s): s for s in _within(made)})
+                own = tracked[id(section)][1]
+                tracked.update({id(s): (s, key) for s, key in _within(made, own)})
             return made
 
         Section.__getattribute__ = read  # type: ignore[method-assign, assignment]
@@ -118,14 +119,15 @@ class Recorder:
         return self._modules[file]
 
 
-def _within(value: Any) -> Iterator[Section]:
-    """Yield the sections that a value holds, itself among them."""
+def _within(value: Any, key: str = "") -> Iterator[tuple[Section, str]]:
+    """Yield the sections that a value at ``key`` holds, itself among them, with their keys."""
     if isinstance(value, Section):
-        yield value
-        value = tuple(dict(value).values())
+        yield value, key
+        for name, part in dict(value).items():
+            yield from _within(part, f"{key}.{name}".lstrip("."))
     if isinstance(value, tuple):
         for part in value:
-            yield from _within(part)
+            yield from _within(part, key)
 
 
 def sections(

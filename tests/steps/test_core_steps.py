@@ -315,7 +315,9 @@ towers: {preset: e5-small, encoder: base:e5-small-tiny}
     )
     found = load_market("tiny", tmp_path)
     assert (found.llm.base, found.llm.lora.targets) == ("base:gemma-270m", "all-linear")
-    assert (found.llm.lora.r, found.llm.lora.rslora) == (16, True)
+    preset = presets.LLM["gemma-270m"]
+    assert (found.llm.lora.r, found.llm.lora.alpha) == (16, preset["lora"]["alpha"])
+    assert (found.llm.lr, found.llm.mixture.mt) == (preset["lr"], preset["mixture"]["mt"])
     ebr = found.retrieval.ebr
     assert (ebr.encoder, ebr.steps, found.retrieval.bm25_k) == ("base:e5-small", 7, 5)
     assert ebr.max_length == presets.EBR["e5-small"]["max_length"]
