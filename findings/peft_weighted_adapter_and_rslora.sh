@@ -38,11 +38,13 @@ def merged(rslora, kind, weight, same=False):
             torch.manual_seed(1)
         torch.nn.init.normal_(layer.lora_A[name].weight)
         torch.nn.init.normal_(layer.lora_B[name].weight)
+    model.requires_grad_(False)
     expected = weight * sum(layer.get_delta_weight(name) for name in ("one", "two"))
     model.base_model.add_weighted_adapter(
         ["one", "two"], [weight] * 2, "sum", combination_type=kind, svd_rank=2 * RANK, density=1.0
     )
-    return float(layer.get_delta_weight("sum").norm() / expected.norm())
+    delta = layer.get_delta_weight("sum").detach()
+    return float(delta.norm() / expected.norm())
 
 
 for kind in ("svd", "cat"):
