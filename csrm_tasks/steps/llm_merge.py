@@ -79,7 +79,8 @@ def _to_merge(ctx: Context) -> tuple[list[Artifact], dict[str, str]]:
     kept: dict[str, Artifact] = {}  # by their weights
     left_out: dict[str, str] = {}
     for model in [*llms, *([] if live is None else [live])]:
-        reason, weights = why_not(llms[0].path, model.path), folder_digest(model.file("adapter"))
+        weights = folder_digest(model.file("adapter"))
+        reason = why_not(llms[0].path, model.path)
         if reason is not None and model is not live:
             raise ConfigError(
                 f"merge_llms: {model.ref} and {llms[0].ref} cannot be merged: {reason}"

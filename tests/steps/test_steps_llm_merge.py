@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.errors import ConfigError
+from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.llm import data
 from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows
 from csrm_tasks.llm.network.identity import read_card
@@ -218,3 +218,5 @@ def test_what_is_asked_wrongly_is_told(week: Week) -> None:
         week.merge([], "mean")
     with pytest.raises(ConfigError, match="at least one model"):
         week.merge([])
+    with pytest.raises(ArtifactError, match="snapshot/0 has no file 'adapter'"):
+        week.merge([week.store.open(week.snapshot)])
