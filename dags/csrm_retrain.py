@@ -2,10 +2,11 @@
 ### Weekly retraining (stage 2): yesterday's release against one that has seen this market
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
-markets (from the live LLM's stage 0, if the market has one) → self-distillation rounds → towers →
-everything, the live release included, scored on the same frozen gold set, the bundle probed in a
-fresh process (`servability`: scores as in training, latency and memory within budget) → gate →
-recorded with its verdict, and promoted or not.
+markets (from the live LLM's stage 0, if the market has one) → self-distillation rounds → where the
+market asks for it (`llm.merge`), their adapters and the live one merged → the best of all on dev →
+towers → everything, the live release included, scored on the same frozen gold set, the bundle
+probed in a fresh process (`servability`: scores as in training, latency and memory within budget)
+→ gate → recorded with its verdict, and promoted or not.
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
@@ -72,6 +73,10 @@ def retrain(market: MarketConfig) -> None:
         soft = score(f"relabel_{n}", {"snapshot": snap, "llm": last, "rqa": rqa}, split="train")
         given = {"arm": f"round{n}", "round": n, "soft": soft} | learnt
         last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
+    # Merged with each other and with the live LLM they are candidates, too (A55).
+    given = {"snapshot": snap, "rqa": rqa, "llms": [*llms.values()], "live": live_llm}
+    for method in market.llm.merge:
+        llms[f"merged_{method}"] = task("merge_llms", f"merge_{method}", method=method, **given)
     llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
 
     # The towers learn its soft labels (A29-A31), but nothing of gold queries; beside them the same

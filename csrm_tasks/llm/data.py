@@ -20,7 +20,7 @@ from csrm_tasks.llm.prompt.prompts import (
     ProductFields,
     QueryFields,
 )
-from csrm_tasks.llm.soft_targets import Floats, mixed_target, one_hot
+from csrm_tasks.llm.soft_targets import Floats, mixed_target, one_hot, smoothed
 from csrm_tasks.records import (
     PRODUCTS,
     RQA,
@@ -119,13 +119,16 @@ def relevance_rows(fields: Fields, pairs: pl.DataFrame, targets: Floats | None =
     return LabelRows(RELEVANCE, pairs["pair_id"].to_list(), *fields.of(pairs), targets)
 
 
-def human_targets(pairs: pl.DataFrame) -> Floats:
-    """Return one-hot human grades, (N, 3)."""
-    return one_hot(pairs["grade"].to_numpy().astype(np.int64), len(RELEVANCE.tokens))
+def human_targets(pairs: pl.DataFrame, smoothing: float = 0.0) -> Floats:
+    """Return human grades as one-hot rows, (N, 3), smoothed by ε = ``smoothing`` (A53)."""
+    grades = one_hot(pairs["grade"].to_numpy().astype(np.int64), len(RELEVANCE.tokens))
+    return smoothed(grades, smoothing)
 
 
-def distilled_targets(pairs: pl.DataFrame, soft: Path, alpha: float) -> Floats:
-    """Mix human grades with the teacher's soft labels from ``soft/scored.parquet`` (A15).
+def distilled_targets(
+    pairs: pl.DataFrame, soft: Path, alpha: float, smoothing: float = 0.0
+) -> Floats:
+    """Mix :func:`human_targets` with the teacher's soft labels from ``soft/scored.parquet`` (A15).
 
     Raises :class:`DataError` where a pair was not scored: a silent human label would be a
     different experiment.
@@ -139,7 +142,7 @@ def distilled_targets(pairs: pl.DataFrame, soft: Path, alpha: float) -> Floats:
             f"soft labels: {int(missing.sum())} of {len(pairs)} train pairs have none, first "
             f"{joined['pair_id'][int(missing.argmax())]!r}; score split=train of this snapshot"
         )
-    return mixed_target(human_targets(pairs), teacher, alpha)
+    return mixed_target(human_targets(pairs, smoothing), teacher, alpha)
 
 
 def cvr_rows(fields: Fields, snapshot: Path) -> LabelRows:

@@ -18,6 +18,8 @@ from csrm_tasks.sections.base import (
     Unit,
 )
 
+MergeMethod = Literal["linear", "ties", "dare"]
+
 
 class Lora(Section):
     """LoRA (A5)."""
@@ -87,6 +89,9 @@ class Llm(Section):
     distillation: Distillation = Distillation()
     lr: float = 2e-5
     """Peak learning rate."""
+    label_smoothing: Annotated[float, Field(ge=0.0, le=0.2), Unit("share")] = 0.0
+    """Share of a human label that is spread over all labels (A53); soft labels, conversions and dev
+    stay as they are."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     warmup: Share = 0.03
@@ -133,10 +138,22 @@ class Llm(Section):
     """Share of the training samples whose retrieved titles are left out (A24)."""
     siblings: Annotated[Positive, Unit("samples")] = 8
     """Samples of one query drawn together; their common prefix is computed once (A12)."""
-    # Left out of fingerprints: how work is cut says nothing of what comes out, and a new cut must
-    # not train anew.
+    # Left out of fingerprints, as what follows: it changes no training, and each method is a
+    # parameter of its own step.
+    merge: tuple[MergeMethod, ...] = Field(default=(), exclude=True)
+    """Ways to merge the week's adapters and the live one into one more candidate each (A55):
+    linear (their mean), ties (their larger half, where signs agree) or dare (a random half of
+    each). Dev chooses, as between rounds."""
+    # How work is cut says nothing of what comes out, and a new cut must not train anew.
     score_shards: Tasks = Field(default=1, exclude=True)
     """Tasks that share the scoring of a large table."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        for method in set(self.merge):
+            if self.merge.count(method) > 1:
+                raise ValueError(f"merge names {method!r} twice; name each method once")
+        return self
 
     @model_validator(mode="after")
     def _shared(self) -> Self:

@@ -235,6 +235,29 @@ def test_a_week_may_start_from_the_live_adapter(loaded: dict, tmp_path: Path) ->
             assert task["inputs"] == before["inputs"] | more, name
 
 
+@pytest.mark.airflow
+def test_a_week_may_merge_its_adapters_and_the_live_one(loaded: dict, tmp_path: Path) -> None:
+    found = load_changed(tmp_path, "  steps: 16", "  merge: [linear, dare]\n  steps: 16")
+    one, other = (f["dags"]["csrm_retrain__mini"] for f in (loaded, found))
+    merged = {"merge_linear", "merge_dare"}
+    scores = {"score_merged_linear", "score_merged_dare"}
+    assert set(other["tasks"]) == set(one["tasks"]) | merged | scores
+    assert set(other["ancestors"]) == set(one["ancestors"]) | merged | scores
+    for name in merged:
+        task = other["tasks"][name]
+        assert task["params"] == {"method": name.removeprefix("merge_")}
+        given = {"snapshot": False, "rqa": False, "live": False, "llms": True}
+        assert (task["step"], task["inputs"]) == ("merge_llms", given)
+        assert set(task["after"]) == {"select_llm", f"score_merged_{task['params']['method']}"}
+        before = {n for n, t in other["tasks"].items() if name in t["after"]}
+        rounds = {"train_llm_stage2", "train_llm_round1", "train_llm_round2"}
+        assert before == rounds | {"snapshot", "build_rqa", "find_champion"}
+    names = other["tasks"]["evaluate"]["params"]["names"].split(",")
+    assert names.index("round2") < names.index("merged_linear") < names.index("final")
+    cold = "csrm_cold_start__mini"  # one model, none live: nothing to merge
+    assert found["dags"][cold] == loaded["dags"][cold]
+
+
 def test_every_training_of_a_market_with_a_stage_0_starts_from_it(
     loaded: dict, tmp_path: Path
 ) -> None:

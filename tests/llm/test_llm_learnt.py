@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from csrm_tasks import tracking
+from csrm_tasks.llm.soft_targets import one_hot, smoothed
 from csrm_tasks.llm.training import rounds
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
 from csrm_tasks.llm.training.learnt import UnlearntError, class_entropy, cross_entropy, unlearnt
 from csrm_tasks.settings import Settings
 from tests.llm_fixtures import make_base, make_market, make_snapshot
@@ -60,6 +62,49 @@ def test_a_loss_that_is_not_below_the_entropy_is_told(
     facts = {"train_loss": loss, "class_entropy": entropy, "fitted_on": "cvr", "best_step": 7}
     assert (unlearnt(facts) is not None) == told
     assert class_entropy(np.eye(3)[[1, 1, 1]]) == 0
+
+
+@examples(max_examples=200)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.floats(0, 0.2), st.booleans())
+def test_smoothed_labels_can_be_learnt_unless_all_are_the_same(
+    seed: int, n: int, epsilon: float, alike: bool
+) -> None:
+    """What says the targets themselves has learnt all there is; what says their shares, nothing."""
+    labels = np.random.default_rng(seed).integers(0, 3, n)
+    labels = labels[:1].repeat(n) if alike else labels
+    targets = smoothed(one_hot(labels, 3), epsilon).astype(np.float64)
+    facts = {
+        "class_entropy": class_entropy(targets), "target_entropy": cross_entropy(targets, targets),
+        "fitted_on": "relevance", "best_step": 1,
+    }  # fmt: skip
+    shares = np.tile(targets.mean(axis=0), (n, 1))
+    best, constant = cross_entropy(targets, targets), cross_entropy(shares, targets)
+    assert unlearnt(facts | {"train_loss": best}) is None
+    told = unlearnt(facts | {"train_loss": constant + 1e-9}) is not None
+    assert told == (len(set(labels.tolist())) > 1)
+
+
+def test_a_smoothed_training_is_judged_by_its_smoothed_targets(tmp_path: Path) -> None:
+    """Only the train labels are smoothed: neither conversions nor dev."""
+    market = make_market(make_base(tmp_path / "base"), **NOTHING)
+    snapshot = make_snapshot(tmp_path / "snapshot")
+    given = FinetuneInputs(snapshot, None, None, "stage1", 0)
+    found = {}
+    for name, epsilon in (("plain", 0.0), ("soft", 0.15), ("cvr", 0.15)):
+        llm = market.llm.model_copy(update={"label_smoothing": epsilon})
+        own = market.model_copy(update={"llm": llm})
+        (tmp_path / name).mkdir()
+        asked = replace(given, ranker=name == "cvr")
+        found[name] = finetune(own, asked, tmp_path / name, tmp_path / f"{name}-work")
+    plain, soft, cvr = (found[name].facts for name in ("plain", "soft", "cvr"))
+    rest = -(0.9 * math.log(0.9) + 0.1 * math.log(0.05))
+    assert plain["target_entropy"] == pytest.approx(0.0, abs=1e-9)
+    assert soft["target_entropy"] == pytest.approx(rest, abs=1e-6)
+    assert soft["class_entropy"] > plain["class_entropy"]
+    assert cvr["target_entropy"] == pytest.approx(0.0, abs=1e-9)
+    assert soft["dev_log_loss"] == plain["dev_log_loss"]  # at a rate of nought the same model
+    assert soft["train_fit"] == plain["train_fit"]
+    assert found["soft"].params["label_smoothing"] == 0.15
 
 
 Logged = dict[str, dict[str, Any]]

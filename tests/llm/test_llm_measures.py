@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.data import distilled_targets
+from csrm_tasks.llm.data import distilled_targets, human_targets
 from csrm_tasks.llm.network.head import soft_cross_entropy
 from csrm_tasks.llm.scoring.calibration import expected_calibration_error
 from csrm_tasks.llm.scoring.gap import (
@@ -49,6 +49,21 @@ def test_mixed_target_at_its_limits() -> None:
     assert np.array_equal(mixed_target(human, teacher, 1.0), human)
     assert np.array_equal(mixed_target(human, teacher, 0.0), teacher)
     assert mixed_target(human, teacher, 0.5).tolist() == [pytest.approx([0.1, 0.15, 0.75])]
+
+
+def test_only_human_labels_are_smoothed_and_before_they_are_mixed(tmp_path: Path) -> None:
+    pairs = pl.DataFrame({"pair_id": ["b", "a"], "grade": [2, 0]})
+    plain = human_targets(pairs)
+    assert plain.tobytes() == one_hot(np.array([2, 0]), 3).tobytes()  # to the last bit
+    human = human_targets(pairs, 0.15)
+    assert human == pytest.approx(np.array([[0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]))
+    teacher = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]])
+    columns = {f"p{k}": teacher[:, k] for k in range(3)}
+    pl.DataFrame({"pair_id": ["b", "a"]} | columns).write_parquet(tmp_path / "scored.parquet")
+    found = distilled_targets(pairs, tmp_path, 0.4, 0.15)
+    assert found == pytest.approx(0.4 * human + 0.6 * teacher, abs=1e-6)
+    assert distilled_targets(pairs, tmp_path, 0.0, 0.15) == pytest.approx(teacher)
+    assert found.sum(axis=1) == pytest.approx([1.0, 1.0])
 
 
 def test_soft_labels_are_joined_by_pair_and_none_may_be_missing(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_training_stops_when_dev_no_longer_improves(
     market: MarketConfig, given: FinetuneInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.3, 0.5, 0.5, 0.4, 0.9])
-    judge = finetune_module._Judge
+    judge = finetune_module.Judge
     monkeypatch.setattr(judge, "score", lambda self: train_module.DevScore(next(scores, 0.0), 1.0))
     found = run_as("a", market, given, tmp_path, evaluate_every=2, patience=2)
     assert (found.facts["steps"], found.facts["best_step"]) == (8, 4)
@@ -184,7 +184,7 @@ def test_training_stops_when_dev_no_longer_improves(
 def test_dev_is_not_scored_again_where_the_last_state_is_the_best(
     market: MarketConfig, given: FinetuneInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge, scored = finetune_module._Judge, []
+    judge, scored = finetune_module.Judge, []
 
     class Counting(judge):  # type: ignore[misc, valid-type]
         def probabilities(self) -> Any:
@@ -195,7 +195,7 @@ def test_dev_is_not_scored_again_where_the_last_state_is_the_best(
         last = property(lambda self: None, lambda self, value: None)
 
     for name, kind in (("once", Counting), ("again", Forgetful)):
-        monkeypatch.setattr(finetune_module, "_Judge", kind)
+        monkeypatch.setattr(finetune_module, "Judge", kind)
         run_as(name, market, given, tmp_path, steps=4, evaluate_every=4)
     assert len(scored) == 1 + 2
     once, again = (

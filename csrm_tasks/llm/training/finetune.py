@@ -21,6 +21,7 @@ from csrm_tasks.llm.data import (
     TranslationRows,
     cvr_rows,
     distilled_targets,
+    human_targets,
     in_fold,
     load_fields,
     load_pairs,
@@ -40,16 +41,14 @@ from csrm_tasks.llm.network.model import (
     start_from,
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
-from csrm_tasks.llm.prompt.prompts import RELEVANCE, product_form
-from csrm_tasks.llm.scoring.calibration import log_loss
-from csrm_tasks.llm.scoring.predict import Floats, predict
-from csrm_tasks.llm.scoring.scoring import with_probabilities
+from csrm_tasks.llm.prompt.prompts import product_form
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
+from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
 from csrm_tasks.llm.training.learnt import fit
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
-from csrm_tasks.llm.training.train import DevScore, TrainResult, train
+from csrm_tasks.llm.training.train import TrainResult, train
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
@@ -108,7 +107,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         checkpoint_activations(model.causal)
     encoder = PromptEncoder(model.tokenizer, config.max_length, product_form(config))
     mixture = _mixture(market, data, model, encoder)
-    dev = _Judge(model, encoder, relevance_rows(data.fields, data.dev))
+    dev = Judge(model, encoder, relevance_rows(data.fields, data.dev))
     result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
     save_adapter(model, result.adapter, out / "adapter")
@@ -132,9 +131,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     # A real base takes minutes over dev: where the last state is the best, it was just scored.
     known = dev.last if result.best_step == result.progress.step else None
     probabilities = dev.probabilities() if known is None else known
-    with_probabilities(data.dev, probabilities.astype(np.float64)).select(
-        "pair_id", "grade", "p0", "p1", "p2"
-    ).write_parquet(out / "dev_scores.parquet")
+    write_dev_scores(data.dev, probabilities, out)
     facts = _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
     facts |= _facts(data, result, model, encoder)  # then: it counts what was cut
     if encoder.truncated:
@@ -143,30 +140,6 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
             "from its end", encoder.truncated, config.max_length,
         )  # fmt: skip
     return Finetuned(facts, _params(market, model, data), result.curves)
-
-
-class _Judge:
-    """Scores one fixed set of judged pairs with the model as it is."""
-
-    def __init__(self, model: Model, encoder: PromptEncoder, rows: LabelRows) -> None:
-        self._model, self._encoder, self._rows = model, encoder, rows
-        self._labels = rows.targets.argmax(axis=1)
-        self.last: Floats | None = None  # what was found last
-
-    def probabilities(self) -> Floats:
-        """Return (N, 3)."""
-        rows = self._rows
-        found = predict(self._model, self._encoder, RELEVANCE, rows.queries, rows.products)
-        self.last = found
-        return found
-
-    def score(self) -> DevScore:
-        """Return micro-F1 (which is accuracy, A42) and log loss."""
-        probabilities = self.probabilities()
-        right = probabilities.argmax(axis=1) == self._labels
-        return DevScore(
-            float(right.mean()), log_loss(probabilities.astype(np.float64), self._labels)
-        )
 
 
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
@@ -178,10 +151,13 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         raise DataError("the snapshot has no train pairs; ingest labels before training")
     source, target = market.source_locale, market.target_locale
     dev, source_dev = selection_dev(given.snapshot, source, target)
-    alpha = market.llm.distillation.alpha
-    soft = None if given.soft is None else distilled_targets(pairs, given.soft, alpha)
+    alpha, smoothing = market.llm.distillation.alpha, market.llm.label_smoothing
+    if given.soft is None:
+        targets = human_targets(pairs, smoothing)
+    else:
+        targets = distilled_targets(pairs, given.soft, alpha, smoothing)
     return _Data(
-        relevance_rows(fields, pairs, soft),
+        relevance_rows(fields, pairs, targets),
         pairs["grade"].to_numpy().astype(np.int64),
         cvr_rows(fields, given.snapshot),
         translation_rows(given.snapshot, source, target),
@@ -216,30 +192,25 @@ def _facts(
     data: _Data, result: TrainResult, model: Model, encoder: PromptEncoder
 ) -> dict[str, Any]:
     progress = result.progress
-    source = _Judge(model, encoder, relevance_rows(data.fields, data.source_dev))
-    same = data.source_dev.equals(data.dev)
     seconds = max(progress.seconds, 1e-9)
-    return {
-        "dev_micro_f1": result.dev.micro_f1,
-        "dev_log_loss": result.dev.log_loss,
-        "dev_locale": str(data.dev["locale"][0]),
-        "source_dev_micro_f1": result.dev.micro_f1 if same else _f1(source, data.source_dev),
-        "steps": progress.step,
-        "best_step": result.best_step,
-        "micro_batch": progress.micro_batch,
-        "halved_at": progress.halved_at,
-        "seconds": round(progress.seconds, 3),
-        "samples_per_second": round(progress.samples / seconds, 1),
-        "tokens_per_second": round(progress.tokens / seconds, 1),
-        "train_pairs": len(data.train),
-        "translations": len(data.translations),
-        "conversions": len(data.cvr),
-        "truncated": encoder.truncated,
-    } | measure_transfer(model, encoder, data.parallel)
-
-
-def _f1(judge: _Judge, pairs: pl.DataFrame) -> float | None:
-    return None if pairs.is_empty() else judge.score().micro_f1
+    source = Judge(model, encoder, relevance_rows(data.fields, data.source_dev))
+    return (
+        dev_figures(result.dev, data.dev, source, data.source_dev)
+        | {
+            "steps": progress.step,
+            "best_step": result.best_step,
+            "micro_batch": progress.micro_batch,
+            "halved_at": progress.halved_at,
+            "seconds": round(progress.seconds, 3),
+            "samples_per_second": round(progress.samples / seconds, 1),
+            "tokens_per_second": round(progress.tokens / seconds, 1),
+            "train_pairs": len(data.train),
+            "translations": len(data.translations),
+            "conversions": len(data.cvr),
+            "truncated": encoder.truncated,
+        }
+        | measure_transfer(model, encoder, data.parallel)
+    )
 
 
 def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> dict[str, Any]:

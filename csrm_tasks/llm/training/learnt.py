@@ -4,6 +4,10 @@ A model that has found no more than how frequent each label is has a cross-entro
 entropy of these shares. Both are taken of one fixed sample of what was trained on, with the state
 that is kept and dropout off: its shares are the best constant answer to just these samples, so no
 constant, and no luck, is below it.
+
+Where targets are smoothed (A53) or soft, both count the uncertainty that is in the targets
+themselves: no model has less than the mean of their own entropies. Where that is the entropy of
+the shares, all targets are the same, and there was nothing to learn.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from csrm_tasks.llm.training.train import TrainingError
 
 SAMPLE = 500  # at the length of real prompts a minute or two of a small real base on one core
 TINY = 1e-12
+SAME = 1e-9  # nats between shares and single targets below which all targets are the same
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,7 +42,8 @@ def fit(
     """Return what the model says of a fixed sample of what it was trained on.
 
     ``train_fit``: agreement with people's ``labels``, (N,), of the rows (A18); ``train_loss``: the
-    cross-entropy of the rows' targets, and ``class_entropy``, :func:`class_entropy` of them; nats.
+    cross-entropy of the rows' targets, smoothed or mixed as they were learnt, ``class_entropy``,
+    :func:`class_entropy` of them, and ``target_entropy``, their own, the least loss there is; nats.
     """
     chosen = random.Random(0).sample(range(len(rows)), min(SAMPLE, len(rows)))
     probabilities = predict(
@@ -49,6 +55,7 @@ def fit(
         "train_fit": float((probabilities.argmax(axis=1) == labels[chosen]).mean()),
         "train_loss": cross_entropy(probabilities, targets),
         "class_entropy": class_entropy(targets),
+        "target_entropy": cross_entropy(targets, targets),
         "fitted_on": rows.space.name,
     }
 
@@ -73,7 +80,8 @@ def unlearnt(facts: Mapping[str, Any]) -> str | None:
     Where all labels are the same there was nothing to learn, and nothing can be told.
     """
     loss, entropy = float(facts["train_loss"]), float(facts["class_entropy"])
-    if loss < entropy or entropy == 0:
+    own = float(facts.get("target_entropy", 0.0))  # of one-hot targets
+    if loss < entropy or entropy - own < SAME:
         return None
     return (
         f"the {facts['fitted_on']} loss on what was trained on is {loss:.4f} after "

@@ -1,0 +1,70 @@
+"""What dev says of a model: it keeps the best state and chooses the best candidate (A10, A17)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from csrm_tasks.llm.data import LabelRows
+from csrm_tasks.llm.network.model import Model
+from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.prompts import RELEVANCE
+from csrm_tasks.llm.scoring.calibration import log_loss
+from csrm_tasks.llm.scoring.predict import Floats, predict
+from csrm_tasks.llm.scoring.scoring import with_probabilities
+from csrm_tasks.llm.training.train import DevScore
+
+
+class Judge:
+    """Scores one fixed set of judged pairs with the model as it is."""
+
+    def __init__(self, model: Model, encoder: PromptEncoder, rows: LabelRows) -> None:
+        self._model, self._encoder, self._rows = model, encoder, rows
+        self._labels = rows.targets.argmax(axis=1)
+        self.last: Floats | None = None  # what was found last
+
+    def probabilities(self) -> Floats:
+        """Return (N, 3)."""
+        rows = self._rows
+        found = predict(self._model, self._encoder, RELEVANCE, rows.queries, rows.products)
+        self.last = found
+        return found
+
+    def score(self) -> DevScore:
+        """Return micro-F1 (which is accuracy, A42) and log loss."""
+        return self.of(self.probabilities())
+
+    def of(self, probabilities: Floats) -> DevScore:
+        """Return the score of ``probabilities`` (N, 3), found before."""
+        right = probabilities.argmax(axis=1) == self._labels
+        return DevScore(
+            float(right.mean()), log_loss(probabilities.astype(np.float64), self._labels)
+        )
+
+
+def dev_figures(
+    score: DevScore, dev: pl.DataFrame, source: Judge, source_dev: pl.DataFrame
+) -> dict[str, Any]:
+    """Return a candidate's facts on dev (``score``) and on source dev, which ``source`` judges.
+
+    The two are the same pairs where the target has none; None where there are no source pairs.
+    """
+    source_f1 = score.micro_f1
+    if not source_dev.equals(dev):
+        source_f1 = None if source_dev.is_empty() else source.score().micro_f1
+    return {
+        "dev_micro_f1": score.micro_f1,
+        "dev_log_loss": score.log_loss,
+        "dev_locale": str(dev["locale"][0]),
+        "source_dev_micro_f1": source_f1,
+    }
+
+
+def write_dev_scores(dev: pl.DataFrame, probabilities: Floats, out: Path) -> None:
+    """Write ``dev_scores.parquet`` below ``out``: what ``select_llm`` calibrates on (A30)."""
+    with_probabilities(dev, probabilities.astype(np.float64)).select(
+        "pair_id", "grade", "p0", "p1", "p2"
+    ).write_parquet(out / "dev_scores.parquet")
