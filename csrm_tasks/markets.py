@@ -66,6 +66,13 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
         return found
 
 
+# A day is text, as in all else that a market reads: YAML would make a date of it.
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 class MarketConfig(Section):
     """One market. Frozen; unknown keys are refused."""
 
@@ -148,7 +155,7 @@ def parse_market(path: Path) -> MarketConfig:
         first, *others = explained(e)
         more = f" (and {len(others)} more: csrm market check)" if others else ""
         raise ConfigError(f"{path}: {first}{more}") from e
-    except TypeError as e:  # a YAML date or the like
+    except TypeError as e:  # a YAML set or the like
         raise ConfigError(f"{path}: {e}; put it in quotes") from e
     for key, base in bases_of(config).items():
         check_base(f"{path}: {key}", base)

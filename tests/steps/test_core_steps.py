@@ -252,7 +252,8 @@ def test_a_market_file_is_typed_and_frozen(tmp_path: Path) -> None:
         (("{base: ./b", "{base: ./b, batch: 0"), r"llm.batch: Input should be greater than 0"),
         (("ko-KR", "korean"), "source_locale"),
         (("market: tiny", "market: other"), "must equal the file's name"),
-        (("market: tiny", "market: 2026-01-01"), "put it in quotes"),
+        (("market: tiny", "market: 2026-01-01"), r"market: String should match"),
+        (("market: tiny", "market: !!set {a}"), "put it in quotes"),
         (("market: tiny", "- tiny"), "cannot be read as YAML"),
         ((GOOD, "[]"), "expected a mapping"),
     ],
@@ -264,6 +265,11 @@ def test_a_wrong_market_file_is_named_with_its_key(
     with pytest.raises(ConfigError, match=message) as caught:
         load_market("tiny", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_day_needs_no_quotes(tmp_path: Path) -> None:
+    write_market(tmp_path, GOOD + "\nhealth: {accept: [2026-02-15]}\n")
+    assert load_market("tiny", tmp_path).health.accept == ("2026-02-15",)
 
 
 def test_a_preset_is_a_papers_values_and_the_file_overrides_them_one_by_one(tmp_path: Path) -> None:
