@@ -13,8 +13,10 @@ import polars as pl
 from csrm_tasks.cli.main import main
 from csrm_tasks.settings import Settings, load_settings
 
+Row = dict[str, Any]
 
-def judged(n: int, language: str, query: str, item: Any, label: Any, task: str = "QI") -> dict[str, Any]:  # fmt: skip
+
+def judged(n: int, language: str, query: str, item: Any, label: Any, task: str = "QI") -> Row:
     """A row of AnalytiCup; ``...`` for item or label: the row does not have the field."""
     row = {"id": n, "task": task, "language": language, "origin_query": query}
     row |= {} if item is ... else {"item_title" if task == "QI" else "category_path": item}
@@ -64,7 +66,9 @@ def write_cikm(folder: Path, files: Mapping[str, Iterable[Any]] = CIKM) -> Path:
     return folder
 
 
-def example(n: int, locale: str, query: str, product: str, label: Any, small: int = 1, split: str = "train") -> dict[str, Any]:  # fmt: skip
+def example(
+    n: int, locale: str, query: str, product: str, label: Any, small: int = 1, split: str = "train"
+) -> Row:
     return {
         "example_id": n, "query": query, "query_id": n, "product_id": product,
         "product_locale": locale, "esci_label": label, "small_version": small, "large_version": 1,

@@ -16,7 +16,7 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.errors import DataError
 from csrm_tasks.layouts import languages
 from csrm_tasks.layouts.files import Row, check_folder, fault, json_lines, required, text_of
-from csrm_tasks.layouts.landing import Landing
+from csrm_tasks.layouts.landing import Landing, refused_title
 from csrm_tasks.text import compose
 
 SPLITS = ("train", "dev", "test")
@@ -101,16 +101,15 @@ def _land(judged: Judgement, split: str, landing: Landing) -> str | None:
     locale = landing.locales.get(judged.language)
     if locale is None:
         return "other_language"
-    if judged.language == "en" and languages.is_plainly_not_english(judged.query):
-        return "not_english"
     if not judged.grade:
         return "no_label"
     title = compose(judged.item).strip()
+    why = landing.refused_label(split, judged.id, judged.query) or refused_title(title)
+    if why is not None:
+        return why
+    if judged.language == "en" and languages.is_plainly_not_english(judged.query):
+        return "not_english"
     product_id = f"t{text_digest(title)}"  # a letter first: digits with an e are no identifier
-    # The label first: where it cannot land, its product is nobody's.
-    why = landing.refused_label(split, judged.id, judged.query)
-    if why is None and not landing.has_product(locale, product_id):
-        why = landing.product(split, locale, product_id, title)
-    if why is None:
-        landing.label(split, locale, judged.id, judged.query, product_id, judged.grade)
-    return why
+    if not landing.has_product(split, locale, product_id):
+        landing.product(split, locale, product_id, title)
+    return landing.label(split, locale, judged.id, judged.query, product_id, judged.grade)

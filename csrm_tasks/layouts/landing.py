@@ -51,6 +51,11 @@ def refusal(column: str, text: str) -> str | None:
     return None if _encodable(text) else str(Reason.NUL)
 
 
+def refused_title(title: str) -> str | None:
+    """Return why a product cannot land with ``title``, else None."""
+    return refusal("title", title) if title.strip() else "no_title"
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()
@@ -117,30 +122,28 @@ class Landing:
         self.left_out: Counter[tuple[str, str]] = Counter()  # by reason and file
         self.notes: Counter[str] = Counter()  # what was landed otherwise than delivered
         self.remarks: list[str] = []  # what a person has to know of the layout's files
-        self._products: dict[str, set[str]] = {}  # by locale
+        self._products: dict[tuple[str, str], set[str]] = {}  # by split and locale
         self._labels: set[str] = set()
         self._tables: dict[Path, _Table] = {}
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
 
-    def has_product(self, locale: str, product_id: str) -> bool:
-        """Return whether a product is in the catalogue of a locale by now."""
-        return product_id in self._products.get(locale, ())
+    def has_product(self, split: str, locale: str, product_id: str) -> bool:
+        """Return whether a split's own catalogue of a locale has a product by now."""
+        return product_id in self._products.get((split, locale), ())
 
     def product(
         self, split: str, locale: str, product_id: str, title: str,
         brand: str = "", category: str = "", description: str = "",
     ) -> str | None:  # fmt: skip
-        """Land a product once; returns why it cannot land (a required value), else None.
+        """Land a product once in a split; returns why it cannot land (a required value), else None.
 
         An optional value that the contract would refuse is left empty, and a long description cut.
         """
-        known = self._products.setdefault(locale, set())
+        known = self._products.setdefault((split, locale), set())
         if product_id in known:
             return "repeated_id"
-        if not title.strip():
-            return "no_title"
-        why = refusal("product_id", product_id) or refusal("title", title)
+        why = refused_title(title) or refusal("product_id", product_id)
         if why is None:
             known.add(product_id)
             rest = (
@@ -160,10 +163,10 @@ class Landing:
 
     def refused_label(self, split: str, label_id: str, query: str) -> str | None:
         """Return why a label cannot land, else None."""
-        if f"{split}-{label_id}" in self._labels:
-            return "repeated_id"
         if not query.strip():
             return "no_query"
+        if f"{split}-{label_id}" in self._labels:
+            return "repeated_id"
         return refusal("label_id", f"{split}-{label_id}") or refusal("query", query)
 
     def label(
@@ -172,10 +175,11 @@ class Landing:
         """Land a label; returns why it cannot land, else None.
 
         The data sets do not say who judged: all are one rater's, so that rows that are there twice
-        never count as agreement (A10).
+        never count as agreement (A10). Its product is of its own split, or of the first one.
         """
         why = self.refused_label(split, label_id, query)
-        if why is None and not self.has_product(locale, product_id):
+        splits = (split, next(iter(self.days)))
+        if why is None and not any(self.has_product(s, locale, product_id) for s in splits):
             why = "unknown_product"
         if why is None:
             label_id = f"{split}-{label_id}"

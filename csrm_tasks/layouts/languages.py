@@ -23,7 +23,9 @@ NOT_ENGLISH = ("ko", "ja", "zh", "other")  # scripts, of text.language_of
 
 def locale_of(source: str, target: str) -> dict[str, str]:
     """Return language → locale of a market; of two locales of one language the source takes it."""
-    return {locale.partition("-")[0]: locale for locale in (target, source)}
+    found = {source.partition("-")[0]: source}
+    found.setdefault(target.partition("-")[0], target)
+    return found
 
 
 def check_languages(layout: str, spoken: Collection[str], locales: Mapping[str, str]) -> None:

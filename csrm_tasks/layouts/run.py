@@ -9,9 +9,9 @@ from pathlib import Path
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.layouts import cikm2025, esci, trec, wands
-from csrm_tasks.layouts.landing import Landing
+from csrm_tasks.layouts.landing import Landing, hidden
 from csrm_tasks.layouts.languages import check_languages, locale_of
-from csrm_tasks.market_files.new import new_market, write_market
+from csrm_tasks.market_files.new import new_market
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import Settings
 
@@ -65,7 +65,9 @@ def import_layout(asked: Asked, settings: Settings, read: Callable[[Landing], No
         landing.abandon()
         raise
     if not file.exists():
-        write_market(file, text)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        hidden(file).write_text(text, encoding="utf-8")
+        hidden(file).replace(file)
     return [*told, f"market file: {file}", *_next(landing, asked)]
 
 
@@ -84,10 +86,9 @@ def _check_market(file: Path, asked: Asked) -> None:
 
 def _next(landing: Landing, asked: Asked) -> list[str]:
     days = [day for day in landing.days.values() if (landing.root / day).is_dir()]
-    empty = [locale for locale in landing.locales.values() if not any(
-        (landing.root / day / locale).is_dir() for day in days
-    )]  # fmt: skip
     lines = [
-        f"{locale}: nothing landed; deliver its files (docs/OWN_MARKET.md)" for locale in empty
+        f"{locale}: nothing landed; deliver its files (docs/OWN_MARKET.md)"
+        for locale in (asked.source, asked.target)
+        if not any((landing.root / day / locale).is_dir() for day in days)
     ]
     return [*lines, *(f"next: csrm ingest --market {asked.market} --day {day}" for day in days)]
