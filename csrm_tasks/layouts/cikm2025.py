@@ -43,7 +43,7 @@ class Judgement:
 def read(folder: Path, landing: Landing) -> None:
     """Read the files that there are into ``landing``; raises :class:`DataError`."""
     names = [f"{split}_{task}.txt" for split in SPLITS for task in ("QC", "QI")]
-    check_folder(folder, names, (".txt",))
+    landing.remarks += check_folder(folder, names, (".txt",))
     there = [name for name in names if (folder / name).is_file()]
     if not any(name.endswith("_QI.txt") for name in there):
         raise DataError(f"{folder}: has none of {', '.join(n for n in names if 'QI' in n)}")

@@ -35,7 +35,7 @@ PRODUCT_COLUMNS = (
 
 def read(folder: Path, landing: Landing, version: str) -> None:
     """Read both files into ``landing``; ``version``: small (task 1) or large (tasks 2 and 3)."""
-    check_folder(folder, (EXAMPLES, PRODUCTS), (".parquet",))
+    landing.remarks += check_folder(folder, (EXAMPLES, PRODUCTS), (".parquet",))
     products, examples = needed(folder / PRODUCTS), needed(folder / EXAMPLES)
     for number, row in parquet_rows(products, PRODUCT_COLUMNS):
         landing.read[PRODUCTS] += 1

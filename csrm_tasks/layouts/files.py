@@ -30,15 +30,25 @@ def fault(path: Path, row: int | None, field: str, what: str) -> DataError:
     return DataError(f"{': '.join(place)}: {what}")
 
 
-def check_folder(folder: Path, known: Collection[str], suffixes: Sequence[str]) -> None:
-    """Raise where ``folder`` is none, or holds a data file that the layout does not have."""
+def check_folder(folder: Path, known: Collection[str], suffixes: Sequence[str]) -> list[str]:
+    """Raise where ``folder`` is none, or holds a data file that the layout does not have.
+
+    Returns a remark on whatever else lies there and is not read.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder; --data-dir is where the data set's files lie")
-    for path in sorted(folder.iterdir()):
-        if path.suffix in suffixes and path.name not in known and not path.name.startswith("."):
+    others = [p for p in sorted(folder.iterdir()) if p.name not in known and p.name[0] != "."]
+    for path in others:
+        if path.suffix in suffixes:
             raise DataError(
                 f"{path}: is no file of this layout ({', '.join(sorted(known))}); move it elsewhere"
             )
+    return not_read(others)
+
+
+def not_read(paths: Sequence[Path]) -> list[str]:
+    """Return the remark, if one is due, that files were not read."""
+    return [f"not read: {', '.join(path.name for path in paths)}"] if paths else []
 
 
 def needed(path: Path) -> Path:

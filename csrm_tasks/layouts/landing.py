@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -101,7 +101,8 @@ class _Table:
 
     def discard(self) -> None:
         self._batch = []
-        self.close()
+        with suppress(OSError, pa.ArrowException):  # of a full disk: it is to be freed
+            self.close()
         hidden(self.path).unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.layouts.files import Row, fault, json_lines, lines, text_of
+from csrm_tasks.layouts.files import Row, fault, json_lines, lines, not_read, text_of
 from csrm_tasks.layouts.landing import Landing
 
 SPLITS = ("train", "dev", "test")
@@ -43,11 +43,13 @@ class Files:
     qrels: list[Path]
     queries: list[Path]
     collections: list[Path]
+    others: list[Path]
 
 
 def read(folder: Path, landing: Landing, grades: Mapping[int, str] | None = None) -> None:
     """Read the folder into ``landing``; ``grades``: what those of the qrels mean, else GRADES."""
     files = find(folder)
+    landing.remarks += not_read(files.others)
     _check_scale(files.qrels, grades)
     locale = landing.locales[SPOKEN[0]]
     queries = _queries(files.queries)
@@ -71,9 +73,9 @@ def find(folder: Path) -> Files:
     kinds: dict[str, list[Path]] = {"qrels": [], "quer": [], "collection": []}
     words = {"qrels": "qrels", "quer": "quer", "topic": "quer", "collection": "collection",
              "corpus": "collection"}  # fmt: skip
-    for path in sorted(
-        p for p in folder.iterdir() if p.is_file() and p.suffix in ENDS and p.name[0] != "."
-    ):
+    present = sorted(p for p in folder.iterdir() if p.name[0] != ".")
+    data = [p for p in present if p.is_file() and p.suffix in ENDS]
+    for path in data:
         kind = next((k for word, k in words.items() if word in path.name.lower()), None)
         if kind is None:
             raise DataError(
@@ -84,7 +86,8 @@ def find(folder: Path) -> Files:
     for kind, called in (("qrels", "qrels"), ("quer", "queries"), ("collection", "collection")):
         if not kinds[kind]:
             raise DataError(f"{folder}: has no file with {called} in its name")
-    return Files(kinds["qrels"], kinds["quer"], kinds["collection"])
+    others = [p for p in present if p not in data]
+    return Files(kinds["qrels"], kinds["quer"], kinds["collection"], others)
 
 
 def _qrels(path: Path) -> Iterator[tuple[int, str, str, str, int]]:

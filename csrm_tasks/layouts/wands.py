@@ -30,7 +30,7 @@ PRODUCTS = {
 
 def read(folder: Path, landing: Landing) -> None:
     """Read the three files into ``landing``; raises :class:`DataError` naming file and row."""
-    check_folder(folder, ("query.csv", "product.csv", "label.csv"), (".csv",))
+    landing.remarks += check_folder(folder, ("query.csv", "product.csv", "label.csv"), (".csv",))
     queries_file, products, labels = (
         needed(folder / name) for name in ("query.csv", "product.csv", "label.csv")
     )

@@ -55,7 +55,9 @@ def test_labels_and_titles_land_by_split_and_language(tmp_path: Path) -> None:
 def test_what_does_not_land_is_kept_by_reason_and_all_rows_are_accounted_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = run_import("cikm2025", write_cikm(tmp_path / "data"))
+    folder = write_cikm(tmp_path / "data")
+    (folder / "dev_QI.txt.gz").touch()
+    own = run_import("cikm2025", folder)
     assert left_out(own, "cikm2025") == {
         "no_label": [("test_QI.txt", 3), ("test_QI.txt", 4), ("test_QI.txt", 5)],
         "no_title": [("train_QI.txt", 4), ("train_QI.txt", 5)],
@@ -74,6 +76,7 @@ def test_what_does_not_land_is_kept_by_reason_and_all_rows_are_accounted_for(
     assert json.loads(first["content"]) == CIKM["train_QC.txt"][0]  # as it was delivered
     out = capsys.readouterr().out
     assert "train_QI.txt: 14 rows" in out and f"left out, no_label: 3 ({path.parent}" in out
+    assert "not read: dev_QI.txt.gz\n" in out
     assert "rows of QC (query-category) are kept, not landed" in out
     assert "next: csrm ingest --market cikm2025 --day 2025-01-20" in out
 

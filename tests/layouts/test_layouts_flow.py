@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,16 @@ def test_a_table_larger_than_a_row_group_is_the_same_table(
         table.add(row)
     table.close()
     assert pl.read_parquet(landing.hidden(table.path)).rows() == rows
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(landing.pq.ParquetWriter, "write_table", full)
+    folder = write_esci(tmp_path / "data")
+    assert main(["import", "esci", "--data-dir", str(folder)]) == 2
+    assert "no space left to write" in capsys.readouterr().err
+    assert tree(load_settings(market="esci").landing) == {}
