@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("release", "llm.scoring", "towers"),
     ("release.bundle", "llm", "llm.network", "retrieval"),
     ("evaluation", "llm.prompt", "llm.cost", "towers.serving", "training"),
+    ("layouts",),
     ("dataset", "ingest", "market_files"),
     ("ingest.aggregates",),
     ("ingest.storage",),

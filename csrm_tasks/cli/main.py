@@ -18,6 +18,7 @@ import click
 from csrm_tasks.cli.base import base
 from csrm_tasks.cli.demo import demo
 from csrm_tasks.cli.gate import gate
+from csrm_tasks.cli.imports import imports
 from csrm_tasks.cli.llm_cost import llm_cost
 from csrm_tasks.cli.market import market
 from csrm_tasks.cli.options import market_option
@@ -210,6 +211,6 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
         return store_digest(connection, Lake(settings.lake, market), market, day)
 
 
-for group in (base, market, quarantine, release, rollout, gate, rqa, serve, demo, study):
+for group in (base, market, imports, quarantine, release, rollout, gate, rqa, serve, demo, study):
     cli.add_command(group)
 cli.add_command(llm_cost)

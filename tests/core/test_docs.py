@@ -22,7 +22,9 @@ def test_commands_that_pages_name_exist() -> None:
     context = click.Context(cli)
     wrong = []
     for name, text in {"README.md": README, **PAGES}.items():
-        for first, second in re.findall(r"(?<![\w/])csrm ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?", text):
+        for first, second in re.findall(
+            r"(?<![\w/])csrm ([a-z][a-z-]+)(?: ([a-z][a-z0-9-]+))?", text
+        ):
             command = cli.get_command(context, first)
             group = isinstance(command, click.Group) and second
             if command is None or (group and command.get_command(context, second) is None):

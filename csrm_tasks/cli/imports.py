@@ -1,0 +1,114 @@
+"""``csrm import``: public data sets as a market's deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from csrm_tasks.cli.options import Command
+from csrm_tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from csrm_tasks.layouts.landing import Landing
+
+FIRST_DAY = "2025-01-06"  # a Monday; fixed, for the same import is the same files
+
+
+@click.group("import")
+def imports() -> None:
+    """Land a public data set as a market; docs/IMPORT.md says what becomes of its rows."""
+
+
+def _options(layout: str, target: str) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed((
+            click.option("--data-dir", "folder", required=True, metavar="FOLDER",
+                         type=click.Path(path_type=Path), help="Where the data set's files lie."),
+            click.option("--market", default=layout, show_default=True, help="Market to land as."),
+            click.option("--source", default="en-US", show_default=True, metavar="LOCALE",
+                         help="Language with labels."),
+            click.option("--target", default=target, show_default=True, metavar="LOCALE",
+                         help="Language to start in."),
+            click.option("--day", default=FIRST_DAY, show_default=True, metavar="YYYY-MM-DD",
+                         help="Of the first split; each further one is a week later."),
+        )):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
+
+
+def _run(
+    layout: str, market: str, source: str, target: str, day: str, read: Callable[[Landing], None]
+) -> None:
+    from csrm_tasks.ingest.reading.landing import check_day
+    from csrm_tasks.layouts.run import Asked, import_layout
+
+    asked = Asked(layout, market, source, target, date.fromisoformat(check_day(day)))
+    for line in import_layout(asked, load_settings(market=market), read):
+        click.echo(line)
+
+
+@imports.command()
+@_options("cikm2025", "ko-KR")
+def cikm2025(folder: Path, market: str, source: str, target: str, day: str) -> None:
+    """CIKM AnalytiCup 2025: {train,dev,test}_{QC,QI}.txt."""
+    from csrm_tasks.layouts import cikm2025
+
+    _run("cikm2025", market, source, target, day, lambda into: cikm2025.read(folder, into))
+
+
+@imports.command()
+@_options("esci", "ja-JP")
+@click.option(
+    "--version", type=click.Choice(("small", "large")), default="large", show_default=True,
+    help="small is task 1's, large tasks 2's and 3's.",
+)  # fmt: skip
+def esci(folder: Path, market: str, source: str, target: str, day: str, version: str) -> None:
+    """Amazon's Shopping Queries Data Set: examples and products as Parquet."""
+    from csrm_tasks.layouts import esci
+
+    _run("esci", market, source, target, day, lambda into: esci.read(folder, into, version))
+
+
+@imports.command()
+@_options("wands", "en-GB")
+def wands(folder: Path, market: str, source: str, target: str, day: str) -> None:
+    """WANDS of Wayfair: query.csv, product.csv, label.csv; English only."""
+    from csrm_tasks.layouts import wands
+
+    _run("wands", market, source, target, day, lambda into: wands.read(folder, into))
+
+
+@imports.command()
+@_options("trec", "en-GB")
+@click.option(
+    "--grades", "scale", metavar="GRADE=MEANING,…",
+    help="What the qrels' grades mean: exact, substitute, complement, irrelevant.",
+)  # fmt: skip
+def trec(folder: Path, market: str, source: str, target: str, day: str, scale: str | None) -> None:
+    """TREC product search: qrels, queries and collection; English only."""
+    from csrm_tasks.layouts import trec
+
+    grades = None if scale is None else _scale(scale)
+    _run("trec", market, source, target, day, lambda into: trec.read(folder, into, grades))
+
+
+def _scale(given: str) -> dict[int, str]:
+    from csrm_tasks.errors import ConfigError
+
+    found: dict[int, str] = {}
+    for part in given.split(","):
+        grade, _, meaning = (p.strip() for p in part.partition("="))
+        if not grade.isdecimal() or meaning not in (
+            "exact", "substitute", "complement", "irrelevant"
+        ):  # fmt: skip
+            raise ConfigError(
+                f"--grades: {part!r} is no GRADE=MEANING; as 0=irrelevant,1=substitute,2=exact"
+            )
+        found[int(grade)] = meaning
+    return found

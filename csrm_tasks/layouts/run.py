@@ -1,0 +1,94 @@
+"""An import from beginning to end: check, read, show, and the market's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.layouts import cikm2025, esci, trec, wands
+from csrm_tasks.layouts.landing import Landing, hidden
+from csrm_tasks.layouts.languages import check_languages, locale_of
+from csrm_tasks.market_files.new import new_market
+from csrm_tasks.markets import load_market
+from csrm_tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the layouts beside how their files are read."""
+
+    spoken: Collection[str]  # languages
+    splits: tuple[str, ...]
+
+
+LAYOUTS = {
+    "cikm2025": Layout(cikm2025.SPOKEN, cikm2025.SPLITS),
+    "esci": Layout(esci.SPOKEN.values(), esci.SPLITS),
+    "wands": Layout(wands.SPOKEN, wands.SPLITS),
+    "trec": Layout(trec.SPOKEN, trec.SPLITS),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an import is to become."""
+
+    layout: str
+    market: str
+    source: str
+    target: str
+    day: date  # of the first split
+
+
+def import_layout(asked: Asked, settings: Settings, read: Callable[[Landing], None]) -> list[str]:
+    """Land what ``read`` finds as a market; returns what to tell, in lines.
+
+    Nothing is visible before all has been read; killed and run again it is the same files. Raises
+    :class:`ConfigError` or :class:`~csrm_tasks.errors.DataError`; then nothing has changed.
+    """
+    text = new_market(asked.market, asked.source, asked.target, "UTC", None, None)
+    file = settings.markets / f"{asked.market}.yaml"
+    _check_market(file, asked)
+    layout, locales = LAYOUTS[asked.layout], locale_of(asked.source, asked.target)
+    check_languages(asked.layout, layout.spoken, locales)
+    landing = Landing(
+        asked.layout, settings.landing / asked.market, settings.home / "imports" / asked.market,
+        locales, asked.day, layout.splits,
+    )  # fmt: skip
+    try:
+        read(landing)
+        told = landing.show()
+    except BaseException:
+        landing.abandon()
+        raise
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        hidden(file).write_text(text, encoding="utf-8")
+        hidden(file).replace(file)
+    return [*told, f"market file: {file}", *_next(landing, asked)]
+
+
+def _check_market(file: Path, asked: Asked) -> None:
+    """Raise where the market exists with other languages; its file is kept as it is."""
+    if not file.exists():
+        return
+    config = load_market(asked.market, file.parent)
+    if (config.source_locale, config.target_locale) != (asked.source, asked.target):
+        raise ConfigError(
+            f"{file}: market {asked.market} learns from {config.source_locale} for "
+            f"{config.target_locale}, not from {asked.source} for {asked.target}; give another "
+            "--market, or these --source and --target"
+        )
+
+
+def _next(landing: Landing, asked: Asked) -> list[str]:
+    days = [day for day in landing.days.values() if (landing.root / day).is_dir()]
+    lines = [
+        f"{locale}: nothing landed; deliver its files (docs/OWN_MARKET.md)"
+        for locale in (asked.source, asked.target)
+        if not any((landing.root / day / locale).is_dir() for day in days)
+    ]
+    return [*lines, *(f"next: csrm ingest --market {asked.market} --day {day}" for day in days)]

@@ -1,0 +1,136 @@
+"""From a public data set to a snapshot; killed anywhere, an import is the same files."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from csrm_tasks.cli.main import main
+from csrm_tasks.layouts import landing, run
+from csrm_tasks.layouts.landing import Landing
+from csrm_tasks.markets import load_market
+from csrm_tasks.settings import load_settings
+from tests.data_fixtures import snapshot
+from tests.layouts_fixtures import run_import, tree, write_cikm, write_esci
+
+
+def test_an_import_goes_through_the_nights_into_snapshots_split_by_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = run_import("cikm2025", write_cikm(tmp_path / "data"))
+    days = ["2025-01-06", "2025-01-13", "2025-01-20"]
+    for day in days:
+        assert main(["ingest", "--market", "cikm2025", "--day", day]) == 0
+        assert " rows: 0 in quarantine, 0 ignored" in capsys.readouterr().out
+    config = load_market("cikm2025", own.markets)
+
+    first = snapshot(own, 2, days[0], config)
+    pairs = pl.read_parquet(first.file("pairs.parquet"))
+    assert set(pairs["split"]) <= {"train", "dev"}
+    assert sorted(zip(pairs["locale"], pairs["grade"], strict=True)) == [
+        ("en-US", 0), ("en-US", 2), ("en-US", 2), ("en-US", 2), ("ko-KR", 0), ("ko-KR", 2),
+    ]  # fmt: skip
+    # One judgement a pair is all there is: with it as gold, only what was never learnt from is.
+    rules = config.snapshot.model_copy(update={"gold_raters": 1, "gold_agree": 1})
+    last = snapshot(own, 2, days[-1], config.model_copy(update={"snapshot": rules}))
+    pairs = pl.read_parquet(last.file("pairs.parquet"))
+    gold = pairs.filter(split="gold")
+    assert gold.height == 3 and set(gold["locale"]) == {"ko-KR"}  # of dev and test
+    assert pairs.filter(pl.col("split") != "gold").height == 7
+
+
+class Killed(BaseException):
+    """Nothing runs after it, not even what removes half an import."""
+
+
+def test_killed_at_any_moment_and_run_again_it_is_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_cikm(tmp_path / "data")
+    monkeypatch.setattr(Landing, "abandon", lambda self: None)
+    moments = _Moments()
+    for name in ("leave_out", "_add", "_report"):
+        monkeypatch.setattr(Landing, name, moments.before(getattr(Landing, name)))
+    monkeypatch.setattr(landing, "_put", moments.before(landing._put))
+    monkeypatch.setattr(run, "_next", moments.before(run._next))
+
+    def fresh(number: int) -> Path:
+        home = tmp_path / f"home{number}"
+        monkeypatch.setenv("CSRM_HOME", str(home))
+        monkeypatch.setenv("CSRM_MARKETS", str(home / "markets"))
+        return home
+
+    home = fresh(0)
+    run_import("cikm2025", folder)
+    whole, last = tree(home), moments.seen
+    assert last > 40 and "markets/cikm2025.yaml" in whole
+    catalogues = {name for name in whole if "/catalogue-" in name}
+    for moment in range(1, last + 1):
+        home = fresh(moment)
+        moments.seen, moments.killed_at = 0, moment
+        with pytest.raises(Killed):
+            run_import("cikm2025", folder)
+        shown = {n: b for n, b in tree(home).items() if not n.rpartition("/")[2].startswith(".")}
+        assert shown.items() <= whole.items()  # what is visible is whole
+        assert catalogues <= set(shown) or not any("/labels-" in name for name in shown)
+        moments.killed_at = 0
+        run_import("cikm2025", folder)
+        assert tree(home) == whole
+
+
+class _Moments:
+    """Counts what an import does, and kills it before it does the thing of one number."""
+
+    def __init__(self) -> None:
+        self.seen, self.killed_at = 0, 0
+
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
+            self.seen += 1
+            if self.seen == self.killed_at:
+                raise Killed
+            return function(*args)
+
+        return called
+
+
+def test_equal_files_are_left_alone_and_others_take_their_place(tmp_path: Path) -> None:
+    own = run_import("esci", write_esci(tmp_path / "data"))
+    labels = own.landing / "esci" / "2025-01-06" / "en-US" / "labels-esci_train.parquet"
+    before = {p: p.stat().st_ino for p in own.landing.rglob("*.parquet")}
+    run_import("esci", tmp_path / "data")
+    assert {p: p.stat().st_ino for p in own.landing.rglob("*.parquet")} == before
+    run_import("esci", tmp_path / "data", "--version", "small")
+    assert {p for p in before if p.stat().st_ino != before[p]} == {labels}
+    assert load_settings(market="esci") == own
+
+
+def test_a_table_larger_than_a_row_group_is_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = landing._Table(tmp_path / "a" / "t.parquet", ("x", "y"))
+    monkeypatch.setattr(landing, "ROWS", 7)
+    monkeypatch.setattr(landing, "CHARS", 50)
+    rows = [(f"{n}", "é" * (n % 30)) for n in range(100)]
+    for row in rows:
+        table.add(row)
+    table.close()
+    assert pl.read_parquet(landing.hidden(table.path)).rows() == rows
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(landing.pq.ParquetWriter, "write_table", full)
+    folder = write_esci(tmp_path / "data")
+    assert main(["import", "esci", "--data-dir", str(folder)]) == 2
+    assert "no space left to write" in capsys.readouterr().err
+    assert tree(load_settings(market="esci").landing) == {}
