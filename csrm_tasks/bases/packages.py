@@ -25,6 +25,15 @@ def known_bases() -> dict[str, Source]:
     return {"gemma-270m": Gemma(), "e5-small": E5Small()}
 
 
+def installed(package: str) -> bool:
+    """Say whether a package is there, whatever its version."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -43,7 +43,13 @@ def _options(layout: str, target: str) -> Callable[[Command], Command]:
 
 
 def _run(
-    layout: str, market: str, source: str, target: str, day: str, read: Callable[[Landing], None]
+    layout: str,
+    read: Callable[[Landing], None],
+    *,
+    market: str,
+    source: str,
+    target: str,
+    day: str,
 ) -> None:
     from csrm_tasks.ingest.reading.landing import check_day
     from csrm_tasks.layouts.run import Asked, import_layout
@@ -55,11 +61,11 @@ def _run(
 
 @imports.command()
 @_options("cikm2025", "ko-KR")
-def cikm2025(folder: Path, market: str, source: str, target: str, day: str) -> None:
+def cikm2025(folder: Path, **asked: str) -> None:
     """CIKM AnalytiCup 2025: {train,dev,test}_{QC,QI}.txt."""
     from csrm_tasks.layouts import cikm2025
 
-    _run("cikm2025", market, source, target, day, lambda into: cikm2025.read(folder, into))
+    _run("cikm2025", lambda into: cikm2025.read(folder, into), **asked)
 
 
 @imports.command()
@@ -68,20 +74,20 @@ def cikm2025(folder: Path, market: str, source: str, target: str, day: str) -> N
     "--version", type=click.Choice(("small", "large")), default="large", show_default=True,
     help="small is task 1's, large tasks 2's and 3's.",
 )  # fmt: skip
-def esci(folder: Path, market: str, source: str, target: str, day: str, version: str) -> None:
+def esci(folder: Path, version: str, **asked: str) -> None:
     """Amazon's Shopping Queries Data Set: examples and products as Parquet."""
     from csrm_tasks.layouts import esci
 
-    _run("esci", market, source, target, day, lambda into: esci.read(folder, into, version))
+    _run("esci", lambda into: esci.read(folder, into, version), **asked)
 
 
 @imports.command()
 @_options("wands", "en-GB")
-def wands(folder: Path, market: str, source: str, target: str, day: str) -> None:
+def wands(folder: Path, **asked: str) -> None:
     """WANDS of Wayfair: query.csv, product.csv, label.csv; English only."""
     from csrm_tasks.layouts import wands
 
-    _run("wands", market, source, target, day, lambda into: wands.read(folder, into))
+    _run("wands", lambda into: wands.read(folder, into), **asked)
 
 
 @imports.command()
@@ -90,12 +96,12 @@ def wands(folder: Path, market: str, source: str, target: str, day: str) -> None
     "--grades", "scale", metavar="GRADE=MEANING,…",
     help="What the qrels' grades mean: exact, substitute, complement, irrelevant.",
 )  # fmt: skip
-def trec(folder: Path, market: str, source: str, target: str, day: str, scale: str | None) -> None:
+def trec(folder: Path, scale: str | None, **asked: str) -> None:
     """TREC product search: qrels, queries and collection; English only."""
     from csrm_tasks.layouts import trec
 
     grades = None if scale is None else _scale(scale)
-    _run("trec", market, source, target, day, lambda into: trec.read(folder, into, grades))
+    _run("trec", lambda into: trec.read(folder, into, grades), **asked)
 
 
 def _scale(given: str) -> dict[int, str]:

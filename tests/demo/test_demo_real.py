@@ -160,7 +160,7 @@ def test_packages_are_installed_within_the_lock_and_bases_added_once(
         return subprocess.CompletedProcess(command, codes.pop(0) if codes else 0)
 
     monkeypatch.setattr(real.subprocess, "run", run)
-    monkeypatch.setattr(real, "_installed", lambda _: False)
+    monkeypatch.setattr(real, "installed", lambda _: False)
     real.refuse(home, None, accept_terms=True)
     home.prepare()
     real.add_missing(home, QUIET)
@@ -171,7 +171,7 @@ def test_packages_are_installed_within_the_lock_and_bases_added_once(
     add = ["-m", "csrm_tasks", "base", "add"]
     assert added == [[*add, "e5-small"], [*add, "gemma-270m", "--accept-terms"]]
     keep_stand_ins(tmp_path, "gemma-270m")
-    monkeypatch.setattr(real, "_installed", lambda _: True)
+    monkeypatch.setattr(real, "installed", lambda _: True)
     ran.clear()
     codes.append(2)
     with pytest.raises(CsrmError, match="base e5-small could not be added"):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from csrm_tasks.base_models import KEPT, local_folder
-from csrm_tasks.bases.packages import PACKAGES, TERMS, known_bases
+from csrm_tasks.bases.packages import PACKAGES, TERMS, installed, known_bases
 from csrm_tasks.demo.market.files import put
 from csrm_tasks.demo.market.generate import require_data
 from csrm_tasks.demo.runner.home import Home, check_disk
@@ -123,7 +122,7 @@ def add_missing(home: Home, console: Console) -> None:
 
 def _install(console: Console) -> None:
     """Install what the extra asks for, within the lock, unless it is there."""
-    if all(_installed(package) for package in PACKAGES):
+    if all(map(installed, PACKAGES)):
         return
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     asked = project["optional-dependencies"][EXTRA]
@@ -131,13 +130,6 @@ def _install(console: Console) -> None:
     command = [sys.executable, "-m", "pip", "install", "-q", "-c", str(LOCK), *asked]
     if subprocess.run(command, check=False).returncode:
         raise CsrmError(f"the extra {EXTRA} could not be installed, as pip says above")
-
-
-def _installed(package: str) -> bool:
-    try:
-        return bool(metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return False
 
 
 def trim(home: Home, processes: Processes, nights: Sequence[Stage], console: Console) -> None:

@@ -138,13 +138,13 @@ def _attend_block(
     groups = q.shape[1] // k.shape[1]
     if asked.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu" and not dropout:
         out = _attend_by_products(asked, keys, values, block.seen, scale)
-        return out.transpose(1, 2).reshape(n, length, *out.shape[1::2])
-    if block.seen is not None and q.is_cuda:  # with a mask, no fused kernel there takes fewer heads
-        keys, values, groups = repeat_kv(keys, groups), repeat_kv(values, groups), 1
-    out = scaled_dot_product_attention(
-        asked, keys, values, block.seen,
-        dropout_p=dropout, is_causal=block.seen is None, scale=scale, enable_gqa=groups > 1,
-    )  # fmt: skip
+    else:
+        if block.seen is not None and q.is_cuda:  # with a mask, no fused kernel takes fewer heads
+            keys, values, groups = repeat_kv(keys, groups), repeat_kv(values, groups), 1
+        out = scaled_dot_product_attention(
+            asked, keys, values, block.seen,
+            dropout_p=dropout, is_causal=block.seen is None, scale=scale, enable_gqa=groups > 1,
+        )  # fmt: skip
     return out.transpose(1, 2).reshape(n, length, *out.shape[1::2])
 
 
