@@ -17,7 +17,13 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.data import TranslationRows, load_translations
-from csrm_tasks.llm.prompt.prompts import ProductFields, product_segments, query_text
+from csrm_tasks.llm.prompt.prompts import (
+    WHOLE_PRODUCT,
+    ProductFields,
+    ProductForm,
+    product_segments,
+    query_text,
+)
 from csrm_tasks.text import query_id
 
 HELD_OUT = 20  # of so many titles of a language one …
@@ -42,15 +48,17 @@ class Corpus:
     held_out: dict[str, list[Text]]  # titles by locale
 
 
-def load_corpus(snapshot: Path, source: str, target: str) -> Corpus:
-    """Read the texts; raises :class:`DataError` where a snapshot has no products."""
+def load_corpus(
+    snapshot: Path, source: str, target: str, form: ProductForm = WHOLE_PRODUCT
+) -> Corpus:
+    """Read the texts, products as ``form`` has them; raises :class:`DataError` without products."""
     products = table(snapshot, "products").select(SHOWN).unique().sort(SHOWN)
     held_out = {
         str(locale): _held_out(str(locale), own["title"])
         for (locale,), own in products.group_by("locale", maintain_order=True)
     }
     kept = [
-        Text(f"{locale} title", product_segments(ProductFields(title, brand, category)))
+        Text(f"{locale} title", product_segments(ProductFields(title, brand, category), form))
         for locale, title, brand, category in products.iter_rows()
         if title not in held_out[locale]
     ]

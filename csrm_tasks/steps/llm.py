@@ -46,7 +46,8 @@ def _use_threads(ctx: Context) -> None:
     config=[  # of what the loop reads; rate and steps are stage 0's own
         "llm.base", "llm.pretraining", "llm.lora", "llm.weight_decay", "llm.warmup", "llm.schedule",
         "llm.max_length", "llm.evaluate_every", "llm.patience", "llm.micro_batch",
-        "llm.gradient_checkpointing", "llm.processes", "llm.sharding", "seed",
+        "llm.gradient_checkpointing", "llm.processes", "llm.sharding", "llm.product_fields",
+        "llm.category_levels", "seed",
     ],
     external_inputs=_base_identity,
 )  # fmt: skip

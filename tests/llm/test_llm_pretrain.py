@@ -28,6 +28,7 @@ from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.prompts import (
     RELEVANCE,
     ProductFields,
+    ProductForm,
     QueryFields,
     product_segments,
     query_segments,
@@ -83,6 +84,13 @@ def test_texts_are_the_segments_of_prompts_without_dev_and_gold_queries(tmp_path
             product_segments(ProductFields(t, "milk", "soup > milk")) for t in every if t not in out
         }
     assert corpus == load_corpus(snapshot, SOURCE, TARGET)
+
+
+def test_products_are_read_in_the_parts_that_prompts_hold(tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path)
+    corpus = load_corpus(snapshot, SOURCE, TARGET, ProductForm(("category",), 1))
+    titles = [t.segments for t in corpus.texts if t.kind == f"{TARGET} title"]
+    assert titles and all(segments[1:] == ("\nC:milk",) for segments in titles)
 
 
 def test_translations_go_both_ways_without_what_is_judged_or_held_out(tmp_path: Path) -> None:

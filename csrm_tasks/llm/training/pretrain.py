@@ -34,6 +34,7 @@ from csrm_tasks.llm.network.model import (
     save_adapter,
 )
 from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
+from csrm_tasks.llm.prompt.prompts import product_form
 from csrm_tasks.llm.training.finetune import Finetuned
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import translation_prompts
@@ -63,7 +64,9 @@ def pretrain(market: MarketConfig, given: PretrainInputs, out: Path, work: Path)
     what is less than half a step of the number format is lost.
     """
     config, folder = _loop(market.llm), out / PRETRAINING
-    corpus = load_corpus(given.snapshot, market.source_locale, market.target_locale)
+    corpus = load_corpus(
+        given.snapshot, market.source_locale, market.target_locale, product_form(market.llm)
+    )
     before, trained = _learn(config, market.seed, corpus, folder, work)
     clear_device_cache(garbage_collection=True)  # one base at a time
     card = PretrainingCard(
