@@ -3,10 +3,10 @@
 The two real bases where ``csrm base add`` keeps them, else stand-ins of their build, cut to a
 generated market's texts by the product's own command. Same texts, LoRA and samples for all.
 
-A mixture step is relevance, conversion and translation samples, forward, backward, clipping and
-AdamW. The peer is what one writes with transformers and peft: rows padded to the longest,
-``model(input_ids, attention_mask, labels=…)``, in the number format of the files, and in ours. Peak
-memory is the whole process' resident size from the loaded model on, each in a process of its own.
+A mixture step is :mod:`benchmarks.mixture_steps`'. The peer is what one writes with transformers
+and peft: rows padded to the longest, ``model(input_ids, attention_mask, labels=…)``, in the number
+format of the files, and in ours. Peak memory is the whole process' resident size from the loaded
+model on, each in a process of its own.
 
 A step of the towers: the product's trainer on the cut and the whole encoder; the peer puts every
 pair's query and title through both towers, with AdamW over all weights, in the same number format.
@@ -24,51 +24,29 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch.nn import functional
 
 from benchmarks.base_shapes import whole_bases
-from benchmarks.bench_tower_train import CLIP, LR, Texts, make_examples
+from benchmarks.bench_tower_train import LR, Texts, make_examples
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
+from benchmarks.mixture_steps import Samples, Step, our_step, peer_step, update
 from csrm_tasks.bases.models import quietly
-from csrm_tasks.bases.texts import PRODUCT, TRANSLATION, MarketTexts
 from csrm_tasks.bases.trim import trim_base
-from csrm_tasks.demo.market.generate import demo_world
-from csrm_tasks.demo.market.queries import make_queries
-from csrm_tasks.demo.market.translations import make_translations
-from csrm_tasks.llm.network.head import (
-    label_logits,
-    run_trunk,
-    soft_cross_entropy,
-    translation_loss,
-)
-from csrm_tasks.llm.network.model import Model, add_lora, load_base
-from csrm_tasks.llm.network.packed import pack, run_packed
-from csrm_tasks.llm.prompt.batching import pad
-from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
-from csrm_tasks.llm.prompt.prompts import (
-    LABEL_SPACES,
-    ProductFields,
-    QueryFields,
-    translation_segments,
-)
-from csrm_tasks.sections import Lora
+from csrm_tasks.llm.network.head import run_trunk
+from csrm_tasks.llm.network.model import load_base
 from csrm_tasks.towers.export import write_onnx
-from csrm_tasks.towers.measure import TowerTokenizer
 from csrm_tasks.towers.model import TwinTowers, load_tokenizer
+from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.train import TrainPlan, train
 from csrm_tasks.training.precision import choose_dtype
 
-THREADS, SIBLINGS, IGNORED = 2, 4, -100
-LORA = Lora(r=32, alpha=64, dropout=0.0)
+THREADS = 2
 OURS, WHOLE, PEER = "trimmed (ours)", "whole (ours)", "whole, transformers + peft as they come"
 PEER_CAST = "whole, transformers + peft, our number format"
 STEPS = 2  # of the towers in one timing; its optimizer is made anew
-Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -83,147 +61,7 @@ class Sizes:
 
 
 QUICK = Sizes(600, {"relevance": 4, "cvr": 4}, 2, (4, 2), 1)
-FULL = Sizes(5000, {"relevance": 16, "cvr": 4}, 2, (32, 4), 5)
-
-
-class Samples:
-    """Texts of a generated market, and the samples of one mixture step."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        world = demo_world(sizes.products, 0)
-        both = (world.source, world.target)
-        products = [
-            (c.locale, p.title, p.brand, p.category, p.description)
-            for c in both
-            for p in c.products
-        ]
-        queries = [
-            (c.locale, q.text) for c in both for q in make_queries(world, c.locale, 400).queries
-        ]
-        translations = make_translations(world)
-        self.market = MarketTexts(
-            _frame(products, PRODUCT), _frame(queries, ("locale", "query")),
-            _frame(translations, TRANSLATION),
-        )  # fmt: skip
-        self.labels: dict[str, list[tuple[QueryFields, ProductFields]]] = {}
-        titles = iter(range(0, len(products), 7))
-        for name, count in sizes.labels.items():
-            fields = [ProductFields(*products[next(titles)][1:]) for _ in range(count)]
-            asked = [
-                QueryFields(queries[i][1], fields[i].brand, (fields[i].title, fields[i - 1].title))
-                for i in range(0, count, SIBLINGS)
-            ]
-            self.labels[name] = [(asked[i // SIBLINGS], field) for i, field in enumerate(fields)]
-        some = [t for t in translations if t.kind == "title"]
-        self.translations = some[: sizes.translations]
-        self.locales = (world.source.locale, world.target.locale)
-
-    def prompts(self, tokenizer: Any) -> dict[str, list[tuple[Ids, Ids]]]:
-        """Return what comes before and what is asked, of every label task and of translation."""
-        encoder = PromptEncoder(tokenizer, 1024)
-        found = {
-            name: [encoder.parts(LABEL_SPACES[name], q, p) for q, p in pairs]
-            for name, pairs in self.labels.items()
-        }
-        end = np.asarray([tokenizer.eos_token_id], np.int32)
-        found["mt"] = [
-            (encoder.join(translation_segments(t.kind, *self.locales, t.source_text)),
-             np.concatenate([encoder.segment(t.target_text), end]))
-            for t in self.translations
-        ]  # fmt: skip
-        return found
-
-
-def _frame(rows: Any, columns: tuple[str, ...]) -> pl.DataFrame:
-    schema: dict[str, Any] = dict.fromkeys(columns, pl.String)
-    found = pl.DataFrame([tuple(row) for row in rows], schema, orient="row")
-    return found.unique().sort(columns)
-
-
-def _update(parameters: list[Any], optimizer: Any) -> None:
-    torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def our_step(folder: Path, samples: Samples, dtype: torch.dtype | None = None) -> Step:
-    """Return one optimizer step as the product takes it."""
-    model = load_base(str(folder), dtype=dtype)
-    add_lora(model, LORA, seed=0)
-    prompts = samples.prompts(model.tokenizer)
-    trained = [p for p in model.causal.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
-    model.causal.train()
-
-    def step() -> None:
-        for name in samples.labels:
-            _label_loss(model, name, prompts[name]).backward()
-        _translation_loss(model, prompts["mt"]).backward()
-        _update(trained, optimizer)
-
-    return step
-
-
-def _label_loss(model: Model, name: str, parts: list[tuple[Ids, Ids]]) -> Any:
-    labels = model.labels[name]
-    target = torch.eye(len(labels))[torch.arange(len(parts)) % len(labels)]
-    hidden = run_packed(model.causal, pack(parts, model.device))
-    return soft_cross_entropy(label_logits(model.causal, hidden, labels), target)
-
-
-def _translation_loss(model: Model, parts: list[tuple[Ids, Ids]]) -> Any:
-    ids, lengths = pad([np.concatenate(both) for both in parts], model.device)
-    start = torch.tensor([len(before) for before, _ in parts])
-    return translation_loss(model.causal, run_trunk(model.causal, ids), ids, start, lengths)
-
-
-def peer_step(folder: Path, samples: Samples, dtype: torch.dtype | None = None) -> Step:
-    """Return one optimizer step in the usual way; ``dtype``: other than that of the files."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    given = {} if dtype is None else {"dtype": dtype}
-    causal = AutoModelForCausalLM.from_pretrained(folder, **given)
-    config = LoraConfig(
-        r=LORA.r, lora_alpha=LORA.alpha, target_modules=list(LORA.targets), task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(causal, config).train()
-    batches = [
-        _padded(name, parts, tokenizer) for name, parts in samples.prompts(tokenizer).items()
-    ]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
-
-    def step() -> None:
-        for batch in batches:
-            model(**batch).loss.backward()
-        _update(trained, optimizer)
-
-    return step
-
-
-def _padded(name: str, parts: list[tuple[Ids, Ids]], tokenizer: Any) -> dict[str, Any]:
-    """Return padded rows; a label's token stands behind its prompt, which is ignored."""
-    rows, told = [], []
-    for i, (before, rest) in enumerate(parts):
-        if name == "mt":
-            asked, answer = before, rest
-        else:
-            space = LABEL_SPACES[name]
-            asked = np.concatenate([before, rest])
-            word = space.tokens[i % len(space.tokens)]
-            answer = np.asarray(tokenizer(word, add_special_tokens=False)["input_ids"][-1:])
-        rows.append(np.concatenate([asked, answer]))
-        told.append(np.concatenate([np.full(len(asked), IGNORED), answer]))
-    longest = max(map(len, rows))
-    ids = np.stack([np.pad(r, (0, longest - len(r))) for r in rows])
-    labels = np.stack([np.pad(t, (0, longest - len(t)), constant_values=IGNORED) for t in told])
-    mask = np.stack([np.arange(longest) < len(r) for r in rows])
-    return {
-        "input_ids": torch.from_numpy(ids).long(), "labels": torch.from_numpy(labels).long(),
-        "attention_mask": torch.from_numpy(mask).long(),
-    }  # fmt: skip
+FULL = Sizes(5000, {"relevance": 16, "cvr": 4}, 2, (32, 4), 3)
 
 
 def peak_bytes(make: Callable[[], Step]) -> int:
@@ -306,7 +144,7 @@ class Towers:
             optimizer = torch.optim.AdamW(trained, lr=LR)
             for _ in range(STEPS):
                 texts.loss(model, self.dtype).backward()  # type: ignore[no-untyped-call]
-                _update(trained, optimizer)
+                update(trained, optimizer)
 
         return steps
 
@@ -338,7 +176,7 @@ def main(quick: bool) -> None:
     torch.set_num_threads(THREADS)
     sizes = QUICK if quick else FULL
     with tempfile.TemporaryDirectory() as folder, quietly():
-        work, samples = Path(folder), Samples(sizes)
+        work, samples = Path(folder), Samples(sizes.products, sizes.labels, sizes.translations)
         llm, encoder, what = whole_bases(work, quick)
         print(f"{what}, cut to a generated market of {sizes.products:,} products\n")
         cut_llm, cut_encoder = trim_both(work, (llm, encoder), samples)
@@ -349,7 +187,7 @@ def main(quick: bool) -> None:
             PEER: partial(peer_step, llm, samples),
             PEER_CAST: partial(peer_step, llm, samples, dtype),
         }
-        held = peaks(mixture, min(3, sizes.repeats), together=quick)
+        held = peaks(mixture, min(2, sizes.repeats), together=quick)
         steps = race(mixture, sizes.repeats)
         differ = log_prob_difference(llm, cut_llm, samples)
         cut, whole = (Towers(f, sizes) for f in (cut_encoder, encoder))
