@@ -17,6 +17,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.presets import with_presets
 from csrm_tasks.sections import (
     Controls,
+    Filter,
     Gate,
     Health,
     Ingest,
@@ -90,6 +91,7 @@ class MarketConfig(Section):
     ingest: Ingest = Ingest()
     snapshot: Snapshot = Snapshot()
     health: Health = Health()
+    filter: Filter = Filter()
     llm: Llm
     retrieval: Retrieval
     towers: Towers

@@ -94,6 +94,27 @@ SCORED: Schema = {  # query-product pairs with probabilities of one label space
     "p1": pl.Float32,
     "p2": pl.Float32,  # 0 for a label space of two
 }
+WEIGHTS: Schema = {  # how much each train pair counts in a training
+    "pair_id": pl.String,
+    "weight": pl.Float32,  # 0 leaves it out
+}
+DECISIONS: Schema = {  # what the self-validation filter says of every train pair (A39)
+    **WEIGHTS,
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "locale": pl.String,
+    "grade": pl.Int8,
+    "raters": pl.Int32,
+    "agree": pl.Int32,
+    "fold": pl.Int64,
+    "p0": pl.Float32,  # out of fold
+    "p1": pl.Float32,
+    "p2": pl.Float32,
+    "p_label": pl.Float32,  # of the label that was given
+    "predicted": pl.Int8,
+    "action": pl.String,  # keep | remove | down_weight | review
+    "reason": pl.String,  # "" where it is kept
+}
 
 
 def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:

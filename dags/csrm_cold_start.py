@@ -3,7 +3,8 @@
 
 Learns from the source market's labels and conversions and from translations; no target label or
 log is read. Where the market's file says so (`llm.pretraining`), the base first goes on
-pre-training on its titles, queries and translations (stage 0, `pretrain_llm`). Plain LLM → scores
+pre-training on its titles, queries and translations (stage 0, `pretrain_llm`); labels that a filter
+contradicts (`filter.action`) are not learnt. Plain LLM → scores
 BM25's pseudo pairs → trains the retriever → its titles augment the queries (RQA) → LLM again, with
 RQA → distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate →
 live.
@@ -17,7 +18,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
-from csrm_shards import indexing_of, scoring_of
+from csrm_shards import filtered_of, indexing_of, scoring_of
 from csrm_wiring import UNTIL, is_approved, market_dag, markets, pretrained_of, tasks_of
 
 from csrm_tasks.markets import MarketConfig
@@ -32,7 +33,8 @@ def cold_start(market: MarketConfig) -> None:
     # Retrieval: the plain LLM ranks what BM25 finds; the retriever learns from that (A21, A22).
     pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
     stage0 = pretrained_of(market, task, snapshot=snap)
-    plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, snapshot=snap, **stage0)
+    learnt = {"snapshot": snap} | stage0 | filtered_of(market, snap, stage0)
+    plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, **learnt)
     cvr = score("score_pseudo", {"snapshot": snap, "llm": plain, "pairs": pseudo}, space="cvr")
     mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
     ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr, **mined)
@@ -40,8 +42,7 @@ def cold_start(market: MarketConfig) -> None:
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 
     # The relevance LLM, with retrieved titles in its prompt (A9, A24).
-    given = {"snapshot": snap, "rqa": rqa} | stage0
-    stage1 = task("train_llm", "train_llm_stage1", arm="stage1", **given)
+    stage1 = task("train_llm", "train_llm_stage1", arm="stage1", rqa=rqa, **learnt)
     llm = task("select_llm", snapshot=snap, llms=[stage1])
 
     # The towers learn its soft labels (A29, A31).

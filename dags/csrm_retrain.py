@@ -2,7 +2,8 @@
 ### Weekly retraining (stage 2): yesterday's release against one that has seen this market
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
-markets (from the live LLM's stage 0, if the market has one) → self-distillation rounds → where the
+markets (from the live LLM's stage 0, if the market has one; without the labels that a filter
+contradicts, if `filter.action` says so) → self-distillation rounds → where the
 market asks for it (`llm.merge`), their adapters and the live one merged → the best of all on dev →
 towers → everything, the live release included, scored on the same frozen gold set, the bundle
 probed in a fresh process (`servability`: scores as in training, latency and memory within budget)
@@ -21,7 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import XComArg
-from csrm_shards import indexing_of, scoring_of
+from csrm_shards import filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     WEEK,
     fact,
@@ -63,10 +64,10 @@ def retrain(market: MarketConfig) -> None:
 
     # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).
     # All start from the live LLM's stage 0, where the market has one and it still fits, and from
-    # its adapter where the market says so.
+    # its adapter where the market says so; all of the pairs that the filter leaves (A39).
     stage0 = pretrained_of(market, task, snapshot=snap, previous=live_llm)
     warm = {"warm": live_llm} if market.llm.warm_start == "live" else {}
-    learnt = {"snapshot": snap, "rqa": rqa} | stage0 | warm
+    learnt = {"snapshot": snap, "rqa": rqa} | stage0 | warm | filtered_of(market, snap, stage0)
     last = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):

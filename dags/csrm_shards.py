@@ -1,4 +1,4 @@
-"""Scoring a large table, or embedding a catalogue, as mapped tasks, and a task that joins them.
+"""Scoring a table, embedding a catalogue, judging folds: mapped tasks, and one that joins them.
 
 A market with ``llm.score_shards: 1`` gets the one task that scores everything, and with
 ``retrieval.index_shards: 1`` the one that embeds everything. Tasks hand over
@@ -15,6 +15,7 @@ from csrm_wiring import run, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
+FOLD = "fold {{ task.op_kwargs['options']['fold'] }}"
 SHARD = "shard {{ task.op_kwargs['options']['shard'] }} of {{ task.op_kwargs['options']['of'] }}"
 
 
@@ -49,3 +50,21 @@ def indexing_of(market: MarketConfig) -> Callable[..., XComArg]:
         return task("join_index", task_id, shards=shards, **inputs)
 
     return index
+
+
+def filtered_of(
+    market: MarketConfig, snap: XComArg, stage0: dict[str, XComArg]
+) -> dict[str, XComArg]:
+    """Return the filter's decisions as an input of every training (A39), where it changes any.
+
+    A filter whose flagged pairs are only reviewed stands beside the trainings: none waits for it.
+    """
+    rules = market.filter
+    if rules.action is None:
+        return {}
+    given = {"snapshot": snap} | (stage0 if rules.scorer == "llm" else {})
+    fold = run.override(task_id="filter_folds", map_index_template=FOLD)
+    one = fold.partial(step="filter_fold", market=market.market, inputs=given)
+    folds = one.expand(options=[{"fold": k} for k in range(rules.folds)])
+    decided = tasks_of(market)("filter_noise", snapshot=snap, folds=folds)
+    return {} if rules.action == "review" else {"filtered": decided}

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo.market",),
     ("demo.market.lexicon",),
     ("steps", "serving"),
-    ("bases",),
+    ("bases", "curation"),
     ("evaluation.report", "release.online", "llm.training", "llm.baselines", "towers.cross"),
     ("release", "llm.scoring", "towers"),
     ("release.bundle", "llm", "llm.network", "retrieval"),

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from csrm_tasks.cli.base import base
+from csrm_tasks.cli.data import data
 from csrm_tasks.cli.demo import demo
 from csrm_tasks.cli.gate import gate
 from csrm_tasks.cli.imports import imports
@@ -211,6 +212,9 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
         return store_digest(connection, Lake(settings.lake, market), market, day)
 
 
-for group in (base, market, imports, quarantine, release, rollout, gate, rqa, serve, demo, study):
+groups = (
+    base, market, imports, data, quarantine, release, rollout, gate, rqa, serve, demo, study,
+)  # fmt: skip
+for group in groups:
     cli.add_command(group)
 cli.add_command(llm_cost)

@@ -25,6 +25,7 @@ from csrm_tasks.records import (
     PRODUCTS,
     RQA,
     TRANSLATIONS,
+    WEIGHTS,
     read_table,
 )
 
@@ -76,6 +77,24 @@ def load_pairs(snapshot: Path, split: str) -> pl.DataFrame:
     """Return the judged pairs of one split (train, dev or gold)."""
     pairs = table(snapshot, "pairs")
     return pairs.filter(pl.col("split") == split)
+
+
+def weighted(pairs: pl.DataFrame, filtered: Path) -> tuple[pl.DataFrame, Floats]:
+    """Return the train pairs that the filter has left, and their weights, (N,) (A39).
+
+    ``filtered``: a folder with ``decisions.parquet``. Raises :class:`DataError` where it says
+    nothing of a pair: it was made of another snapshot.
+    """
+    known = read_table(filtered / "decisions.parquet", WEIGHTS)
+    joined = pairs.join(known, on="pair_id", how="left", maintain_order="left")
+    lost = joined.filter(pl.col("weight").is_null())
+    if lost.height:
+        raise DataError(
+            f"the filter's decisions say nothing of {lost.height} of {pairs.height} train pairs, "
+            f"first {lost['pair_id'][0]!r}; run filter_fold and filter_noise of this snapshot"
+        )
+    left = joined.filter(pl.col("weight") > 0)
+    return left.drop("weight"), left["weight"].to_numpy()
 
 
 def in_fold(pairs: pl.DataFrame, fold: int) -> pl.DataFrame:
@@ -182,6 +201,7 @@ class LabelRows:
     queries: Sequence[QueryFields]
     products: Sequence[ProductFields]
     targets: npt.NDArray[np.float32]  # (N, K), rows sum to 1
+    weights: npt.NDArray[np.float32] | None = None  # (N,), of each sample's loss; None: all 1
 
     def __len__(self) -> int:
         return len(self.names)

@@ -5,6 +5,7 @@ needs smaller. A field exists only where a step reads it.
 """
 
 from csrm_tasks.sections.base import Rates, Section
+from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
 from csrm_tasks.sections.llm import Distillation, Llm, Lora, MergeMethod, Mixture, Pretraining
@@ -17,6 +18,7 @@ __all__ = [
     "Controls",
     "Distillation",
     "Ebr",
+    "Filter",
     "Gate",
     "Health",
     "Ingest",

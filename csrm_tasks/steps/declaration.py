@@ -22,7 +22,7 @@ from csrm_tasks.settings import Settings
 
 # under csrm_tasks.steps
 MODULES = (
-    "data", "replay", "llm", "llm_merge", "llm_scores", "llm_export", "retrieval",
+    "data", "replay", "curation", "llm", "llm_merge", "llm_scores", "llm_export", "retrieval",
     "retrieval_index", "towers", "towers_short", "towers_scores", "cross_encoder", "baselines",
     "evaluation", "release", "serving", "rollout", "audits", "upkeep",
 )  # fmt: skip

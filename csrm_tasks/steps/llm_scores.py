@@ -239,11 +239,12 @@ def _soft_labels(
     if memorised:
         torch.set_num_threads(ctx.settings.threads)
         teacher = ctx.input("llm")
-        soft = teacher.inputs.get("soft")
+        soft, filtered = teacher.inputs.get("soft"), teacher.inputs.get("filtered")
         given = FinetuneInputs(
             ctx.input("snapshot").path, _rqa(ctx),
             None if soft is None else ctx.store.open(soft).path, "fold", 0,
             pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
+            filtered=None if filtered is None else ctx.store.open(filtered).path,
         )  # fmt: skip
         scored, folds = cross_fit(ctx.market, given, ctx.work)
         facts |= folds | _agreement(scored)

@@ -120,7 +120,7 @@ def test_answers_are_compared_query_by_query(
     ("text", "message"),
     [
         ("item,grade\nx,1\n", "column 'rater_id' is missing"),
-        ("item,grade,rater_id\nnobody,1,r\n", "row 2: item 'nobody' is not of this audit"),
+        ("item,grade,rater_id\nnobody,1,r\n", "row 2: item 'nobody' is none that was sent"),
         ("item,grade,rater_id\nKNOWN,1,r\nKNOWN,7,r\n", "row 3: grade '7'; write 0, 1 or 2"),
     ],
 )

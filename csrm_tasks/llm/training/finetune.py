@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from csrm_tasks.llm.data import (
     relevance_rows,
     selection_dev,
     translation_rows,
+    weighted,
 )
 from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard
 from csrm_tasks.llm.network.model import (
@@ -67,6 +68,7 @@ class FinetuneInputs:
     warm: Path | None = None  # the model whose adapter is the start instead of a fresh one
     ranker: bool = False  # it is to rank by conversion only (A21)
     pretraining: Path | None = None  # stage 0's adapter, merged into the base
+    filtered: Path | None = None  # what the filter has decided about the train pairs (A39)
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         pairs = in_fold(pairs, given.fold)
     if pairs.is_empty():
         raise DataError("the snapshot has no train pairs; ingest labels before training")
+    weights = None
+    if given.filtered is not None:
+        pairs, weights = weighted(pairs, given.filtered)
+        if pairs.is_empty():
+            raise DataError("the filter has left no train pair; look at its decisions.parquet")
     source, target = market.source_locale, market.target_locale
     dev, source_dev = selection_dev(given.snapshot, source, target)
     alpha, smoothing = market.llm.distillation.alpha, market.llm.label_smoothing
@@ -157,7 +164,7 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
     else:
         targets = distilled_targets(pairs, given.soft, alpha, smoothing)
     return _Data(
-        relevance_rows(fields, pairs, targets),
+        replace(relevance_rows(fields, pairs, targets), weights=weights),
         pairs["grade"].to_numpy().astype(np.int64),
         cvr_rows(fields, given.snapshot),
         translation_rows(given.snapshot, source, target),

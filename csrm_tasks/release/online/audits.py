@@ -105,7 +105,7 @@ def read_answers(
     for row in read_sheet(path, ANSWER, locale, _proof(tasks) if tasks else None):
         item, given = row.cells["item"].strip(), row.cells["grade"]
         if item not in wanted:
-            raise DataError(f"{path}: row {row.number}: item {item!r} is not of this audit")
+            raise DataError(f"{path}: row {row.number}: item {item!r} is none that was sent")
         grade = word(given)
         if grade and grade not in GRADES:
             raise DataError(f"{path}: row {row.number}: grade {given!r}; write 0, 1 or 2")

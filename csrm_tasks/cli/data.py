@@ -1,0 +1,111 @@
+"""``csrm data``: where a training row comes from, and doubtful labels looked at by people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from csrm_tasks.cli.options import market_option
+from csrm_tasks.settings import load_settings
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+filter_option = click.option(
+    "--filter", "ref", required=True, metavar="REF", help="Reference of a filter_noise artifact."
+)
+locale_option = click.option("--locale", required=True, help="Language of the sheet, as ko-KR.")
+
+
+@click.group()
+def data() -> None:
+    """Training rows: trace one, have doubtful labels reviewed."""
+
+
+@data.command()
+@market_option
+@click.option("--snapshot", metavar="REF", help="Snapshot; default: the market's newest.")
+@click.argument("row")
+def trace(market: str, snapshot: str | None, row: str) -> None:
+    """Say where training row ROW came from and what was done to it.
+
+    ROW is a pair_id; QUERY_ID/PRODUCT_ID of a conversion example; or KIND:SOURCE TEXT of a
+    translation, as title:라면.
+    """
+    from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.curation.trace import traced
+    from csrm_tasks.store import open_store, reading
+
+    settings = load_settings(market=market)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    with reading(open_store(settings.db_url)) as connection:
+        for line in traced(store, connection, market, row, snapshot):
+            click.echo(line)
+
+
+@data.command()
+@market_option
+@filter_option
+@locale_option
+@click.option("--out", type=FILE, required=True, help="CSV to write.")
+def review(market: str, ref: str, locale: str, out: Path) -> None:
+    """Write the sheet of doubtful labels; fill in 0, 1 or 2 under "grade" and your "rater_id"."""
+    import shutil
+
+    sent = _sent(market, ref, locale)
+    part = out.with_name(f".{out.name}.part")
+    shutil.copyfile(sent, part)
+    part.replace(out)
+    click.echo(f"{out}; next: csrm data accept --market {market} --filter {ref} --locale {locale}")
+
+
+@data.command()
+@market_option
+@filter_option
+@locale_option
+@click.option("--day", required=True, help="Day to land the labels on, YYYY-MM-DD.")
+@click.argument("file", type=FILE)
+def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
+    """Check a filled-in sheet and land its grades as labels of DAY; ingest takes them in.
+
+    It may be half filled, and be given again: what is landed already is found again.
+    """
+    import polars as pl
+
+    from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.curation.review import land, read_review
+    from csrm_tasks.dataset.tables import table
+    from csrm_tasks.errors import DataError
+    from csrm_tasks.records import DECISIONS, read_table
+
+    if not file.is_file():
+        raise DataError(f"{file} is no file; give the sheet that was filled in")
+    settings, sent = load_settings(market=market), _sent(market, ref, locale)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    found = store.open(ref)
+    decisions = read_table(found.file("decisions.parquet"), DECISIONS)
+    answers = read_review(file, sent, decisions, locale)
+    queries = table(store.open(found.inputs["snapshot"]).path, "queries")
+    asked = queries.filter(pl.col("locale") == locale).select("query_id", "query", "locale")
+    path, new = land(settings.landing / market, day, answers, asked)
+    click.echo(f"{len(answers)} labels {'landed' if new else 'were landed before'}: {path}")
+    click.echo(f"next: csrm ingest --market {market} --day {day}")
+
+
+def _sent(market: str, ref: str, locale: str) -> Path:
+    """Return the sheet in the filter's artifact; raises :class:`DataError` where there is none."""
+    from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.curation.review import sheet_path
+    from csrm_tasks.errors import DataError
+
+    if not ref.startswith(f"{market}/filter_noise/"):
+        raise DataError(f"{ref} is no filter_noise artifact of market {market}")
+    settings = load_settings(market=market)
+    found = ArtifactStore(settings.artifacts, settings.cache).open(ref)
+    path = sheet_path(found.path, locale)
+    if not path.is_file():
+        raise DataError(
+            f"{ref} has no sheet of {locale}: its action is {found.facts['action']!r} with "
+            f"{found.facts['flagged']} pairs flagged in all; sheets are made by filter.action "
+            "review, for languages with flagged pairs"
+        )
+    return path

@@ -1,0 +1,120 @@
+"""Out-of-fold probabilities of the train pairs: each fold judged by a model of the others (A39).
+
+A fold holds whole query texts: a text that was judged in both locales is in one fold, as it is in
+one split (A10), so no model has seen any label of a query that it judges. Dev pairs are in folds as
+well and are judged like train pairs, so that what is found on dev holds for these; gold is not
+read.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from csrm_tasks.dataset.sides import text_ids
+from csrm_tasks.dataset.tables import table
+from csrm_tasks.errors import DataError
+from csrm_tasks.evaluation.baselines import CharacterModel, texts_of
+from csrm_tasks.llm.data import load_fields
+from csrm_tasks.llm.prompt.prompts import RELEVANCE
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
+from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.launch import run_training
+from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.records import WEIGHTS, write_table
+
+log = logging.getLogger("csrm")
+
+
+def judged(snapshot: Path, folds: int) -> pl.DataFrame:
+    """Return the snapshot's train and dev pairs with ``fold``, from 0: PAIRS and fold."""
+    pairs = table(snapshot, "pairs").filter(pl.col("split").is_in(["train", "dev"]))
+    queries = table(snapshot, "queries").select("query_id", "norm").unique("query_id")
+    named = pairs.join(queries, on="query_id", how="left", maintain_order="left")
+    lost = named.filter(pl.col("norm").is_null())
+    if lost.height:
+        raise DataError(f"pair {lost['pair_id'][0]} names a query that the snapshot does not hold")
+    return named.with_columns(fold_numbers(named["norm"], folds)).drop("norm")
+
+
+def fold_numbers(norms: pl.Series, folds: int) -> pl.Series:
+    """Return ``fold`` (0 … folds - 1) of normalised query texts, aligned, by the text alone."""
+    numbers = [int(text, 16) % folds for text in text_ids(norms)]
+    return pl.Series("fold", numbers, dtype=pl.Int64)
+
+
+def held_out_scores(
+    market: MarketConfig, snapshot: Path, fold: int, pretraining: Path | None, work: Path
+) -> pl.DataFrame:
+    """Return fold ``fold``'s pairs with p0, p1, p2 by a model that has learnt from the others.
+
+    Raises :class:`DataError` where a label of the fold's train pairs is in none of the others: a
+    model cannot say what it has never seen.
+    """
+    rules = market.filter
+    pairs = judged(snapshot, rules.folds)
+    inside = pl.col("fold") == fold
+    asked, others = pairs.filter(inside), pairs.filter(~inside)
+    learnt = others.filter(pl.col("split") == "train")
+    given = asked.filter(pl.col("split") == "train")["grade"].unique()
+    unseen = sorted(set(given) - set(learnt["grade"]))
+    if unseen or learnt["grade"].n_unique() < 2:
+        what = f"label {unseen[0]} in none" if unseen else "fewer than two labels in all"
+        raise DataError(
+            f"filter: fold {fold} of {rules.folds} has {what} of the other folds' train pairs; "
+            "wait for more labels, or set filter.action to null"
+        )
+    log.info(
+        "fold %d of %d: %d pairs, learning from %d", fold, rules.folds, len(asked), len(learnt)
+    )
+    if rules.scorer == "linear":
+        return with_probabilities(asked, _linear(snapshot, asked, others))
+    return _by_llm(market, snapshot, asked, learnt, pretraining, work)
+
+
+def _linear(snapshot: Path, asked: pl.DataFrame, others: pl.DataFrame) -> np.ndarray:
+    """Return probabilities (N, 3) of ``asked``; regularisation by the other folds' dev pairs."""
+    queries, products = table(snapshot, "queries"), table(snapshot, "products")
+    train, dev = (others.filter(pl.col("split") == s) for s in ("train", "dev"))
+    model = CharacterModel().fit(
+        texts_of(train, queries, products), train["grade"].cast(pl.Int64).to_numpy(),
+        texts_of(dev, queries, products), dev["grade"].cast(pl.Int64).to_numpy(),
+    )  # fmt: skip
+    return model.probabilities(texts_of(asked, queries, products))
+
+
+def _by_llm(
+    market: MarketConfig,
+    snapshot: Path,
+    asked: pl.DataFrame,
+    learnt: pl.DataFrame,
+    pretraining: Path | None,
+    work: Path,
+) -> pl.DataFrame:
+    """Train the LLM without the fold, by the weights that the filter itself works through.
+
+    A killed training goes on from its checkpoint below ``work``.
+    """
+    folds = market.filter.folds
+    steps = market.filter.steps or -(-market.llm.steps * (folds - 1) // folds)
+    llm = market.llm.model_copy(update={"steps": steps})
+    out, held_out = work / "model", work / "held_out"
+    shutil.rmtree(out, ignore_errors=True)  # of a training that was killed while it wrote
+    out.mkdir(parents=True)
+    train = pl.concat([asked, learnt]).filter(pl.col("split") == "train")
+    kept = train["pair_id"].is_in(learnt["pair_id"].implode()).cast(pl.Float32)
+    write_table(train.with_columns(kept.alias("weight")), WEIGHTS, held_out / "decisions.parquet")
+    given = FinetuneInputs(
+        snapshot, None, None, "filter", 0, pretraining=pretraining, filtered=held_out
+    )
+    short = market.model_copy(update={"llm": llm})
+    reason = unlearnt(run_training(short, given, out, work).facts)
+    if reason and llm.must_learn:
+        raise UnlearntError(f"filter, model without one of {folds} folds: {reason}")
+    scorer = RelevanceScorer.load(out)
+    return scorer.score(RELEVANCE, load_fields(snapshot), asked, calibrated=False)

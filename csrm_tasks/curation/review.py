@@ -1,0 +1,102 @@
+"""Flagged pairs looked at again by people: the sheet they get, and its way back as labels (A39).
+
+The sheet is blind, like an audit's: it says neither which label was given nor what the model holds
+it to be, and its rows are in no order of suspicion. What comes back lands as an ordinary delivery
+of labels, each by the rater who is named; the market's consensus then decides among all raters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+
+from csrm_tasks.blobs import text_digest
+from csrm_tasks.dataset.tables import table
+from csrm_tasks.errors import DataError
+from csrm_tasks.ingest.reading.landing import check_day
+from csrm_tasks.release.online.audits import items, read_answers, write_tasks
+
+GUIDELINE = "review"  # guideline_version of the labels, by which they are found again
+LANDED = re.compile(r"labels-review-(\d+)\.jsonl")
+
+
+def write_sheets(snapshot: Path, flagged: pl.DataFrame, out: Path) -> None:
+    """Write ``review-{locale}.csv`` below ``out`` for each language of the flagged pairs."""
+    queries = table(snapshot, "queries").select("query_id", "query").unique("query_id")
+    products = table(snapshot, "products").select(
+        "product_id", "locale", "title", "brand", "category"
+    )
+    for (locale,), own in flagged.sort("locale").group_by("locale", maintain_order=True):
+        shown = items(own, GUIDELINE).join(queries, on="query_id", maintain_order="left")
+        here = products.filter(pl.col("locale") == locale).drop("locale")
+        rows = shown.join(here, on="product_id", maintain_order="left")
+        write_tasks(rows.drop("query_id", "product_id").to_dicts(), sheet_path(out, str(locale)))
+
+
+def sheet_path(folder: Path, locale: str) -> Path:
+    """Return where the sheet of a language lies in the filter's artifact."""
+    return folder / f"review-{locale}.csv"
+
+
+def read_review(path: Path, sent: Path, decisions: pl.DataFrame, locale: str) -> pl.DataFrame:
+    """Read a filled-in sheet: query_id, product_id, grade, rater_id, one row per pair and rater.
+
+    ``sent``: the sheet as it was written, of ``decisions`` (DECISIONS). Rows without a grade are
+    not judged yet. Raises :class:`DataError` naming file, row or item, and field.
+    """
+    flagged = decisions.filter((pl.col("action") != "keep") & (pl.col("locale") == locale))
+    known = items(flagged, GUIDELINE)
+    answers = read_answers(path, known, locale, sent).unique(maintain_order=True)
+    unnamed = answers.filter(pl.col("rater_id") == "")
+    if unnamed.height:
+        raise DataError(
+            f"{path}: item {unnamed['item'][0]!r}, field 'rater_id' is empty: say who has judged it"
+        )
+    twice = answers.filter(answers.select("item", "rater_id").is_duplicated())
+    if twice.height:
+        item, _, rater = twice.row(0)
+        raise DataError(f"{path}: item {item!r} has two grades by {rater!r}; leave one")
+    return known.join(answers, on="item", maintain_order="left").drop("item")
+
+
+def land(folder: Path, day: str, answers: pl.DataFrame, queries: pl.DataFrame) -> tuple[Path, bool]:
+    """Put answers (see :func:`read_review`) among a day's deliveries; return the file, and if new.
+
+    ``folder``: a market's landing zone; ``queries``: query_id, query, locale. What is there already
+    is found again, and a later sheet of the day comes after an earlier one: of a rater's several
+    grades of a pair the last counts. Raises :class:`DataError` where nothing was judged.
+    """
+    if answers.is_empty():
+        raise DataError("the sheet has no grade yet: fill in 'grade' and 'rater_id'")
+    named = answers.join(queries, on="query_id").sort("query_id", "product_id", "rater_id")
+    (locale,) = named["locale"].unique()
+    target = folder / check_day(day) / locale
+    target.mkdir(parents=True, exist_ok=True)
+    there = sorted(
+        (int(m[1]), p) for p in target.iterdir() if (m := LANDED.fullmatch(p.name)) is not None
+    )
+    for number, path in there:
+        if path.read_text(encoding="utf-8") == _lines(named, day, number):
+            return path, False
+    number = there[-1][0] + 1 if there else 1
+    path = target / f"labels-review-{number:04d}.jsonl"
+    part = target / f".{path.name}.part"
+    part.write_text(_lines(named, day, number), encoding="utf-8")
+    part.replace(path)
+    return path, True
+
+
+def _lines(named: pl.DataFrame, day: str, number: int) -> str:
+    rows = named.select("query_id", "query", "product_id", "grade", "rater_id")
+    lines = []
+    for query_id, query, product_id, grade, rater in rows.iter_rows():
+        name = text_digest(query_id, product_id, rater, day, str(number))
+        row = {
+            "label_id": f"review-{name}", "query": query, "product_id": product_id,
+            "grade": grade, "rater_id": rater, "guideline_version": GUIDELINE,
+        }  # fmt: skip
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    return "".join(lines)

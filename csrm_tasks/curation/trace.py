@@ -1,0 +1,187 @@
+"""Where a training row came from, and what was done to it on the way to a model (``csrm data``).
+
+Read from what is there: deliveries in the store, the snapshot's tables, and the decisions of the
+filters and the inputs of the trainings of that very snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.dataset.tables import table
+from csrm_tasks.errors import DataError
+from csrm_tasks.records import DECISIONS, read_table
+from csrm_tasks.store.tables import AGGREGATES, FILES, LABELS, TRANSLATIONS
+from csrm_tasks.text import normalise
+
+
+def traced(
+    store: ArtifactStore, connection: Connection, market: str, row: str, snapshot: str | None
+) -> Iterator[str]:
+    """Yield lines about ``row`` of ``snapshot`` (default: the newest): a judged pair's pair_id,
+    ``query_id/product_id`` of a conversion example, or ``kind:source text`` of a translation.
+
+    Raises :class:`DataError` where the snapshot has no such row.
+    """
+    frozen = _snapshot(store, market, snapshot)
+    pairs = table(frozen.path, "pairs").filter(pl.col("pair_id") == row)
+    if pairs.height:
+        yield from _pair(store, connection, market, frozen, pairs)
+        return
+    lines = [
+        *_conversions(connection, market, frozen, row),
+        *_translations(connection, market, frozen, row),
+    ]
+    if not lines:
+        raise DataError(
+            f"{frozen.ref} has no row {row!r}: give a pair_id, QUERY_ID/PRODUCT_ID of a conversion "
+            "example or KIND:SOURCE TEXT of a translation, or another --snapshot"
+        )
+    yield from lines
+
+
+def _snapshot(store: ArtifactStore, market: str, ref: str | None) -> Artifact:
+    if ref is not None:
+        if not ref.startswith(f"{market}/snapshot/"):
+            raise DataError(f"{ref} is no snapshot of market {market}")
+        return store.open(ref)
+    refs = store.published(f"{market}/snapshot")
+    if not refs:
+        raise DataError(f"market {market} has no snapshot yet: run the step snapshot")
+    return store.open(refs[-1][0])
+
+
+def _pair(
+    store: ArtifactStore, connection: Connection, market: str, frozen: Artifact, pairs: pl.DataFrame
+) -> Iterator[str]:
+    pair = pairs.row(0, named=True)
+    texts = table(frozen.path, "queries").filter(pl.col("query_id") == pair["query_id"])
+    query = texts["query"][0]
+    yield f"judged pair {pair['pair_id']}, {pair['locale']}: {query!r} with {pair['product_id']}"
+    yield from _labels(connection, market, pair, texts["norm"][0], _until(frozen))
+    yield (
+        f"snapshot {frozen.ref}: label {pair['grade']}, said by {pair['agree']} of "
+        f"{pair['raters']} raters; split {pair['split']}"
+    )
+    if pair["split"] != "train":
+        yield f"never learnt from: {pair['split']} is for measuring"
+        return
+    filters = list(_decisions(store, market, frozen, pair["pair_id"]))
+    weights = {}
+    for made, action, weight, reason in filters:
+        weights[made.ref] = weight
+        yield f"filter {made.ref}: {action}, weight {weight:g}" + (f": {reason}" if reason else "")
+    if not filters:
+        yield "filter: none has judged this snapshot"
+    yield from _trainings(store, market, frozen, weights)
+
+
+def _labels(
+    connection: Connection, market: str, pair: dict[str, object], norm: str, until: str | None
+) -> Iterator[str]:
+    """Yield every label of the pair in the days that the snapshot holds, in order of delivery."""
+    named = ("label_id", "day", "query", "grade", "rater_id", "guideline_version", "rated_at")
+    statement = (
+        sa.select(*(LABELS.c[c] for c in named), FILES.c.name, LABELS.c.row)
+        .join(FILES, FILES.c.id == LABELS.c.file_id)
+        .where(LABELS.c.market == market, LABELS.c.locale == pair["locale"])
+        .where(LABELS.c.product_id == pair["product_id"])
+        .order_by(LABELS.c.day, FILES.c.name, LABELS.c.row, LABELS.c.label_id)
+    )
+    if until is not None:
+        statement = statement.where(LABELS.c.day <= until)
+    for found in connection.execute(statement).mappings():
+        if normalise(found["query"]) == norm:
+            when = f" at {found['rated_at'].isoformat()}" if found["rated_at"] else ""
+            guideline = found["guideline_version"]
+            yield (
+                f"label {found['label_id']}: {found['grade']} by "
+                f"{found['rater_id'] or 'a nameless rater'}{when}"
+                + (f", guideline {guideline}" if guideline else "")
+                + f"; delivered {found['day']} {found['name']} row {found['row']}"
+            )
+
+
+def _decisions(
+    store: ArtifactStore, market: str, frozen: Artifact, pair_id: str
+) -> Iterator[tuple[Artifact, str, float, str]]:
+    """Yield filter, action, weight and reason of each filter of this snapshot, oldest first."""
+    for made in _made_from(store, market, "filter_noise", frozen):
+        found = read_table(made.file("decisions.parquet"), DECISIONS)
+        own = found.filter(pl.col("pair_id") == pair_id)
+        for action, weight, reason in own.select("action", "weight", "reason").iter_rows():
+            yield made, action, weight, reason
+
+
+def _trainings(
+    store: ArtifactStore, market: str, frozen: Artifact, weights: dict[str, float]
+) -> Iterator[str]:
+    for model in _made_from(store, market, "train_llm", frozen):
+        filtered = model.inputs.get("filtered")
+        weight = 1.0 if filtered is None else weights.get(filtered, 1.0)
+        what = "left out" if weight == 0 else f"learnt with weight {weight:g}"
+        yield f"training {model.ref}: {what}"
+
+
+def _made_from(
+    store: ArtifactStore, market: str, step: str, frozen: Artifact
+) -> Iterator[Artifact]:
+    for ref, manifest in store.published(f"{market}/{step}"):
+        if manifest["inputs"].get("snapshot") == frozen.ref:
+            yield store.open(ref)
+
+
+def _conversions(connection: Connection, market: str, frozen: Artifact, row: str) -> Iterator[str]:
+    query_id, _, product_id = row.partition("/")
+    here = (pl.col("query_id") == query_id) & (pl.col("product_id") == product_id)
+    counts = ("impressions", "clicks", "carts", "purchases")
+    for locale, label in (
+        table(frozen.path, "conversions").filter(here).select("locale", "label").iter_rows()
+    ):
+        yield f"conversion example {row}, {locale}: {'converted' if label else 'not converted'}"
+        statement = (
+            sa.select(AGGREGATES.c.day, *(AGGREGATES.c[c] for c in counts))
+            .where(AGGREGATES.c.market == market, AGGREGATES.c.locale == locale)
+            .where(AGGREGATES.c.query_id == query_id, AGGREGATES.c.product_id == product_id)
+            .order_by(AGGREGATES.c.day)
+        )
+        until = _until(frozen)
+        if until is not None:
+            statement = statement.where(AGGREGATES.c.day <= until)
+        days = connection.execute(statement).mappings().all()
+        for day in days:
+            yield f"log of {day['day']}: " + ", ".join(f"{k} {day[k]}" for k in counts)
+        if not days:
+            yield "log: nobody was shown it; a random product of the catalogue as a negative (A8)"
+        yield f"snapshot {frozen.ref}"
+
+
+def _translations(connection: Connection, market: str, frozen: Artifact, row: str) -> Iterator[str]:
+    kind, _, text = row.partition(":")
+    found = table(frozen.path, "translations")
+    for target, split in (
+        found.filter((pl.col("kind") == kind) & (pl.col("source_text") == text))
+        .select("target_text", "split")
+        .iter_rows()
+    ):
+        yield f"translation of {kind} {text!r}: {target!r}; split {split}"
+        statement = (
+            sa.select(TRANSLATIONS.c.day, FILES.c.name, TRANSLATIONS.c.row)
+            .join(FILES, FILES.c.id == TRANSLATIONS.c.file_id)
+            .where(TRANSLATIONS.c.market == market, TRANSLATIONS.c.kind == kind)
+            .where(TRANSLATIONS.c.source_text == text, TRANSLATIONS.c.target_text == target)
+            .order_by(TRANSLATIONS.c.day, FILES.c.name, TRANSLATIONS.c.row)
+        )
+        for day, file, number in connection.execute(statement):
+            yield f"delivered {day} {file} row {number}"
+        yield f"snapshot {frozen.ref}"
+
+
+def _until(frozen: Artifact) -> str | None:
+    until: str | None = frozen.facts.get("until")
+    return until
