@@ -20,7 +20,7 @@ from csrm_tasks.ingest.reading.landing import check_day
 from csrm_tasks.release.online.audits import items, read_answers, write_tasks
 
 GUIDELINE = "review"  # guideline_version of the labels, by which they are found again
-LANDED = re.compile(r"labels-review-(\d+)\.jsonl")
+LANDED = re.compile(r"labels-review(\d+)\.jsonl")
 
 
 def write_sheets(snapshot: Path, flagged: pl.DataFrame, out: Path) -> None:
@@ -82,7 +82,7 @@ def land(folder: Path, day: str, answers: pl.DataFrame, queries: pl.DataFrame) -
         if path.read_text(encoding="utf-8") == _lines(named, day, number):
             return path, False
     number = there[-1][0] + 1 if there else 1
-    path = target / f"labels-review-{number:04d}.jsonl"
+    path = target / f"labels-review{number:04d}.jsonl"
     part = target / f".{path.name}.part"
     part.write_text(_lines(named, day, number), encoding="utf-8")
     part.replace(path)

@@ -258,6 +258,39 @@ def test_a_week_may_merge_its_adapters_and_the_live_one(loaded: dict, tmp_path: 
     assert found["dags"][cold] == loaded["dags"][cold]
 
 
+@pytest.mark.airflow
+def test_every_training_reads_what_the_filter_has_left(loaded: dict, tmp_path: Path) -> None:
+    """With a stage 0, from which the folds' LLMs start as the others do (A39)."""
+    changed = "filter: {action: remove, folds: 3}\nllm:\n  pretraining: {steps: 4}\n"
+    found = load_changed(tmp_path, "llm:\n", changed)
+    for name in ("csrm_cold_start__mini", "csrm_retrain__mini"):
+        one, other = (f["dags"][name] for f in (loaded, found))
+        more = {"filter_folds", "filter_noise"}
+        assert set(other["tasks"]) == set(one["tasks"]) | more | {"pretrain_llm"}
+        assert more <= set(other["ancestors"])
+        folds, decided = (other["tasks"][t] for t in ("filter_folds", "filter_noise"))
+        assert (folds["step"], folds["shards"], folds["params"]) == ("filter_fold", 3, {"fold": 0})
+        assert set(folds["inputs"]) == {"snapshot", "pretrained"}
+        assert decided["inputs"] == {"snapshot": False, "folds": True}
+        trainings = {n for n, task in other["tasks"].items() if task["step"] == "train_llm"}
+        assert set(decided["after"]) == trainings
+        for n in trainings:
+            given = set(one["tasks"][n]["inputs"])
+            assert set(other["tasks"][n]["inputs"]) == given | {"pretrained", "filtered"}
+
+
+@pytest.mark.airflow
+def test_nothing_waits_for_a_review(loaded: dict, tmp_path: Path) -> None:
+    review = "filter: {action: review, scorer: linear}\nllm:\n"
+    found = load_changed(tmp_path, "llm:\n", review)
+    for name in ("csrm_cold_start__mini", "csrm_retrain__mini"):
+        one, other = (f["dags"][name] for f in (loaded, found))
+        assert set(other["tasks"]) == set(one["tasks"]) | {"filter_folds", "filter_noise"}
+        assert set(other["tasks"]["filter_folds"]["inputs"]) == {"snapshot"}
+        assert other["tasks"]["filter_noise"]["after"] == []
+        assert other["ancestors"] == one["ancestors"]
+
+
 def test_every_training_of_a_market_with_a_stage_0_starts_from_it(
     loaded: dict, tmp_path: Path
 ) -> None:
