@@ -25,13 +25,22 @@ SYLLABLES = tuple("가나다라마바사아자차카타파하고노도로모보�
 
 
 def noisy_snapshot(
-    folder: Path, *, queries: int = 90, each: int = 12, noise: float = 0.08, seed: int = 3
+    folder: Path,
+    *,
+    queries: int = 300,
+    each: int = 12,
+    noise: float = 0.08,
+    unclear: float = 0.3,
+    odd: float = 0.0,
+    seed: int = 3,
 ) -> dict[str, int]:
     """Write a snapshot in which a share ``noise`` of single raters is wrong; return the truth.
 
     A query of two words is exactly met by a title with both, half by one with the first; each has
-    ``each`` products. One in three query texts is asked in both locales. Dev has two raters who
-    agree (and are right); gold is there too, with every label wrong: who reads it is found out.
+    ``each`` products. A share ``unclear`` of the titles is misspelt, so that no model is sure; a
+    share ``odd`` reads like another grade than is true, so that every model is sure and wrong. One
+    in three query texts is asked in both locales. Dev has two raters who agree (and are right);
+    gold is there too, with every label wrong: who reads it is found out.
     """
     rng = np.random.default_rng(seed)
     words = ["".join(rng.choice(SYLLABLES, 3)) for _ in range(60)]
@@ -46,7 +55,10 @@ def noisy_snapshot(
             rows["queries"].append((asked, locale, norm, norm, "", "label", 1))
             for k in range(each):
                 grade, product = k % 3, f"p{n}-{k}"
-                title = _title(norm, grade, words, rng)
+                read = (grade + int(rng.integers(1, 3))) % 3 if rng.random() < odd else grade
+                title = _title(norm, read, words, rng)
+                if rng.random() < unclear:
+                    title = _misspelt(title, rng)
                 rows["products"].append((product, locale, title, "", "", ""))
                 pair = pair_id(asked, product)
                 truth[pair] = grade
@@ -68,6 +80,14 @@ def _title(norm: str, grade: int, words: list[str], rng: np.random.Generator) ->
     a, b, c = (str(w) for w in rng.choice(others, 3, replace=False))
     named = {2: [first, second, a], 1: [first, a, b], 0: [a, b, c]}[grade]
     return " ".join(rng.permutation(named))
+
+
+def _misspelt(title: str, rng: np.random.Generator) -> str:
+    """Change one letter of each word."""
+    letters = [list(word) for word in title.split()]
+    for word in letters:
+        word[rng.integers(len(word))] = str(rng.choice(SYLLABLES))
+    return " ".join("".join(word) for word in letters)
 
 
 def fold_of(norm: str, folds: int) -> int:

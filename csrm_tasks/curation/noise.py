@@ -21,6 +21,7 @@ USUAL = 0.8  # A39
 CANDIDATES = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))  # thresholds tried on dev
 PRECISION = 0.9  # share of the flagged pairs that must be wrongly labelled, by estimate
 ENOUGH = 50  # trusted dev pairs of which a model is sure, to estimate its errors by
+CONFIDENCE = 0.95  # of the bound on the model's errors, one-sided
 NOTHING = 1.0  # no probability is above it
 
 
@@ -39,9 +40,10 @@ def choose_threshold(scored: pl.DataFrame, rules: Filter) -> Threshold:
     ``scored``: train and dev pairs with split, grade, raters, agree, p0, p1, p2, out of fold. Let e
     be how often a model that is sure contradicts dev labels on which raters agree, and d how often
     it contradicts the train labels that may be flagged. A false alarm is an error of the model, so
-    at least 1 - e/d of the alarms are true. e is estimated as (errors + 1) / (pairs + 2): few
-    pairs do not prove that there are no errors. Without enough of them it is A39's 0.8, and where
-    no candidate reaches :data:`PRECISION` nothing is flagged.
+    at least 1 - e/d of the alarms are true. For e stands its upper bound at :data:`CONFIDENCE`
+    (Clopper and Pearson, 1934): the mean would be met by luck at one of the candidates. Without
+    enough pairs it is A39's 0.8, and where no candidate reaches :data:`PRECISION`, nothing is
+    flagged.
     """
     if rules.threshold is not None:
         return Threshold(rules.threshold, "market file")
@@ -55,11 +57,18 @@ def choose_threshold(scored: pl.DataFrame, rules: Filter) -> Threshold:
         contradicted = _contradicted(alarms)
         if sure.height < ENOUGH or not contradicted:
             break  # sure of still fewer further up
-        e = (_contradicted(sure) + 1) / (sure.height + 2)
+        e = upper_bound(_contradicted(sure), sure.height)
         precision = 1.0 - e * alarms.height / contradicted
         if precision >= PRECISION:
             return Threshold(value, "dev", round(precision, 4))
     return Threshold(NOTHING, "dev")
+
+
+def upper_bound(errors: int, n: int) -> float:
+    """Return the share of errors that ``errors`` of ``n`` do not exclude at CONFIDENCE."""
+    from scipy.stats import beta
+
+    return 1.0 if errors == n else float(beta.ppf(CONFIDENCE, errors + 1, n - errors))
 
 
 def decide(scored: pl.DataFrame, rules: Filter, threshold: float) -> pl.DataFrame:
