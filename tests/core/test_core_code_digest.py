@@ -29,7 +29,9 @@ from csrm_tasks.steps.source import imports_in
 from csrm_tasks.towers.serving import tokens
 
 LLM = {"train_llm", "score_pairs", "score_shard", "join_shards", "export_llm", "select_llm"}
-CROSS_FITS = {"pretrain_llm", "train_llm", "score_pairs", "join_shards"}  # train, or may have to
+CROSS_FITS = {  # train, or may have to
+    "pretrain_llm", "train_llm", "score_pairs", "join_shards", "filter_fold",
+}  # fmt: skip
 TOKENISES_FOR_TOWERS = {
     "train_towers", "shorten_query_tower", "train_cross_encoder", "export_towers",
     "embed_products", "score_towers", "servability", "refresh", "audit_tasks", "drill",
