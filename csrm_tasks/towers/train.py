@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from csrm_tasks.ragged import length_chunks
-from csrm_tasks.sections import Rates
+from csrm_tasks.sections import Rates, Towers
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.model import TwinTowers
@@ -56,11 +56,21 @@ class TrainPlan:
     lr_end: float
     seed: int
     rates: Rates = field(default_factory=Rates)
+    warmup: float = 0.0  # share of the steps
+
+    @classmethod
+    def of(cls, config: Towers, seed: int, products: int | None = None) -> TrainPlan:
+        """Return a market's plan; ``products``: of each query of a step, if not as it says."""
+        return cls(
+            config.steps, config.batch_queries, products or config.batch_products,
+            config.lr, config.lr_end, seed, config.rates, config.warmup,
+        )  # fmt: skip
 
     @property
     def schedule(self) -> Schedule:
-        """Linear from ``lr`` in the first step to ``lr_end`` in the last (A31)."""
-        return Schedule(self.lr, self.steps - 1, self.lr_end)
+        """Linear, after the warm-up, from ``lr`` to ``lr_end`` in the last step (A31)."""
+        warm = round(self.warmup * self.steps)
+        return Schedule(self.lr, self.steps - 1, self.lr_end, warm)
 
 
 @dataclass
