@@ -79,8 +79,9 @@ class Towers(Section):
     """Length of a query, its prefix not counted; longer ones are cut."""
     title_tokens: Tokens = 96
     """Length of a product, its prefix not counted; longer ones are cut."""
-    product_fields: tuple[Literal["brand", "category"], ...] = ()
-    """What the product tower reads after the title (A27)."""
+    product_fields: tuple[Literal["brand", "category", "leaf_category"], ...] = ()
+    """What the product tower reads after the title (A27); `leaf_category` is the last level of the
+    category, often a quarter of its tokens."""
     hard_baseline: bool = True
     """Train towers on labels alone beside them every week (A32)."""
     typo_share: Share = 0.3
