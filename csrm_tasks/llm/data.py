@@ -182,6 +182,7 @@ class LabelRows:
     queries: Sequence[QueryFields]
     products: Sequence[ProductFields]
     targets: npt.NDArray[np.float32]  # (N, K), rows sum to 1
+    weights: npt.NDArray[np.float32] | None = None  # (N,) of the loss; None: 1 each
 
     def __len__(self) -> int:
         return len(self.names)

@@ -7,7 +7,15 @@ needs smaller. A field exists only where a step reads it.
 from csrm_tasks.sections.base import Rates, Section
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
-from csrm_tasks.sections.llm import Distillation, Llm, Lora, MergeMethod, Mixture, Pretraining
+from csrm_tasks.sections.llm import (
+    Distillation,
+    Llm,
+    Lora,
+    MergeMethod,
+    Mixture,
+    Negatives,
+    Pretraining,
+)
 from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
 from csrm_tasks.sections.towers import Towers
@@ -26,6 +34,7 @@ __all__ = [
     "MergeMethod",
     "Mining",
     "Mixture",
+    "Negatives",
     "Pretraining",
     "Rates",
     "Release",
