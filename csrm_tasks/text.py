@@ -22,7 +22,7 @@ import polars as pl
 
 from csrm_tasks.blobs import text_digest
 
-LEVEL_SEPARATOR = " > "  # between the levels of a category path
+LEVEL_SEPARATOR = " > "  # between the levels of a category path, whatever a market writes
 
 # Zero-width characters, direction marks, soft hyphen, byte order mark: typed by nobody, copied by
 # many, and two queries that differ only by them are one query.

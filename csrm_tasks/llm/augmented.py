@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.blobs import text_digest
+from csrm_tasks.dataset.splits import held_out_queries
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.data import Fields, LabelRows
@@ -33,11 +34,11 @@ def load_negatives(snapshot: Path, negatives: Path | None) -> pl.DataFrame:
         return pl.DataFrame(schema=NEGATIVES)
     found = read_table(negatives / "negatives.parquet", NEGATIVES)
     pairs = table(snapshot, "pairs")
-    judged = pairs.join(table(snapshot, "queries").select("query_id", "norm"), on="query_id")
-    held_out = judged.filter(pl.col("split") != "train").select("norm").unique()
-    open_to = judged.filter(split="train").join(held_out, on="norm", how="anti")
-    allowed = found.join(open_to.select("query_id").unique(), on="query_id", how="semi")
-    allowed = allowed.join(pairs, on=["query_id", "product_id"], how="anti")
+    allowed = (
+        found.join(pairs.filter(split="train"), on="query_id", how="semi")
+        .join(held_out_queries(table(snapshot, "queries"), pairs), on="query_id", how="anti")
+        .join(pairs, on=["query_id", "product_id"], how="anti")
+    )
     if allowed.height < found.height:
         raise DataError(
             f"negatives: {found.height - allowed.height} of {found.height} are judged pairs of "

@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.dataset.splits import uniform
+from csrm_tasks.dataset.splits import held_out_queries, uniform
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.records import NEGATIVES
 from csrm_tasks.retrieval.analyser import tokens
@@ -68,13 +68,9 @@ class Said:
 
 def askable(queries: pl.DataFrame, pairs: pl.DataFrame, counts: Counts) -> pl.DataFrame:
     """Return the train queries that may get negatives, sorted by query_id (A10)."""
-    norms = {
-        split: queries.join(pairs.filter(split=split), on="query_id", how="semi")
-        for split in ("train", "dev", "gold")
-    }
-    held_out = pl.concat([norms["dev"], norms["gold"]]).select("norm").unique()
-    train = norms["train"].sort("query_id")
-    asked = train.join(held_out, on="norm", how="anti", maintain_order="left")
+    train = queries.join(pairs.filter(split="train"), on="query_id", how="semi").sort("query_id")
+    held_out = held_out_queries(queries, pairs)
+    asked = train.join(held_out, on="query_id", how="anti", maintain_order="left")
     counts.held_out += train.height - asked.height
     return asked
 

@@ -17,6 +17,7 @@ from csrm_tasks.sections.base import (
     Tokens,
     Unit,
     Whole,
+    check_ranks,
 )
 
 MergeMethod = Literal["linear", "ties", "dare"]
@@ -91,8 +92,7 @@ class Negatives(Section):
                 f"easy {self.easy}, ranked {self.ranked} and mined {self.mined} are shares of one "
                 "whole: make their sum 1"
             )
-        if self.first >= self.last:
-            raise ValueError(f"first {self.first} must be below last {self.last}: no rank is left")
+        check_ranks(self.first, self.last)
         return self
 
 

@@ -15,7 +15,7 @@ from csrm_tasks.towers.examples import Examples
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.tower import Tower, trunks_of
-from csrm_tasks.towers.train import encode_rows, in_chunks
+from csrm_tasks.towers.train import device_of, in_chunks, pair_logits
 from csrm_tasks.towers.words import token_weights
 
 TEXTS, PAIRS = 512, 1024  # that means and biases are taken of, at most
@@ -38,6 +38,7 @@ def start(
     """
     was, rng = model.training, np.random.default_rng([seed, len(examples)])
     model.eval()
+    counts = products.rows_with(int(model.config.vocab_size))
     for side, table in ((model.query, queries), (model.product, products)):
         for tower in trunks_of(side):
             states = _states(tower, table, rng)
@@ -46,22 +47,23 @@ def start(
                 tower.projection.bias.copy_(-(_of_mean(tower) @ mean))
                 states = states - mean
             if tower.words is not None:
-                _start_words(tower, products, float(states.norm(dim=-1).mean()), seed)
+                size = float(states.norm(dim=-1).mean())
+                _start_words(tower, counts, len(products), size, seed)
     if fitted:
         _fit_biases(model, examples, queries, products, rng)
     model.train(was)
 
 
-def _start_words(tower: Tower, products: TokenTable, size: float, seed: int) -> None:
-    """Weigh tokens by how few products hold them; project what they give to the mean's ``size``.
+def _start_words(tower: Tower, counts: Rows, texts: int, size: float, seed: int) -> None:
+    """Weigh tokens, each held by ``counts`` (V,) of ``texts`` products, by how few hold them.
 
-    That projection is an orthogonal map of each of their parts, the same for heads and towers.
+    What they give is projected to the mean's ``size``, by an orthogonal map of each of its parts,
+    the same for heads and towers.
     """
     assert tower.words is not None
     table = tower.encoder.get_input_embeddings().weight
-    counts = products.rows_with(len(table))
     share = torch.from_numpy(counts / counts.sum()).to(table)
-    tower.words.start(token_weights(counts, len(products)), share @ table)
+    tower.words.start(token_weights(counts, texts), share @ table)
     generator = torch.Generator().manual_seed(seed)
     parts = [
         nn.init.orthogonal_(torch.empty(tower.dim, table.shape[1]), generator=generator)
@@ -79,49 +81,24 @@ def _of_mean(tower: Tower) -> Tensor:
 def _states(tower: Tower, table: TokenTable, rng: np.random.Generator) -> Tensor:
     """Return the mean states (N, hidden) of at most :data:`TEXTS` texts."""
     rows = _some(len(table), TEXTS, rng)
-    return in_chunks(_MeanStates(tower), table.lengths[rows], lambda at: table.batch(rows[at]))
-
-
-class _MeanStates(nn.Module):
-    """A tower up to the mean of its encoder's states."""
-
-    def __init__(self, tower: Tower) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map ids and mask (B, T) to (B, hidden)."""
-        return self.tower.mean_state(input_ids, attention_mask)
+    return in_chunks(
+        tower.mean_state, device_of(tower), table.lengths[rows], lambda at: table.batch(rows[at])
+    )
 
 
 def _fit_biases(
     model: TwinTowers, examples: Examples, queries: TokenTable, products: TokenTable,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Choose b by bisection: the mean of σ(s·c + b) grows with it."""
+    """Choose b, 0 so far, by bisection: the mean of σ(s·c + b) grows with it."""
     rows = _some(len(examples), PAIRS, rng)
-    cosine = _cosines(model, examples, queries, products, rows)  # (P, 2)
+    logits = pair_logits(model, queries, products, examples.query[rows], examples.product[rows])
     targets = (examples.exact[rows], 1.0 - examples.irrelevant[rows])
-    scales = model.scale.tolist()
     found = [
-        _bias(s * c.astype(np.float64), float(t.mean()))
-        for s, c, t in zip(scales, cosine.T, targets, strict=True)
+        _bias(z, float(t.mean()))
+        for z, t in zip(logits.double().cpu().numpy().T, targets, strict=True)
     ]
     model.bias.copy_(torch.tensor(found))
-
-
-def _cosines(
-    model: TwinTowers, examples: Examples, queries: TokenTable, products: TokenTable, rows: Rows
-) -> npt.NDArray[np.float32]:
-    vectors = []
-    for side, table, texts in (
-        (model.query, queries, examples.query[rows]),
-        (model.product, products, examples.product[rows]),
-    ):
-        distinct, at = np.unique(texts, return_inverse=True)
-        vectors.append(encode_rows(side, table, distinct).cpu().numpy()[at])
-    cosine: npt.NDArray[np.float32] = np.einsum("phd,phd->ph", *vectors)
-    return cosine
 
 
 def _bias(logits: npt.NDArray[np.float64], mean: float) -> float:

@@ -104,7 +104,7 @@ def train(
     dropout of a step depend on the seed and the step's number alone, the rest is in ``checkpoint``.
     """
     judge: Logits = logits_of or pair_logits
-    device = next(model.parameters()).device
+    device = device_of(model)
     optimizer = _optimizer(model, plan)
     checkpoints = Checkpoints(checkpoint)
     progress = TowerProgress(**(checkpoints.restore(model, optimizer) or {}))
@@ -145,24 +145,30 @@ def pair_logits(
 
 def encode_rows(tower: nn.Module, table: TokenTable, rows: Rows) -> Tensor:
     """Encode texts (len(rows), 2, dim), in the order given."""
-    return in_chunks(tower, table.lengths[rows], lambda at: table.batch(rows[at]))
+    return in_chunks(tower, device_of(tower), table.lengths[rows], lambda at: table.batch(rows[at]))
 
 
 def in_chunks(
-    module: nn.Module, lengths: Rows, batch: Callable[[Rows], tuple[Rows, Rows]]
-) -> Tensor:
-    """Run ``module`` on rows of ``lengths`` (N,) tokens in chunks of like length; (N, …), in order.
+    run: Callable[[Tensor, Tensor], Tensor], device: torch.device, lengths: Rows,
+    batch: Callable[[Rows], tuple[Rows, Rows]],
+) -> Tensor:  # fmt: skip
+    """Run ``run`` on rows of ``lengths`` (N,) tokens in chunks of like length; (N, …), in order.
 
-    ``batch`` gives token ids and mask of the rows at the positions that it is asked for.
+    ``batch`` gives token ids and mask of the rows at the positions that it is asked for; they are
+    brought to ``device``.
     """
-    device = next(module.parameters()).device
     budget = -(-int(lengths.sum()) // CHUNKS)
     parts, order = [], []
     for at in length_chunks(lengths, max(budget, MIN_TOKENS)):
         ids, mask = batch(at)
-        parts.append(module(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
+        parts.append(run(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
         order.append(at)
     return _pick(torch.cat(parts), np.argsort(np.concatenate(order)))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where the weights of ``module`` lie."""
+    return next(module.parameters()).device
 
 
 def _pick(values: Tensor, rows: Rows) -> Tensor:

@@ -19,7 +19,6 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.sections.data import Columns
 
 ColumnType = Literal["text", "identifier", "integer", "time", "list"]
-PATH_SEPARATOR = " > "  # between the levels of a category, whatever a market writes
 
 
 class Reason(StrEnum):

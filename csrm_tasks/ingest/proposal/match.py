@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.contract.contracts import CONTRACTS, FLAGS, Column
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, FLAGS, GRADES, Column
 from csrm_tasks.ingest.proposal.names import GRADE_OF, KNOWN, by_name, normal
 from csrm_tasks.ingest.proposal.sample import Sample
 from csrm_tasks.ingest.reading.values import list_of
@@ -60,12 +60,12 @@ def match(sample: Sample, kind: str) -> list[Found]:
         for (row, at), factor in across.items():
             scores[row, at] *= factor
         chosen = _assigned(scores)
-    found = []
-    for row, at in sorted(chosen.items()):
-        if scores[row, at] >= LEAST:
-            evidence = _Evidence(named, fits, scores, names)
-            found.append(evidence.found(columns[row].name, row, at, (row, at) in across))
-    return found
+    evidence = _Evidence(named, fits, scores, names)
+    return [
+        evidence.found(columns[row].name, row, at, (row, at) in across)
+        for row, at in sorted(chosen.items())
+        if scores[row, at] >= LEAST
+    ]
 
 
 def _telling(columns: tuple[Column, ...]) -> Flags:
@@ -193,10 +193,10 @@ def kind_of(sample: Sample) -> str:
     """Return the kind of delivery a file is; raises :class:`DataError` where several could be."""
     names = sample.rows.columns
     points = {}
-    for kind, known in KNOWN.items():
+    for kind in KNOWN:
         required = [c.name for c in CONTRACTS[kind].columns if c.required]
         # Identifiers and times are in most kinds: what tells them apart is the rest.
-        best = [max((by_name(kind, c, n) for n in names), default=0.0) for c in required if known]
+        best = [max((by_name(kind, c, n) for n in names), default=0.0) for c in required]
         points[kind] = sum(best) / len(required)
     first, second = sorted(points, key=lambda k: (-points[k], k))[:2]
     if points[first] < 0.5 or points[first] - points[second] < 0.1:
@@ -223,8 +223,7 @@ def grades_of(values: pl.Series) -> tuple[dict[str, str], list[str]]:
             return {}, words
         return {w: _level((n - low) / (high - low)) for w, n in numbers.items()}, []
     told = {w: GRADE_OF[normal(w)] for w in words if normal(w) in GRADE_OF}
-    vocabulary = {"e", "s", "c", "i", "exact", "substitute", "complement", "irrelevant"}
-    if {w.lower() for w in words} <= vocabulary:
+    if {w.lower() for w in words} <= GRADES.keys():
         return {}, []
     return told, [w for w in words if w not in told]
 
