@@ -24,6 +24,12 @@ class Ragged:
         """Return N."""
         return len(self.lengths)
 
+    def rows_with(self, ids: int) -> Rows:
+        """Return in how many rows each of ``ids`` token ids stands (ids,)."""
+        row = np.repeat(np.arange(len(self)), self.lengths)
+        found = np.unique(row * ids + self._flat)  # each token of a row once
+        return np.bincount(found % ids, minlength=ids).astype(np.int64)
+
     def padded(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return token ids and attention mask of ``rows``, both (len(rows), longest), int64."""
         lengths = self.lengths[rows]

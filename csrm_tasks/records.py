@@ -116,6 +116,17 @@ DECISIONS: Schema = {  # what the self-validation filter says of every train pai
     "reason": pl.String,  # "" where it is kept
 }
 
+NEGATIVES: Schema = {  # pairs that nobody judged, taken as irrelevant (A38), and where from
+    "pair_id": pl.String,
+    "query_id": pl.String,
+    "product_id": pl.String,
+    "locale": pl.String,
+    "kind": pl.String,  # easy | ranked | mined
+    "channel": pl.String,  # random | bm25 | ebr | category
+    "rank": pl.Int32,  # from 0 in the channel; null for random
+    "p0": pl.Float32,  # how surely the current LLM calls it irrelevant; null where none was asked
+}
+
 
 def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:
     """Write ``frame`` as Parquet with exactly ``schema``; raises :class:`DataError` otherwise."""

@@ -22,6 +22,8 @@ import polars as pl
 
 from csrm_tasks.blobs import text_digest
 
+LEVEL_SEPARATOR = " > "  # between the levels of a category path, whatever a market writes
+
 # Zero-width characters, direction marks, soft hyphen, byte order mark: typed by nobody, copied by
 # many, and two queries that differ only by them are one query.
 INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF])

@@ -6,8 +6,8 @@ log is read. Where the market's file says so (`llm.pretraining`), the base first
 pre-training on its titles, queries and translations (stage 0, `pretrain_llm`); labels that a filter
 contradicts (`filter.action`) are not learnt. Plain LLM → scores
 BM25's pseudo pairs → trains the retriever → its titles augment the queries (RQA) → LLM again, with
-RQA → distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate →
-live.
+RQA and, where the market adds some (`llm.negatives`), irrelevant pairs that nobody judged →
+distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate → live.
 
 **Window**: everything published up to the day in parameter `until`. Started by hand.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
@@ -19,7 +19,15 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 from __future__ import annotations
 
 from csrm_shards import filtered_of, indexing_of, scoring_of
-from csrm_wiring import UNTIL, is_approved, market_dag, markets, pretrained_of, tasks_of
+from csrm_wiring import (
+    UNTIL,
+    is_approved,
+    market_dag,
+    markets,
+    negatives_of,
+    pretrained_of,
+    tasks_of,
+)
 
 from csrm_tasks.markets import MarketConfig
 
@@ -41,8 +49,11 @@ def cold_start(market: MarketConfig) -> None:
     index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
     rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 
-    # The relevance LLM, with retrieved titles in its prompt (A9, A24).
-    stage1 = task("train_llm", "train_llm_stage1", arm="stage1", rqa=rqa, **learnt)
+    # The relevance LLM, with retrieved titles in its prompt (A9, A24); with negatives that the
+    # plain one calls irrelevant, where the market adds some (A38).
+    found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
+    given = {"rqa": rqa} | learnt | negatives_of(market, task, llm=plain, **found)
+    stage1 = task("train_llm", "train_llm_stage1", arm="stage1", **given)
     llm = task("select_llm", snapshot=snap, llms=[stage1])
 
     # The towers learn its soft labels (A29, A31).

@@ -3,11 +3,12 @@
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
 markets (from the live LLM's stage 0, if the market has one; without the labels that a filter
-contradicts, if `filter.action` says so) → self-distillation rounds → where the
-market asks for it (`llm.merge`), their adapters and the live one merged → the best of all on dev →
-towers → everything, the live release included, scored on the same frozen gold set, the bundle
-probed in a fresh process (`servability`: scores as in training, latency and memory within budget)
-→ gate → recorded with its verdict, and promoted or not.
+contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` adds irrelevant
+pairs that nobody judged) → self-distillation rounds → where the market asks for it (`llm.merge`),
+their adapters and the live one merged → the best of all on dev → towers → everything, the live
+release included, scored on the same frozen gold set, the bundle probed in a fresh process
+(`servability`: scores as in training, latency and memory within budget) → gate → recorded with its
+verdict, and promoted or not.
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
@@ -29,6 +30,7 @@ from csrm_wiring import (
     is_approved,
     market_dag,
     markets,
+    negatives_of,
     peers_of,
     pretrained_of,
     tasks_of,
@@ -68,6 +70,9 @@ def retrain(market: MarketConfig) -> None:
     stage0 = pretrained_of(market, task, snapshot=snap, previous=live_llm)
     warm = {"warm": live_llm} if market.llm.warm_start == "live" else {}
     learnt = {"snapshot": snap, "rqa": rqa} | stage0 | warm | filtered_of(market, snap, stage0)
+    # And of negatives that the live LLM calls irrelevant, where the market adds some (A38).
+    found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
+    learnt |= negatives_of(market, task, llm=live_llm, rqa=rqa0, **found)
     last = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):

@@ -172,6 +172,15 @@ def pretrained_of(
     return {"pretrained": task("pretrain_llm", **given)}
 
 
+def negatives_of(
+    market: MarketConfig, task: Callable[..., XComArg], **given: object
+) -> dict[str, XComArg]:
+    """Return negatives of train queries as an input of trainings, where the market adds some."""
+    if not market.llm.negatives.per_query:
+        return {}
+    return {"negatives": task("mine_negatives", **given)}
+
+
 def endpoint_of(connection: Connection) -> dict[str, str]:
     """Return the environment of a step that asks an endpoint: its base URL and its token.
 

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "llm.prompt", "llm.cost", "towers.serving", "training"),
     ("layouts",),
     ("dataset", "ingest", "market_files"),
-    ("ingest.aggregates",),
+    ("ingest.aggregates", "ingest.proposal"),
     ("ingest.storage",),
     ("ingest.validation",),
     ("ingest.reading",),

@@ -16,7 +16,6 @@ from csrm_tasks.llm.baselines.prompt import question
 from csrm_tasks.llm.prompt.prompts import (
     LABEL_SLOT,
     LABEL_SPACES,
-    LEVEL_SEPARATOR,
     TEMPLATE_PIECES,
     ProductFields,
     ProductForm,
@@ -29,7 +28,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.tables import AGGREGATES, LABELS, PRODUCTS, TRANSLATIONS, fetch
-from csrm_tasks.text import normalise
+from csrm_tasks.text import LEVEL_SEPARATOR, normalise
 from csrm_tasks.towers.serving.texts import SEPARATOR
 
 PRODUCT = ("locale", "title", "brand", "category", "description")

@@ -28,7 +28,7 @@ def data() -> None:
 def trace(market: str, snapshot: str | None, row: str) -> None:
     """Say where training row ROW came from and what was done to it.
 
-    ROW is a pair_id; QUERY_ID/PRODUCT_ID of a conversion example; or KIND:SOURCE TEXT of a
+    ROW is a pair_id (of a judged pair or a mined negative); QUERY_ID/PRODUCT_ID of a conversion example; or KIND:SOURCE TEXT of a
     translation, as title:라면.
     """
     from csrm_tasks.artifacts import ArtifactStore

@@ -104,6 +104,34 @@ def trec(folder: Path, scale: str | None, **asked: str) -> None:
     _run("trec", lambda into: trec.read(folder, into, grades), **asked)
 
 
+@imports.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--kind", metavar="KIND", help="What the file is, as docs/DATA.md calls it; default: by names.",
+    type=click.Choice(("catalogue", "translations", "labels", "ubi_queries", "ubi_events")),
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE",
+    help="Where the mapping is written; default FILE.columns.yaml.",
+)  # fmt: skip
+def propose(path: Path, kind: str | None, out: Path | None) -> None:
+    """Propose which column of a file is which of ours, for a person to confirm."""
+    from csrm_tasks.ingest.proposal.propose import propose as propose_columns
+    from csrm_tasks.ingest.proposal.propose import write_proposal
+
+    out = out or path.with_name(f"{path.name}.columns.yaml")
+    found = propose_columns(path, kind)
+    write_proposal(out, found)
+    for one in found.found:
+        state = "" if one.sure else "unsure: "
+        click.echo(
+            f"{state}{one.column} = {one.name!r}, {one.confidence:.2f} ({'; '.join(one.reasons)})"
+        )
+    asked = ", ".join(found.missing)
+    click.echo(f"{found.kind}: written to {out}; " + (f"yours to say: {asked}" if asked else
+               "read it and set confirmed: true"))  # fmt: skip
+
+
 def _scale(given: str) -> dict[int, str]:
     from csrm_tasks.errors import ConfigError
 

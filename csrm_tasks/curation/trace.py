@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
-from csrm_tasks.records import DECISIONS, read_table
+from csrm_tasks.records import DECISIONS, NEGATIVES, read_table
 from csrm_tasks.store.tables import AGGREGATES, FILES, LABELS, TRANSLATIONS
 from csrm_tasks.text import normalise
 
@@ -23,8 +23,9 @@ from csrm_tasks.text import normalise
 def traced(
     store: ArtifactStore, connection: Connection, market: str, row: str, snapshot: str | None
 ) -> Iterator[str]:
-    """Yield lines about ``row`` of ``snapshot`` (default: the newest): a judged pair's pair_id,
-    ``query_id/product_id`` of a conversion example, or ``kind:source text`` of a translation.
+    """Yield lines about ``row`` of ``snapshot`` (default: the newest): a judged or mined pair's
+    pair_id, ``query_id/product_id`` of a conversion example, or ``kind:source text`` of a
+    translation.
 
     Raises :class:`DataError` where the snapshot has no such row.
     """
@@ -34,12 +35,13 @@ def traced(
         yield from _pair(store, connection, market, frozen, pairs)
         return
     lines = [
+        *_negatives(store, market, frozen, row),
         *_conversions(connection, market, frozen, row),
         *_translations(connection, market, frozen, row),
     ]
     if not lines:
         raise DataError(
-            f"{frozen.ref} has no row {row!r}: give a pair_id, QUERY_ID/PRODUCT_ID of a conversion "
+            f"{frozen.ref} has no row {row!r}: give a pair_id (a judged or mined one), QUERY_ID/PRODUCT_ID of a conversion "
             "example or KIND:SOURCE TEXT of a translation, or another --snapshot"
         )
     yield from lines
@@ -134,6 +136,24 @@ def _made_from(
     for ref, manifest in store.published(f"{market}/{step}"):
         if manifest["inputs"].get("snapshot") == frozen.ref:
             yield store.open(ref)
+
+
+def _negatives(store: ArtifactStore, market: str, frozen: Artifact, pair_id: str) -> Iterator[str]:
+    """Yield where a pair that nobody judged was found, and what has learnt it (A38)."""
+    for mined in _made_from(store, market, "mine_negatives", frozen):
+        own = read_table(mined.file("negatives.parquet"), NEGATIVES).filter(pair_id=pair_id)
+        for row in own.iter_rows(named=True):
+            where = "" if row["rank"] is None else f" at rank {row['rank']}, from 0"
+            yield (
+                f"negative {pair_id}, {row['locale']}: query {row['query_id']} with "
+                f"{row['product_id']}, which nobody judged"
+            )
+            yield f"{mined.ref}: {row['kind']}, by {row['channel']}{where}" + (
+                "" if row["p0"] is None else f"; the LLM calls it irrelevant by {row['p0']:.3f}"
+            )
+            for model in _made_from(store, market, "train_llm", frozen):
+                if model.inputs.get("negatives") == mined.ref:
+                    yield f"training {model.ref}: learnt as irrelevant"
 
 
 def _conversions(connection: Connection, market: str, frozen: Artifact, row: str) -> Iterator[str]:

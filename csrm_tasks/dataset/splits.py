@@ -33,6 +33,20 @@ def uniform(seed: int, *parts: str) -> float:
     return int(text_digest(str(seed), *parts), 16) / 2**64
 
 
+def held_out_queries(
+    queries: pl.DataFrame, pairs: pl.DataFrame, seen: bool = False
+) -> pl.DataFrame:
+    """Return query_id of what nothing is learnt of: dev, and gold unless ``seen`` (A10).
+
+    Thresholds are chosen on dev, and gold judges on queries that are new to a model. It is a text
+    that is held out: typed alike in the other language it is the same. ``seen``: for a control.
+    """
+    barred = ("dev",) if seen else ("dev", "gold")
+    judged = pairs.filter(pl.col("split").is_in(barred)).select("query_id").unique()
+    norms = queries.join(judged, on="query_id", how="semi").select("norm").unique()
+    return queries.join(norms, on="norm", how="semi").select("query_id").unique()
+
+
 def frozen_gold(
     ratings: pl.DataFrame, rules: Snapshot, target_locale: str, sides: pl.DataFrame | None = None
 ) -> Gold:

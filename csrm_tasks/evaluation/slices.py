@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.text import LEVEL_SEPARATOR
+
 Mask = npt.NDArray[np.bool_]
 HEAD = 0.2  # share of gold queries, most shown first, that count as head; the lower half is tail
 TAIL = 0.5
 CATEGORIES = 8
-LEVEL = " > "  # between the levels of a category path
 KEYS = ["product_id", "locale"]
 
 
@@ -87,7 +88,7 @@ def _languages(known: pl.DataFrame) -> dict[str, Mask]:
 
 
 def _categories(known: pl.DataFrame) -> dict[str, Mask]:
-    top = known["category"].fill_null("").str.split(LEVEL).list.first()
+    top = known["category"].fill_null("").str.split(LEVEL_SEPARATOR).list.first()
     counts = top.value_counts().sort("count", "category", descending=[True, False])
     names = [name for name in counts["category"].to_list() if name][:CATEGORIES]
     return {f"category {name}": (top == name).to_numpy() for name in names}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csrm_tasks.ingest.contract.contracts import PATH_SEPARATOR
 from csrm_tasks.layouts.files import (
     check_folder,
     fault,
@@ -14,6 +13,7 @@ from csrm_tasks.layouts.files import (
     text_of,
 )
 from csrm_tasks.layouts.landing import Landing
+from csrm_tasks.text import LEVEL_SEPARATOR
 
 SPLITS = ("all",)  # the data set has none
 SPOKEN = ("en",)
@@ -41,7 +41,7 @@ def read(folder: Path, landing: Landing) -> None:
         levels = (level.strip() for level in text_of(row["category"]).split(SEPARATOR))
         why = landing.product(
             SPLITS[0], locale, required(products, number, row, "product_id"),
-            text_of(row["title"]), category=PATH_SEPARATOR.join(filter(None, levels)),
+            text_of(row["title"]), category=LEVEL_SEPARATOR.join(filter(None, levels)),
             description=text_of(row["description"]),
         )  # fmt: skip
         if why is not None:

@@ -106,6 +106,10 @@ class Bm25Index:
         scratch = [np.zeros(len(part.segment)) for part in self._parts]
         return [self._search_one(tokens(query), k, scratch) for query in queries]
 
+    def ranked(self, queries: Sequence[str], k: int) -> list[list[str]]:
+        """Return the ids alone of :meth:`search`."""
+        return [[document for document, _ in hits] for hits in self.search(queries, k)]
+
     def _search_one(self, terms: list[str], k: int, scratch: list[Scores]) -> Hits:
         """Weigh every token by its live df over all segments, then merge each segment's best."""
         if not terms:

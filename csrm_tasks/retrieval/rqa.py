@@ -92,7 +92,7 @@ class RqaRetriever:
         A query without a token (empty, punctuation) means nothing and gets [].
         """
         texts = [normalise(q) for q in queries]
-        lexical = [[p for p, _ in hits] for hits in self._bm25.search(texts, DEPTH)]
+        lexical = self._bm25.ranked(texts, DEPTH)
         if self._dense is None:
             taken = zip(texts, lexical, strict=True)
             return [self._take(text, fuse([ranking]), None) for text, ranking in taken]

@@ -8,7 +8,15 @@ from csrm_tasks.sections.base import Rates, Section
 from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
-from csrm_tasks.sections.llm import Distillation, Llm, Lora, MergeMethod, Mixture, Pretraining
+from csrm_tasks.sections.llm import (
+    Distillation,
+    Llm,
+    Lora,
+    MergeMethod,
+    Mixture,
+    Negatives,
+    Pretraining,
+)
 from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
 from csrm_tasks.sections.towers import Towers
@@ -28,6 +36,7 @@ __all__ = [
     "MergeMethod",
     "Mining",
     "Mixture",
+    "Negatives",
     "Pretraining",
     "Rates",
     "Release",

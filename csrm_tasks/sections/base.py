@@ -50,3 +50,9 @@ class Rates(Section):
     """Of the encoder's layers."""
     vocabulary: Multiple = 1.0
     """Of the encoder's word embeddings."""
+
+
+def check_ranks(first: int, last: int) -> None:
+    """Raise :class:`ValueError` where no rank is left from ``first`` up to below ``last``."""
+    if first >= last:
+        raise ValueError(f"first {first} must be below last {last}: no rank is left")

@@ -39,6 +39,42 @@ class Behaviour(Section):
     """Clicks by impressions, from 200 impressions on: likewise."""
 
 
+CatalogueColumn = Literal["product_id", "title", "brand", "category", "description", "deleted"]
+TranslationColumn = Literal["translation_id", "kind", "source_text", "target_text"]
+LabelColumn = Literal[
+    "label_id", "query", "product_id", "grade", "rater_id", "guideline_version", "rated_at"
+]
+QueryColumn = Literal[
+    "query_id", "user_query", "client_id", "session_id", "timestamp", "bucket", "release",
+    "query_response_hit_ids", "application",
+]  # fmt: skip
+EventColumn = Literal[
+    "action_name", "query_id", "object_id", "position", "client_id", "session_id", "timestamp",
+    "user_query", "bucket", "release", "application",
+]  # fmt: skip
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Columns(Section):
+    """What a market's files call the columns of docs/DATA.md; `csrm import propose` writes it.
+
+    A column that is named here is looked for under that name only.
+    """
+
+    confirmed: bool = False
+    """A person has read the names; ingest refuses them until then."""
+    catalogue: dict[CatalogueColumn, Name] = Field(default_factory=dict)
+    """Column to its name in files of this kind."""
+    translations: dict[TranslationColumn, Name] = Field(default_factory=dict)
+    """Likewise."""
+    labels: dict[LabelColumn, Name] = Field(default_factory=dict)
+    """Likewise."""
+    ubi_queries: dict[QueryColumn, Name] = Field(default_factory=dict)
+    """Likewise."""
+    ubi_events: dict[EventColumn, Name] = Field(default_factory=dict)
+    """Likewise."""
+
+
 class Ingest(Section):
     """Nightly ingest."""
 
@@ -48,6 +84,7 @@ class Ingest(Section):
     """What ESCI's grade C means."""
     grades: dict[str, Literal["exact", "substitute", "irrelevant"]] = Field(default_factory=dict)
     """A scale of one's own, word to meaning, in place of docs/DATA.md's; empty: that one."""
+    columns: Columns = Columns()
     category_separator: Annotated[str, Field(max_length=10, pattern=r"\S")] = " > "
     """What joins the levels of a delivered category path."""
     applications: tuple[str, ...] = ()

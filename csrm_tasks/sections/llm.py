@@ -16,6 +16,8 @@ from csrm_tasks.sections.base import (
     Tasks,
     Tokens,
     Unit,
+    Whole,
+    check_ranks,
 )
 
 MergeMethod = Literal["linear", "ties", "dare"]
@@ -63,6 +65,37 @@ class Pretraining(Section):
     """Share of these tokens that are translations; the rest are titles and queries."""
 
 
+class Negatives(Section):
+    """Irrelevant pairs that nobody judged, added to train queries (A38, A56)."""
+
+    per_query: Annotated[Whole, Unit("negatives")] = 0
+    """Negatives of a train query at most; 0: none."""
+    easy: Share = 0.5
+    """Share of them that is drawn from other categories than the query's."""
+    ranked: Share = 0.25
+    """Share of them at ranks `first` to `last` of `channel`."""
+    mined: Share = 0.25
+    """Share of them that only one of BM25, the EBR and the query's categories finds."""
+    channel: Literal["bm25", "ebr"] = "ebr"
+    """Whose ranks `ranked` takes."""
+    first: Annotated[Whole, Unit("rank from 0")] = 20
+    """First rank to draw from, inclusive; the titles above are often right."""
+    last: Annotated[Positive, Unit("rank from 0")] = 50
+    """Last rank, exclusive; a channel finds what it ranks above."""
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Loss weight of a negative beside a judged pair's 1."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(self.easy + self.ranked + self.mined - 1.0) > 1e-6:
+            raise ValueError(
+                f"easy {self.easy}, ranked {self.ranked} and mined {self.mined} are shares of one "
+                "whole: make their sum 1"
+            )
+        check_ranks(self.first, self.last)
+        return self
+
+
 class Distillation(Section):
     """Self-distillation rounds (A15-A18)."""
 
@@ -87,6 +120,10 @@ class Llm(Section):
     pretraining: Pretraining = Pretraining()
     mixture: Mixture = Mixture()
     distillation: Distillation = Distillation()
+    negatives: Negatives = Negatives()
+    misspelt_share: Share = 0.0
+    """Share of the train queries that are learnt misspelt as well, with the labels of what was
+    meant; 0: none."""
     lr: float = 2e-5
     """Peak learning rate."""
     label_smoothing: Annotated[float, Field(ge=0.0, le=0.2), Unit("share")] = 0.0

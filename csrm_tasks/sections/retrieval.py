@@ -18,6 +18,7 @@ from csrm_tasks.sections.base import (
     Tokens,
     Unit,
     Whole,
+    check_ranks,
 )
 
 
@@ -33,8 +34,7 @@ class Mining(Section):
 
     @model_validator(mode="after")
     def _window(self) -> Self:
-        if self.first >= self.last:
-            raise ValueError(f"first {self.first} must be below last {self.last}: no rank is left")
+        check_ranks(self.first, self.last)
         return self
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from csrm_tasks.sections.base import (
     BaseModelName,
@@ -44,6 +44,12 @@ class Towers(Section):
     """The s in σ(s · cosine + b) at the start (A28)."""
     learn_scale: bool = True
     """Learn s and b."""
+    lexical: bool = False
+    """Vectors also say which tokens a text holds, each weighted: brands and numbers are matched by
+    their letters. For a base that has read other texts than a shop's."""
+    fitted_start: bool = False
+    """Start from states less their mean and with the b that gives the targets' mean: for a base
+    whose cosines are all alike (e5: .77 to .91). Needs `learn_scale`."""
     impressed: Products = 20
     """Products that shoppers were shown, for each distillation query, at most (A31)."""
     retrieved: Products = 100
@@ -62,7 +68,9 @@ class Towers(Section):
     batch_products: Products = 16
     """Products of each query of a step."""
     lr: float = 8e-5
-    """Learning rate at the start."""
+    """Learning rate at the start, or after the warm-up."""
+    warmup: Share = 0.0
+    """Share of the steps in which the rate rises to `lr`."""
     lr_end: float = 1e-6
     """Learning rate at the last step."""
     rates: Rates = Field(default_factory=Rates)
@@ -71,8 +79,9 @@ class Towers(Section):
     """Length of a query, its prefix not counted; longer ones are cut."""
     title_tokens: Tokens = 96
     """Length of a product, its prefix not counted; longer ones are cut."""
-    product_fields: tuple[Literal["brand", "category"], ...] = ()
-    """What the product tower reads after the title (A27)."""
+    product_fields: tuple[Literal["brand", "category", "leaf_category"], ...] = ()
+    """What the product tower reads after the title (A27); `leaf_category` is the last level of the
+    category, often a quarter of its tokens."""
     hard_baseline: bool = True
     """Train towers on labels alone beside them every week (A32)."""
     typo_share: Share = 0.3
@@ -81,3 +90,9 @@ class Towers(Section):
     """What thresholds are chosen on: judged dev pairs, or the LLM's scores (A33)."""
     precision_floor: Share | None = None
     """Least precision of the chosen thresholds; null: the best F1."""
+
+    @model_validator(mode="after")
+    def _fitted(self) -> Self:
+        if self.fitted_start and not self.learn_scale:
+            raise ValueError("fitted_start fits b, which learn_scale: false keeps at 0; drop one")
+        return self

@@ -59,10 +59,7 @@ def train_cross_encoder(ctx: Context) -> Metadata:
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
         tokens=reader.query_reader().tokens + reader.title_reader().tokens, seed=seed,
     ).to(device)  # fmt: skip
-    plan = TrainPlan(
-        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed,
-        config.rates,
-    )  # fmt: skip
+    plan = TrainPlan.of(config, seed)
     done = train(
         model, read, reader.queries(read.queries), reader.products(read.products),
         plan, ctx.work / "checkpoint.safetensors",

@@ -60,7 +60,7 @@ def land(ctx: Context, *, day: str) -> Metadata:
 # those of a market's terms that a row's verdict depends on
 TERMS = (
     "ingest.complement", "ingest.late_days", "ingest.category_separator", "ingest.applications",
-    "ingest.grades", "schedule.timezone",
+    "ingest.grades", "ingest.columns", "schedule.timezone",
 )  # fmt: skip
 
 

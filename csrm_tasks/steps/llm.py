@@ -101,7 +101,7 @@ def _known_pretraining(ctx: Context, previous: Artifact) -> Metadata | None:
 @step(
     "train_llm",
     inputs=["snapshot"],
-    optional=["rqa", "soft", "warm", "pretrained", "filtered"],
+    optional=["rqa", "soft", "warm", "pretrained", "negatives", "filtered"],
     config=["llm", "seed"],
     external_inputs=_base_identity,
 )
@@ -111,9 +111,10 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     Every round starts from the base with a fresh adapter (A17), or all of them from that of
     ``warm`` (``llm.warm_start``); the base has stage 0 merged into it where ``pretrained`` (of
     ``pretrain_llm``) is given. ``soft`` mixes the teacher's soft labels into the targets (A15);
-    where the rounds have stopped (A17), the round before is passed on. ``filtered`` (of
-    ``filter_noise``) leaves train pairs out or weighs them down (A39). ``ranker``: this run only
-    ranks pseudo pairs (A21) and takes ``llm.ranker_steps``.
+    where the rounds have stopped (A17), the round before is passed on. ``negatives`` (of
+    ``mine_negatives``) are learnt as irrelevant (A38); ``filtered`` (of ``filter_noise``) leaves
+    train pairs out or weighs them down (A39). ``ranker``: this run only ranks pseudo pairs (A21)
+    and takes ``llm.ranker_steps``.
 
     A training that has learnt nothing is recorded in MLflow and fails, so that nothing is scored
     with it: :class:`UnlearntError`. In a round of self-distillation the rounds stop there.
@@ -133,7 +134,7 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round,
         warm=_path(ctx, "warm"), ranker=ranker,
         pretraining=None if pretrained is None else pretrained / PRETRAINING,
-        filtered=_path(ctx, "filtered"),
+        negatives=_path(ctx, "negatives"), filtered=_path(ctx, "filtered"),
     )  # fmt: skip
     llm = ctx.market.llm
     if ranker and llm.ranker_steps:

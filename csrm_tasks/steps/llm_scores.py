@@ -190,6 +190,12 @@ def _teacher_of(ctx: Context, llm: Artifact) -> Artifact | None:
     return None if soft is None else ctx.store.open(ctx.store.open(soft).inputs["llm"])
 
 
+def _input_of(ctx: Context, llm: Artifact, name: str) -> Path | None:
+    """Return the folder of an input that ``llm`` was trained with, if it had one."""
+    ref = llm.inputs.get(name)
+    return None if ref is None else ctx.store.open(ref).path
+
+
 def _relabels(space: str, split: str) -> bool:
     return split == "train" and space == "relevance"
 
@@ -239,12 +245,11 @@ def _soft_labels(
     if memorised:
         torch.set_num_threads(ctx.settings.threads)
         teacher = ctx.input("llm")
-        soft, filtered = teacher.inputs.get("soft"), teacher.inputs.get("filtered")
         given = FinetuneInputs(
-            ctx.input("snapshot").path, _rqa(ctx),
-            None if soft is None else ctx.store.open(soft).path, "fold", 0,
+            ctx.input("snapshot").path, _rqa(ctx), _input_of(ctx, teacher, "soft"), "fold", 0,
             pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
-            filtered=None if filtered is None else ctx.store.open(filtered).path,
+            negatives=_input_of(ctx, teacher, "negatives"),
+            filtered=_input_of(ctx, teacher, "filtered"),
         )  # fmt: skip
         scored, folds = cross_fit(ctx.market, given, ctx.work)
         facts |= folds | _agreement(scored)

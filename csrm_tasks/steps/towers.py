@@ -120,6 +120,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
 
     from csrm_tasks.towers.learnt import write_learnt
     from csrm_tasks.towers.model import TwinTowers
+    from csrm_tasks.towers.start import start
     from csrm_tasks.towers.train import TrainPlan, train
     from csrm_tasks.towers.typos import with_typos
     from csrm_tasks.training.encoders import check_reads
@@ -133,20 +134,17 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     device = choose_device()
     model = TwinTowers.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
-        seed=seed, separate=config.separate_trunks,
+        seed=seed, separate=config.separate_trunks, lexical=config.lexical,
     ).to(device)  # fmt: skip
     check_reads(config.encoder, model.config, _longest_texts(reader))
     dtype = choose_dtype(device, model.config.hidden_size)
-    plan = TrainPlan(
-        config.steps, config.batch_queries, config.batch_products, config.lr, config.lr_end, seed,
-        config.rates,
-    )  # fmt: skip
+    plan = TrainPlan.of(config, seed)
     read = with_typos(examples, config.typo_share, seed, tables.barred(seen))
     write_learnt(ctx.out, read.queries, ctx.market.target_locale)
-    done = train(
-        model, read, reader.queries(read.queries), reader.products(read.products),
-        plan, ctx.work / "checkpoint.safetensors", dtype,
-    )  # fmt: skip
+    texts = reader.queries(read.queries), reader.products(read.products)
+    if config.lexical or config.fitted_start:
+        start(model, read, *texts, seed, fitted=config.fitted_start)
+    done = train(model, read, *texts, plan, ctx.work / "checkpoint.safetensors", dtype)
     taught = examples if target == "soft" and config.thresholds == "teacher" else None
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
         "target": target, "seen": seen, "pairs": len(examples), "queries": len(examples.queries),

@@ -46,10 +46,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     table = reader.queries(texts)
     wanted = measure.embed(model.query, table)
     model.shorten_query(config.query_layers)
-    plan = TrainPlan(
-        config.steps, config.batch_queries, 1, config.lr, config.lr_end, ctx.market.seed,
-        config.rates,
-    )  # fmt: skip
+    plan = TrainPlan.of(config, ctx.market.seed, products=1)
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
     taught = soft_pairs(ctx, tables) if config.thresholds == "teacher" else None
     facts = publish_towers(ctx, model, reader, tables, taught)

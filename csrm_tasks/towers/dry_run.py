@@ -49,7 +49,7 @@ def step_seconds(
     """Return the seconds of an optimizer step; each of its pairs has a title of its own."""
     model = TwinTowers.from_base(
         config.encoder, dim=config.dim, scale=config.scale, learn_scale=config.learn_scale,
-        seed=0, separate=config.separate_trunks,
+        seed=0, separate=config.separate_trunks, lexical=config.lexical,
     )  # fmt: skip
     tokenizer = load_tokenizer(config.encoder)
     reader = TowerTokenizer(

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.dataset.splits import held_out_queries
 from csrm_tasks.errors import DataError
 from csrm_tasks.records import Grade
-from csrm_tasks.towers.pairs import held_out_queries
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

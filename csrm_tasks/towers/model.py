@@ -9,7 +9,8 @@ one module, one file and one graph.
 The tower's own part starts equal on both sides: encoders from the same base and, per head, the
 same orthogonal projection. So the first cosines are those of the base's mean-pooled states and not
 of two unrelated random maps. In the encoder's own width the projection starts as the identity: it
-is not left out, since with one trunk both heads would then be one vector.
+is not left out, since with one trunk both heads would then be one vector. A lexical channel and
+what else is fitted to a market's texts before the first step: :mod:`csrm_tasks.towers.start`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class TwinTowers(nn.Module):
     """Query tower and product tower, and per head the scale and bias of A28."""
 
     def __init__(
-        self, trunks: Sequence[tuple[Any, Any]], *, dim: int, scale: float, learn_scale: bool
-    ) -> None:
+        self, trunks: Sequence[tuple[Any, Any]], *, dim: int, scale: float, learn_scale: bool,
+        lexical: bool = False,
+    ) -> None:  # fmt: skip
         """Join (query, product) encoders of one architecture: one pair for both heads, or one each.
 
         The product encoder of a pair gives up its embeddings.
@@ -46,8 +48,8 @@ class TwinTowers(nn.Module):
         super().__init__()
         for query, product in trunks:
             _share_embeddings(query, product)
-        self.query: AnyTower = _side([query for query, _ in trunks], dim)
-        self.product = _side([product for _, product in trunks], dim)
+        self.query: AnyTower = _side([query for query, _ in trunks], dim, lexical)
+        self.product = _side([product for _, product in trunks], dim, lexical)
         self.scale = nn.Parameter(torch.full((len(HEADS),), scale), requires_grad=learn_scale)
         self.bias = nn.Parameter(torch.zeros(len(HEADS)), requires_grad=learn_scale)
 
@@ -59,20 +61,21 @@ class TwinTowers(nn.Module):
     @classmethod
     def from_base(
         cls, name: str, *, dim: int | None, scale: float, learn_scale: bool, seed: int,
-        separate: bool = False,
+        separate: bool = False, lexical: bool = False,
     ) -> TwinTowers:  # fmt: skip
         """Start both towers from one pretrained encoder, a folder or a Hugging Face name.
 
         ``dim`` None is the encoder's own width. ``separate`` gives each head its own pair of
-        trunks; its first vectors are the same.
+        trunks; its first vectors are the same. ``lexical``: with a channel of words, not begun.
         Raises :class:`ConfigError` when it cannot be loaded.
         """
         trunks = _pairs(lambda: load_encoder("towers.encoder", name), separate)
         width = dim or int(trunks[0][0].config.hidden_size)
-        model = cls(trunks, dim=width, scale=scale, learn_scale=learn_scale)
+        model = cls(trunks, dim=width, scale=scale, learn_scale=learn_scale, lexical=lexical)
         generator = torch.Generator().manual_seed(seed)
         for query, product in zip(trunks_of(model.query), trunks_of(model.product), strict=True):
-            start_equal(query.projection, product.projection, dim, generator)
+            hidden = int(query.encoder.config.hidden_size)
+            start_equal(query.projection, product.projection, dim, generator, hidden)
         return model
 
     @classmethod
@@ -85,7 +88,8 @@ class TwinTowers(nn.Module):
         trunks = _pairs(
             lambda: without_pooler(AutoModel.from_config(config, dtype=torch.float32)), separate
         )
-        model = cls(trunks, dim=dim, scale=0.0, learn_scale=False)
+        lexical = any(".words." in name for name in weights)
+        model = cls(trunks, dim=dim, scale=0.0, learn_scale=False, lexical=lexical)
         if config.query_layers < config.num_hidden_layers:
             model.shorten_query(config.query_layers)
         if set(weights) != set(_tensors(model)):
@@ -109,8 +113,8 @@ class TwinTowers(nn.Module):
         self.query = short[0] if len(short) == 1 else SplitTower(short)
 
 
-def _side(encoders: Sequence[Any], dim: int) -> AnyTower:
-    towers = [Tower(encoder, dim, len(HEADS) // len(encoders)) for encoder in encoders]
+def _side(encoders: Sequence[Any], dim: int, lexical: bool) -> AnyTower:
+    towers = [Tower(encoder, dim, len(HEADS) // len(encoders), lexical) for encoder in encoders]
     return towers[0] if len(towers) == 1 else SplitTower(towers)
 
 
@@ -127,14 +131,20 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def start_equal(
-    query: nn.Linear, product: nn.Linear, dim: int | None, generator: torch.Generator
-) -> None:
-    """Start both projections as one orthogonal map per head; ``dim`` None: as the identity."""
-    for rows in query.weight.detach().view(-1, dim or query.in_features, query.in_features):
+    query: nn.Linear, product: nn.Linear, dim: int | None, generator: torch.Generator,
+    hidden: int | None = None,
+) -> None:  # fmt: skip
+    """Start both projections as one orthogonal map per head; ``dim`` None: as the identity.
+
+    ``hidden``: of the first so many inputs, the mean state's; others start at zero.
+    """
+    hidden = hidden or query.in_features
+    nn.init.zeros_(query.weight)
+    for rows in query.weight.detach().view(-1, dim or hidden, query.in_features):
         if dim is None:
-            nn.init.eye_(rows)
+            nn.init.eye_(rows[:, :hidden])
         else:
-            nn.init.orthogonal_(rows, generator=generator)
+            rows[:, :hidden] = nn.init.orthogonal_(torch.empty(dim, hidden), generator=generator)
     nn.init.zeros_(query.bias)
     product.load_state_dict(query.state_dict())
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.dataset.splits import held_out_queries
+
 BLOCK = 2000  # queries worked on at a time
 SPARE = 4  # random products drawn per one wanted, since some are chosen already
 
@@ -23,18 +25,6 @@ class PairPlan:
     impressed: int  # M: most impressed in the snapshot's window, at most
     retrieved: int  # N: nearest by EBR; they also fill up what was not impressed, to M + N
     random: int
-
-
-def held_out_queries(queries: pl.DataFrame, pairs: pl.DataFrame, seen: bool) -> pl.DataFrame:
-    """Return query_id of what the towers learn nothing of: dev, and gold unless ``seen`` (A10).
-
-    Thresholds are chosen on dev, and gold judges the towers on queries that are new to them. It is
-    a text that is held out: typed alike in the other language it is the same.
-    """
-    barred = ("dev",) if seen else ("dev", "gold")
-    judged = pairs.filter(pl.col("split").is_in(barred)).select("query_id").unique()
-    norms = queries.join(judged, on="query_id", how="semi").select("norm").unique()
-    return queries.join(norms, on="norm", how="semi").select("query_id").unique()
 
 
 def distillation_queries(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from csrm_tasks.dataset.splits import held_out_queries
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.records import SCORED, read_table
 from csrm_tasks.towers.examples import (
@@ -18,7 +19,6 @@ from csrm_tasks.towers.examples import (
     soft_examples,
     with_texts,
 )
-from csrm_tasks.towers.pairs import held_out_queries
 from csrm_tasks.towers.serving.texts import with_product_text
 
 

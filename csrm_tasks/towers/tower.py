@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csrm_tasks.towers.words import WordChannel
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -18,18 +20,32 @@ HEADS = ("em", "defect")
 class Tower(nn.Module):
     """One side: token ids to unit vectors of ``heads`` heads, by one trunk."""
 
-    def __init__(self, encoder: PreTrainedModel, dim: int, heads: int = len(HEADS)) -> None:
+    def __init__(
+        self, encoder: PreTrainedModel, dim: int, heads: int = len(HEADS), lexical: bool = False
+    ) -> None:
+        """``lexical``: with a :class:`WordChannel`, which waits for its start."""
         super().__init__()
         self.encoder = encoder
-        self.projection = nn.Linear(encoder.config.hidden_size, heads * dim)
+        hidden = int(encoder.config.hidden_size)
+        self.words = WordChannel(int(encoder.config.vocab_size), hidden) if lexical else None
+        # One for both, so that an export finds one product of a text to keep in fp32.
+        parts = 1 + (WordChannel.PARTS if lexical else 0)
+        self.projection = nn.Linear(parts * hidden, heads * dim)
         self.dim, self.heads = dim, heads
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Map ids and mask (B, T) to vectors (B, heads, dim) of length 1, in fp32 always."""
+        read = self.mean_state(input_ids, attention_mask)
+        with torch.autocast(read.device.type, enabled=False):  # s·c magnifies a cosine's rounding
+            if self.words is not None:
+                rows = self.encoder.get_input_embeddings()(input_ids)
+                read = torch.cat([read, self.words(rows, input_ids, attention_mask)], dim=-1)
+            return F.normalize(self.projection(read).view(-1, self.heads, self.dim), dim=-1)
+
+    def mean_state(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ids and mask (B, T) to the mean of the encoder's last states (B, hidden)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        mean = token_mean(states.last_hidden_state, attention_mask)
-        with torch.autocast(mean.device.type, enabled=False):  # s·c magnifies a cosine's rounding
-            return F.normalize(self.projection(mean).view(-1, self.heads, self.dim), dim=-1)
+        return token_mean(states.last_hidden_state, attention_mask)
 
 
 class SplitTower(nn.Module):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from csrm_tasks.ragged import length_chunks
-from csrm_tasks.sections import Rates
+from csrm_tasks.sections import Rates, Towers
 from csrm_tasks.towers.examples import Examples, batches
 from csrm_tasks.towers.losses import head_logits, towers_loss
 from csrm_tasks.towers.model import TwinTowers
@@ -56,11 +56,21 @@ class TrainPlan:
     lr_end: float
     seed: int
     rates: Rates = field(default_factory=Rates)
+    warmup: float = 0.0  # share of the steps
+
+    @classmethod
+    def of(cls, config: Towers, seed: int, products: int | None = None) -> TrainPlan:
+        """Return a market's plan; ``products``: of each query of a step, if not as it says."""
+        return cls(
+            config.steps, config.batch_queries, products or config.batch_products,
+            config.lr, config.lr_end, seed, config.rates, config.warmup,
+        )  # fmt: skip
 
     @property
     def schedule(self) -> Schedule:
-        """Linear from ``lr`` in the first step to ``lr_end`` in the last (A31)."""
-        return Schedule(self.lr, self.steps - 1, self.lr_end)
+        """Linear, after the warm-up, from ``lr`` to ``lr_end`` in the last step (A31)."""
+        warm = round(self.warmup * self.steps)
+        return Schedule(self.lr, self.steps - 1, self.lr_end, warm)
 
 
 @dataclass
@@ -94,7 +104,7 @@ def train(
     dropout of a step depend on the seed and the step's number alone, the rest is in ``checkpoint``.
     """
     judge: Logits = logits_of or pair_logits
-    device = next(model.parameters()).device
+    device = device_of(model)
     optimizer = _optimizer(model, plan)
     checkpoints = Checkpoints(checkpoint)
     progress = TowerProgress(**(checkpoints.restore(model, optimizer) or {}))
@@ -135,24 +145,30 @@ def pair_logits(
 
 def encode_rows(tower: nn.Module, table: TokenTable, rows: Rows) -> Tensor:
     """Encode texts (len(rows), 2, dim), in the order given."""
-    return in_chunks(tower, table.lengths[rows], lambda at: table.batch(rows[at]))
+    return in_chunks(tower, device_of(tower), table.lengths[rows], lambda at: table.batch(rows[at]))
 
 
 def in_chunks(
-    module: nn.Module, lengths: Rows, batch: Callable[[Rows], tuple[Rows, Rows]]
-) -> Tensor:
-    """Run ``module`` on rows of ``lengths`` (N,) tokens in chunks of like length; (N, …), in order.
+    run: Callable[[Tensor, Tensor], Tensor], device: torch.device, lengths: Rows,
+    batch: Callable[[Rows], tuple[Rows, Rows]],
+) -> Tensor:  # fmt: skip
+    """Run ``run`` on rows of ``lengths`` (N,) tokens in chunks of like length; (N, …), in order.
 
-    ``batch`` gives token ids and mask of the rows at the positions that it is asked for.
+    ``batch`` gives token ids and mask of the rows at the positions that it is asked for; they are
+    brought to ``device``.
     """
-    device = next(module.parameters()).device
     budget = -(-int(lengths.sum()) // CHUNKS)
     parts, order = [], []
     for at in length_chunks(lengths, max(budget, MIN_TOKENS)):
         ids, mask = batch(at)
-        parts.append(module(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
+        parts.append(run(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
         order.append(at)
     return _pick(torch.cat(parts), np.argsort(np.concatenate(order)))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where the weights of ``module`` lie."""
+    return next(module.parameters()).device
 
 
 def _pick(values: Tensor, rows: Rows) -> Tensor:

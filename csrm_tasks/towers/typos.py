@@ -14,8 +14,7 @@ import numpy as np
 
 from csrm_tasks.text import normalise
 from csrm_tasks.towers.examples import Examples
-
-SHORTEST = 3  # letters; a slip leaves too little of a shorter query
+from csrm_tasks.training.misspelling import SHORTEST, letters, misspelt
 
 
 def with_typos(
@@ -23,15 +22,15 @@ def with_typos(
 ) -> Examples:
     """Add a misspelt copy of about ``share`` of the queries, each with all its pairs.
 
-    A pure function of its arguments. Queries of fewer than :data:`SHORTEST` letters get none, and
-    no copy is one of the ``barred`` texts: a slip of one query may be a held-out one.
+    A pure function of its arguments. Queries of fewer than ``SHORTEST`` letters get none, and no
+    copy is one of the ``barred`` texts: a slip of one query may be a held-out one.
     """
     rng = np.random.default_rng([seed, len(examples.queries)])
     drawn = (rng.random(len(examples.queries)) < share).tolist()
     copies = {
         row: misspelt(text, rng)
         for row, (text, taken) in enumerate(zip(examples.queries, drawn, strict=True))
-        if taken and len(_letters(text)) >= SHORTEST
+        if taken and len(letters(text)) >= SHORTEST
     }
     copies = {row: copy for row, copy in copies.items() if normalise(copy) not in barred}
     place = np.full(len(examples.queries), -1, np.int64)
@@ -45,19 +44,3 @@ def with_typos(
         np.concatenate([examples.exact, examples.exact[rows]]),
         np.concatenate([examples.irrelevant, examples.irrelevant[rows]]),
     )
-
-
-def misspelt(text: str, rng: np.random.Generator) -> str:
-    """Return ``text`` with one slip: a letter dropped, or swapped with the letter after it."""
-    at = _letters(text)
-    nth = int(rng.integers(len(at) - 1))
-    i, j = at[nth], at[nth + 1]
-    if rng.random() < 0.5:
-        return text[:i] + text[i + 1 :]
-    letters = list(text)
-    letters[i], letters[j] = letters[j], letters[i]
-    return "".join(letters)
-
-
-def _letters(text: str) -> list[int]:
-    return [i for i, letter in enumerate(text) if not letter.isspace()]

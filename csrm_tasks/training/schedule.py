@@ -2,8 +2,8 @@
 
 - LLM: :func:`warmed` by ``llm.warmup`` and ``llm.schedule`` (linear or cosine).
 - Retriever (EBR): warmed for 6 % of the steps, linear.
-- Towers, short query tower, cross-encoder: :class:`Schedule`, linear from ``towers.lr`` to
-  ``towers.lr_end``, without warm-up.
+- Towers, short query tower, cross-encoder: :class:`Schedule`, warmed for ``towers.warmup`` of the
+  steps, by default none, linear from ``towers.lr`` to ``towers.lr_end``.
 - Encoder baseline: warmed for a tenth of the steps, linear; the head from a peak of its own.
 
 The demo's base models (``demo/bases/``) cool down by rules of their own, once they have learnt.

@@ -13,7 +13,7 @@ from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.cli.main import main
 from csrm_tasks.curation.review import write_sheets
 from csrm_tasks.json_files import write_json
-from csrm_tasks.records import DECISIONS, write_table
+from csrm_tasks.records import DECISIONS, NEGATIVES, write_table
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.text import pair_id, query_id
@@ -176,6 +176,21 @@ def test_every_row_tells_where_it_came_from_and_what_was_done_to_it(
     assert said(capsys, *trace, "--snapshot", snapshot, pair_id(other, "p1"))[3:][0] == (
         f"filter {removed}: keep, weight 1"
     )
+    nobody = pair_id(other, "p9")
+    rows = [(nobody, other, "p9", KO, "mined", "bm25", 3, 0.75)]
+    folder = home.home / "mined"
+    folder.mkdir()
+    table = pl.DataFrame(rows, NEGATIVES, orient="row")
+    write_table(table, NEGATIVES, folder / "negatives.parquet")
+    given, mined = {"snapshot": snapshot}, "mini/mine_negatives/n"
+    store.publish(mined, folder, facts={}, inputs=given, about={})
+    given |= {"negatives": mined}
+    store.publish("mini/train_llm/c", empty, facts={}, inputs=given, about={})
+    assert said(capsys, *trace, nobody) == [
+        f"negative {nobody}, {KO}: query {other} with p9, which nobody judged",
+        f"{mined}: mined, by bm25 at rank 3, from 0; the LLM calls it irrelevant by 0.750",
+        "training mini/train_llm/c: learnt as irrelevant",
+    ]
     assert said(capsys, *trace, f"{asked}/p4") == [
         f"conversion example {asked}/p4, {KO}: converted",
         f"log of {DAY0}: impressions 3, clicks 3, carts 0, purchases 3",

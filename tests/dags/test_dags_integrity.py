@@ -306,6 +306,25 @@ def test_every_training_of_a_market_with_a_stage_0_starts_from_it(
 
 
 @pytest.mark.airflow
+def test_a_market_may_add_negatives_to_its_trainings(loaded: dict, tmp_path: Path) -> None:
+    """The current LLM has its say; the ranker, which learns before there is an EBR, has none."""
+    more = load_changed(tmp_path, "  lora: {", "  negatives: {per_query: 2}\n  lora: {")
+    found = {"snapshot", "bm25", "ebr", "index", "llm"}
+    for name, given in (("cold_start", found), ("retrain", found | {"rqa"})):
+        one, other = (f["dags"][f"csrm_{name}__mini"]["tasks"] for f in (loaded, more))
+        assert set(other) == set(one) | {"mine_negatives"}
+        assert set(other["mine_negatives"]["inputs"]) == given
+        trainings = {n for n, task in other.items() if task["step"] == "train_llm"}
+        assert set(other["mine_negatives"]["after"]) == trainings - {"train_llm_plain"}
+        for n, task in other.items():
+            added = {"negatives"} if n in trainings - {"train_llm_plain"} else set()
+            assert set(task["inputs"]) == set(one.get(n, task)["inputs"]) | added, n
+        before = {n for n, task in other.items() if "mine_negatives" in task["after"]}
+        asked = {"train_llm_plain"} if name == "cold_start" else {"find_champion", "build_rqa_live"}
+        assert before == asked | {"snapshot", "build_bm25", "train_ebr", "build_index"}
+
+
+@pytest.mark.airflow
 def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
     found = load_changed(tmp_path, "towers:\n", "towers:\n  score_shards: 3\n")
     for name in ("csrm_cold_start", "csrm_retrain"):

@@ -38,7 +38,8 @@ TINY = {
     "towers": {"encoder": "./none"},
 }  # fmt: skip
 OVER = {
-    "llm": {"base": "base:gemma-270m-tiny"}, "towers": {"encoder": "base:e5-small-tiny"},
+    "llm": {"base": "base:gemma-270m-2layers-tiny"},  # of the stand-in's three
+    "towers": {"encoder": "base:e5-small-1layers-tiny"},
     "retrieval": {"ebr": {"encoder": "base:e5-small-tiny"}},
 }  # fmt: skip
 
@@ -70,14 +71,19 @@ def keep_stand_ins(tmp_path: Path, *names: str) -> None:
 def test_the_names_market_on_real_bases_trains_no_llm_for_a_control() -> None:
     home = Home.of("names", "real")
     found = real.market(home)
-    assert real.cut_bases(home) == {"gemma-270m-names": "gemma-270m", "e5-small-names": "e5-small"}
-    assert found.retrieval.ebr.encoder == found.towers.encoder == "base:e5-small-names"
+    assert real.cut_bases(home) == {
+        "gemma-270m-12layers-names": real.Cut("gemma-270m", 12),
+        "e5-small-names": real.Cut("e5-small"),
+        "e5-small-2layers-names": real.Cut("e5-small", 2),
+    }
     trained = 2 + 1 + found.llm.distillation.rounds  # ranker, stage 1; stage 2 and its rounds
     assert len(most_steps(found)) == trained
     assert not any(vars(found.controls).values())
     plain = load_market("names", SHIPPED)
-    kept = {"gate", "snapshot", "ingest", "rollout", "release", "seed"}
+    kept = {"gate", "ingest", "rollout", "release", "seed"}
     assert all(getattr(found, name) == getattr(plain, name) for name in kept)
+    taught = {"distilled_queries": found.snapshot.distilled_queries}  # judged alike all the same
+    assert found.snapshot == plain.snapshot.model_copy(update=taught)
     assert [m.market for m in load_markets(SHIPPED)] == ["demo", "names"]  # no market of its own
 
 
@@ -197,9 +203,8 @@ def night(day: str) -> Stage:
 
 
 def test_bases_are_cut_once_after_the_nights_and_nothing_lies_in_the_checkout(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(real.LAYERS, "gemma-270m", 2)  # of the stand-in's three
     checkout = {p for p in PROJECT_ROOT.glob("*")}
     keep_stand_ins(tmp_path)
     store_of_titles(home.settings)
@@ -210,20 +215,18 @@ def test_bases_are_cut_once_after_the_nights_and_nothing_lies_in_the_checkout(
         real.trim(home, processes, nights, QUIET)  # type: ignore[arg-type]
         return list(processes.ran)
 
-    both = ["trim e5-small-tiny", "trim gemma-270m-tiny"]
-    assert trim() == both
+    depth = {"e5-small-1layers-tiny": 1, "e5-small-tiny": None, "gemma-270m-2layers-tiny": 2}
+    every = [f"trim {name}" for name in depth]
+    assert trim() == every
     kept = kept_bases(bases_folder())
-    assert {name for name, record in kept.items() if record.trimmed} == {
-        "e5-small-tiny", "gemma-270m-tiny",
-    }  # fmt: skip
     depths = {name: record.trimmed.layers for name, record in kept.items() if record.trimmed}
-    assert depths == {"e5-small-tiny": None, "gemma-270m-tiny": 2}
+    assert depths == depth
     assert trim() == []
     (home.root / real.TRIMMED).unlink()  # killed in between: found again, and the same
-    assert trim() == both
+    assert trim() == every
     assert kept_bases(bases_folder()) == kept
     nights.append(night("3"))  # one more night may have brought new words
-    assert trim() == both
+    assert trim() == every
     assert {p for p in PROJECT_ROOT.glob("*")} == checkout
 
 

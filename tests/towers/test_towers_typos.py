@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 
 from csrm_tasks.towers.examples import Examples
-from csrm_tasks.towers.typos import misspelt, with_typos
+from csrm_tasks.towers.typos import with_typos
+from csrm_tasks.training.misspelling import misspelt
 
 
 def examples(queries: list[str]) -> Examples:

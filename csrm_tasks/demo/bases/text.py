@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from csrm_tasks.demo.market.lexicon import LANG_OF, Lang, Lexicon
 from csrm_tasks.demo.market.world import SOURCE, TARGET, Catalogue, Product, make_catalogue
+from csrm_tasks.text import LEVEL_SEPARATOR
 
 LOCALES = (SOURCE, TARGET)
 TRAIN_SEED, HELD_OUT_SEED = 77_001, 77_002  # no market uses these
@@ -38,7 +39,7 @@ class Library:
     @staticmethod
     def top(listing: Product) -> str:
         """The listing's top category."""
-        return listing.category.partition(" > ")[0]
+        return listing.category.partition(LEVEL_SEPARATOR)[0]
 
 
 def make_library(lexicon: Lexicon, locale: str, listings: int, seed: int) -> Library:
@@ -58,7 +59,7 @@ def lexicon_words(lexicon: Lexicon, lang: Lang) -> Iterator[str]:
     for kind in lexicon.types:
         yield from kind.synonyms(lang)
     for group in lexicon.groups:
-        yield from group.path.of(lang).split(" > ")
+        yield from group.path.of(lang).split(LEVEL_SEPARATOR)
         for unit in group.units:
             yield from unit.of(lang).split()
     yield from (filler.of(lang) for filler in lexicon.fillers)

@@ -4,14 +4,17 @@
 market that comes of both is written into the demo's home, where its Airflow reads markets. A base
 that it names ``base:{whole}-{market}`` is cut by the demo itself from the base ``whole``
 (:mod:`csrm_tasks.bases.trim`), after the nights: a market's tokens are known once its texts are in.
+``base:{whole}-{n}layers-{market}`` keeps its first ``n`` layers only.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,6 @@ from csrm_tasks.settings import PROJECT_ROOT, bases_folder, load_settings
 EXTRA = "bases"
 NEEDED_BYTES = 5 * 1024**3  # of the home: a week of adapters, towers and their checkpoints
 BASE_BYTES = 4 * 1024**3  # … and of the bases' folder: whole, trimmed, a GGUF file
-LAYERS = {"gemma-270m": 12}  # of these bases only the first ones: docs/BASES.md, trimming
 TRIMMED = "trimmed.txt"  # below the home: the nights that the bases were cut after
 LOCK = PROJECT_ROOT / "locks" / f"python{sys.version_info.major}.{sys.version_info.minor}.txt"
 
@@ -74,16 +76,26 @@ def write_market(home: Home) -> None:
     put(path, f"# Made of {sources} by `csrm demo`: edit those.\n{text}".encode())
 
 
-def cut_bases(home: Home) -> dict[str, str]:
-    """Return trimmed base → the whole one that it is cut from, of all that the market names."""
-    end = f"-{home.market}"
+@dataclass(frozen=True)
+class Cut:
+    """What a trimmed base is cut from, and how many layers are left of it; None: all."""
+
+    whole: str
+    layers: int | None = None
+
+
+def cut_bases(home: Home) -> dict[str, Cut]:
+    """Return trimmed base → what it is cut from, of all that the market names."""
+    named = re.compile(rf"(.+?)(?:-(\d+)layers)?-{re.escape(home.market)}")
     kept = {b.removeprefix(KEPT) for b in bases_of(market(home)).values() if b.startswith(KEPT)}
-    return {base: base.removesuffix(end) for base in sorted(kept) if base.endswith(end)}
+    found = {base: match for base in sorted(kept) if (match := named.fullmatch(base))}
+    return {base: Cut(m[1], int(m[2]) if m[2] else None) for base, m in found.items()}
 
 
 def missing(home: Home) -> list[str]:
     """Return the whole bases that the market's are cut from and that are not kept here yet."""
-    return sorted({w for w in cut_bases(home).values() if local_folder(f"{KEPT}{w}") is None})
+    wholes = {cut.whole for cut in cut_bases(home).values()}
+    return sorted(w for w in wholes if local_folder(f"{KEPT}{w}") is None)
 
 
 def refuse(home: Home, data: Path | None, *, accept_terms: bool) -> None:
@@ -143,10 +155,10 @@ def trim(home: Home, processes: Processes, nights: Sequence[Stage], console: Con
     cut = cut_bases(home)
     if stamp.is_file() and stamp.read_text("utf-8") == after and all(map(_is_kept, cut)):
         return
-    for base, whole in cut.items():
-        console.print(f"trimming base {whole} for market {home.market}: {base}")
-        command = [sys.executable, "-m", "csrm_tasks", "base", "trim", whole]
-        depth = ["--layers", str(LAYERS[whole])] if whole in LAYERS else []
+    for base, of in cut.items():
+        console.print(f"trimming base {of.whole} for market {home.market}: {base}")
+        command = [sys.executable, "-m", "csrm_tasks", "base", "trim", of.whole]
+        depth = [] if of.layers is None else ["--layers", str(of.layers)]
         processes.run("trim", [*command, "--market", home.market, "--as", base, *depth])
     put(stamp, after.encode())
 

@@ -15,8 +15,10 @@ from typing import Literal
 
 import polars as pl
 
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.sections.data import Columns
+
 ColumnType = Literal["text", "identifier", "integer", "time", "list"]
-PATH_SEPARATOR = " > "  # between the levels of a category, whatever a market writes
 
 
 class Reason(StrEnum):
@@ -246,3 +248,26 @@ UBI_EVENTS = Contract("ubi_events", "User Behavior Insights: what followed a sea
 CONTRACTS: dict[str, Contract] = {
     c.kind: c for c in (CATALOGUE, TRANSLATIONS, LABELS, UBI_QUERIES, UBI_EVENTS)
 }
+
+
+def contract_of(kind: str, columns: Columns, kept: bool = False) -> Contract:
+    """Return what files of ``kind`` must keep, under the names that a market gave its columns.
+
+    ``kept``: for rows that the store kept, some of them under the contract's own names.
+
+    Raises :class:`ConfigError` while a market's names are a proposal that nobody confirmed,
+    whichever kind they are of.
+    """
+    contract = CONTRACTS[kind]
+    given: dict[str, dict[str, str]] = columns.model_dump(exclude={"confirmed"})
+    if not columns.confirmed and any(given.values()):
+        raise ConfigError(
+            "ingest.columns is a proposal that nobody has confirmed; read it in the market's file "
+            "and set ingest: {columns: {confirmed: true}}"
+        )
+    own = given.get(kind) or {}
+    found = tuple(
+        replace(c, sources=(own[c.name],), also=(c.name,) if kept else ()) if c.name in own else c
+        for c in contract.columns
+    )
+    return replace(contract, columns=found) if own else contract

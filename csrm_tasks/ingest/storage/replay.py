@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract, Reason
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract, Reason, contract_of
 from csrm_tasks.ingest.reading.readers import read_stream
 from csrm_tasks.ingest.reading.records import Records, UnreadableError
 from csrm_tasks.ingest.storage.again import Again
@@ -195,7 +195,7 @@ def judge_again(
     A row that cannot be read by itself keeps the reason it has; so does one whose quotes are
     ambiguous, for without the rows around it it may look certain.
     """
-    contract = CONTRACTS[kind]
+    contract = contract_of(kind, terms.columns, kept=True)
     ambiguous = pl.col("reason") == str(Reason.QUOTES)
     held, rows = rows.filter(ambiguous), rows.filter(~ambiguous)
     # What a correction refused is kept as JSON (decision record 6), also of a CSV file.

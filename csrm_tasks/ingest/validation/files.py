@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract, contract_of
 from csrm_tasks.ingest.reading.readers import read_batches, read_raw
 from csrm_tasks.ingest.reading.records import Records, UnreadableError
 from csrm_tasks.ingest.validation.ignored import Notes
@@ -34,9 +34,9 @@ class Source:
         """What its rows must keep."""
         return CONTRACTS[self.kind]
 
-    def batches(self) -> Iterator[Records]:
+    def batches(self, contract: Contract | None = None) -> Iterator[Records]:
         """Read it; raises :class:`UnreadableError` at any batch."""
-        return read_batches(self.path, self.format, self.compression, self.contract)
+        return read_batches(self.path, self.format, self.compression, contract or self.contract)
 
     def raw_of(self, rows: Sequence[int]) -> list[bytes]:
         """Return rows' bytes as delivered, in the order asked for."""
@@ -95,16 +95,18 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path, zone: str = 
     """Judge every row of a file and write the clean ones to ``clean`` as Parquet.
 
     Rejected rows stay in memory. A file that cannot be read to its end gives no row at all.
+    Raises :class:`ConfigError` where the market's names of columns are not confirmed.
     """
+    contract = contract_of(source.kind, terms.columns)
     header = b""
     rejected = [pl.DataFrame(schema=REJECTED)]
     fault = None
     rows = ignored = 0
     notes = Notes()
     try:
-        with _written(clean, source.contract) as write:
-            for records in _ahead(source.batches()):
-                judged = validate_batch(records, source.contract, day, terms, zone)
+        with _written(clean, contract) as write:
+            for records in _ahead(source.batches(contract)):
+                judged = validate_batch(records, contract, day, terms, zone)
                 header, fault = records.header, judged.fault
                 rejected.append(judged.rejected)
                 rows += judged.clean.height
@@ -113,7 +115,7 @@ def sort_file(source: Source, day: str, terms: Ingest, clean: Path, zone: str = 
                 write(judged.clean)
     except UnreadableError as e:
         with source.path.open("rb") as f:
-            judged = unreadable(source.contract, str(e), f.read(HEAD_BYTES))
+            judged = unreadable(contract, str(e), f.read(HEAD_BYTES))
         judged.clean.write_parquet(clean)
         return Sorted(0, judged.rejected, judged.fault, header)
     return Sorted(rows, pl.concat(rejected), fault, header, ignored, notes)

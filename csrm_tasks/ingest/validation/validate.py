@@ -14,7 +14,6 @@ import polars as pl
 
 from csrm_tasks import clocks
 from csrm_tasks.ingest.contract.contracts import (
-    PATH_SEPARATOR,
     Column,
     Contract,
     Reason,
@@ -28,7 +27,7 @@ from csrm_tasks.ingest.validation.looks import Look, look
 from csrm_tasks.ingest.validation.schemas import Times, first_failures, is_parsed, parsed, schema_of
 from csrm_tasks.ingest.validation.times import parse_times
 from csrm_tasks.sections import Ingest
-from csrm_tasks.text import INVISIBLE, composed_frame
+from csrm_tasks.text import INVISIBLE, LEVEL_SEPARATOR, composed_frame
 
 REJECTED: dict[str, type[pl.DataType]] = {
     "row": pl.Int64, "reason": pl.String, "detail": pl.String, "raw": pl.Binary,
@@ -107,7 +106,7 @@ def _texts(
     )
     numbers = [c.name for c in contract.columns if c.holds != "text" or c.vocabulary is not None]
     frame = frame.with_columns(digits(frame[n]) for n in numbers if n in looks and looks[n].decimal)
-    if contract.kind == "catalogue" and terms.category_separator != PATH_SEPARATOR:
+    if contract.kind == "catalogue" and terms.category_separator != LEVEL_SEPARATOR:
         levels = pl.col("category").str.split(terms.category_separator)
         frame = frame.with_columns(levels.map_batches(_path, return_dtype=pl.String))
         looks["category"] = look(frame["category"])
@@ -188,7 +187,7 @@ def _trimmed(column: Column) -> pl.Expr:
 def _path(levels: pl.Series) -> pl.Series:
     """Join a category's levels as everywhere else, without empty ones."""
     names = levels.list.eval(pl.element().str.strip_chars(UNSEEN).replace("", None).drop_nulls())
-    return names.list.join(PATH_SEPARATOR).replace("", None)
+    return names.list.join(LEVEL_SEPARATOR).replace("", None)
 
 
 def _value(column: Column, texts: pl.Series) -> pl.Series:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from csrm_tasks.text import compose
+from csrm_tasks.text import LEVEL_SEPARATOR, compose
 
 if TYPE_CHECKING:
     from csrm_tasks.sections import Llm
@@ -79,7 +79,6 @@ class ProductFields:
 
 
 PRODUCT_FIELDS = ("brand", "category", "description")  # besides the title
-LEVEL_SEPARATOR = " > "  # between the levels of a category path
 
 
 @dataclass(frozen=True)

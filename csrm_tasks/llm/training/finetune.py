@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.errors import DataError
+from csrm_tasks.llm.augmented import joined, load_negatives, misspelt_rows, negative_rows
 from csrm_tasks.llm.data import (
     Fields,
     LabelRows,
@@ -69,6 +70,7 @@ class FinetuneInputs:
     ranker: bool = False  # it is to rank by conversion only (A21)
     pretraining: Path | None = None  # stage 0's adapter, merged into the base
     filtered: Path | None = None  # what the filter has decided about the train pairs (A39)
+    negatives: Path | None = None  # irrelevant pairs that nobody judged (A38)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ class Finetuned:
 class _Data:
     """All rows of one training."""
 
-    train: LabelRows
+    train: LabelRows  # what people judged
     grades: npt.NDArray[np.int64]  # human, of the train rows
+    negatives: LabelRows
+    misspelt: LabelRows
     cvr: LabelRows
     translations: TranslationRows
     dev: pl.DataFrame
@@ -163,9 +167,12 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         targets = human_targets(pairs, smoothing)
     else:
         targets = distilled_targets(pairs, given.soft, alpha, smoothing)
+    rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
     return _Data(
-        replace(relevance_rows(fields, pairs, targets), weights=weights),
+        rows,
         pairs["grade"].to_numpy().astype(np.int64),
+        _negatives(fields, given, market.llm.negatives.weight),
+        misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
         cvr_rows(fields, given.snapshot),
         translation_rows(given.snapshot, source, target),
         dev,
@@ -175,13 +182,22 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
     )
 
 
+def _negatives(fields: Fields, given: FinetuneInputs, weight: float) -> LabelRows:
+    """Return what was drawn for the train queries, of this half only where cross-fitting (A38)."""
+    found = load_negatives(given.snapshot, given.negatives)
+    if given.fold is not None:
+        found = in_fold(found, given.fold)
+    return negative_rows(fields, found, weight)
+
+
 def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEncoder) -> Mixture:
     config, seed = market.llm, market.seed
     shares = config.mixture
     label_task = partial(
         LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
     )
-    parts = [TaskShare(label_task(rows=data.train, seed=seed), 1.0)]
+    relevance = joined(data.train, data.negatives, data.misspelt)
+    parts = [TaskShare(label_task(rows=relevance, seed=seed), 1.0)]
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
         parts.append(TaskShare(task, shares.mt, shares.mt_weight))
@@ -189,8 +205,10 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
         cvr = label_task(rows=data.cvr, seed=seed + 2)
         parts.append(TaskShare(cvr, shares.cvr, shares.cvr_weight))
     log.info(
-        "training on %d judged pairs, %d translations, %d conversion examples",
-        len(data.train), len(data.translations), len(data.cvr),
+        "training on %d judged pairs, %d negatives, %d pairs of misspelt queries, "
+        "%d translations, %d conversion examples",
+        len(data.train), len(data.negatives), len(data.misspelt), len(data.translations),
+        len(data.cvr),
     )  # fmt: skip
     return Mixture(parts, config.batch, seed)
 
@@ -212,6 +230,8 @@ def _facts(
             "samples_per_second": round(progress.samples / seconds, 1),
             "tokens_per_second": round(progress.tokens / seconds, 1),
             "train_pairs": len(data.train),
+            "negatives": len(data.negatives),
+            "misspelt_pairs": len(data.misspelt),
             "translations": len(data.translations),
             "conversions": len(data.cvr),
             "truncated": encoder.truncated,
@@ -230,7 +250,7 @@ def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> d
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
     """Flatten the configuration for MLflow."""
     config = market.llm
-    sections = ("lora", "pretraining", "mixture", "distillation")
+    sections = ("lora", "pretraining", "mixture", "distillation", "negatives")
     flat = config.model_dump(mode="json", exclude={*sections})
     for name in sections:
         section = getattr(config, name).model_dump(mode="json")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.ingest.contract.contracts import contract_of
 from csrm_tasks.ingest.reading.landing import NAME
 from csrm_tasks.ingest.reading.readers import read_batches
 from csrm_tasks.ingest.reading.records import UnreadableError
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.retrieval.analyser import truncate_title
+from csrm_tasks.sections.data import Columns
 
 MOST = 400  # rows of each kind
 
@@ -24,8 +25,9 @@ def landed_texts(
 
     Nothing is judged: a row is good enough to be counted. Both are empty where nothing has landed.
     """
-    products = _rows(landing / market.market, "catalogue")
-    queries = _rows(landing / market.market, "labels")["query"].unique().sort()
+    names = market.ingest.columns
+    products = _rows(landing / market.market, "catalogue", names)
+    queries = _rows(landing / market.market, "labels", names)["query"].unique().sort()
     titles = products["title"].to_list()
     rqa = market.retrieval.rqa
     cut = [truncate_title(t, rqa.title_tokens) for t in titles]
@@ -37,9 +39,9 @@ def landed_texts(
     return found, [ProductFields(*row) for row in fields]
 
 
-def _rows(folder: Path, kind: str) -> pl.DataFrame:
+def _rows(folder: Path, kind: str, names: Columns) -> pl.DataFrame:
     """Return rows from the first batch of each file of a kind, evenly, as text without nulls."""
-    contract = CONTRACTS[kind]
+    contract = contract_of(kind, names)
     schema = {c.name: pl.String for c in contract.columns}
     tables = [pl.DataFrame(schema=schema)]
     for path in sorted(folder.glob("*-*-*/*/*")):

@@ -70,9 +70,9 @@ class LabelTask:
         self._model, self._rows, self._encoder = model, rows, encoder
         self._rqa_dropout, self._siblings, self._seed = rqa_dropout, siblings, seed
         encoder.prepare(rows.space, rows.queries, rows.products)
-        # Cross-entropy is linear in its target: a scaled target is a weighted sample (A39).
-        targets = rows.targets if rows.weights is None else rows.targets * rows.weights[:, None]
-        self._targets = torch.from_numpy(targets).to(model.device)
+        # Cross-entropy is linear in its target: a weighted target is a weighted loss (A38, A39).
+        weights = np.float32(1.0) if rows.weights is None else rows.weights[:, None]
+        self._targets = torch.from_numpy(rows.targets * weights).to(model.device)
         numbers: dict[QueryFields, int] = {}
         self._owners = np.asarray([numbers.setdefault(q, len(numbers)) for q in rows.queries])
 

@@ -49,7 +49,7 @@ def main(job_file: Path) -> None:
 
 
 def _inputs(kind: str, given: dict[str, Any]) -> Given:
-    paths = ("snapshot", "rqa", "soft", "warm", "pretraining", "filtered")
+    paths = ("snapshot", "rqa", "soft", "warm", "pretraining", "negatives", "filtered")
     values: dict[str, Any] = {k: Path(v) if k in paths and v else v for k, v in given.items()}
     return PretrainInputs(**values) if kind == PretrainInputs.__name__ else FinetuneInputs(**values)
 

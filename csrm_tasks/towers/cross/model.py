@@ -29,7 +29,7 @@ from csrm_tasks.towers.losses import head_logits
 from csrm_tasks.towers.model import start_equal
 from csrm_tasks.towers.serving.tokens import TokenTable
 from csrm_tasks.towers.tower import HEADS, token_mean
-from csrm_tasks.towers.train import in_chunks
+from csrm_tasks.towers.train import device_of, in_chunks
 from csrm_tasks.training.encoders import load_encoder, longest
 
 Rows = npt.NDArray[np.int64]
@@ -91,7 +91,10 @@ def cross_logits(
 ) -> Tensor:
     """Return logits (P, 2) of pairs of text rows, encoded in chunks of like length."""
     lengths = queries.lengths[query] + products.lengths[product]
-    return in_chunks(model, lengths, lambda at: queries.joined(products, query[at], product[at]))
+    return in_chunks(
+        model, device_of(model), lengths,
+        lambda at: queries.joined(products, query[at], product[at]),
+    )  # fmt: skip
 
 
 @torch.inference_mode()

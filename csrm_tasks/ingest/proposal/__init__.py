@@ -1,0 +1,1 @@
+"""Proposing which column of a file is which of the contract's."""
