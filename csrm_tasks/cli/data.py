@@ -28,8 +28,8 @@ def data() -> None:
 def trace(market: str, snapshot: str | None, row: str) -> None:
     """Say where training row ROW came from and what was done to it.
 
-    ROW is a pair_id (of a judged pair or a mined negative); QUERY_ID/PRODUCT_ID of a conversion example; or KIND:SOURCE TEXT of a
-    translation, as title:라면.
+    ROW is a pair_id (of a judged pair or a mined negative); QUERY_ID/PRODUCT_ID of a conversion
+    example; or KIND:SOURCE TEXT of a translation, as title:라면.
     """
     from csrm_tasks.artifacts import ArtifactStore
     from csrm_tasks.curation.trace import traced

@@ -41,8 +41,9 @@ def traced(
     ]
     if not lines:
         raise DataError(
-            f"{frozen.ref} has no row {row!r}: give a pair_id (a judged or mined one), QUERY_ID/PRODUCT_ID of a conversion "
-            "example or KIND:SOURCE TEXT of a translation, or another --snapshot"
+            f"{frozen.ref} has no row {row!r}: give a pair_id (a judged or mined one), "
+            "QUERY_ID/PRODUCT_ID of a conversion example or KIND:SOURCE TEXT of a translation, or "
+            "another --snapshot"
         )
     yield from lines
 

@@ -64,9 +64,10 @@ def misspelt_rows(
 ) -> LabelRows:
     """Return copies of the ``rows`` (of ``pairs``) of about ``share`` of the queries, misspelt.
 
-    Targets and weights are kept. A copy has no retrieved titles, for a search of the slip might not have found
-    them, and the matched brand only where the slip left it whole. No copy is a query of the
-    snapshot, in whichever locale: held-out ones among them, and others that mean something else.
+    Targets and weights are kept. A copy has no retrieved titles, for a search of the slip might not
+    have found them, and the matched brand only where the slip left it whole. No copy is a query of
+    the snapshot, in whichever locale: held-out ones among them, and others that mean something
+    else.
     A query's slip depends on the seed and the query alone.
     """
     barred = {normalise(query.query) for query in fields.queries.values()} if share else set()
