@@ -16,6 +16,7 @@ from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.presets import with_presets
 from csrm_tasks.sections import (
+    Ablation,
     Controls,
     Filter,
     Gate,
@@ -92,6 +93,7 @@ class MarketConfig(Section):
     snapshot: Snapshot = Snapshot()
     health: Health = Health()
     filter: Filter = Filter()
+    ablation: Ablation = Ablation()
     llm: Llm
     retrieval: Retrieval
     towers: Towers

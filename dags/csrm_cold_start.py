@@ -6,7 +6,8 @@ log is read. Where the market's file says so (`llm.pretraining`), the base first
 pre-training on its titles, queries and translations (stage 0, `pretrain_llm`); labels that a filter
 contradicts (`filter.action`) are not learnt. Plain LLM → scores
 BM25's pseudo pairs → trains the retriever → its titles augment the queries (RQA) → LLM again, with
-RQA and, where the market adds some (`llm.negatives`), irrelevant pairs that nobody judged →
+RQA and, where the market adds some (`llm.negatives`), irrelevant pairs that nobody judged (with
+`ablation.enabled`, `ablate` first leaves out which options the source's dev does not keep) →
 distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate → live.
 
 **Window**: everything published up to the day in parameter `until`. Started by hand.
@@ -18,7 +19,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
-from csrm_shards import filtered_of, indexing_of, scoring_of
+from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     UNTIL,
     is_approved,
@@ -53,6 +54,8 @@ def cold_start(market: MarketConfig) -> None:
     # plain one calls irrelevant, where the market adds some (A38).
     found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
     given = {"rqa": rqa} | learnt | negatives_of(market, task, llm=plain, **found)
+    ablated = ablated_of(market, given)  # what dev keeps of the market's options (A41)
+    given |= ablated
     stage1 = task("train_llm", "train_llm_stage1", arm="stage1", **given)
     llm = task("select_llm", snapshot=snap, llms=[stage1])
 
@@ -74,7 +77,7 @@ def cold_start(market: MarketConfig) -> None:
     live = task("champion", "find_champion")
     probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
     found = {"servability": probed, "champion": live}
-    verdict = task("gate", "judge", stage=1, bundle=bundle, **found)
+    verdict = task("gate", "judge", stage=1, bundle=bundle, **found, **ablated)
     registered = task("register", bundle=bundle, gate=verdict)
     promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
     registered >> is_approved(verdict) >> promoted

@@ -4,7 +4,8 @@
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
 markets (from the live LLM's stage 0, if the market has one; without the labels that a filter
 contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` adds irrelevant
-pairs that nobody judged) → self-distillation rounds → where the market asks for it (`llm.merge`),
+pairs that nobody judged; with `ablation.enabled`, `ablate` says which of these options dev keeps)
+→ self-distillation rounds → where the market asks for it (`llm.merge`),
 their adapters and the live one merged → the best of all on dev → towers → everything, the live
 release included, scored on the same frozen gold set, the bundle probed in a fresh process
 (`servability`: scores as in training, latency and memory within budget) → gate → recorded with its
@@ -23,7 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import XComArg
-from csrm_shards import filtered_of, indexing_of, scoring_of
+from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     WEEK,
     fact,
@@ -73,6 +74,8 @@ def retrain(market: MarketConfig) -> None:
     # And of negatives that the live LLM calls irrelevant, where the market adds some (A38).
     found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
     learnt |= negatives_of(market, task, llm=live_llm, rqa=rqa0, **found)
+    ablated = ablated_of(market, learnt)  # what dev keeps of the market's options (A41)
+    learnt |= ablated
     last = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):
@@ -129,7 +132,7 @@ def retrain(market: MarketConfig) -> None:
         task("score_towers", f"score_{name}", snapshot=snap, export=one)
         for name, one in exports.items()
     ]
-    peers = {"baselines": task("baselines", snapshot=snap), "champion": live}
+    peers = {"baselines": task("baselines", snapshot=snap), "champion": live} | ablated
     names = ",".join([*readers, *untrained, *exports])
     given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
     if market.controls.rqa_off:
@@ -143,7 +146,7 @@ def retrain(market: MarketConfig) -> None:
     bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
     probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
     found = {"evaluation": evaluation, "servability": probed, "champion": live}
-    verdict = task("gate", "judge", stage=2, bundle=bundle, **found)
+    verdict = task("gate", "judge", stage=2, bundle=bundle, **found, **ablated)
     registered = task("register", bundle=bundle, gate=verdict)
     promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
     registered >> is_approved(verdict) >> promoted

@@ -1,4 +1,4 @@
-"""Scoring a table, embedding a catalogue, judging folds: mapped tasks, and one that joins them.
+"""Scoring a table, embedding a catalogue, judging folds or options: mapped tasks, joined by one.
 
 A market with ``llm.score_shards: 1`` gets the one task that scores everything, and with
 ``retrieval.index_shards: 1`` the one that embeds everything. Tasks hand over
@@ -14,8 +14,13 @@ from airflow.sdk import XComArg
 from csrm_wiring import run, tasks_of
 
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.options import ablation_arms
 
 FOLD = "fold {{ task.op_kwargs['options']['fold'] }}"
+WITHOUT = (
+    "without {{ task.op_kwargs['options']['without'] or 'nothing' }}, "
+    "seed {{ task.op_kwargs['options']['repeat'] }}"
+)
 SHARD = "shard {{ task.op_kwargs['options']['shard'] }} of {{ task.op_kwargs['options']['of'] }}"
 
 
@@ -68,3 +73,17 @@ def filtered_of(
     folds = one.expand(options=[{"fold": k} for k in range(rules.folds)])
     decided = tasks_of(market)("filter_noise", snapshot=snap, folds=folds)
     return {} if rules.action == "review" else {"filtered": decided}
+
+
+def ablated_of(market: MarketConfig, learnt: dict[str, XComArg]) -> dict[str, XComArg]:
+    """Return what dev keeps of the market's options as an input of its trainings (A41), if asked.
+
+    ``learnt``: inputs of these trainings; short ones read them, but for a live adapter.
+    """
+    arms = ablation_arms(market)
+    if not arms:
+        return {}
+    given = {name: made for name, made in learnt.items() if name != "warm"}
+    one = run.override(task_id="ablation_runs", map_index_template=WITHOUT)
+    runs = one.partial(step="ablation_run", market=market.market, inputs=given).expand(options=arms)
+    return {"ablation": tasks_of(market)("ablate", snapshot=learnt["snapshot"], runs=runs)}

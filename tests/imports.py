@@ -37,6 +37,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/release/*": ((CORE,), ("mlflow",)),
     "csrm_tasks/release/*pyfunc.py": (("mlflow",), ()),
     "csrm_tasks/curation/*": ((CORE,), ("train",)),
+    "csrm_tasks/curation/ablation.py": (("train",), ()),
     "csrm_tasks/curation/folds.py": (("train",), ()),
     "csrm_tasks/bases/*": (("train",), ()),
     "csrm_tasks/training/*": (("train",), ()),

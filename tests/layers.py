@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("release.bundle", "llm", "llm.network", "retrieval"),
     ("evaluation", "llm.prompt", "llm.cost", "towers.serving", "training"),
     ("layouts",),
-    ("dataset", "ingest", "market_files"),
+    ("dataset", "ingest", "market_files", "options"),
     ("ingest.aggregates", "ingest.proposal"),
     ("ingest.storage",),
     ("ingest.validation",),

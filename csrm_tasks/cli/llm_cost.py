@@ -47,7 +47,7 @@ def llm_cost(
     With the market's own base, hours on this machine as well, after a dry run of at most a minute.
     """
     from csrm_tasks.llm.cost.formula import ORION_14B, QWEN3_14B, Shape
-    from csrm_tasks.llm.cost.job import Gpu, Volume, job, memory, table
+    from csrm_tasks.llm.cost.job import Gpu, Volume, job, memory, table, tried_steps
     from csrm_tasks.markets import load_market
 
     settings = load_settings(market=market)
@@ -62,7 +62,9 @@ def llm_cost(
     else:
         shape = dict(zip(BASES, (ORION_14B, QWEN3_14B), strict=True))[base]
     if not here:
-        parts = job(shape, llm, Volume(labels, judged, epochs, queries, products))
+        parts = job(
+            shape, llm, Volume(labels, judged, epochs, queries, products), tried_steps(config)
+        )
         click.echo(f"{base or llm.base}: {memory(shape, llm)}\n")
         click.echo(table(parts, Gpu(tflops, mfu, price), (8, 64)))
     if base is None:

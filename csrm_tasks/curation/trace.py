@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
+from csrm_tasks.options import inputs_of
 from csrm_tasks.records import DECISIONS, NEGATIVES, read_table
 from csrm_tasks.store.tables import AGGREGATES, FILES, LABELS, TRANSLATIONS
 from csrm_tasks.text import normalise
@@ -125,10 +126,17 @@ def _trainings(
     store: ArtifactStore, market: str, frozen: Artifact, weights: dict[str, float]
 ) -> Iterator[str]:
     for model in _made_from(store, market, "train_llm", frozen):
-        filtered = model.inputs.get("filtered")
+        filtered = _read(store, model, "filtered")
         weight = 1.0 if filtered is None else weights.get(filtered, 1.0)
         what = "left out" if weight == 0 else f"learnt with weight {weight:g}"
         yield f"training {model.ref}: {what}"
+
+
+def _read(store: ArtifactStore, model: Artifact, name: str) -> str | None:
+    """Return an input of a training, or None where an ablation has dropped what it brings (A41)."""
+    decided = model.inputs.get("ablation")
+    dropped = store.open(decided).facts["dropped"] if decided else ()
+    return None if name in inputs_of(dropped) else model.inputs.get(name)
 
 
 def _made_from(
@@ -153,7 +161,7 @@ def _negatives(store: ArtifactStore, market: str, frozen: Artifact, pair_id: str
                 "" if row["p0"] is None else f"; the LLM calls it irrelevant by {row['p0']:.3f}"
             )
             for model in _made_from(store, market, "train_llm", frozen):
-                if model.inputs.get("negatives") == mined.ref:
+                if _read(store, model, "negatives") == mined.ref:
                     yield f"training {model.ref}: learnt as irrelevant"
 
 

@@ -4,6 +4,7 @@ Defaults are the papers' values (A5, A22, A31); the demo market's file overrides
 needs smaller. A field exists only where a step reads it.
 """
 
+from csrm_tasks.sections.ablation import Ablation
 from csrm_tasks.sections.base import Rates, Section
 from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
@@ -22,6 +23,7 @@ from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
 from csrm_tasks.sections.towers import Towers
 
 __all__ = [
+    "Ablation",
     "Behaviour",
     "Controls",
     "Distillation",

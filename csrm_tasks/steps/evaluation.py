@@ -73,7 +73,7 @@ def champion(ctx: Context) -> Metadata:
 @step(
     "evaluate",
     inputs=["snapshot", "baselines", "champion"],
-    optional=["alone"],
+    optional=["alone", "ablation"],
     many=["llm_scores", "tower_scores"],
     config=["generated"],
 )
@@ -81,7 +81,8 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
     """Judge all models on the frozen gold set, pairwise and by slice; write figures and report.
 
     ``names``: comma-separated, one per score artifact, those of LLMs first. ``alone``: gold scores
-    of an LLM without retrieved titles, to be compared with its own among the others.
+    of an LLM without retrieved titles, to be compared with its own among the others. ``ablation``:
+    what dev kept of the market's options (A41), for the report.
     """
     from csrm_tasks.evaluation import evidence
     from csrm_tasks.evaluation.gold import gold_set
@@ -100,6 +101,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "rqa": _rqa(ctx),
         "resolved": _resolved(ctx, gold.frame),
         "training": _training(ctx, _names(ctx, names)),
+        "ablation": dict(ctx.inputs["ablation"].facts) if "ablation" in ctx.inputs else None,
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
     write_json(ctx.out / "metrics.json", summary, sort_keys=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("csrm")
 
 
-def _base_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
+def base_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base model's files are an input of training, though no artifact."""
     from csrm_tasks.base_models import base_digest
 
@@ -49,7 +49,7 @@ def _use_threads(ctx: Context) -> None:
         "llm.gradient_checkpointing", "llm.processes", "llm.sharding", "llm.product_fields",
         "llm.category_levels", "seed",
     ],
-    external_inputs=_base_identity,
+    external_inputs=base_identity,
 )  # fmt: skip
 def pretrain_llm(ctx: Context) -> Metadata:
     """Stage 0: go on pre-training the base on the market's titles, queries and translations.
@@ -101,9 +101,9 @@ def _known_pretraining(ctx: Context, previous: Artifact) -> Metadata | None:
 @step(
     "train_llm",
     inputs=["snapshot"],
-    optional=["rqa", "soft", "warm", "pretrained", "negatives", "filtered"],
+    optional=["rqa", "soft", "warm", "pretrained", "negatives", "filtered", "ablation"],
     config=["llm", "seed"],
-    external_inputs=_base_identity,
+    external_inputs=base_identity,
 )
 def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -> Metadata:
     """Fine-tune LoRA on relevance, translation and conversion; keep the best on dev (A5-A7).
@@ -113,8 +113,9 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     ``pretrain_llm``) is given. ``soft`` mixes the teacher's soft labels into the targets (A15);
     where the rounds have stopped (A17), the round before is passed on. ``negatives`` (of
     ``mine_negatives``) are learnt as irrelevant (A38); ``filtered`` (of ``filter_noise``) leaves
-    train pairs out or weighs them down (A39). ``ranker``: this run only ranks pseudo pairs (A21)
-    and takes ``llm.ranker_steps``.
+    train pairs out or weighs them down (A39); options that ``ablation`` (of ``ablate``) has dropped
+    are off (A41). ``ranker``: this run only ranks pseudo pairs (A21) and takes
+    ``llm.ranker_steps``.
 
     A training that has learnt nothing is recorded in MLflow and fails, so that nothing is scored
     with it: :class:`UnlearntError`. In a round of self-distillation the rounds stop there.
@@ -128,18 +129,21 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     from csrm_tasks.llm.training.finetune import FinetuneInputs
     from csrm_tasks.llm.training.launch import run_training
     from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
+    from csrm_tasks.options import honoured
 
+    market, unread = honoured(ctx.market, ctx.inputs.get("ablation"), ctx.input("snapshot"))
     pretrained = _path(ctx, "pretrained")
     given = FinetuneInputs(
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round,
         warm=_path(ctx, "warm"), ranker=ranker,
         pretraining=None if pretrained is None else pretrained / PRETRAINING,
-        negatives=_path(ctx, "negatives"), filtered=_path(ctx, "filtered"),
+        negatives=None if "negatives" in unread else _path(ctx, "negatives"),
+        filtered=None if "filtered" in unread else _path(ctx, "filtered"),
     )  # fmt: skip
-    llm = ctx.market.llm
+    llm = market.llm
     if ranker and llm.ranker_steps:
         llm = llm.model_copy(update={"steps": llm.ranker_steps})
-    market = ctx.market.model_copy(update={"llm": llm})
+    market = market.model_copy(update={"llm": llm})
     result = run_training(market, given, ctx.out, ctx.work)
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,

@@ -233,6 +233,7 @@ def _soft_labels(
     from csrm_tasks.llm.network.identity import own_pretraining, read_card
     from csrm_tasks.llm.training.finetune import FinetuneInputs
     from csrm_tasks.llm.training.rounds import changes, cross_fit
+    from csrm_tasks.options import honoured
 
     limit, fit = ctx.market.llm.distillation.memorised, facts["agreement"]
     memorised = fit >= limit
@@ -245,13 +246,16 @@ def _soft_labels(
     if memorised:
         torch.set_num_threads(ctx.settings.threads)
         teacher = ctx.input("llm")
+        ablation = teacher.inputs.get("ablation")
+        decided = None if ablation is None else ctx.store.open(ablation)
+        market, unread = honoured(ctx.market, decided, ctx.input("snapshot"))
         given = FinetuneInputs(
             ctx.input("snapshot").path, _rqa(ctx), _input_of(ctx, teacher, "soft"), "fold", 0,
             pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
-            negatives=_input_of(ctx, teacher, "negatives"),
-            filtered=_input_of(ctx, teacher, "filtered"),
+            negatives=None if "negatives" in unread else _input_of(ctx, teacher, "negatives"),
+            filtered=None if "filtered" in unread else _input_of(ctx, teacher, "filtered"),
         )  # fmt: skip
-        scored, folds = cross_fit(ctx.market, given, ctx.work)
+        scored, folds = cross_fit(market, given, ctx.work)
         facts |= folds | _agreement(scored)
     fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
     about = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)

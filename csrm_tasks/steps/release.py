@@ -59,7 +59,7 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
 @step(
     "gate",
     inputs=["bundle", "champion", "servability"],
-    optional=["evaluation"],
+    optional=["evaluation", "ablation"],
     config=["gate", "generated"],
 )
 @few_retries()
@@ -67,6 +67,7 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
 
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
+    ``ablation``: what dev kept of the market's options (A41), for the model card.
     """
     evaluation = ctx.inputs.get("evaluation")
     sides = judge.Sides(
@@ -98,6 +99,7 @@ def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -
         (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
     bundle = ctx.input("bundle")
     about = {**bundle.facts, "parts": bundle.inputs, "generated": ctx.market.generated}
+    about["ablation"] = ctx.inputs["ablation"].facts if "ablation" in ctx.inputs else None
     card = model_card.render(about, verdict, summary)
     (ctx.out / MODEL_CARD).write_text(card, encoding="utf-8")
 

@@ -173,6 +173,13 @@ def test_every_row_tells_where_it_came_from_and_what_was_done_to_it(
         "training mini/train_llm/a: left out",
         "training mini/train_llm/b: learnt with weight 1",
     ]
+    decided = store.publish(
+        "mini/ablate/d", empty, facts={"dropped": ["filter", "llm.negatives"]},
+        inputs={"snapshot": snapshot}, about={},
+    ).ref  # fmt: skip
+    given = {"snapshot": snapshot, "filtered": removed, "ablation": decided}
+    store.publish("mini/train_llm/d", empty, facts={}, inputs=given, about={})
+    assert said(capsys, *trace, pair)[6:] == ["training mini/train_llm/d: learnt with weight 1"]
     assert said(capsys, *trace, "--snapshot", snapshot, pair_id(other, "p1"))[3:][0] == (
         f"filter {removed}: keep, weight 1"
     )
@@ -185,7 +192,8 @@ def test_every_row_tells_where_it_came_from_and_what_was_done_to_it(
     given, mined = {"snapshot": snapshot}, "mini/mine_negatives/n"
     store.publish(mined, folder, facts={}, inputs=given, about={})
     given |= {"negatives": mined}
-    store.publish("mini/train_llm/c", empty, facts={}, inputs=given, about={})
+    for name, more in (("c", {}), ("e", {"ablation": decided})):  # which learnt none
+        store.publish(f"mini/train_llm/{name}", empty, facts={}, inputs=given | more, about={})
     assert said(capsys, *trace, nobody) == [
         f"negative {nobody}, {KO}: query {other} with p9, which nobody judged",
         f"{mined}: mined, by bm25 at rank 3, from 0; the LLM calls it irrelevant by 0.750",

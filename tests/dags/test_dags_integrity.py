@@ -291,6 +291,33 @@ def test_nothing_waits_for_a_review(loaded: dict, tmp_path: Path) -> None:
         assert other["ancestors"] == one["ancestors"]
 
 
+@pytest.mark.airflow
+def test_a_runs_trainings_obey_its_ablation(loaded: dict, tmp_path: Path) -> None:
+    """The ranker of a cold start comes before it; a live adapter is none of its inputs (A41)."""
+    asked = "ablation: {enabled: true, seeds: 2}\nfilter: {action: remove, scorer: linear}\nllm:\n"
+    found = load_changed(
+        tmp_path, "llm:\n", f"{asked}  warm_start: live\n  negatives: {{per_query: 2}}\n"
+    )
+    for name in ("csrm_cold_start__mini", "csrm_retrain__mini"):
+        tasks = found["dags"][name]["tasks"]
+        assert {"ablation_runs", "ablate"} <= set(found["dags"][name]["ancestors"])
+        runs, decided = tasks["ablation_runs"], tasks["ablate"]
+        assert (runs["step"], runs["shards"]) == ("ablation_run", 6)
+        assert runs["params"] == {"without": "", "repeat": 0}
+        assert set(runs["inputs"]) == {"snapshot", "rqa", "negatives", "filtered"}
+        assert decided["inputs"] == {"snapshot": False, "runs": True}
+        trainings = {n for n, t in tasks.items() if t["step"] == "train_llm"} - {"train_llm_plain"}
+        told = {n for n, t in tasks.items() if "ablation" in t["inputs"]}
+        judges = {"judge", "evaluate"} if "evaluate" in tasks else {"judge"}
+        assert told == trainings | judges == set(decided["after"])
+
+
+@pytest.mark.airflow
+def test_an_ablation_of_nothing_adds_no_task(loaded: dict, tmp_path: Path) -> None:
+    found = load_changed(tmp_path, "llm:\n", "ablation: {enabled: true}\nllm:\n")
+    assert found["dags"] == loaded["dags"]
+
+
 def test_every_training_of_a_market_with_a_stage_0_starts_from_it(
     loaded: dict, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from csrm_tasks.llm.cost.formula import (
     train_flops,
     translations,
 )
-from csrm_tasks.llm.cost.job import Volume, job, pretraining_flops
+from csrm_tasks.llm.cost.job import Volume, job, most_steps, pretraining_flops, tried_steps
 from csrm_tasks.llm.network import packed as packed_module
 from csrm_tasks.llm.network.head import (
     label_logits,
@@ -35,7 +35,9 @@ from csrm_tasks.llm.network.head import (
     translation_loss,
 )
 from csrm_tasks.llm.network.packed import Parts, pack, run_packed
-from csrm_tasks.sections import Distillation, Llm, Lora, Pretraining
+from csrm_tasks.markets import load_market
+from csrm_tasks.sections import Ablation, Distillation, Llm, Lora, Pretraining
+from csrm_tasks.settings import PROJECT_ROOT
 
 ROWS, LENGTH = 3, 20
 QKV = Lora(r=4, alpha=8)
@@ -237,6 +239,27 @@ def test_stage_0_is_a_part_of_the_job_where_the_market_has_one() -> None:
     tokens = 100 * few.pretraining.tokens
     assert first.flops == pytest.approx(4 * ORION_14B.weights * tokens, rel=0.1)
     assert pretraining_flops(ORION_14B, texts) > first.flops  # more tokens are told
+
+
+def test_an_ablation_costs_its_short_trainings() -> None:
+    llm = Llm(base="none", preset="csrm-llm", steps=400)
+    plain = job(ORION_14B, llm, Volume())
+    train, *_ = plain
+    one = train.flops / (1 + llm.distillation.rounds)
+    first, *rest = job(ORION_14B, llm, Volume(), [100] * 3)
+    assert rest == plain and first.name == "ablation, 3 short trainings"
+    assert first.flops == pytest.approx(one * 0.75)
+    market = load_market("demo", PROJECT_ROOT / "dags" / "markets")
+    on = {"label_smoothing": 0.1, "steps": 400}
+    tried = market.model_copy(
+        update={
+            "ablation": Ablation(enabled=True, seeds=2),
+            "llm": market.llm.model_copy(update=on),
+        }
+    )
+    assert tried_steps(market) == [] and tried_steps(tried) == [100] * 4
+    off = tried.model_copy(update={"ablation": Ablation()})
+    assert most_steps(tried) == most_steps(off) + [100] * 8  # of a cold start, and of a week
 
 
 def test_the_command_prints_hours_and_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -57,7 +58,7 @@ def test_champion_of_an_empty_ledger_is_all_null(settings: Settings) -> None:
     assert dict(made.facts) == dict.fromkeys(names)
 
 
-def evaluate(settings: Settings, names: str = "final,towers") -> str:
+def evaluate(settings: Settings, names: str = "final,towers", **more: str) -> str:
     part = parts(settings, "a", 2)
     snapshot = part["snapshot"]
     llm, towers = scores(settings, "a", part, snapshot, 0.9)
@@ -67,7 +68,7 @@ def evaluate(settings: Settings, names: str = "final,towers") -> str:
         "champion": run_step("champion", market(), {}, {}, settings),
         "llm_scores": [llm],
         "tower_scores": [towers],
-    }
+    } | more
     return run_step("evaluate", market(), given, {"names": names}, settings)
 
 
@@ -84,6 +85,21 @@ def test_evaluate_judges_all_models_and_tells_mlflow(
     assert "<!doctype html>" in made.file("report.html").read_text()
     assert logged[0]["ref"] == made.ref
     assert logged[0]["metrics"] == made.facts["metrics"]
+
+
+def test_the_report_shows_what_the_runs_ablation_kept(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    facts = {
+        "options": [{"option": "filter", "delta": {"value": -0.02, "lo": -0.03, "hi": -0.01},
+                     "by_seed": [-0.02], "kept": False, "reason": "dev is worse with it"}],
+        "margin": 0.01, "steps": 4, "dev_queries": 40, "dev_locale": "zh-TW",
+    }  # fmt: skip
+    decided = store_of(settings).publish(
+        "tiny/ablate/a", tmp_path / "made", facts=facts, inputs={}, about={}
+    )
+    made = store_of(settings).open(evaluate(settings, ablation=decided.ref))
+    assert json.loads(made.file("metrics.json").read_text())["ablation"] == facts
+    assert "dev is worse with it" in made.file("report.html").read_text()
 
 
 @pytest.mark.parametrize("names", ["final", "final,final", "final,tfidf", "final,"])

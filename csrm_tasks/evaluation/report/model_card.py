@@ -35,7 +35,23 @@ def render(about: Json, verdict: Json, summary: Json | None) -> str:
     lines += [f"- {name}: `{ref}`" for name, ref in sorted(about["parts"].items())]
     lines += ["", "## Judged", "", f"Gate: **{verdict['outcome']}**, `{verdict['digest']}`", ""]
     lines += [f"- {reason}" for reason in verdict["reasons"]]
-    return "\n".join([*lines, *(_figures(summary) if summary else _cold(about)), ""])
+    lines += _figures(summary) if summary else _cold(about)
+    return "\n".join([*lines, *_options(about.get("ablation")), ""])
+
+
+def _options(ablation: Json | None) -> list[str]:
+    """Say which options of the market's the LLM was trained with, by its run's ablation (A41)."""
+    if ablation is None:
+        return []
+    lines = [
+        "", "Options of the training that were tried on dev, which is used to choose more than "
+        f"once: micro-F1 with all of them minus without the one, {ablation['steps']} steps, "
+        f"{ablation['dev_queries']:,} dev queries of {ablation['dev_locale']}.", "",
+    ]  # fmt: skip
+    for o in ablation["options"]:
+        kept = "kept" if o["kept"] else "dropped"
+        lines.append(f"- `{o['option']}` {kept}: {_estimate(o['delta'])}; {o['reason']}")
+    return lines
 
 
 def _cold(about: Json) -> list[str]:

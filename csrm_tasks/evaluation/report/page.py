@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from csrm_tasks.evaluation.report import parts
+from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.evaluation.report.data import data_part
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
 from csrm_tasks.evaluation.report.slices import slices_part
@@ -51,6 +52,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _confusions(summary),
             slices_part(summary, TITLES),
             training_part(summary),
+            ablation_part(summary.get("ablation")),
             _rqa(summary),
             data_part(summary["data"]),
             _method(summary),

@@ -19,6 +19,7 @@ from csrm_tasks.llm.cost.formula import (
     translations,
 )
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.options import ablation_arms, ablation_steps
 from csrm_tasks.sections import Llm
 
 PREFIX, PRODUCT = 110, 60  # mean tokens of query part and product part, realistic prompts
@@ -70,11 +71,12 @@ class Speed:
     threads: int = 1
 
 
-def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
+def job(shape: Shape, llm: Llm, of: Volume, tried: Sequence[int] = ()) -> list[JobPart]:
     """Return the parts of a weekly job.
 
     Each training passes over the labels, with translations and conversions in their shares (A6);
-    each round relabels all pairs (A16) and trains from the base again (A17).
+    each round relabels all pairs (A16) and trains from the base again (A17). The ablation's short
+    trainings, of ``tried`` steps each, pass over such a share of them as that is (A41).
     """
     rounds, kept = llm.distillation.rounds, llm.gradient_checkpointing
     rows = of.labels * of.epochs * (1 + llm.mixture.cvr)
@@ -91,8 +93,11 @@ def job(shape: Shape, llm: Llm, of: Volume) -> list[JobPart]:
     score = forward_flops(shape, together(scored, of.products))
     trained = (rows + translated) * (1 + rounds)
     stage0 = [JobPart("stage 0, once", pretraining_flops(shape, llm), _told(llm).rows)]
+    name, short = f"ablation, {len(tried)} short trainings", sum(tried) / llm.steps
+    ablation = [JobPart(name, once * short, (rows + translated) * short)]
     return [
         *(stage0 if llm.pretraining.steps else []),
+        *(ablation if tried else []),
         JobPart(f"training, {1 + rounds} times", once * (1 + rounds), trained),
         JobPart(f"relabelling, {rounds} times", relabel * rounds, of.labels * rounds),
         JobPart("scoring pairs for the towers", score, scored),
@@ -128,11 +133,18 @@ def step_flops(shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PROD
 def most_steps(market: MarketConfig) -> list[int]:
     """Return the steps at most of each training from a cold start to the first weekly release.
 
-    The cold start's two, stage 2, its rounds, and the control on the cold start's RQA.
+    The cold start's two, stage 2, its rounds, and the control on the cold start's RQA; and the
+    ablation's short ones of both (A41).
     """
     llm = market.llm
     weekly = 1 + llm.distillation.rounds + market.controls.rqa_cold
-    return [llm.ranker_steps or llm.steps, llm.steps] + [llm.steps] * weekly
+    first = [llm.ranker_steps or llm.steps, llm.steps]
+    return first + [llm.steps] * weekly + 2 * tried_steps(market)
+
+
+def tried_steps(market: MarketConfig) -> list[int]:
+    """Return the steps at most of each short training of an ablation (A41)."""
+    return [ablation_steps(market)] * len(ablation_arms(market))
 
 
 def here(shape: Shape, market: MarketConfig, speed: Speed) -> str:

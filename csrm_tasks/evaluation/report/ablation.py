@@ -1,0 +1,43 @@
+"""The report's part on which options of the market dev has kept in this run (A41)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from csrm_tasks.evaluation.report import parts
+
+Json = Mapping[str, Any]
+
+
+def ablation_part(ablation: Json | None) -> str:
+    """Return the section on the facts of the step ``ablate``; "" where the run had none."""
+    if ablation is None:
+        return ""
+    rows = [
+        [
+            f"<code>{escape(o['option'])}</code>",
+            parts.estimate(o["delta"], signed=True),
+            ", ".join(parts.number(d, signed=True) for d in o["by_seed"]),
+            _kept(o["kept"]),
+            f'<span class="text">{escape(o["reason"])}</span>',
+        ]
+        for o in ablation["options"]
+    ]
+    caption = (
+        f"Micro-F1 on dev ({escape(ablation['dev_locale'])}, {ablation['dev_queries']:,} queries) "
+        f"of a short training ({ablation['steps']:,} steps) with everything minus one without the "
+        f"option, paired by query; kept where a loss of {ablation['margin']:g} is ruled out"
+    )
+    return (
+        "<h2>What dev has kept of the market’s options</h2>"
+        '<p class="note">Dropped ones are off in this run’s trainings. Dev also chooses states, '
+        "rounds and the temperature, so figures on it are no measure of the chosen model: gold is."
+        "</p>" + parts.table(caption, ["option", "difference", "by seed", "", "why"], rows)
+    )
+
+
+def _kept(kept: bool) -> str:
+    tone, sign, word = ("good", "✓", "kept") if kept else ("open", "–", "dropped")
+    return f'<span class="chip {tone}"><span aria-hidden="true">{sign}</span> {word}</span>'

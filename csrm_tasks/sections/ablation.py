@@ -1,0 +1,25 @@
+"""The section of the ablation of what changes the rows and labels that the LLM learns from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from csrm_tasks.sections.base import Section, Share, Steps, Unit
+
+
+class Ablation(Section):
+    """Options of what the LLM learns from that must earn their place on dev, run by run (A41)."""
+
+    enabled: bool = False
+    """Train short LLMs with all that is on of `llm.negatives`, `llm.misspelt_share`,
+    `llm.label_smoothing` and `filter`, and without each in turn; an option that dev does not show
+    to be non-inferior is off in the run's trainings."""
+    steps: Steps | None = None
+    """Optimizer steps of each; null: a quarter of `llm.steps`."""
+    seeds: Annotated[int, Field(ge=1, le=10), Unit("seeds")] = 1
+    """Seeds that each is trained with; their answers are taken together."""
+    margin: Annotated[Share, Field(gt=0.0)] = 0.01
+    """Loss of micro-F1 on dev that must be ruled out for an option to be kept; the fewer dev
+    queries, the wider it has to be."""
