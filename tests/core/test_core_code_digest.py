@@ -30,7 +30,7 @@ from csrm_tasks.towers.serving import tokens
 
 LLM = {"train_llm", "score_pairs", "score_shard", "join_shards", "export_llm", "select_llm"}
 CROSS_FITS = {  # train, or may have to
-    "pretrain_llm", "train_llm", "score_pairs", "join_shards", "filter_fold",
+    "pretrain_llm", "train_llm", "score_pairs", "join_shards", "filter_fold", "ablation_run",
 }  # fmt: skip
 TOKENISES_FOR_TOWERS = {
     "train_towers", "shorten_query_tower", "train_cross_encoder", "export_towers",
