@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from csrm_tasks.retrieval.batches import Batch, draw
+from csrm_tasks.retrieval.classes import TitleClasses
 from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.gradcache import GradCache
 from csrm_tasks.retrieval.losses import (
@@ -44,9 +45,16 @@ class EbrTrainer:
     """Trains ``model`` in place; ``work`` keeps the checkpoint of this very run."""
 
     def __init__(
-        self, model: BiEncoder, data: TrainingPairs, config: Ebr, seed: int, work: Path
+        self,
+        model: BiEncoder,
+        data: TrainingPairs,
+        config: Ebr,
+        seed: int,
+        work: Path,
+        classes: TitleClasses | None = None,
     ) -> None:
         self.model, self.data, self.config, self.seed = model, data, config, seed
+        self._classes = classes
         self._queries = model.queries(data.queries)
         self._titles = model.titles(data.titles)
         schedule = warmed(config.lr, config.steps, WARMUP)
@@ -101,6 +109,9 @@ class EbrTrainer:
         """Return the batch's contrastive and MSE losses, and the one within queries (A22)."""
         cosine, positive = self.cosines(batch)
         weight, allowed = torch.from_numpy(batch.weight), torch.from_numpy(batch.allowed)
+        if self._classes is not None:
+            rows = (batch.queries, batch.titles, batch.query_of, batch.title_of)
+            allowed = allowed & ~torch.from_numpy(self._classes.masked(*rows))
         allowed = self._without_false(cosine, positive, allowed)
         contrastive = contrastive_loss(cosine, positive, allowed, weight, self.config.temperature)
         mse = mse_loss(cosine.gather(1, positive[:, None]).squeeze(1), weight)

@@ -19,7 +19,7 @@ from csrm_tasks.sections.llm import (
     Pretraining,
 )
 from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
-from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
+from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
 from csrm_tasks.sections.towers import Towers
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Retrieval",
     "Rollout",
     "RqaText",
+    "SameClass",
     "Schedule",
     "Section",
     "Serving",

@@ -38,6 +38,16 @@ class Mining(Section):
         return self
 
 
+class SameClass(Section):
+    """Titles of the positive's own category are no negatives, if it holds no substitutes (A56)."""
+
+    exact: Share = 0.95
+    """Share of the other judged products of a category that must be exact, too, for queries with an
+    exact one there; in other categories all titles stay negatives."""
+    pairs: Annotated[Positive, Unit("judged train pairs")] = 20
+    """Such judged products below which a category is not known to hold no substitutes."""
+
+
 class Ebr(Section):
     """The embedding-based retriever (A22, A23)."""
 
@@ -72,6 +82,9 @@ class Ebr(Section):
     middle of training on); null: only known pairs are left out."""
     mining: Mining | None = None
     """Hard negatives from BM25; null: none."""
+    same_class: SameClass | None = None
+    """Leave titles of the positive's own category out of its negatives; null: they are negatives as
+    all others."""
     max_length: Tokens = 64
     """Length of a query or title, its prefix not counted; longer ones are cut."""
 

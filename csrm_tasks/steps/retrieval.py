@@ -16,6 +16,7 @@ from csrm_tasks.steps.retrieval_index import open_encoder
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
     from csrm_tasks.markets import MarketConfig
+    from csrm_tasks.retrieval.classes import TitleClasses
     from csrm_tasks.retrieval.encoder import BiEncoder
     from csrm_tasks.retrieval.pairs import TrainingPairs
     from csrm_tasks.retrieval.rqa import Dense, Title
@@ -117,6 +118,7 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     products = table(snapshot.path, "products")
     data = training_pairs(queries, products, scored, behaviour)
     data, mined = _with_hard_negatives(ctx, data)
+    classes, counted = _classes(ctx, data)
     warm = ctx.inputs.get("warm")
     model = (
         _warm_start(warm, config)
@@ -130,9 +132,9 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
             config.title_prefix,
         )
     )
-    trainer = EbrTrainer(model, data, config, seed, ctx.work)
+    trainer = EbrTrainer(model, data, config, seed, ctx.work, classes)
     trainer.run()
-    metrics = trainer.metrics() | {"pairs": data.count} | mined
+    metrics = trainer.metrics() | {"pairs": data.count} | mined | counted
     facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
     facts |= {"unclicked": unclicked}
     about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
@@ -159,6 +161,20 @@ def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPai
     indexes = {p.locale: Bm25Index(folder.file(p.locale)) for p in data.locales}
     data, counts = mine(data, table(ctx.input("snapshot").path, "products"), indexes, config)
     return data, {f"mining_{name}": n for name, n in asdict(counts).items()}
+
+
+def _classes(ctx: Context, data: TrainingPairs) -> tuple[TitleClasses | None, Metadata]:
+    """Find the classes whose titles are no negatives of each other (A56); none by default."""
+    config = ctx.market.retrieval.ebr.same_class
+    if config is None:
+        return None, {}
+    from csrm_tasks.dataset.tables import table
+    from csrm_tasks.retrieval.classes import title_classes
+
+    folder = ctx.input("snapshot").path
+    products, queries, pairs = (table(folder, n) for n in ("products", "queries", "pairs"))
+    found, counts = title_classes(data, products, queries, pairs.filter(split="train"), config)
+    return found, {f"class_{name}": n for name, n in asdict(counts).items()}
 
 
 def _warm_start(warm: Artifact, config: Ebr) -> BiEncoder:

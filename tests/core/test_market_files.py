@@ -51,7 +51,8 @@ def test_the_committed_reference_is_what_the_sections_say(tmp_path: Path) -> Non
 
 
 def test_every_key_is_there_with_an_effect() -> None:
-    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": {"encoder": "./e", "mining": {}}}})
+    ebr = {"encoder": "./e", "mining": {}, "same_class": {}}  # sections that may be null
+    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}})
     told = {key.name: key for key in keys()}
     assert sorted(told) == sorted(everything(full))
     assert not [name for name, key in told.items() if len(key.effect) < 8]
@@ -64,7 +65,11 @@ def test_defaults_and_units_are_those_of_the_sections() -> None:
     told = {key.name: key for key in keys()}
     defaults = in_effect(validated(LEAST | {"gate": {}}))
     plain = {n: k for n, k in told.items() if "[]" not in n and not k.kind.startswith("section")}
-    given = {n: k.default.strip("`") for n, k in plain.items() if "mining." not in n}
+    given = {
+        n: k.default.strip("`")
+        for n, k in plain.items()
+        if not {"mining", "same_class"} & {*n.split(".")[:-1]}
+    }
     required = {name for name, value in given.items() if value == "required"}
     assert required == set(flat(LEAST))
     assert {n: v for n, v in given.items() if n != "rollout.steps" and n not in required} == {

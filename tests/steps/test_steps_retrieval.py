@@ -21,7 +21,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, read_table, write_table
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.index import ProductIndex
-from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, Towers
+from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, SameClass, Towers
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.text import normalise, query_id
@@ -276,7 +276,8 @@ def test_a_warm_start_of_another_width_is_refused(chain: Chain, built: dict[str,
 def test_hard_negatives_and_a_loss_within_queries_are_a_markets_choice(
     chain: Chain, built: dict[str, str]
 ) -> None:
-    more = {"within_query": "margin_mse", "mining": Mining(first=0, last=20, per_query=2)}
+    more = {"within_query": "margin_mse", "mining": Mining(first=0, last=20, per_query=2),
+            "same_class": SameClass(exact=0.0, pairs=1)}  # fmt: skip
     ebr = chain.market.retrieval.ebr.model_copy(update=more)
     retrieval = chain.market.retrieval.model_copy(update={"ebr": ebr})
     market = chain.market.model_copy(update={"retrieval": retrieval})
@@ -287,6 +288,7 @@ def test_hard_negatives_and_a_loss_within_queries_are_a_markets_choice(
     assert trained.facts["mining_queries"] == len(queries())
     assert trained.facts["mining_pairs"] > 0
     assert trained.facts["margin_mse"] > 0
+    assert trained.facts["class_masked"] > 0
     for wrong, config in ((inputs, market), (mined, chain.market)):
         with pytest.raises(ConfigError, match=r"'bm25' where retrieval\.ebr\.mining is set, only"):
             run_step("train_ebr", config, wrong, {"local": False}, chain.settings)
