@@ -127,6 +127,15 @@ class MarketConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pivot_is_known(self) -> Self:
+        if self.llm.pivot not in (None, self.source_locale, self.target_locale):
+            raise ValueError(
+                f"llm.pivot: {self.llm.pivot!r} is none of the market's locales; translations are "
+                f"between {self.source_locale} and {self.target_locale}"
+            )
+        return self
+
     @property
     def model_name(self) -> str:
         """Name of the registered model in MLflow."""

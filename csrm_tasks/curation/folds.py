@@ -19,7 +19,6 @@ from csrm_tasks.dataset.sides import text_ids
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.baselines import CharacterModel, texts_of
-from csrm_tasks.llm.data import load_fields
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
 from csrm_tasks.llm.training.finetune import FinetuneInputs
@@ -117,4 +116,4 @@ def _by_llm(
     if reason and llm.must_learn:
         raise UnlearntError(f"filter, model without one of {folds} folds: {reason}")
     scorer = RelevanceScorer.load(out)
-    return scorer.score(RELEVANCE, load_fields(snapshot), asked, calibrated=False)
+    return scorer.score(RELEVANCE, scorer.fields(snapshot), asked, calibrated=False)

@@ -65,9 +65,9 @@ def misspelt_rows(
     """Return copies of the ``rows`` (of ``pairs``) of about ``share`` of the queries, misspelt.
 
     Targets and weights are kept. A copy has no retrieved titles, for a search of the slip might not
-    have found them, and the matched brand only where the slip left it whole. No copy is a query of
-    the snapshot, in whichever locale: held-out ones among them, and others that mean something
-    else.
+    have found them, no translation, for no table has the slip (A52), and the matched brand only
+    where the slip left it whole. No copy is a query of the snapshot, in whichever locale: held-out
+    ones among them, and others that mean something else.
     A query's slip depends on the seed and the query alone.
     """
     barred = {normalise(query.query) for query in fields.queries.values()} if share else set()
@@ -78,7 +78,7 @@ def misspelt_rows(
         text = slip(query.query, rng) if rng.random() < share else None
         if text is not None and normalise(text) not in barred:
             brand = query.brand if normalise(query.brand) in normalise(text) else ""
-            copies[query_id] = replace(query, query=text, brand=brand, titles=())
+            copies[query_id] = replace(query, query=text, brand=brand, titles=(), pivot="")
     ids = pairs["query_id"].to_list()
     taken = [i for i, query_id in enumerate(ids) if query_id in copies]
     return LabelRows(

@@ -13,6 +13,7 @@ import polars as pl
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
+from csrm_tasks.llm.pivot import Pivot, load_translated
 from csrm_tasks.llm.prompt.prompts import (
     CVR,
     RELEVANCE,
@@ -36,6 +37,7 @@ class Fields:
 
     queries: dict[str, QueryFields]  # by query_id
     products: dict[tuple[str, str], ProductFields]  # by (locale, product_id)
+    pivot: Pivot | None = None  # whose translations they hold (A52)
 
     def of(self, pairs: pl.DataFrame) -> tuple[list[QueryFields], list[ProductFields]]:
         """Return the fields of ``pairs`` (query_id, product_id, locale), aligned.
@@ -53,23 +55,36 @@ class Fields:
             ) from e
 
 
-def load_fields(snapshot: Path, rqa: Path | None = None) -> Fields:
-    """Read queries, products and (from the folder ``rqa``) retrieved titles."""
+def load_fields(snapshot: Path, rqa: Path | None = None, pivot: Pivot | None = None) -> Fields:
+    """Read queries, products and (from the folder ``rqa``) retrieved titles.
+
+    ``pivot``: with the translations of both into this language (A52). What a trained model reads
+    is :meth:`csrm_tasks.llm.scoring.scoring.RelevanceScorer.fields`.
+    """
     titles: dict[str, tuple[str, ...]] = {}
     if rqa is not None:
         retrieved = read_table(rqa / "rqa.parquet", RQA)
         titles = {q: tuple(t) for q, t in retrieved.select("query_id", "titles").iter_rows()}
     queries = table(snapshot, "queries")
-    products = table(snapshot, "products")
+    goods = table(snapshot, "products").select(list(PRODUCTS)).iter_rows()
+    known = None if pivot is None else load_translated(snapshot, pivot)
+
+    def translated(kind: str, locale: str, text: str) -> str:
+        return "" if known is None else known.of(kind, locale, text)
+
+    columns = ("query_id", "locale", "query", "brand")
     return Fields(
         {
-            i: QueryFields(query, brand, titles.get(i, ()))
-            for i, query, brand in queries.select("query_id", "query", "brand").iter_rows()
+            i: QueryFields(query, brand, titles.get(i, ()), translated("query", locale, query))
+            for i, locale, query, brand in queries.select(columns).iter_rows()
         },
         {
-            (locale, i): ProductFields(*fields)
-            for i, locale, *fields in products.select(list(PRODUCTS)).iter_rows()
+            (locale, i): ProductFields(
+                title, brand, category, description, translated("title", locale, title)
+            )
+            for i, locale, title, brand, category, description in goods
         },
+        pivot,
     )
 
 

@@ -169,6 +169,9 @@ class Llm(Section):
     """What a prompt says of a product besides its title; each costs its tokens once per pair."""
     category_levels: Annotated[Positive, Unit("levels")] | None = None
     """Levels of the category path in a prompt, from its end; null: all."""
+    pivot: Annotated[str, Unit("locale such as ko-KR")] | None = None
+    """One of the market's locales: queries and titles in another one are read with their
+    translation into it behind them, where the market has delivered one (A52); null: none."""
     checkpoint_seconds: Seconds = 600
     """Time between checkpoints, from which a killed training resumes."""
     rqa_dropout: Share = 0.1

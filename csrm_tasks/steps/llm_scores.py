@@ -94,12 +94,12 @@ def _score(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> tuple[p
     """Return ``pairs`` with their probabilities, and how many prompts were cut."""
     import torch
 
-    from csrm_tasks.llm.data import load_fields, space_named
+    from csrm_tasks.llm.data import space_named
     from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 
     torch.set_num_threads(ctx.settings.threads)
     scorer = RelevanceScorer.load(ctx.input("llm").path)
-    fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
+    fields = scorer.fields(ctx.input("snapshot").path, _rqa(ctx))
     scored = scorer.score(space_named(space), fields, pairs, calibrated=split != "train")
     return scored, scorer.encoder.truncated
 

@@ -116,14 +116,13 @@ def _rejected(ctx: Context, drawn: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
     import torch
 
-    from csrm_tasks.llm.data import load_fields
     from csrm_tasks.llm.prompt.prompts import RELEVANCE
     from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 
     torch.set_num_threads(ctx.settings.threads)
     rqa = ctx.inputs.get("rqa")
-    fields = load_fields(ctx.input("snapshot").path, None if rqa is None else rqa.path)
     scorer = RelevanceScorer.load(ctx.input("llm").path)
+    fields = scorer.fields(ctx.input("snapshot").path, None if rqa is None else rqa.path)
     scored = scorer.score(RELEVANCE, fields, drawn.drop("p0").sort("query_id", "pair_id"))
     kept = scored.filter(pl.col("p0") >= 1.0 - ACCEPTED)
     return kept.select(drawn.columns)

@@ -12,6 +12,7 @@ import pytest
 from csrm_tasks import records, tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.llm.data import load_fields
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
 from csrm_tasks.records import NEGATIVES, read_table, write_table
 from csrm_tasks.sections import Negatives
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 
 class Scorer:
     """A model that accepts every other pair."""
+
+    fields = staticmethod(load_fields)
 
     def score(self, space: object, fields: object, given: pl.DataFrame) -> pl.DataFrame:
         p = np.full((len(given), 3), [0.2, 0.5, 0.3])

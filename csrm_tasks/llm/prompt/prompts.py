@@ -13,6 +13,9 @@ depends on the query alone comes first and one prefix serves all products of a q
     D:…                  product description
     L:                   label slot; the next token is the label
 
+Where a model reads a pivot language (A52), the query's and the title's translation into it stands
+behind the original, in the same line after "|"; where there is none, the line is as it was.
+
 Query headers stay when a field is empty ("none"); empty product fields are left out. The fixed
 text is short because every token of it is paid for once per pair. A prompt is a list of segments
 (one per line above, one per retrieved title), each tokenised by itself and joined as token ids
@@ -66,6 +69,7 @@ class QueryFields:
     query: str
     brand: str = ""  # matched by the query-brand dictionary
     titles: tuple[str, ...] = ()  # RQA, already cut to length (A24)
+    pivot: str = ""  # the query in the pivot language (A52)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class ProductFields:
     brand: str = ""
     category: str = ""
     description: str = ""
+    pivot: str = ""  # the title in the pivot language (A52)
 
 
 PRODUCT_FIELDS = ("brand", "category", "description")  # besides the title
@@ -113,6 +118,7 @@ def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
     return (
         space.instruction,
         query_text(query.query),
+        *_behind(query.pivot),
         f"\nB:{_clean(query.brand) or NONE}",
         f"\nR:{titles[0]}",
         *(TITLE_SEPARATOR + t for t in titles[1:]),
@@ -128,9 +134,16 @@ def product_segments(product: ProductFields, form: ProductForm = WHOLE_PRODUCT) 
         ("\nD:", "description", product.description),
     )
     read = ("title", *form.fields)
-    return tuple(
-        header + _clean(text) for header, name, text in fields if name in read and text.strip()
+    title, *others = (
+        (header + _clean(text) if name in read and text.strip() else "")
+        for header, name, text in fields
     )
+    return tuple(s for s in (title, *_behind(product.pivot), *others) if s)
+
+
+def _behind(translation: str) -> tuple[str, ...]:
+    """Return the segment of a translation that stands behind its original; () for none (A52)."""
+    return (TITLE_SEPARATOR + _clean(translation),) if translation.strip() else ()
 
 
 def _last_levels(category: str, levels: int | None) -> str:

@@ -12,9 +12,10 @@ import polars as pl
 import torch
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.llm.data import Fields
+from csrm_tasks.llm.data import Fields, load_fields
 from csrm_tasks.llm.network.identity import LlmCard, own_pretraining, read_card
 from csrm_tasks.llm.network.model import Model, load_base, merge_adapter
+from csrm_tasks.llm.pivot import read_pivot
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, LabelSpace
 from csrm_tasks.llm.scoring.calibration import Floats, apply_temperature
@@ -42,14 +43,25 @@ class RelevanceScorer:
         merge_adapter(model, folder / "adapter")
         return cls(model, card, PromptEncoder(model.tokenizer, card.max_length, card.product_form))
 
+    def fields(self, snapshot: Path, rqa: Path | None = None) -> Fields:
+        """Return the texts of a snapshot as this model reads them."""
+        return load_fields(snapshot, rqa, read_pivot(self.card.pivot))
+
     def score(
         self, space: LabelSpace, fields: Fields, pairs: pl.DataFrame, calibrated: bool = True
     ) -> pl.DataFrame:
         """Return ``pairs`` (query_id, product_id, locale, …) with p0, p1, p2 appended.
 
         The card's temperature is applied to relevance unless ``calibrated`` is False (A16, A30).
-        p2 is 0 in a label space of two.
+        p2 is 0 in a label space of two. Raises :class:`ArtifactError` for fields with another pivot
+        language than it was trained with: its figures would mean nothing.
         """
+        if fields.pivot != read_pivot(self.card.pivot):
+            asked, given = (
+                "no pivot language" if p is None else f"the pivot language {p.locale}"
+                for p in (read_pivot(self.card.pivot), fields.pivot)
+            )
+            raise ArtifactError(f"the model reads {asked}, but is given texts with {given} (A52)")
         queries, products = fields.of(pairs)
         started = time.monotonic()
         parts = [np.empty((0, len(space.tokens)), np.float32)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from csrm_tasks.llm.network.model import (
     set_adapter_state,
     start_from,
 )
+from csrm_tasks.llm.pivot import pivot_of
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import product_form
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
@@ -131,6 +132,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         product_fields=config.product_fields,
         category_levels=config.category_levels,
         pretraining=model.pretraining,
+        pivot=None if data.fields.pivot is None else astuple(data.fields.pivot),
     )
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
@@ -149,7 +151,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
 
 
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
-    fields = load_fields(given.snapshot, given.rqa)
+    fields = load_fields(given.snapshot, given.rqa, pivot_of(market))
     pairs = load_pairs(given.snapshot, "train")
     if given.fold is not None:
         pairs = in_fold(pairs, given.fold)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from csrm_tasks.llm.data import Fields, in_fold, load_fields, load_pairs
+from csrm_tasks.llm.data import Fields, in_fold, load_pairs
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.llm.training.finetune import FinetuneInputs
@@ -39,7 +39,6 @@ def cross_fit(
     llm = market.llm.model_copy(update={"steps": -(-market.llm.steps // 2)})
     half = market.model_copy(update={"llm": llm})
     pairs = load_pairs(given.snapshot, "train").with_row_index("place")
-    fields = load_fields(given.snapshot, given.rqa)
     parts, facts = [], {}
     for fold in (0, 1):
         folder = work / f"fold{fold}"
@@ -56,6 +55,7 @@ def cross_fit(
         facts[f"fold{fold}_dev_micro_f1"] = float(done.read_text(encoding="utf-8"))
         others = in_fold(pairs, 1 - fold)
         scorer = RelevanceScorer.load(folder / "model")
+        fields = scorer.fields(given.snapshot, given.rqa)
         parts.append(scorer.score(RELEVANCE, fields, others, calibrated=False))
     return pl.concat(parts).sort("place").drop("place"), facts
 

@@ -27,12 +27,15 @@ from csrm_tasks.llm.network.packed import pack, run_packed
 from csrm_tasks.llm.prompt.batching import Epoch, Indices, draw_siblings, pad
 from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
 from csrm_tasks.llm.prompt.prompts import (
+    ProductFields,
     QueryFields,
     translation_segments,
 )
 
 DROP_SAME_TITLE = 0.5  # A24: a retrieved title that is the candidate itself gives the game away
-WHOLE, NO_TITLES, NO_SAME = 0, 1, 2  # variants of a sample: as it is, without RQA, without itself
+DROP_PIVOT = 0.1  # A52: share of the samples whose translations are left out
+# Variants of a sample: as it is, without RQA, without itself; and beside each, without translations
+WHOLE, NO_TITLES, NO_SAME, NO_PIVOT = 0, 1, 2, 4
 
 
 class Task(Protocol):
@@ -74,38 +77,49 @@ class LabelTask:
         weights = np.float32(1.0) if rows.weights is None else rows.weights[:, None]
         self._targets = torch.from_numpy(rows.targets * weights).to(model.device)
         numbers: dict[QueryFields, int] = {}
+        self._pivot = any(x.pivot for texts in (rows.queries, rows.products) for x in texts)
         self._owners = np.asarray([numbers.setdefault(q, len(numbers)) for q in rows.queries])
 
     def start_epoch(self, epoch: int) -> Epoch:
         """Draw a permutation, and which samples lose retrieved titles this time (A24).
 
         Samples of one query stand together and lose all titles together, so that they share their
-        prefix. A title that is the candidate itself is dropped for that candidate alone.
+        prefix. A title that is the candidate itself is dropped for that candidate alone. Together
+        they lose their translations (A52), too.
         """
         rng = np.random.default_rng([self._seed, epoch])
         order, groups = draw_siblings(self._owners, self._siblings, rng)
         n = len(order)
         variants = np.where(rng.random(n) < DROP_SAME_TITLE, NO_SAME, WHOLE).astype(np.int8)
         variants[rng.random(n)[groups] < self._rqa_dropout] = NO_TITLES
+        if self._pivot:
+            variants[rng.random(n)[groups] < DROP_PIVOT] += NO_PIVOT
         lengths = [
-            self._encoder.length(self._rows.space, self._query(i, v), self._rows.products[i])
+            self._encoder.length(self._rows.space, self._query(i, v), self._product(i, v))
             for i, v in zip(order, variants, strict=True)
         ]
         return Epoch(order, np.asarray(lengths, np.int64), variants, groups)
 
     def _query(self, i: int, variant: int) -> QueryFields:
         query = self._rows.queries[i]
-        if not query.titles or variant == WHOLE:
+        if variant & NO_PIVOT and query.pivot:
+            query = replace(query, pivot="")
+        titles = variant & ~NO_PIVOT
+        if not query.titles or titles == WHOLE:
             return query
-        if variant == NO_TITLES:
+        if titles == NO_TITLES:
             return replace(query, titles=())
         return without_title(query, self._rows.products[i].title)
+
+    def _product(self, i: int, variant: int) -> ProductFields:
+        product = self._rows.products[i]
+        return replace(product, pivot="") if variant & NO_PIVOT and product.pivot else product
 
     def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
         """Return the soft-target cross-entropy and how many tokens were run."""
         samples = zip(epoch.order[at], epoch.variants[at], strict=True)
         parts = [
-            self._encoder.parts(self._rows.space, self._query(i, v), self._rows.products[i])
+            self._encoder.parts(self._rows.space, self._query(i, v), self._product(i, v))
             for i, v in samples
         ]
         packed = pack(parts, self._model.device)
