@@ -38,6 +38,7 @@ OPTIONS = (
     Option("llm.misspelt_share", lambda m: m.llm.misspelt_share > 0, {"misspelt_share": 0.0}),
     Option("llm.label_smoothing", lambda m: m.llm.label_smoothing > 0, {"label_smoothing": 0.0}),
     Option("llm.pivot", lambda m: m.llm.pivot is not None, {"pivot": None}),
+    Option("llm.mix_languages", lambda m: m.llm.mix_languages, {"mix_languages": False}),
     Option("filter", lambda m: m.filter.action in ("remove", "down_weight"), {}, "filtered"),
 )  # fmt: skip
 

@@ -178,6 +178,9 @@ class Llm(Section):
     """Share of the training samples whose retrieved titles are left out (A24)."""
     siblings: Annotated[Positive, Unit("samples")] = 8
     """Samples of one query drawn together; their common prefix is computed once (A12)."""
+    mix_languages: bool = False
+    """Draw the judged pairs of a query and of its translations together, so that a batch holds both
+    languages (LcRL); false: wherever they fall."""
     # Left out of fingerprints, as what follows: it changes no training, and each method is a
     # parameter of its own step.
     merge: tuple[MergeMethod, ...] = Field(default=(), exclude=True)

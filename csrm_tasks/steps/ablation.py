@@ -72,7 +72,8 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
     many=["runs"],
     config=[
         "ablation.enabled", "ablation.seeds", "ablation.margin", "llm.negatives.per_query",
-        "llm.misspelt_share", "llm.label_smoothing", "llm.pivot", "filter.action",
+        "llm.misspelt_share", "llm.label_smoothing", "llm.pivot", "llm.mix_languages",
+        "filter.action",
     ],
 )  # fmt: skip
 def ablate(ctx: Context) -> Metadata:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -17,12 +18,14 @@ from csrm_tasks.llm.data import (
     relevance_rows,
     translation_rows,
 )
+from csrm_tasks.llm.languages import families, load_meanings
 from csrm_tasks.llm.network.model import Model, load_base
 from csrm_tasks.llm.prompt.batching import (
     BatchStream,
     Epoch,
     bucket,
     draw_siblings,
+    mixed,
     pad,
     useful_share,
 )
@@ -36,7 +39,17 @@ from csrm_tasks.llm.training.tasks import (
     draw_by_kind,
     without_title,
 )
-from tests.llm_fixtures import make_base, make_rqa, make_snapshot
+from csrm_tasks.records import TRANSLATIONS, write_table
+from tests.llm_fixtures import (
+    SOURCE,
+    TARGET,
+    make_base,
+    make_given,
+    make_market,
+    make_rqa,
+    make_snapshot,
+    run_as,
+)
 
 
 class Lengths:
@@ -94,6 +107,92 @@ def label_task(model: Model, rows: LabelRows, rqa_dropout: float) -> LabelTask:
 def neighbours(values: np.ndarray) -> list[np.ndarray]:
     """Cut an array where its value changes."""
     return np.split(values, np.flatnonzero(np.diff(values)) + 1)
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_familys_groups_stand_together_and_every_sample_comes_once(most: int, seed: int) -> None:
+    """Against the groups looked at one by one: the k-th of each query of a family is one run."""
+    rng = np.random.default_rng(seed)
+    owners = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 20, 40)))
+    family_of = rng.integers(0, 25, 40)
+    order, groups = draw_siblings(owners, most, rng)
+    place, united = mixed(order, groups, owners, family_of[owners])
+    assert sorted(place) == list(range(len(order)))
+    seen: dict[int, int] = {}
+    drawn: dict[tuple[int, int], list[int]] = {}  # family and rank → groups in the order drawn
+    for group in dict.fromkeys(groups.tolist()):
+        owner = int(owners[order[groups == group]][0])
+        rank = seen[owner] = seen.get(owner, -1) + 1
+        drawn.setdefault((int(family_of[owner]), rank), []).append(group)
+    expected = [group for together in drawn.values() for group in together]
+    assert list(dict.fromkeys(groups[place].tolist())) == expected
+    assert [len(set(groups[place][united == u])) for u in dict.fromkeys(united.tolist())] == [
+        len(together) for together in drawn.values()
+    ]
+    inside = [np.flatnonzero(groups[place] == g) for g in set(groups.tolist())]
+    assert all((np.diff(at) == 1).all() for at in inside)  # a query's own stay neighbours
+    alone, itself = mixed(order, groups, owners, owners)
+    assert np.array_equal(alone, np.arange(len(order)))  # nobody has kin: as it was drawn
+    assert len(set(itself)) == len(set(groups))
+
+
+def with_translated_queries(snapshot: Path) -> list[tuple[str, str]]:
+    """Give each source query but the last a target query as its translation; return all couples."""
+    queries = pl.read_parquet(snapshot / "queries.parquet")
+    texts = [queries.filter(locale=loc)["query"].to_list() for loc in (SOURCE, TARGET)]
+    couples = list(zip(*texts, strict=True))
+    rows = [("query", s.upper(), f" {t}", "dev") for s, t in couples[:-1]]
+    rows += [("query", "􏿿", couples[0][1], "train")]  # the first in order is taken
+    rows += [("title", *couples[-1], "train")]
+    frame = pl.DataFrame(rows, TRANSLATIONS, orient="row")
+    write_table(frame, TRANSLATIONS, snapshot / "translations.parquet")
+    return couples
+
+
+def test_a_query_is_one_with_its_translation(tmp_path: Path) -> None:
+    couples = with_translated_queries(make_snapshot(tmp_path, target_labels=True))
+    meanings = load_meanings(tmp_path)
+    numbers = families([QueryFields(t) for couple in couples for t in couple], meanings)
+    first, other = numbers[::2], numbers[1::2]
+    assert (first == other)[:-1].all() and first[-1] != other[-1]
+    assert len(set(first)) == len(couples)
+    both = {"a": "a", "b": "a", "c": "b"}  # no chain: c translates b, which translates a
+    assert families([QueryFields(t) for t in "abcdd"], both).tolist() == [0, 0, 1, 2, 2]
+
+
+def test_a_batch_holds_both_languages_of_its_queries(model: Model, tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path, target_labels=True, n=240)
+    with_translated_queries(snapshot)
+    pairs = load_pairs(snapshot, "train")
+    rows = relevance_rows(load_fields(snapshot), pairs)
+    kin = families(rows.queries, load_meanings(snapshot))
+    encoder = PromptEncoder(model.tokenizer, 96)
+
+    def share(given: np.ndarray | None) -> float:
+        """Of the queries in each batch those whose other language is in it, too."""
+        task = LabelTask(model, rows, encoder, rqa_dropout=0.1, siblings=4, seed=0, families=given)
+        epoch = task.start_epoch(0)
+        assert sorted(epoch.order) == list(range(len(rows)))
+        found = []
+        for batch in bucket(epoch.lengths, 24, np.random.default_rng(0), epoch.groups):
+            inside = pairs[epoch.order[batch]].with_columns(kin=pl.Series(kin[epoch.order[batch]]))
+            found += inside.group_by("kin").agg(pl.col("locale").n_unique())["locale"].to_list()
+        return float(np.mean(np.asarray(found) == 2))
+
+    assert share(None) < 0.4 < 0.7 < share(kin)
+
+
+def test_a_training_mixes_languages_where_it_is_told_to(tmp_path: Path) -> None:
+    given = make_given(tmp_path)
+    make_snapshot(given.snapshot, target_labels=True)
+    market = make_market(make_base(tmp_path / "base"), steps=4)
+    with_translated_queries(given.snapshot)
+    plain, mixed_up = (
+        run_as(f"{mix}", market, given, tmp_path, mix_languages=mix).facts for mix in (False, True)
+    )
+    assert plain["dev_log_loss"] != mixed_up["dev_log_loss"]
+    assert plain["train_pairs"] == mixed_up["train_pairs"]
 
 
 @pytest.mark.parametrize("most", [1, 3, 8])

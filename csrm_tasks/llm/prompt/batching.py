@@ -83,6 +83,31 @@ def draw_siblings(owners: Indices, most: int, rng: np.random.Generator) -> tuple
     return order[place], key[place]
 
 
+def mixed(
+    order: Indices, groups: Indices, owners: Indices, families: Indices
+) -> tuple[Indices, Indices]:
+    """Bring what :func:`draw_siblings` drew of the queries of one family together (LcRL).
+
+    ``order`` and ``groups`` are what it returned, ``owners`` and ``families`` number the query of
+    each sample, and which queries are one in several languages. The k-th group of each query of a
+    family is put behind the first of these groups. Returns the places to take ``order`` and
+    ``groups`` from, and, aligned with them, which united group a sample is in.
+    """
+    first = np.flatnonzero(np.diff(groups, prepend=-1))  # of each group
+    group = np.repeat(np.arange(len(first)), np.diff(first, append=len(order)))
+    owner, family = owners[order[first]], families[order[first]]
+    by_owner = np.argsort(owner, kind="stable")
+    start = np.flatnonzero(np.diff(owner[by_owner], prepend=-1))
+    rank = np.empty(len(first), np.int64)
+    rank[by_owner] = np.arange(len(first)) - np.repeat(start, np.diff(start, append=len(first)))
+    _, at, united = np.unique(
+        np.stack([family, rank]), axis=1, return_index=True, return_inverse=True
+    )
+    key = at[united.reshape(-1)][group]  # where the first of the united groups was drawn
+    place = np.argsort(key, kind="stable")
+    return place, key[place]
+
+
 class BatchStream:
     """An endless stream of batches, epoch after epoch: (epoch, positions in its order)."""
 

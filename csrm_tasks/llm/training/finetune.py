@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from csrm_tasks.llm.data import (
     translation_rows,
     weighted,
 )
+from csrm_tasks.llm.languages import families, load_meanings
 from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard
 from csrm_tasks.llm.network.model import (
     Model,
@@ -97,6 +99,7 @@ class _Data:
     source_dev: pl.DataFrame
     fields: Fields
     parallel: ParallelPairs  # held-out translations (A44)
+    meanings: Mapping[str, str] | None  # of queries in other languages, where these are mixed
 
 
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
@@ -181,6 +184,7 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         source_dev,
         fields,
         parallel_pairs(load_translations(given.snapshot, "dev")),
+        load_meanings(given.snapshot) if market.llm.mix_languages else None,
     )
 
 
@@ -199,7 +203,8 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
         LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
     )
     relevance = joined(data.train, data.negatives, data.misspelt)
-    parts = [TaskShare(label_task(rows=relevance, seed=seed), 1.0)]
+    kin = None if data.meanings is None else families(relevance.queries, data.meanings)
+    parts = [TaskShare(label_task(rows=relevance, seed=seed, families=kin), 1.0)]
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
         parts.append(TaskShare(task, shares.mt, shares.mt_weight))

@@ -24,7 +24,7 @@ from csrm_tasks.llm.network.head import (
 )
 from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.network.packed import pack, run_packed
-from csrm_tasks.llm.prompt.batching import Epoch, Indices, draw_siblings, pad
+from csrm_tasks.llm.prompt.batching import Epoch, Indices, draw_siblings, mixed, pad
 from csrm_tasks.llm.prompt.encoding import Ids, PromptEncoder
 from csrm_tasks.llm.prompt.prompts import (
     ProductFields,
@@ -68,10 +68,12 @@ class LabelTask:
         rqa_dropout: float,
         siblings: int,
         seed: int,
+        families: Indices | None = None,  # (N,) which samples' queries are one in other languages
     ) -> None:
         self.name = rows.space.name
         self._model, self._rows, self._encoder = model, rows, encoder
         self._rqa_dropout, self._siblings, self._seed = rqa_dropout, siblings, seed
+        self._families = families
         encoder.prepare(rows.space, rows.queries, rows.products)
         # Cross-entropy is linear in its target: a weighted target is a weighted loss (A38, A39).
         weights = np.float32(1.0) if rows.weights is None else rows.weights[:, None]
@@ -89,6 +91,10 @@ class LabelTask:
         """
         rng = np.random.default_rng([self._seed, epoch])
         order, groups = draw_siblings(self._owners, self._siblings, rng)
+        together = groups
+        if self._families is not None:
+            place, together = mixed(order, groups, self._owners, self._families)
+            order, groups = order[place], groups[place]
         n = len(order)
         variants = np.where(rng.random(n) < DROP_SAME_TITLE, NO_SAME, WHOLE).astype(np.int8)
         variants[rng.random(n)[groups] < self._rqa_dropout] = NO_TITLES
@@ -98,7 +104,7 @@ class LabelTask:
             self._encoder.length(self._rows.space, self._query(i, v), self._product(i, v))
             for i, v in zip(order, variants, strict=True)
         ]
-        return Epoch(order, np.asarray(lengths, np.int64), variants, groups)
+        return Epoch(order, np.asarray(lengths, np.int64), variants, together)
 
     def _query(self, i: int, variant: int) -> QueryFields:
         query = self._rows.queries[i]
