@@ -26,8 +26,11 @@ from csrm_tasks.llm.training.launch import run_training
 from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import WEIGHTS, write_table
+from csrm_tasks.text import LEVEL_SEPARATOR, normalised
 
 log = logging.getLogger("csrm")
+
+LEVELS = 3  # of a category path, by which pairs of query and category are cut into folds
 
 
 def judged(snapshot: Path, folds: int) -> pl.DataFrame:
@@ -45,6 +48,17 @@ def fold_numbers(norms: pl.Series, folds: int) -> pl.Series:
     """Return ``fold`` (0 … folds - 1) of normalised query texts, aligned, by the text alone."""
     numbers = [int(text, 16) % folds for text in text_ids(norms)]
     return pl.Series("fold", numbers, dtype=pl.Int64)
+
+
+def fold_numbers_of_paths(paths: pl.Series, folds: int, levels: int = LEVELS) -> pl.Series:
+    """Return ``fold`` (0 … folds - 1) of category paths, aligned, by their first ``levels`` alone.
+
+    For pairs of a query and a category: what a model has learnt of a branch it must not be asked
+    about. Paths that differ in letter case or white space, or only further down, are in one fold;
+    so are all empty ones.
+    """
+    first = paths.str.split(LEVEL_SEPARATOR).list.head(levels).list.join(LEVEL_SEPARATOR)
+    return fold_numbers(pl.Series("norm", normalised(first), pl.String), folds)
 
 
 def held_out_scores(

@@ -21,6 +21,7 @@ from csrm_tasks.records import DECISIONS, PAIRS, QUERIES, read_table, write_tabl
 from csrm_tasks.sections import Filter
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
+from csrm_tasks.text import normalise
 from tests.curation_fixtures import fold_of, noisy_snapshot
 from tests.data_fixtures import market
 
@@ -179,6 +180,29 @@ def test_no_query_text_is_in_two_folds(
             for side in (pl.col("fold") == k, pl.col("fold") != k)
         )
         assert not judged & learnt
+
+
+level = st.text("abA ㄱ", min_size=1, max_size=2).map(str.strip).filter(bool)
+
+
+@hypothesis_settings(max_examples=200)
+@given(
+    paths=st.lists(st.lists(level, max_size=5), min_size=1, max_size=12),
+    folds=st.integers(2, 10),
+    tail=st.lists(level, max_size=2),
+)
+def test_no_branch_of_categories_is_in_two_folds(
+    paths: list[list[str]], folds: int, tail: list[str]
+) -> None:
+    """By the first three levels, whatever else there is; against a hash by hand."""
+    deeper = [path[:3] + tail if len(path) >= 3 else path for path in paths]
+    texts = [" > ".join(path) for path in [*paths, *deeper]]
+    found = folding.fold_numbers_of_paths(pl.Series("category", texts), folds).to_list()
+    assert found[: len(paths)] == found[len(paths) :]
+    for path, fold in zip([*paths, *deeper], found, strict=True):
+        assert fold == fold_of(normalise(" > ".join(path[:3])), folds)
+    shouted = pl.Series("category", [text.upper() for text in texts])
+    assert folding.fold_numbers_of_paths(shouted, folds).to_list() == found
 
 
 def scored(rows: list[tuple[str, str, int, int, tuple[float, float, float]]]) -> pl.DataFrame:
