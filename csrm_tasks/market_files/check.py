@@ -17,6 +17,7 @@ from csrm_tasks.market_files.encoders import SHIPPED, of_encoders
 from csrm_tasks.market_files.raters import rated_enough
 from csrm_tasks.market_files.reference import flat, in_effect
 from csrm_tasks.markets import MarketConfig, bases_of, explained, read_keys, validated
+from csrm_tasks.options import OPTIONS, ablation_arms, ablation_steps
 from csrm_tasks.settings import Settings
 
 WHOLE = ("ingest", "retrain", "refresh", "rollout")
@@ -202,6 +203,16 @@ def _of_training(config: MarketConfig) -> Iterator[str]:
     }.items():
         if steps >= LONG_TRAINING:
             yield f"{key}: {steps:,}, meant for a GPU; csrm llm-cost says what it takes"
+    tried = ablation_arms(config)
+    if tried:
+        yield (
+            f"ablation: {len(tried)} short trainings of at most {ablation_steps(config):,} steps "
+            "before each run's own; what dev does not show to do no harm is off in these"
+        )
+    elif config.ablation.enabled:
+        yield (
+            f"ablation.enabled: nothing is tried; none of {', '.join(o.key for o in OPTIONS)} is on"
+        )
     controls = [name for name, on in config.controls.model_dump().items() if on]
     if controls:
         yield f"controls: {', '.join(controls)} train models every week that are never served"

@@ -197,6 +197,11 @@ def test_a_word_that_yaml_takes_for_a_truth_value_is_refused(tmp_path: Path) -> 
         ({"release": {"approval": "auto"}, "rollout": {"steps": []}}, "live for everybody at once"),
         ({"controls": {"rqa_off": True}}, "rqa_off train models every week"),
         ({"controls": {"prompt": "x", "prompt_connection": "c"}}, "needs a connection 'c'"),
+        ({"ablation": {"enabled": True}}, "ablation.enabled: nothing is tried; none of llm.neg"),
+        (
+            {"ablation": {"enabled": True}, "llm": {"base": "./b", "label_smoothing": 0.1}},
+            "ablation: 2 short trainings of at most 125,000 steps",
+        ),
         ({}, "llm.steps: 500,000"),
         ({}, "landing zone"),
     ],
