@@ -27,7 +27,7 @@ class Option:
     key: str  # of the market file
     is_on: Callable[[MarketConfig], bool]
     off: Mapping[str, Any] = field(default_factory=dict)  # fields of the LLM's section, without it
-    brought_by: str | None = None  # the input of ``train_llm`` that carries it
+    brought_by: str | None = None  # the input of a training that carries it, in step and code alike
 
 
 OPTIONS = (

@@ -54,13 +54,12 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
             f"{', '.join(known)}, and seeds count from 0"
         )
     torch.set_num_threads(ctx.settings.threads)
-    unread = inputs_of([without])
-    paths = {n: a.path for n, a in ctx.inputs.items() if n not in unread}
+    paths = {name: artifact.path for name, artifact in ctx.inputs.items()}
     given = FinetuneInputs(
         paths["snapshot"], paths.get("rqa"), None, "ablation", 0,
         pretraining=paths["pretrained"] / PRETRAINING if "pretrained" in paths else None,
         negatives=paths.get("negatives"), filtered=paths.get("filtered"),
-    )  # fmt: skip
+    ).leaving_out(inputs_of([without]))  # fmt: skip
     answers, facts = short_training(switched_off(ctx.market, [without]), given, repeat, ctx.work)
     shutil.copy(answers, ctx.out / answers.name)
     return {"without": without, "repeat": repeat} | facts

@@ -137,9 +137,8 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         ctx.input("snapshot").path, _path(ctx, "rqa"), _path(ctx, "soft"), arm, round,
         warm=_path(ctx, "warm"), ranker=ranker,
         pretraining=None if pretrained is None else pretrained / PRETRAINING,
-        negatives=None if "negatives" in unread else _path(ctx, "negatives"),
-        filtered=None if "filtered" in unread else _path(ctx, "filtered"),
-    )  # fmt: skip
+        negatives=_path(ctx, "negatives"), filtered=_path(ctx, "filtered"),
+    ).leaving_out(unread)  # fmt: skip
     llm = market.llm
     if ranker and llm.ranker_steps:
         llm = llm.model_copy(update={"steps": llm.ranker_steps})

@@ -252,9 +252,9 @@ def _soft_labels(
         given = FinetuneInputs(
             ctx.input("snapshot").path, _rqa(ctx), _input_of(ctx, teacher, "soft"), "fold", 0,
             pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
-            negatives=None if "negatives" in unread else _input_of(ctx, teacher, "negatives"),
-            filtered=None if "filtered" in unread else _input_of(ctx, teacher, "filtered"),
-        )  # fmt: skip
+            negatives=_input_of(ctx, teacher, "negatives"),
+            filtered=_input_of(ctx, teacher, "filtered"),
+        ).leaving_out(unread)  # fmt: skip
         scored, folds = cross_fit(market, given, ctx.work)
         facts |= folds | _agreement(scored)
     fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))

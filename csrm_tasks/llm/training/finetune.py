@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,10 @@ class FinetuneInputs:
     pretraining: Path | None = None  # stage 0's adapter, merged into the base
     filtered: Path | None = None  # what the filter has decided about the train pairs (A39)
     negatives: Path | None = None  # irrelevant pairs that nobody judged (A38)
+
+    def leaving_out(self, names: Collection[str]) -> FinetuneInputs:
+        """Return them without the optional ones of ``names``: of options that are off (A41)."""
+        return FinetuneInputs(**(vars(self) | dict.fromkeys(names)))
 
 
 @dataclass(frozen=True)
