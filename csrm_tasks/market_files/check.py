@@ -215,7 +215,7 @@ def _of_training(config: MarketConfig) -> Iterator[str]:
 def _differences(config: MarketConfig) -> Iterator[tuple[str, str, str]]:
     """Yield key, value and default ("required" where there is none) of what differs."""
     least: dict[str, Any] = {
-        "market": "m", "source_locale": "aa-AA", "target_locale": "bb-BB", "gate": {},
+        "market": "m", "source_locales": ["aa-AA"], "target_locale": "bb-BB", "gate": {},
         "llm": {"base": "./b"}, "retrieval": {"ebr": {"encoder": "./e"}},
         "towers": {"encoder": "./e"},
     }  # fmt: skip
