@@ -26,6 +26,7 @@ from airflow.sdk import XComArg
 from csrm_shards import filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     WEEK,
+    controls_of,
     fact,
     is_approved,
     market_dag,
@@ -132,8 +133,7 @@ def retrain(market: MarketConfig) -> None:
     peers = {"baselines": task("baselines", snapshot=snap), "champion": live}
     names = ",".join([*readers, *untrained, *exports])
     given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
-    if market.controls.rqa_off:
-        peers["alone"] = task("score_pairs", "score_alone", split="gold", snapshot=snap, llm=llm)
+    peers |= controls_of(market, task, snap, llm)
     evaluation = task("evaluate", names=names, **given, **peers)
 
     # Judge, then record, and promote: the last and only risky step guards itself as well.

@@ -57,7 +57,7 @@ def test_champion_of_an_empty_ledger_is_all_null(settings: Settings) -> None:
     assert dict(made.facts) == dict.fromkeys(names)
 
 
-def evaluate(settings: Settings, names: str = "final,towers") -> str:
+def evaluate(settings: Settings, names: str = "final,towers", **more: str) -> str:
     part = parts(settings, "a", 2)
     snapshot = part["snapshot"]
     llm, towers = scores(settings, "a", part, snapshot, 0.9)
@@ -68,7 +68,7 @@ def evaluate(settings: Settings, names: str = "final,towers") -> str:
         "llm_scores": [llm],
         "tower_scores": [towers],
     }
-    return run_step("evaluate", market(), given, {"names": names}, settings)
+    return run_step("evaluate", market(), given | more, {"names": names}, settings)
 
 
 def test_evaluate_judges_all_models_and_tells_mlflow(
@@ -84,6 +84,16 @@ def test_evaluate_judges_all_models_and_tells_mlflow(
     assert "<!doctype html>" in made.file("report.html").read_text()
     assert logged[0]["ref"] == made.ref
     assert logged[0]["metrics"] == made.facts["metrics"]
+
+
+def test_a_left_out_language_is_told_by_the_evaluation(settings: Settings) -> None:
+    snapshot = parts(settings, "a", 2)["snapshot"]
+    control = run_step("leave_out", market(), {"snapshot": snapshot}, {}, settings)
+    found = json.loads(store_of(settings).open(control).file("leave_out.json").read_text())
+    assert [one["locale"] for one in found] == ["ko-KR"]
+    made = store_of(settings).open(evaluate(settings, leave_out=control))
+    assert json.loads(made.file("metrics.json").read_text())["leave_out"] == found
+    assert "The linear baseline without a source language" in made.file("report.html").read_text()
 
 
 @pytest.mark.parametrize("names", ["final", "final,final", "final,tfidf", "final,"])
