@@ -1,8 +1,8 @@
 """
 ### Weekly retraining (stage 2): yesterday's release against one that has seen this market
 
-Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
-markets (from the live LLM's stage 0, if the market has one; without the labels that a filter
+Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on all
+languages' labels (from the live LLM's stage 0, if the market has one; without those that a filter
 contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` adds irrelevant
 pairs that nobody judged) → self-distillation rounds → where the market asks for it (`llm.merge`),
 their adapters and the live one merged → the best of all on dev → towers → everything, the live

@@ -7,7 +7,7 @@ titles of each language are held out, by their digest, to tell what was learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,15 @@ class Corpus:
     held_out: dict[str, list[Text]]  # titles by locale
 
 
-def load_corpus(snapshot: Path, form: ProductForm = WHOLE_PRODUCT) -> Corpus:
-    """Read the texts, products as ``form`` has them; raises :class:`DataError` without products."""
-    products = table(snapshot, "products").select(SHOWN).unique().sort(SHOWN)
+def load_corpus(
+    snapshot: Path, form: ProductForm = WHOLE_PRODUCT, without: Collection[str] = ()
+) -> Corpus:
+    """Read the texts, products as ``form`` has them; titles in ``without`` are left alone.
+
+    Those are languages that are only judged in. Raises :class:`DataError` without products.
+    """
+    products = table(snapshot, "products").filter(~pl.col("locale").is_in(without))
+    products = products.select(SHOWN).unique().sort(SHOWN)
     held_out = {
         str(locale): _held_out(str(locale), own["title"])
         for (locale,), own in products.group_by("locale", maintain_order=True)

@@ -133,7 +133,7 @@ def _of_gold(config: MarketConfig) -> Iterator[str]:
         yield "gate: there is no such section, so nothing is ever promoted; `gate: {}` is enough"
         return
     yield (
-        f"snapshot.gold_raters: a {config.target_locale} pair becomes gold once "
+        f"snapshot.gold_raters: a {' or '.join(config.gold_locales)} pair becomes gold once "
         f"{rules.gold_raters} raters graded it and {rules.gold_agree} agree; without gold no "
         "weekly release passes the gate (the cold start needs none)"
     )
@@ -160,8 +160,8 @@ def _of_raters(config: MarketConfig, settings: Settings) -> Iterator[str]:
     if counted is not None:
         pairs, queries = counted
         yield (
-            f"gold: {pairs:,} {config.target_locale} pairs of {queries:,} queries in the store "
-            f"have {config.snapshot.gold_raters} raters so far"
+            f"gold: {pairs:,} {' and '.join(config.gold_locales)} pairs of {queries:,} queries in "
+            f"the store have {config.snapshot.gold_raters} raters so far"
         )
 
 

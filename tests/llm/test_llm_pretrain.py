@@ -89,6 +89,8 @@ def test_texts_are_the_segments_of_prompts_without_dev_and_gold_queries(tmp_path
 
 def test_products_are_read_in_the_parts_that_prompts_hold(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path)
+    only = load_corpus(snapshot, without=[TARGET])
+    assert not any(t.kind == f"{TARGET} title" for t in only.texts) and TARGET not in only.held_out
     corpus = load_corpus(snapshot, ProductForm(("category",), 1))
     titles = [t.segments for t in corpus.texts if t.kind == f"{TARGET} title"]
     assert titles and all(segments[1:] == ("\nC:milk",) for segments in titles)

@@ -64,7 +64,7 @@ def pretrain(market: MarketConfig, given: PretrainInputs, out: Path, work: Path)
     what is less than half a step of the number format is lost.
     """
     config, folder = _loop(market.llm), out / PRETRAINING
-    corpus = load_corpus(given.snapshot, product_form(market.llm))
+    corpus = load_corpus(given.snapshot, product_form(market.llm), market.evaluation_locales)
     before, trained = _learn(config, market.seed, corpus, folder, work)
     clear_device_cache(garbage_collection=True)  # one base at a time
     card = PretrainingCard(
