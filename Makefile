@@ -1,5 +1,5 @@
 # One command each; `demo` and `test` set up what they need first.
-#   make demo [MARKET=names DATA=../shared/data [BASES=real ACCEPT_TERMS=yes]] [PORT=…] [MLFLOW_PORT=…]
+#   make demo [MARKET=multi] [MARKET=names DATA=../shared/data [BASES=real ACCEPT_TERMS=yes]] [PORT=…] [MLFLOW_PORT=…]
 # Without a port, the first free one from 8080 (Airflow) and from 5000 (MLflow) on is taken.
 #   make setup [PYTHON=python3.12]   # 3.11 to 3.14; a lock for each in locks/
 .PHONY: setup demo ui stop test test-nightly bench lint locks install-sizes

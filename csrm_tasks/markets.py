@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from csrm_tasks.base_models import check_base
@@ -46,6 +54,16 @@ Locale = Annotated[
 ]
 
 
+def _several(given: object) -> object:
+    """Return one locale as a tuple of one, and a list, which is all that JSON has, as a tuple."""
+    if isinstance(given, str):
+        return (given,)
+    return tuple(given) if isinstance(given, list) else given
+
+
+ONE_SOURCE = "source_locale"  # spells ``source_locales`` where there is one
+
+
 class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
     """PyYAML's, which takes the last of a key that is given twice: here that is refused."""
 
@@ -80,10 +98,16 @@ class MarketConfig(Section):
 
     market: Name
     """The market's name; the file is called by it."""
-    source_locale: Locale
-    """The language with labels."""
+    source_locales: Annotated[
+        tuple[Locale, ...],
+        BeforeValidator(_several),
+        Field(min_length=1, validation_alias=AliasChoices("source_locales", ONE_SOURCE)),
+    ]
+    """The languages with labels; one alone may be given as `source_locale: ko-KR`."""
     target_locale: Locale
     """The language to start in, without labels."""
+    evaluation_locales: tuple[Locale, ...] = ()
+    """Further languages that gold is judged in, and nothing is learnt of but translations."""
     seed: int = 0
     """Of everything drawn at random; another one trains anew."""
     generated: bool = False
@@ -114,16 +138,34 @@ class MarketConfig(Section):
                 raise ValueError(f"gate.not_below: {name} is not measured without controls.{name}")
         for name in gate.slices:
             locale = name.removeprefix(LANGUAGE)
-            if locale != name and locale not in (self.source_locale, self.target_locale):
-                raise ValueError(f"gate.slices: {locale!r} is none of the market's two locales")
+            if locale != name and locale not in self.locales:
+                raise ValueError(
+                    f"gate.slices: {locale!r} is none of the market's locales, "
+                    f"{', '.join(self.locales)}"
+                )
         return self
 
     @model_validator(mode="after")
-    def _two_languages(self) -> Self:
-        if self.source_locale == self.target_locale:
+    def _a_language_has_one_part(self) -> Self:
+        sources, target = self.source_locales, self.target_locale
+        if target in sources:
+            key = ONE_SOURCE if len(sources) == 1 else "source_locales"
             raise ValueError(
-                f"source_locale and target_locale are both {self.source_locale}; a market learns "
-                "from one and is judged in the other"
+                f"{key} and target_locale are both {target}; a market learns from one and is "
+                "judged in the other"
+            )
+        for key, locales in (
+            ("source_locales", sources),
+            ("evaluation_locales", self.evaluation_locales),
+        ):
+            twice = next((x for x in locales if locales.count(x) > 1), None)
+            if twice:
+                raise ValueError(f"{key}: {twice} is given twice; name each language once")
+        learnt = next((x for x in self.evaluation_locales if x in (*sources, target)), None)
+        if learnt:
+            raise ValueError(
+                f"evaluation_locales: {learnt} is a source or the target already; name languages "
+                "that nothing is learnt of"
             )
         return self
 
@@ -135,6 +177,24 @@ class MarketConfig(Section):
                 f"between {self.source_locale} and {self.target_locale}"
             )
         return self
+
+    @property
+    def locales(self) -> tuple[str, ...]:
+        """All languages that something may be delivered in."""
+        return (*self.source_locales, self.target_locale, *self.evaluation_locales)
+
+    @property
+    def gold_locales(self) -> tuple[str, ...]:
+        """The languages that a release is judged in."""
+        return (self.target_locale, *self.evaluation_locales)
+
+    def learnt_locales(self, stage: int) -> tuple[str, ...]:
+        """Return the languages whose labels and behaviour stage 1 or 2 learns from (A9)."""
+        return self.source_locales if stage == 1 else (*self.source_locales, self.target_locale)
+
+    def missing_locales(self, stage: int) -> tuple[str, ...]:
+        """Return the languages that are judged and not learnt from, derived (A36)."""
+        return tuple(x for x in self.gold_locales if x not in self.learnt_locales(stage))
 
     @property
     def model_name(self) -> str:
@@ -203,10 +263,13 @@ def explained(error: ValidationError) -> list[str]:
 
 
 def _explained(one: Mapping[str, Any]) -> str:
-    *section, last = map(str, one["loc"]) if one["loc"] else ("",)
+    loc = one["loc"][:1] if one["loc"][:1] == (ONE_SOURCE,) else one["loc"]
+    *section, last = map(str, loc) if loc else ("",)
     known = fields_of(section)
     message = one["msg"].removeprefix("Value error, ")
-    if one["type"] == "extra_forbidden" and known:
+    if one["type"] == "extra_forbidden" and last == ONE_SOURCE:
+        message = "stands beside source_locales, which says the same of several; give one of them"
+    elif one["type"] == "extra_forbidden" and known:
         near = difflib.get_close_matches(last, known, n=1)
         message = (
             f"there is no such key; did you mean {near[0]}?"

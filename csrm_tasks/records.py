@@ -63,6 +63,8 @@ TRANSLATIONS: Schema = {
     "source_text": pl.String,
     "target_text": pl.String,
     "split": pl.String,  # train | dev
+    "source_locale": pl.String,  # the language of source_text
+    "target_locale": pl.String,
 }
 CONVERSIONS: Schema = {  # examples of the CVR task (A8)
     "query_id": pl.String,

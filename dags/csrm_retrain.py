@@ -1,8 +1,8 @@
 """
 ### Weekly retraining (stage 2): yesterday's release against one that has seen this market
 
-Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
-markets (from the live LLM's stage 0, if the market has one; without the labels that a filter
+Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on all
+languages' labels (from the live LLM's stage 0, if the market has one; without those that a filter
 contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` adds irrelevant
 pairs that nobody judged; with `ablation.enabled`, `ablate` says which of these options dev keeps)
 → self-distillation rounds → where the market asks for it (`llm.merge`),
@@ -27,6 +27,7 @@ from airflow.sdk import XComArg
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     WEEK,
+    controls_of,
     fact,
     is_approved,
     market_dag,
@@ -135,8 +136,7 @@ def retrain(market: MarketConfig) -> None:
     peers = {"baselines": task("baselines", snapshot=snap), "champion": live} | ablated
     names = ",".join([*readers, *untrained, *exports])
     given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
-    if market.controls.rqa_off:
-        peers["alone"] = task("score_pairs", "score_alone", split="gold", snapshot=snap, llm=llm)
+    peers |= controls_of(market, task, snap, llm)
     evaluation = task("evaluate", names=names, **given, **peers)
 
     # Judge, then record, and promote: the last and only risky step guards itself as well.

@@ -160,6 +160,18 @@ def peers_of(
     return found
 
 
+def controls_of(
+    market: MarketConfig, task: Callable[..., XComArg], snap: XComArg, llm: XComArg
+) -> dict[str, XComArg]:
+    """Return the control arms that an evaluation tells beside the models, as the market asks."""
+    found = {}
+    if market.controls.rqa_off:
+        found["alone"] = task("score_pairs", "score_alone", split="gold", snapshot=snap, llm=llm)
+    if market.controls.leave_out:
+        found["leave_out"] = task("leave_out", snapshot=snap)
+    return found
+
+
 def pretrained_of(
     market: MarketConfig, task: Callable[..., XComArg], **given: object
 ) -> dict[str, XComArg]:

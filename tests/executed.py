@@ -141,7 +141,12 @@ def sections(
                 yield from sections(kind, f"{key}.{name}".lstrip("."))
 
 
-ALWAYS = {"market", "source_locale", "target_locale"}  # are in every fingerprint
+ALWAYS = {
+    "market",
+    "source_locales",
+    "target_locale",
+    "evaluation_locales",
+}  # are in every fingerprint
 
 
 def undeclared(step: str, read: set[str]) -> set[str]:

@@ -128,7 +128,7 @@ def make_snapshot(
             if locale == SOURCE:
                 conversions.append((qid, pid, locale, int(grade == 2)))
     translations = [
-        (kind, s, t, "train")
+        (kind, s, t, "train", SOURCE, TARGET)
         for kind in ("category", "brand", "title", "query")
         for s, t in zip(kinds[SOURCE], kinds[TARGET], strict=True)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from csrm_tasks.layouts.landing import Landing
 
 FIRST_DAY = "2025-01-06"  # a Monday; fixed, for the same import is the same files
+
+
+class _Asked(TypedDict):
+    """The options of every import."""
+
+    market: str
+    sources: tuple[str, ...]
+    target: str
+    day: str
 
 
 @click.group("import")
@@ -29,8 +38,9 @@ def _options(layout: str, target: str) -> Callable[[Command], Command]:
             click.option("--data-dir", "folder", required=True, metavar="FOLDER",
                          type=click.Path(path_type=Path), help="Where the data set's files lie."),
             click.option("--market", default=layout, show_default=True, help="Market to land as."),
-            click.option("--source", default="en-US", show_default=True, metavar="LOCALE",
-                         help="Language with labels."),
+            click.option("--source", "sources", default=("en-US",), show_default=True,
+                         multiple=True, metavar="LOCALE",
+                         help="Language with labels; may be repeated."),
             click.option("--target", default=target, show_default=True, metavar="LOCALE",
                          help="Language to start in."),
             click.option("--day", default=FIRST_DAY, show_default=True, metavar="YYYY-MM-DD",
@@ -45,27 +55,24 @@ def _options(layout: str, target: str) -> Callable[[Command], Command]:
 def _run(
     layout: str,
     read: Callable[[Landing], None],
-    *,
-    market: str,
-    source: str,
-    target: str,
-    day: str,
+    given: _Asked,
 ) -> None:
     from csrm_tasks.ingest.reading.landing import check_day
     from csrm_tasks.layouts.run import Asked, import_layout
 
-    asked = Asked(layout, market, source, target, date.fromisoformat(check_day(day)))
-    for line in import_layout(asked, load_settings(market=market), read):
+    day = date.fromisoformat(check_day(given["day"]))
+    asked = Asked(layout, given["market"], given["sources"], given["target"], day)
+    for line in import_layout(asked, load_settings(market=asked.market), read):
         click.echo(line)
 
 
 @imports.command()
 @_options("cikm2025", "ko-KR")
-def cikm2025(folder: Path, **asked: str) -> None:
+def cikm2025(folder: Path, **asked: Unpack[_Asked]) -> None:
     """CIKM AnalytiCup 2025: {train,dev,test}_{QC,QI}.txt."""
     from csrm_tasks.layouts import cikm2025
 
-    _run("cikm2025", lambda into: cikm2025.read(folder, into), **asked)
+    _run("cikm2025", lambda into: cikm2025.read(folder, into), asked)
 
 
 @imports.command()
@@ -74,20 +81,20 @@ def cikm2025(folder: Path, **asked: str) -> None:
     "--version", type=click.Choice(("small", "large")), default="large", show_default=True,
     help="small is task 1's, large tasks 2's and 3's.",
 )  # fmt: skip
-def esci(folder: Path, version: str, **asked: str) -> None:
+def esci(folder: Path, version: str, **asked: Unpack[_Asked]) -> None:
     """Amazon's Shopping Queries Data Set: examples and products as Parquet."""
     from csrm_tasks.layouts import esci
 
-    _run("esci", lambda into: esci.read(folder, into, version), **asked)
+    _run("esci", lambda into: esci.read(folder, into, version), asked)
 
 
 @imports.command()
 @_options("wands", "en-GB")
-def wands(folder: Path, **asked: str) -> None:
+def wands(folder: Path, **asked: Unpack[_Asked]) -> None:
     """WANDS of Wayfair: query.csv, product.csv, label.csv; English only."""
     from csrm_tasks.layouts import wands
 
-    _run("wands", lambda into: wands.read(folder, into), **asked)
+    _run("wands", lambda into: wands.read(folder, into), asked)
 
 
 @imports.command()
@@ -96,12 +103,12 @@ def wands(folder: Path, **asked: str) -> None:
     "--grades", "scale", metavar="GRADE=MEANING,…",
     help="What the qrels' grades mean: exact, substitute, complement, irrelevant.",
 )  # fmt: skip
-def trec(folder: Path, scale: str | None, **asked: str) -> None:
+def trec(folder: Path, scale: str | None, **asked: Unpack[_Asked]) -> None:
     """TREC product search: qrels, queries and collection; English only."""
     from csrm_tasks.layouts import trec
 
     grades = None if scale is None else _scale(scale)
-    _run("trec", lambda into: trec.read(folder, into, grades), **asked)
+    _run("trec", lambda into: trec.read(folder, into, grades), asked)
 
 
 @imports.command()

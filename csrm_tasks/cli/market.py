@@ -17,13 +17,21 @@ def market() -> None:
 
 @market.command()
 @click.argument("name")
-@click.option("--source", required=True, metavar="LOCALE", help="Language with labels, as ko-KR.")
+@click.option(
+    "--source", "sources", required=True, multiple=True, metavar="LOCALE",
+    help="Language with labels, as ko-KR; may be repeated.",
+)  # fmt: skip
 @click.option("--target", required=True, metavar="LOCALE", help="Language to start in, as zh-TW.")
 @click.option("--timezone", default="UTC", show_default=True, help="Of its days, as Asia/Taipei.")
 @click.option("--llm", metavar="BASE", help="Causal base model; default a tiny one to try out.")
 @click.option("--encoder", metavar="BASE", help="Encoder; default a tiny one to try out.")
 def new(
-    name: str, source: str, target: str, timezone: str, llm: str | None, encoder: str | None
+    name: str,
+    sources: tuple[str, ...],
+    target: str,
+    timezone: str,
+    llm: str | None,
+    encoder: str | None,
 ) -> None:
     """Write a minimal file of market NAME; nothing is overwritten."""
     from csrm_tasks.errors import ConfigError
@@ -31,7 +39,7 @@ def new(
 
     if (llm is None) != (encoder is None):
         raise ConfigError("give --llm and --encoder together, or neither to try out")
-    text = new_market(name, source, target, timezone, llm, encoder)
+    text = new_market(name, sources, target, timezone, llm, encoder)
     path = load_settings(market=name).markets / f"{name}.yaml"
     write_market(path, text)
     click.echo(f"{path}\nnext: csrm market check {name}; docs/OWN_MARKET.md says how to go on")

@@ -1,8 +1,8 @@
 """Out-of-fold probabilities of the train pairs: each fold judged by a model of the others (A39).
 
-A fold holds whole query texts: a text that was judged in both locales is in one fold, as it is in
-one split (A10), so no model has seen any label of a query that it judges. Dev pairs are in folds as
-well and are judged like train pairs, so that what is found on dev holds for these; gold is not
+A fold holds whole query texts: a text that was judged in several locales is in one fold, as it is
+in one split (A10), so no model has seen any label of a query that it judges. Dev pairs are in folds
+as well and are judged like train pairs, so that what is found on dev holds for these; gold is not
 read.
 """
 

@@ -33,6 +33,10 @@ def describe(
         "market": market.market,
         "stage": stage,
         "until": until,
+        "locales": {
+            "learnt": [*market.learnt_locales(stage)],
+            "missing": [*market.missing_locales(stage)],  # A36
+        },
         "ends_at": ends.isoformat(),
         "events_until": latest.isoformat() if isinstance(latest, datetime) else None,
         "days": _days(built),

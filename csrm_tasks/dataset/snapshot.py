@@ -1,8 +1,9 @@
 """A snapshot: published days frozen into the training tables of one stage (A9, A10).
 
 Stage 1 reads, of the target market, its catalogue and translations and nothing else: no function
-that reads labels or behaviour is called with its locale. Everything is sorted and drawn by hash,
-so the same days give the same bytes.
+that reads labels or behaviour is called with its locale. Of a language that is only judged in
+(``evaluation_locales``) stage 2 reads labels as well, and keeps those that are gold. Everything is
+sorted and drawn by hash, so the same days give the same bytes.
 """
 
 from __future__ import annotations
@@ -98,13 +99,14 @@ def build(
     published = source.published_days(connection, market.market, until)
     source.check_days(connection, market.market, published)
     days = list(published)
-    locales = [market.source_locale, *([market.target_locale] if stage == 2 else [])]
-    files = source.files(connection, market.market, days, locales)
+    locales = market.learnt_locales(stage)
+    judged_in = market.evaluation_locales if stage == 2 else ()
+    files = source.files(connection, market.market, days, [*locales, *judged_in])
     versions = source.product_versions(connection, market.market, days)
-    translations = source.translations(connection, market.market, days)
-    evidence = _evidence(connection, market, locales, until, days)
+    translations = directed(source.translations(connection, market.market, days), market)
+    evidence = _evidence(connection, market, locales, judged_in, until, days)
     seen = Seen(files, evidence.ratings, versions, evidence.shown, evidence.traffic)
-    health = check(profiles(seen, days, until), _both(market), market.health)
+    health = check(profiles(seen, days, until), market.locales, market.health)
     refuse_failed(health, market.market, until)
     latest = source.latest_products(versions)
     products = offered(connection, lake, market.market, days, latest).drop("deleted")
@@ -112,7 +114,8 @@ def build(
     sides = known_sides(connection, market.market)
     judged = _judged(evidence.ratings, products, market, sides)
     log = pl.concat([evidence.source_log, evidence.target_log.drop("day")])
-    typed = _typed(evidence.ratings, log, translations, products, brands, market)
+    asked = _asked(evidence.ratings, judged, market)
+    typed = _typed(asked, log, translations, products, brands, market)
     impressions = log.group_by("query_id").agg(pl.col("impressions").sum())
     tables = Tables(
         products=products,
@@ -126,26 +129,41 @@ def build(
     return Built(tables, judged, tuple(days), files, health, evidence.traffic)
 
 
-def _both(market: MarketConfig) -> tuple[str, str]:
-    return (market.source_locale, market.target_locale)
+def directed(delivered: pl.DataFrame, market: MarketConfig) -> pl.DataFrame:
+    """Return translations with ``source_locale`` and ``target_locale``, by ``locale``'s folder.
+
+    What lies in a source's folder is from that language into the target; what lies in another's is
+    from the first source into that one. The same pair out of two folders is one row.
+    """
+    is_source = pl.col("locale").is_in(market.source_locales)
+    origin = pl.when(is_source).then("locale").otherwise(pl.lit(market.source_locales[0]))
+    into = pl.when(is_source).then(pl.lit(market.target_locale)).otherwise("locale")
+    named = delivered.with_columns(source_locale=origin, target_locale=into).drop("locale")
+    return named.unique().sort(named.columns)
 
 
 def _evidence(
     connection: Connection,
     market: MarketConfig,
     locales: Sequence[str],
+    judged_in: Sequence[str],
     until: str,
     days: Sequence[str],
 ) -> Observations:
-    """Read what ``locales`` say; of the target's log the behaviour window."""
+    """Read what ``locales`` say; of the target's log the behaviour window.
+
+    Of ``judged_in`` ratings are read, and no behaviour.
+    """
     own, target = market.market, market.target_locale
-    ratings = source.ratings(connection, own, days, locales)
+    ratings = source.ratings(connection, own, days, [*locales, *judged_in])
     first = date.fromisoformat(until) - timedelta(days=market.snapshot.behaviour_days - 1)
     within = [d for d in days if d >= first.isoformat() and target in locales]
     compared = pl.DataFrame({"day": days}).filter(window_of(until).is_not_null())["day"].to_list()
     return Observations(
         ratings=_with_query_id(ratings),
-        source_log=source.summed(connection, own, days, market.source_locale),
+        source_log=pl.concat(
+            source.summed(connection, own, days, x) for x in market.source_locales
+        ),
         target_log=source.aggregates(connection, own, within, target),
         shown=pl.concat(source.shown(connection, own, compared, x) for x in locales),
         traffic=source.traffic(connection, own, compared, locales),
@@ -156,11 +174,13 @@ def _brands(
     market: MarketConfig, products: pl.DataFrame, translations: pl.DataFrame
 ) -> dict[str, BrandDictionary]:
     """One dictionary per locale; a translated brand is another form of the same brand."""
+    texts = ("source_text", "target_text")
     named = translations.filter(pl.col("kind") == "brand")
-    there = list(zip(named["source_text"], named["target_text"], strict=True))
-    back = [(target, origin) for origin, target in there]
     dictionaries = {}
-    for locale, aliases in ((market.source_locale, back), (market.target_locale, there)):
+    for locale in market.locales:
+        there = named.filter(target_locale=locale).select(texts).rows()
+        back = named.filter(source_locale=locale).select(texts[::-1]).rows()
+        aliases = [*there, *back]
         own = products.filter((pl.col("locale") == locale) & (pl.col("brand") != ""))["brand"]
         itself = [(partner, partner) for _, partner in aliases]
         dictionaries[locale] = build_brands(own, [*aliases, *itself])
@@ -175,10 +195,11 @@ def _judged(
     norms = ratings.select("query_id", "norm").unique()
     texts = norms.with_columns(text_ids(norms["norm"]))
     held = texts.join(sides, on="text").select("norm", "side").unique()
-    gold = frozen_gold(ratings, rules, market.target_locale, held)
+    gold = frozen_gold(ratings, rules, market.gold_locales, held)
     known = agreed.drop("tied").join(products, on=["locale", "product_id"], how="semi")
     frozen = gold.pairs.join(products, on=["locale", "product_id"], how="semi")
-    named = known.join(norms, on="query_id")
+    learnt = known.filter(~pl.col("locale").is_in(market.evaluation_locales))
+    named = learnt.join(norms, on="query_id")
     split = assign_splits(named, frozen, rules.dev_share, market.seed, held)
     ids = pair_ids(split["query_id"], split["product_id"])
     pairs = split.with_columns(ids).sort(PAIR)
@@ -205,6 +226,12 @@ def _with_query_id(ratings: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([frame.clear().with_columns(pl.lit("").alias("query_id")), *ids])
 
 
+def _asked(ratings: pl.DataFrame, judged: JudgedPairs, market: MarketConfig) -> pl.DataFrame:
+    """Return the ratings whose queries a snapshot holds: where nothing is learnt, those of gold."""
+    judged_in = pl.col("locale").is_in(market.evaluation_locales)
+    return ratings.filter(~judged_in | pl.col("query_id").is_in(judged.pairs["query_id"].implode()))
+
+
 def _typed(
     ratings: pl.DataFrame,
     log: pl.DataFrame,
@@ -220,7 +247,7 @@ def _typed(
     derived = derived_queries(titles.iter_rows(), brands[target], most + more)
     made = pl.DataFrame(derived, schema={"query": pl.String, "n": pl.Int64}, orient="row")
     made = made.with_columns(pl.lit(target).alias("locale"))
-    translated = translations.filter(pl.col("kind") == "query").select(
+    translated = translations.filter(kind="query", target_locale=target).select(
         pl.col("target_text").alias("query"), pl.lit(1).alias("n")
     )
     asked = [
@@ -250,12 +277,12 @@ def _conversions(
 ) -> pl.DataFrame:
     """CVR examples; queries of dev and gold are left out, they are looked at, not learnt from.
 
-    Left out is a text, in both locales: shoppers of either may have typed it.
+    Left out is a text, in every locale: shoppers of any may have typed it.
     """
     held_out = pairs.filter(pl.col("split") != "train")["norm"].unique().to_list()
     barred = pl.concat(
         query_ids(locale, pl.Series("query_id", held_out, dtype=pl.String)).to_frame()
-        for locale in _both(market)
+        for locale in market.locales
     )
     sums = (
         log.join(barred, on="query_id", how="anti")

@@ -65,7 +65,7 @@ def files(
 
 
 def product_versions(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
-    """Return every version of every product, both locales: the PRODUCTS columns, ``deleted`` and
+    """Return every version of every product, all locales: the PRODUCTS columns, ``deleted`` and
     ``day``.
 
     Versions of one product are in the order of the files they came in, the latest day last.
@@ -123,8 +123,10 @@ def ratings(
 
 
 def translations(connection: Connection, market: str, days: Sequence[str]) -> pl.DataFrame:
-    """Return the distinct pairs of texts: kind, source_text, target_text."""
-    names = ("kind", "source_text", "target_text")
+    """Return the distinct pairs of texts: kind, source_text, target_text, and the ``locale`` in
+    whose folder they were delivered.
+    """
+    names = ("kind", "source_text", "target_text", "locale")
     statement = (
         sa.select(*(TRANSLATIONS.c[c] for c in names))
         .where(TRANSLATIONS.c.market == market, TRANSLATIONS.c.day.in_(days))

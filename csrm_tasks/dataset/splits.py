@@ -48,15 +48,18 @@ def held_out_queries(
 
 
 def frozen_gold(
-    ratings: pl.DataFrame, rules: Snapshot, target_locale: str, sides: pl.DataFrame | None = None
+    ratings: pl.DataFrame,
+    rules: Snapshot,
+    locales: Sequence[str],
+    sides: pl.DataFrame | None = None,
 ) -> Gold:
-    """Find the gold pairs among ratings (PAIR, norm, day, grade, rater_id, …).  # A10
+    """Find the gold pairs of ``locales`` in ratings (PAIR, norm, day, grade, rater_id, …).  # A10
 
     ``sides``: norm and side of what earlier snapshots held; None: there were none.
     """
-    target = ratings.filter(pl.col("locale") == target_locale)
-    enough = target.group_by(PAIR).len().filter(pl.col("len") >= rules.gold_raters)
-    rated = target.join(enough, on=PAIR, how="semi", maintain_order="left")
+    judged = ratings.filter(pl.col("locale").is_in(locales))
+    enough = judged.group_by(PAIR).len().filter(pl.col("len") >= rules.gold_raters)
+    rated = judged.join(enough, on=PAIR, how="semi", maintain_order="left")
     # Each pair as it stood at the end of each day on which something was said about it.
     stood = (
         rated.select(*PAIR, pl.col("day").alias("as_of"))

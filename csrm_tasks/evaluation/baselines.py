@@ -3,7 +3,7 @@
 The linear model is meant to be strong: TF-IDF of character n-grams of the query and of the
 product (title, brand, category), and what a linear model cannot see in them by itself: how much of
 the query occurs in the product (words, letters, bigrams, cosine, contained n-gram weight), against
-the title and against brand and category. Trained on the same train pairs of both markets; its
+the title and against brand and category. Trained on the same train pairs of all languages; its
 regularisation is chosen on dev.
 """
 

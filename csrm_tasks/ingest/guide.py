@@ -36,7 +36,8 @@ Written by `python -m csrm_tasks.ingest.guide` from `ingest/contract/contracts.p
 
     {{landing}}/{{market}}/{{day}}/{{locale}}/{{kind}}[-part].{{csv|jsonl|parquet}}[.gz|.zst]
 
-`day` is YYYY-MM-DD, `locale` one of the market's two, `kind` one of
+`day` is YYYY-MM-DD, `locale` one of the market's (sources, target, and what it is only judged in,
+`evaluation_locales`), `kind` one of
 {", ".join(f"`{kind}`" for kind in CONTRACTS)};
 `part` is letters, digits, `_` and `.`, 200 at most. Files are stored in that order of kinds, so
 that what refers to something comes after it.

@@ -1,8 +1,8 @@
-"""Which of a market's two locales a row of a public data set goes to."""
+"""Which of a market's locales a row of a public data set goes to."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
@@ -21,15 +21,16 @@ KNOWN = frozenset(ISO_639_1.split())
 NOT_ENGLISH = ("ko", "ja", "zh", "other")  # scripts, of text.language_of
 
 
-def locale_of(source: str, target: str) -> dict[str, str]:
-    """Return language → locale of a market; of two locales of one language the source takes it."""
-    found = {source.partition("-")[0]: source}
-    found.setdefault(target.partition("-")[0], target)
+def locale_of(locales: Sequence[str]) -> dict[str, str]:
+    """Return language → locale of a market; of two locales of one language the first takes it."""
+    found: dict[str, str] = {}
+    for locale in locales:
+        found.setdefault(locale.partition("-")[0], locale)
     return found
 
 
 def check_languages(layout: str, spoken: Collection[str], locales: Mapping[str, str]) -> None:
-    """Raise :class:`ConfigError` where a layout has nothing for either locale of the market."""
+    """Raise :class:`ConfigError` where a layout has nothing for any locale of the market."""
     if not set(spoken) & set(locales):
         raise ConfigError(
             f"{layout} has rows in {', '.join(sorted(spoken))}, and the market's locales are "

@@ -38,7 +38,7 @@ class Asked:
 
     layout: str
     market: str
-    source: str
+    sources: tuple[str, ...]
     target: str
     day: date  # of the first split
 
@@ -49,10 +49,11 @@ def import_layout(asked: Asked, settings: Settings, read: Callable[[Landing], No
     Nothing is visible before all has been read; killed and run again it is the same files. Raises
     :class:`ConfigError` or :class:`~csrm_tasks.errors.DataError`; then nothing has changed.
     """
-    text = new_market(asked.market, asked.source, asked.target, "UTC", None, None)
+    text = new_market(asked.market, asked.sources, asked.target, "UTC", None, None)
     file = settings.markets / f"{asked.market}.yaml"
-    _check_market(file, asked)
-    layout, locales = LAYOUTS[asked.layout], locale_of(asked.source, asked.target)
+    judged_in = _check_market(file, asked)
+    layout = LAYOUTS[asked.layout]
+    locales = locale_of([*asked.sources, asked.target, *judged_in])
     check_languages(asked.layout, layout.spoken, locales)
     landing = Landing(
         asked.layout, settings.landing / asked.market, settings.home / "imports" / asked.market,
@@ -71,24 +72,28 @@ def import_layout(asked: Asked, settings: Settings, read: Callable[[Landing], No
     return [*told, f"market file: {file}", *_next(landing, asked)]
 
 
-def _check_market(file: Path, asked: Asked) -> None:
-    """Raise where the market exists with other languages; its file is kept as it is."""
+def _check_market(file: Path, asked: Asked) -> tuple[str, ...]:
+    """Return the languages that an existing market is judged in beside its target.
+
+    Its file is kept as it is; raises where it learns from other languages, or for another.
+    """
     if not file.exists():
-        return
+        return ()
     config = load_market(asked.market, file.parent)
-    if (config.source_locale, config.target_locale) != (asked.source, asked.target):
+    if (config.source_locales, config.target_locale) != (asked.sources, asked.target):
         raise ConfigError(
-            f"{file}: market {asked.market} learns from {config.source_locale} for "
-            f"{config.target_locale}, not from {asked.source} for {asked.target}; give another "
-            "--market, or these --source and --target"
+            f"{file}: market {asked.market} learns from {' and '.join(config.source_locales)} for "
+            f"{config.target_locale}, not from {' and '.join(asked.sources)} for {asked.target}; "
+            "give another --market, or these --source and --target"
         )
+    return config.evaluation_locales
 
 
 def _next(landing: Landing, asked: Asked) -> list[str]:
     days = [day for day in landing.days.values() if (landing.root / day).is_dir()]
     lines = [
         f"{locale}: nothing landed; deliver its files (docs/OWN_MARKET.md)"
-        for locale in (asked.source, asked.target)
+        for locale in (*asked.sources, asked.target)
         if not any((landing.root / day / locale).is_dir() for day in days)
     ]
     return [*lines, *(f"next: csrm ingest --market {asked.market} --day {day}" for day in days)]

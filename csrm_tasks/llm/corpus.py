@@ -7,7 +7,7 @@ titles of each language are held out, by their digest, to tell what was learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import polars as pl
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.data import TranslationRows, load_translations
+from csrm_tasks.llm.data import DIRECTED, TranslationRows, load_translations
 from csrm_tasks.llm.prompt.prompts import (
     WHOLE_PRODUCT,
     ProductFields,
@@ -44,15 +44,19 @@ class Corpus:
     """Distinct texts of a market."""
 
     texts: Sequence[Text]
-    translations: Sequence[TranslationRows]  # source to target, and target to source
+    translations: Sequence[TranslationRows]  # as delivered, and the other way round
     held_out: dict[str, list[Text]]  # titles by locale
 
 
 def load_corpus(
-    snapshot: Path, source: str, target: str, form: ProductForm = WHOLE_PRODUCT
+    snapshot: Path, form: ProductForm = WHOLE_PRODUCT, without: Collection[str] = ()
 ) -> Corpus:
-    """Read the texts, products as ``form`` has them; raises :class:`DataError` without products."""
-    products = table(snapshot, "products").select(SHOWN).unique().sort(SHOWN)
+    """Read the texts, products as ``form`` has them; titles in ``without`` are left alone.
+
+    Those are languages that are only judged in. Raises :class:`DataError` without products.
+    """
+    products = table(snapshot, "products").filter(~pl.col("locale").is_in(without))
+    products = products.select(SHOWN).unique().sort(SHOWN)
     held_out = {
         str(locale): _held_out(str(locale), own["title"])
         for (locale,), own in products.group_by("locale", maintain_order=True)
@@ -73,7 +77,7 @@ def load_corpus(
         )
     return Corpus(
         kept,
-        _both_directions(snapshot, (source, target), set(judged), held_out),
+        _both_directions(snapshot, set(judged), held_out),
         {
             locale: [_title(locale, title) for title in titles]
             for locale, titles in held_out.items()
@@ -98,23 +102,22 @@ def _held_queries(snapshot: Path) -> list[str]:
 
 
 def _both_directions(
-    snapshot: Path, locales: tuple[str, str], judged: set[str], held_out: dict[str, list[str]]
+    snapshot: Path, judged: set[str], held_out: dict[str, list[str]]
 ) -> list[TranslationRows]:
     titles = {(locale, title) for locale, some in held_out.items() for title in some}
 
-    def trains(kind: str, *texts: str) -> bool:
-        both = [*zip(locales, texts, strict=True)]
+    def trains(kind: str, text: str, other: str, *locales: str) -> bool:
+        both = [*zip(locales, (text, other), strict=True)]
         if kind == "query" and any(query_id(*one) in judged for one in both):
             return False
         return not any(one in titles for one in both)
 
-    rows = load_translations(snapshot, "train").select("kind", "source_text", "target_text")
+    rows = load_translations(snapshot, "train").select(DIRECTED)
     kept = [row for row in rows.unique().sort(pl.all()).iter_rows() if trains(*row)]
     if not kept:
         return []
-    kinds, sources, targets = zip(*kept, strict=True)
-    source, target = locales
+    kinds, sources, targets, origins, into = zip(*kept, strict=True)
     return [
-        TranslationRows(kinds, sources, targets, source, target),
-        TranslationRows(kinds, targets, sources, target, source),
+        TranslationRows(kinds, sources, targets, origins, into),
+        TranslationRows(kinds, targets, sources, into, origins),
     ]

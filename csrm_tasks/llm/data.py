@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from csrm_tasks.llm.soft_targets import Floats, mixed_target, one_hot, smoothed
 from csrm_tasks.records import (
     PRODUCTS,
     RQA,
-    TRANSLATIONS,
     WEIGHTS,
     read_table,
 )
+
+DIRECTED = ("kind", "source_text", "target_text", "source_locale", "target_locale")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Fields:
     queries: dict[str, QueryFields]  # by query_id
     products: dict[tuple[str, str], ProductFields]  # by (locale, product_id)
     pivot: Pivot | None = None  # whose translations they hold (A52)
+
+    def titles(self) -> Iterator[tuple[str, str]]:
+        """Yield locale and title of every product."""
+        return ((locale, p.title) for (locale, _), p in self.products.items())
 
     def of(self, pairs: pl.DataFrame) -> tuple[list[QueryFields], list[ProductFields]]:
         """Return the fields of ``pairs`` (query_id, product_id, locale), aligned.
@@ -131,19 +136,25 @@ def _parts(pairs: pl.DataFrame, salt: str, of: int) -> pl.Series:
     return pairs["query_id"].replace_strict(ids, parts, return_dtype=pl.Int64)
 
 
-def selection_dev(snapshot: Path, source: str, target: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the dev pairs that select checkpoints and the source dev pairs (A10).
+def selection_dev(snapshot: Path, target: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the dev pairs that select checkpoints and those of all sources (A10).
 
     They are the same where the target has none. Raises :class:`DataError` where both are empty.
     """
     dev = load_pairs(snapshot, "dev")
-    own, other = (dev.filter(pl.col("locale") == locale) for locale in (target, source))
+    own = dev.filter(pl.col("locale") == target)
+    other = dev.filter(pl.col("locale") != target)
     if dev.is_empty():
         raise DataError(
             "the snapshot has no dev pairs; more judged queries are needed, "
             "or a larger snapshot.dev_share in the market file"
         )
     return (other if own.is_empty() else own), other
+
+
+def languages(pairs: pl.DataFrame) -> str:
+    """Name the languages of ``pairs`` in a line."""
+    return ", ".join(pairs["locale"].unique().sort())
 
 
 def relevance_rows(fields: Fields, pairs: pl.DataFrame, targets: Floats | None = None) -> LabelRows:
@@ -192,11 +203,10 @@ def load_translations(snapshot: Path, split: str) -> pl.DataFrame:
     return table(snapshot, "translations").filter(pl.col("split") == split)
 
 
-def translation_rows(snapshot: Path, source: str, target: str) -> TranslationRows:
-    """Return the training translations (A7); may be empty."""
+def translation_rows(snapshot: Path) -> TranslationRows:
+    """Return the training translations of every direction (A7); may be empty."""
     rows = load_translations(snapshot, "train")
-    kinds, sources, targets = (rows[c].to_list() for c in list(TRANSLATIONS)[:3])
-    return TranslationRows(kinds, sources, targets, source, target)
+    return TranslationRows(*(rows[c].to_list() for c in DIRECTED))
 
 
 def space_named(name: str) -> LabelSpace:
@@ -224,13 +234,19 @@ class LabelRows:
 
 @dataclass(frozen=True)
 class TranslationRows:
-    """Translations from the source to the target locale, as aligned columns."""
+    """Translations, as aligned columns."""
 
     kinds: Sequence[str]
     sources: Sequence[str]
     targets: Sequence[str]
-    source_locale: str
-    target_locale: str
+    source_locales: Sequence[str]
+    target_locales: Sequence[str]
+
+    @property
+    def groups(self) -> list[str]:
+        """Kind and direction of each, as ``title ko-KR>zh-TW``."""
+        parts = zip(self.kinds, self.source_locales, self.target_locales, strict=True)
+        return [f"{kind} {source}>{target}" for kind, source, target in parts]
 
     def __len__(self) -> int:
         return len(self.kinds)

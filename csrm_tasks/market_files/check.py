@@ -134,7 +134,7 @@ def _of_gold(config: MarketConfig) -> Iterator[str]:
         yield "gate: there is no such section, so nothing is ever promoted; `gate: {}` is enough"
         return
     yield (
-        f"snapshot.gold_raters: a {config.target_locale} pair becomes gold once "
+        f"snapshot.gold_raters: a {' or '.join(config.gold_locales)} pair becomes gold once "
         f"{rules.gold_raters} raters graded it and {rules.gold_agree} agree; without gold no "
         "weekly release passes the gate (the cold start needs none)"
     )
@@ -161,8 +161,8 @@ def _of_raters(config: MarketConfig, settings: Settings) -> Iterator[str]:
     if counted is not None:
         pairs, queries = counted
         yield (
-            f"gold: {pairs:,} {config.target_locale} pairs of {queries:,} queries in the store "
-            f"have {config.snapshot.gold_raters} raters so far"
+            f"gold: {pairs:,} {' and '.join(config.gold_locales)} pairs of {queries:,} queries in "
+            f"the store have {config.snapshot.gold_raters} raters so far"
         )
 
 
@@ -226,7 +226,7 @@ def _of_training(config: MarketConfig) -> Iterator[str]:
 def _differences(config: MarketConfig) -> Iterator[tuple[str, str, str]]:
     """Yield key, value and default ("required" where there is none) of what differs."""
     least: dict[str, Any] = {
-        "market": "m", "source_locale": "aa-AA", "target_locale": "bb-BB", "gate": {},
+        "market": "m", "source_locales": ["aa-AA"], "target_locale": "bb-BB", "gate": {},
         "llm": {"base": "./b"}, "retrieval": {"ebr": {"encoder": "./e"}},
         "towers": {"encoder": "./e"},
     }  # fmt: skip

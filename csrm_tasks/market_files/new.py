@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -16,7 +17,7 @@ LLM, ENCODER = "csrm_tasks/demo/bases/shipped/llm", "csrm_tasks/demo/bases/shipp
 HEAD = """\
 # What has no default. Every other key: docs/MARKET.md. Then: csrm market check {name}
 market: {name}
-source_locale: {source}  # the language with labels
+{sources}
 target_locale: {target}  # the language to start in
 schedule:
   timezone: {timezone}  # whose midnight a day ends at; fix it before the first delivery
@@ -62,12 +63,17 @@ TOWER_SIZES = """\
 
 
 def new_market(
-    name: str, source: str, target: str, timezone: str, llm: str | None, encoder: str | None
+    name: str,
+    sources: Sequence[str],
+    target: str,
+    timezone: str,
+    llm: str | None,
+    encoder: str | None,
 ) -> str:
     """Return the text of a market file; raises :class:`ConfigError` where it would be none."""
     trying = llm is None
     text = HEAD.format(
-        name=name, source=source, target=target, timezone=timezone,
+        name=name, sources=_learnt(sources), target=target, timezone=timezone,
         llm=_quoted(llm or LLM), encoder=_quoted(encoder or ENCODER),
         llm_sizes=LLM_SIZES if trying else "", ebr_sizes=EBR_SIZES if trying else "",
         tower_sizes=TOWER_SIZES if trying else "", margin=0.05 if trying else 0.03,
@@ -81,6 +87,12 @@ def new_market(
     for key, base in bases_of(config).items():
         check_base(key, base)
     return text
+
+
+def _learnt(sources: Sequence[str]) -> str:
+    if len(sources) == 1:
+        return f"source_locale: {sources[0]}  # the language with labels"
+    return f"source_locales: [{', '.join(sources)}]  # the languages with labels"
 
 
 def _quoted(value: str) -> str:

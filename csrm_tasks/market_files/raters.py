@@ -25,13 +25,14 @@ def rated_enough(config: MarketConfig, settings: Settings) -> tuple[int, int] | 
     named = sa.func.count(sa.distinct(sa.func.nullif(LABELS.c.rater_id, "")))
     nameless = sa.func.sum(sa.case((LABELS.c.rater_id == "", 1), else_=0))
     pairs = (
-        sa.select(LABELS.c.query, LABELS.c.product_id)
-        .where(LABELS.c.market == config.market, LABELS.c.locale == config.target_locale)
-        .group_by(LABELS.c.query, LABELS.c.product_id)
+        sa.select(LABELS.c.locale, LABELS.c.query, LABELS.c.product_id)
+        .where(LABELS.c.market == config.market, LABELS.c.locale.in_(config.gold_locales))
+        .group_by(LABELS.c.locale, LABELS.c.query, LABELS.c.product_id)
         .having(named + nameless >= config.snapshot.gold_raters)
         .subquery()
     )
-    counted = sa.select(sa.func.count(), sa.func.count(sa.distinct(pairs.c.query)))
+    asked = sa.func.count(sa.distinct(pairs.c.locale + "/" + pairs.c.query))
+    counted = sa.select(sa.func.count(), asked)
     with reading(open_store(settings.db_url)) as connection:
         found, queries = connection.execute(counted.select_from(pairs)).one()
     return int(found), int(queries)

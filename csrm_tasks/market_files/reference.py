@@ -34,7 +34,7 @@ Written by `python -m csrm_tasks.market_files.reference` (`csrm market reference
 `csrm_tasks/sections/`; do not edit.
 
 A market is one file, `dags/markets/{market}.yaml` (or below `CSRM_MARKETS`). Six keys have no
-default: `market`, `source_locale`, `target_locale`, `llm.base`, `retrieval.ebr.encoder` and
+default: `market`, `source_locales`, `target_locale`, `llm.base`, `retrieval.ebr.encoder` and
 `towers.encoder` (the last three are set by presets for real bases, below); and without the section
 `gate` nothing is ever promoted. `csrm market new` writes such a file, `csrm market check` says what
 is wrong with one, what of it will surprise, and what is in effect.

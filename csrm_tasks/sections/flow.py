@@ -52,6 +52,8 @@ class Controls(Section):
     """RQA* without what shoppers did with gold queries: what the gold set's own clicks give."""
     towers_seen: bool = False
     """The same towers, taught gold queries, too (no gold pair)."""
+    leave_out: bool = False
+    """The linear baseline without each source language in turn, on that language's dev."""
     cross_encoder: bool = False
     """One tower that reads query and title together."""
     encoder: BaseModelName | None = None

@@ -52,7 +52,7 @@ def baseline_encoder(
     torch.set_num_threads(ctx.settings.threads)
     snapshot, market = ctx.input("snapshot").path, ctx.market
     fields = load_fields(snapshot)
-    dev, _ = selection_dev(snapshot, market.source_locale, market.target_locale)
+    dev, _ = selection_dev(snapshot, market.target_locale)
     train, gold = load_pairs(snapshot, "train"), load_pairs(snapshot, "gold")
 
     def judged(pairs: pl.DataFrame) -> JudgedTexts:

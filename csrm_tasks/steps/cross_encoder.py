@@ -76,7 +76,12 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     facts: Metadata = {"pairs": len(examples), "steps": plan.steps, "loss": done.curve[-1][1]}
     facts |= {f"dev_{head}_f1": threshold.f1 for head, threshold in chosen.items()}
     facts |= {f"{variant}_{k}": v for variant, p in parities.items() for k, v in vars(p).items()}
-    log.info("cross-encoder: dev of %s, %d pairs: %s", dev["locale"][0], len(dev), chosen)
+    log.info(
+        "cross-encoder: dev of %s, %d pairs: %s",
+        ", ".join(dev["locale"].unique().sort()),
+        len(dev),
+        chosen,
+    )
     numbers = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref, params=config.model_dump(),

@@ -43,8 +43,7 @@ def _landed(
 
 
 def _list(market: MarketConfig, settings: Settings, day: str) -> list[Delivery]:
-    locales = (market.source_locale, market.target_locale)
-    return list_landing(settings.landing, market.market, day, locales)
+    return list_landing(settings.landing, market.market, day, market.locales)
 
 
 @step("land", external_inputs=_landed)

@@ -73,7 +73,7 @@ def champion(ctx: Context) -> Metadata:
 @step(
     "evaluate",
     inputs=["snapshot", "baselines", "champion"],
-    optional=["alone", "ablation"],
+    optional=["alone", "ablation", "leave_out"],
     many=["llm_scores", "tower_scores"],
     config=["generated"],
 )
@@ -82,7 +82,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
 
     ``names``: comma-separated, one per score artifact, those of LLMs first. ``alone``: gold scores
     of an LLM without retrieved titles, to be compared with its own among the others. ``ablation``:
-    what dev kept of the market's options (A41), for the report.
+    what dev kept of the market's options (A41), ``leave_out``: a control; the report tells both.
     """
     from csrm_tasks.evaluation import evidence
     from csrm_tasks.evaluation.gold import gold_set
@@ -102,6 +102,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "resolved": _resolved(ctx, gold.frame),
         "training": _training(ctx, _names(ctx, names)),
         "ablation": dict(ctx.inputs["ablation"].facts) if "ablation" in ctx.inputs else None,
+        "leave_out": _left_out(ctx),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
     write_json(ctx.out / "metrics.json", summary, sort_keys=False)
@@ -206,6 +207,11 @@ def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
     without, augmented = (read_table(a.file("scored.parquet"), SCORED) for a in (alone, same[-1]))
     queries = table(ctx.input("snapshot").path, "queries")
     return rqa_ablation(gold, without, augmented, queries, read_table(titles, RQA))
+
+
+def _left_out(ctx: Context) -> object:
+    control = ctx.inputs.get("leave_out")
+    return [] if control is None else _json(control, "leave_out")
 
 
 def _training(ctx: Context, names: list[str]) -> dict[str, Any]:

@@ -32,10 +32,13 @@ def bundle(ctx: Context) -> Metadata:
 
     llm = ctx.input("llm")
     card = read_card(llm.path)
+    stage = _stage(ctx, ctx.input("snapshot"))
     about: dict[str, Any] = {
         "market": ctx.market.market,
         "locale": ctx.market.target_locale,
-        "stage": _stage(ctx, ctx.input("snapshot")),
+        "stage": stage,
+        "learnt_from": [*ctx.market.learnt_locales(stage)],
+        "missing": [*ctx.market.missing_locales(stage)],
         "source_dev_micro_f1": _fact(ctx, llm, "source_dev_micro_f1"),
         "dev_micro_f1": _fact(ctx, llm, "dev_micro_f1"),
         "llm": {name: getattr(card, name) for name in CARD},

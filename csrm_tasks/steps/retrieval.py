@@ -61,7 +61,12 @@ def build_bm25(ctx: Context) -> Metadata:
 
 @step("pseudo_pairs", inputs=["snapshot", "bm25"], config=["retrieval.bm25_k"])
 def pseudo_pairs(ctx: Context) -> Metadata:
-    """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21)."""
+    """Pair every query with what BM25 finds in its own locale, for the CVR ranker (A21).
+
+    Not of languages that are only judged in: a retriever learns from these pairs.
+    """
+    import polars as pl
+
     from csrm_tasks.dataset.queries import retriever_queries
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.records import write_table
@@ -70,6 +75,7 @@ def pseudo_pairs(ctx: Context) -> Metadata:
     from csrm_tasks.retrieval.pseudo import pseudo_pairs as pair_up
 
     queries = retriever_queries(table(ctx.input("snapshot").path, "queries"))
+    queries = queries.filter(~pl.col("locale").is_in(ctx.market.evaluation_locales))
     products = table(ctx.input("snapshot").path, "products")
     locales = sorted(products["locale"].unique())
     indexes = {locale: Bm25Index(ctx.input("bm25").file(locale)) for locale in locales}

@@ -199,7 +199,8 @@ def _identity(
     return {
         "step": spec.name,
         "market": market.market,
-        "locales": [market.source_locale, market.target_locale],
+        "locales": [*market.source_locales, market.target_locale],
+        **_evaluated(market),
         "code": code_digest(spec.function, settings.cache / "code"),
         "config": {key: _configured(market, key) for key in spec.config},
         "params": dict(params),
@@ -207,6 +208,12 @@ def _identity(
         | {k: [a.digest for a in v] for k, v in lists.items()},
         "external_inputs": _external(spec, market, settings, params),
     }
+
+
+def _evaluated(market: MarketConfig) -> dict[str, Any]:
+    """Return the languages that are only judged in; a market without any has no such key."""
+    found = market.evaluation_locales
+    return {"evaluation_locales": [*found]} if found else {}
 
 
 def _configured(market: MarketConfig, key: str) -> Any:

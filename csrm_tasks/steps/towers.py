@@ -112,7 +112,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
 
     ``target``: soft needs input ``scored`` (the teacher's probabilities of the tower pairs; A29);
-    hard learns the snapshot's train pairs of both locales in equally many steps (A32).
+    hard learns the snapshot's train pairs of all locales in equally many steps (A32).
     Nothing of a gold query is learnt, unless ``seen`` says so: then the teacher's word on them is,
     though on no gold pair. That is a control, and what shoppers type would be learnt in earnest.
     """
@@ -231,8 +231,13 @@ def publish_towers(
     dev.select("pair_id", "grade").with_columns(
         em=pl.Series(scores[:, 0]), defect=pl.Series(scores[:, 1])
     ).write_parquet(ctx.out / "dev_scores.parquet")
-    log.info("towers: dev of %s, %d pairs: %s", dev["locale"][0], len(dev), chosen)
-    return {"dev_pairs": len(dev), "dev_locale": str(dev["locale"][0])} | {
+    log.info(
+        "towers: dev of %s, %d pairs: %s",
+        ", ".join(dev["locale"].unique().sort()),
+        len(dev),
+        chosen,
+    )
+    return {"dev_pairs": len(dev), "dev_locale": ", ".join(dev["locale"].unique().sort())} | {
         f"dev_{head}_{name}": getattr(threshold, name)
         for head, threshold in chosen.items()
         for name in ("f1", "precision", "recall")

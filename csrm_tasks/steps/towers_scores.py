@@ -19,20 +19,22 @@ log = logging.getLogger("csrm")
 
 @step("score_towers", inputs=["snapshot", "export"])
 def score_towers(ctx: Context, *, split: str = "gold") -> Metadata:
-    """Score the target locale's judged pairs of ``split`` as serving would.
+    """Score judged pairs of ``split`` in the languages that gold is in, as serving would.
 
     ``export`` is of the towers, or a cross-encoder. Column ``seen`` tells which queries they were
     taught: all, where an export from before this was kept does not say and its pairs are gone.
     """
     import polars as pl
 
-    locale = ctx.market.target_locale
+    locales = ctx.market.gold_locales
     reader = _scorer(ctx.input("export").path, ctx.settings.threads)
     tables = tables_with(ctx, reader.product_fields)
-    wanted = (pl.col("split") == split) & (pl.col("locale") == locale)
+    wanted = (pl.col("split") == split) & pl.col("locale").is_in(locales)
     judged = tables.pairs.filter(wanted).sort("pair_id")
     if judged.is_empty():
-        raise DataError(f"the snapshot has no {locale} pair of split {split!r} to score")
+        raise DataError(
+            f"the snapshot has no {' or '.join(locales)} pair of split {split!r} to score"
+        )
     rows = tables.texts(judged)
     scores = reader.score_texts(rows["query"].to_list(), rows["title"].to_list())
     decided = reader.decide(scores)

@@ -79,6 +79,6 @@ def _write_learnt(ctx: Context, texts: list[str]) -> None:
 
 
 def _texts_to_distil(tables: TowerTables) -> list[str]:
-    """Return the distinct queries of both locales, judged or not, without dev and gold."""
+    """Return the distinct queries of all locales, judged or not, without dev and gold."""
     barred = tables.barred()
     return [text for text in tables.queries["norm"].unique().sort() if text not in barred]

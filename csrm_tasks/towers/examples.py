@@ -52,7 +52,7 @@ def soft_examples(
 
 
 def hard_examples(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> Examples:
-    """Human grades of the train split, both locales, as targets of 0 and 1 (A32)."""
+    """Human grades of the train split, all locales, as targets of 0 and 1 (A32)."""
     train = pairs.filter(pl.col("split") == "train").with_columns(
         exact=(pl.col("grade") == Grade.EXACT).cast(pl.Float32),
         irrelevant=(pl.col("grade") == Grade.IRRELEVANT).cast(pl.Float32),

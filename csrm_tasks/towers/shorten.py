@@ -2,7 +2,7 @@
 
 The product tower and its vectors stay, so what a short query tower must match is the full one's
 vectors: the loss is the mean over heads of 1 - cosine to them. A logit is off by s·‖q - q'‖ at
-most, whatever the product. Texts are queries of both locales, none of dev and gold.
+most, whatever the product. Texts are queries of all locales, none of dev and gold.
 """
 
 from __future__ import annotations

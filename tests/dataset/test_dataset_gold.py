@@ -32,7 +32,7 @@ def said(*rows: tuple[str, str, int, str], product: str = "p", locale: str = ZH)
 
 
 def found(ratings: pl.DataFrame, rules: Snapshot = RULES) -> list[tuple[Any, ...]]:
-    gold = frozen_gold(ratings, rules, ZH).pairs
+    gold = frozen_gold(ratings, rules, [ZH]).pairs
     return gold.select("norm", "product_id", "grade", "raters", "agree").rows()
 
 
@@ -60,10 +60,10 @@ def test_a_query_that_a_snapshot_held_to_learn_from_never_becomes_gold(
     slow = said((SUN, "q", 2, "a"), (NEXT, "q", 2, "b"), (NEXT, "q", 2, "c"))
     assert found(slow) == [("q", "p", 2, 3, 3)]  # no snapshot was taken in between
     held = pl.DataFrame({"norm": ["q"], "side": [side]})
-    gold = frozen_gold(slow, RULES, ZH, held)
+    gold = frozen_gold(slow, RULES, [ZH], held)
     assert (gold.pairs.height, gold.late) == ((1, 0) if kept else (0, 1))
     other = pl.DataFrame({"norm": ["r"], "side": [side]})
-    assert frozen_gold(slow, RULES, ZH, other).pairs.height == 1
+    assert frozen_gold(slow, RULES, [ZH], other).pairs.height == 1
 
 
 def test_a_gold_query_may_gain_pairs_in_later_weeks() -> None:
@@ -74,7 +74,7 @@ def test_a_gold_query_may_gain_pairs_in_later_weeks() -> None:
 
 def test_only_the_target_has_gold() -> None:
     assert found(said(*AGREED, locale="ko-KR")) == []
-    assert frozen_gold(said(), RULES, ZH).pairs.is_empty()
+    assert frozen_gold(said(), RULES, [ZH]).pairs.is_empty()
 
 
 LABEL = st.tuples(

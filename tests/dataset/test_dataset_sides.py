@@ -50,7 +50,7 @@ def judged(votes: Votes, held: pl.DataFrame) -> pl.DataFrame:
     schema = texts | {"grade": pl.Int8, "rater_id": pl.String}
     schema |= {"rated_at": pl.Datetime("us", "UTC"), "label_id": pl.String}
     ratings = pl.DataFrame(rows, schema, orient="row")
-    gold = frozen_gold(ratings, RULES, ZH, held)
+    gold = frozen_gold(ratings, RULES, [ZH], held)
     norms = ratings.select("query_id", "norm").unique()
     pairs = consensus(ratings, RULES.consensus).join(norms, on="query_id")
     return assign_splits(pairs, gold.pairs, RULES.dev_share, 7, held)

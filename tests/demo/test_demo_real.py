@@ -84,7 +84,11 @@ def test_the_names_market_on_real_bases_trains_no_llm_for_a_control() -> None:
     assert all(getattr(found, name) == getattr(plain, name) for name in kept)
     taught = {"distilled_queries": found.snapshot.distilled_queries}  # judged alike all the same
     assert found.snapshot == plain.snapshot.model_copy(update=taught)
-    assert [m.market for m in load_markets(SHIPPED)] == ["demo", "names"]  # no market of its own
+    assert [m.market for m in load_markets(SHIPPED)] == [
+        "demo",
+        "multi",
+        "names",
+    ]  # no market of its own
 
 
 def test_a_section_replaces_the_markets_own_whole(home: Home) -> None:

@@ -88,7 +88,7 @@ def test_the_markets_file_is_written_once_and_other_languages_are_another_market
         "cikm2025", write_cikm(tmp_path / "data"), "--target", "de-DE", "--market", "g"
     )
     config = load_market("g", own.markets)
-    assert (config.source_locale, config.target_locale) == ("en-US", "de-DE")
+    assert config.locales == ("en-US", "de-DE")
     file = own.markets / "g.yaml"
     file.write_text(file.read_text() + "seed: 3\n")
     before = tree(own.landing)
@@ -99,6 +99,25 @@ def test_the_markets_file_is_written_once_and_other_languages_are_another_market
         "market g learns from en-US for de-DE, not from en-US for ko-KR; give another --market, or "
         "these --source and --target"
     )
+
+
+def test_rows_of_several_sources_and_of_a_language_only_judged_in_go_to_their_locales(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, more = write_cikm(tmp_path / "data"), ("--source", "en-US", "--source", "fr-FR")
+    own = run_import("cikm2025", folder, *more)
+    assert load_market("cikm2025", own.markets).source_locales == ("en-US", "fr-FR")
+    landed = {p.parent.name for p in own.landing.glob("cikm2025/*/*/labels-*.parquet")}
+    assert landed == {"en-US", "fr-FR", "ko-KR"}
+    file = own.markets / "cikm2025.yaml"
+    file.write_text(file.read_text() + "evaluation_locales: [de-DE]\n")
+    run_import("cikm2025", folder, *more)
+    landed = {p.parent.name for p in own.landing.glob("cikm2025/*/*/labels-*.parquet")}
+    assert landed == {"en-US", "fr-FR", "ko-KR", "de-DE"}
+    said = refused(capsys, folder, "--source", "fr-FR")
+    assert "learns from en-US and fr-FR for ko-KR, not from fr-FR for ko-KR" in said
+    said = refused(capsys, folder, "--source", "fr-FR", "--source", "fr-FR", "--market", "x")
+    assert "source_locales: fr-FR is given twice" in said
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> str:

@@ -288,7 +288,7 @@ def _parts(model: Model, tmp_path: Path, repeat: int = 1) -> list[TaskShare]:
     fields = load_fields(snapshot, make_rqa(tmp_path / "rqa", snapshot))
     encoder = PromptEncoder(model.tokenizer, 96)
     rows = relevance_rows(fields, load_pairs(snapshot, "train"))
-    mt = translation_rows(snapshot, "ko-KR", "zh-TW")
+    mt = translation_rows(snapshot)
     mt = replace(mt, targets=[t * repeat for t in mt.targets])
     return [
         TaskShare(label_task(model, rows, 0.1), 1.0),
@@ -319,7 +319,7 @@ def test_twice_as_long_translations_leave_the_relevance_loss_alone(
 
 
 def test_too_long_a_translation_loses_source_text_and_never_the_slot(model: Model) -> None:
-    rows = TranslationRows(["title"], ["우유 " * 40], ["牛奶"], "ko-KR", "zh-TW")
+    rows = TranslationRows(["title"], ["우유 " * 40], ["牛奶"], ["ko-KR"], ["zh-TW"])
     encoder = PromptEncoder(model.tokenizer, 60)
     task = TranslationTask(model, rows, encoder, seed=0)
     assert encoder.truncated == 1

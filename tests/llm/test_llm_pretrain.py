@@ -40,6 +40,7 @@ from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
 from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.llm.training.windows import Sequences, WindowTask, fill, mean_loss, sequence_loss
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.records import TRANSLATIONS
 from csrm_tasks.sections import Pretraining
 from csrm_tasks.text import query_id
 from tests.llm_fixtures import SOURCE, TARGET, make_base, make_market, make_snapshot, run_as
@@ -67,7 +68,7 @@ def test_texts_are_the_segments_of_prompts_without_dev_and_gold_queries(tmp_path
     pairs = pl.read_parquet(snapshot / "pairs.parquet")
     judged = pairs.filter(pl.col("split") != "train")["query_id"].unique()
     queries = pl.read_parquet(snapshot / "queries.parquet")
-    corpus = load_corpus(snapshot, SOURCE, TARGET)
+    corpus = load_corpus(snapshot)
     kept = queries.filter(~pl.col("query_id").is_in(judged.to_list()))
     assert 0 < len(kept) < len(queries)
     for locale in (SOURCE, TARGET):
@@ -83,12 +84,14 @@ def test_texts_are_the_segments_of_prompts_without_dev_and_gold_queries(tmp_path
         assert titles == {
             product_segments(ProductFields(t, "milk", "soup > milk")) for t in every if t not in out
         }
-    assert corpus == load_corpus(snapshot, SOURCE, TARGET)
+    assert corpus == load_corpus(snapshot)
 
 
 def test_products_are_read_in_the_parts_that_prompts_hold(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path)
-    corpus = load_corpus(snapshot, SOURCE, TARGET, ProductForm(("category",), 1))
+    only = load_corpus(snapshot, without=[TARGET])
+    assert not any(t.kind == f"{TARGET} title" for t in only.texts) and TARGET not in only.held_out
+    corpus = load_corpus(snapshot, ProductForm(("category",), 1))
     titles = [t.segments for t in corpus.texts if t.kind == f"{TARGET} title"]
     assert titles and all(segments[1:] == ("\nC:milk",) for segments in titles)
 
@@ -97,26 +100,27 @@ def test_translations_go_both_ways_without_what_is_judged_or_held_out(tmp_path: 
     """A query of gold may stand on either side, a title that is held out as well."""
     snapshot = make_snapshot(tmp_path)
     held_out = [t.segments[0].removeprefix("\nT:") for t in
-                load_corpus(snapshot, SOURCE, TARGET).held_out[TARGET]]  # fmt: skip
+                load_corpus(snapshot).held_out[TARGET]]  # fmt: skip
     rows = [
         ("query", "우유", "牛奶", "train"), ("query", "라면", "Gold  Query", "train"),
         ("query", "gold source", "拉麵", "train"), ("query", "dev", "尿布", "dev"),
         ("title", "멸균 우유", held_out[0], "train"), ("brand", "gold query", "g", "train"),
     ]  # fmt: skip
-    schema = ["kind", "source_text", "target_text", "split"]
-    pl.DataFrame(rows, schema, orient="row").write_parquet(snapshot / "translations.parquet")
+    directed = [(*row, SOURCE, TARGET) for row in rows]
+    table = pl.DataFrame(directed, TRANSLATIONS, orient="row")
+    table.write_parquet(snapshot / "translations.parquet")
     pairs = pl.read_parquet(snapshot / "pairs.parquet")
     gold = pairs.head(2).with_columns(
         query_id=pl.Series([query_id(TARGET, "gold query"), query_id(SOURCE, "gold source")]),
         split=pl.lit("gold"),
     )
     pl.concat([pairs, gold]).write_parquet(snapshot / "pairs.parquet")
-    there, back = load_corpus(snapshot, SOURCE, TARGET).translations
+    there, back = load_corpus(snapshot).translations
     assert [*zip(there.kinds, there.sources, there.targets, strict=True)] == [
         ("brand", "gold query", "g"), ("query", "우유", "牛奶")
     ]  # fmt: skip
     assert (back.sources, back.targets) == (there.targets, there.sources)
-    assert (back.source_locale, back.target_locale) == (TARGET, SOURCE)
+    assert (set(back.source_locales), set(back.target_locales)) == ({TARGET}, {SOURCE})
 
 
 def test_a_snapshot_without_titles_is_refused(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_a_snapshot_without_titles_is_refused(tmp_path: Path) -> None:
     path = snapshot / "products.parquet"
     pl.read_parquet(path).clear().write_parquet(path)
     with pytest.raises(DataError, match="no titles to pre-train on"):
-        load_corpus(snapshot, SOURCE, TARGET)
+        load_corpus(snapshot)
 
 
 # Packed windows

@@ -25,8 +25,11 @@ from tests.llm_fixtures import make_base, make_market, make_snapshot
 
 
 def table(titles: list[tuple[str, str]], queries: list[tuple[str, str]]) -> pl.DataFrame:
-    rows = [("title", *t, "dev") for t in titles] + [("query", *q, "dev") for q in queries]
-    return pl.DataFrame([*rows, ("brand", "a", "b", "dev")], schema=TRANSLATIONS, orient="row")
+    rows = (
+        [("title", *t) for t in titles] + [("query", *q) for q in queries] + [("brand", "a", "b")]
+    )
+    whole = [(*row, "dev", "en-US", "zh-TW") for row in rows]
+    return pl.DataFrame(whole, schema=TRANSLATIONS, orient="row")
 
 
 TITLES = [(f"milk {i} large", f"牛奶 {i}") for i in range(4)] + [("soup hot", "拉麵")]

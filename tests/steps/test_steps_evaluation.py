@@ -102,6 +102,16 @@ def test_the_report_shows_what_the_runs_ablation_kept(settings: Settings, tmp_pa
     assert "dev is worse with it" in made.file("report.html").read_text()
 
 
+def test_a_left_out_language_is_told_by_the_evaluation(settings: Settings) -> None:
+    snapshot = parts(settings, "a", 2)["snapshot"]
+    control = run_step("leave_out", market(), {"snapshot": snapshot}, {}, settings)
+    found = json.loads(store_of(settings).open(control).file("leave_out.json").read_text())
+    assert [one["locale"] for one in found] == ["ko-KR"]
+    made = store_of(settings).open(evaluate(settings, leave_out=control))
+    assert json.loads(made.file("metrics.json").read_text())["leave_out"] == found
+    assert "The linear baseline without a source language" in made.file("report.html").read_text()
+
+
 @pytest.mark.parametrize("names", ["final", "final,final", "final,tfidf", "final,"])
 def test_names_must_fit_the_scores(settings: Settings, names: str) -> None:
     with pytest.raises(ConfigError, match="2 score artifacts need 2 different names"):

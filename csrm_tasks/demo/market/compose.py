@@ -23,6 +23,20 @@ NO_DESCRIPTION = 0.25
 HIDDEN_VALUE = 0.10  # one attribute value is in the description only
 
 
+# What a merchant says around the words of the lexicon.
+WITH_GIFT = {
+    "ko": "{} 증정", "zh": "贈{}", "en": "with {}", "de": "mit {}", "id": "dengan {}",
+}  # fmt: skip
+PRAISED = {
+    "ko": "{}, {} 추천", "zh": "{}，{}推薦", "en": "{}, recommended {}", "de": "{}, gute {}",
+    "id": "{}, pilihan {}",
+}  # fmt: skip
+DAILY = {
+    "ko": "매일 쓰기 좋은 {}", "zh": "每天都需要的{}", "en": "{} for every day",
+    "de": "{} jeden tag", "id": "{} setiap hari",
+}  # fmt: skip
+
+
 class Spec(NamedTuple):
     """What a product is, by positions in the lexicon."""
 
@@ -41,7 +55,8 @@ def brand_text(lexicon: Lexicon, brand: int, lang: Lang, u: float) -> str:
     words = lexicon.brands[brand].words
     if u < 0.45:
         return words.of(lang)
-    return words.en if u < 0.8 else f"{words.en} {words.of(lang)}"
+    alone = u < 0.8 or words.of(lang) == words.en
+    return words.en if alone else f"{words.en} {words.of(lang)}"
 
 
 def type_text(lexicon: Lexicon, type_: int, lang: Lang, u: float) -> str:
@@ -59,14 +74,14 @@ def title(lexicon: Lexicon, spec: Spec, lang: Lang, u: Sequence[float], nickname
     name = type_text(lexicon, spec.type, lang, u[0])
     core = _core(nickname, values, name, lang, u[1])
     parts = [brand_text(lexicon, spec.brand, lang, u[2]), core]
-    if u[3] < ENGLISH_NAME:
+    if u[3] < ENGLISH_NAME and lang != "en":
         english = [lexicon.values[v].words.en for v in shown]
         parts.append(" ".join([*english, lexicon.types[spec.type].words.en]))
     if u[4] < 0.7:
         parts.append(pick(group.units, u[5]).of(lang))
     if u[6] < GIFT:
         gift = _other_type(lexicon, spec.type, u[7]).words.of(lang)
-        parts.append(f"{gift} 증정" if lang == "ko" else f"贈{gift}")
+        parts.append(WITH_GIFT[lang].format(gift))
     if u[8] < 0.3:
         filler = pick(lexicon.fillers, u[9]).of(lang)
         parts = [f"[{filler}]", *parts] if u[8] < 0.15 else [*parts, filler]
@@ -75,7 +90,7 @@ def title(lexicon: Lexicon, spec: Spec, lang: Lang, u: Sequence[float], nickname
 
 def _core(nickname: str, values: list[str], name: str, lang: Lang, u: float) -> str:
     """Nickname, values and type name in one of three orders; Chinese runs them together."""
-    if lang == "ko":
+    if lang != "zh":
         front = [*values, name] if u < 0.7 else [name, *values]
         return " ".join(filter(None, [nickname, *front]))
     if u < 0.5:
@@ -111,12 +126,8 @@ def description(lexicon: Lexicon, spec: Spec, lang: Lang, u: Sequence[float]) ->
     stated = [lexicon.values[v] for v in spec.values]
     values = [v.words.of(lang) for v in stated]
     name = kind.words.of(lang)
-    if lang == "ko":
-        phrase = " ".join([*values, name])
-        facts = ", ".join(f"{v.attribute.ko}: {v.words.ko}" for v in stated)
-        forms = (f"{brand} {phrase}", f"{phrase}, {group} 추천", f"매일 쓰기 좋은 {phrase}", facts)
-    else:
-        phrase = "".join([*values, name])
-        facts = "，".join(f"{v.attribute.zh}：{v.words.zh}" for v in stated)
-        forms = (f"{brand}的{phrase}", f"{phrase}，{group}推薦", f"每天都需要的{phrase}", facts)
-    return pick(forms, u[12]) or phrase
+    space, of, comma, colon = ("", "的", "，", "：") if lang == "zh" else (" ", " ", ", ", ": ")
+    phrase = space.join([*values, name])
+    facts = comma.join(f"{v.attribute.of(lang)}{colon}{v.words.of(lang)}" for v in stated)
+    praised, daily = PRAISED[lang].format(phrase, group), DAILY[lang].format(phrase)
+    return pick((f"{brand}{of}{phrase}", praised, daily, facts), u[12]) or phrase

@@ -6,18 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from csrm_tasks.demo.market.files import put
 from csrm_tasks.demo.market.landing import NIGHTS, Landing
 from csrm_tasks.demo.market.lexicon import load_lexicon
-from csrm_tasks.demo.market.world import TARGET, World, make_world
+from csrm_tasks.demo.market.world import TARGET, World, make_multi_world, make_world
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import PROJECT_ROOT, Settings
 
 VERSION = 2  # of what is generated; a market made by another version is refused
 DEMO_PRODUCTS, NAMES_PRODUCTS = 5_000, 10_000  # both locales together
+MULTI_PRODUCTS = 1_600  # of the first two locales; each further one has half as many
 FEWEST, MOST = 500, 1_000_000  # fewer would leave kinds of queries without products
 NAMES_DATA = PROJECT_ROOT.parent / "shared" / "data"  # where --data is not given
 MARKER = ".generated.json"  # what was generated, written last
@@ -25,7 +27,7 @@ LOG = logging.getLogger("csrm")
 
 
 def generate(market: str, settings: Settings, data: Path | None) -> str:
-    """Generate ``market`` (demo or names) in its landing zone; say in a line what was done.
+    """Generate ``market`` (demo, multi or names) in its landing zone; say in a line what was done.
 
     The market file's seed is used. Raises :class:`CsrmError` for a market that is not generated,
     where real names are absent, or where something else was generated before.
@@ -33,10 +35,14 @@ def generate(market: str, settings: Settings, data: Path | None) -> str:
     seed = load_market(market, settings.markets).seed
     if market == "demo":
         new = generate_demo(settings.landing, market, DEMO_PRODUCTS, seed)
+    elif market == "multi":
+        new = generate_multi(settings.landing, market, MULTI_PRODUCTS, seed)
     elif market == "names":
         new = generate_names(settings.landing, market, data or NAMES_DATA, NAMES_PRODUCTS, seed)
     else:
-        raise CsrmError(f"market {market!r} is not a generated one (demo, names): land its files")
+        raise CsrmError(
+            f"market {market!r} is not a generated one (demo, multi, names): land its files"
+        )
     done = "generated" if new else "is there already"
     return f"market {market} {done}: {settings.landing / market}"
 
@@ -58,6 +64,18 @@ def generate_demo(landing: Path, market: str, products: int = DEMO_PRODUCTS, see
     """
     parameters: dict[str, str | int] = {"kind": "demo", "products": products, "seed": seed}
     return _once(landing, market, parameters, lambda: demo_world(products, seed))
+
+
+def generate_multi(
+    landing: Path, market: str, products: int = MULTI_PRODUCTS, seed: int = 0
+) -> bool:
+    """Write a market of three source languages and one that is only judged in beside the target.
+
+    Returns and raises as :func:`generate_demo` does.
+    """
+    parameters: dict[str, str | int] = {"kind": "multi", "products": products, "seed": seed}
+    make = partial(make_multi_world, load_lexicon(), products, seed)
+    return _once(landing, market, parameters, make)
 
 
 def demo_world(products: int, seed: int) -> World:

@@ -9,7 +9,7 @@ target label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ PAGE = {
     "group": 0.20,
 }
 SOURCE_PAGE, TARGET_PAGE, GOLD_PAGE = 8, 6, 10  # pairs per query
+GOLD_QUERIES = 300  # at the default size
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,18 @@ def draw_page(pools: dict[str, Rows], n: int, size: int, rng: np.random.Generato
 
 
 def source_labels(world: World, queries: QuerySet) -> Judgements:
-    """Judge a page of every source query, one rater a pair."""
-    return _judge(world, queries, range(len(queries.queries)), SOURCE_PAGE, SOURCE_CROWD, "source")
+    """Judge a page of every query of a source, one rater a pair; each source has its own crowd."""
+    name, crowd = "source", SOURCE_CROWD
+    if queries.locale != SOURCE:
+        name, crowd = f"source {queries.locale}", replace(crowd, name=f"{queries.locale[:2]}-r")
+    return _judge(world, queries, range(len(queries.queries)), SOURCE_PAGE, crowd, name)
+
+
+def gold_labels(world: World, queries: QuerySet) -> Judgements:
+    """Judge queries of a language that is only judged in, as many as are gold in the target's."""
+    order = stream(world.seed, "gold", queries.locale).permutation(len(queries.queries))
+    chosen = order[: round(GOLD_QUERIES * world.size)].tolist()
+    return _judge(world, queries, chosen, GOLD_PAGE, EXPERTS, f"gold {queries.locale}")
 
 
 def target_labels(world: World, queries: QuerySet) -> tuple[Judgements, Judgements]:
@@ -82,7 +93,7 @@ def split_gold(world: World, queries: QuerySet) -> tuple[list[int], list[int]]:
     rng = stream(world.seed, "split")
     order = rng.permutation(len(queries.queries)).tolist()
     side = rng.random(len(world.lexicon.nicknames)) < 0.5
-    n = round(300 * world.size)
+    n = round(GOLD_QUERIES * world.size)
     gold: list[int] = []
     train: list[int] = []
     for i in order:
@@ -121,4 +132,5 @@ def _judge(
 
 def default_queries(world: World) -> dict[str, int]:
     """Return how many distinct queries each locale has at the world's size."""
-    return {SOURCE: round(1800 * world.size), TARGET: round(1000 * world.size)}
+    counts = {SOURCE: round(1800 * world.size), TARGET: round(1000 * world.size)}
+    return counts | dict.fromkeys(world.others, counts[TARGET])

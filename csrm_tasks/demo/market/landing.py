@@ -8,6 +8,10 @@
                         raters a pair), catalogue-changes.csv, ubi_queries, ubi_events: one night
 ======================= ========================================================================
 
+A market of many languages (``multi``) has two more sources like the first, each with its own
+translations into the target, and one language that is only judged in: its catalogue and some
+translations on the first day, and its gold labels beside the target's.
+
 Each night has a few broken rows, as nights do (about 2 in 1,000 of the labels, fewer of the rest):
 labels with a grade that no guideline knows, for a product that no catalogue has, and without a
 query; a listing without an identifier; events cut off in the middle, with an unknown action, and
@@ -29,11 +33,17 @@ import polars as pl
 from csrm_tasks.demo.market import ubi
 from csrm_tasks.demo.market.compose import CHOICES
 from csrm_tasks.demo.market.files import csv_bytes, jsonl_bytes, put, put_gzip
-from csrm_tasks.demo.market.labels import Judgements, default_queries, source_labels, target_labels
+from csrm_tasks.demo.market.labels import (
+    Judgements,
+    default_queries,
+    gold_labels,
+    source_labels,
+    target_labels,
+)
 from csrm_tasks.demo.market.queries import QuerySet, make_queries
 from csrm_tasks.demo.market.search import Shelves
 from csrm_tasks.demo.market.shoppers import Engine, simulate
-from csrm_tasks.demo.market.translations import make_translations
+from csrm_tasks.demo.market.translations import Direction, make_translations
 from csrm_tasks.demo.market.world import SOURCE, TARGET, Product, World, make_product, stream
 from csrm_tasks.records import Grade
 
@@ -67,7 +77,7 @@ class Landing:
 
     @cached_property
     def queries(self) -> dict[str, QuerySet]:
-        """Query sets of both locales."""
+        """Query sets of all locales."""
         counts = default_queries(self.world)
         return {locale: make_queries(self.world, locale, n) for locale, n in counts.items()}
 
@@ -86,18 +96,29 @@ class Landing:
         put(self.root / self.market / day / locale / name, data)
 
     def write_history(self) -> None:
-        """Write the source market's history, and what the target market begins with."""
-        for locale in (SOURCE, TARGET):
+        """Write the source markets' history, and what the target market begins with."""
+        for locale in (SOURCE, TARGET, *self.world.others):
             rows = catalogue_rows(self.world.catalogue(locale).products)
             self.put(HISTORY_DAY, locale, "catalogue.csv", csv_bytes(CATALOGUE, rows))
-        pairs = [(f"t{i:06d}", *p) for i, p in enumerate(make_translations(self.world))]
+        self.write_translations(TARGET, Direction(SOURCE, TARGET))
+        for locale in self.world.more_sources:
+            self.write_translations(locale, Direction(locale, TARGET))
+        for locale in self.world.judged_in:
+            self.write_translations(locale, Direction(SOURCE, locale))
+        for locale in (SOURCE, *self.world.more_sources):
+            judged = source_labels(self.world, self.queries[locale])
+            labels = self.label_rows(judged, "2025-12", HISTORY_DAY, np.arange(len(judged.query)))
+            self.put(HISTORY_DAY, locale, "labels.csv", csv_bytes(LABELS, labels))
+            engine = Engine(self.world, self.queries[locale])
+            self.write_behaviour(engine, locale, HISTORY_DAY, 28, SOURCE_SESSIONS, broken=False)
+
+    def write_translations(self, locale: str, direction: Direction) -> None:
+        """Write the translations of a direction into the folder of ``locale``."""
+        name = "t" if locale == TARGET else f"t{locale}-"
+        pairs = enumerate(make_translations(self.world, direction))
+        rows = [(f"{name}{i:06d}", *p) for i, p in pairs]
         header = ("translation_id", "kind", "source_text", "target_text")
-        self.put(HISTORY_DAY, TARGET, "translations.csv", csv_bytes(header, pairs))
-        judged = source_labels(self.world, self.queries[SOURCE])
-        labels = self.label_rows(judged, "2025-12", HISTORY_DAY, np.arange(len(judged.query)))
-        self.put(HISTORY_DAY, SOURCE, "labels.csv", csv_bytes(LABELS, labels))
-        engine = Engine(self.world, self.queries[SOURCE])
-        self.write_behaviour(engine, SOURCE, HISTORY_DAY, 28, SOURCE_SESSIONS, broken=False)
+        self.put(HISTORY_DAY, locale, "translations.csv", csv_bytes(header, rows))
 
     def write_night(self, number: int, day: str) -> None:
         """Write one night of the target market: every third query's labels, and the rest."""
@@ -105,16 +126,22 @@ class Landing:
         mine = np.flatnonzero(train.query % len(NIGHTS) == number)
         rows = [*self.label_rows(train, day, day, mine), *broken_labels(self.world, day)]
         self.put(day, TARGET, "labels.csv", csv_bytes(LABELS, rows))
+        self.write_gold(number, day, gold)
+        for locale in self.world.judged_in:
+            self.write_gold(number, day, gold_labels(self.world, self.queries[locale]))
+        changes = catalogue_rows(changed_products(self.world, number))
+        changes.append(("", "商品名稱遺失", "", "", ""))
+        self.put(day, TARGET, "catalogue-changes.csv", csv_bytes(CATALOGUE, changes))
+        self.write_behaviour(self.engine, TARGET, day, 1, NIGHT_SESSIONS, broken=True)
+
+    def write_gold(self, number: int, day: str, gold: Judgements) -> None:
+        """Write what experts say of one night's third of the gold queries, in words."""
         experts = np.flatnonzero(gold.query % len(NIGHTS) == number)
         records = (
             dict(zip(LABELS, row, strict=True)) | {"grade": Grade(int(row[3])).name.lower()}
             for row in self.label_rows(gold, f"{day}x", day, experts)
         )
-        self.put(day, TARGET, "labels-gold.jsonl", jsonl_bytes(records))
-        changes = catalogue_rows(changed_products(self.world, number))
-        changes.append(("", "商品名稱遺失", "", "", ""))
-        self.put(day, TARGET, "catalogue-changes.csv", csv_bytes(CATALOGUE, changes))
-        self.write_behaviour(self.engine, TARGET, day, 1, NIGHT_SESSIONS, broken=True)
+        self.put(day, gold.locale, "labels-gold.jsonl", jsonl_bytes(records))
 
     def write_judged(self) -> None:
         """Write which products are right for some target queries, by the rule that none else sees.

@@ -142,8 +142,8 @@ class QueryWriter:
         return self.lexicon.values[value].words.of(self.lang)
 
     def _joined(self, *parts: str) -> str:
-        """Korean shoppers put spaces between words; Chinese ones mostly do not."""
-        space = self.lang == "ko" or next(self.u) < 0.3
+        """Shoppers put spaces between words; Chinese ones mostly do not."""
+        space = self.lang != "zh" or next(self.u) < 0.3
         return (" " if space else "").join(parts)
 
     def type(self) -> Query:

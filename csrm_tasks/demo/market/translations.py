@@ -6,76 +6,103 @@ language and are never translated.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from csrm_tasks.demo.market import compose
 from csrm_tasks.demo.market.compose import CHOICES
-from csrm_tasks.demo.market.lexicon import Lexicon
+from csrm_tasks.demo.market.labels import default_queries
+from csrm_tasks.demo.market.lexicon import LANG_OF, Lang, Lexicon, Words
 from csrm_tasks.demo.market.queries import Query, make_queries
-from csrm_tasks.demo.market.world import SOURCE, World, draw_values, stream
+from csrm_tasks.demo.market.world import SOURCE, TARGET, World, draw_values, stream
 
 TITLES, QUERIES = 1500, 400  # at the default size
 
 
 class Translation(NamedTuple):
-    """One pair; source is Korean, target Traditional Chinese."""
+    """One pair of texts."""
 
     kind: str
     source_text: str
     target_text: str
 
 
-def make_translations(world: World) -> list[Translation]:
-    """Return all pairs, without repetition, in a fixed order."""
+class Direction(NamedTuple):
+    """From which locale into which."""
+
+    origin: str
+    into: str
+
+    @property
+    def langs(self) -> tuple[Lang, Lang]:
+        """The two languages."""
+        return LANG_OF[self.origin], LANG_OF[self.into]
+
+    def stream(self, world: World, name: str) -> np.random.Generator:
+        """Return a generator for one kind; that of the first two languages is named by it alone."""
+        parts = () if self == DEFAULT else self
+        return stream(world.seed, name, *parts)
+
+
+DEFAULT = Direction(SOURCE, TARGET)
+
+
+def make_translations(world: World, direction: Direction = DEFAULT) -> list[Translation]:
+    """Return all pairs of a direction, without repetition, in a fixed order."""
     pairs = [
-        *_categories(world.lexicon),
-        *(Translation("brand", b.words.ko, b.words.zh) for b in world.lexicon.brands),
-        *_titles(world, round(TITLES * world.size)),
-        *_queries(world, round(QUERIES * world.size)),
+        *_named("category", _categories(world.lexicon), direction),
+        *_named("brand", (b.words for b in world.lexicon.brands), direction),
+        *_titles(world, direction, round(TITLES * world.size)),
+        *_queries(world, direction, round(QUERIES * world.size)),
     ]
     return list(dict.fromkeys(pairs))
 
 
-def _categories(lexicon: Lexicon) -> list[Translation]:
+def _named(kind: str, words: Iterable[Words], direction: Direction) -> Iterator[Translation]:
+    one, other = direction.langs
+    return (Translation(kind, w.of(one), w.of(other)) for w in words)
+
+
+def _categories(lexicon: Lexicon) -> Iterator[Words]:
     """Full paths, and the leaf's name alone."""
-    return [
-        Translation("category", words.ko, words.zh)
-        for group in lexicon.groups
-        for words in (group.path, group.words)
-    ]
+    return (words for group in lexicon.groups for words in (group.path, group.words))
 
 
-def _titles(world: World, n: int) -> list[Translation]:
-    """Titles of products of the source catalogue's types and brands, written in both languages."""
-    rng = stream(world.seed, "titles")
-    rows = rng.integers(0, len(world.source.products), n).tolist()
+def _titles(world: World, direction: Direction, n: int) -> list[Translation]:
+    """Titles of products of the origin's types and brands, written in both languages."""
+    rng, shop = direction.stream(world, "titles"), world.catalogue(direction.origin).products
+    rows = rng.integers(0, len(shop), n).tolist()
     choices, extra = rng.random((n, CHOICES)).tolist(), rng.random((n, 3)).tolist()
     pairs = []
     for row, u, e in zip(rows, choices, extra, strict=True):
-        known = world.source.products[row].spec
+        known = shop[row].spec
         spec = known._replace(values=draw_values(world.lexicon, known.type, e))
         u[0] = max(u[0], compose.SYNONYM)  # synonyms are not pairwise
-        ko, zh = (compose.title(world.lexicon, spec, lang, u) for lang in ("ko", "zh"))
-        pairs.append(Translation("title", ko, zh))
+        one, other = (compose.title(world.lexicon, spec, x, u) for x in direction.langs)
+        pairs.append(Translation("title", one, other))
     return pairs
 
 
-def _queries(world: World, n: int) -> list[Translation]:
-    """Source queries that name a type, an attribute or a brand, rewritten in Chinese."""
-    made = make_queries(world, SOURCE, round(1800 * world.size)).queries
+def _queries(world: World, direction: Direction, n: int) -> list[Translation]:
+    """Queries that name a type, an attribute or a brand, rewritten in the other language."""
+    origin, into = direction.origin, direction.langs[1]
+    made = make_queries(world, origin, default_queries(world)[origin]).queries
     plain = [q for q in made if q.kind in ("type", "attribute", "brand")]
-    chosen = stream(world.seed, "query pairs").permutation(len(plain))[:n]
+    chosen = direction.stream(world, "query pairs").permutation(len(plain))[:n]
     return [
-        Translation("query", plain[i].text, _in_chinese(world.lexicon, plain[i])) for i in chosen
+        Translation("query", plain[i].text, _rewritten(world.lexicon, plain[i], into))
+        for i in chosen
     ]
 
 
-def _in_chinese(lexicon: Lexicon, query: Query) -> str:
+def _rewritten(lexicon: Lexicon, query: Query, lang: Lang) -> str:
     assert query.type is not None, "brand-only queries are not translated"
-    name = "".join(lexicon.values[v].words.zh for v in query.values)
-    name += lexicon.types[query.type].words.zh
+    words = [*(lexicon.values[v].words for v in query.values), lexicon.types[query.type].words]
+    name = ("" if lang == "zh" else " ").join(w.of(lang) for w in words)
     if query.brand is None:
         return name
-    words = lexicon.brands[query.brand].words
-    latin = query.text.startswith(words.en.lower())
-    return f"{words.en.lower() if latin else words.zh} {name}"
+    brand = lexicon.brands[query.brand].words
+    latin = query.text.startswith(brand.en.lower())
+    return f"{brand.en.lower() if latin else brand.of(lang)} {name}"

@@ -8,8 +8,8 @@ where the nickname is of the kind that titles show.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from csrm_tasks.demo.market.lexicon import LANG_OF, Lexicon, Nickname
 
 IN_TITLE = 0.5  # share of a nickname's products whose title has it
 SOURCE, TARGET = "ko-KR", "zh-TW"
+MORE_SOURCES, JUDGED_IN = ("en-US", "de-DE"), ("id-ID",)  # of a market of many languages
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,24 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class World:
-    """A lexicon and the two catalogues made from it."""
+    """A lexicon and the catalogues made from it."""
 
     lexicon: Lexicon
     source: Catalogue
     target: Catalogue
     seed: int
+    more_sources: Mapping[str, Catalogue] = field(default_factory=dict)  # by locale
+    judged_in: Mapping[str, Catalogue] = field(default_factory=dict)  # no labels but gold
+
+    @property
+    def others(self) -> dict[str, Catalogue]:
+        """The catalogues beside the two that every market has."""
+        return {**self.more_sources, **self.judged_in}
 
     def catalogue(self, locale: str) -> Catalogue:
         """Return the catalogue of ``locale``."""
+        if locale in self.others:
+            return self.others[locale]
         return self.source if locale == SOURCE else self.target
 
     @property
@@ -78,6 +88,16 @@ def make_world(lexicon: Lexicon, products: int, seed: int) -> World:
     source = make_catalogue(lexicon, SOURCE, products - products // 2, seed)
     target = make_catalogue(lexicon, TARGET, products // 2, seed)
     return World(lexicon, source, target, seed)
+
+
+def make_multi_world(lexicon: Lexicon, products: int, seed: int) -> World:
+    """Return a world with more languages, each with as many products as the target has."""
+
+    def made(locales: Sequence[str]) -> dict[str, Catalogue]:
+        return {x: make_catalogue(lexicon, x, products // 2, seed) for x in locales}
+
+    world = make_world(lexicon, products, seed)
+    return replace(world, more_sources=made(MORE_SOURCES), judged_in=made(JUDGED_IN))
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:

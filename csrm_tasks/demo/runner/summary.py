@@ -64,6 +64,8 @@ def print_summary(console: Console, home: Home) -> None:
         candidate = bundle_of(newest, home.settings)
         console.print(models_table(evaluation, titles))
         console.print(claims_table(evaluation, titles))
+        for line in language_lines(evaluation):
+            console.print(line, highlight=False, soft_wrap=True)
         for line in rqa_lines(evaluation, candidate.inputs["rqa"] if candidate else None):
             console.print(line, highlight=False, soft_wrap=True)
     for line in [*verdict_lines(home), *release_lines(entries)]:
@@ -161,6 +163,21 @@ def figure(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
         return ""
     sign = "+" if signed else ""
     return f"{100 * value['value']:{sign}.1f} \\[{100 * value['lo']:.1f}, {100 * value['hi']:.1f}]"
+
+
+def language_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Say the chosen LLM's micro-F1 by language of gold, where it is in several (A36)."""
+    lines = []
+    for s in evaluation["slices"]:
+        kind, _, locale = s["name"].partition(" ")
+        found = s["figures"].get("final", {}).get("micro_f1")
+        if kind == "language" and found is not None:
+            lines.append(f"gold in {locale}: {s['pairs']} pairs, LLM micro-F1 {figure(found)}")
+    for one in evaluation.get("leave_out", []):
+        if "difference" in one:
+            worth = figure(one["difference"], signed=True)
+            lines.append(f"linear baseline without {one['locale']}, on its dev: {worth}")
+    return lines
 
 
 def rqa_lines(evaluation: Mapping[str, Any], candidate: str | None) -> list[str]:

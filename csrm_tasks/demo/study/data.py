@@ -67,7 +67,7 @@ def seed_market(
     stage2 = _snapshot(market, settings, 2, NIGHTS[-1])
     made = SeedMarket(market, settings, stage1, stage2)
     queries = table(made.store.open(stage2).path, "queries")
-    source = market.source_locale
+    (source,) = market.source_locales
     few = [thinned(load_pairs(made, x), source, DEV_KEPT, seed, "dev") for x in (stage1, stage2)]
     judged = with_truth(few[1], queries, demo_world(products, seed))
     return replace(

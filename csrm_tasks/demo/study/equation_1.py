@@ -100,7 +100,7 @@ def main() -> None:
     tables = {name: table(given["snapshot"].path, name) for name in names}
     scored = records.read_table(given["scored"].file("scored.parquet"), records.SCORED)
     data = training_pairs(tables["queries"], tables["products"], scored, None)
-    config, locales = market.retrieval.ebr, (market.source_locale, market.target_locale)
+    config, locales = market.retrieval.ebr, market.locales
     click.echo(f"| loss | {' | '.join(f'P@{TOP} {n}' for n in locales)} | dev recall@20, source |")
     for name, trainer in (("printed", Printed), ("sign mended", Turned), ("A22", EbrTrainer)):
         model = BiEncoder.from_base(

@@ -111,7 +111,7 @@ def noise(seed: SeedMarket, recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """Yield arm, model and gold scores: hard and distilled, on few and noisy labels (A15-A18)."""
     number = seed.market.seed
     pairs = load_pairs(seed, seed.stage2)
-    few = thinned(pairs, seed.market.source_locale, recipe.noise_source, number)
+    few = thinned(pairs, seed.market.source_locales[0], recipe.noise_source, number)
     about = {"noise": recipe.noise, "source": recipe.noise_source}
     snapshot = derive(seed, seed.stage2, with_noise(few, recipe.noise, number), about)
     memorised = {"memorised": recipe.noise_memorised}

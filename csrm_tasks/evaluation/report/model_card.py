@@ -25,13 +25,14 @@ GENERATED = "**This market’s data are generated: the figures say nothing about
 def render(about: Json, verdict: Json, summary: Json | None) -> str:
     """Return the card as Markdown.
 
-    ``about``: the bundle's facts and inputs (market, locale, stage, parts). ``summary``: of the
-    evaluation, None for a cold start, which has no gold set yet.
+    ``about``: the bundle's facts and inputs (market, locale, stage, languages, parts). ``summary``:
+    of the evaluation, None for a cold start, which has no gold set yet.
     """
     lines = [f"# {verdict['release']}", ""]
     if about["generated"]:
         lines += [GENERATED, ""]
-    lines += ["## Use", "", USE.format(locale=about["locale"]), "", "## Made of", ""]
+    lines += ["## Use", "", USE.format(locale=about["locale"]), *_languages(about)]
+    lines += ["", "## Made of", ""]
     lines += [f"- {name}: `{ref}`" for name, ref in sorted(about["parts"].items())]
     lines += ["", "## Judged", "", f"Gate: **{verdict['outcome']}**, `{verdict['digest']}`", ""]
     lines += [f"- {reason}" for reason in verdict["reasons"]]
@@ -52,6 +53,15 @@ def _options(ablation: Json | None) -> list[str]:
         kept = "kept" if o["kept"] else "dropped"
         lines.append(f"- `{o['option']}` {kept}: {_estimate(o['delta'])}; {o['reason']}")
     return lines
+
+
+def _languages(about: Json) -> list[str]:
+    """Say which languages were learnt from and which were not (A36); nothing of an older bundle."""
+    if "learnt_from" not in about:
+        return []
+    missing = [x for x in about["missing"] if x != about["locale"]]
+    judged = f" Judged in {', '.join(missing)}, too: nothing was learnt of it." if missing else ""
+    return ["", f"Learnt from labels in {', '.join(about['learnt_from'])}.{judged}"]
 
 
 def _cold(about: Json) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from csrm_tasks.evaluation.report import parts
 from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.evaluation.report.data import data_part
+from csrm_tasks.evaluation.report.languages import languages_part
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
 from csrm_tasks.evaluation.report.slices import slices_part
 from csrm_tasks.evaluation.report.training import training_part
@@ -51,6 +52,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _binary(summary),
             _confusions(summary),
             slices_part(summary, TITLES),
+            languages_part(summary),
             training_part(summary),
             ablation_part(summary.get("ablation")),
             _rqa(summary),

@@ -182,7 +182,11 @@ CATALOGUE = Contract("catalogue", "Products, new and changed; the latest day win
     Column("deleted", "it is no longer offered", required=False, vocabulary=FLAGS, default=0),
 ))  # fmt: skip
 
-TRANSLATIONS = Contract("translations", "Pairs of texts, source language and target language.", (
+DIRECTION = (
+    "Pairs of texts. In the folder of a source language: from it into the target's. In any other: "
+    "from the market's first source into that one."
+)
+TRANSLATIONS = Contract("translations", DIRECTION, (
     Column("translation_id", "identifier, unique within the market", holds="identifier"),
     Column("kind", "what is translated", vocabulary=_words(TRANSLATION_KINDS)),
     Column("source_text", "in the source language", max_chars=2_000),

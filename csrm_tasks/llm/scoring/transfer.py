@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ log = logging.getLogger("csrm")
 
 Floats = npt.NDArray[np.float64]
 
+DIRECTION = ("source_locale", "target_locale")
 MAX_TITLES = 150  # two pairs each: under a second for the demo's model
 FEWEST_PAIRS = 10  # below, the mean that eq. (6) divides by says nothing
 
@@ -45,8 +47,16 @@ class ParallelPairs:
 def parallel_pairs(translations: pl.DataFrame, most_titles: int = MAX_TITLES) -> ParallelPairs:
     """Pair up titles and queries of ``translations`` (TRANSLATIONS); the same rows, the same pairs.
 
-    There are none where titles or queries are missing.
+    A title meets queries of its own direction. There are none where titles or queries are missing.
     """
+    directions = translations.sort(DIRECTION).partition_by(DIRECTION, maintain_order=True)
+    parts = [_paired(own, max(1, most_titles // len(directions))) for own in directions]
+    queries = chain.from_iterable(p.queries for p in parts)
+    titles = chain.from_iterable(p.titles for p in parts)
+    return ParallelPairs([*queries], [*titles])
+
+
+def _paired(translations: pl.DataFrame, most_titles: int) -> ParallelPairs:
     titles, queries = (
         translations.filter(pl.col("kind") == kind)
         .select("source_text", "target_text")

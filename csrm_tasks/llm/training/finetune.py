@@ -25,6 +25,7 @@ from csrm_tasks.llm.data import (
     distilled_targets,
     human_targets,
     in_fold,
+    languages,
     load_fields,
     load_pairs,
     load_translations,
@@ -46,7 +47,9 @@ from csrm_tasks.llm.network.model import (
 )
 from csrm_tasks.llm.pivot import pivot_of
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
+from csrm_tasks.llm.prompt.known import refuse_unknown
 from csrm_tasks.llm.prompt.prompts import product_form
+from csrm_tasks.llm.scoring.predict import Floats
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
 from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
@@ -121,6 +124,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         checkpoint_activations(model.causal)
     encoder = PromptEncoder(model.tokenizer, config.max_length, product_form(config))
     mixture = _mixture(market, data, model, encoder)
+    refuse_unknown(encoder, data.fields.titles())
     dev = Judge(model, encoder, relevance_rows(data.fields, data.dev))
     result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
@@ -148,7 +152,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     probabilities = dev.probabilities() if known is None else known
     write_dev_scores(data.dev, probabilities, out)
     facts = _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
-    facts |= _facts(data, result, model, encoder)  # then: it counts what was cut
+    facts |= _facts(data, result, probabilities, model, encoder)  # then: it counts what was cut
     if encoder.truncated:
         log.warning(
             "%d times a prompt was longer than llm.max_length (%d tokens): product text was cut "
@@ -169,8 +173,7 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         pairs, weights = weighted(pairs, given.filtered)
         if pairs.is_empty():
             raise DataError("the filter has left no train pair; look at its decisions.parquet")
-    source, target = market.source_locale, market.target_locale
-    dev, source_dev = selection_dev(given.snapshot, source, target)
+    dev, source_dev = selection_dev(given.snapshot, market.target_locale)
     alpha, smoothing = market.llm.distillation.alpha, market.llm.label_smoothing
     if given.soft is None:
         targets = human_targets(pairs, smoothing)
@@ -183,7 +186,7 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         _negatives(fields, given, market.llm.negatives.weight),
         misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
         cvr_rows(fields, given.snapshot),
-        translation_rows(given.snapshot, source, target),
+        translation_rows(given.snapshot),
         dev,
         source_dev,
         fields,
@@ -225,13 +228,13 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
 
 
 def _facts(
-    data: _Data, result: TrainResult, model: Model, encoder: PromptEncoder
+    data: _Data, result: TrainResult, dev: Floats, model: Model, encoder: PromptEncoder
 ) -> dict[str, Any]:
     progress = result.progress
     seconds = max(progress.seconds, 1e-9)
     source = Judge(model, encoder, relevance_rows(data.fields, data.source_dev))
     return (
-        dev_figures(result.dev, data.dev, source, data.source_dev)
+        dev_figures(result.dev, data.dev, dev, source, data.source_dev)
         | {
             "steps": progress.step,
             "best_step": result.best_step,
@@ -271,5 +274,5 @@ def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
         "precision": model.precision,
         "trainable": sum(p.numel() for p in model.causal.parameters() if p.requires_grad),
         "base_digest": model.base_digest[:16],
-        "dev_locale": data.dev["locale"][0],
+        "dev_locale": languages(data.dev),
     }

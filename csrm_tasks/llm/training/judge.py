@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from csrm_tasks.llm.data import LabelRows
+from csrm_tasks.llm.data import LabelRows, languages
 from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
@@ -46,21 +46,36 @@ class Judge:
 
 
 def dev_figures(
-    score: DevScore, dev: pl.DataFrame, source: Judge, source_dev: pl.DataFrame
+    score: DevScore,
+    dev: pl.DataFrame,
+    probabilities: Floats,
+    source: Judge,
+    source_dev: pl.DataFrame,
 ) -> dict[str, Any]:
-    """Return a candidate's facts on dev (``score``) and on source dev, which ``source`` judges.
+    """Return a candidate's facts on dev and on source dev, which ``source`` judges.
 
-    The two are the same pairs where the target has none; None where there are no source pairs.
+    ``score`` and ``probabilities`` (N, 3) are of dev. The two are the same pairs where the target
+    has none; None where there are no source pairs.
     """
-    source_f1 = score.micro_f1
+    source_f1, by_locale = score.micro_f1, micro_f1_by_locale(dev, probabilities)
     if not source_dev.equals(dev):
-        source_f1 = None if source_dev.is_empty() else source.score().micro_f1
+        found = None if source_dev.is_empty() else source.probabilities()
+        source_f1 = None if found is None else source.of(found).micro_f1
+        by_locale |= {} if found is None else micro_f1_by_locale(source_dev, found)
     return {
         "dev_micro_f1": score.micro_f1,
         "dev_log_loss": score.log_loss,
-        "dev_locale": str(dev["locale"][0]),
+        "dev_locale": languages(dev),
         "source_dev_micro_f1": source_f1,
+        "dev_micro_f1_by_locale": by_locale,
     }
+
+
+def micro_f1_by_locale(pairs: pl.DataFrame, probabilities: Floats) -> dict[str, float]:
+    """Return the share of pairs whose grade is the most probable one, by language."""
+    right = pl.Series("right", probabilities.argmax(axis=1)) == pairs["grade"]
+    shares = pairs.select("locale", right=right).group_by("locale").agg(pl.col("right").mean())
+    return dict(shares.sort("locale").iter_rows())
 
 
 def write_dev_scores(dev: pl.DataFrame, probabilities: Floats, out: Path) -> None:

@@ -84,14 +84,14 @@ def _judge(market: MarketConfig, card: LlmCard, given: MergeInputs, out: Path) -
     put_adapter(model, out / "adapter")
     encoder = PromptEncoder(model.tokenizer, card.max_length, card.product_form)
     replace(card, precision=model.precision).write(out)
-    dev, source_dev = selection_dev(given.snapshot, market.source_locale, market.target_locale)
+    dev, source_dev = selection_dev(given.snapshot, market.target_locale)
     fields = load_fields(given.snapshot, given.rqa, read_pivot(card.pivot))
     own, source = (
         Judge(model, encoder, relevance_rows(fields, pairs)) for pairs in (dev, source_dev)
     )
     probabilities = own.probabilities()
     write_dev_scores(dev, probabilities, out)
-    figures = dev_figures(own.of(probabilities), dev, source, source_dev)
+    figures = dev_figures(own.of(probabilities), dev, probabilities, source, source_dev)
     figures["truncated"] = encoder.truncated
     parallel = parallel_pairs(load_translations(given.snapshot, "dev"))
     return figures | measure_transfer(model, encoder, parallel)

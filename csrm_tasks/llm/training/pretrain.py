@@ -64,9 +64,7 @@ def pretrain(market: MarketConfig, given: PretrainInputs, out: Path, work: Path)
     what is less than half a step of the number format is lost.
     """
     config, folder = _loop(market.llm), out / PRETRAINING
-    corpus = load_corpus(
-        given.snapshot, market.source_locale, market.target_locale, product_form(market.llm)
-    )
+    corpus = load_corpus(given.snapshot, product_form(market.llm), market.evaluation_locales)
     before, trained = _learn(config, market.seed, corpus, folder, work)
     clear_device_cache(garbage_collection=True)  # one base at a time
     card = PretrainingCard(
@@ -172,7 +170,7 @@ def _translations(encoder: PromptEncoder, directions: Sequence[TranslationRows])
     names: list[str] = []
     for rows in directions:
         prompts += translation_prompts(rows, encoder)
-        kinds += [f"{kind} {rows.source_locale}>{rows.target_locale}" for kind in rows.kinds]
+        kinds += rows.groups
         names += rows.sources
     ids = [np.concatenate(both) for both in prompts]
     return _sequences(ids, [len(before) for before, _ in prompts], kinds, names)

@@ -148,16 +148,16 @@ class TranslationTask:
         self, model: Model, rows: TranslationRows, encoder: PromptEncoder, seed: int
     ) -> None:
         self._model, self._rows, self._seed = model, rows, seed
-        self._kinds = np.asarray(rows.kinds)
+        self._groups = np.asarray(rows.groups)
         prompts = translation_prompts(rows, encoder)
         self._starts = np.asarray([len(before) for before, _ in prompts], np.int64)
         self._prompts = [np.concatenate(both) for both in prompts]
         self._lengths = _lengths(self._prompts)
 
     def start_epoch(self, epoch: int) -> Epoch:
-        """Draw as many samples as there are, kinds in proportion to n^0.5 (A7)."""
+        """Draw as many samples as there are, each kind of a direction by n^0.5 (A7)."""
         rng = np.random.default_rng([self._seed, epoch])
-        order = draw_by_kind(self._kinds, rng)
+        order = draw_by_kind(self._groups, rng)
         return Epoch(order, self._lengths[order], np.zeros(len(order), np.int8))
 
     def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
@@ -206,8 +206,10 @@ def _lengths(prompts: Sequence[Ids]) -> Indices:
 def translation_prompts(rows: TranslationRows, encoder: PromptEncoder) -> list[tuple[Ids, Ids]]:
     """Return prompt and target of every translation; too long a source is cut, and counted."""
     texts = [
-        translation_segments(kind, rows.source_locale, rows.target_locale, source)
-        for kind, source in zip(rows.kinds, rows.sources, strict=True)
+        translation_segments(kind, source_locale, target_locale, source)
+        for kind, source, source_locale, target_locale in zip(
+            rows.kinds, rows.sources, rows.source_locales, rows.target_locales, strict=True
+        )
     ]
     encoder.tokenize([*(s for segments in texts for s in segments), *rows.targets])
     prompts = []

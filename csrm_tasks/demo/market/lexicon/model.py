@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Lang = Literal["ko", "zh"]
-LANG_OF: dict[str, Lang] = {"ko-KR": "ko", "zh-TW": "zh"}
+from csrm_tasks.demo.market.lexicon.spelling import spelt
+
+Lang = Literal["ko", "zh", "en", "de", "id"]  # the last two are invented (:mod:`.spelling`)
+LANG_OF: dict[str, Lang] = {
+    "ko-KR": "ko", "zh-TW": "zh", "en-US": "en", "de-DE": "de", "id-ID": "id",
+}  # fmt: skip
 
 
 class Words(NamedTuple):
@@ -18,7 +22,8 @@ class Words(NamedTuple):
 
     def of(self, lang: Lang) -> str:
         """Return the name in ``lang``."""
-        return self.ko if lang == "ko" else self.zh
+        known = {"ko": self.ko, "zh": self.zh, "en": self.en}
+        return known[lang] if lang in known else spelt(self.en, lang)
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,9 @@ class ProductType:
     synonyms_zh: tuple[str, ...] = ()
 
     def synonyms(self, lang: Lang) -> tuple[str, ...]:
-        """Return the other names of the type in ``lang``."""
-        return self.synonyms_ko if lang == "ko" else self.synonyms_zh
+        """Return the other names of the type in ``lang``; only Korean and Chinese have some."""
+        known = {"ko": self.synonyms_ko, "zh": self.synonyms_zh}
+        return known.get(lang, ())
 
 
 @dataclass(frozen=True)

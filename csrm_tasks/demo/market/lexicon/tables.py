@@ -63,7 +63,7 @@ def load_lexicon() -> Lexicon:
         values=tuple(Value(_words(known[r["attribute"]]), _words(r)) for r in read_rows("values")),
         brands=_brands(brand_rows, group_rows, types, nicknames),
         nicknames=nicknames,
-        fillers=tuple(Words(r["ko"], r["zh"], "") for r in read_rows("fillers")),
+        fillers=tuple(Words(r["ko"], r["zh"], r["en"]) for r in read_rows("fillers")),
     )
 
 
@@ -80,7 +80,7 @@ def _groups(rows: list[Row], tops: dict[str, Row]) -> tuple[Group, ...]:
     values = read_rows("values")
     units: dict[str, list[Words]] = {}
     for row in read_rows("units"):
-        units.setdefault(row["unit"], []).append(Words(row["ko"], row["zh"], ""))
+        units.setdefault(row["unit"], []).append(Words(row["ko"], row["zh"], row["en"]))
     groups = []
     for row in rows:
         top, words = _words(tops[row["top"]]), _words(row)
