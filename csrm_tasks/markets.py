@@ -171,10 +171,10 @@ class MarketConfig(Section):
 
     @model_validator(mode="after")
     def _pivot_is_known(self) -> Self:
-        if self.llm.pivot not in (None, self.source_locale, self.target_locale):
+        if self.llm.pivot not in (None, *self.locales):
             raise ValueError(
-                f"llm.pivot: {self.llm.pivot!r} is none of the market's locales; translations are "
-                f"between {self.source_locale} and {self.target_locale}"
+                f"llm.pivot: {self.llm.pivot!r} is none of the market's locales, "
+                f"{', '.join(self.locales)}"
             )
         return self
 

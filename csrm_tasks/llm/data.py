@@ -13,7 +13,7 @@ import polars as pl
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
-from csrm_tasks.llm.pivot import Pivot, load_translated
+from csrm_tasks.llm.pivot import load_translated
 from csrm_tasks.llm.prompt.prompts import (
     CVR,
     RELEVANCE,
@@ -38,7 +38,7 @@ class Fields:
 
     queries: dict[str, QueryFields]  # by query_id
     products: dict[tuple[str, str], ProductFields]  # by (locale, product_id)
-    pivot: Pivot | None = None  # whose translations they hold (A52)
+    pivot: str | None = None  # whose translations they hold (A52)
 
     def titles(self) -> Iterator[tuple[str, str]]:
         """Yield locale and title of every product."""
@@ -60,7 +60,7 @@ class Fields:
             ) from e
 
 
-def load_fields(snapshot: Path, rqa: Path | None = None, pivot: Pivot | None = None) -> Fields:
+def load_fields(snapshot: Path, rqa: Path | None = None, pivot: str | None = None) -> Fields:
     """Read queries, products and (from the folder ``rqa``) retrieved titles.
 
     ``pivot``: with the translations of both into this language (A52). What a trained model reads

@@ -1,8 +1,8 @@
 """Texts in a pivot language, from the market's translation table (A52).
 
-A query or title that is not in the pivot language is looked up by its normalised text; what the
-table lacks has no translation, in training as in scoring. Of several translations of a text the
-first in order is taken, always. Which language a model reads is part of what it is
+A query or title that is not in the pivot language is looked up by its language and its normalised
+text; what the table lacks has no translation, in training as in scoring. Of several translations of
+a text the first in order is taken, always. Which language a model reads is part of what it is
 (:class:`csrm_tasks.llm.network.identity.LlmCard`): its scorer reads texts likewise.
 """
 
@@ -10,58 +10,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+import polars as pl
 
 from csrm_tasks.dataset.tables import table
-from csrm_tasks.markets import MarketConfig
 from csrm_tasks.text import normalise
 
-Side = Literal["source", "target"]
-Translated = dict[tuple[str, str], str]  # (kind, normalised text) → in the pivot language
-
-
-@dataclass(frozen=True)
-class Pivot:
-    """A pivot language, and on which side of the translation table it stands."""
-
-    locale: str
-    side: Side
-
-
-def pivot_of(market: MarketConfig) -> Pivot | None:
-    """Return the pivot language that the prompts of a market hold; None: none."""
-    locale = market.llm.pivot
-    if locale is None:
-        return None
-    return Pivot(locale, "source" if locale == market.source_locale else "target")
-
-
-def read_pivot(kept: tuple[str, ...] | list[str] | None) -> Pivot | None:
-    """Return the pivot that a model's card holds, as (locale, side)."""
-    if kept is None:
-        return None
-    locale, side = kept
-    return Pivot(locale, "source" if side == "source" else "target")
+Translated = dict[tuple[str, str, str], str]  # (kind, locale, normalised text) → in the pivot's
 
 
 @dataclass(frozen=True)
 class Translations:
-    """What the table knows of queries and titles in the other language, each text once."""
+    """What the table knows of queries and titles of other languages, each text once."""
 
-    pivot: Pivot
+    pivot: str  # locale
     known: Translated
 
     def of(self, kind: str, locale: str, text: str) -> str:
         """Return the text in the pivot language; "" where it is in it, or nobody translated it."""
-        return "" if locale == self.pivot.locale else self.known.get((kind, normalise(text)), "")
+        if locale == self.pivot:
+            return ""
+        return self.known.get((kind, locale, normalise(text)), "")
 
 
-def load_translated(snapshot: Path, pivot: Pivot) -> Translations:
-    """Read the queries' and titles' translations into the pivot language."""
-    other = "target" if pivot.side == "source" else "source"
-    rows = table(snapshot, "translations").select("kind", f"{other}_text", f"{pivot.side}_text")
+def load_translated(snapshot: Path, pivot: str) -> Translations:
+    """Read the queries' and titles' translations into the pivot language, of either direction."""
+    rows = table(snapshot, "translations").filter(pl.col("kind").is_in(["query", "title"]))
+    into = rows.filter(target_locale=pivot)
+    out_of = rows.filter(source_locale=pivot)
+    texts = pl.concat([
+        into.select("kind", locale="source_locale", text="source_text", pivot="target_text"),
+        out_of.select("kind", locale="target_locale", text="target_text", pivot="source_text"),
+    ])  # fmt: skip
     known: Translated = {}
-    for kind, text, translation in rows.unique().sort(rows.columns).iter_rows():
-        if kind in ("query", "title"):
-            known.setdefault((kind, normalise(text)), translation)
+    for kind, locale, text, translation in texts.unique().sort(texts.columns).iter_rows():
+        known.setdefault((kind, locale, normalise(text)), translation)
     return Translations(pivot, known)

@@ -19,12 +19,10 @@ def export_llm(ctx: Context, *, precision: str = "") -> Metadata:
     """
     from csrm_tasks.llm.data import load_fields, load_pairs
     from csrm_tasks.llm.network.identity import read_card
-    from csrm_tasks.llm.pivot import read_pivot
     from csrm_tasks.llm.scoring.export import export_classifier, record
 
     llm, snapshot, rqa = ctx.input("llm"), ctx.input("snapshot").path, ctx.inputs.get("rqa")
-    pivot = read_pivot(read_card(llm.path).pivot)
-    fields = load_fields(snapshot, rqa.path if rqa else None, pivot)
+    fields = load_fields(snapshot, rqa.path if rqa else None, read_card(llm.path).pivot)
     queries, products = fields.of(load_pairs(snapshot, "dev").head(PROBED))
     exported = export_classifier(llm.path, queries, products, ctx.out, precision)
     facts = record(read_card(ctx.out), exported)

@@ -16,7 +16,6 @@ from csrm_tasks.llm.augmented import misspelt_rows
 from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows
 from csrm_tasks.llm.network.identity import read_card
 from csrm_tasks.llm.network.model import load_base
-from csrm_tasks.llm.pivot import Pivot, pivot_of, read_pivot
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import (
     RELEVANCE,
@@ -37,8 +36,6 @@ from tests.steps.test_steps_llm import Installation
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 
-TO_SOURCE, TO_TARGET = Pivot(SOURCE, "source"), Pivot(TARGET, "target")
-
 
 def translate(snapshot: Path) -> list[tuple[str, str, str, str]]:
     """Give most queries and titles of the target a translation, some of them two; return them."""
@@ -50,7 +47,8 @@ def translate(snapshot: Path) -> list[tuple[str, str, str, str]]:
                 rows += [(kind, f"soup {i % 3}{n}", f"  {text.upper()} ", "train")
                          for n in range(1 + i % 2)]  # fmt: skip
     rows += [("brand", "milk", "牛奶", "train"), ("query", "라면", "拉麵拉麵", "dev")]
-    frame = pl.DataFrame(rows[::-1], TRANSLATIONS, orient="row")
+    directed = [(*row, SOURCE, TARGET) for row in rows[::-1]]
+    frame = pl.DataFrame(directed, TRANSLATIONS, orient="row")
     write_table(frame, TRANSLATIONS, snapshot / "translations.parquet")
     return rows
 
@@ -70,9 +68,9 @@ def test_a_translation_stands_behind_its_original_and_nothing_else_changes() -> 
     assert blank == plain
 
 
-@pytest.mark.parametrize("pivot", [TO_SOURCE, TO_TARGET])
+@pytest.mark.parametrize("pivot", [SOURCE, TARGET])
 def test_texts_are_looked_up_once_each_in_the_other_language_only(
-    tmp_path: Path, pivot: Pivot
+    tmp_path: Path, pivot: str
 ) -> None:
     snapshot = make_given(tmp_path).snapshot
     rows = translate(snapshot)
@@ -81,7 +79,7 @@ def test_texts_are_looked_up_once_each_in_the_other_language_only(
     queries = pl.read_parquet(snapshot / "queries.parquet")
 
     def expected(kind: str, locale: str, text: str) -> str:
-        if locale == pivot.locale:
+        if locale == pivot:
             return ""
         pairs = [(s, t) if locale == SOURCE else (t, s) for k, s, t, _ in rows if k == kind]
         return min((to for of, to in pairs if normalise(of) == normalise(text)), default="")
@@ -92,7 +90,7 @@ def test_texts_are_looked_up_once_each_in_the_other_language_only(
     ]
     for (locale, _), product in fields.products.items():
         assert product.pivot == expected("title", locale, product.title)
-    assert any(found) == (pivot is TO_SOURCE)
+    assert any(found) == (pivot == SOURCE)
     stripped = {i: replace(q, pivot="") for i, q in fields.queries.items()}
     assert stripped == plain.queries and not any(p.pivot for p in plain.products.values())
 
@@ -110,11 +108,11 @@ def test_a_tenth_of_the_samples_lose_their_translations_by_query(tmp_path: Path)
     model = load_base(str(make_base(tmp_path / "base")))
     encoder = PromptEncoder(model.tokenizer, 96)
 
-    def task(pivot: Pivot | None) -> LabelTask:
+    def task(pivot: str | None) -> LabelTask:
         rows = relevance_rows(load_fields(snapshot, given.rqa, pivot), pairs)
         return LabelTask(model, rows, encoder, rqa_dropout=0.2, siblings=4, seed=3)
 
-    plain, pivoted = task(None), task(TO_SOURCE)
+    plain, pivoted = task(None), task(SOURCE)
     one, other = plain.start_epoch(1), pivoted.start_epoch(1)
     assert np.array_equal(one.order, other.order)
     assert np.array_equal(one.variants, other.variants & ~NO_PIVOT)  # the rest is drawn as before
@@ -137,7 +135,7 @@ def test_a_tenth_of_the_samples_lose_their_translations_by_query(tmp_path: Path)
 def test_a_misspelt_copy_has_no_translation(tmp_path: Path) -> None:
     snapshot = make_given(tmp_path).snapshot
     translate(snapshot)
-    fields = load_fields(snapshot, None, TO_SOURCE)
+    fields = load_fields(snapshot, None, SOURCE)
     ids = [i for i, q in fields.queries.items() if q.pivot]
     pairs = load_pairs(snapshot, "train").head(len(ids))
     pairs = pairs.with_columns(query_id=pl.Series(ids), locale=pl.lit(TARGET))
@@ -159,7 +157,7 @@ def tiny(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_is_scored_with_the_prompts_that_it_was_trained_with(tiny: Installation) -> None:
     """What training said of dev is what scoring says; and it is not what plain prompts give."""
     trained = tiny.train(rqa=tiny.rqa)
-    assert read_pivot(read_card(trained.path).pivot) == TO_SOURCE == pivot_of(tiny.market)
+    assert read_card(trained.path).pivot == SOURCE
     given: dict[str, object] = {"snapshot": tiny.snapshot, "llm": trained.ref, "rqa": tiny.rqa}
     found = pl.read_parquet(tiny.run("score_pairs", given, split="dev").file("scored.parquet"))
     told = pl.read_parquet(trained.file("dev_scores.parquet"))
@@ -173,7 +171,7 @@ def test_a_model_is_scored_with_the_prompts_that_it_was_trained_with(tiny: Insta
     pairs, rqa = load_pairs(snapshot, "dev"), tiny.store.open(tiny.rqa).path
     with pytest.raises(ArtifactError, match=r"reads the pivot language ko-KR.*with no pivot lang"):
         scorer.score(RELEVANCE, load_fields(snapshot, rqa), pairs)
-    bare = replace(load_fields(snapshot, rqa), pivot=TO_SOURCE)
+    bare = replace(load_fields(snapshot, rqa), pivot=SOURCE)
     plain = scorer.score(RELEVANCE, bare, pairs).select("p0", "p1", "p2").to_numpy()
     assert np.abs(plain - found.select("p0", "p1", "p2").to_numpy()).max() > 1e-3
 
@@ -206,8 +204,8 @@ def test_a_pivot_is_one_of_the_markets_locales_and_an_option_on_trial(tmp_path: 
         "llm": {"base": "./b", "pivot": TARGET}, "retrieval": {"ebr": {"encoder": "./e"}},
         "towers": {"encoder": "./e"},
     })  # fmt: skip
-    assert pivot_of(market) == TO_TARGET and options_on(market) == ("llm.pivot",)
-    assert pivot_of(without(market, ["llm.pivot"])) is None
+    assert options_on(market) == ("llm.pivot",)
+    assert without(market, ["llm.pivot"]).llm.pivot is None
     keys = market.model_dump()
     keys["llm"]["pivot"] = "en-US"
     with pytest.raises(ValidationError, match="'en-US' is none of the market's locales"):

@@ -35,7 +35,7 @@ class LlmCard:
     pretraining: str = ""  # digest of stage 0, which is merged into the base; "": none
     product_fields: tuple[str, ...] = PRODUCT_FIELDS  # of a prompt, besides the title
     category_levels: int | None = None  # of a prompt, from the path's end; None: all
-    pivot: tuple[str, ...] | None = None  # (locale, source | target): the pivot language (A52)
+    pivot: str | None = None  # the pivot language, a locale (A52)
 
     @property
     def product_form(self) -> ProductForm:

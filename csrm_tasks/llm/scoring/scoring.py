@@ -15,7 +15,6 @@ from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.data import Fields, load_fields
 from csrm_tasks.llm.network.identity import LlmCard, own_pretraining, read_card
 from csrm_tasks.llm.network.model import Model, load_base, merge_adapter
-from csrm_tasks.llm.pivot import read_pivot
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, LabelSpace
 from csrm_tasks.llm.scoring.calibration import Floats, apply_temperature
@@ -45,7 +44,7 @@ class RelevanceScorer:
 
     def fields(self, snapshot: Path, rqa: Path | None = None) -> Fields:
         """Return the texts of a snapshot as this model reads them."""
-        return load_fields(snapshot, rqa, read_pivot(self.card.pivot))
+        return load_fields(snapshot, rqa, self.card.pivot)
 
     def score(
         self, space: LabelSpace, fields: Fields, pairs: pl.DataFrame, calibrated: bool = True
@@ -56,10 +55,10 @@ class RelevanceScorer:
         p2 is 0 in a label space of two. Raises :class:`ArtifactError` for fields with another pivot
         language than it was trained with: its figures would mean nothing.
         """
-        if fields.pivot != read_pivot(self.card.pivot):
+        if fields.pivot != self.card.pivot:
             asked, given = (
-                "no pivot language" if p is None else f"the pivot language {p.locale}"
-                for p in (read_pivot(self.card.pivot), fields.pivot)
+                "no pivot language" if p is None else f"the pivot language {p}"
+                for p in (self.card.pivot, fields.pivot)
             )
             raise ArtifactError(f"the model reads {asked}, but is given texts with {given} (A52)")
         queries, products = fields.of(pairs)

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ from csrm_tasks.llm.network.model import (
     set_adapter_state,
     start_from,
 )
-from csrm_tasks.llm.pivot import pivot_of
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.known import refuse_unknown
 from csrm_tasks.llm.prompt.prompts import product_form
@@ -143,7 +142,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
         product_fields=config.product_fields,
         category_levels=config.category_levels,
         pretraining=model.pretraining,
-        pivot=None if data.fields.pivot is None else astuple(data.fields.pivot),
+        pivot=data.fields.pivot,
     )
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
@@ -162,7 +161,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
 
 
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
-    fields = load_fields(given.snapshot, given.rqa, pivot_of(market))
+    fields = load_fields(given.snapshot, given.rqa, market.llm.pivot)
     pairs = load_pairs(given.snapshot, "train")
     if given.fold is not None:
         pairs = in_fold(pairs, given.fold)

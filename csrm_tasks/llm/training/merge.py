@@ -14,7 +14,6 @@ from csrm_tasks.llm.data import load_fields, load_translations, relevance_rows, 
 from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard, read_card
 from csrm_tasks.llm.network.merging import Truncation, layers_of, merge_adapters
 from csrm_tasks.llm.network.model import put_adapter
-from csrm_tasks.llm.pivot import read_pivot
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.scoring.scoring import load_own_base
 from csrm_tasks.llm.scoring.transfer import measure_transfer, parallel_pairs
@@ -85,7 +84,7 @@ def _judge(market: MarketConfig, card: LlmCard, given: MergeInputs, out: Path) -
     encoder = PromptEncoder(model.tokenizer, card.max_length, card.product_form)
     replace(card, precision=model.precision).write(out)
     dev, source_dev = selection_dev(given.snapshot, market.target_locale)
-    fields = load_fields(given.snapshot, given.rqa, read_pivot(card.pivot))
+    fields = load_fields(given.snapshot, given.rqa, card.pivot)
     own, source = (
         Judge(model, encoder, relevance_rows(fields, pairs)) for pairs in (dev, source_dev)
     )
