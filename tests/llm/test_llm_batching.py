@@ -145,7 +145,8 @@ def with_translated_queries(snapshot: Path) -> list[tuple[str, str]]:
     rows = [("query", s.upper(), f" {t}", "dev") for s, t in couples[:-1]]
     rows += [("query", "􏿿", couples[0][1], "train")]  # the first in order is taken
     rows += [("title", *couples[-1], "train")]
-    frame = pl.DataFrame(rows, TRANSLATIONS, orient="row")
+    directed = [(*row, SOURCE, TARGET) for row in rows]
+    frame = pl.DataFrame(directed, TRANSLATIONS, orient="row")
     write_table(frame, TRANSLATIONS, snapshot / "translations.parquet")
     return couples
 
