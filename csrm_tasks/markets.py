@@ -54,6 +54,8 @@ Locale = Annotated[
 ]
 
 
+# On the field: a validator of the whole model would have every list of the file refused
+# (findings/pydantic_before_validator_and_strict_json.sh).
 def _several(given: object) -> object:
     """Return one locale as a tuple of one, and a list, which is all that JSON has, as a tuple."""
     if isinstance(given, str):

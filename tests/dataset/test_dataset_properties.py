@@ -32,10 +32,16 @@ SPELT = [
     ["우유", "우유\u00ad"],
 ]
 NO_LAKE = Lake("/nowhere", "tiny")  # no file has rows there
-MARKET = market(snapshot=Snapshot(gold_raters=2, gold_agree=2, dev_share=0.3, derived_queries=5))
+JA, VI = "ja-JP", "vi-VN"  # a second source, and a language that is only judged in
+LOCALES = (KO, JA, ZH, VI)
+MARKET = market(
+    source_locale=(KO, JA),
+    evaluation_locales=(VI,),
+    snapshot=Snapshot(gold_raters=2, gold_agree=2, dev_share=0.3, derived_queries=5),
+)
 
 spelling = st.sampled_from(SPELT).flatmap(st.sampled_from)
-locale = st.sampled_from([KO, ZH])
+locale = st.sampled_from(LOCALES)
 day = st.sampled_from(DAYS_OF_TWO_WEEKS)
 products = st.integers(0, 3).map("p{}".format)
 label = st.tuples(day, locale, spelling, products, st.integers(0, 2), st.sampled_from(["", *"abc"]))
@@ -67,7 +73,7 @@ def _fill(connection: Connection, labels: Rows, acts: Rows) -> None:
     files = {
         (d, x, kind): i
         for i, (d, x, kind) in enumerate(
-            (d, x, k) for d in days for x in (KO, ZH) for k in ("catalogue", "labels", "ubi_events")
+            (d, x, k) for d in days for x in LOCALES for k in ("catalogue", "labels", "ubi_events")
         )
     }
     counts = dict.fromkeys(("rows_in", "stored", "quarantined", "known"), 1)
@@ -80,7 +86,7 @@ def _fill(connection: Connection, labels: Rows, acts: Rows) -> None:
         own | {"locale": x, "product_id": f"p{i}", "day": days[0], "title": f"tv {i}",
                "brand": "", "category": "c", "description": "",
                "file_id": files[days[0], x, "catalogue"]}
-        for x in (KO, ZH) for i in range(4)
+        for x in LOCALES for i in range(4)
     ]  # fmt: skip
     rated = [
         own | {"label_id": f"l{i:03d}", "day": d, "locale": x, "query": q, "product_id": p,
@@ -129,6 +135,10 @@ def test_no_text_is_on_two_sides(labels: Rows, acts: Rows, until: str) -> None: 
     assert not sides["gold"] & (sides["train"] | sides["dev"])
     held_out = sides["dev"] | sides["gold"]
     assert not norms(tables.conversions, tables) & held_out
+    judged_in = tables.pairs.filter(locale=VI)
+    assert set(judged_in["split"]) <= {"gold"}  # A36
+    assert set(tables.conversions["locale"]) <= {KO, JA, ZH}
+    assert set(tables.queries.filter(locale=VI)["query_id"]) == set(judged_in["query_id"])
     learnt = distillation_queries(tables.queries, tables.pairs, ZH, 1000)
     assert not set(learnt["norm"]) & held_out
     assert set(tables.queries["norm"]) == {normalise(n) for n in tables.queries["norm"]}
