@@ -38,16 +38,23 @@ class Checked:
 
 def check(path: Path, settings: Settings) -> Checked:
     """Check one market file; faults begin with the key, and say what to do. Loads no model."""
+    config, faults = faults_of(path)
+    if config is None:
+        return Checked(faults)
+    return Checked(faults, list(_surprises(config, settings)), list(_differences(config)))
+
+
+def faults_of(path: Path) -> tuple[MarketConfig | None, list[str]]:
+    """Return a market file's configuration, None where it is none, and its faults."""
     try:
         config = validated(read_keys(path))
     except ConfigError as e:
-        return Checked([str(e).removeprefix(f"{path}: ")])
+        return None, [str(e).removeprefix(f"{path}: ")]
     except ValidationError as e:
-        return Checked(explained(e))
+        return None, explained(e)
     except TypeError as e:
-        return Checked([f"{e}; put it in quotes"])
-    faults = list(_faults(config, path))
-    return Checked(faults, list(_surprises(config, settings)), list(_differences(config)))
+        return None, [f"{e}; put it in quotes"]
+    return config, list(_faults(config, path))
 
 
 def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
@@ -107,10 +114,11 @@ def _of_bases(config: MarketConfig) -> Iterator[str]:
         elif folder is None:
             yield f"{key}: there is no folder {base} on this machine; every worker needs it"
         else:
-            yield from _of_folder(key, folder)
+            yield from of_folder(key, folder)
 
 
-def _of_folder(key: str, folder: Path) -> Iterator[str]:
+def of_folder(key: str, folder: Path) -> Iterator[str]:
+    """Yield what a base's folder lacks to be one that can be trained."""
     about = folder / "config.json"
     if not about.is_file():
         yield f"{key}: {folder} has no config.json; it is no Hugging Face model"
