@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from csrm_tasks.base_models import check_base, local_folder
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest.contract.contracts import contract_of
 from csrm_tasks.market_files.encoders import SHIPPED, of_encoders
 from csrm_tasks.market_files.raters import rated_enough
 from csrm_tasks.market_files.reference import flat, in_effect
@@ -65,6 +66,10 @@ def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
             check_base(key, base)
         except ConfigError as e:
             yield str(e)
+    try:  # ingest refuses every file until then, whichever kind the names are of
+        contract_of("labels", config.ingest.columns)
+    except ConfigError as e:
+        yield str(e)
     for name, cron in config.schedule.model_dump(exclude={"timezone"}).items():
         if cron is not None and not _is_cron(cron):
             yield f"schedule.{name}: {cron!r} is no cron expression; five fields, as 0 2 * * *"
