@@ -23,6 +23,7 @@ from csrm_tasks import clocks
 from csrm_tasks.errors import AwayError, ConfigError, CsrmError
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
+from csrm_tasks.steps.docs import task_doc
 
 if TYPE_CHECKING:
     from airflow.sdk.types import DagRunProtocol
@@ -87,7 +88,24 @@ def market_dag(
         tags=["csrm", market.market],
     ) as dag:
         build(market)
+    explain(dag)
     return dag
+
+
+def explain(dag: DAG) -> None:
+    """Have each task's page say what its step does, reads and makes, and what to do if it fails.
+
+    Tasks that run no step have the docstring of their function, as Airflow sets it.
+    """
+    for one in dag.tasks:
+        given = (one.partial_kwargs if one.is_mapped else vars(one)).get("op_kwargs") or {}
+        if "step" not in given:
+            continue
+        doc = task_doc(given["step"], given["inputs"])
+        if one.is_mapped:
+            one.partial_kwargs["doc_md"] = doc
+        else:
+            one.doc_md = doc
 
 
 @task

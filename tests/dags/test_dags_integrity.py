@@ -49,6 +49,7 @@ print("LOADED" + json.dumps({
             "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
                      t.defaults] if t.task_id == "ask" else None,
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
+            "doc": t.doc_md,
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
@@ -151,6 +152,23 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
 )  # fmt: skip
 def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:
     assert sorted(loaded["dags"][f"{dag}__mini"]["tasks"]) == sorted(tasks)
+
+
+@pytest.mark.airflow
+def test_every_task_says_what_its_step_does_and_what_to_do(loaded: dict) -> None:
+    for dag in loaded["dags"].values():
+        for name, task in dag["tasks"].items():
+            assert task["doc"], name
+            if task["step"] is None:
+                continue
+            step = all_steps()[task["step"]]
+            words = " ".join(task["doc"].split())
+            assert " ".join(step.summary.replace("``", "`").split()) in words, name
+            reads = ", ".join(f"`{i}`" for i in task["inputs"]) or "no other artifact"
+            assert f"**Reads**: {reads}. **Makes**" in words
+            assert f"`MARKET/{step.name}/…`" in words and "**If it fails**" in words
+            assert ("always runs" in words) == step.side_effect
+            assert "``" not in words and ":func:" not in words
 
 
 @pytest.mark.airflow
