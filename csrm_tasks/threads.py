@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 log = logging.getLogger("csrm")
@@ -48,27 +48,44 @@ def use_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def groups(controller: str) -> Iterator[Path]:
+    """Yield the cgroup of this process and those above it that ``controller`` (as ``cpu``) is in.
+
+    In a container the own one is the root. Version 1 has a tree for each controller.
+    """
+    for line in _text(MEMBERSHIP).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUPS / controller if controllers else CGROUPS
+        own = root / path.lstrip("/")
+        yield from (p for p in (own, *own.parents) if p.is_relative_to(root))
+
+
+def memory_limit() -> int | None:
+    """Return the bytes of the tightest cgroup around this process; None where none sets a limit."""
+    texts = (
+        _text(group / name).strip()
+        for group in groups("memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+    )
+    # version 1 says "none" by a number near 2**63
+    return min((n for t in texts if t.isdecimal() and (n := int(t)) < 2**60), default=None)
+
+
 def _quotas() -> list[float]:
     """Return the CPUs that each cgroup around this process grants; one that sets none is left out.
 
-    Version 2: ``cpu.max`` of its own group and of those above; in a container the own one is the
-    root. Version 1: the quota and period of the controller ``cpu``.
+    Version 2: ``cpu.max``; version 1: quota and period.
     """
     found = []
-    for line in _text(MEMBERSHIP).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = CGROUPS / "cpu" if controllers else CGROUPS
-        own = root / path.lstrip("/")
-        groups = [p for p in (own, *own.parents) if p.is_relative_to(root)]
-        for group in groups:
-            words = _text(group / "cpu.max").split() or [
-                *_text(group / "cpu.cfs_quota_us").split(),
-                *_text(group / "cpu.cfs_period_us").split(),
-            ]
-            if len(words) == 2 and words[0].isdecimal() and int(words[1]) > 0:
-                found.append(int(words[0]) / int(words[1]))
+    for group in groups("cpu"):
+        words = _text(group / "cpu.max").split() or [
+            *_text(group / "cpu.cfs_quota_us").split(),
+            *_text(group / "cpu.cfs_period_us").split(),
+        ]
+        if len(words) == 2 and words[0].isdecimal() and int(words[1]) > 0:
+            found.append(int(words[0]) / int(words[1]))
     return found
 
 

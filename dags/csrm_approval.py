@@ -57,6 +57,8 @@ def ask(market: MarketConfig, state: XComArg) -> HITLOperator:
     policy = market.rollout
     return HITLOperator(
         task_id="ask",
+        doc_md="Ask the market's approvers (`rollout.approvers`), under *Required Actions*; no "
+        "answer within `rollout.approval_hours` is a no. `csrm release approve` answers as well.",
         subject=f"Roll out a new release of {market.market}?",
         body=(
             "`csrm release history` and the report of the retraining run say what it is: "

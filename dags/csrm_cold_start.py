@@ -19,10 +19,10 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
+from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     UNTIL,
-    is_approved,
     market_dag,
     markets,
     negatives_of,
@@ -34,53 +34,55 @@ from csrm_tasks.markets import MarketConfig
 
 
 def cold_start(market: MarketConfig) -> None:
-    """snapshot → retrieval by the plain LLM → LLM with RQA → towers → release."""
+    """data → retrieval by the plain LLM → LLM with RQA → towers → judgement → release."""
     task, score = tasks_of(market), scoring_of(market)
-    snap = task("snapshot", stage=1, until="{{ params.until }}")
-    bm25 = task("build_bm25", snapshot=snap)
+    with part("data"):
+        snap = task("snapshot", stage=1, until="{{ params.until }}")
+        bm25 = task("build_bm25", snapshot=snap)
 
-    # Retrieval: the plain LLM ranks what BM25 finds; the retriever learns from that (A21, A22).
-    pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
-    stage0 = pretrained_of(market, task, snapshot=snap)
-    learnt = {"snapshot": snap} | stage0 | filtered_of(market, snap, stage0)
-    plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, **learnt)
-    cvr = score("score_pseudo", {"snapshot": snap, "llm": plain, "pairs": pseudo}, space="cvr")
-    mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
-    ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr, **mined)
-    index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
-    rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
+    # The plain LLM ranks what BM25 finds; the retriever learns from that (A21, A22).
+    with part("retrieval"):
+        pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
+        stage0 = pretrained_of(market, task, snapshot=snap)
+        learnt = {"snapshot": snap} | stage0 | filtered_of(market, snap, stage0)
+        plain = task("train_llm", "train_llm_plain", arm="plain", ranker=True, **learnt)
+        cvr = score("score_pseudo", {"snapshot": snap, "llm": plain, "pairs": pseudo}, space="cvr")
+        mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
+        ebr = task("train_ebr", local=False, snapshot=snap, scored=cvr, **mined)
+        index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
+        rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
 
     # The relevance LLM, with retrieved titles in its prompt (A9, A24); with negatives that the
     # plain one calls irrelevant, where the market adds some (A38).
-    found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
-    given = {"rqa": rqa} | learnt | negatives_of(market, task, llm=plain, **found)
-    ablated = ablated_of(market, given)  # what dev keeps of the market's options (A41)
-    given |= ablated
-    stage1 = task("train_llm", "train_llm_stage1", arm="stage1", **given)
-    llm = task("select_llm", snapshot=snap, llms=[stage1])
+    with part("llm"):
+        found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
+        given = {"rqa": rqa} | learnt | negatives_of(market, task, llm=plain, **found)
+        ablated = ablated_of(market, given)  # what dev keeps of the market's options (A41)
+        stage1 = task("train_llm", "train_llm_stage1", arm="stage1", **given, **ablated)
+        llm = task("select_llm", snapshot=snap, llms=[stage1])
 
     # The towers learn its soft labels (A29, A31).
-    pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
-    asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
-    soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
-    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
-    if market.towers.query_layers:
-        towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
-    export = task("export_towers", towers=towers, snapshot=snap)
-    vectors = task("embed_products", snapshot=snap, export=export)
+    with part("towers"):
+        pairs = task("tower_pairs", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
+        asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
+        soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
+        towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
+        if market.towers.query_layers:
+            towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
+        export = task("export_towers", towers=towers, snapshot=snap)
+        vectors = task("embed_products", snapshot=snap, export=export)
 
-    # Judge, then record, and promote: the last and only risky step guards itself as well.
-    parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
-    if market.release.export_llm:
-        parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
-    bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
-    live = task("champion", "find_champion")
-    probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
-    found = {"servability": probed, "champion": live}
-    verdict = task("gate", "judge", stage=1, bundle=bundle, **found, **ablated)
-    registered = task("register", bundle=bundle, gate=verdict)
-    promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
-    registered >> is_approved(verdict) >> promoted
+    with part("judgement"):
+        parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
+        if market.release.export_llm:
+            parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
+        bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
+        live = task("champion", "find_champion")
+        probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
+        found = {"servability": probed, "champion": live}
+        verdict = task("gate", "judge", stage=1, bundle=bundle, **found, **ablated)
+    with part("release"):
+        released(task, bundle, verdict)
 
 
 for m in markets():  # Airflow finds the DAGs among the names of this module

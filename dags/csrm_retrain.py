@@ -21,15 +21,16 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import XComArg
+from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     WEEK,
     controls_of,
     fact,
-    is_approved,
     market_dag,
     markets,
     negatives_of,
@@ -41,115 +42,209 @@ from csrm_wiring import (
 from csrm_tasks.markets import MarketConfig
 
 
+@dataclass(frozen=True)
+class Week:
+    """What all parts of a week read: the live release, the snapshot, BM25."""
+
+    market: MarketConfig
+    live: XComArg
+    snap: XComArg
+    bm25: XComArg
+
+    def of_live(self, name: str) -> dict[str, Any]:
+        """Return a part of the live release as an input."""
+        return fact(self.live, name)
+
+    def add(self, step: str, task_id: str = "", /, **given: object) -> XComArg:
+        """Add a task that reads the snapshot among others."""
+        return tasks_of(self.market)(step, task_id, snapshot=self.snap, **given)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What retrieval gives to those after it."""
+
+    ebr: XComArg
+    index: XComArg
+    rqa: XComArg
+    rqa_live: XComArg  # by the live retriever: the live LLM reads it, and RQA* is compared with it
+    unclicked: dict[str, XComArg]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """What teaching the towers gives to judgement."""
+
+    towers: XComArg
+    export: XComArg
+    vectors: XComArg
+    exports: dict[str, Any]  # all that are scored on gold; the candidate's are the last
+
+
 def retrain(market: MarketConfig) -> None:
-    """snapshot → retrieval → LLM and its rounds → towers → judgement → release."""
-    task, score = tasks_of(market), scoring_of(market)
-    live = task("champion", "find_champion")
-    live_llm, live_ebr, live_towers = (fact(live, name) for name in ("llm", "ebr", "export"))
-    snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
-    bm25 = task("build_bm25", snapshot=snap, previous=fact(live, "bm25"))
+    """data → retrieval → LLM → its rounds → towers → judgement → release."""
+    task = tasks_of(market)
+    with part("data"):
+        live = task("champion", "find_champion")
+        snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+        bm25 = task("build_bm25", snapshot=snap, previous=fact(live, "bm25"))
+        week = Week(market, live, snap, bm25)
+    with part("retrieval"):
+        found = retrieval(week)
+    with part("llm"):
+        learnt = learnt_by_all(week, found)
+        stage2 = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
+    with part("rounds"):
+        llms = rounds(week, found, stage2, learnt)
+        llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
+    with part("towers"):
+        towers = distilled(week, found, llm)
+    with part("judgement"):
+        evaluation = evaluated(week, found, llms, llm, towers, learnt)
+        bundle, verdict = judged(
+            week, found, llm, towers, evaluation=evaluation, **ablation_in(learnt)
+        )
+    with part("release"):
+        released(task, bundle, verdict)
 
-    # What the live retriever finds now: the live LLM reads it, and RQA* is compared with it.
-    of_live = {"ebr": live_ebr, "previous": fact(live, "index")}
-    index0 = indexing_of(market)("build_index_live", {"snapshot": snap} | of_live)
-    found0 = {"snapshot": snap, "bm25": bm25, "ebr": live_ebr, "index": index0}
-    rqa0 = task("build_rqa", "build_rqa_live", **found0)
 
-    # The retriever, now with local behaviour: RQA* (A23).
-    pseudo = task("pseudo_pairs", snapshot=snap, bm25=bm25)
-    read0 = {"snapshot": snap, "llm": live_llm, "rqa": rqa0}
-    cvr = score("score_pseudo", read0 | {"pairs": pseudo}, space="cvr")
-    mined = {"bm25": bm25} if market.retrieval.ebr.mining else {}
-    ebr = task("train_ebr", local=True, snapshot=snap, scored=cvr, warm=live_ebr, **mined)
-    index = indexing_of(market)("build_index", {"snapshot": snap, "ebr": ebr})
-    rqa = task("build_rqa", snapshot=snap, bm25=bm25, ebr=ebr, index=index)
-    given = {"snapshot": snap, "scored": cvr, "warm": live_ebr} | mined
-    unclicked = without_clicks(market, given, bm25, behind=rqa)
+def retrieval(week: Week) -> Retrieved:
+    """The retriever, now with local behaviour: RQA* (A23); before it, what the live one finds."""
+    market, add, bm25, live_ebr = week.market, week.add, week.bm25, week.of_live("ebr")
+    of_live = {"snapshot": week.snap, "ebr": live_ebr, "previous": week.of_live("index")}
+    index0 = indexing_of(market)("build_index_live", of_live)
+    rqa0 = add("build_rqa", "build_rqa_live", bm25=bm25, ebr=live_ebr, index=index0)
 
-    # The LLM: stage 2, then each round learns from the one before; the best on dev wins (A15-A17).
-    # All start from the live LLM's stage 0, where the market has one and it still fits, and from
-    # its adapter where the market says so; all of the pairs that the filter leaves (A39).
+    pseudo = add("pseudo_pairs", bm25=bm25)
+    read = {"snapshot": week.snap, "llm": week.of_live("llm"), "rqa": rqa0, "pairs": pseudo}
+    cvr = scoring_of(market)("score_pseudo", read, space="cvr")
+    given = {"scored": cvr, "warm": live_ebr}
+    given |= {"bm25": bm25} if market.retrieval.ebr.mining else {}
+    ebr = add("train_ebr", local=True, **given)
+    index = indexing_of(market)("build_index", {"snapshot": week.snap, "ebr": ebr})
+    rqa = add("build_rqa", bm25=bm25, ebr=ebr, index=index)
+    unclicked = without_clicks(market, {"snapshot": week.snap} | given, bm25, behind=rqa)
+    return Retrieved(ebr, index, rqa, rqa0, unclicked)
+
+
+def learnt_by_all(week: Week, found: Retrieved) -> dict[str, Any]:
+    """Return what every training of the LLM reads, stage 2 and the rounds alike.
+
+    All start from the live LLM's stage 0, where the market has one and it still fits, and from
+    its adapter where the market says so; all of the pairs that the filter leaves (A39).
+    """
+    market, live_llm, snap = week.market, week.of_live("llm"), week.snap
+    task = tasks_of(market)
     stage0 = pretrained_of(market, task, snapshot=snap, previous=live_llm)
     warm = {"warm": live_llm} if market.llm.warm_start == "live" else {}
-    learnt = {"snapshot": snap, "rqa": rqa} | stage0 | warm | filtered_of(market, snap, stage0)
+    learnt = {"snapshot": snap, "rqa": found.rqa} | stage0 | warm
+    learnt |= filtered_of(market, snap, stage0)
     # And of negatives that the live LLM calls irrelevant, where the market adds some (A38).
-    found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
-    learnt |= negatives_of(market, task, llm=live_llm, rqa=rqa0, **found)
-    ablated = ablated_of(market, learnt)  # what dev keeps of the market's options (A41)
-    learnt |= ablated
-    last = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
+    given = {"snapshot": snap, "bm25": week.bm25, "ebr": found.ebr, "index": found.index}
+    learnt |= negatives_of(market, task, llm=live_llm, rqa=found.rqa_live, **given)
+    return learnt | ablated_of(market, learnt)  # what dev keeps of the market's options (A41)
+
+
+def rounds(
+    week: Week, found: Retrieved, stage2: XComArg, learnt: dict[str, Any]
+) -> dict[str, XComArg]:
+    """Return the candidates: each round learns from the one before; the best on dev wins (A15-A17).
+
+    Merged with each other and with the live LLM they are candidates, too (A55).
+    """
+    market, score, last = week.market, scoring_of(week.market), stage2
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):
-        soft = score(f"relabel_{n}", {"snapshot": snap, "llm": last, "rqa": rqa}, split="train")
+        read = {"snapshot": week.snap, "llm": last, "rqa": found.rqa}
+        soft = score(f"relabel_{n}", read, split="train")
         given = {"arm": f"round{n}", "round": n, "soft": soft} | learnt
-        last = llms[f"round{n}"] = task("train_llm", f"train_llm_round{n}", **given)
-    # Merged with each other and with the live LLM they are candidates, too (A55).
-    given = {"snapshot": snap, "rqa": rqa, "llms": [*llms.values()], "live": live_llm}
+        last = tasks_of(market)("train_llm", f"train_llm_round{n}", **given)
+        llms[f"round{n}"] = last
+    given = {"rqa": found.rqa, "llms": [*llms.values()], "live": week.of_live("llm")}
     for method in market.llm.merge:
-        llms[f"merged_{method}"] = task("merge_llms", f"merge_{method}", method=method, **given)
-    llm = task("select_llm", snapshot=snap, llms=[*llms.values()])
+        llms[f"merged_{method}"] = week.add("merge_llms", f"merge_{method}", method=method, **given)
+    return llms
 
-    # The towers learn its soft labels (A29-A31), but nothing of gold queries; beside them the same
-    # towers on hard labels (A32), and as a control some that were taught gold queries, too.
+
+def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
+    """The towers learn the LLM's soft labels (A29-A31), but nothing of gold queries.
+
+    Beside them the same towers on hard labels (A32), and as a control some that were taught gold
+    queries, too.
+    """
+    market, add = week.market, week.add
     seen = market.controls.towers_seen
-    pairs = task("tower_pairs", seen=seen, snapshot=snap, bm25=bm25, ebr=ebr, index=index)
-    asked = {"snapshot": snap, "llm": llm, "pairs": pairs, "rqa": rqa}
+    pairs = add("tower_pairs", seen=seen, bm25=week.bm25, ebr=found.ebr, index=found.index)
+    asked = {"snapshot": week.snap, "llm": llm, "pairs": pairs, "rqa": found.rqa}
     soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
-    towers = task("train_towers", target="soft", snapshot=snap, scored=soft)
+    towers = add("train_towers", target="soft", scored=soft)
     if market.towers.query_layers:
-        towers = task("shorten_query_tower", towers=towers, snapshot=snap, scored=soft)
-    export = task("export_towers", towers=towers, snapshot=snap)
-    vectors = task("embed_products", snapshot=snap, export=export)
-    exports = {"champion_towers": live_towers}
+        towers = add("shorten_query_tower", towers=towers, scored=soft)
+    export = add("export_towers", towers=towers)
+    vectors = add("embed_products", export=export)
+    exports: dict[str, Any] = {"champion_towers": week.of_live("export")}
     if market.towers.hard_baseline:
-        hard = task("train_towers", "train_towers_hard", target="hard", snapshot=snap)
-        rqa0 >> hard  # nothing waits for it: beside what follows, not in front of it
-        exports["towers_hard"] = task("export_towers", "export_hard", towers=hard, snapshot=snap)
+        hard = add("train_towers", "train_towers_hard", target="hard")
+        found.rqa_live >> hard  # nothing waits for it: beside what follows, not in front of it
+        exports["towers_hard"] = add("export_towers", "export_hard", towers=hard)
     if seen:
-        knows = task("train_towers", "train_towers_seen", seen=True, snapshot=snap, scored=soft)
-        exports["towers_seen"] = task("export_towers", "export_seen", towers=knows, snapshot=snap)
+        knows = add("train_towers", "train_towers_seen", seen=True, scored=soft)
+        exports["towers_seen"] = add("export_towers", "export_seen", towers=knows)
     if market.controls.cross_encoder:
-        exports["cross_encoder"] = task("train_cross_encoder", snapshot=snap, scored=soft)
-    exports["towers"] = export
+        exports["cross_encoder"] = add("train_cross_encoder", scored=soft)
+    return Towers(towers, export, vectors, exports | {"towers": export})
 
-    # All on the same frozen gold pairs; each LLM reads the titles that it was trained with.
-    # What is later in this order is compared with what is before it.
-    readers = {"champion": (live_llm, rqa0)}
+
+def evaluated(
+    week: Week, found: Retrieved, llms: dict[str, XComArg], llm: XComArg, towers: Towers,
+    learnt: dict[str, Any],
+) -> XComArg:  # fmt: skip
+    """All on the same frozen gold pairs; each LLM reads the titles that it was trained with.
+
+    What is later in this order is compared with what is before it.
+    """
+    market, add, rqa0 = week.market, week.add, found.rqa_live
+    readers: dict[str, tuple[object, XComArg]] = {"champion": (week.of_live("llm"), rqa0)}
     if market.controls.rqa_cold:
         given = learnt | {"rqa": rqa0}
-        cold = task("train_llm", "train_llm_rqa_cold", arm="rqa_cold", **given)
-        rqa >> cold  # as the hard towers, and behind them
+        cold = tasks_of(market)("train_llm", "train_llm_rqa_cold", arm="rqa_cold", **given)
+        found.rqa >> cold  # as the hard towers, and behind them
         readers["rqa_cold"] = (cold, rqa0)
-    readers |= {name: (one, rqa) for name, one in llms.items()}
-    readers |= {name: (llm, titles) for name, titles in unclicked.items()}
-    readers["final"] = (llm, rqa)
+    readers |= {name: (one, found.rqa) for name, one in llms.items()}
+    readers |= {name: (llm, titles) for name, titles in found.unclicked.items()}
+    readers["final"] = (llm, found.rqa)
     scores = [
-        task("score_pairs", f"score_{name}", split="gold", snapshot=snap, llm=one, rqa=titles)
+        add("score_pairs", f"score_{name}", split="gold", llm=one, rqa=titles)
         for name, (one, titles) in readers.items()
     ]
-    untrained = peers_of(market, task, snap, rqa)
+    untrained = peers_of(market, tasks_of(market), week.snap, found.rqa)
     scores += untrained.values()
     tower_scores = [
-        task("score_towers", f"score_{name}", snapshot=snap, export=one)
-        for name, one in exports.items()
+        add("score_towers", f"score_{name}", export=one) for name, one in towers.exports.items()
     ]
-    peers = {"baselines": task("baselines", snapshot=snap), "champion": live} | ablated
-    names = ",".join([*readers, *untrained, *exports])
-    given = {"snapshot": snap, "llm_scores": scores, "tower_scores": tower_scores}
-    peers |= controls_of(market, task, snap, llm)
-    evaluation = task("evaluate", names=names, **given, **peers)
+    peers = {"baselines": add("baselines"), "champion": week.live}
+    names = ",".join([*readers, *untrained, *towers.exports])
+    peers |= controls_of(market, tasks_of(market), week.snap, llm) | ablation_in(learnt)
+    return add("evaluate", names=names, llm_scores=scores, tower_scores=tower_scores, **peers)
 
-    # Judge, then record, and promote: the last and only risky step guards itself as well.
-    parts = {"llm": llm, "ebr": ebr, "index": index, "rqa": rqa, "export": export}
-    if market.release.export_llm:
-        parts["llm_export"] = task("export_llm", llm=llm, snapshot=snap, rqa=rqa)
-    bundle = task("bundle", snapshot=snap, embeddings=vectors, **parts)
-    probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
-    found = {"evaluation": evaluation, "servability": probed, "champion": live}
-    verdict = task("gate", "judge", stage=2, bundle=bundle, **found, **ablated)
-    registered = task("register", bundle=bundle, gate=verdict)
-    promoted = task("promote", bundle=bundle, gate=verdict, register=registered)
-    registered >> is_approved(verdict) >> promoted
+
+def ablation_in(learnt: dict[str, Any]) -> dict[str, XComArg]:
+    """Return what the trainings were told to leave out (A41), for those who report it."""
+    return {name: made for name, made in learnt.items() if name == "ablation"}
+
+
+def judged(
+    week: Week, found: Retrieved, llm: XComArg, towers: Towers, **evidence: XComArg
+) -> tuple[XComArg, XComArg]:
+    """Return the bundle, probed in a fresh process, and the gate's verdict on it."""
+    task, add, export = tasks_of(week.market), week.add, towers.export
+    parts = {"llm": llm, "ebr": found.ebr, "index": found.index, "rqa": found.rqa, "export": export}
+    if week.market.release.export_llm:
+        parts["llm_export"] = add("export_llm", llm=llm, rqa=found.rqa)
+    bundle = add("bundle", embeddings=towers.vectors, **parts)
+    probed = add("servability", bundle=bundle, towers=towers.towers)
+    given = {"servability": probed, "champion": week.live} | evidence
+    return bundle, task("gate", "judge", stage=2, bundle=bundle, **given)
 
 
 def without_clicks(

@@ -11,21 +11,19 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowFailException
+from csrm_windows import day_of, week_end
 
-from csrm_tasks import clocks
 from csrm_tasks.errors import AwayError, ConfigError, CsrmError
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
-
-if TYPE_CHECKING:
-    from airflow.sdk.types import DagRunProtocol
+from csrm_tasks.steps.docs import task_doc
 
 log = logging.getLogger("csrm")
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
@@ -87,7 +85,24 @@ def market_dag(
         tags=["csrm", market.market],
     ) as dag:
         build(market)
+    explain(dag)
     return dag
+
+
+def explain(dag: DAG) -> None:
+    """Have each task's page say what its step does, reads and makes, and what to do if it fails.
+
+    Tasks that run no step have the docstring of their function, as Airflow sets it.
+    """
+    for one in dag.tasks:
+        given = (one.partial_kwargs if one.is_mapped else vars(one)).get("op_kwargs") or {}
+        if "step" not in given:
+            continue
+        doc = task_doc(given["step"], given["inputs"])
+        if one.is_mapped:
+            one.partial_kwargs["doc_md"] = doc
+        else:
+            one.doc_md = doc
 
 
 @task
@@ -262,41 +277,3 @@ def is_applied(replayed: str) -> bool:
         settings = load_settings(market=replayed.split("/")[0])
         facts = ArtifactStore(settings.artifacts, settings.cache).open(replayed).facts
         return bool(facts["applied"])
-
-
-def day_of(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
-    """Return the day that a run is for: its parameter, else the day (by the clocks of ``zone``) on
-    which its data interval starts. Raises :class:`ConfigError` for a day that does not exist.
-    """
-    if not params["day"]:
-        return _interval_start(dag_run, "day", zone).isoformat()
-    try:
-        return date.fromisoformat(params["day"]).isoformat()
-    except ValueError as e:
-        raise ConfigError(
-            f"parameter 'day': {params['day']!r} is no day of any calendar; write it as YYYY-MM-DD"
-        ) from e
-
-
-def week_end(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
-    """Return the Sunday of the run's ISO week: its parameter's, else its data interval's, as
-    :func:`day_of`. Raises :class:`ConfigError` for a week that its year does not have.
-    """
-    if not params["week"]:
-        start = _interval_start(dag_run, "week", zone)
-        return (start + timedelta(days=7 - start.isoweekday())).isoformat()
-    try:
-        year, week = params["week"].split("-W")
-        return date.fromisocalendar(int(year), int(week), 7).isoformat()
-    except ValueError as e:
-        raise ConfigError(
-            f"parameter 'week': there is no week {params['week']!r}; write it as YYYY-Www, and 53 "
-            "only for a year that has so many"
-        ) from e
-
-
-def _interval_start(dag_run: DagRunProtocol, param: str, zone: str) -> date:
-    """Return the local date: an interval from midnight in Seoul starts on the day before in UTC."""
-    if dag_run.data_interval_start is None:
-        raise ConfigError(f"this run has no data interval: give the parameter {param!r}")
-    return clocks.day_of(dag_run.data_interval_start, zone)

@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/curation/ablation.py": (("train",), ()),
     "csrm_tasks/curation/folds.py": (("train",), ()),
     "csrm_tasks/bases/*": (("train",), ()),
+    "csrm_tasks/doctor/*": ((CORE,), ("train", "mlflow", "s3", "data")),
     "csrm_tasks/training/*": (("train",), ()),
     "csrm_tasks/llm/*": (("train",), ()),
     "csrm_tasks/retrieval/*": (("train",), ()),

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo.runner", "demo.bases"),
     ("demo.market",),
     ("demo.market.lexicon",),
-    ("steps", "serving"),
+    ("steps", "serving", "doctor"),
     ("bases", "curation"),
     ("evaluation.report", "release.online", "llm.training", "llm.baselines", "towers.cross"),
     ("release", "llm.scoring", "towers"),
@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("base_models", "text", "tracking"),
     ("file_state",),
     ("artifacts",),
-    ("blobs", "json_files", "records", "settings"),
+    ("airflow_api", "blobs", "json_files", "records", "settings"),
     (
         "errors",
         "ragged",

@@ -18,6 +18,7 @@ import click
 from csrm_tasks.cli.base import base
 from csrm_tasks.cli.data import data
 from csrm_tasks.cli.demo import demo
+from csrm_tasks.cli.doctor import doctor
 from csrm_tasks.cli.gate import gate
 from csrm_tasks.cli.imports import imports
 from csrm_tasks.cli.llm_cost import llm_cost
@@ -218,3 +219,4 @@ groups = (
 for group in groups:
     cli.add_command(group)
 cli.add_command(llm_cost)
+cli.add_command(doctor)

@@ -5,19 +5,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from csrm_tasks.ingest.aggregates.shoppers import MIN_SHOWN
-from csrm_tasks.ingest.contract.contracts import (
-    CONTRACTS,
-    EARLIEST,
-    GRADES,
-    REASONS,
-    Column,
-    Contract,
-)
+from csrm_tasks.ingest.contract.contracts import CONTRACTS, EARLIEST, REASONS
+from csrm_tasks.ingest.guide_tables import section, table
 from csrm_tasks.ingest.reading.csv_quotes import FEW, QUOTED_LIMIT
 from csrm_tasks.ingest.reading.readers import BATCH, PARQUET_ROWS, RECORD_LIMIT
 from csrm_tasks.ingest.validation.files import HEAD_BYTES
@@ -55,6 +47,13 @@ followed, so no name reaches a file outside the landing zone.
   Parquet structs and maps), names that have the dots, or any mixture, in every format. A text in
   the place of an object is read as JSON: `event_attributes` may be a CSV cell with an object in it.
   Of several places that may hold a value the first that is not empty counts.
+- **Other names of columns** are said in the market's file, column by column of each kind:
+  `ingest: {{columns: {{confirmed: true, labels: {{grade: relevance, query: search_term}}}}}}` reads
+  `grade` from the files' `relevance` and from nowhere else; a name may have dots as well. What is
+  not named there is found as the tables below say. `csrm import propose FILE` writes such names as
+  a proposal, `confirmed: false`: until a person has read it and set `true`, ingest refuses the
+  market's files, and `csrm market check` says so. A row that is replayed from quarantine may have
+  either name.
 - **Values** are read alike in every format. A number is its shortest decimal writing: 7, 7.0 and
   DECIMAL 7.00 are `7`; NaN is no value. An identifier loses a `.0` also where it is text, as
   spreadsheets and pandas write one into CSV; integers of any length are kept digit by digit. An
@@ -128,11 +127,6 @@ later ones takes its place before them, and where those say something of the sam
 products and searches that it brings, they are judged again, summed up and published again (decision
 record 6). So any order ends in one `csrm digest`, snapshot and gold.
 """
-
-CATEGORIES = """\
-A market that joins the levels of a category otherwise says so, `ingest: {category_separator: "/"}`;
-they are stored joined by ' > ' all the same, without empty ones. Another setting holds for files
-delivered from then on."""
 
 BELOW = """\
 ## What happens to a row
@@ -234,65 +228,10 @@ to be mended in a text editor, not opened in a spreadsheet.
 
 def data_guide() -> str:
     """Return the text of ``docs/DATA.md``."""
-    reasons = _table(("reason", "meaning"), ((f"`{r}`", text) for r, text in REASONS.items()))
+    reasons = table(("reason", "meaning"), ((f"`{r}`", text) for r, text in REASONS.items()))
     bounds = Ingest().behaviour.model_dump()
     below = BELOW.format(reasons=reasons, late_days=Ingest().late_days, shown=MIN_SHOWN, **bounds)
-    return "\n".join([LANDING, *map(_section, CONTRACTS.values()), below])
-
-
-def _section(contract: Contract) -> str:
-    heads = ("column", "what it is", "type", "required", "values", "found as")
-    parts = [f"## `{contract.kind}`", contract.about, _table(heads, map(_row, contract.columns))]
-    if contract.kind == "catalogue":
-        parts.append(CATEGORIES)
-    if any(c.vocabulary is GRADES for c in contract.columns):
-        parts.append(_grades())
-    return "\n\n".join(parts) + "\n"
-
-
-def _row(column: Column) -> Sequence[str]:
-    found = ", ".join(f"`{path}`" for path in column.paths)
-    required = "yes" if column.required else "no"
-    return f"`{column.name}`", column.about, column.holds, required, _values(column), found
-
-
-def _values(column: Column) -> str:
-    if column.vocabulary is GRADES:
-        return "see below"
-    if column.vocabulary is not None:
-        return ", ".join(
-            f"`{word}`" if word == value else f"`{word}` ({value})"
-            for word, value in column.vocabulary.items()
-        )
-    if column.holds == "list":
-        return "identifiers"
-    if column.holds == "integer":
-        return f"{column.at_least:,} to {column.at_most:,}"
-    if column.holds == "time":
-        return "see above; not `too_old`" if column.late else "see above"
-    return f"up to {column.max_chars:,} characters"
-
-
-def _grades() -> str:
-    spellings: dict[str | int, list[str]] = defaultdict(list)
-    for word, grade in GRADES.items():
-        spellings[grade].append(f"`{word}`")
-    rows = ((str(grade), ", ".join(words)) for grade, words in sorted(spellings.items()))
-    table = _table(("grade", "written as (in any case)"), rows)
-    return (
-        f"{table}\n\nESCI's complement (`c`) is irrelevant unless the market says "
-        "`ingest: {complement: substitute}`: a case for the phone that was asked for is not that "
-        "phone.\nA market with another scale says what its words mean, and then no other is known: "
-        "`ingest: {grades: {4: exact, 3: exact, 2: substitute, 1: irrelevant}}`.\n"
-        "Another setting holds for files delivered from then on."
-    )
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
+    return "\n".join([LANDING, *map(section, CONTRACTS.values()), below])
 
 
 def main(path: Path = DATA_MD) -> None:

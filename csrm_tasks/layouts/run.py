@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from csrm_tasks.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.layouts import cikm2025, esci, trec, wands
 from csrm_tasks.layouts.landing import Landing, hidden
 from csrm_tasks.layouts.languages import check_languages, locale_of
@@ -46,8 +48,10 @@ class Asked:
 def import_layout(asked: Asked, settings: Settings, read: Callable[[Landing], None]) -> list[str]:
     """Land what ``read`` finds as a market; returns what to tell, in lines.
 
-    Nothing is visible before all has been read; killed and run again it is the same files. Raises
-    :class:`ConfigError` or :class:`~csrm_tasks.errors.DataError`; then nothing has changed.
+    Nothing is visible before all has been read; killed and run again it is the same files. One
+    import of a market at a time: both would write the same hidden files. Raises
+    :class:`ConfigError`, :class:`RefusedError` (another one is under way) or
+    :class:`~csrm_tasks.errors.DataError`; then nothing has changed.
     """
     text = new_market(asked.market, asked.sources, asked.target, "UTC", None, None)
     file = settings.markets / f"{asked.market}.yaml"
@@ -55,6 +59,26 @@ def import_layout(asked: Asked, settings: Settings, read: Callable[[Landing], No
     layout = LAYOUTS[asked.layout]
     locales = locale_of([*asked.sources, asked.target, *judged_in])
     check_languages(asked.layout, layout.spoken, locales)
+    settings.landing.mkdir(parents=True, exist_ok=True)
+    lock = settings.landing / f".{asked.market}.lock"
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                return _landed(asked, settings, layout, locales, file, text, read)
+            finally:
+                lock.unlink()  # still held: who has opened it meanwhile is refused
+    except Timeout as e:
+        raise RefusedError(
+            f"another import of market {asked.market} is under way; wait for its end, then run "
+            "this again"
+        ) from e
+
+
+def _landed(
+    asked: Asked, settings: Settings, layout: Layout, locales: Mapping[str, str], file: Path,
+    text: str, read: Callable[[Landing], None],
+) -> list[str]:  # fmt: skip
+    """Read, and show all of it at once; ``file`` is the market's, ``text`` what a new one says."""
     landing = Landing(
         asked.layout, settings.landing / asked.market, settings.home / "imports" / asked.market,
         locales, asked.day, layout.splits,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from csrm_tasks.base_models import check_base, local_folder
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest.contract.contracts import contract_of
 from csrm_tasks.market_files.encoders import SHIPPED, of_encoders
 from csrm_tasks.market_files.raters import rated_enough
 from csrm_tasks.market_files.reference import flat, in_effect
@@ -39,16 +40,23 @@ class Checked:
 
 def check(path: Path, settings: Settings) -> Checked:
     """Check one market file; faults begin with the key, and say what to do. Loads no model."""
+    config, faults = faults_of(path)
+    if config is None:
+        return Checked(faults)
+    return Checked(faults, list(_surprises(config, settings)), list(_differences(config)))
+
+
+def faults_of(path: Path) -> tuple[MarketConfig | None, list[str]]:
+    """Return a market file's configuration, None where it is none, and its faults."""
     try:
         config = validated(read_keys(path))
     except ConfigError as e:
-        return Checked([str(e).removeprefix(f"{path}: ")])
+        return None, [str(e).removeprefix(f"{path}: ")]
     except ValidationError as e:
-        return Checked(explained(e))
+        return None, explained(e)
     except TypeError as e:
-        return Checked([f"{e}; put it in quotes"])
-    faults = list(_faults(config, path))
-    return Checked(faults, list(_surprises(config, settings)), list(_differences(config)))
+        return None, [f"{e}; put it in quotes"]
+    return config, list(_faults(config, path))
 
 
 def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
@@ -59,6 +67,10 @@ def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
             check_base(key, base)
         except ConfigError as e:
             yield str(e)
+    try:  # ingest refuses every file until then, whichever kind the names are of
+        contract_of("labels", config.ingest.columns)
+    except ConfigError as e:
+        yield str(e)
     for name, cron in config.schedule.model_dump(exclude={"timezone"}).items():
         if cron is not None and not _is_cron(cron):
             yield f"schedule.{name}: {cron!r} is no cron expression; five fields, as 0 2 * * *"
@@ -108,10 +120,11 @@ def _of_bases(config: MarketConfig) -> Iterator[str]:
         elif folder is None:
             yield f"{key}: there is no folder {base} on this machine; every worker needs it"
         else:
-            yield from _of_folder(key, folder)
+            yield from of_folder(key, folder)
 
 
-def _of_folder(key: str, folder: Path) -> Iterator[str]:
+def of_folder(key: str, folder: Path) -> Iterator[str]:
+    """Yield what a base's folder lacks to be one that can be trained."""
     about = folder / "config.json"
     if not about.is_file():
         yield f"{key}: {folder} has no config.json; it is no Hugging Face model"

@@ -34,8 +34,8 @@ def open_store(db_url: str) -> Engine:
     Raises :class:`ConfigError` on a bad URL, and for a store of a newer CSRM than this one: its
     tables may mean what this code does not know.
     """
-    engine = _engine(db_url)
-    revision = _revision(engine)
+    engine = connect(db_url)
+    revision = revision_of(engine)
     if revision == HEAD:
         return engine
     if revision is not None and revision > HEAD:  # revisions are numbers of one width
@@ -48,8 +48,9 @@ def open_store(db_url: str) -> Engine:
 
 
 @lru_cache(maxsize=8)
-def _engine(db_url: str) -> Engine:
-    url = _checked(db_url)
+def connect(db_url: str) -> Engine:
+    """Return an engine, whatever the schema there; raises :class:`ConfigError` on a bad URL."""
+    url = checked(db_url)
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)
     if url.database and url.database != ":memory:":
@@ -60,7 +61,8 @@ def _engine(db_url: str) -> Engine:
     return engine
 
 
-def _checked(db_url: str) -> URL:
+def checked(db_url: str) -> URL:
+    """Return the URL; raises :class:`ConfigError` where it is none, or of another database."""
     try:
         url = make_url(db_url)
     except sa.exc.ArgumentError as e:
@@ -104,7 +106,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _revision(engine: Engine) -> str | None:
+def revision_of(engine: Engine) -> str | None:
+    """Return the revision of the schema there; None where there is none."""
     version = sa.table(VERSION_TABLE, sa.column("version_num"))
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table(VERSION_TABLE):

@@ -155,6 +155,10 @@ def test_every_fault_is_one_line_with_key_and_remedy(
         ({"schedule": {"drill": "0 5 1"}}, "schedule.drill: '0 5 1' is no cron"),
         ({"schedule": {"drill": "soon"}}, "schedule.drill: 'soon' is no cron"),
         ({"llm": {"base": "org/name"}}, "llm.base: 'org/name' is no folder here"),
+        (
+            {"ingest": {"columns": {"labels": {"grade": "relevance"}}}},
+            "ingest.columns is a proposal that nobody has confirmed",
+        ),
         ({"source_locale": "zh-TW"}, "source_locale and target_locale are both zh-TW"),
     ],
 )
@@ -164,6 +168,15 @@ def test_what_only_a_run_would_show_is_a_fault(
     path = tmp_path / "m.yaml"
     path.write_text(json.dumps(LEAST | change))
     assert any(fault in line for line in check(path, load_settings()).faults)
+
+
+def test_names_of_columns_that_a_person_has_read_are_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(json.dumps(LEAST | {"market": "m"}))
+    before = check(path, load_settings()).faults
+    columns = {"confirmed": True, "labels": {"grade": "relevance"}}
+    path.write_text(json.dumps(LEAST | {"market": "m", "ingest": {"columns": columns}}))
+    assert check(path, load_settings()).faults == before
 
 
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:

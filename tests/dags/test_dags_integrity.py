@@ -40,6 +40,8 @@ print("LOADED" + json.dumps({
         "runs": d.max_active_runs, "doc": d.doc_md, "catchup": d.catchup,
         "params": {k: v.value if v.has_value else None
                    for k, v in ((k, d.params.get_param(k)) for k in d.params)},
+        "parts": {g: x.group_display_name for g, x in d.task_group.get_task_group_dict().items()
+                  if g},
         "ancestors": sorted(d.get_task("promote").get_flat_relative_ids(upstream=True))
             if d.has_task("promote") else [],
         "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
@@ -49,6 +51,7 @@ print("LOADED" + json.dumps({
             "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
                      t.defaults] if t.task_id == "ask" else None,
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
+            "doc": t.doc_md, "part": t.task_group.group_id,
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
@@ -151,6 +154,77 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
 )  # fmt: skip
 def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:
     assert sorted(loaded["dags"][f"{dag}__mini"]["tasks"]) == sorted(tasks)
+
+
+DATA = {"snapshot", "build_bm25"}
+RETRIEVAL = {"pseudo_pairs", "score_pseudo_shards", "score_pseudo", "train_ebr", "build_index",
+             "build_rqa"}  # fmt: skip
+TOWERS = {"tower_pairs", "score_tower_pairs_shards", "score_tower_pairs", "train_towers",
+          "export_towers", "embed_products"}  # fmt: skip
+RELEASE = {"register", "is_approved", "promote"}
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize(
+    ("dag", "parts"),
+    [
+        (
+            "csrm_cold_start",
+            {
+                "data": DATA,
+                "retrieval": RETRIEVAL | {"train_llm_plain"},
+                "llm": {"train_llm_stage1", "select_llm"},
+                "towers": TOWERS,
+                "judgement": {"bundle", "find_champion", "servability", "judge"},
+                "release": RELEASE,
+            },
+        ),
+        (
+            "csrm_retrain",
+            {
+                "data": DATA | {"find_champion"},
+                "retrieval": RETRIEVAL | {"build_index_live", "build_rqa_live"},
+                "llm": {"train_llm_stage2"},
+                "rounds": {f"{name}_{n}{more}" for n in (1, 2) for name, more in
+                           (("relabel", "_shards"), ("relabel", ""))}
+                | {"train_llm_round1", "train_llm_round2", "select_llm"},
+                "towers": TOWERS | {"train_towers_hard", "export_hard"},
+                "judgement": {t for t in RETRAIN if t.startswith("score_")
+                              and t not in RETRIEVAL | TOWERS}
+                | {"baselines", "evaluate", "bundle", "servability", "judge"},
+                "release": RELEASE,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_training_is_drawn_in_its_parts_and_every_task_is_in_one(
+    loaded: dict, dag: str, parts: dict[str, set[str]]
+) -> None:
+    """Ids of tasks have no prefix: commands, links and the demo name them."""
+    found = loaded["dags"][f"{dag}__mini"]
+    drawn: dict[str, set[str]] = {}
+    for name, task in found["tasks"].items():
+        drawn.setdefault(task["part"], set()).add(name)
+    assert drawn == parts
+    assert list(found["parts"]) == list(parts)  # in this order
+    assert all(title and title != name for name, title in found["parts"].items())
+
+
+@pytest.mark.airflow
+def test_every_task_says_what_its_step_does_and_what_to_do(loaded: dict) -> None:
+    for dag in loaded["dags"].values():
+        for name, task in dag["tasks"].items():
+            assert task["doc"], name
+            if task["step"] is None:
+                continue
+            step = all_steps()[task["step"]]
+            words = " ".join(task["doc"].split())
+            assert " ".join(step.summary.replace("``", "`").split()) in words, name
+            reads = ", ".join(f"`{i}`" for i in task["inputs"]) or "no other artifact"
+            assert f"**Reads**: {reads}. **Makes**" in words
+            assert f"`MARKET/{step.name}/…`" in words and "**If it fails**" in words
+            assert ("always runs" in words) == step.side_effect
+            assert "``" not in words and ":func:" not in words
 
 
 @pytest.mark.airflow

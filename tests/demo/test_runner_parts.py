@@ -18,9 +18,9 @@ import psutil
 import pytest
 from rich.console import Console
 
+from csrm_tasks.airflow_api import AirflowApi, RunState, _lines
 from csrm_tasks.demo.runner import home as runner_home
 from csrm_tasks.demo.runner import run as runner
-from csrm_tasks.demo.runner.api import AirflowApi, RunState, _lines
 from csrm_tasks.demo.runner.home import PRELOAD, Home
 from csrm_tasks.demo.runner.plan import finished, plan
 from csrm_tasks.demo.runner.processes import Processes, only_one, stop_leftovers

@@ -32,7 +32,9 @@ def read(folder: Path, text: str, packed: str = "") -> Read:
     path = folder / "catalogue.csv"
     path.write_bytes(PACK[packed](text.encode()))
     source = Source(path, "catalogue", "csv", packed)
-    judged = [validate_batch(batch, CATALOGUE, DAY, Ingest()) for batch in source.batches()]
+    judged = [
+        validate_batch(batch, CATALOGUE, DAY, Ingest()) for batch in source.batches(CATALOGUE)
+    ]
     clean = pl.concat(j.clean for j in judged)
     rejected = pl.concat(j.rejected for j in judged)
     rows = sorted([*clean["row"], *rejected["row"]])
@@ -199,7 +201,7 @@ def test_a_text_over_several_lines_is_one_value(text: str, quote_all: bool, tmp_
     path = tmp_path / "f.csv"
     path.write_text(text_of(lines), newline="")
     source = Source(path, "catalogue", "csv", "")
-    found = pl.concat(b.frame for b in source.batches())
+    found = pl.concat(b.frame for b in source.batches(CATALOGUE))
     assert found["_fault"].is_null().all()
     assert found.height == 30
     assert found["category"][5] == text

@@ -141,7 +141,7 @@ class Found:
         batches = list(read_batches(path, "csv", "", CATALOGUE))
         frame = pl.concat(b.frame for b in batches)
         raws = [r for b in batches for r in b.raw_of(b.frame["row"].to_list())]
-        again = [r for n, raw_of in read_raw(path, "csv", "", CATALOGUE) for r in raw_of(n)]
+        again = [r for n, raw_of in read_raw(path, "csv", "") for r in raw_of(n)]
         assert raws == again
         assert frame["row"].to_list() == list(range(1, len(raws) + 1))
         body = data.removeprefix(b"\xef\xbb\xbf")[len(batches[0].header) :]

@@ -30,3 +30,9 @@ def test_nothing_that_is_declared_is_left_out() -> None:
             assert row[3] == ("yes" if column.required else "no")
             assert all(f"`{path}`" in row[5] for path in column.paths)
     assert all(f"| `{reason}` | {meaning} |" in guide for reason, meaning in REASONS.items())
+
+
+def test_the_names_that_a_market_may_give_its_columns_are_explained() -> None:
+    guide = " ".join(data_guide().split())
+    assert "ingest: {columns: {confirmed: true" in guide and "`confirmed: false`" in guide
+    assert "csrm import propose" in guide and "csrm market check" in guide

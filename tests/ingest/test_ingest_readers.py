@@ -275,7 +275,7 @@ def test_whatever_the_quotes_and_batches_every_byte_is_in_some_row(
         found = rows_and_bytes(read_batches(path, "csv", "", LABELS))
         again = [
             pair
-            for rows, raw_of in read_raw(path, "csv", "", LABELS)
+            for rows, raw_of in read_raw(path, "csv", "")
             for pair in zip(rows, raw_of(rows), strict=True)
         ]
     assert again == found
@@ -298,7 +298,7 @@ def test_small_batches_give_the_same_rows(
     parts = take(tmp_path, *LAYOUTS[layout])
     _, written, packed = LAYOUTS[layout]
     source = Source(tmp_path / "delivery", "labels", written, packed)
-    rows = rows_and_bytes(source.batches())
+    rows = rows_and_bytes(source.batches(LABELS))
     assert source.raw_of([3, 1, 3]) == [rows[2][1], rows[0][1], rows[2][1]]
     assert source.raw_of([]) == []
     assert_frame_equal(parts.clean, whole.clean)

@@ -48,7 +48,7 @@ def read(path: Path, written: str, packed: str) -> tuple[Found, list[tuple[str, 
                 good.append((values[0], values[1], values[2]))
             else:
                 bad.append((fault, records.raw_of([row])[0]))
-    raw = [row for rows, _ in read_raw(path, written, packed, CATALOGUE) for row in rows]
+    raw = [row for rows, _ in read_raw(path, written, packed) for row in rows]
     assert raw == list(range(1, count + 1))
     return good, bad
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 from csrm_tasks.cli.main import main
-from csrm_tasks.layouts import landing, run
+from csrm_tasks.layouts import esci, landing, run
 from csrm_tasks.layouts.landing import Landing
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import load_settings
@@ -134,3 +135,30 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
     assert main(["import", "esci", "--data-dir", str(folder)]) == 2
     assert "no space left to write" in capsys.readouterr().err
     assert tree(load_settings(market="esci").landing) == {}
+
+
+def test_a_second_import_of_the_market_meanwhile_is_refused_and_another_markets_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_esci(tmp_path / "data")
+    started = load_settings(market="esci")
+    codes: dict[str, int] = {}
+
+    def read(into: landing.Landing) -> None:
+        command = ["import", "esci", "--data-dir", str(folder), "--market"]
+        codes["esci"] = main([*command, "esci"])
+        codes["other"] = main([*command, "other"])
+        esci.read(folder, into, "large")
+
+    asked = run.Asked("esci", "esci", "en-US", "ja-JP", date(2025, 1, 6))
+    run.import_layout(asked, started, read)
+    assert codes == {"esci": 2, "other": 0}
+    assert capsys.readouterr().err.splitlines() == [
+        "csrm: another import of market esci is under way; wait for its end, then run this again"
+    ]
+    done = tree(started.landing / "esci")
+    assert done and run_import("esci", folder) == started  # nobody holds it any more
+    assert tree(started.landing / "esci") == done
+    assert {n.replace("/", "-") for n in done} == {
+        n.replace("/", "-") for n in tree(started.landing / "other")
+    }

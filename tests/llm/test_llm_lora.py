@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,15 @@ def test_a_warm_start_on_another_base_is_refused(tmp_path: Path) -> None:
     live = adapted(make_base(tmp_path / "base"), LORAS["rslora"])
     save_adapter(live, adapter_state(live), tmp_path / "live" / "adapter")
     card(live, "0" * 64).write(tmp_path / "live")
-    with pytest.raises(ConfigError, match=r"llm.warm_start: .* not of this llm.base"):
+    with pytest.raises(ConfigError, match=r"llm.warm_start: .* another base \(llm.base\)"):
+        start_from(live, tmp_path / "live")
+
+
+def test_a_warm_start_on_another_stage_0_is_refused(tmp_path: Path) -> None:
+    live = adapted(make_base(tmp_path / "base"), LORAS["rslora"])
+    save_adapter(live, adapter_state(live), tmp_path / "live" / "adapter")
+    replace(card(live), pretraining="0" * 64).write(tmp_path / "live")
+    with pytest.raises(ConfigError, match=r"llm.warm_start: .* another stage 0 \(llm.pretraining"):
         start_from(live, tmp_path / "live")
 
 

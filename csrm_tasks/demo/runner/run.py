@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from csrm_tasks.airflow_api import ENDED, AirflowApi, named
 from csrm_tasks.demo.market.generate import generate
 from csrm_tasks.demo.runner import real
-from csrm_tasks.demo.runner.api import ENDED, AirflowApi, named
 from csrm_tasks.demo.runner.estimate import estimate
 from csrm_tasks.demo.runner.home import USER, Home, check_disk, check_port
 from csrm_tasks.demo.runner.plan import Stage, finished, plan

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from csrm_tasks.demo.runner.api import RunState, named
+from csrm_tasks.airflow_api import RunState, named
 from csrm_tasks.demo.runner.plan import Stage
 
 DONE = ("success", "skipped")

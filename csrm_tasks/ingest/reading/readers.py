@@ -37,6 +37,7 @@ CODECS = {"": None, "gz": "gzip", "zst": "zstd"}
 BATCH = 8 << 20  # bytes of text that are looked at together
 RECORD_LIMIT = 256 << 20  # bytes of one record: more is no record, and would fill the memory
 PARQUET_ROWS = 100_000  # of a batch
+DAMAGED = "is not Parquet, or damaged"
 
 
 def read_batches(
@@ -54,14 +55,15 @@ def read_batches(
             yield from read_stream(stream, written, contract)
 
 
-def read_raw(
-    path: Path, written: str, compression: str, contract: Contract
-) -> Iterator[tuple[range, RawOf]]:
-    """As :func:`read_batches`, but only which rows there are and how to get their bytes."""
+def read_raw(path: Path, written: str, compression: str) -> Iterator[tuple[range, RawOf]]:
+    """As :func:`read_batches`, but only which rows there are and how to get their bytes.
+
+    No contract is asked for: bytes are as delivered, whatever a market calls its columns.
+    """
     if written == "parquet":
-        for records in read_batches(path, written, compression, contract):
-            numbers = records.frame["row"].to_list()
-            yield range(numbers[0], numbers[-1] + 1) if numbers else range(0), records.raw_of
+        with _opened(path, compression) as stream:
+            for rows, table in _numbered(stream):
+                yield rows, _rows_as_json(table, rows)
         return
     first = 1
     with _opened(path, compression) as stream:
@@ -137,16 +139,25 @@ def _opened(path: Path, compression: str) -> Iterator[NativeFile]:
 
 def _read_parquet(stream: NativeFile, contract: Contract) -> Iterator[Records]:
     """Read a columnar file; the "bytes" of its row are the row as JSON, for it has none itself."""
+    for rows, table in _numbered(stream):
+        try:
+            yield _columnar(table, contract, rows)
+        except pl.exceptions.PolarsError as e:
+            raise UnreadableError(DAMAGED) from e
+
+
+def _numbered(stream: NativeFile) -> Iterator[tuple[range, pl.DataFrame]]:
+    """Yield the rows of a Parquet file in tables, with their numbers in the file, from 1."""
     import pyarrow as pa
 
     first = 1
     try:
         source = stream if stream.seekable() else pa.BufferReader(stream.read())
         for table in _tables(source):
-            yield _columnar(table, contract, first)
+            yield range(first, first + table.height), table
             first += table.height
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as e:
-        raise UnreadableError("is not Parquet, or damaged") from e
+        raise UnreadableError(DAMAGED) from e
 
 
 def _tables(source: NativeFile) -> Iterator[pl.DataFrame]:
@@ -188,13 +199,15 @@ def _tables_of_polars(source: io.BytesIO) -> Iterator[pl.DataFrame]:
         yield rows.slice(start, PARQUET_ROWS).collect()
 
 
-def _columnar(table: pl.DataFrame, contract: Contract, first: int) -> Records:
-    def raw_of(rows: Sequence[int]) -> list[bytes]:
-        chosen = table[[r - first for r in rows]]
+def _columnar(table: pl.DataFrame, contract: Contract, rows: range) -> Records:
+    values, missing = pick(table, contract)
+    frame = assemble([(rows, values)], {}, contract)
+    return Records(frame, missing, _rows_as_json(table, rows), columns=tuple(table.columns))
+
+
+def _rows_as_json(table: pl.DataFrame, rows: range) -> RawOf:
+    def raw_of(asked: Sequence[int]) -> list[bytes]:
+        chosen = table[[r - rows.start for r in asked]]
         return [json.dumps(r, default=str, ensure_ascii=False).encode() for r in chosen.to_dicts()]
 
-    values, missing = pick(table, contract)
-    rows = range(first, first + table.height)
-    return Records(
-        assemble([(rows, values)], {}, contract), missing, raw_of, columns=tuple(table.columns)
-    )
+    return raw_of

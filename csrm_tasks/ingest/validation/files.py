@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.ingest.contract.contracts import CONTRACTS, Contract, contract_of
+from csrm_tasks.ingest.contract.contracts import Contract, contract_of
 from csrm_tasks.ingest.reading.readers import read_batches, read_raw
 from csrm_tasks.ingest.reading.records import Records, UnreadableError
 from csrm_tasks.ingest.validation.ignored import Notes
@@ -29,21 +29,16 @@ class Source:
     format: str
     compression: str
 
-    @property
-    def contract(self) -> Contract:
-        """What its rows must keep."""
-        return CONTRACTS[self.kind]
-
-    def batches(self, contract: Contract | None = None) -> Iterator[Records]:
-        """Read it; raises :class:`UnreadableError` at any batch."""
-        return read_batches(self.path, self.format, self.compression, contract or self.contract)
+    def batches(self, contract: Contract) -> Iterator[Records]:
+        """Read it under the names of ``contract``; raises :class:`UnreadableError` at any batch."""
+        return read_batches(self.path, self.format, self.compression, contract)
 
     def raw_of(self, rows: Sequence[int]) -> list[bytes]:
         """Return rows' bytes as delivered, in the order asked for."""
         found: dict[int, bytes] = {}
         wanted = set(rows)
         if wanted:
-            for here, raw_of in read_raw(self.path, self.format, self.compression, self.contract):
+            for here, raw_of in read_raw(self.path, self.format, self.compression):
                 chosen = sorted(wanted.intersection(here))
                 found |= zip(chosen, raw_of(chosen), strict=True)
         return [found[r] for r in rows]

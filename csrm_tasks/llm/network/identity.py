@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.file_state import folder_digest
@@ -56,6 +56,25 @@ def read_card(folder: Path) -> LlmCard:
             f"{PROMPT_VERSION}; train again or run the code of that release"
         )
     return card
+
+
+class OnABase(Protocol):
+    """A model, or what it says of itself: what its adapter's weights mean something to."""
+
+    @property
+    def base_digest(self) -> str:
+        """Of the base model."""
+
+    @property
+    def pretraining(self) -> str:
+        """Digest of stage 0; "": none."""
+
+
+def other_base(one: OnABase, other: OnABase) -> str | None:
+    """Name what differs below the adapters of two models: then one's means nothing to the other."""
+    if one.base_digest != other.base_digest:
+        return "base (llm.base)"
+    return None if one.pretraining == other.pretraining else "stage 0 (llm.pretraining)"
 
 
 def own_pretraining(folder: Path, card: LlmCard) -> Path | None:

@@ -14,7 +14,7 @@ from csrm_tasks.base_models import base_digest, pretrained
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.file_state import folder_digest
 from csrm_tasks.llm.network.head import check_read_out
-from csrm_tasks.llm.network.identity import read_card, read_pretraining
+from csrm_tasks.llm.network.identity import other_base, read_card, read_pretraining
 from csrm_tasks.llm.network.shard import shard_layers
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.label_tokens import label_ids
@@ -180,15 +180,11 @@ def start_from(model: Model, folder: Path) -> None:
     from safetensors.torch import load_file
 
     card = read_card(folder)
-    if card.base_digest != model.base_digest:
+    if what := other_base(card, model):
         raise ConfigError(
-            f"llm.warm_start: the live adapter {folder} is one of base {card.base!r}, not of this "
-            f"llm.base {model.base!r}; set it to none for the first training on another base"
-        )
-    if card.pretraining != model.pretraining:
-        raise ConfigError(
-            f"llm.warm_start: the live adapter {folder} was trained on another stage 0 "
-            "(llm.pretraining) than this one; set it to none for the first training on another"
+            f"llm.warm_start: the live adapter {folder} is one of another {what} than this "
+            f"market's (of {card.base!r}, here {model.base!r}); set it to none for the first "
+            "training on another"
         )
     given: Any = PeftConfig.from_pretrained(str(folder / "adapter"))
     own = model.peft.peft_config["default"]

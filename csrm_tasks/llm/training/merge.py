@@ -11,7 +11,7 @@ from typing import Any
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.data import load_fields, load_translations, relevance_rows, selection_dev
-from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard, read_card
+from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard, other_base, read_card
 from csrm_tasks.llm.network.merging import Truncation, layers_of, merge_adapters
 from csrm_tasks.llm.network.model import put_adapter
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
@@ -21,10 +21,8 @@ from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import MergeMethod
 
-# What two models must have in common: without it, the weights of one mean nothing to the other.
+# What two models of one base must have in common, so that the mean of both is asked as each is.
 _AGREE: dict[str, Callable[[LlmCard], object]] = {
-    "base (llm.base)": lambda card: card.base_digest,
-    "stage 0 (llm.pretraining)": lambda card: card.pretraining,
     "product form (llm.product_fields, llm.category_levels)": lambda card: card.product_form,
     "label token ids": lambda card: card.label_ids,
     "pivot language (llm.pivot)": lambda card: card.pivot,
@@ -37,9 +35,9 @@ def why_not(one: Path, other: Path) -> str | None:
         cards = [read_card(folder) for folder in (one, other)]
     except ArtifactError as e:  # of another prompt version
         return str(e)
-    for what, read in _AGREE.items():
-        if read(cards[0]) != read(cards[1]):
-            return f"it has another {what}"
+    differ = (name for name, read in _AGREE.items() if read(cards[0]) != read(cards[1]))
+    if what := other_base(*cards) or next(differ, None):
+        return f"it has another {what}"
     if layers_of(one / "adapter") != layers_of(other / "adapter"):
         return "its adapter is on other layers (llm.lora.targets)"
     return None

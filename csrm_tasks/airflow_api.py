@@ -1,4 +1,4 @@
-"""The little of Airflow's REST interface that the demo needs."""
+"""The little of Airflow's REST interface that the demo and ``csrm doctor`` need."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ class RunState:
 class AirflowApi:
     """A client of the API server at ``url``, logged in when first needed."""
 
-    def __init__(self, url: str, user: str, password: str) -> None:
-        self._url = url
+    def __init__(
+        self, url: str, user: str, password: str, *, tries: int = TRIES, timeout: float = TIMEOUT
+    ) -> None:
+        self._url, self._tries, self._timeout = url, tries, timeout
         self._login = {"username": user, "password": password}
         self._token = ""
         self._open = build_opener(ProxyHandler({})).open  # never through a proxy
@@ -40,10 +42,15 @@ class AirflowApi:
     def healthy(self) -> bool:
         """Whether scheduler and dag-processor report a fresh heartbeat."""
         try:
-            found = self._call("GET", "/api/v2/monitor/health", token=False)
+            found = self.components()
         except (URLError, OSError, ValueError):
             return False
-        return all(found[p]["status"] == "healthy" for p in ("scheduler", "dag_processor"))
+        return all(found[p] == "healthy" for p in ("scheduler", "dag_processor"))
+
+    def components(self) -> dict[str, str | None]:
+        """Return component → its state (None: it does not run); needs no login."""
+        found = self._call("GET", "/api/v2/monitor/health", token=False)
+        return {name: about["status"] for name, about in found.items()}
 
     def has_dag(self, dag_id: str) -> bool:
         """Whether the dag-processor has parsed ``dag_id``; raises where its file has an error."""
@@ -121,7 +128,7 @@ class AirflowApi:
 
         A busy server (5xx on SQLite under load) is asked again. Raises :class:`CsrmError`.
         """
-        left = TRIES
+        left = self._tries
         while True:
             left -= 1
             try:
@@ -148,7 +155,7 @@ class AirflowApi:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
         request = Request(self._url + path, data=data, method=method, headers=headers)
-        with self._open(request, timeout=TIMEOUT) as response:
+        with self._open(request, timeout=self._timeout) as response:
             document: dict[str, Any] = json.load(response)
         return document
 

@@ -1,0 +1,1 @@
+"""``csrm doctor``: what of an installation will not work, in plain words with the cure."""

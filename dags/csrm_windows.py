@@ -1,0 +1,51 @@
+"""Which day or week a run is for: its parameter's, else its data interval's, by local clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from csrm_tasks import clocks
+from csrm_tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import DagRunProtocol
+
+
+def day_of(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
+    """Return the day that a run is for: its parameter, else the day (by the clocks of ``zone``) on
+    which its data interval starts. Raises :class:`ConfigError` for a day that does not exist.
+    """
+    if not params["day"]:
+        return _interval_start(dag_run, "day", zone).isoformat()
+    try:
+        return date.fromisoformat(params["day"]).isoformat()
+    except ValueError as e:
+        raise ConfigError(
+            f"parameter 'day': {params['day']!r} is no day of any calendar; write it as YYYY-MM-DD"
+        ) from e
+
+
+def week_end(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
+    """Return the Sunday of the run's ISO week: its parameter's, else its data interval's, as
+    :func:`day_of`. Raises :class:`ConfigError` for a week that its year does not have.
+    """
+    if not params["week"]:
+        start = _interval_start(dag_run, "week", zone)
+        return (start + timedelta(days=7 - start.isoweekday())).isoformat()
+    try:
+        year, week = params["week"].split("-W")
+        return date.fromisocalendar(int(year), int(week), 7).isoformat()
+    except ValueError as e:
+        raise ConfigError(
+            f"parameter 'week': there is no week {params['week']!r}; write it as YYYY-Www, and 53 "
+            "only for a year that has so many"
+        ) from e
+
+
+def _interval_start(dag_run: DagRunProtocol, param: str, zone: str) -> date:
+    """Return the local date: an interval from midnight in Seoul starts on the day before in UTC."""
+    if dag_run.data_interval_start is None:
+        raise ConfigError(f"this run has no data interval: give the parameter {param!r}")
+    return clocks.day_of(dag_run.data_interval_start, zone)
