@@ -34,6 +34,7 @@ from csrm_tasks.sections import (
 )
 from csrm_tasks.sections.base import Unit
 from csrm_tasks.sections.release import LANGUAGE
+from csrm_tasks.sections.tasks import BINARY, Task, check_tasks
 
 Name = Annotated[
     str,
@@ -87,6 +88,9 @@ class MarketConfig(Section):
     """Of everything drawn at random; another one trains anew."""
     generated: bool = False
     """Its data are made up: reports and model cards say so."""
+    tasks: tuple[Task, ...] = ("relevance",)
+    """What the LLM learns of judgements: relevance, query-category (qc), query-item (qi);
+    docs/TASKS.md. Without relevance there is nothing to serve."""
     schedule: Schedule = Schedule()
     ingest: Ingest = Ingest()
     snapshot: Snapshot = Snapshot()
@@ -124,6 +128,16 @@ class MarketConfig(Section):
                 "from one and is judged in the other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> Self:
+        check_tasks(self.tasks)
+        return self
+
+    @property
+    def binary_tasks(self) -> tuple[Task, ...]:
+        """The tasks that are answered with yes or no."""
+        return tuple(task for task in BINARY if task in self.tasks)
 
     @property
     def model_name(self) -> str:

@@ -131,7 +131,12 @@ record 6). So any order ends in one `csrm digest`, snapshot and gold.
 CATEGORIES = """\
 A market that joins the levels of a category otherwise says so, `ingest: {category_separator: "/"}`;
 they are stored joined by ' > ' all the same, without empty ones. Another setting holds for files
-delivered from then on."""
+delivered from then on. The same holds for `query_categories`."""
+
+CATEGORY_LABELS = """\
+Read by markets whose `tasks` name `qc` ([TASKS.md](TASKS.md)); the others store them. A category
+need not be one of the catalogue's. The query-item task has no file of its own: it reads
+`labels`."""
 
 BELOW = """\
 ## What happens to a row
@@ -244,6 +249,8 @@ def _section(contract: Contract) -> str:
     parts = [f"## `{contract.kind}`", contract.about, _table(heads, map(_row, contract.columns))]
     if contract.kind == "catalogue":
         parts.append(CATEGORIES)
+    if contract.kind == "query_categories":
+        parts.append(CATEGORY_LABELS)
     if any(c.vocabulary is GRADES for c in contract.columns):
         parts.append(_grades())
     return "\n\n".join(parts) + "\n"

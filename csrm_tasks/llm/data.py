@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.llm.prompt.prompts import (
     CVR,
     RELEVANCE,
+    TASK_SPACES,
     LabelSpace,
     ProductFields,
     QueryFields,
@@ -51,6 +53,14 @@ class Fields:
                 f"a pair names {e.args[0]!r}, which is not in the snapshot's queries or products; "
                 "pairs and snapshot must come from one run"
             ) from e
+
+
+class Texts(Protocol):
+    """What tells the prompt fields of pairs."""
+
+    def of(self, pairs: pl.DataFrame) -> tuple[list[QueryFields], list[ProductFields]]:
+        """Return the fields of ``pairs``, aligned."""
+        ...
 
 
 def load_fields(snapshot: Path, rqa: Path | None = None) -> Fields:
@@ -186,7 +196,7 @@ def translation_rows(snapshot: Path, source: str, target: str) -> TranslationRow
 
 def space_named(name: str) -> LabelSpace:
     """Return a label space by name; raises :class:`DataError` with the known names."""
-    spaces = {s.name: s for s in (RELEVANCE, CVR)}
+    spaces = {s.name: s for s in (RELEVANCE, CVR)} | TASK_SPACES
     if name not in spaces:
         raise DataError(f"there is no label space {name!r}; known: {', '.join(spaces)}")
     return spaces[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,12 +44,14 @@ from csrm_tasks.llm.network.model import (
     start_from,
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
-from csrm_tasks.llm.prompt.prompts import product_form
+from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, product_form
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
+from csrm_tasks.llm.task_data import task_rows, training_task_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
-from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
+from csrm_tasks.llm.training.judge import Judge, dev_figures, dev_locale, write_dev_scores
 from csrm_tasks.llm.training.learnt import fit
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
+from csrm_tasks.llm.training.task_judge import TaskJudge
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import TrainResult, train
 from csrm_tasks.markets import MarketConfig
@@ -96,6 +99,21 @@ class _Data:
     source_dev: pl.DataFrame
     fields: Fields
     parallel: ParallelPairs  # held-out translations (A44)
+    tasks: Sequence[LabelRows]  # what people said in the tasks besides relevance
+    task_dev: pl.DataFrame  # TASK_PAIRS
+
+    @property
+    def spaces(self) -> list[str]:
+        """Names of the label spaces that are learnt."""
+        own = list(LABEL_SPACES) if len(self.train) else []
+        return own + [rows.space.name for rows in self.tasks]
+
+    @property
+    def labels(self) -> tuple[LabelRows, npt.NDArray[np.int64]]:
+        """The rows by which it is told what was learnt, and their labels."""
+        if len(self.train):
+            return self.train, self.grades
+        return self.tasks[0], self.tasks[0].targets.argmax(axis=1).astype(np.int64)
 
 
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
@@ -114,7 +132,9 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     encoder = PromptEncoder(model.tokenizer, config.max_length, product_form(config))
     mixture = _mixture(market, data, model, encoder)
     dev = Judge(model, encoder, relevance_rows(data.fields, data.dev))
-    result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
+    judge = TaskJudge(model, encoder, data.task_dev, market.target_locale) if data.tasks else None
+    score = judge.score if judge is not None and not len(data.train) else dev.score
+    result = train(model, mixture, config, market.seed, score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
     save_adapter(model, result.adapter, out / "adapter")
     if given.pretraining is not None:
@@ -122,7 +142,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     card = LlmCard(
         base=config.base,
         base_digest=model.base_digest,
-        label_ids={name: ids.tolist() for name, ids in model.labels.items()},
+        label_ids={name: model.labels[name].tolist() for name in data.spaces},
         max_length=config.max_length,
         rqa=given.rqa is not None,
         precision=model.precision,
@@ -136,9 +156,10 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
     # A real base takes minutes over dev: where the last state is the best, it was just scored.
     known = dev.last if result.best_step == result.progress.step else None
-    probabilities = dev.probabilities() if known is None else known
-    write_dev_scores(data.dev, probabilities, out)
-    facts = _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
+    if len(data.train):
+        write_dev_scores(data.dev, dev.probabilities() if known is None else known, out)
+    said = {} if judge is None else judge.write(out)
+    facts = said | _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
     facts |= _facts(data, result, model, encoder)  # then: it counts what was cut
     if encoder.truncated:
         log.warning(
@@ -151,17 +172,21 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
     fields = load_fields(given.snapshot, given.rqa)
     pairs = load_pairs(given.snapshot, "train")
+    task_train, task_dev = training_task_pairs(given.snapshot, given.fold, given.filtered)
+    if given.ranker:
+        task_train = task_train.clear()
+    only_tasks = pairs.is_empty() and not task_train.is_empty()
     if given.fold is not None:
         pairs = in_fold(pairs, given.fold)
-    if pairs.is_empty():
+    if pairs.is_empty() and not only_tasks:
         raise DataError("the snapshot has no train pairs; ingest labels before training")
     weights = None
     if given.filtered is not None:
         pairs, weights = weighted(pairs, given.filtered)
-        if pairs.is_empty():
+        if pairs.is_empty() and not only_tasks:
             raise DataError("the filter has left no train pair; look at its decisions.parquet")
     source, target = market.source_locale, market.target_locale
-    dev, source_dev = selection_dev(given.snapshot, source, target)
+    both_devs = (pairs, pairs) if only_tasks else selection_dev(given.snapshot, source, target)
     alpha, smoothing = market.llm.distillation.alpha, market.llm.label_smoothing
     if given.soft is None:
         targets = human_targets(pairs, smoothing)
@@ -173,12 +198,13 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         pairs["grade"].to_numpy().astype(np.int64),
         _negatives(fields, given, market.llm.negatives.weight),
         misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
-        cvr_rows(fields, given.snapshot),
+        cvr_rows(fields, given.snapshot),  # not learnt by tasks alone
         translation_rows(given.snapshot, source, target),
-        dev,
-        source_dev,
+        *both_devs,
         fields,
         parallel_pairs(load_translations(given.snapshot, "dev")),
+        task_rows(task_train, smoothing),
+        task_dev,
     )
 
 
@@ -196,20 +222,27 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
     label_task = partial(
         LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
     )
-    relevance = joined(data.train, data.negatives, data.misspelt)
-    parts = [TaskShare(label_task(rows=relevance, seed=seed), 1.0)]
+    parts = []
+    if len(data.train):
+        relevance = joined(data.train, data.negatives, data.misspelt)
+        parts.append(TaskShare(label_task(rows=relevance, seed=seed), 1.0))
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
         parts.append(TaskShare(task, shares.mt, shares.mt_weight))
-    if len(data.cvr):
+    if len(data.cvr) and len(data.train):
         cvr = label_task(rows=data.cvr, seed=seed + 2)
         parts.append(TaskShare(cvr, shares.cvr, shares.cvr_weight))
+    for number, rows in enumerate(data.tasks, seed + 3):
+        share = {"qc": shares.qc, "qi": shares.qi}[rows.space.name]
+        parts.append(TaskShare(label_task(rows=rows, seed=number), share))
     log.info(
         "training on %d judged pairs, %d negatives, %d pairs of misspelt queries, "
         "%d translations, %d conversion examples",
         len(data.train), len(data.negatives), len(data.misspelt), len(data.translations),
         len(data.cvr),
     )  # fmt: skip
+    for rows in data.tasks:
+        log.info("and on %d pairs of task %s", len(rows), rows.space.name)
     return Mixture(parts, config.batch, seed)
 
 
@@ -234,6 +267,7 @@ def _facts(
             "misspelt_pairs": len(data.misspelt),
             "translations": len(data.translations),
             "conversions": len(data.cvr),
+            **{f"{rows.space.name}_pairs": len(rows) for rows in data.tasks},
             "truncated": encoder.truncated,
         }
         | measure_transfer(model, encoder, data.parallel)
@@ -244,7 +278,7 @@ def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> d
     """Return :func:`fit` of the task that the model is for; ``converts``: to rank by conversion."""
     if converts and len(data.cvr):
         return fit(model, encoder, data.cvr, data.cvr.targets.argmax(axis=1).astype(np.int64))
-    return fit(model, encoder, data.train, data.grades)
+    return fit(model, encoder, *data.labels)
 
 
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
@@ -260,5 +294,5 @@ def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
         "precision": model.precision,
         "trainable": sum(p.numel() for p in model.causal.parameters() if p.requires_grad),
         "base_digest": model.base_digest[:16],
-        "dev_locale": data.dev["locale"][0],
+        "dev_locale": dev_locale(data.dev),
     }

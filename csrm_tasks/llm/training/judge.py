@@ -51,16 +51,22 @@ def dev_figures(
     """Return a candidate's facts on dev (``score``) and on source dev, which ``source`` judges.
 
     The two are the same pairs where the target has none; None where there are no source pairs.
+    Without dev pairs of relevance the score is that of the other tasks.
     """
-    source_f1 = score.micro_f1
-    if not source_dev.equals(dev):
-        source_f1 = None if source_dev.is_empty() else source.score().micro_f1
+    source_f1 = None if source_dev.is_empty() else score.micro_f1
+    if not (source_dev.equals(dev) or source_dev.is_empty()):
+        source_f1 = source.score().micro_f1
     return {
         "dev_micro_f1": score.micro_f1,
         "dev_log_loss": score.log_loss,
-        "dev_locale": str(dev["locale"][0]),
+        "dev_locale": dev_locale(dev),
         "source_dev_micro_f1": source_f1,
     }
+
+
+def dev_locale(dev: pl.DataFrame) -> str:
+    """Return the locale that dev pairs are of; "" where there are none of relevance."""
+    return "" if dev.is_empty() else str(dev["locale"][0])
 
 
 def write_dev_scores(dev: pl.DataFrame, probabilities: Floats, out: Path) -> None:
