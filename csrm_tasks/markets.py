@@ -132,6 +132,9 @@ class MarketConfig(Section):
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:
         check_tasks(self.tasks)
+        for task in (self.gate or Gate()).task_floors:
+            if task not in self.tasks:
+                raise ValueError(f"gate.task_floors: {task} is none of the market's tasks")
         return self
 
     @property

@@ -23,9 +23,9 @@ from csrm_wiring import (
     UNTIL,
     is_approved,
     market_dag,
-    markets,
     negatives_of,
     pretrained_of,
+    releasing,
     tasks_of,
 )
 
@@ -80,7 +80,7 @@ def cold_start(market: MarketConfig) -> None:
     registered >> is_approved(verdict) >> promoted
 
 
-for m in markets():  # Airflow finds the DAGs among the names of this module
+for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_cold_start__{m.market}"] = market_dag(
         "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params={"until": UNTIL}
     )

@@ -6,21 +6,23 @@ A model says yes where p(yes) is at least the threshold that was chosen on one h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from csrm_tasks.artifacts import json_digest
 from csrm_tasks.evaluation.metrics import Floats, confusion_by_query, positive_f1, ratio
 from csrm_tasks.evaluation.paired import interval, resample
-from csrm_tasks.records import Schema
+from csrm_tasks.records import Schema, read_table
 
 Json = dict[str, Any]
 FILE = "tasks.parquet"
 SAID: Schema = {  # what each model says of the gold pairs of each task
-    "source": pl.String,  # reference of the model that was scored
+    "model": pl.String,  # candidate | champion
     "task": pl.String,
     "pair_id": pl.String,
     "query_id": pl.String,
@@ -82,26 +84,31 @@ def mean_f1(by_task: Mapping[str, Json]) -> float | None:
     return float(np.mean(values))
 
 
-def summarise_tasks(said: pl.DataFrame, names: Mapping[str, str]) -> Json:
-    """Return by task, and of each model in it, its figures on gold and by language.
+def summarise_tasks(said: pl.DataFrame, tasks: Sequence[str]) -> Json:
+    """Return by task, and of each model that has learnt it, its figures on gold, by language, too.
 
-    ``said``: SAID; ``names``: source → name. A model's ``mean_f1`` is over its tasks.
+    ``said``: SAID. ``mean_f1`` is of the models that have learnt all ``tasks``; the ``digest`` of a
+    task's gold says which pairs and labels a figure was measured on (A10).
     """
-    tasks: Json = {}
-    means: dict[str, Json] = {name: {} for name in names.values()}
-    for (task,), own in said.group_by("task", maintain_order=True):
-        models = []
-        for source, name in names.items():
-            answers = own.filter(source=source)
-            if answers.is_empty():  # it does not know the task
-                continue
-            found = figures(answers)
-            means[name][str(task)] = found
-            models.append(
-                {"name": name, "source": source} | found | {"languages": by_language(answers)}
-            )
-        tasks[str(task)] = models
-    return {
-        "by_task": tasks,
-        "mean_f1": {name: mean_f1(found) for name, found in means.items()},
+    by_task: dict[str, Json] = {}
+    for task in tasks:
+        own = said.filter(task=task)
+        gold = own.select("pair_id", "grade").unique().sort("pair_id")
+        models = {
+            str(model): figures(answers) | {"languages": by_language(answers)}
+            for (model,), answers in own.group_by("model", maintain_order=True)
+        }
+        by_task[task] = {"models": models, "digest": json_digest(gold.rows())}
+    names = said["model"].unique(maintain_order=True)
+    means = {
+        name: mean_f1({t: one["models"][name] for t, one in by_task.items()})
+        for name in names
+        if all(name in one["models"] for one in by_task.values())
     }
+    return {"by_task": by_task, "mean_f1": means}
+
+
+def read_counts(folder: Path, model: str, tasks: Sequence[str]) -> dict[str, TaskCounts]:
+    """Return the confusions of one model in each of ``tasks``: of none where it has learnt none."""
+    said = read_table(folder / FILE, SAID).filter(model=model)
+    return {task: counts_of(said.filter(task=task)) for task in tasks}

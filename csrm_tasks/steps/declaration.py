@@ -24,7 +24,7 @@ from csrm_tasks.settings import Settings
 MODULES = (
     "data", "replay", "curation", "llm", "llm_merge", "llm_scores", "llm_export", "retrieval",
     "retrieval_index", "negatives", "towers", "towers_short", "towers_scores", "cross_encoder",
-    "baselines", "evaluation", "release", "serving", "rollout", "audits", "upkeep",
+    "baselines", "evaluation", "tasks", "release", "serving", "rollout", "audits", "upkeep",
 )  # fmt: skip
 
 

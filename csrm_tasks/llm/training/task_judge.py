@@ -101,9 +101,9 @@ def task_figures(task: str, scored: pl.DataFrame) -> dict[str, Any]:
         task, chosen["p"].to_numpy(), (chosen["grade"] == 1).to_numpy(), floor=None
     )
     rest = scored.filter(pl.col("half") == REPORTED)
-    rest = rest.with_columns(said=(pl.col("p") >= threshold.value).cast(pl.Int8))
+    rest = rest.with_columns(said=(pl.col("p").cast(pl.Float64) >= threshold.value).cast(pl.Int8))
     alike = rest.join(chosen.select("locale").unique(), on="locale", how="semi")
-    plain = alike.with_columns(said=(pl.col("p") >= 0.5).cast(pl.Int8))
+    plain = alike.with_columns(said=(pl.col("p").cast(pl.Float64) >= 0.5).cast(pl.Int8))
     return {
         "threshold": threshold.value,
         "chosen": {"pairs": chosen.height, "f1": threshold.f1},
