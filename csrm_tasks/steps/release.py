@@ -25,9 +25,18 @@ CARD = ("base", "base_digest", "pretraining", "label_ids", "prompt_version", "te
     "bundle",
     inputs=["snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings"],
     optional=["llm_export"],
+    config=["tasks"],
 )
 def bundle(ctx: Context) -> Metadata:
-    """Put together what is released as one thing; parts that do not fit together are refused."""
+    """Put together what is released as one thing; parts that do not fit together are refused.
+
+    So is a market without relevance, which has nothing to serve: :class:`ConfigError`.
+    """
+    if "relevance" not in ctx.market.tasks:
+        raise ConfigError(
+            f"market {ctx.market.market} learns {', '.join(ctx.market.tasks)} and no relevance: "
+            "there is nothing to serve, so nothing to bundle; its LLM is judged by gate_tasks"
+        )
     from csrm_tasks.llm.network.identity import read_card
     from csrm_tasks.towers.serving.texts import TEXT_VERSION
 

@@ -16,7 +16,7 @@ from csrm_tasks.dataset.judged import judged_pairs
 from csrm_tasks.dataset.tasks import WORDS, category_answers, item_answers, task_pairs
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.sections import Snapshot
+from csrm_tasks.sections import Gate, Snapshot
 from csrm_tasks.settings import Settings
 from csrm_tasks.text import normalise, query_id
 from tests.data_fixtures import (
@@ -268,3 +268,20 @@ def test_pairs_of_a_task_are_those_of_a_slow_reference(said: list[Any], graded: 
         by_text.setdefault(text, set()).add(split)
     assert all(len(sides) == 1 for sides in by_text.values())
     assert WORDS == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"tasks": ()}, "tasks is empty; name at least one of relevance, qc, qi"),
+        ({"tasks": ("qc", "qc")}, "tasks names 'qc' twice"),
+        ({"tasks": ("qx",)}, "Input should be 'relevance', 'qc' or 'qi'"),
+        ({"gate": Gate(task_floors={"qi": 0.5})}, "gate.task_floors: qi is none of the market's"),
+    ],
+)
+def test_a_markets_tasks_are_checked_when_its_file_is_read(
+    given: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        market(**given)
+    assert market(tasks=("qi", "qc")).binary_tasks == ("qc", "qi")

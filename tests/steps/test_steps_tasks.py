@@ -13,11 +13,15 @@ import pytest
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.release import verdicts
+from csrm_tasks.evaluation.tasks import figures, summarise_tasks
+from csrm_tasks.release import judge, verdicts
 from csrm_tasks.sections import Gate
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
+from tests.evaluation.test_evaluation_tasks import said
 from tests.llm_fixtures import make_base, make_market, make_snapshot
+from tests.release_fixtures import market, parts, probed, publish, store_of
+from tests.steps.test_steps_release import Pipeline
 from tests.task_fixtures import make_task_snapshot, task_frame
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
@@ -151,3 +155,57 @@ def test_a_snapshot_without_tasks_is_not_judged_in_them(alone: Tasks, tmp_path: 
     bare = alone.publish("bare", make_snapshot(tmp_path / "bare"))
     with pytest.raises(DataError, match="holds no pairs of qc or qi; name them in"):
         alone.run("evaluate_tasks", {"snapshot": bare, "llm": alone.train().ref})
+
+
+def test_the_gate_reads_the_tasks_and_replays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "log_run", lambda *args, **more: "run")
+    gate = Gate(slice_min=10, floors={"micro_f1": 0.1}, task_floors={"qc": 0.9})
+    config = market(gate).model_copy(update={"tasks": ("relevance", "qc")})
+    pipeline = Pipeline(settings, config)
+    new, other = parts(settings, "b", 2), parts(settings, "c", 2)
+
+    def judged(of: dict[str, str], right: float, key: str) -> str:
+        rows = [(f"q{i}", "zh-TW", i % 2, i % 2 if i < 100 * right else 1 - i % 2)
+                for i in range(100)]  # fmt: skip
+        frame = said(rows)
+
+        def write(folder: Path) -> None:
+            frame.write_parquet(folder / "tasks.parquet")
+            dev = {"threshold": 0.5, "reported": figures(frame), "languages": {}}
+            summary = {
+                "market": "tiny",
+                "snapshot": "s",
+                "generated": True,
+                "dev": {"candidate": {"qc": dev}},
+                **summarise_tasks(frame, ["qc"]),
+            }
+            (folder / "metrics.json").write_text(json.dumps(summary))  # fmt: skip
+
+        given = {"snapshot": of["snapshot"], "llm": of["llm"]}
+        return publish(settings, "evaluate_tasks", key, write, {"tasks": ["qc"]}, given).ref
+
+    evaluation = pipeline.evaluation(new, other, 0.9)
+    bundle = pipeline.run("bundle", new)
+    given = {"bundle": bundle.ref, "champion": pipeline.run("champion", {}).ref,
+             "evaluation": evaluation, "servability": probed(settings, bundle).ref}  # fmt: skip
+    with pytest.raises(ConfigError, match="the market learns qc, so it needs input 'task_eval"):
+        pipeline.run("gate", given, stage=2)
+    for right, outcome in ((1.0, "PASS"), (0.5, "FAIL")):
+        of = given | {"task_evaluation": judged(new, right, f"r{right}")}
+        verdict = pipeline.run("gate", of, stage=2)
+        assert verdict.facts["verdict"] == outcome, verdict.facts
+        sealed = verdicts.read(verdict)
+        assert any(c["name"] == "floor qc F1" for c in sealed["checks"])
+        assert judge.replay(store_of(settings), verdict) == sealed
+        assert "Query-category" in verdict.file("report.html").read_text()
+        assert "| qc | candidate | 100 |" in verdict.file("model_card.md").read_text()
+    with pytest.raises(ConfigError, match="judged other models than bundle and champion"):
+        pipeline.run("gate", given | {"task_evaluation": judged(other, 1.0, "x")}, stage=2)
+
+
+def test_a_market_without_relevance_has_nothing_to_bundle(settings: Settings) -> None:
+    config = market().model_copy(update={"tasks": ("qc",)})
+    with pytest.raises(ConfigError, match="learns qc and no relevance: there is nothing to serve"):
+        Pipeline(settings, config).run("bundle", parts(settings, "b", 2))
