@@ -43,6 +43,7 @@ from csrm_tasks.sections import (
 )
 from csrm_tasks.sections.base import Unit
 from csrm_tasks.sections.release import LANGUAGE
+from csrm_tasks.sections.tasks import BINARY, Task, check_tasks
 
 Name = Annotated[
     str,
@@ -114,6 +115,9 @@ class MarketConfig(Section):
     """Of everything drawn at random; another one trains anew."""
     generated: bool = False
     """Its data are made up: reports and model cards say so."""
+    tasks: tuple[Task, ...] = ("relevance",)
+    """What the LLM learns of judgements: relevance, query-category (qc), query-item (qi);
+    docs/TASKS.md. Without relevance there is nothing to serve."""
     schedule: Schedule = Schedule()
     ingest: Ingest = Ingest()
     snapshot: Snapshot = Snapshot()
@@ -180,6 +184,14 @@ class MarketConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _known_tasks(self) -> Self:
+        check_tasks(self.tasks)
+        for task in (self.gate or Gate()).task_floors:
+            if task not in self.tasks:
+                raise ValueError(f"gate.task_floors: {task} is none of the market's tasks")
+        return self
+
     @property
     def locales(self) -> tuple[str, ...]:
         """All languages that something may be delivered in."""
@@ -197,6 +209,11 @@ class MarketConfig(Section):
     def missing_locales(self, stage: int) -> tuple[str, ...]:
         """Return the languages that are judged and not learnt from, derived (A36)."""
         return tuple(x for x in self.gold_locales if x not in self.learnt_locales(stage))
+
+    @property
+    def binary_tasks(self) -> tuple[Task, ...]:
+        """The tasks that are answered with yes or no."""
+        return tuple(task for task in BINARY if task in self.tasks)
 
     @property
     def model_name(self) -> str:

@@ -52,6 +52,12 @@ PAIRS: Schema = {
     "raters": pl.Int32,
     "agree": pl.Int32,
 }
+TASK_PAIRS: Schema = {  # judged pairs of the tasks besides relevance, with their texts
+    "task": pl.String,  # qc | qi
+    **PAIRS,  # grade: 1 yes, 0 no; product_id: of qc the digest of the category's path
+    "query": pl.String,  # as most often typed
+    "item": pl.String,  # of qc the category's path, of qi the product's title
+}
 VOTES: Schema = {  # what each rater says of the judged pairs of train and dev (A49); never of gold
     "pair_id": pl.String,
     "locale": pl.String,

@@ -24,9 +24,9 @@ from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
 from csrm_wiring import (
     UNTIL,
     market_dag,
-    markets,
     negatives_of,
     pretrained_of,
+    releasing,
     tasks_of,
 )
 
@@ -85,7 +85,7 @@ def cold_start(market: MarketConfig) -> None:
         released(task, bundle, verdict)
 
 
-for m in markets():  # Airflow finds the DAGs among the names of this module
+for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_cold_start__{m.market}"] = market_dag(
         "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params={"until": UNTIL}
     )

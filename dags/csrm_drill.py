@@ -10,7 +10,7 @@ its log names the release and what is wrong with it. Mend that before the next p
 
 from __future__ import annotations
 
-from csrm_wiring import market_dag, markets, tasks_of
+from csrm_wiring import market_dag, releasing, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -20,7 +20,7 @@ def drill(market: MarketConfig) -> None:
     tasks_of(market)("drill", run="{{ run_id }}")
 
 
-for m in markets():  # Airflow finds the DAGs among the names of this module
+for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_drill__{m.market}"] = market_dag(
         "csrm_drill", m, drill, doc=__doc__, schedule=m.schedule.drill, params={}
     )

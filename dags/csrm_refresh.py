@@ -15,7 +15,7 @@ vectors before by reference. What was embedded and how much was stale is in the 
 
 from __future__ import annotations
 
-from csrm_wiring import DAY, market_dag, markets, tasks_of
+from csrm_wiring import DAY, market_dag, releasing, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -28,7 +28,7 @@ def refresh(market: MarketConfig) -> None:
     task("repair_views", run="{{ run_id }}")
 
 
-for m in markets():  # Airflow finds the DAGs among the names of this module
+for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_refresh__{m.market}"] = market_dag(
         "csrm_refresh", m, refresh, doc=__doc__, schedule=m.schedule.refresh, params={"day": DAY}
     )

@@ -11,6 +11,10 @@ release included, scored on the same frozen gold set, the bundle probed in a fre
 (`servability`: scores as in training, latency and memory within budget) → gate → recorded with its
 verdict, and promoted or not.
 
+With `tasks` besides relevance, `evaluate_tasks` judges them for the gate. A market without
+relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, against the LLM that
+passed last, and releases nothing (`docs/TASKS.md`).
+
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
@@ -36,6 +40,7 @@ from csrm_wiring import (
     negatives_of,
     peers_of,
     pretrained_of,
+    tasks_judged_of,
     tasks_of,
 )
 
@@ -244,6 +249,8 @@ def judged(
     bundle = add("bundle", embeddings=towers.vectors, **parts)
     probed = add("servability", bundle=bundle, towers=towers.towers)
     given = {"servability": probed, "champion": week.live} | evidence
+    of_tasks = {"snapshot": week.snap, "llm": llm, "champion_llm": week.of_live("llm")}
+    given |= tasks_judged_of(week.market, task, **of_tasks)
     return bundle, task("gate", "judge", stage=2, bundle=bundle, **given)
 
 
@@ -264,7 +271,19 @@ def without_clicks(
     return {"rqa_unclicked": task("build_rqa", "build_rqa_unclicked", bm25=bm25, **found)}
 
 
+def retrain_tasks(market: MarketConfig) -> None:
+    """snapshot → LLM → its judgement → verdict: the tasks alone, where nothing is served."""
+    task = tasks_of(market)
+    passed = task("passed_llm", "find_champion")
+    snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+    given = pretrained_of(market, task, snapshot=snap, previous=fact(passed, "llm"))
+    llm = task("train_llm", arm="tasks", snapshot=snap, **given)
+    judged = tasks_judged_of(market, task, snapshot=snap, llm=llm, champion_llm=fact(passed, "llm"))
+    task("gate_tasks", "judge", evaluation=judged["task_evaluation"])
+
+
 for m in markets():  # Airflow finds the DAGs among the names of this module
+    build = retrain if "relevance" in m.tasks else retrain_tasks
     globals()[f"csrm_retrain__{m.market}"] = market_dag(
-        "csrm_retrain", m, retrain, doc=__doc__, schedule=m.schedule.retrain, params={"week": WEEK}
+        "csrm_retrain", m, build, doc=__doc__, schedule=m.schedule.retrain, params={"week": WEEK}
     )

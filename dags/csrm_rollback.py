@@ -15,7 +15,7 @@ Without Airflow: `csrm release rollback --market M --actor NAME --reason "…"`.
 from __future__ import annotations
 
 from airflow.sdk import Param
-from csrm_wiring import market_dag, markets, tasks_of
+from csrm_wiring import market_dag, releasing, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -35,7 +35,7 @@ def rollback(market: MarketConfig) -> None:
     )  # fmt: skip
 
 
-for m in markets():  # Airflow finds the DAGs among the names of this module
+for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_rollback__{m.market}"] = market_dag(
         "csrm_rollback", m, rollback, doc=__doc__, schedule=None, params=PARAMS
     )

@@ -18,7 +18,7 @@ person decides: `csrm rollout status`, then `csrm rollout advance` or `csrm_roll
 from __future__ import annotations
 
 from csrm_approval import ask, has_queries, is_approved_by_a_person, is_under_way, whether_to_ask
-from csrm_wiring import DAY, fact, market_dag, markets, tasks_of
+from csrm_wiring import DAY, fact, market_dag, releasing, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
@@ -56,7 +56,7 @@ def rollout(market: MarketConfig) -> None:
         open_ >> audit >> has_queries(audit) >> [sent, scored]
 
 
-for m in markets():  # Airflow finds the DAGs among the names of this module
+for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_rollout__{m.market}"] = market_dag(
         "csrm_rollout", m, rollout, doc=__doc__, schedule=m.schedule.rollout, params={"day": DAY}
     )

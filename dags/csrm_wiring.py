@@ -54,6 +54,11 @@ def markets() -> list[MarketConfig]:
     return load_markets(load_settings().markets)
 
 
+def releasing() -> list[MarketConfig]:
+    """Return the markets that release something: those that learn relevance (docs/TASKS.md)."""
+    return [market for market in markets() if "relevance" in market.tasks]
+
+
 def market_dag(
     name: str,
     market: MarketConfig,
@@ -206,6 +211,15 @@ def negatives_of(
     if not market.llm.negatives.per_query:
         return {}
     return {"negatives": task("mine_negatives", **given)}
+
+
+def tasks_judged_of(
+    market: MarketConfig, task: Callable[..., XComArg], **given: object
+) -> dict[str, XComArg]:
+    """Return the judgement of the tasks besides relevance as an input of the gate, where there are
+    any. ``given``: the snapshot, the LLM and the champion's.
+    """
+    return {"task_evaluation": task("evaluate_tasks", **given)} if market.binary_tasks else {}
 
 
 def endpoint_of(connection: Connection) -> dict[str, str]:

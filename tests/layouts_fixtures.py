@@ -55,6 +55,14 @@ CIKM: dict[str, list[dict[str, Any]]] = {
     "train_QC.txt": [
         judged(1, "en", "teapot", "Home, Kitchen & Dining,Teapots, Kettles", 1, "QC"),
         judged(2, "ko", "냄비", "Home, Kitchen & Dining,Pots", "0", "QC"),
+        judged(3, "fr", "théière", "Home, Kitchen & Dining,Teapots, Kettles", 1, "QC"),
+        judged(1, "en", "teapot", "Home, Kitchen & Dining,Pots", 0, "QC"),  # an identifier again
+        judged(5, "en", "teapot", " ", 0, "QC"),
+        judged(6, "en", "گلدان", "Home,Vases", 1, "QC"),
+    ],
+    "dev_QC.txt": [
+        judged(1, "ko", "꽃병", "Home,Vases > Tall", "1", "QC"),
+        judged(2, "ko", "꽃병", "Home,Vases", ..., "QC"),
     ],
 }
 

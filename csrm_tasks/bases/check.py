@@ -86,6 +86,7 @@ def _readable(model: Model, config: MarketConfig, titles: Sequence[str]) -> str:
     labels = "; ".join(
         f"{space} " + " ".join(map("{}={}".format, LABEL_SPACES[space].tokens, ids.tolist()))
         for space, ids in model.labels.items()
+        if space in LABEL_SPACES
     )
     window = shortest_window(model.causal.config)
     sees = f"a window of {window} tokens" if window else "plain attention"

@@ -10,6 +10,7 @@ import polars as pl
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.dataset.health import verdict
 from csrm_tasks.dataset.snapshot import Built
+from csrm_tasks.dataset.tasks import described
 from csrm_tasks.ingest.validation.validate import times_of
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import Grade
@@ -54,7 +55,7 @@ def describe(
         "products": _counts(tables.products),
         "gold": _gold(tables.pairs) | {"late_pairs": built.judged.late_gold},
         "dropped_pairs": built.judged.dropped,
-    }
+    } | ({} if tables.task_pairs.is_empty() else {"tasks": described(tables.task_pairs)})
 
 
 def health_document(built: Built) -> Json:
@@ -89,7 +90,7 @@ def facts(about: Json, built: Built) -> Json:
         "health_warnings": [
             f"{c.locale} {c.measure}: {c.series}" for c in built.health if c.limit is not None
         ],
-    }
+    } | ({"tasks": about["tasks"]} if "tasks" in about else {})
 
 
 def _days(built: Built) -> dict[str, str]:

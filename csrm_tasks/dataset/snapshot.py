@@ -11,33 +11,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
 
 import polars as pl
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.dataset import source
 from csrm_tasks.dataset.brands import BrandDictionary, build_brands
-from csrm_tasks.dataset.consensus import PAIR, consensus, current_votes, rater_name
 from csrm_tasks.dataset.conversions import cvr_examples
 from csrm_tasks.dataset.health import HealthCheck, check, refuse_failed
+from csrm_tasks.dataset.judged import JudgedPairs, judged_pairs
 from csrm_tasks.dataset.offer import offered
 from csrm_tasks.dataset.profiles import Seen, profiles, window_of
 from csrm_tasks.dataset.propensity import behaviour_weights
 from csrm_tasks.dataset.queries import DISTILLED, TYPED, build_queries, derived_queries
-from csrm_tasks.dataset.raters import rater_report
-from csrm_tasks.dataset.sides import known_sides, text_ids
-from csrm_tasks.dataset.splits import assign_splits, frozen_gold, uniform
+from csrm_tasks.dataset.sides import known_sides
+from csrm_tasks.dataset.splits import uniform
+from csrm_tasks.dataset.tasks import (
+    category_answers,
+    check_classes,
+    check_labelled,
+    item_answers,
+    task_pairs,
+)
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.sections.tasks import Task
 from csrm_tasks.store.lake import Lake
-from csrm_tasks.text import normalised, pair_ids, query_ids
+from csrm_tasks.text import normalised, query_ids
 
 TRANSLATIONS_DEV = 0.05  # share of translation pairs held out to watch the MT loss
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The seven tables of a snapshot; schemas in :mod:`csrm_tasks.records`."""
+    """The tables of a snapshot; schemas in :mod:`csrm_tasks.records`."""
 
     products: pl.DataFrame
     queries: pl.DataFrame
@@ -46,17 +52,7 @@ class Tables:
     translations: pl.DataFrame
     conversions: pl.DataFrame
     behaviour: pl.DataFrame
-
-
-@dataclass(frozen=True)
-class JudgedPairs:
-    """The judged pairs with their splits, and what became of the raters' grades on the way."""
-
-    pairs: pl.DataFrame  # PAIRS and norm
-    votes: pl.DataFrame  # VOTES
-    dropped: int  # pairs of products that the snapshot does not have
-    late_gold: int  # pairs that met gold's rule after a snapshot had held their query to learn from
-    raters: dict[str, Any]  # see csrm_tasks.dataset.raters
+    task_pairs: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,10 @@ def build(
     products = offered(connection, lake, market.market, days, latest).drop("deleted")
     brands = _brands(market, products, translations)
     sides = known_sides(connection, market.market)
-    judged = _judged(evidence.ratings, products, market, sides)
+    answers = _answers(connection, market, days, [*locales, *judged_in], evidence.ratings, products)
+    check_labelled(_told_in(market), answers, locales, until)
+    judged = judged_pairs(answers, products, market, sides)
+    check_classes(judged.others, market.binary_tasks)
     log = pl.concat([evidence.source_log, evidence.target_log.drop("day")])
     asked = _asked(evidence.ratings, judged, market)
     typed = _typed(asked, log, translations, products, brands, market)
@@ -123,8 +122,9 @@ def build(
         pairs=judged.pairs,
         votes=judged.votes,
         translations=_split_translations(translations, market.seed),
-        conversions=_conversions(log, judged.pairs, products, market),
+        conversions=_conversions(log, judged.sided, products, market),
         behaviour=behaviour_weights(evidence.target_log, placed),
+        task_pairs=task_pairs(judged.others, {t: answers[t] for t in market.binary_tasks}),
     )
     return Built(tables, judged, tuple(days), files, health, evidence.traffic)
 
@@ -187,36 +187,29 @@ def _brands(
     return dictionaries
 
 
-def _judged(
-    ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig, sides: pl.DataFrame
-) -> JudgedPairs:
-    rules = market.snapshot
-    agreed = consensus(ratings, rules.consensus)
-    norms = ratings.select("query_id", "norm").unique()
-    texts = norms.with_columns(text_ids(norms["norm"]))
-    held = texts.join(sides, on="text").select("norm", "side").unique()
-    gold = frozen_gold(ratings, rules, market.gold_locales, held)
-    known = agreed.drop("tied").join(products, on=["locale", "product_id"], how="semi")
-    frozen = gold.pairs.join(products, on=["locale", "product_id"], how="semi")
-    learnt = known.filter(~pl.col("locale").is_in(market.evaluation_locales))
-    named = learnt.join(norms, on="query_id")
-    split = assign_splits(named, frozen, rules.dev_share, market.seed, held)
-    ids = pair_ids(split["query_id"], split["product_id"])
-    pairs = split.with_columns(ids).sort(PAIR)
-    return JudgedPairs(
-        pairs=pairs,
-        votes=_votes(ratings, pairs),
-        dropped=agreed.height - known.height,
-        late_gold=gold.late,
-        raters=rater_report(ratings, agreed),
-    )
+def _told_in(market: MarketConfig) -> tuple[Task, ...]:
+    """Return the tasks whose labels have to be there; with relevance alone none has to."""
+    return market.tasks if market.binary_tasks else ()
 
 
-def _votes(ratings: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Return what each rater says of the pairs that are not gold: VOTES, sorted."""
-    open_ = pairs.filter(pl.col("split") != "gold").select(*PAIR, "pair_id")
-    votes = current_votes(ratings).with_columns(rater_name()).join(open_, on=PAIR)
-    return votes.select("pair_id", "locale", "rater", "grade").sort(pl.all())
+def _answers(
+    connection: Connection,
+    market: MarketConfig,
+    days: Sequence[str],
+    locales: Sequence[str],
+    ratings: pl.DataFrame,
+    products: pl.DataFrame,
+) -> dict[Task, pl.DataFrame]:
+    """Return what raters said by task; of relevance nothing where the market does not learn it."""
+    answers: dict[Task, pl.DataFrame] = {
+        "relevance": ratings if "relevance" in market.tasks else ratings.clear()
+    }
+    if "qc" in market.tasks:
+        said = source.category_ratings(connection, market.market, days, locales)
+        answers["qc"] = category_answers(_with_query_id(said))
+    if "qi" in market.tasks:
+        answers["qi"] = item_answers(ratings, products, market.snapshot.qi_substitute)
+    return answers
 
 
 def _with_query_id(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -229,7 +222,8 @@ def _with_query_id(ratings: pl.DataFrame) -> pl.DataFrame:
 def _asked(ratings: pl.DataFrame, judged: JudgedPairs, market: MarketConfig) -> pl.DataFrame:
     """Return the ratings whose queries a snapshot holds: where nothing is learnt, those of gold."""
     judged_in = pl.col("locale").is_in(market.evaluation_locales)
-    return ratings.filter(~judged_in | pl.col("query_id").is_in(judged.pairs["query_id"].implode()))
+    held = pl.concat([judged.pairs["query_id"], judged.others["query_id"]]).unique()
+    return ratings.filter(~judged_in | pl.col("query_id").is_in(held.implode()))
 
 
 def _typed(

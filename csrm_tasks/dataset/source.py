@@ -15,6 +15,7 @@ from csrm_tasks.ingest.storage.days import UNPUBLISHED, behaviour_files, day_sta
 from csrm_tasks.store.lake import POSITIONS, Lake
 from csrm_tasks.store.tables import (
     AGGREGATES,
+    CATEGORY_LABELS,
     DAYS,
     FILES,
     LABELS,
@@ -118,6 +119,25 @@ def ratings(
         sa.select(*(LABELS.c[c] for c in schema), FILES.c.name, LABELS.c.row)
         .join(FILES, FILES.c.id == LABELS.c.file_id)
         .where(LABELS.c.market == market, LABELS.c.locale.in_(locales), LABELS.c.day.in_(days))
+    )
+    return fetch(connection, statement, schema | place).sort("day", *place, "label_id").drop(*place)
+
+
+def category_ratings(
+    connection: Connection, market: str, days: Sequence[str], locales: Sequence[str]
+) -> pl.DataFrame:
+    """Return the answers of the query-category task as :func:`ratings` does: 1 or 0 as ``grade``,
+    and ``category`` in place of a product.
+    """
+    own = CATEGORY_LABELS.c
+    texts = ("label_id", "day", "locale", "query", "category", "rater_id", "guideline_version")
+    schema: dict[str, Any] = dict.fromkeys(texts, pl.String)
+    schema |= {"grade": pl.Int8, "rated_at": pl.Datetime("us", "UTC")}
+    place = {"name": pl.String, "row": pl.Int64}
+    statement = (
+        sa.select(*(own[c] for c in texts), own.label, own.rated_at, FILES.c.name, own.row)
+        .join(FILES, FILES.c.id == own.file_id)
+        .where(own.market == market, own.locale.in_(locales), own.day.in_(days))
     )
     return fetch(connection, statement, schema | place).sort("day", *place, "label_id").drop(*place)
 

@@ -13,6 +13,7 @@ from csrm_tasks.records import (
     PAIRS,
     PRODUCTS,
     QUERIES,
+    TASK_PAIRS,
     TRANSLATIONS,
     VOTES,
     Schema,
@@ -22,6 +23,7 @@ from csrm_tasks.records import (
 SCHEMAS: Mapping[str, Schema] = {
     "products": PRODUCTS, "queries": QUERIES, "pairs": PAIRS, "votes": VOTES,
     "translations": TRANSLATIONS, "conversions": CONVERSIONS, "behaviour": BEHAVIOUR,
+    "task_pairs": TASK_PAIRS,
 }  # fmt: skip
 
 

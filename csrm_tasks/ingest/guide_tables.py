@@ -10,7 +10,12 @@ from csrm_tasks.ingest.contract.contracts import GRADES, Column, Contract
 CATEGORIES = """\
 A market that joins the levels of a category otherwise says so, `ingest: {category_separator: "/"}`;
 they are stored joined by ' > ' all the same, without empty ones. Another setting holds for files
-delivered from then on."""
+delivered from then on. The same holds for `query_categories`."""
+
+CATEGORY_LABELS = """\
+Read by markets whose `tasks` name `qc` ([TASKS.md](TASKS.md)); the others store them. A category
+need not be one of the catalogue's. The query-item task has no file of its own: it reads
+`labels`."""
 
 
 def section(contract: Contract) -> str:
@@ -19,6 +24,8 @@ def section(contract: Contract) -> str:
     parts = [f"## `{contract.kind}`", contract.about, table(heads, map(_row, contract.columns))]
     if contract.kind == "catalogue":
         parts.append(CATEGORIES)
+    if contract.kind == "query_categories":
+        parts.append(CATEGORY_LABELS)
     if any(c.vocabulary is GRADES for c in contract.columns):
         parts.append(_grades())
     return "\n\n".join(parts) + "\n"

@@ -1,9 +1,8 @@
 """CIKM AnalytiCup 2025: ``{train,dev,test}_{QC,QI}.txt``, one JSON object a line.
 
 A query-item row is a label, and its title a product: there are no identifiers of products, so the
-title's digest is one. The query-category task is not trained yet: its rows are checked, and kept as
-they are with the other rows that do not land. Their paths are not taken apart: levels are separated
-by commas and hold commas.
+title's digest is one. A query-category row is an answer of that task, its path one text: levels are
+separated by commas and hold commas, so nobody can take them apart.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SPLITS = ("train", "dev", "test")
 SPOKEN = ("en", "fr", "es", "ko", "pt", "ja", "de", "it", "pl", "ar", "th", "vi", "id")
 CODES = {"jp": "ja", "kr": "ko", "vn": "vi"}  # countries that stand for languages in such files
 GRADES = {"1": "exact", "0": "irrelevant"}
-QC = "query_category"  # why a row of that task does not land
+ANSWERS = {"exact": "yes", "irrelevant": "no"}  # of a QC row
 QUERY, ITEM, CATEGORY = "origin_query", "item_title", "category_path"
 
 
@@ -45,18 +44,18 @@ def read(folder: Path, landing: Landing) -> None:
     names = [f"{split}_{task}.txt" for split in SPLITS for task in ("QC", "QI")]
     landing.remarks += check_folder(folder, names, (".txt",))
     there = [name for name in names if (folder / name).is_file()]
-    if not any(name.endswith("_QI.txt") for name in there):
-        raise DataError(f"{folder}: has none of {', '.join(n for n in names if 'QI' in n)}")
+    if not there:
+        raise DataError(f"{folder}: has none of {', '.join(names)}")
     for name in there:
         split, _, task = name.removesuffix(".txt").partition("_")
         landing.read[name] = 0
         for judged in rows(folder / name, task):
             landing.read[name] += 1
-            why = QC if task == "QC" else _land(judged, split, landing)
+            why = _land(judged, task, split, landing)
             if why is not None:
                 landing.leave_out(why, folder / name, judged.row, judged.text)
-    if any(name.endswith("_QC.txt") for name in there):
-        landing.remarks.append("rows of QC (query-category) are kept, not landed: no model has it")
+    tasks = {name.removesuffix(".txt").partition("_")[2].lower() for name in there}
+    landing.remarks.append(f"to train on them: tasks: [{', '.join(sorted(tasks))}] (docs/TASKS.md)")
 
 
 def rows(path: Path, task: str) -> Iterator[Judgement]:
@@ -96,20 +95,36 @@ def _grade(path: Path, number: int, row: Row) -> str:
     return GRADES[text]
 
 
-def _land(judged: Judgement, split: str, landing: Landing) -> str | None:
-    """Land one row; returns why it does not, else None."""
+def _land(judged: Judgement, task: str, split: str, landing: Landing) -> str | None:
+    """Land one row of QC or QI; returns why it does not, else None."""
     locale = landing.locales.get(judged.language)
     if locale is None:
         return "other_language"
     if not judged.grade:
         return "no_label"
+    land = _land_category if task == "QC" else _land_item
+    return land(judged, split, locale, landing)
+
+
+def _land_category(judged: Judgement, split: str, locale: str, landing: Landing) -> str | None:
+    if _is_foreign(judged):
+        return "not_english"
+    path, answer = compose(judged.item).strip(), ANSWERS[judged.grade]
+    return landing.category_label(split, locale, judged.id, judged.query, path, answer)
+
+
+def _land_item(judged: Judgement, split: str, locale: str, landing: Landing) -> str | None:
     title = compose(judged.item).strip()
     why = landing.refused_label(split, judged.id, judged.query) or refused_title(title)
     if why is not None:
         return why
-    if judged.language == "en" and languages.is_plainly_not_english(judged.query):
+    if _is_foreign(judged):
         return "not_english"
     product_id = f"t{text_digest(title)}"  # a letter first: digits with an e are no identifier
     if not landing.has_product(split, locale, product_id):
         landing.product(split, locale, product_id, title)
     return landing.label(split, locale, judged.id, judged.query, product_id, judged.grade)
+
+
+def _is_foreign(judged: Judgement) -> bool:
+    return judged.language == "en" and languages.is_plainly_not_english(judged.query)

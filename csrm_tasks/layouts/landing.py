@@ -24,7 +24,11 @@ import pyarrow.parquet as pq
 
 from csrm_tasks.artifacts import file_digest
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.contract.contracts import CATALOGUE, LABELS, Reason
+from csrm_tasks.ingest.contract.contracts import (
+    CATALOGUE,
+    LABELS,
+    Reason,
+)
 from csrm_tasks.json_files import write_json
 from csrm_tasks.text import INVISIBLE
 
@@ -32,6 +36,14 @@ ROWS, CHARS = 20_000, 32_000_000  # of a Parquet file's row group, whichever is 
 COLUMNS = {
     "catalogue": ("product_id", "title", "brand", "category", "description"),
     "labels": ("label_id", "query", "product_id", "grade", "rater_id", "guideline_version"),
+    "query_categories": (
+        "label_id",
+        "query",
+        "category",
+        "label",
+        "rater_id",
+        "guideline_version",
+    ),
 }
 LIMITS = {c.name: c.max_chars for c in (*CATALOGUE.columns, *LABELS.columns)}
 
@@ -124,7 +136,7 @@ class Landing:
         self.notes: Counter[str] = Counter()  # what was landed otherwise than delivered
         self.remarks: list[str] = []  # what a person has to know of the layout's files
         self._products: dict[tuple[str, str], set[str]] = {}  # by split and locale
-        self._labels: set[str] = set()
+        self._labels: dict[str, set[str]] = {"labels": set(), "query_categories": set()}
         self._tables: dict[Path, _Table] = {}
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
@@ -162,11 +174,13 @@ class Landing:
             self.notes[f"{column}_left_empty_{why}"] += 1
         return "" if why else text
 
-    def refused_label(self, split: str, label_id: str, query: str) -> str | None:
-        """Return why a label cannot land, else None."""
+    def refused_label(
+        self, split: str, label_id: str, query: str, kind: str = "labels"
+    ) -> str | None:
+        """Return why a label of ``kind`` cannot land, else None; each kind has its identifiers."""
         if not query.strip():
             return "no_query"
-        if f"{split}-{label_id}" in self._labels:
+        if f"{split}-{label_id}" in self._labels[kind]:
             return "repeated_id"
         return refusal("label_id", f"{split}-{label_id}") or refusal("query", query)
 
@@ -183,11 +197,31 @@ class Landing:
         if why is None and not any(self.has_product(s, locale, product_id) for s in splits):
             why = "unknown_product"
         if why is None:
-            label_id = f"{split}-{label_id}"
-            self._labels.add(label_id)
-            row = (label_id, query, product_id, grade, self.layout, f"{self.layout} {split}")
-            self._add("labels", split, locale, row)
+            self._add_label("labels", split, locale, label_id, (query, product_id, grade))
         return why
+
+    def category_label(
+        self, split: str, locale: str, label_id: str, query: str, category: str, label: str
+    ) -> str | None:
+        """Land an answer of the query-category task; returns why it cannot land, else None.
+
+        ``category``: the path as it is. Who judged, as in :meth:`label`.
+        """
+        kind = "query_categories"
+        why = self.refused_label(split, label_id, query, kind)
+        if why is None:
+            why = refusal("category", category) if category.strip() else "no_category"
+        if why is None:
+            self._add_label(kind, split, locale, label_id, (query, category, label))
+        return why
+
+    def _add_label(
+        self, kind: str, split: str, locale: str, label_id: str, said: tuple[str, ...]
+    ) -> None:
+        label_id = f"{split}-{label_id}"
+        self._labels[kind].add(label_id)
+        row = (label_id, *said, self.layout, f"{self.layout} {split}")
+        self._add(kind, split, locale, row)
 
     def _add(self, kind: str, split: str, locale: str, row: tuple[str, ...]) -> None:
         name = f"{kind}-{self.layout}_{split}.parquet"
@@ -230,7 +264,7 @@ class Landing:
             table.close()
         self._stack.close()
         counts = {path: table.rows for path, table in sorted(self._tables.items())}
-        if not any(path.name.startswith("labels") for path in counts):
+        if not any(path.name.startswith(tuple(self._labels)) for path in counts):
             raise DataError(f"no label is left to land: {self._reasons() or 'the files are empty'}")
         ours = set(self.root.glob(f"*/*/*-{self.layout}_*.parquet"))
         for path in sorted(ours - set(counts)):

@@ -24,6 +24,7 @@ from csrm_tasks.llm.prompt.prompts import (
     product_segments,
     query_text,
 )
+from csrm_tasks.llm.task_data import load_task_pairs
 from csrm_tasks.text import query_id
 
 HELD_OUT = 20  # of so many titles of a language one …
@@ -96,9 +97,10 @@ def _held_out(locale: str, titles: pl.Series) -> list[str]:
 
 
 def _held_queries(snapshot: Path) -> list[str]:
-    """Return the identifiers of queries that models are judged by: dev and gold."""
-    pairs = table(snapshot, "pairs").filter(pl.col("split") != "train")
-    return pairs["query_id"].unique().sort().to_list()
+    """Return the identifiers of queries that models are judged by, in any task: dev and gold."""
+    judged = (table(snapshot, "pairs"), load_task_pairs(snapshot))
+    pairs = pl.concat(p.select("query_id", "split") for p in judged)
+    return pairs.filter(pl.col("split") != "train")["query_id"].unique().sort().to_list()
 
 
 def _both_directions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from csrm_tasks.llm.pivot import load_translated
 from csrm_tasks.llm.prompt.prompts import (
     CVR,
     RELEVANCE,
+    TASK_SPACES,
     LabelSpace,
     ProductFields,
     QueryFields,
@@ -58,6 +60,14 @@ class Fields:
                 f"a pair names {e.args[0]!r}, which is not in the snapshot's queries or products; "
                 "pairs and snapshot must come from one run"
             ) from e
+
+
+class Texts(Protocol):
+    """What tells the prompt fields of pairs."""
+
+    def of(self, pairs: pl.DataFrame) -> tuple[list[QueryFields], list[ProductFields]]:
+        """Return the fields of ``pairs``, aligned."""
+        ...
 
 
 def load_fields(snapshot: Path, rqa: Path | None = None, pivot: str | None = None) -> Fields:
@@ -211,7 +221,7 @@ def translation_rows(snapshot: Path) -> TranslationRows:
 
 def space_named(name: str) -> LabelSpace:
     """Return a label space by name; raises :class:`DataError` with the known names."""
-    spaces = {s.name: s for s in (RELEVANCE, CVR)}
+    spaces = {s.name: s for s in (RELEVANCE, CVR)} | TASK_SPACES
     if name not in spaces:
         raise DataError(f"there is no label space {name!r}; known: {', '.join(spaces)}")
     return spaces[name]

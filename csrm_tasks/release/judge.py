@@ -7,7 +7,7 @@ so any verdict of the past can be reached again, byte for byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from csrm_tasks.sections import Gate
 
 if TYPE_CHECKING:
     from csrm_tasks.evaluation.checks import GateCheck, Verdict
+    from csrm_tasks.evaluation.task_gate import TaskEvidence
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Sides:
     champion: Artifact
     servability: Artifact  # of the candidate (A48)
     evaluation: Artifact | None
+    tasks: Artifact | None = None  # evaluation of the tasks besides relevance, where there are any
 
 
 def verdict(store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None) -> dict[str, Any]:
@@ -45,13 +47,16 @@ def replay(store: ArtifactStore, gate: Artifact) -> dict[str, Any]:
     old = verdicts.read(gate)
     parts = {
         name: store.open(gate.inputs[name])
-        for name in ("bundle", "champion", "servability", "evaluation")
+        for name in ("bundle", "champion", "servability", "evaluation", "task_evaluation")
         if gate.inputs.get(name)
     }
-    for name in ("bundle", "servability", "evaluation"):
+    for name in ("bundle", "servability", "evaluation", "task_evaluation"):
         if old.get(f"{name}_digest") != (parts[name].digest if name in parts else None):
             raise RefusedError(f"{gate.ref}: its {name} is no longer what was judged")
-    sides = Sides(parts["bundle"], parts["champion"], parts["servability"], parts.get("evaluation"))
+    sides = Sides(
+        parts["bundle"], parts["champion"], parts["servability"], parts.get("evaluation"),
+        parts.get("task_evaluation"),
+    )  # fmt: skip
     policy = Gate.model_validate_json(json.dumps(old["policy"]))
     new = _sealed(store, sides, old["stage"], policy, old["policy"])
     if new["digest"] != old["digest"]:
@@ -73,7 +78,7 @@ def _sealed(
 
     decision = (_cold_start if stage == 1 else _on_gold)(store, sides, policy)
     candidate, evaluation = sides.candidate, sides.evaluation
-    decision = combine([*decision.checks, _servable(sides)])
+    decision = combine([*decision.checks, *_tasks(sides, policy), _servable(sides)])
     return verdicts.seal(
         {
             "stage": stage,
@@ -85,10 +90,43 @@ def _sealed(
             "servability_digest": sides.servability.digest,
             "evaluation": evaluation.ref if evaluation else None,
             "evaluation_digest": evaluation.digest if evaluation else None,
+            **_named(sides.tasks),
             "policy": written,
             **decision.as_json(),
         }
     )
+
+
+def _named(tasks: Artifact | None) -> dict[str, str]:
+    """Return what the verdict says of its task evaluation: nothing where there is none."""
+    if tasks is None:
+        return {}
+    return {"task_evaluation": tasks.ref, "task_evaluation_digest": tasks.digest}
+
+
+def _tasks(sides: Sides, policy: Gate | None) -> list[GateCheck]:
+    """Return the checks of the tasks besides relevance, judged of these very LLMs."""
+    from csrm_tasks.evaluation.task_gate import task_checks
+
+    if sides.tasks is None or policy is None:
+        return []
+    champion = sides.champion.facts
+    asked = (sides.tasks.inputs["llm"], sides.tasks.inputs.get("champion_llm"))
+    wanted = (sides.candidate.inputs["llm"], champion["llm"] if champion["release"] else None)
+    if asked != wanted or not sides.tasks.shares_input("snapshot", sides.candidate):
+        raise ConfigError(f"gate: {sides.tasks.ref} judged other models than bundle and champion")
+    return task_checks(task_evidence(sides.tasks, sides.tasks.facts["tasks"]), policy)
+
+
+def task_evidence(evaluation: Artifact, tasks: Sequence[str]) -> TaskEvidence:
+    """Read what both sides said in ``tasks``; a champion that was not judged is none."""
+    from csrm_tasks.evaluation.task_gate import TaskEvidence
+    from csrm_tasks.evaluation.tasks import read_counts
+
+    champion = None
+    if evaluation.inputs.get("champion_llm"):
+        champion = read_counts(evaluation.path, "champion", tasks)
+    return TaskEvidence(read_counts(evaluation.path, "candidate", tasks), champion)
 
 
 def _servable(sides: Sides) -> GateCheck:

@@ -44,6 +44,9 @@ TranslationColumn = Literal["translation_id", "kind", "source_text", "target_tex
 LabelColumn = Literal[
     "label_id", "query", "product_id", "grade", "rater_id", "guideline_version", "rated_at"
 ]
+CategoryColumn = Literal[
+    "label_id", "query", "category", "label", "rater_id", "guideline_version", "rated_at"
+]
 QueryColumn = Literal[
     "query_id", "user_query", "client_id", "session_id", "timestamp", "bucket", "release",
     "query_response_hit_ids", "application",
@@ -68,6 +71,8 @@ class Columns(Section):
     translations: dict[TranslationColumn, Name] = Field(default_factory=dict)
     """Likewise."""
     labels: dict[LabelColumn, Name] = Field(default_factory=dict)
+    """Likewise."""
+    query_categories: dict[CategoryColumn, Name] = Field(default_factory=dict)
     """Likewise."""
     ubi_queries: dict[QueryColumn, Name] = Field(default_factory=dict)
     """Likewise."""
@@ -108,6 +113,8 @@ class Snapshot(Section):
     """Of them at least so many agree. Without gold no weekly release passes the gate."""
     consensus: Literal["majority", "dawid_skene"] = "majority"
     """How several raters' grades become one outside gold."""
+    qi_substitute: Literal["yes", "no"] | None = None
+    """What a substitute is to the query-item task; null: a market that has some is refused."""
     behaviour_days: Days = 30
     """Shopper behaviour of this long before the snapshot's end is learnt from."""
     cvr_negatives: Products = 4

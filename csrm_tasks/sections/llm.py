@@ -46,6 +46,10 @@ class Mixture(Section):
     """Translations in a batch, for each relevance sample."""
     cvr: Annotated[float, Unit("samples")] = 0.5
     """Conversion examples in a batch, for each relevance sample."""
+    qc: Annotated[float, Field(gt=0.0), Unit("samples")] = 0.5
+    """Query-category samples in a batch, for each relevance sample, where `tasks` has qc."""
+    qi: Annotated[float, Field(gt=0.0), Unit("samples")] = 0.5
+    """Likewise query-item samples."""
     mt_weight: float = 1.0
     """Weight of the translation loss."""
     cvr_weight: float = 1.0

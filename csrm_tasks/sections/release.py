@@ -44,6 +44,8 @@ class Gate(Section):
     """Level of the two-sided intervals."""
     floors: dict[Floored, Annotated[float, Field(ge=-1, le=1)]] = Field(default_factory=dict)
     """Least value of a measure on gold, by its name."""
+    task_floors: dict[Literal["qc", "qi"], Share] = Field(default_factory=dict)
+    """Least F1 of yes on gold, by task of the market; docs/TASKS.md."""
     not_below: tuple[Baseline, ...] = ()
     """Baselines whose micro-F1 the LLM must reach; encoder and prompt are those of `controls`."""
     slices: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.running import ChangedInputError
 from csrm_tasks.store.engine import open_store, reading, writing
 from csrm_tasks.store.lake import Lake
+from csrm_tasks.text import normalised
 
 
 def _landed(
@@ -178,7 +179,7 @@ def _published(
 
 @step(
     "snapshot",
-    config=("seed", "snapshot", "health", "schedule.timezone"),
+    config=("seed", "snapshot", "health", "schedule.timezone", "tasks"),
     external_inputs=_published,
 )
 def snapshot(ctx: Context, *, stage: int, until: str) -> Metadata:
@@ -216,13 +217,18 @@ def _recall_sides(ctx: Context) -> None:
 def _sides_in(snapshot: Artifact) -> pl.DataFrame:
     pairs = pl.read_parquet(snapshot.file("pairs.parquet"), columns=["query_id", "split"])
     queries = pl.read_parquet(snapshot.file("queries.parquet"), columns=["query_id", "norm"])
-    return sides_of(pairs.join(queries, on="query_id"))
+    texts = pairs.join(queries, on="query_id").select("norm", "split")
+    if not (snapshot.path / "task_pairs.parquet").is_file():  # of an earlier version
+        return sides_of(texts)
+    others = pl.read_parquet(snapshot.file("task_pairs.parquet"), columns=["query", "split"])
+    named = others.select(normalised(others["query"]).alias("norm"), "split")
+    return sides_of(pl.concat([texts, named]))
 
 
 def _keep_sides(ctx: Context, built: Built) -> None:
     """Say for good which side each judged query is on, before anything can learn from it."""
     with writing(open_store(ctx.settings.db_url), ctx.market.market) as connection:
-        if not keep_sides(connection, ctx.market.market, sides_of(built.judged.pairs), ctx.ref):
+        if not keep_sides(connection, ctx.market.market, sides_of(built.judged.sided), ctx.ref):
             raise ChangedInputError(
                 "another snapshot has put one of these queries on another side meanwhile; run this "
                 "one again"

@@ -24,8 +24,8 @@ from csrm_tasks.settings import Settings
 MODULES = (
     "data", "replay", "curation", "llm", "ablation", "llm_merge", "llm_scores", "llm_export",
     "retrieval", "retrieval_index", "negatives", "towers", "towers_short", "towers_scores",
-    "cross_encoder", "baselines", "leave_out", "evaluation", "release", "serving", "rollout",
-    "audits", "upkeep",
+    "cross_encoder", "baselines", "leave_out", "evaluation", "tasks", "release", "serving",
+    "rollout", "audits", "upkeep",
 )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
+TASK_FILES = ("tasks.json", "task_dev.parquet")  # of llm.training.task_judge
+
 
 def base_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base model's files are an input of training, though no artifact."""
@@ -198,6 +200,9 @@ def select_llm(ctx: Context) -> Metadata:
     if (best.path / PRETRAINING).is_dir():
         shutil.copytree(best.path / PRETRAINING, ctx.out / PRETRAINING)
     shutil.copy(best.file("curves.json"), ctx.out)
+    for name in TASK_FILES:  # of a market with tasks besides relevance
+        if (best.path / name).is_file():
+            shutil.copy(best.file(name), ctx.out)
     votes = table(ctx.input("snapshot").path, "votes")
     calibration = calibrate(best.file("dev_scores.parquet"), votes, ctx.out / "dev_scores.parquet")
     replace(read_card(best.path), temperature=calibration.temperature).write(ctx.out)

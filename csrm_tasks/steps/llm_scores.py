@@ -34,7 +34,7 @@ def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> M
     They are cross-fitted where the teacher has memorised its labels (A18), and there are none where
     the teacher is no better on dev than its own teacher was: the rounds end there (A17).
     """
-    pairs = _asked(ctx, split)
+    pairs = _asked(ctx, split, space)
     stopped = _stopped(ctx, space, split)
     if stopped:
         return _no_labels(stopped)
@@ -51,7 +51,7 @@ def score_shard(
 
     if not 0 <= shard < of:
         raise ConfigError(f"score_shard: there is no shard {shard} of {of}; they count from 0")
-    pairs = _asked(ctx, split)
+    pairs = _asked(ctx, split, space)
     stopped = _stopped(ctx, space, split)
     if stopped:
         return _no_labels(stopped)
@@ -67,7 +67,7 @@ def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> M
 
     Raises :class:`DataError` unless every pair was scored once, from these very inputs.
     """
-    pairs = _asked(ctx, split)
+    pairs = _asked(ctx, split, space)
     stopped = _stopped(ctx, space, split)
     if stopped:
         return _no_labels(stopped)
@@ -76,12 +76,21 @@ def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> M
     return _finish(ctx, scored, truncated, space, split)
 
 
-def _asked(ctx: Context, split: str) -> pl.DataFrame:
-    """Return the pairs to score: given ones, or the snapshot's judged ones of ``split``."""
+def _asked(ctx: Context, split: str, space: str) -> pl.DataFrame:
+    """Return the pairs to score: given ones, or the snapshot's judged ones of ``split``.
+
+    Pairs of the tasks besides relevance carry their texts, and are the snapshot's own.
+    """
     import polars as pl
 
     from csrm_tasks.llm.data import load_pairs
+    from csrm_tasks.llm.prompt.prompts import TASK_SPACES
+    from csrm_tasks.llm.task_data import load_task_pairs
 
+    if space in TASK_SPACES:
+        if "pairs" in ctx.inputs or not split:
+            raise ConfigError(f"space {space}: give a split; its pairs are those of the snapshot")
+        return load_task_pairs(ctx.input("snapshot").path).filter(task=space, split=split)
     if ("pairs" in ctx.inputs) == bool(split):
         raise ConfigError("score pairs of either input 'pairs' or parameter 'split', not both")
     if split:
@@ -95,10 +104,14 @@ def _score(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> tuple[p
     import torch
 
     from csrm_tasks.llm.data import space_named
+    from csrm_tasks.llm.prompt.prompts import TASK_SPACES
     from csrm_tasks.llm.scoring.scoring import RelevanceScorer
+    from csrm_tasks.llm.task_data import TaskTexts
 
     torch.set_num_threads(ctx.settings.threads)
     scorer = RelevanceScorer.load(ctx.input("llm").path)
+    if space in TASK_SPACES:
+        return scorer.score(TASK_SPACES[space], TaskTexts(space), pairs), scorer.encoder.truncated
     fields = scorer.fields(ctx.input("snapshot").path, _rqa(ctx))
     scored = scorer.score(space_named(space), fields, pairs, calibrated=split != "train")
     return scored, scorer.encoder.truncated

@@ -7,6 +7,7 @@ from typing import Any
 
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.errors import ConfigError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
@@ -24,9 +25,18 @@ CARD = ("base", "base_digest", "pretraining", "label_ids", "prompt_version", "te
     "bundle",
     inputs=["snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings"],
     optional=["llm_export"],
+    config=["tasks"],
 )
 def bundle(ctx: Context) -> Metadata:
-    """Put together what is released as one thing; parts that do not fit together are refused."""
+    """Put together what is released as one thing; parts that do not fit together are refused.
+
+    So is a market without relevance, which has nothing to serve: :class:`ConfigError`.
+    """
+    if "relevance" not in ctx.market.tasks:
+        raise ConfigError(
+            f"market {ctx.market.market} learns {', '.join(ctx.market.tasks)} and no relevance: "
+            "there is nothing to serve, so nothing to bundle; its LLM is judged by gate_tasks"
+        )
     from csrm_tasks.llm.network.identity import read_card
     from csrm_tasks.towers.serving.texts import TEXT_VERSION
 
@@ -62,8 +72,8 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
 @step(
     "gate",
     inputs=["bundle", "champion", "servability"],
-    optional=["evaluation", "ablation"],
-    config=["gate", "generated"],
+    optional=["evaluation", "task_evaluation", "ablation"],
+    config=["gate", "generated", "tasks"],
 )
 @few_retries()
 def gate(ctx: Context, *, stage: int) -> Metadata:
@@ -72,13 +82,18 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
     ``ablation``: what dev kept of the market's options (A41), for the model card.
     """
-    evaluation = ctx.inputs.get("evaluation")
+    evaluation, tasks = (ctx.inputs.get(n) for n in ("evaluation", "task_evaluation"))
+    if stage == 2 and ctx.market.binary_tasks and tasks is None:
+        raise ConfigError(
+            f"gate: the market learns {', '.join(ctx.market.binary_tasks)}, so it needs input "
+            "'task_evaluation' (of evaluate_tasks)"
+        )
     sides = judge.Sides(
-        ctx.input("bundle"), ctx.input("champion"), ctx.input("servability"), evaluation
+        ctx.input("bundle"), ctx.input("champion"), ctx.input("servability"), evaluation, tasks
     )
     sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate)
     write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
-    _pages(ctx, evaluation, sealed)
+    _pages(ctx, evaluation, tasks, sealed)
     # Every verdict is on record, not only the one that leads to a registration.
     tracking.log_run(
         ctx.settings,
@@ -91,20 +106,29 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
     return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
 
 
-def _pages(ctx: Context, evaluation: Artifact | None, verdict: dict[str, Any]) -> None:
+def _pages(
+    ctx: Context, evaluation: Artifact | None, tasks: Artifact | None, verdict: dict[str, Any]
+) -> None:
     """Write the evaluation's report once more, now with the verdict, and the model card."""
     from csrm_tasks.evaluation.report import model_card
     from csrm_tasks.evaluation.report import page as report
 
     summary = None
     if evaluation:
-        summary = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
+        summary = _metrics(evaluation)
+        if tasks:
+            summary["tasks"] = _metrics(tasks)
         (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
     bundle = ctx.input("bundle")
     about = {**bundle.facts, "parts": bundle.inputs, "generated": ctx.market.generated}
     about["ablation"] = ctx.inputs["ablation"].facts if "ablation" in ctx.inputs else None
     card = model_card.render(about, verdict, summary)
     (ctx.out / MODEL_CARD).write_text(card, encoding="utf-8")
+
+
+def _metrics(evaluation: Artifact) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
+    return found
 
 
 @step("register", inputs=["bundle", "gate"], side_effect=True)

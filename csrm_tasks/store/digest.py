@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from csrm_tasks.store.lake import TABLES, Lake, Stored
 from csrm_tasks.store.tables import (
     AGGREGATES,
+    CATEGORY_LABELS,
     DAYS,
     FILES,
     LABELS,
@@ -33,6 +34,7 @@ RELATIONAL = (
     FILES,
     PRODUCTS,
     LABELS,
+    CATEGORY_LABELS,
     TRANSLATIONS,
     QUARANTINE,
     AGGREGATES,

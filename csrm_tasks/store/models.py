@@ -155,6 +155,26 @@ class Label(Base):
     file_id: Mapped[int] = mapped_column(Integer)
 
 
+class CategoryLabel(Base):
+    """One rater's answer whether a category is right for a query: the query-category task."""
+
+    __tablename__ = "category_labels"
+    __table_args__ = (Index(None, "market", "locale", "day"),)
+
+    market: Mapped[str] = mapped_column(Market, primary_key=True)
+    label_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    locale: Mapped[str] = mapped_column(Locale)
+    day: Mapped[str] = mapped_column(Day)
+    query: Mapped[str] = mapped_column(Text)
+    category: Mapped[str] = mapped_column(Text)  # path
+    label: Mapped[int] = mapped_column(SmallInteger)  # 1: it is right
+    rater_id: Mapped[str] = mapped_column(Key)
+    guideline_version: Mapped[str] = mapped_column(Key)
+    rated_at: Mapped[datetime | None] = mapped_column(Moment)
+    row: Mapped[int] = mapped_column(Integer, server_default="0")  # in its file, from 1
+    file_id: Mapped[int] = mapped_column(Integer)
+
+
 class Translation(Base):
     """A text in the source language and the same in the target language."""
 

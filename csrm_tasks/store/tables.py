@@ -13,6 +13,7 @@ from csrm_tasks.store.bulk import among
 from csrm_tasks.store.models import (
     Aggregate,
     Base,
+    CategoryLabel,
     File,
     Label,
     LedgerEntry,
@@ -38,6 +39,7 @@ FILES, PRODUCTS, LABELS = table(File), table(Product), table(Label)
 TRANSLATIONS, QUARANTINE, AGGREGATES = table(Translation), table(Quarantined), table(Aggregate)
 DAYS, LEDGER, SESSIONS = table(PublishedDay), table(LedgerEntry), table(Session)
 SIDES, TRAFFIC = table(QuerySide), table(Traffic)
+CATEGORY_LABELS = table(CategoryLabel)
 
 
 def fetch(

@@ -26,12 +26,15 @@ def test_labels_and_titles_land_by_split_and_language(tmp_path: Path) -> None:
     assert list(files) == [
         "2025-01-06/en-US/catalogue-cikm2025_train.parquet",
         "2025-01-06/en-US/labels-cikm2025_train.parquet",
+        "2025-01-06/en-US/query_categories-cikm2025_train.parquet",
         "2025-01-06/ko-KR/catalogue-cikm2025_train.parquet",
         "2025-01-06/ko-KR/labels-cikm2025_train.parquet",
+        "2025-01-06/ko-KR/query_categories-cikm2025_train.parquet",
         "2025-01-13/en-US/catalogue-cikm2025_dev.parquet",
         "2025-01-13/en-US/labels-cikm2025_dev.parquet",
         "2025-01-13/ko-KR/catalogue-cikm2025_dev.parquet",
         "2025-01-13/ko-KR/labels-cikm2025_dev.parquet",
+        "2025-01-13/ko-KR/query_categories-cikm2025_dev.parquet",
         "2025-01-20/ko-KR/catalogue-cikm2025_test.parquet",
         "2025-01-20/ko-KR/labels-cikm2025_test.parquet",
     ]
@@ -52,6 +55,30 @@ def test_labels_and_titles_land_by_split_and_language(tmp_path: Path) -> None:
     assert [r["title"] for r in test] == ["Flat plate", "Iron pot"]  # whole without train's
 
 
+def test_answers_about_categories_land_with_their_paths_as_they_are(tmp_path: Path) -> None:
+    files = landed(run_import("cikm2025", write_cikm(tmp_path / "data")), "cikm2025")
+    found = {
+        name.rpartition("/")[0]: [tuple(row.values()) for row in rows]
+        for name, rows in files.items()
+        if "/query_categories-" in name
+    }
+    said = ("cikm2025", "cikm2025 train")
+    assert found == {
+        "2025-01-06/en-US": [
+            ("train-1", "teapot", "Home, Kitchen & Dining,Teapots, Kettles", "yes", *said)
+        ],
+        "2025-01-06/ko-KR": [("train-2", "냄비", "Home, Kitchen & Dining,Pots", "no", *said)],
+        "2025-01-13/ko-KR": [
+            ("dev-1", "꽃병", "Home,Vases > Tall", "yes", "cikm2025", "cikm2025 dev")
+        ],
+    }
+
+
+def test_categories_alone_are_a_market(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_import("cikm2025", write_cikm(tmp_path / "data", {"train_QC.txt": CIKM["train_QC.txt"]}))
+    assert "to train on them: tasks: [qc] (docs/TASKS.md)" in capsys.readouterr().out
+
+
 def test_what_does_not_land_is_kept_by_reason_and_all_rows_are_accounted_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,25 +86,31 @@ def test_what_does_not_land_is_kept_by_reason_and_all_rows_are_accounted_for(
     (folder / "dev_QI.txt.gz").touch()
     own = run_import("cikm2025", folder)
     assert left_out(own, "cikm2025") == {
-        "no_label": [("test_QI.txt", 3), ("test_QI.txt", 4), ("test_QI.txt", 5)],
+        "no_category": [("train_QC.txt", 5)],
+        "no_label": [
+            ("dev_QC.txt", 2),
+            ("test_QI.txt", 3),
+            ("test_QI.txt", 4),
+            ("test_QI.txt", 5),
+        ],
         "no_title": [("train_QI.txt", 4), ("train_QI.txt", 5)],
-        "not_english": [("train_QI.txt", 10)],
+        "not_english": [("train_QC.txt", 6), ("train_QI.txt", 10)],
         "nul_byte": [("train_QI.txt", 13)],
-        "other_language": [("train_QI.txt", 8), ("dev_QI.txt", 3)],
-        "query_category": [("train_QC.txt", 1), ("train_QC.txt", 2)],
-        "repeated_id": [("train_QI.txt", 12)],
+        "other_language": [("train_QC.txt", 3), ("train_QI.txt", 8), ("dev_QI.txt", 3)],
+        "repeated_id": [("train_QC.txt", 4), ("train_QI.txt", 12)],
         "too_long": [("train_QI.txt", 14)],
     }
-    labels = sum(len(r) for name, r in landed(own, "cikm2025").items() if "/labels-" in name)
+    files = landed(own, "cikm2025").items()
+    labels = sum(len(r) for name, r in files if "/catalogue-" not in name)
     kept = sum(map(len, left_out(own, "cikm2025").values()))
     assert labels + kept == sum(map(len, CIKM.values()))
-    path = own.home / "imports" / "cikm2025" / "left_out-query_category.jsonl"
+    path = own.home / "imports" / "cikm2025" / "left_out-no_category.jsonl"
     first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    assert json.loads(first["content"]) == CIKM["train_QC.txt"][0]  # as it was delivered
+    assert json.loads(first["content"]) == CIKM["train_QC.txt"][4]  # as it was delivered
     out = capsys.readouterr().out
-    assert "train_QI.txt: 14 rows" in out and f"left out, no_label: 3 ({path.parent}" in out
+    assert "train_QI.txt: 14 rows" in out and f"left out, no_label: 4 ({path.parent}" in out
     assert "not read: dev_QI.txt.gz\n" in out
-    assert "rows of QC (query-category) are kept, not landed" in out
+    assert "to train on them: tasks: [qc, qi] (docs/TASKS.md)" in out
     assert "next: csrm ingest --market cikm2025 --day 2025-01-20" in out
 
 
@@ -149,6 +182,8 @@ def row(**changes: Any) -> str:
         ("train_QI.txt", row(id=""), "row 2: id: is missing"),
         ("train_QI.txt", '{"id": 1, "task": "QI", "language": "en"}', "row 2: origin_query: is m"),
         ("train_QC.txt", row(task="QC"), "row 2: category_path: is missing"),
+        ("train_QC.txt", row(category_path="a"), "row 2: task: is 'QI' in a file of QC; put the"),
+        ("train_QC.txt", row(task="QC", category_path="a", label="no"), "row 2: label: is 'no'; 1"),
         ("train_QX.txt", row(), "train_QX.txt: is no file of this layout (dev_QC.txt, dev_QI"),
     ],
 )
@@ -168,13 +203,14 @@ def test_bad_input_is_one_line_and_nothing_is_landed(
 def test_files_that_are_no_text_or_not_there_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_cikm(tmp_path / "data", {"train_QC.txt": CIKM["train_QC.txt"]})
-    assert "has none of train_QI.txt, dev_QI.txt, test_QI.txt" in refused(capsys, folder)
+    folder = write_cikm(tmp_path / "data", {"train_QC.txt.gz": []})
+    assert "has none of train_QC.txt, train_QI.txt, dev_QC.txt" in refused(capsys, folder)
     (folder / "train_QI.txt").write_bytes(json.dumps({"a": 1}).encode("utf-16"))
     assert "train_QI.txt: row 1: is not UTF-8" in refused(capsys, folder)
     assert "is no folder" in refused(capsys, tmp_path / "none")
     write_cikm(folder, {"train_QI.txt": [CIKM["train_QI.txt"][7]]})
-    assert "no label is left to land: other_language 1, query_category 2" in refused(capsys, folder)
+    write_cikm(folder, {"train_QC.txt": [CIKM["train_QC.txt"][2]]})
+    assert "no label is left to land: other_language 2" in refused(capsys, folder)
     write_cikm(folder)
     assert "the market's locales are sw-KE, zu-ZA" in refused(
         capsys, folder, "--source", "sw-KE", "--target", "zu-ZA"

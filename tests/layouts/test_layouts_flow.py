@@ -17,7 +17,7 @@ from csrm_tasks.layouts.landing import Landing
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import load_settings
 from tests.data_fixtures import snapshot
-from tests.layouts_fixtures import run_import, tree, write_cikm, write_esci
+from tests.layouts_fixtures import judged, run_import, tree, write_cikm, write_esci
 
 
 def test_an_import_goes_through_the_nights_into_snapshots_split_by_split(
@@ -43,6 +43,45 @@ def test_an_import_goes_through_the_nights_into_snapshots_split_by_split(
     gold = pairs.filter(split="gold")
     assert gold.height == 3 and set(gold["locale"]) == {"ko-KR"}  # of dev and test
     assert pairs.filter(pl.col("split") != "gold").height == 7
+
+
+def test_both_tasks_are_snapshotted_and_the_public_test_split_becomes_gold(tmp_path: Path) -> None:
+    def rows(task: str, first: int, n: int) -> list[dict[str, Any]]:
+        return [
+            judged(2 * i + yes, ("en", "ko")[i % 2], f"query {i}", f"Home, Garden,thing {i % 5}",
+                   str(yes), task)
+            for i in range(first, first + n) for yes in (0, 1)
+        ]  # fmt: skip
+
+    files = {
+        f"{split}_{task}.txt": rows(task, *part)
+        for task in ("QC", "QI")
+        for split, part in {"train": (0, 40), "test": (40, 10)}.items()
+    }
+    for name in ("train_QI.txt", "test_QI.txt"):  # the same title may be a yes and a no: another
+        for row in files[name]:
+            row["item_title"] += " x" * int(row["label"])
+    for name in ("train_QC.txt", "test_QC.txt"):
+        for row in files[name]:
+            row["category_path"] += ",more" * int(row["label"])
+    own = run_import("cikm2025", write_cikm(tmp_path / "data", files))
+    days = ["2025-01-06", "2025-01-20"]
+    for day in days:
+        assert main(["ingest", "--market", "cikm2025", "--day", day]) == 0
+    rules = {"gold_raters": 1, "gold_agree": 1, "dev_share": 0.3}
+    config = load_market("cikm2025", own.markets)
+    before = config.snapshot.model_copy(update={"dev_share": 0.3})
+    config = config.model_copy(update={"tasks": ("qc", "qi"), "snapshot": before})
+    first = pl.read_parquet(snapshot(own, 2, days[0], config).file("task_pairs.parquet"))
+    assert set(first["split"]) == {"train", "dev"} and first.height == 160
+    after = config.model_copy(update={"snapshot": before.model_copy(update=rules)})
+    last = pl.read_parquet(snapshot(own, 2, days[1], after).file("task_pairs.parquet"))
+    gold = last.filter(split="gold")
+    assert set(gold["query"]) == {f"query {i}" for i in range(41, 50, 2)}  # of the target
+    assert set(gold["task"]) == {"qc", "qi"} and set(gold["grade"]) == {0, 1}
+    assert set(gold.filter(task="qc")["item"]) <= {
+        f"Home, Garden,thing {i}{more}" for i in range(5) for more in ("", ",more")
+    }
 
 
 class Killed(BaseException):

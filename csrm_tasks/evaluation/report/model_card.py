@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from csrm_tasks.evaluation.report.tasks import card_lines
+
 Json = Mapping[str, Any]
 FIGURES = {
     "micro_f1": "micro-F1",
@@ -83,7 +85,8 @@ def _figures(summary: Json) -> list[str]:
     for model in summary["models"]:
         cells = [_estimate(model["figures"].get(f)) for f in FIGURES]
         lines.append(f"| {model['name']} | " + " | ".join(cells) + " |")
-    return [*lines, *_slices(summary)]
+    tasks = card_lines(summary["tasks"]) if "tasks" in summary else []
+    return [*lines, *_slices(summary), *tasks]
 
 
 def _slices(summary: Json) -> list[str]:

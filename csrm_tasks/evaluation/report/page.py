@@ -14,6 +14,7 @@ from csrm_tasks.evaluation.report.data import data_part
 from csrm_tasks.evaluation.report.languages import languages_part
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
 from csrm_tasks.evaluation.report.slices import slices_part
+from csrm_tasks.evaluation.report.tasks import tasks_part
 from csrm_tasks.evaluation.report.training import training_part
 
 Json = Mapping[str, Any]
@@ -51,6 +52,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _graded(summary),
             _binary(summary),
             _confusions(summary),
+            tasks_part(summary["tasks"]) if "tasks" in summary else "",
             slices_part(summary, TITLES),
             languages_part(summary),
             training_part(summary),

@@ -204,6 +204,18 @@ LABELS = Contract("labels", "One rater's grade of one query-product pair.", (
     Column("rated_at", "when", holds="time", required=False),
 ))  # fmt: skip
 
+QUERY_CATEGORIES = Contract(
+    "query_categories", "One rater's answer: is this category right for this query?", (
+    Column("label_id", "identifier, unique among these of the market", holds="identifier"),
+    Column("query", "as shown to the rater", max_chars=500),
+    Column("category", "path, levels joined by ' > '", max_chars=1_000),
+    Column("label", "whether it is right", vocabulary=FLAGS),
+    Column("rater_id", "who judged; empty counts as someone else each time", holds="identifier",
+           required=False),
+    Column("guideline_version", "what the rater was told", required=False),
+    Column("rated_at", "when", holds="time", required=False),
+))  # fmt: skip
+
 APPLICATION = Column(
     "application", "see `ingest.applications`", required=False, max_chars=1_000, kept=False
 )
@@ -250,7 +262,7 @@ UBI_EVENTS = Contract("ubi_events", "User Behavior Insights: what followed a sea
 
 # In this order a day is stored: what refers to something comes after it.
 CONTRACTS: dict[str, Contract] = {
-    c.kind: c for c in (CATALOGUE, TRANSLATIONS, LABELS, UBI_QUERIES, UBI_EVENTS)
+    c.kind: c for c in (CATALOGUE, TRANSLATIONS, LABELS, QUERY_CATEGORIES, UBI_QUERIES, UBI_EVENTS)
 }
 
 

@@ -202,7 +202,7 @@ def kind_of(sample: Sample) -> str:
     if points[first] < 0.5 or points[first] - points[second] < 0.1:
         raise DataError(
             f"{sample.path}: its columns do not tell what it is ({first} or {second}?); say "
-            f"--kind {'|'.join(CONTRACTS)}"
+            f"--kind {'|'.join(KNOWN)}"
         )
     return first
 

@@ -35,7 +35,8 @@ from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.lake import TABLES
 from csrm_tasks.store.tables import FILES, PRODUCTS, fetch_by_key
 
-ACROSS_LOCALES = ("labels", "translations")  # their identifiers are unique within the market
+# Their identifiers are unique within the market.
+ACROSS_LOCALES = ("labels", "query_categories", "translations")
 T = TypeVar("T")
 NEVER = "9999-99-99"  # sorts behind every day
 Row = Mapping[Any, Any]  # of FILES

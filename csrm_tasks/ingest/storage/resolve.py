@@ -63,6 +63,7 @@ def resolve_rows(
         "catalogue": lambda: _products(connection, window, file, clean),
         "translations": lambda: _by_id(connection, window, kind, locale, clean),
         "labels": lambda: _labels(connection, window, file, clean),
+        "query_categories": lambda: _by_id(connection, window, kind, locale, clean),
         "ubi_queries": lambda: resolve_searches(connection, window, locale, clean),
         "ubi_events": lambda: resolve_events(connection, window, locale, file.until, clean),
     }

@@ -18,9 +18,21 @@ from csrm_tasks.ingest.contract.identity import Outcome
 from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.store.bulk import among, insert
 from csrm_tasks.store.lake import TABLES, Stored
-from csrm_tasks.store.tables import LABELS, PRODUCTS, TRANSLATIONS, fetch, fetch_by_key
+from csrm_tasks.store.tables import (
+    CATEGORY_LABELS,
+    LABELS,
+    PRODUCTS,
+    TRANSLATIONS,
+    fetch,
+    fetch_by_key,
+)
 
-SQL_TABLES = {"catalogue": PRODUCTS, "labels": LABELS, "translations": TRANSLATIONS}
+SQL_TABLES = {
+    "catalogue": PRODUCTS,
+    "labels": LABELS,
+    "query_categories": CATEGORY_LABELS,
+    "translations": TRANSLATIONS,
+}
 # How the lake calls the columns of a contract.
 IN_LAKE = {
     "query_id": "search_id", "user_query": "query", "timestamp": "at",

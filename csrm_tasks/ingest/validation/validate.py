@@ -106,7 +106,8 @@ def _texts(
     )
     numbers = [c.name for c in contract.columns if c.holds != "text" or c.vocabulary is not None]
     frame = frame.with_columns(digits(frame[n]) for n in numbers if n in looks and looks[n].decimal)
-    if contract.kind == "catalogue" and terms.category_separator != LEVEL_SEPARATOR:
+    has_path = contract.kind in ("catalogue", "query_categories")
+    if has_path and terms.category_separator != LEVEL_SEPARATOR:
         levels = pl.col("category").str.split(terms.category_separator)
         frame = frame.with_columns(levels.map_batches(_path, return_dtype=pl.String))
         looks["category"] = look(frame["category"])

@@ -18,7 +18,7 @@ from csrm_tasks.llm.network.identity import other_base, read_card, read_pretrain
 from csrm_tasks.llm.network.shard import shard_layers
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.label_tokens import label_ids
-from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, ProductFields, QueryFields
+from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, TASK_SPACES, ProductFields, QueryFields
 from csrm_tasks.sections import Lora
 from csrm_tasks.training.precision import cast, choose_device, choose_dtype
 
@@ -88,7 +88,7 @@ def load_base(
         causal.to(device)
     labels = {
         space.name: torch.tensor(label_ids(tokenizer, space), device=device)
-        for space in LABEL_SPACES.values()
+        for space in (LABEL_SPACES | TASK_SPACES).values()
     }
     stage0 = "" if pretraining is None else folder_digest(pretraining)
     model = Model(causal, tokenizer, labels, device, dtype, base, digest, stage0)

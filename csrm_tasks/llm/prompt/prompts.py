@@ -13,6 +13,14 @@ depends on the query alone comes first and one prefix serves all products of a q
     D:…                  product description
     L:                   label slot; the next token is the label
 
+The tasks of paper 2 name the query's language, and then what is judged (A3)::
+
+    Is the category right for this query? Answer yes or no.
+    Q:빨간 주전자        query
+    G:Korean             its language
+    C:Home > Teapots     the category's path; of query-item T: and a title
+    L:
+
 Where a model reads a pivot language (A52), the query's and the title's translation into it stands
 behind the original, in the same line after "|"; where there is none, the line is as it was.
 
@@ -48,11 +56,22 @@ class LabelSpace:
     name: str
     tokens: tuple[str, ...]  # label k is the token tokens[k]
     instruction: str
+    names_language: bool = False  # of the query, in place of its brand and retrieved titles
 
 
 RELEVANCE = LabelSpace("relevance", ("0", "1", "2"), "relevance")
 CVR = LabelSpace("cvr", ("no", "yes"), "conversion")
 LABEL_SPACES = {space.name: space for space in (RELEVANCE, CVR)}
+QC = LabelSpace("qc", CVR.tokens, "Is the category right for this query? Answer yes or no.", True)
+QI = LabelSpace("qi", CVR.tokens, "Is the product right for this query? Answer yes or no.", True)
+TASK_SPACES = {space.name: space for space in (QC, QI)}  # of judged tasks besides relevance
+
+LANGUAGES = {  # as paper 2's instruction names them; others by their code
+    "ar": "Arabic", "de": "German", "en": "English", "es": "Spanish", "fr": "French",
+    "hi": "Hindi", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean",
+    "ms": "Malay", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 
 # Every fixed piece of text, for a tokenizer that wants them whole.
 TEMPLATE_PIECES = (
@@ -70,6 +89,7 @@ class QueryFields:
     brand: str = ""  # matched by the query-brand dictionary
     titles: tuple[str, ...] = ()  # RQA, already cut to length (A24)
     pivot: str = ""  # the query in the pivot language (A52)
+    language: str = ""  # by name, for the tasks that say it
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,7 @@ class ProductFields:
     category: str = ""
     description: str = ""
     pivot: str = ""  # the title in the pivot language (A52)
+    path: str = ""  # of a category that is judged itself: read whole, whatever a product's form
 
 
 PRODUCT_FIELDS = ("brand", "category", "description")  # besides the title
@@ -102,6 +123,12 @@ def product_form(config: Llm) -> ProductForm:
     return ProductForm(config.product_fields, config.category_levels)
 
 
+def language_name(locale: str) -> str:
+    """Return the language of a locale such as ko-KR by its English name, else its code."""
+    code = locale.partition("-")[0]
+    return LANGUAGES.get(code, code)
+
+
 def _clean(text: str) -> str:
     """Compose, and collapse white space: a field must not forge a header or the label slot."""
     return " ".join(compose(text).split())
@@ -114,6 +141,8 @@ def query_text(query: str) -> str:
 
 def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
     """Return the segments of the prefix that all products of one query share."""
+    if space.names_language:
+        return space.instruction, query_text(query.query), f"\nG:{_clean(query.language) or NONE}"
     titles = [_clean(t) for t in query.titles] or [NONE]
     return (
         space.instruction,
@@ -128,17 +157,18 @@ def query_segments(space: LabelSpace, query: QueryFields) -> tuple[str, ...]:
 def product_segments(product: ProductFields, form: ProductForm = WHOLE_PRODUCT) -> tuple[str, ...]:
     """Return the segments of the product, the most important first."""
     fields = (
+        ("\nC:", "path", product.path),
         ("\nT:", "title", product.title),
         ("\nM:", "brand", product.brand),
         ("\nC:", "category", _last_levels(product.category, form.category_levels)),
         ("\nD:", "description", product.description),
     )
-    read = ("title", *form.fields)
-    title, *others = (
+    read = ("path", "title", *form.fields)
+    path, title, *others = (
         (header + _clean(text) if name in read and text.strip() else "")
         for header, name, text in fields
     )
-    return tuple(s for s in (title, *_behind(product.pivot), *others) if s)
+    return tuple(s for s in (path, title, *_behind(product.pivot), *others) if s)
 
 
 def _behind(translation: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.llm.data import Fields, load_fields
+from csrm_tasks.llm.data import Fields, Texts, load_fields
 from csrm_tasks.llm.network.identity import LlmCard, own_pretraining, read_card
 from csrm_tasks.llm.network.model import Model, load_base, merge_adapter
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
@@ -47,15 +47,21 @@ class RelevanceScorer:
         return load_fields(snapshot, rqa, self.card.pivot)
 
     def score(
-        self, space: LabelSpace, fields: Fields, pairs: pl.DataFrame, calibrated: bool = True
+        self, space: LabelSpace, fields: Texts, pairs: pl.DataFrame, calibrated: bool = True
     ) -> pl.DataFrame:
         """Return ``pairs`` (query_id, product_id, locale, …) with p0, p1, p2 appended.
 
         The card's temperature is applied to relevance unless ``calibrated`` is False (A16, A30).
-        p2 is 0 in a label space of two. Raises :class:`ArtifactError` for fields with another pivot
-        language than it was trained with: its figures would mean nothing.
+        p2 is 0 in a label space of two. Raises :class:`ArtifactError` for a space that the model
+        has not learnt, and for fields with another pivot language than it was trained with: its
+        figures would mean nothing.
         """
-        if fields.pivot != self.card.pivot:
+        if space.name not in self.card.label_ids:
+            raise ArtifactError(
+                f"the model was not trained on task {space.name} (but on "
+                f"{', '.join(self.card.label_ids)}); train it in a market whose tasks name it"
+            )
+        if isinstance(fields, Fields) and fields.pivot != self.card.pivot:
             asked, given = (
                 "no pivot language" if p is None else f"the pivot language {p}"
                 for p in (self.card.pivot, fields.pivot)

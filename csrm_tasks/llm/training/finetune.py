@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,13 +47,15 @@ from csrm_tasks.llm.network.model import (
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.known import refuse_unknown
-from csrm_tasks.llm.prompt.prompts import product_form
+from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, product_form
 from csrm_tasks.llm.scoring.predict import Floats
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
+from csrm_tasks.llm.task_data import task_rows, training_task_pairs
 from csrm_tasks.llm.training.checkpoint import Curves
 from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
 from csrm_tasks.llm.training.learnt import fit
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
+from csrm_tasks.llm.training.task_judge import TaskJudge
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import TrainResult, train
 from csrm_tasks.markets import MarketConfig
@@ -106,6 +108,21 @@ class _Data:
     fields: Fields
     parallel: ParallelPairs  # held-out translations (A44)
     meanings: Mapping[str, str] | None  # of queries in other languages, where these are mixed
+    tasks: Sequence[LabelRows]  # what people said in the tasks besides relevance
+    task_dev: pl.DataFrame  # TASK_PAIRS
+
+    @property
+    def spaces(self) -> list[str]:
+        """Names of the label spaces that are learnt."""
+        own = list(LABEL_SPACES) if len(self.train) else []
+        return own + [rows.space.name for rows in self.tasks]
+
+    @property
+    def labels(self) -> tuple[LabelRows, npt.NDArray[np.int64]]:
+        """The rows by which it is told what was learnt, and their labels."""
+        if len(self.train):
+            return self.train, self.grades
+        return self.tasks[0], self.tasks[0].targets.argmax(axis=1).astype(np.int64)
 
 
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
@@ -125,7 +142,9 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     mixture = _mixture(market, data, model, encoder)
     refuse_unknown(encoder, data.fields.titles())
     dev = Judge(model, encoder, relevance_rows(data.fields, data.dev))
-    result = train(model, mixture, config, market.seed, dev.score, work, config.checkpoint_seconds)
+    judge = TaskJudge(model, encoder, data.task_dev, market.target_locale) if data.tasks else None
+    score = judge.score if judge is not None and not len(data.train) else dev.score
+    result = train(model, mixture, config, market.seed, score, work, config.checkpoint_seconds)
     set_adapter_state(model, result.adapter)
     save_adapter(model, result.adapter, out / "adapter")
     if given.pretraining is not None:
@@ -133,7 +152,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     card = LlmCard(
         base=config.base,
         base_digest=model.base_digest,
-        label_ids={name: ids.tolist() for name, ids in model.labels.items()},
+        label_ids={name: model.labels[name].tolist() for name in data.spaces},
         max_length=config.max_length,
         rqa=given.rqa is not None,
         precision=model.precision,
@@ -148,9 +167,12 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
     # A real base takes minutes over dev: where the last state is the best, it was just scored.
     known = dev.last if result.best_step == result.progress.step else None
-    probabilities = dev.probabilities() if known is None else known
-    write_dev_scores(data.dev, probabilities, out)
-    facts = _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
+    probabilities = None
+    if len(data.train):
+        probabilities = dev.probabilities() if known is None else known
+        write_dev_scores(data.dev, probabilities, out)
+    said = {} if judge is None else judge.write(out)
+    facts = said | _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
     facts |= _facts(data, result, probabilities, model, encoder)  # then: it counts what was cut
     if encoder.truncated:
         log.warning(
@@ -163,16 +185,21 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
 def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
     fields = load_fields(given.snapshot, given.rqa, market.llm.pivot)
     pairs = load_pairs(given.snapshot, "train")
+    task_train, task_dev = training_task_pairs(given.snapshot, given.fold, given.filtered)
+    if given.ranker:
+        task_train = task_train.clear()
+    only_tasks = pairs.is_empty() and not task_train.is_empty()
     if given.fold is not None:
         pairs = in_fold(pairs, given.fold)
-    if pairs.is_empty():
+    if pairs.is_empty() and not only_tasks:
         raise DataError("the snapshot has no train pairs; ingest labels before training")
     weights = None
     if given.filtered is not None:
         pairs, weights = weighted(pairs, given.filtered)
-        if pairs.is_empty():
+        if pairs.is_empty() and not only_tasks:
             raise DataError("the filter has left no train pair; look at its decisions.parquet")
-    dev, source_dev = selection_dev(given.snapshot, market.target_locale)
+    target = market.target_locale
+    both_devs = (pairs, pairs) if only_tasks else selection_dev(given.snapshot, target)
     alpha, smoothing = market.llm.distillation.alpha, market.llm.label_smoothing
     if given.soft is None:
         targets = human_targets(pairs, smoothing)
@@ -184,13 +211,14 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         pairs["grade"].to_numpy().astype(np.int64),
         _negatives(fields, given, market.llm.negatives.weight),
         misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
-        cvr_rows(fields, given.snapshot),
+        cvr_rows(fields, given.snapshot),  # not learnt by tasks alone
         translation_rows(given.snapshot),
-        dev,
-        source_dev,
+        *both_devs,
         fields,
         parallel_pairs(load_translations(given.snapshot, "dev")),
         load_meanings(given.snapshot) if market.llm.mix_languages else None,
+        task_rows(task_train, smoothing),
+        task_dev,
     )
 
 
@@ -208,26 +236,33 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
     label_task = partial(
         LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
     )
-    relevance = joined(data.train, data.negatives, data.misspelt)
-    kin = None if data.meanings is None else families(relevance.queries, data.meanings)
-    parts = [TaskShare(label_task(rows=relevance, seed=seed, families=kin), 1.0)]
+    parts = []
+    if len(data.train):
+        relevance = joined(data.train, data.negatives, data.misspelt)
+        kin = None if data.meanings is None else families(relevance.queries, data.meanings)
+        parts.append(TaskShare(label_task(rows=relevance, seed=seed, families=kin), 1.0))
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
         parts.append(TaskShare(task, shares.mt, shares.mt_weight))
-    if len(data.cvr):
+    if len(data.cvr) and len(data.train):
         cvr = label_task(rows=data.cvr, seed=seed + 2)
         parts.append(TaskShare(cvr, shares.cvr, shares.cvr_weight))
+    for number, rows in enumerate(data.tasks, seed + 3):
+        share = {"qc": shares.qc, "qi": shares.qi}[rows.space.name]
+        parts.append(TaskShare(label_task(rows=rows, seed=number), share))
     log.info(
         "training on %d judged pairs, %d negatives, %d pairs of misspelt queries, "
         "%d translations, %d conversion examples",
         len(data.train), len(data.negatives), len(data.misspelt), len(data.translations),
         len(data.cvr),
     )  # fmt: skip
+    for rows in data.tasks:
+        log.info("and on %d pairs of task %s", len(rows), rows.space.name)
     return Mixture(parts, config.batch, seed)
 
 
 def _facts(
-    data: _Data, result: TrainResult, dev: Floats, model: Model, encoder: PromptEncoder
+    data: _Data, result: TrainResult, dev: Floats | None, model: Model, encoder: PromptEncoder
 ) -> dict[str, Any]:
     progress = result.progress
     seconds = max(progress.seconds, 1e-9)
@@ -247,6 +282,7 @@ def _facts(
             "misspelt_pairs": len(data.misspelt),
             "translations": len(data.translations),
             "conversions": len(data.cvr),
+            **{f"{rows.space.name}_pairs": len(rows) for rows in data.tasks},
             "truncated": encoder.truncated,
         }
         | measure_transfer(model, encoder, data.parallel)
@@ -257,7 +293,7 @@ def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> d
     """Return :func:`fit` of the task that the model is for; ``converts``: to rank by conversion."""
     if converts and len(data.cvr):
         return fit(model, encoder, data.cvr, data.cvr.targets.argmax(axis=1).astype(np.int64))
-    return fit(model, encoder, data.train, data.grades)
+    return fit(model, encoder, *data.labels)
 
 
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:

@@ -48,16 +48,18 @@ class Judge:
 def dev_figures(
     score: DevScore,
     dev: pl.DataFrame,
-    probabilities: Floats,
+    probabilities: Floats | None,
     source: Judge,
     source_dev: pl.DataFrame,
 ) -> dict[str, Any]:
     """Return a candidate's facts on dev and on source dev, which ``source`` judges.
 
     ``score`` and ``probabilities`` (N, 3) are of dev. The two are the same pairs where the target
-    has none; None where there are no source pairs.
+    has none; None where there are no source pairs. Without dev pairs of relevance the score is that
+    of the other tasks, and there are no probabilities.
     """
-    source_f1, by_locale = score.micro_f1, micro_f1_by_locale(dev, probabilities)
+    source_f1 = None if source_dev.is_empty() else score.micro_f1
+    by_locale = {} if probabilities is None else micro_f1_by_locale(dev, probabilities)
     if not source_dev.equals(dev):
         found = None if source_dev.is_empty() else source.probabilities()
         source_f1 = None if found is None else source.of(found).micro_f1

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.data import load_fields, load_translations, relevance_rows, selection_dev
 from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard, other_base, read_card
@@ -17,7 +19,9 @@ from csrm_tasks.llm.network.model import put_adapter
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.scoring.scoring import load_own_base
 from csrm_tasks.llm.scoring.transfer import measure_transfer, parallel_pairs
+from csrm_tasks.llm.task_data import load_task_pairs
 from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
+from csrm_tasks.llm.training.task_judge import TaskJudge
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import MergeMethod
 
@@ -90,5 +94,9 @@ def _judge(market: MarketConfig, card: LlmCard, given: MergeInputs, out: Path) -
     write_dev_scores(dev, probabilities, out)
     figures = dev_figures(own.of(probabilities), dev, probabilities, source, source_dev)
     figures["truncated"] = encoder.truncated
+    task_dev = load_task_pairs(given.snapshot).filter(pl.col("split") == "dev")
+    task_dev = task_dev.filter(pl.col("task").is_in([*card.label_ids]))
+    if not task_dev.is_empty():
+        figures |= TaskJudge(model, encoder, task_dev, market.target_locale).write(out)
     parallel = parallel_pairs(load_translations(given.snapshot, "dev"))
     return figures | measure_transfer(model, encoder, parallel)

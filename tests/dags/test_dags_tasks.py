@@ -1,0 +1,34 @@
+"""DAGs of markets with tasks besides relevance, and without relevance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.dags.test_dags_integrity import RETRAIN, load_changed
+
+pytestmark = pytest.mark.airflow
+
+
+def test_tasks_beside_relevance_are_judged_before_the_gate(tmp_path: Path) -> None:
+    found = load_changed(tmp_path, "seed: 0\n", "seed: 0\ntasks: [relevance, qc]\n")["dags"]
+    retrain = found["csrm_retrain__mini"]
+    assert set(retrain["tasks"]) == {*RETRAIN, "evaluate_tasks"}
+    assert "evaluate_tasks" in retrain["ancestors"]
+    assert set(retrain["tasks"]["evaluate_tasks"]["inputs"]) == {"snapshot", "llm", "champion_llm"}
+    assert retrain["tasks"]["evaluate_tasks"]["after"] == ["judge"]
+    assert "task_evaluation" in retrain["tasks"]["judge"]["inputs"]
+    assert not any("task" in name for name in found["csrm_cold_start__mini"]["tasks"])
+
+
+def test_a_market_without_relevance_trains_and_judges_and_serves_nothing(tmp_path: Path) -> None:
+    found = load_changed(tmp_path, "seed: 0\n", "seed: 0\ntasks: [qc, qi]\n")["dags"]
+    assert sorted(found) == [f"{n}__mini" for n in ("csrm_ingest", "csrm_replay", "csrm_retrain")]
+    tasks = found["csrm_retrain__mini"]["tasks"]
+    assert {name: task["step"] for name, task in tasks.items()} == {
+        "find_champion": "passed_llm", "snapshot": "snapshot", "train_llm": "train_llm",
+        "evaluate_tasks": "evaluate_tasks", "judge": "gate_tasks",
+    }  # fmt: skip
+    assert tasks["evaluate_tasks"]["after"] == ["judge"]
+    assert set(tasks["find_champion"]["after"]) >= {"evaluate_tasks"}
