@@ -4,11 +4,12 @@
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on both
 markets (from the live LLM's stage 0, if the market has one; without the labels that a filter
 contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` adds irrelevant
-pairs that nobody judged) → self-distillation rounds → where the market asks for it (`llm.merge`),
-their adapters and the live one merged → the best of all on dev → towers → everything, the live
-release included, scored on the same frozen gold set, the bundle probed in a fresh process
-(`servability`: scores as in training, latency and memory within budget) → gate → recorded with its
-verdict, and promoted or not.
+pairs that nobody judged; with `llm.augmentation`, `translate_queries` adds train queries in
+languages that have no labels) → self-distillation rounds → where the market asks for it
+(`llm.merge`), their adapters and the live one merged → the best of all on dev → towers →
+everything, the live release included, scored on the same frozen gold set, the bundle probed in a
+fresh process (`servability`: scores as in training, latency and memory within budget) → gate →
+recorded with its verdict, and promoted or not.
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first).
@@ -23,7 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import XComArg
-from csrm_shards import filtered_of, indexing_of, scoring_of
+from csrm_shards import filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
     WEEK,
     fact,
@@ -73,6 +74,8 @@ def retrain(market: MarketConfig) -> None:
     # And of negatives that the live LLM calls irrelevant, where the market adds some (A38).
     found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
     learnt |= negatives_of(market, task, llm=live_llm, rqa=rqa0, **found)
+    # And of train queries translated into languages that have no labels of their own (A37).
+    learnt |= translated_of(market, snap, live_llm)
     last = task("train_llm", "train_llm_stage2", arm="stage2", **learnt)
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):

@@ -1,4 +1,4 @@
-"""Scoring a table, embedding a catalogue, judging folds: mapped tasks, and one that joins them.
+"""Scoring, embedding, judging folds, translating: mapped tasks, and one that joins them.
 
 A market with ``llm.score_shards: 1`` gets the one task that scores everything, and with
 ``retrieval.index_shards: 1`` the one that embeds everything. Tasks hand over
@@ -68,3 +68,18 @@ def filtered_of(
     folds = one.expand(options=[{"fold": k} for k in range(rules.folds)])
     decided = tasks_of(market)("filter_noise", snapshot=snap, folds=folds)
     return {} if rules.action == "review" else {"filtered": decided}
+
+
+def translated_of(market: MarketConfig, snap: XComArg, llm: object) -> dict[str, XComArg]:
+    """Return translated train queries as an input of trainings (A37), where a market asks for it.
+
+    ``llm`` translates where the market's translator is the LLM. In as many shards as scoring.
+    """
+    translator, of = market.llm.augmentation.translator, market.llm.score_shards
+    if translator is None:
+        return {}
+    given = {"snapshot": snap} | ({"llm": llm} if translator == "llm" else {})
+    shard = run.override(task_id="translate_shards", map_index_template=SHARD)
+    one = shard.partial(step="translate_shard", market=market.market, inputs=given)
+    shards = one.expand(options=[{"shard": k, "of": of} for k in range(of)])
+    return {"translated": tasks_of(market)("translate_queries", snapshot=snap, shards=shards)}

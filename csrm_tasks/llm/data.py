@@ -219,3 +219,8 @@ class TranslationRows:
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+    def turned(self) -> TranslationRows:
+        """Return them the other way round."""
+        locales = (self.target_locale, self.source_locale)
+        return TranslationRows(self.kinds, self.targets, self.sources, *locales)

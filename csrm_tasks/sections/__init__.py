@@ -9,6 +9,7 @@ from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
 from csrm_tasks.sections.llm import (
+    Augmentation,
     Distillation,
     Llm,
     Lora,
@@ -22,6 +23,7 @@ from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText
 from csrm_tasks.sections.towers import Towers
 
 __all__ = [
+    "Augmentation",
     "Behaviour",
     "Controls",
     "Distillation",

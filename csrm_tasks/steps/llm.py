@@ -101,7 +101,7 @@ def _known_pretraining(ctx: Context, previous: Artifact) -> Metadata | None:
 @step(
     "train_llm",
     inputs=["snapshot"],
-    optional=["rqa", "soft", "warm", "pretrained", "negatives", "filtered"],
+    optional=["rqa", "soft", "warm", "pretrained", "negatives", "filtered", "translated"],
     config=["llm", "seed"],
     external_inputs=_base_identity,
 )
@@ -112,8 +112,9 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     ``warm`` (``llm.warm_start``); the base has stage 0 merged into it where ``pretrained`` (of
     ``pretrain_llm``) is given. ``soft`` mixes the teacher's soft labels into the targets (A15);
     where the rounds have stopped (A17), the round before is passed on. ``negatives`` (of
-    ``mine_negatives``) are learnt as irrelevant (A38); ``filtered`` (of ``filter_noise``) leaves
-    train pairs out or weighs them down (A39). ``ranker``: this run only ranks pseudo pairs (A21)
+    ``mine_negatives``) are learnt as irrelevant (A38), ``translated`` (of ``translate_queries``)
+    beside the pairs that they are of (A37); ``filtered`` (of ``filter_noise``) leaves train pairs
+    out or weighs them down (A39). ``ranker``: this run only ranks pseudo pairs (A21)
     and takes ``llm.ranker_steps``.
 
     A training that has learnt nothing is recorded in MLflow and fails, so that nothing is scored
@@ -135,6 +136,7 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         warm=_path(ctx, "warm"), ranker=ranker,
         pretraining=None if pretrained is None else pretrained / PRETRAINING,
         negatives=_path(ctx, "negatives"), filtered=_path(ctx, "filtered"),
+        translated=_path(ctx, "translated"),
     )  # fmt: skip
     llm = ctx.market.llm
     if ranker and llm.ranker_steps:

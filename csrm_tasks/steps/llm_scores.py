@@ -250,6 +250,7 @@ def _soft_labels(
             pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
             negatives=_input_of(ctx, teacher, "negatives"),
             filtered=_input_of(ctx, teacher, "filtered"),
+            translated=_input_of(ctx, teacher, "translated"),
         )  # fmt: skip
         scored, folds = cross_fit(ctx.market, given, ctx.work)
         facts |= folds | _agreement(scored)

@@ -51,6 +51,7 @@ from csrm_tasks.llm.training.learnt import fit
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import TrainResult, train
+from csrm_tasks.llm.translated import load_translated, translated_rows
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
@@ -71,6 +72,7 @@ class FinetuneInputs:
     pretraining: Path | None = None  # stage 0's adapter, merged into the base
     filtered: Path | None = None  # what the filter has decided about the train pairs (A39)
     negatives: Path | None = None  # irrelevant pairs that nobody judged (A38)
+    translated: Path | None = None  # train pairs with translated queries (A37)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Data:
     grades: npt.NDArray[np.int64]  # human, of the train rows
     negatives: LabelRows
     misspelt: LabelRows
+    translated: LabelRows
     cvr: LabelRows
     translations: TranslationRows
     dev: pl.DataFrame
@@ -173,6 +176,12 @@ def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
         pairs["grade"].to_numpy().astype(np.int64),
         _negatives(fields, given, market.llm.negatives.weight),
         misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
+        translated_rows(
+            fields,
+            load_translated(given.snapshot, given.translated),
+            rows,
+            market.llm.augmentation.weight,
+        ),
         cvr_rows(fields, given.snapshot),
         translation_rows(given.snapshot, source, target),
         dev,
@@ -196,19 +205,22 @@ def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEnc
     label_task = partial(
         LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
     )
-    relevance = joined(data.train, data.negatives, data.misspelt)
+    relevance = joined(data.train, data.negatives, data.misspelt, data.translated)
     parts = [TaskShare(label_task(rows=relevance, seed=seed), 1.0)]
     if len(data.translations):
         task = TranslationTask(model, data.translations, encoder, seed + 1)
         parts.append(TaskShare(task, shares.mt, shares.mt_weight))
+        if config.augmentation.translator == "llm":  # which is asked the way back, too (A37)
+            back = TranslationTask(model, data.translations.turned(), encoder, seed + 3, "mt_back")
+            parts.append(TaskShare(back, shares.mt, shares.mt_weight))
     if len(data.cvr):
         cvr = label_task(rows=data.cvr, seed=seed + 2)
         parts.append(TaskShare(cvr, shares.cvr, shares.cvr_weight))
     log.info(
-        "training on %d judged pairs, %d negatives, %d pairs of misspelt queries, "
-        "%d translations, %d conversion examples",
-        len(data.train), len(data.negatives), len(data.misspelt), len(data.translations),
-        len(data.cvr),
+        "training on %d judged pairs, %d negatives, %d pairs of misspelt and %d of translated "
+        "queries, %d translations, %d conversion examples",
+        len(data.train), len(data.negatives), len(data.misspelt), len(data.translated),
+        len(data.translations), len(data.cvr),
     )  # fmt: skip
     return Mixture(parts, config.batch, seed)
 
@@ -232,6 +244,7 @@ def _facts(
             "train_pairs": len(data.train),
             "negatives": len(data.negatives),
             "misspelt_pairs": len(data.misspelt),
+            "translated_pairs": len(data.translated),
             "translations": len(data.translations),
             "conversions": len(data.cvr),
             "truncated": encoder.truncated,
@@ -250,7 +263,7 @@ def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> d
 def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
     """Flatten the configuration for MLflow."""
     config = market.llm
-    sections = ("lora", "pretraining", "mixture", "distillation", "negatives")
+    sections = ("lora", "pretraining", "mixture", "distillation", "negatives", "augmentation")
     flat = config.model_dump(mode="json", exclude={*sections})
     for name in sections:
         section = getattr(config, name).model_dump(mode="json")

@@ -49,7 +49,16 @@ def main(job_file: Path) -> None:
 
 
 def _inputs(kind: str, given: dict[str, Any]) -> Given:
-    paths = ("snapshot", "rqa", "soft", "warm", "pretraining", "negatives", "filtered")
+    paths = (
+        "snapshot",
+        "rqa",
+        "soft",
+        "warm",
+        "pretraining",
+        "negatives",
+        "filtered",
+        "translated",
+    )
     values: dict[str, Any] = {k: Path(v) if k in paths and v else v for k, v in given.items()}
     return PretrainInputs(**values) if kind == PretrainInputs.__name__ else FinetuneInputs(**values)
 
