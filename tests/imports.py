@@ -38,6 +38,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/release/*pyfunc.py": (("mlflow",), ()),
     "csrm_tasks/curation/*": ((CORE,), ("train",)),
     "csrm_tasks/curation/folds.py": (("train",), ()),
+    "csrm_tasks/curation/translation/generation.py": (("train",), ()),
     "csrm_tasks/bases/*": (("train",), ()),
     "csrm_tasks/training/*": (("train",), ()),
     "csrm_tasks/llm/*": (("train",), ()),
