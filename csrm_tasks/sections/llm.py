@@ -230,6 +230,13 @@ class Llm(Section):
     score_shards: Tasks = Field(default=1, exclude=True)
     """Tasks that share the scoring of a large table."""
 
+    @property
+    def translations(self) -> float:
+        """Translations in a batch for each relevance sample, of both directions where both are
+        learnt: the LLM as translator is asked the way back, too (A37).
+        """
+        return self.mixture.mt * (2 if self.augmentation.translator == "llm" else 1)
+
     @model_validator(mode="after")
     def _translates(self) -> Self:
         if self.augmentation.translator == "llm" and not self.mixture.mt:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.artifacts import json_digest
-from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.errors import ArtifactError, ConfigError, DataError
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
@@ -236,6 +236,9 @@ def _memory(ctx: Context, identities: list[str]) -> pl.DataFrame:
     found = [pl.DataFrame(schema=MEMORY)]
     for ref, manifest in ctx.store.published(f"{ctx.market.market}/{SHARD}"):
         if set(identities) & set(manifest["facts"]["translators"]):
-            found.append(read_table(ctx.store.open(ref).file("memory.parquet"), MEMORY))
+            try:
+                found.append(read_table(ctx.store.open(ref).file("memory.parquet"), MEMORY))
+            except (ArtifactError, DataError) as e:  # pruned meanwhile, say: it is asked again
+                log.warning("translations of %s are not used: %s", ref, e)
     known = pl.concat(found)
     return known.filter(pl.col("translator").is_in(identities))

@@ -106,9 +106,6 @@ def test_a_table_reads_both_ways_and_scripts_that_run_together() -> None:
     assert "\n" not in str(caught.value)
 
 
-WORDS = ["ab", "b", "abc", "c d", "茶", "茶壺", "壺"]
-
-
 def covers(text: str, pieces: Sequence[str]) -> bool:
     """Whether pieces of the script that runs together, as a check by trying all, cover a text."""
     return not text or any(

@@ -18,14 +18,17 @@ from csrm_tasks.dataset.sides import add_sides, text_ids
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.llm.augmented import joined
 from csrm_tasks.llm.data import load_fields, load_pairs, relevance_rows
+from csrm_tasks.llm.training import rounds
+from csrm_tasks.llm.training.finetune import FinetuneInputs
 from csrm_tasks.llm.translated import load_translated, translated_rows
 from csrm_tasks.records import TRANSLATED, read_table, write_table
 from csrm_tasks.sections import Augmentation
-from csrm_tasks.settings import load_settings
+from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.store.engine import open_store, writing
 from csrm_tasks.text import normalise
 from tests.llm_fixtures import TARGET, make_base, make_given, make_market, make_snapshot, run_as
+from tests.steps.test_steps_llm import Installation
 
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 
@@ -121,6 +124,17 @@ def test_what_a_week_before_has_translated_is_not_asked_again(
     second = home.translated("tiny/snapshot/2")
     assert sorted(asked[before:]) == sorted([text, translation])
     assert second.facts["pairs"] == first.facts["pairs"] + 1
+
+
+def test_kept_translations_that_are_damaged_are_asked_again(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = home.run("translate_shard", {"snapshot": SNAP}, shard=0, of=1)
+    shard.file("memory.parquet").write_bytes(b"cut")
+    fresh = ArtifactStore(home.settings.artifacts, home.settings.cache)
+    home.store = fresh
+    made = home.translated(of=2)
+    assert made.facts["pairs"] > 0 and f"translations of {shard.ref} are not used" in caplog.text
 
 
 def test_a_text_that_any_snapshot_held_out_is_dropped_for_good(home: Home) -> None:
@@ -259,3 +273,25 @@ def test_a_training_learns_them_beside_their_pairs_in_each_half(home: Home, tmp_
     assert added.params["augmentation.weight"] == 1.0
     halves = [run_as(f"half{k}", market, replace(more, fold=k), tmp_path) for k in (0, 1)]
     assert sum(h.facts["translated_pairs"] for h in halves) == total
+
+
+def test_the_halves_of_a_teacher_learn_what_it_has_learnt(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cross-fitting (A18) repeats the recipe: the translated pairs are a part of it."""
+    monkeypatch.setattr(tracking, "log_run", lambda *args, **more: "run")
+    tiny = Installation(settings, tmp_path, distillation={"memorised": 0.05})
+    write_table(pl.DataFrame(schema=TRANSLATED), TRANSLATED, tmp_path / "t" / "translated.parquet")
+    translated = tiny.publish("translate_queries", tmp_path / "t")
+    teacher = tiny.train(rqa=tiny.rqa, translated=translated)
+    seen: list[FinetuneInputs] = []
+
+    def cross_fit(market: object, given: FinetuneInputs, work: Path) -> None:
+        seen.append(given)
+        raise DataError("seen")
+
+    monkeypatch.setattr(rounds, "cross_fit", cross_fit)
+    inputs = {"snapshot": tiny.snapshot, "llm": teacher.ref, "rqa": tiny.rqa}
+    with pytest.raises(DataError, match="seen"):
+        tiny.run("score_pairs", dict(inputs), split="train")
+    assert [given.translated for given in seen] == [tiny.store.open(translated).path]
