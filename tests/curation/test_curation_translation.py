@@ -71,6 +71,8 @@ TABLE = [
     ("query", "순한맛 라면", "溫和拉麵"),
     ("brand", "오뚜기", "不倒翁"),
     ("category", "컵", "杯"),
+    ("category", "주방 > 찻잔", "廚房 > 茶杯"),
+    ("category", "주방 > 조리 > 냄비", "廚房 > 鍋"),  # levels that do not answer each other
     ("query", "컵라면", "杯麵"),
     ("title", "라면", "拉麵條"),
 ]
@@ -88,6 +90,8 @@ TABLE = [
         ("오뚜기 짬뽕", ()),  # a word is not covered
         ("라면 12개", ()),
         ("12", ("12",)),
+        ("주방 찻잔", ("廚房 茶杯",)),
+        ("냄비", ()),
     ],
 )
 def test_a_table_translates_what_it_covers_whole(text: str, found: tuple[str, ...]) -> None:

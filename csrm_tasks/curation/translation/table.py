@@ -1,9 +1,9 @@
 """The market's own translations as a translator: a whole text, or pieces that cover it whole.
 
-The longest piece that fits is tried first, and given up where what is left then cannot be covered.
-In scripts that run words together a piece may stand anywhere; elsewhere it begins and ends with a
-word. Numbers with their units stand for themselves. A text of which one letter is left has no
-translation: half of a query is another query.
+A category path gives its levels as pieces as well. The longest piece that fits is tried first, and
+given up where what is left then cannot be covered. In scripts that run words together a piece may
+stand anywhere; elsewhere it begins and ends with a word. Numbers with their units stand for
+themselves. A text of which one letter is left has no translation: half of a query is another query.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from csrm_tasks.artifacts import json_digest
 from csrm_tasks.curation.translation.checks import NUMBER
 from csrm_tasks.curation.translation.translators import cleaned
 from csrm_tasks.errors import DataError
-from csrm_tasks.text import normalise
+from csrm_tasks.text import LEVEL_SEPARATOR, normalise
 
 KINDS = ("query", "brand", "category", "title")  # whose translation stands first
 Direction = tuple[str, str]  # source, target locale
@@ -26,7 +26,8 @@ class Table:
 
     def __init__(self, rows: Iterable[tuple[str, str, str]], source: str, target: str) -> None:
         """``rows``: kind, text in ``source``, text in ``target``."""
-        ordered = sorted(set(rows), key=lambda row: (KINDS.index(row[0]), row[1:]))
+        split = {one for row in rows for one in (row, *_levels(*row))}
+        ordered = sorted(split, key=lambda row: (KINDS.index(row[0]), row[1:]))
         self.identity = f"table:{json_digest([source, target, *ordered])[:16]}"
         self._directions: dict[Direction, dict[str, list[str]]] = {
             (source, target): _entries((a, b) for _, a, b in ordered),
@@ -51,6 +52,14 @@ class Table:
             )
         longest = max(map(len, entries))
         return [_translated(normalise(text), entries, longest) for text in texts]
+
+
+def _levels(kind: str, text: str, translation: str) -> list[tuple[str, str, str]]:
+    """Return the levels of a category path one by one, where both texts have as many."""
+    levels, others = text.split(LEVEL_SEPARATOR), translation.split(LEVEL_SEPARATOR)
+    if kind != "category" or len(levels) != len(others):
+        return []
+    return [(kind, *pair) for pair in zip(levels, others, strict=True)]
 
 
 def _entries(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

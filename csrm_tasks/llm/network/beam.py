@@ -57,11 +57,14 @@ def beam_search(model: NextTokens, *, beams: int, most: int, stop: int) -> list[
     live: list[list[Beam]] = [[((), 0.0)] for _ in probable]
     finished: list[list[Hypothesis]] = [[] for _ in probable]
     for length in range(1, most + 1):
+        # The best of all are among the best of each row: only these leave the device.
+        best = probable.topk(min(2 * beams, probable.shape[1]))
+        values, tokens = best.values.cpu().double(), best.indices.cpu()  # (R, at most 2 · beams)
         rows, start = [], 0
         for at, own in enumerate(live):
-            here = probable[start : start + len(own)]
-            ended, grown = _continued(own, here, beams, stop)
-            texts = [Hypothesis(tokens, total / length) for tokens, total in ended]
+            here = slice(start, start + len(own))
+            ended, grown = _continued(own, values[here], tokens[here], beams, stop)
+            texts = [Hypothesis(text, total / length) for text, total in ended]
             finished[at] = sorted([*finished[at], *texts], key=lambda h: -h.score)[:beams]
             if length == most or _done(finished[at], [b for b, _ in grown], beams, most):
                 grown = []
@@ -70,24 +73,24 @@ def beam_search(model: NextTokens, *, beams: int, most: int, stop: int) -> list[
             start += len(own)
         if not rows:
             break
-        last = [tokens[-1] for own in live for tokens, _ in own]
+        last = [text[-1] for own in live for text, _ in own]
         probable = model.after(torch.tensor(rows), torch.tensor(last))
     return finished
 
 
 def _continued(
-    own: list[Beam], probable: Tensor, beams: int, stop: int
+    own: list[Beam], values: Tensor, tokens: Tensor, beams: int, stop: int
 ) -> tuple[list[Beam], list[tuple[Beam, int]]]:
     """Return the beams that end here, and the best that go on, each with its parent's place."""
     if not own:
         return [], []
     sums = torch.tensor([total for _, total in own], dtype=torch.float64)
-    totals = (probable.double().cpu() + sums[:, None]).flatten()
+    totals = (values + sums[:, None]).flatten()
     best = totals.topk(min(2 * beams, len(totals)))
     ended: list[Beam] = []
     grown: list[tuple[Beam, int]] = []
     for total, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        parent, token = divmod(place, probable.shape[1])
+        parent, token = place // values.shape[1], int(tokens.flatten()[place])
         if total == -torch.inf:
             break
         if token == stop:
