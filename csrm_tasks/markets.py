@@ -328,6 +328,8 @@ def bases_of(config: MarketConfig) -> dict[str, str]:
     """Return key → base model of everything that a market may load from a hub."""
     found = {
         "llm.base": config.llm.base,
+        "llm.augmentation.model": config.llm.augmentation.model,
+        "llm.augmentation.back": config.llm.augmentation.back,
         "retrieval.ebr.encoder": config.retrieval.ebr.encoder,
         "towers.encoder": config.towers.encoder,
         "controls.encoder": config.controls.encoder,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.sections import Negatives
+from csrm_tasks.sections import Augmentation, Negatives
 
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
@@ -34,6 +34,10 @@ OPTIONS = (
     Option(
         "llm.negatives", lambda m: m.llm.negatives.per_query > 0,
         {"negatives": Negatives()}, "negatives",
+    ),
+    Option(
+        "llm.augmentation", lambda m: m.llm.augmentation.translator is not None,
+        {"augmentation": Augmentation()}, "translated",
     ),
     Option("llm.misspelt_share", lambda m: m.llm.misspelt_share > 0, {"misspelt_share": 0.0}),
     Option("llm.label_smoothing", lambda m: m.llm.label_smoothing > 0, {"label_smoothing": 0.0}),

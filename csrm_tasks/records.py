@@ -134,6 +134,21 @@ NEGATIVES: Schema = {  # pairs that nobody judged, taken as irrelevant (A38), an
     "rank": pl.Int32,  # from 0 in the channel; null for random
     "p0": pl.Float32,  # how surely the current LLM calls it irrelevant; null where none was asked
 }
+TRANSLATED: Schema = {  # judged train pairs with a translated query (A37), and where from
+    "pair_id": pl.String,  # of the judged pair, whose label and product text stand
+    "query_id": pl.String,  # of the judged pair
+    "product_id": pl.String,
+    "locale": pl.String,  # of the judged pair
+    "grade": pl.Int8,
+    "query": pl.String,  # as people typed it
+    "to_locale": pl.String,
+    "text": pl.String,  # the translation
+    "brand": pl.String,  # that it names by the dictionary of to_locale, "" when none
+    "translator": pl.String,  # its identity
+    "numbers": pl.String,  # in both texts, joined by spaces
+    "back": pl.String,  # translated back
+    "likeness": pl.Float32,  # of the query and its translation back
+}
 
 
 def write_table(frame: pl.DataFrame, schema: Schema, path: Path) -> None:

@@ -6,8 +6,9 @@ log is read. Where the market's file says so (`llm.pretraining`), the base first
 pre-training on its titles, queries and translations (stage 0, `pretrain_llm`); labels that a filter
 contradicts (`filter.action`) are not learnt. Plain LLM → scores
 BM25's pseudo pairs → trains the retriever → its titles augment the queries (RQA) → LLM again, with
-RQA and, where the market adds some (`llm.negatives`), irrelevant pairs that nobody judged (with
-`ablation.enabled`, `ablate` first leaves out which options the source's dev does not keep) →
+RQA and, where the market adds some, irrelevant pairs that nobody judged (`llm.negatives`) and train
+queries translated into languages without labels (`llm.augmentation`); with `ablation.enabled`,
+`ablate` first leaves out which options the source's dev does not keep →
 distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate → live.
 
 **Window**: everything published up to the day in parameter `until`. Started by hand.
@@ -20,7 +21,7 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 from __future__ import annotations
 
 from csrm_parts import part, released
-from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
+from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
     UNTIL,
     market_dag,
@@ -57,6 +58,7 @@ def cold_start(market: MarketConfig) -> None:
     with part("llm"):
         found = {"snapshot": snap, "bm25": bm25, "ebr": ebr, "index": index}
         given = {"rqa": rqa} | learnt | negatives_of(market, task, llm=plain, **found)
+        given |= translated_of(market, snap, plain)  # and of train queries in the target's language
         ablated = ablated_of(market, given)  # what dev keeps of the market's options (A41)
         stage1 = task("train_llm", "train_llm_stage1", arm="stage1", **given, **ablated)
         llm = task("select_llm", snapshot=snap, llms=[stage1])

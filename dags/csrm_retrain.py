@@ -4,12 +4,13 @@
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on all
 languages' labels (from the live LLM's stage 0, if the market has one; without those that a filter
 contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` adds irrelevant
-pairs that nobody judged; with `ablation.enabled`, `ablate` says which of these options dev keeps)
-→ self-distillation rounds → where the market asks for it (`llm.merge`),
-their adapters and the live one merged → the best of all on dev → towers → everything, the live
-release included, scored on the same frozen gold set, the bundle probed in a fresh process
-(`servability`: scores as in training, latency and memory within budget) → gate → recorded with its
-verdict, and promoted or not.
+pairs that nobody judged; with `llm.augmentation`, `translate_queries` adds train queries in
+languages that have no labels; with `ablation.enabled`, `ablate` says which of these options dev
+keeps) → self-distillation rounds → where the market asks for it (`llm.merge`), their adapters and
+the live one merged → the best of all on dev → towers → everything, the live release included,
+scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
+in training, latency and memory within budget) → gate → recorded with its verdict, and promoted or
+not.
 
 With `tasks` besides relevance, `evaluate_tasks` judges them for the gate. A market without
 relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, against the LLM that
@@ -30,7 +31,7 @@ from typing import Any
 
 from airflow.sdk import XComArg
 from csrm_parts import part, released
-from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of
+from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
     WEEK,
     controls_of,
@@ -147,6 +148,8 @@ def learnt_by_all(week: Week, found: Retrieved) -> dict[str, Any]:
     # And of negatives that the live LLM calls irrelevant, where the market adds some (A38).
     given = {"snapshot": snap, "bm25": week.bm25, "ebr": found.ebr, "index": found.index}
     learnt |= negatives_of(market, task, llm=live_llm, rqa=found.rqa_live, **given)
+    # And of train queries translated into languages that have no labels of their own (A37).
+    learnt |= translated_of(market, snap, live_llm)
     return learnt | ablated_of(market, learnt)  # what dev keeps of the market's options (A41)
 
 

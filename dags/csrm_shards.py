@@ -1,4 +1,4 @@
-"""Scoring a table, embedding a catalogue, judging folds or options: mapped tasks, joined by one.
+"""Scoring, embedding, judging folds or options, translating: mapped tasks, joined by one.
 
 A market with ``llm.score_shards: 1`` gets the one task that scores everything, and with
 ``retrieval.index_shards: 1`` the one that embeds everything. Tasks hand over
@@ -87,3 +87,18 @@ def ablated_of(market: MarketConfig, learnt: dict[str, XComArg]) -> dict[str, XC
     one = run.override(task_id="ablation_runs", map_index_template=WITHOUT)
     runs = one.partial(step="ablation_run", market=market.market, inputs=given).expand(options=arms)
     return {"ablation": tasks_of(market)("ablate", snapshot=learnt["snapshot"], runs=runs)}
+
+
+def translated_of(market: MarketConfig, snap: XComArg, llm: object) -> dict[str, XComArg]:
+    """Return translated train queries as an input of trainings (A37), where a market asks for it.
+
+    ``llm`` translates where the market's translator is the LLM. In as many shards as scoring.
+    """
+    translator, of = market.llm.augmentation.translator, market.llm.score_shards
+    if translator is None:
+        return {}
+    given = {"snapshot": snap} | ({"llm": llm} if translator == "llm" else {})
+    shard = run.override(task_id="translate_shards", map_index_template=SHARD)
+    one = shard.partial(step="translate_shard", market=market.market, inputs=given)
+    shards = one.expand(options=[{"shard": k, "of": of} for k in range(of)])
+    return {"translated": tasks_of(market)("translate_queries", snapshot=snap, shards=shards)}

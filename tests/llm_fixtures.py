@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from csrm_tasks.llm.prompt.prompts import TEMPLATE_PIECES
-from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
+from csrm_tasks.llm.training.finetune import Finetuned
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.launch import run_training
 from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.markets import MarketConfig

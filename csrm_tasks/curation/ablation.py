@@ -24,7 +24,7 @@ import polars as pl
 from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.metrics import Floats, confusion_by_query, micro_f1
 from csrm_tasks.evaluation.paired import Interval, difference, resample
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.launch import run_training
 from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 from csrm_tasks.markets import MarketConfig

@@ -21,7 +21,7 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.baselines import CharacterModel, texts_of
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.launch import run_training
 from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 from csrm_tasks.markets import MarketConfig

@@ -13,12 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.curation.translation.run import DECIDED
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.options import inputs_of
-from csrm_tasks.records import DECISIONS, NEGATIVES, read_table
+from csrm_tasks.records import DECISIONS, NEGATIVES, TRANSLATED, read_table
 from csrm_tasks.store.tables import AGGREGATES, FILES, LABELS, TRANSLATIONS
 from csrm_tasks.text import normalise
+
+Weights = dict[str, float]  # of one pair, by filter
 
 
 def traced(
@@ -76,13 +79,14 @@ def _pair(
         yield f"never learnt from: {pair['split']} is for measuring"
         return
     filters = list(_decisions(store, market, frozen, pair["pair_id"]))
-    weights = {}
+    weights: Weights = {}
     for made, action, weight, reason in filters:
         weights[made.ref] = weight
         yield f"filter {made.ref}: {action}, weight {weight:g}" + (f": {reason}" if reason else "")
     if not filters:
         yield "filter: none has judged this snapshot"
     yield from _trainings(store, market, frozen, weights)
+    yield from _augmented(store, market, frozen, pair, weights)
 
 
 def _labels(
@@ -123,7 +127,7 @@ def _decisions(
 
 
 def _trainings(
-    store: ArtifactStore, market: str, frozen: Artifact, weights: dict[str, float]
+    store: ArtifactStore, market: str, frozen: Artifact, weights: Weights
 ) -> Iterator[str]:
     for model in _made_from(store, market, "train_llm", frozen):
         filtered = _read(store, model, "filtered")
@@ -137,6 +141,43 @@ def _read(store: ArtifactStore, model: Artifact, name: str) -> str | None:
     decided = model.inputs.get("ablation")
     dropped = store.open(decided).facts["dropped"] if decided else ()
     return None if name in inputs_of(dropped) else model.inputs.get(name)
+
+
+def _augmented(
+    store: ArtifactStore, market: str, frozen: Artifact, pair: dict[str, object], weights: Weights
+) -> Iterator[str]:
+    """Yield the translations of the pair's query, and what has learnt the pair with them (A37)."""
+    for made in _made_from(store, market, "translate_queries", frozen):
+        own = read_table(made.file("translated.parquet"), TRANSLATED)
+        own = own.filter(pair_id=pair["pair_id"])
+        decided = read_table(made.file("decisions.parquet"), DECIDED)
+        asked = decided.filter(query_id=pair["query_id"]).join(own, on="to_locale", how="anti")
+        for row in asked.iter_rows(named=True):
+            why = row["reason"] or "another pair has the same translation and product"
+            said = f"as {row['text']!r} in" if row["text"] else "into"
+            yield f"translated {made.ref}: {said} {row['to_locale']}, dropped: {why}"
+        for row in own.iter_rows(named=True):
+            held = f"numbers {row['numbers']} kept, " if row["numbers"] else ""
+            yield (
+                f"translated {made.ref}: {row['query']!r} as {row['text']!r} in "
+                f"{row['to_locale']} by {row['translator']}; {held}back {row['back']!r}, likeness "
+                f"{row['likeness']:.2f}; label {row['grade']} and product text stay"
+            )
+        if own.height:
+            yield from _learnt_translated(
+                store, _made_from(store, market, "train_llm", frozen), made, weights
+            )
+
+
+def _learnt_translated(
+    store: ArtifactStore, models: Iterator[Artifact], made: Artifact, weights: Weights
+) -> Iterator[str]:
+    for model in models:
+        if _read(store, model, "translated") == made.ref:
+            kept = weights.get(str(_read(store, model, "filtered")), 1.0) > 0
+            yield f"training {model.ref}: translated pair " + (
+                "learnt" if kept else "left out, too"
+            )
 
 
 def _made_from(

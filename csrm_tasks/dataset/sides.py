@@ -34,6 +34,12 @@ def known_sides(connection: Connection, market: str) -> pl.DataFrame:
     return fetch(connection, statement, SCHEMA)
 
 
+def held_out_texts(connection: Connection, market: str) -> list[str]:
+    """Return the texts, as digests, that any snapshot held for dev or gold, sorted."""
+    known = known_sides(connection, market)
+    return known.filter(pl.col("side") != "train")["text"].sort().to_list()
+
+
 def sides_of(pairs: pl.DataFrame) -> pl.DataFrame:
     """Return text and side of judged pairs (norm, split), one row per text."""
     sides = pairs.select("norm", side="split").unique().sort("norm", "side")

@@ -260,3 +260,8 @@ class TranslationRows:
 
     def __len__(self) -> int:
         return len(self.kinds)
+
+    def turned(self) -> TranslationRows:
+        """Return them the other way round."""
+        locales = (self.target_locales, self.source_locales)
+        return TranslationRows(self.kinds, self.targets, self.sources, *locales)

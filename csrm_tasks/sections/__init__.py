@@ -10,6 +10,7 @@ from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
 from csrm_tasks.sections.flow import Controls, Schedule
 from csrm_tasks.sections.llm import (
+    Augmentation,
     Distillation,
     Llm,
     Lora,
@@ -24,6 +25,7 @@ from csrm_tasks.sections.towers import Towers
 
 __all__ = [
     "Ablation",
+    "Augmentation",
     "Behaviour",
     "Controls",
     "Distillation",

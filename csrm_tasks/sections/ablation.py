@@ -13,9 +13,10 @@ class Ablation(Section):
     """Options of what the LLM learns from that must earn their place on dev, run by run (A41)."""
 
     enabled: bool = False
-    """Train short LLMs with all that is on of `llm.negatives`, `llm.misspelt_share`,
-    `llm.label_smoothing`, `llm.pivot`, `llm.mix_languages` and `filter`, and without each in turn;
-    an option that dev does not show to be non-inferior is off in the run's trainings."""
+    """Train short LLMs with all that is on of `llm.negatives`, `llm.augmentation`,
+    `llm.misspelt_share`, `llm.label_smoothing`, `llm.pivot`, `llm.mix_languages` and `filter`, and
+    without each in turn; an option that dev does not show to be non-inferior is off in the run's
+    trainings."""
     steps: Steps | None = None
     """Optimizer steps of each; null: a quarter of `llm.steps`."""
     seeds: Annotated[int, Field(ge=1, le=10), Unit("seeds")] = 1

@@ -100,6 +100,50 @@ class Negatives(Section):
         return self
 
 
+class Augmentation(Section):
+    """Train queries translated for languages that are judged and have no train labels (A36, A37);
+    product text and label stay.
+    """
+
+    translator: Literal["table", "llm", "seq2seq"] | None = None
+    """Who translates: the market's own translations (a query that they cover whole), the LLM by
+    what it learns of the translation task (then in both directions), or `model`; null: nobody."""
+    model: BaseModelName | None = None
+    """Of `seq2seq`: a sequence-to-sequence model, named as `base` is."""
+    back: BaseModelName | None = None
+    """Of `seq2seq`: the model of the way back, where `model` knows one direction only."""
+    codes: dict[str, str] = Field(default_factory=dict)
+    """Of `seq2seq`: what the models call a locale (`zh-TW: zho_Hant`); a locale that is not named
+    goes by its language (`zh`)."""
+    prefix: str = ""
+    """Of `seq2seq`: what stands before a text, with {source} and {target} for these codes, where a
+    model is told the languages so."""
+    beams: Annotated[int, Field(ge=1, le=16), Unit("beams")] = 4
+    """Translations of a text that `llm` and `seq2seq` look at; the first that keeps numbers and
+    brand is taken."""
+    round_trip: Share = 0.5
+    """Least likeness of a query and its translation back (of their letters and pairs of letters),
+    unless the market's translations say that they are one."""
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Loss weight of a translated pair beside the judged pair that it is of."""
+
+    @model_validator(mode="after")
+    def _names_languages(self) -> Self:
+        try:
+            self.prefix.format(source="", target="")
+        except (KeyError, IndexError, ValueError) as e:
+            raise ValueError(
+                f"prefix {self.prefix!r} holds other braces than {{source}} and {{target}}"
+            ) from e
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        if (self.translator == "seq2seq") != (self.model is not None):
+            raise ValueError("translator seq2seq and model go together: give both, or neither")
+        return self
+
+
 class Distillation(Section):
     """Self-distillation rounds (A15-A18)."""
 
@@ -125,6 +169,7 @@ class Llm(Section):
     mixture: Mixture = Mixture()
     distillation: Distillation = Distillation()
     negatives: Negatives = Negatives()
+    augmentation: Augmentation = Augmentation()
     misspelt_share: Share = 0.0
     """Share of the train queries that are learnt misspelt as well, with the labels of what was
     meant; 0: none."""
@@ -194,6 +239,22 @@ class Llm(Section):
     # How work is cut says nothing of what comes out, and a new cut must not train anew.
     score_shards: Tasks = Field(default=1, exclude=True)
     """Tasks that share the scoring of a large table."""
+
+    @property
+    def translations(self) -> float:
+        """Translations in a batch for each relevance sample, of both directions where both are
+        learnt: the LLM as translator is asked the way back, too (A37).
+        """
+        return self.mixture.mt * (2 if self.augmentation.translator == "llm" else 1)
+
+    @model_validator(mode="after")
+    def _translates(self) -> Self:
+        if self.augmentation.translator == "llm" and not self.mixture.mt:
+            raise ValueError(
+                "augmentation.translator is llm, but mixture.mt is 0: the LLM never learns to "
+                "translate; raise mixture.mt, or choose another translator"
+            )
+        return self
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -28,7 +28,7 @@ log = logging.getLogger("csrm")
 @step(
     "ablation_run",
     inputs=["snapshot"],
-    optional=["rqa", "pretrained", "negatives", "filtered"],
+    optional=["rqa", "pretrained", "negatives", "filtered", "translated"],
     config=["ablation.steps", "llm", "seed"],
     external_inputs=base_identity,
 )
@@ -43,7 +43,7 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
 
     from csrm_tasks.curation.ablation import short_training
     from csrm_tasks.llm.network.identity import PRETRAINING
-    from csrm_tasks.llm.training.finetune import FinetuneInputs
+    from csrm_tasks.llm.training.inputs import FinetuneInputs
     from csrm_tasks.options import EVERYTHING, OPTIONS, inputs_of
     from csrm_tasks.options import without as switched_off
 
@@ -59,6 +59,7 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
         paths["snapshot"], paths.get("rqa"), None, "ablation", 0,
         pretraining=paths["pretrained"] / PRETRAINING if "pretrained" in paths else None,
         negatives=paths.get("negatives"), filtered=paths.get("filtered"),
+        translated=paths.get("translated"),
     ).leaving_out(inputs_of([without]))  # fmt: skip
     answers, facts = short_training(switched_off(ctx.market, [without]), given, repeat, ctx.work)
     shutil.copy(answers, ctx.out / answers.name)
@@ -71,8 +72,8 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
     many=["runs"],
     config=[
         "ablation.enabled", "ablation.seeds", "ablation.margin", "llm.negatives.per_query",
-        "llm.misspelt_share", "llm.label_smoothing", "llm.pivot", "llm.mix_languages",
-        "filter.action",
+        "llm.augmentation.translator", "llm.misspelt_share", "llm.label_smoothing", "llm.pivot",
+        "llm.mix_languages", "filter.action",
     ],
 )  # fmt: skip
 def ablate(ctx: Context) -> Metadata:

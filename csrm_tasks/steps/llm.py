@@ -103,7 +103,16 @@ def _known_pretraining(ctx: Context, previous: Artifact) -> Metadata | None:
 @step(
     "train_llm",
     inputs=["snapshot"],
-    optional=["rqa", "soft", "warm", "pretrained", "negatives", "filtered", "ablation"],
+    optional=[
+        "rqa",
+        "soft",
+        "warm",
+        "pretrained",
+        "negatives",
+        "filtered",
+        "translated",
+        "ablation",
+    ],
     config=["llm", "seed"],
     external_inputs=base_identity,
 )
@@ -114,10 +123,10 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     ``warm`` (``llm.warm_start``); the base has stage 0 merged into it where ``pretrained`` (of
     ``pretrain_llm``) is given. ``soft`` mixes the teacher's soft labels into the targets (A15);
     where the rounds have stopped (A17), the round before is passed on. ``negatives`` (of
-    ``mine_negatives``) are learnt as irrelevant (A38); ``filtered`` (of ``filter_noise``) leaves
-    train pairs out or weighs them down (A39); options that ``ablation`` (of ``ablate``) has dropped
-    are off (A41). ``ranker``: this run only ranks pseudo pairs (A21) and takes
-    ``llm.ranker_steps``.
+    ``mine_negatives``) are learnt as irrelevant (A38), ``translated`` (of ``translate_queries``)
+    beside the pairs that they are of (A37); ``filtered`` (of ``filter_noise``) leaves train pairs
+    out or weighs them down (A39); options that ``ablation`` (of ``ablate``) has dropped are off
+    (A41). ``ranker``: this run only ranks pseudo pairs (A21) and takes ``llm.ranker_steps``.
 
     A training that has learnt nothing is recorded in MLflow and fails, so that nothing is scored
     with it: :class:`UnlearntError`. In a round of self-distillation the rounds stop there.
@@ -128,7 +137,7 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
     _use_threads(ctx)
     from csrm_tasks import tracking
     from csrm_tasks.llm.network.identity import PRETRAINING
-    from csrm_tasks.llm.training.finetune import FinetuneInputs
+    from csrm_tasks.llm.training.inputs import FinetuneInputs
     from csrm_tasks.llm.training.launch import run_training
     from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
     from csrm_tasks.options import honoured
@@ -140,6 +149,7 @@ def train_llm(ctx: Context, *, arm: str, round: int = 0, ranker: bool = False) -
         warm=_path(ctx, "warm"), ranker=ranker,
         pretraining=None if pretrained is None else pretrained / PRETRAINING,
         negatives=_path(ctx, "negatives"), filtered=_path(ctx, "filtered"),
+        translated=_path(ctx, "translated"),
     ).leaving_out(unread)  # fmt: skip
     llm = market.llm
     if ranker and llm.ranker_steps:

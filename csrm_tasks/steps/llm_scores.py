@@ -244,7 +244,7 @@ def _soft_labels(
 
     from csrm_tasks.llm.data import load_fields
     from csrm_tasks.llm.network.identity import own_pretraining, read_card
-    from csrm_tasks.llm.training.finetune import FinetuneInputs
+    from csrm_tasks.llm.training.inputs import FinetuneInputs
     from csrm_tasks.llm.training.rounds import changes, cross_fit
     from csrm_tasks.options import honoured
 
@@ -267,6 +267,7 @@ def _soft_labels(
             pretraining=own_pretraining(teacher.path, read_card(teacher.path)),
             negatives=_input_of(ctx, teacher, "negatives"),
             filtered=_input_of(ctx, teacher, "filtered"),
+            translated=_input_of(ctx, teacher, "translated"),
         ).leaving_out(unread)  # fmt: skip
         scored, folds = cross_fit(market, given, ctx.work)
         facts |= folds | _agreement(scored)

@@ -19,7 +19,7 @@ from csrm_tasks.evaluation.report import model_card
 from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.llm.data import load_pairs
 from csrm_tasks.llm.training import rounds
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.learnt import UnlearntError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.options import (

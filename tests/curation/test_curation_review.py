@@ -12,8 +12,9 @@ import yaml
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.cli.main import main
 from csrm_tasks.curation.review import write_sheets
+from csrm_tasks.curation.translation.run import DECIDED
 from csrm_tasks.json_files import write_json
-from csrm_tasks.records import DECISIONS, NEGATIVES, write_table
+from csrm_tasks.records import DECISIONS, NEGATIVES, TRANSLATED, write_table
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.text import pair_id, query_id
@@ -209,6 +210,39 @@ def test_every_row_tells_where_it_came_from_and_what_was_done_to_it(
         f"delivered {DAY0} {ZH}/translations.jsonl row 1",
         f"snapshot {snapshot}",
     ]
+
+
+def test_a_row_tells_how_its_query_was_translated_and_who_learnt_it(
+    home: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "ingest", "--market", "mini", "--day", DAY0)
+    snapshot = frozen(home, DAY0)
+    removed = reviewed(home, snapshot, "remove")
+    store, folder = ArtifactStore(home.artifacts, home.cache), home.home / "made"
+    asked, other = query_id(KO, "우유"), query_id(KO, "라면")
+    pair, dropped = pair_id(asked, "p1"), pair_id(other, "p1")
+    row = (pair, asked, "p1", KO, 1, "우유", ZH, "牛奶", "", "table:1", "2", "우유", 1.0)
+    decided = [
+        (asked, KO, "우유", ZH, "牛奶", "", "table:1", "2", "", "우유", 1.0),
+        (other, KO, "라면", ZH, "", "nothing", "table:1", "", "", "", 0.0),
+    ]
+    for rows, schema, name in (([row], TRANSLATED, "translated"), (decided, DECIDED, "decisions")):
+        table = pl.DataFrame(rows, schema, orient="row")
+        write_table(table, schema, folder / f"{name}.parquet")
+    given, made = {"snapshot": snapshot}, "mini/translate_queries/t"
+    store.publish(made, folder, facts={}, inputs=given, about={})
+    for name, more in (("a", {"translated": made}), ("b", {}),
+                       ("c", {"translated": made, "filtered": removed})):  # fmt: skip
+        store.publish(f"mini/train_llm/{name}", folder, facts={}, inputs=given | more, about={})
+    trace = ("data", "trace", "--market", "mini", "--snapshot", snapshot)
+    lines = said(capsys, *trace, pair)
+    assert lines[-3:] == [
+        f"translated {made}: '우유' as '牛奶' in {ZH} by table:1; numbers 2 kept, back '우유', "
+        "likeness 1.00; label 1 and product text stay",
+        "training mini/train_llm/a: translated pair learnt",
+        "training mini/train_llm/c: translated pair left out, too",
+    ]
+    assert said(capsys, *trace, dropped)[-1] == f"translated {made}: into {ZH}, dropped: nothing"
 
 
 def test_what_cannot_be_traced_or_reviewed_is_one_line(

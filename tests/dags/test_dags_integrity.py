@@ -426,6 +426,29 @@ def test_a_market_may_add_negatives_to_its_trainings(loaded: dict, tmp_path: Pat
 
 
 @pytest.mark.airflow
+@pytest.mark.parametrize("who", ["table", "llm"])
+def test_a_market_may_translate_train_queries(loaded: dict, tmp_path: Path, who: str) -> None:
+    """In mapped shards, by the current LLM where it translates; not for the ranker (A37)."""
+    more = load_changed(tmp_path, "  lora: {", f"  augmentation: {{translator: {who}}}\n  lora: {{")
+    for name, current in (("cold_start", "train_llm_plain"), ("retrain", "find_champion")):
+        one, other = (f["dags"][f"csrm_{name}__mini"]["tasks"] for f in (loaded, more))
+        assert set(other) == set(one) | {"translate_shards", "translate_queries"}
+        shards, joined = other["translate_shards"], other["translate_queries"]
+        given = {"snapshot"} | ({"llm"} if who == "llm" else set())
+        assert (shards["step"], shards["shards"], set(shards["inputs"])) == (
+            "translate_shard", 2, given,
+        )  # fmt: skip
+        assert joined["inputs"] == {"snapshot": False, "shards": True}
+        before = {n for n, task in other.items() if "translate_shards" in task["after"]}
+        assert before == {"snapshot"} | ({current} if who == "llm" else set())
+        trainings = {n for n, task in other.items() if task["step"] == "train_llm"}
+        assert set(joined["after"]) == trainings - {"train_llm_plain"}
+        for n in trainings:
+            added = {"translated"} if n != "train_llm_plain" else set()
+            assert set(other[n]["inputs"]) == set(one[n]["inputs"]) | added, n
+
+
+@pytest.mark.airflow
 def test_the_towers_pairs_may_have_shards_of_their_own(tmp_path: Path) -> None:
     found = load_changed(tmp_path, "towers:\n", "towers:\n  score_shards: 3\n")
     for name in ("csrm_cold_start", "csrm_retrain"):

@@ -26,7 +26,14 @@ from csrm_tasks.llm.cost.formula import (
     train_flops,
     translations,
 )
-from csrm_tasks.llm.cost.job import Volume, job, most_steps, pretraining_flops, tried_steps
+from csrm_tasks.llm.cost.job import (
+    Volume,
+    job,
+    most_steps,
+    pretraining_flops,
+    step_flops,
+    tried_steps,
+)
 from csrm_tasks.llm.network import packed as packed_module
 from csrm_tasks.llm.network.head import (
     label_logits,
@@ -36,7 +43,15 @@ from csrm_tasks.llm.network.head import (
 )
 from csrm_tasks.llm.network.packed import Parts, pack, run_packed
 from csrm_tasks.markets import load_market
-from csrm_tasks.sections import Ablation, Distillation, Llm, Lora, Pretraining
+from csrm_tasks.sections import (
+    Ablation,
+    Augmentation,
+    Distillation,
+    Llm,
+    Lora,
+    Mixture,
+    Pretraining,
+)
 from csrm_tasks.settings import PROJECT_ROOT
 
 ROWS, LENGTH = 3, 20
@@ -222,6 +237,16 @@ def test_a_job_grows_with_what_there_is_to_do_and_shrinks_with_what_is_shared() 
     assert all(a.flops > 2 * b.flops for a, b in zip(alone, (train, relabel, score), strict=True))
     no_rounds = llm.model_copy(update={"distillation": Distillation(rounds=0)})
     assert job(ORION_14B, no_rounds, Volume())[0].flops == pytest.approx(train.flops / 3)
+
+
+def test_an_llm_that_translates_learns_both_directions() -> None:
+    """As much as twice the share of one direction costs (A37)."""
+    llm = Llm(base="none", mixture=Mixture(mt=0.1))
+    twice = llm.model_copy(update={"mixture": Mixture(mt=0.2)})
+    both = llm.model_copy(update={"augmentation": Augmentation(translator="llm")})
+    assert job(ORION_14B, both, Volume()) == job(ORION_14B, twice, Volume())
+    assert step_flops(ORION_14B, both) == step_flops(ORION_14B, twice)
+    assert step_flops(ORION_14B, both) != step_flops(ORION_14B, llm)
 
 
 def test_stage_0_is_a_part_of_the_job_where_the_market_has_one() -> None:

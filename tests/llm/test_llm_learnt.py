@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from csrm_tasks import tracking
 from csrm_tasks.llm.soft_targets import one_hot, smoothed
 from csrm_tasks.llm.training import rounds
-from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
+from csrm_tasks.llm.training.finetune import finetune
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.learnt import UnlearntError, class_entropy, cross_entropy, unlearnt
 from csrm_tasks.settings import Settings
 from tests.llm_fixtures import make_base, make_market, make_snapshot

@@ -15,7 +15,8 @@ from csrm_tasks.llm.network import model as model_module
 from csrm_tasks.llm.prompt.batching import Epoch
 from csrm_tasks.llm.training import finetune as finetune_module
 from csrm_tasks.llm.training.accumulate import passes
-from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
+from csrm_tasks.llm.training.finetune import Finetuned
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.mixture import Draw
 from csrm_tasks.llm.training.train import OutOfMemoryError
 from csrm_tasks.markets import MarketConfig

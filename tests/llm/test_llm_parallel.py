@@ -18,7 +18,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.network import model as model_module
 from csrm_tasks.llm.network.shard import shard_layers
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 from tests.llm_fixtures import make_base, make_given, make_market, run_as

@@ -36,7 +36,8 @@ from csrm_tasks.llm.prompt.prompts import (
 from csrm_tasks.llm.training import pretrain as module
 from csrm_tasks.llm.training import train as train_module
 from csrm_tasks.llm.training import worker
-from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs
+from csrm_tasks.llm.training.finetune import Finetuned
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.llm.training.windows import Sequences, WindowTask, fill, mean_loss, sequence_loss
 from csrm_tasks.markets import MarketConfig

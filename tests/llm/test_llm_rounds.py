@@ -17,7 +17,8 @@ from csrm_tasks.llm.network import model
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.llm.training import rounds
-from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
+from csrm_tasks.llm.training.finetune import finetune
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.settings import Settings
 from tests.llm_fixtures import make_base, make_market, make_rqa, make_snapshot
 from tests.steps.test_steps_llm import Installation

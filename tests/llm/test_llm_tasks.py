@@ -41,7 +41,7 @@ from csrm_tasks.llm.task_data import (
     task_rows,
     training_task_pairs,
 )
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.task_judge import TaskJudge, task_figures
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import TASK_PAIRS, WEIGHTS, write_table

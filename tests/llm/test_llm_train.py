@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.llm.training import finetune as finetune_module
 from csrm_tasks.llm.training import train as train_module
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.mixture import Draw
 from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig

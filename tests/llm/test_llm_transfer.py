@@ -19,7 +19,8 @@ from csrm_tasks.llm.scoring.transfer import (
     measure_transfer,
     parallel_pairs,
 )
-from csrm_tasks.llm.training.finetune import FinetuneInputs, finetune
+from csrm_tasks.llm.training.finetune import finetune
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.records import TRANSLATIONS
 from tests.llm_fixtures import make_base, make_market, make_snapshot
 

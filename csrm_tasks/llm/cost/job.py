@@ -80,7 +80,7 @@ def job(shape: Shape, llm: Llm, of: Volume, tried: Sequence[int] = ()) -> list[J
     """
     rounds, kept = llm.distillation.rounds, llm.gradient_checkpointing
     rows = of.labels * of.epochs * (1 + llm.mixture.cvr)
-    translated = of.labels * of.epochs * llm.mixture.mt
+    translated = of.labels * of.epochs * llm.translations
     once = sum(
         train_flops(shape, work, llm.lora, checkpointing=kept)
         for work in (
@@ -118,9 +118,9 @@ def _told(llm: Llm) -> Work:
 
 def step_flops(shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PRODUCT) -> float:
     """FLOPs of an optimizer step of this market's mixture (A6), prompts of these mean lengths."""
-    mixture = llm.mixture
-    one = llm.batch / (1 + mixture.mt + mixture.cvr)
-    rows, translated = one * (1 + mixture.cvr), one * mixture.mt
+    cvr, mt = llm.mixture.cvr, llm.translations
+    one = llm.batch / (1 + mt + cvr)
+    rows, translated = one * (1 + cvr), one * mt
     return sum(
         train_flops(shape, work, llm.lora, checkpointing=llm.gradient_checkpointing)
         for work in (

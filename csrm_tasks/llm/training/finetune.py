@@ -5,36 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 
-from csrm_tasks.errors import DataError
-from csrm_tasks.llm.augmented import joined, load_negatives, misspelt_rows, negative_rows
 from csrm_tasks.llm.data import (
-    Fields,
-    LabelRows,
-    TranslationRows,
-    cvr_rows,
-    distilled_targets,
-    human_targets,
-    in_fold,
     languages,
-    load_fields,
-    load_pairs,
-    load_translations,
     relevance_rows,
-    selection_dev,
-    translation_rows,
-    weighted,
 )
-from csrm_tasks.llm.languages import families, load_meanings
 from csrm_tasks.llm.network.identity import PRETRAINING, LlmCard
 from csrm_tasks.llm.network.model import (
     Model,
@@ -47,41 +27,23 @@ from csrm_tasks.llm.network.model import (
 )
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.known import refuse_unknown
-from csrm_tasks.llm.prompt.prompts import LABEL_SPACES, product_form
+from csrm_tasks.llm.prompt.prompts import product_form
 from csrm_tasks.llm.scoring.predict import Floats
-from csrm_tasks.llm.scoring.transfer import ParallelPairs, measure_transfer, parallel_pairs
-from csrm_tasks.llm.task_data import task_rows, training_task_pairs
+from csrm_tasks.llm.scoring.transfer import measure_transfer
 from csrm_tasks.llm.training.checkpoint import Curves
+from csrm_tasks.llm.training.inputs import (
+    FinetuneInputs,
+    TrainingData,
+    load_training_data,
+    mixture_of,
+)
 from csrm_tasks.llm.training.judge import Judge, dev_figures, write_dev_scores
 from csrm_tasks.llm.training.learnt import fit
-from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.task_judge import TaskJudge
-from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.training.train import TrainResult, train
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
-
-
-@dataclass(frozen=True)
-class FinetuneInputs:
-    """What one training starts from."""
-
-    snapshot: Path
-    rqa: Path | None
-    soft: Path | None
-    arm: str
-    round: int
-    fold: int | None = None  # train on the pairs of this half of the queries only (A18)
-    warm: Path | None = None  # the model whose adapter is the start instead of a fresh one
-    ranker: bool = False  # it is to rank by conversion only (A21)
-    pretraining: Path | None = None  # stage 0's adapter, merged into the base
-    filtered: Path | None = None  # what the filter has decided about the train pairs (A39)
-    negatives: Path | None = None  # irrelevant pairs that nobody judged (A38)
-
-    def leaving_out(self, names: Collection[str]) -> FinetuneInputs:
-        """Return them without the optional ones of ``names``: of options that are off (A41)."""
-        return FinetuneInputs(**(vars(self) | dict.fromkeys(names)))
 
 
 @dataclass(frozen=True)
@@ -93,45 +55,13 @@ class Finetuned:
     curves: Curves
 
 
-@dataclass(frozen=True)
-class _Data:
-    """All rows of one training."""
-
-    train: LabelRows  # what people judged
-    grades: npt.NDArray[np.int64]  # human, of the train rows
-    negatives: LabelRows
-    misspelt: LabelRows
-    cvr: LabelRows
-    translations: TranslationRows
-    dev: pl.DataFrame
-    source_dev: pl.DataFrame
-    fields: Fields
-    parallel: ParallelPairs  # held-out translations (A44)
-    meanings: Mapping[str, str] | None  # of queries in other languages, where these are mixed
-    tasks: Sequence[LabelRows]  # what people said in the tasks besides relevance
-    task_dev: pl.DataFrame  # TASK_PAIRS
-
-    @property
-    def spaces(self) -> list[str]:
-        """Names of the label spaces that are learnt."""
-        own = list(LABEL_SPACES) if len(self.train) else []
-        return own + [rows.space.name for rows in self.tasks]
-
-    @property
-    def labels(self) -> tuple[LabelRows, npt.NDArray[np.int64]]:
-        """The rows by which it is told what was learnt, and their labels."""
-        if len(self.train):
-            return self.train, self.grades
-        return self.tasks[0], self.tasks[0].targets.argmax(axis=1).astype(np.int64)
-
-
 def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Finetuned:
     """Train, and write ``adapter/ llm.json dev_scores.parquet curves.json`` below ``out``.
 
     And a copy of stage 0's adapter, ``pretraining/``, if that is what it starts from.
     """
     config = market.llm
-    data = _load(market, given)
+    data = load_training_data(market, given)
     model = load_base(config.base, sharded=config.sharding == "full", pretraining=given.pretraining)
     add_lora(model, config.lora, market.seed)
     if given.warm is not None:
@@ -139,7 +69,7 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     if config.gradient_checkpointing:
         checkpoint_activations(model.causal)
     encoder = PromptEncoder(model.tokenizer, config.max_length, product_form(config))
-    mixture = _mixture(market, data, model, encoder)
+    mixture = mixture_of(market, data, model, encoder)
     refuse_unknown(encoder, data.fields.titles())
     dev = Judge(model, encoder, relevance_rows(data.fields, data.dev))
     judge = TaskJudge(model, encoder, data.task_dev, market.target_locale) if data.tasks else None
@@ -182,87 +112,12 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     return Finetuned(facts, _params(market, model, data), result.curves)
 
 
-def _load(market: MarketConfig, given: FinetuneInputs) -> _Data:
-    fields = load_fields(given.snapshot, given.rqa, market.llm.pivot)
-    pairs = load_pairs(given.snapshot, "train")
-    task_train, task_dev = training_task_pairs(given.snapshot, given.fold, given.filtered)
-    if given.ranker:
-        task_train = task_train.clear()
-    only_tasks = pairs.is_empty() and not task_train.is_empty()
-    if given.fold is not None:
-        pairs = in_fold(pairs, given.fold)
-    if pairs.is_empty() and not only_tasks:
-        raise DataError("the snapshot has no train pairs; ingest labels before training")
-    weights = None
-    if given.filtered is not None:
-        pairs, weights = weighted(pairs, given.filtered)
-        if pairs.is_empty() and not only_tasks:
-            raise DataError("the filter has left no train pair; look at its decisions.parquet")
-    target = market.target_locale
-    both_devs = (pairs, pairs) if only_tasks else selection_dev(given.snapshot, target)
-    alpha, smoothing = market.llm.distillation.alpha, market.llm.label_smoothing
-    if given.soft is None:
-        targets = human_targets(pairs, smoothing)
-    else:
-        targets = distilled_targets(pairs, given.soft, alpha, smoothing)
-    rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
-    return _Data(
-        rows,
-        pairs["grade"].to_numpy().astype(np.int64),
-        _negatives(fields, given, market.llm.negatives.weight),
-        misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
-        cvr_rows(fields, given.snapshot),  # not learnt by tasks alone
-        translation_rows(given.snapshot),
-        *both_devs,
-        fields,
-        parallel_pairs(load_translations(given.snapshot, "dev")),
-        load_meanings(given.snapshot) if market.llm.mix_languages else None,
-        task_rows(task_train, smoothing),
-        task_dev,
-    )
-
-
-def _negatives(fields: Fields, given: FinetuneInputs, weight: float) -> LabelRows:
-    """Return what was drawn for the train queries, of this half only where cross-fitting (A38)."""
-    found = load_negatives(given.snapshot, given.negatives)
-    if given.fold is not None:
-        found = in_fold(found, given.fold)
-    return negative_rows(fields, found, weight)
-
-
-def _mixture(market: MarketConfig, data: _Data, model: Model, encoder: PromptEncoder) -> Mixture:
-    config, seed = market.llm, market.seed
-    shares = config.mixture
-    label_task = partial(
-        LabelTask, model, encoder=encoder, rqa_dropout=config.rqa_dropout, siblings=config.siblings
-    )
-    parts = []
-    if len(data.train):
-        relevance = joined(data.train, data.negatives, data.misspelt)
-        kin = None if data.meanings is None else families(relevance.queries, data.meanings)
-        parts.append(TaskShare(label_task(rows=relevance, seed=seed, families=kin), 1.0))
-    if len(data.translations):
-        task = TranslationTask(model, data.translations, encoder, seed + 1)
-        parts.append(TaskShare(task, shares.mt, shares.mt_weight))
-    if len(data.cvr) and len(data.train):
-        cvr = label_task(rows=data.cvr, seed=seed + 2)
-        parts.append(TaskShare(cvr, shares.cvr, shares.cvr_weight))
-    for number, rows in enumerate(data.tasks, seed + 3):
-        share = {"qc": shares.qc, "qi": shares.qi}[rows.space.name]
-        parts.append(TaskShare(label_task(rows=rows, seed=number), share))
-    log.info(
-        "training on %d judged pairs, %d negatives, %d pairs of misspelt queries, "
-        "%d translations, %d conversion examples",
-        len(data.train), len(data.negatives), len(data.misspelt), len(data.translations),
-        len(data.cvr),
-    )  # fmt: skip
-    for rows in data.tasks:
-        log.info("and on %d pairs of task %s", len(rows), rows.space.name)
-    return Mixture(parts, config.batch, seed)
-
-
 def _facts(
-    data: _Data, result: TrainResult, dev: Floats | None, model: Model, encoder: PromptEncoder
+    data: TrainingData,
+    result: TrainResult,
+    dev: Floats | None,
+    model: Model,
+    encoder: PromptEncoder,
 ) -> dict[str, Any]:
     progress = result.progress
     seconds = max(progress.seconds, 1e-9)
@@ -280,6 +135,7 @@ def _facts(
             "train_pairs": len(data.train),
             "negatives": len(data.negatives),
             "misspelt_pairs": len(data.misspelt),
+            "translated_pairs": len(data.translated),
             "translations": len(data.translations),
             "conversions": len(data.cvr),
             **{f"{rows.space.name}_pairs": len(rows) for rows in data.tasks},
@@ -289,17 +145,19 @@ def _facts(
     )
 
 
-def _fit(data: _Data, model: Model, encoder: PromptEncoder, converts: bool) -> dict[str, Any]:
+def _fit(
+    data: TrainingData, model: Model, encoder: PromptEncoder, converts: bool
+) -> dict[str, Any]:
     """Return :func:`fit` of the task that the model is for; ``converts``: to rank by conversion."""
     if converts and len(data.cvr):
         return fit(model, encoder, data.cvr, data.cvr.targets.argmax(axis=1).astype(np.int64))
     return fit(model, encoder, *data.labels)
 
 
-def _params(market: MarketConfig, model: Model, data: _Data) -> dict[str, Any]:
+def _params(market: MarketConfig, model: Model, data: TrainingData) -> dict[str, Any]:
     """Flatten the configuration for MLflow."""
     config = market.llm
-    sections = ("lora", "pretraining", "mixture", "distillation", "negatives")
+    sections = ("lora", "pretraining", "mixture", "distillation", "negatives", "augmentation")
     flat = config.model_dump(mode="json", exclude={*sections})
     for name in sections:
         section = getattr(config, name).model_dump(mode="json")

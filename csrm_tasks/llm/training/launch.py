@@ -22,7 +22,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.file_state import where_kept
-from csrm_tasks.llm.training.finetune import Finetuned, FinetuneInputs, finetune
+from csrm_tasks.llm.training.finetune import Finetuned, finetune
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.pretrain import PretrainInputs, pretrain
 from csrm_tasks.llm.training.train import HALVED, TrainingError
 from csrm_tasks.markets import MarketConfig

@@ -17,7 +17,7 @@ import polars as pl
 from csrm_tasks.llm.data import Fields, in_fold, load_pairs
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.launch import run_training
 from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 from csrm_tasks.markets import MarketConfig

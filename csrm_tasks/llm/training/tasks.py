@@ -142,11 +142,15 @@ class LabelTask:
 class TranslationTask:
     """Translation with full-vocabulary cross-entropy on target tokens only (A7)."""
 
-    name = "mt"
-
     def __init__(
-        self, model: Model, rows: TranslationRows, encoder: PromptEncoder, seed: int
+        self,
+        model: Model,
+        rows: TranslationRows,
+        encoder: PromptEncoder,
+        seed: int,
+        name: str = "mt",
     ) -> None:
+        self.name = name
         self._model, self._rows, self._seed = model, rows, seed
         self._groups = np.asarray(rows.groups)
         prompts = translation_prompts(rows, encoder)

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from csrm_tasks.file_state import digests_kept_in
-from csrm_tasks.llm.training.finetune import FinetuneInputs
+from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.launch import RESULT, Given, train_once
 from csrm_tasks.llm.training.pretrain import PretrainInputs
 from csrm_tasks.markets import MarketConfig
@@ -49,7 +49,16 @@ def main(job_file: Path) -> None:
 
 
 def _inputs(kind: str, given: dict[str, Any]) -> Given:
-    paths = ("snapshot", "rqa", "soft", "warm", "pretraining", "negatives", "filtered")
+    paths = (
+        "snapshot",
+        "rqa",
+        "soft",
+        "warm",
+        "pretraining",
+        "negatives",
+        "filtered",
+        "translated",
+    )
     values: dict[str, Any] = {k: Path(v) if k in paths and v else v for k, v in given.items()}
     return PretrainInputs(**values) if kind == PretrainInputs.__name__ else FinetuneInputs(**values)
 
