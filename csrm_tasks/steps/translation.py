@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-SHARD = "translate_shard"
-
 
 def _outside(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> dict[str, Any]:
     """Models of a hub, and what snapshots have held out by now, are no artifacts."""
@@ -49,7 +47,7 @@ def _held_out(market: MarketConfig, settings: Settings) -> list[str]:
 
 
 @step(
-    SHARD,
+    "translate_shard",
     inputs=["snapshot"],
     optional=["llm"],
     config=["llm.augmentation", "seed"],
@@ -233,7 +231,7 @@ def _memory(ctx: Context, identities: list[str]) -> pl.DataFrame:
     from csrm_tasks.records import read_table
 
     found = [pl.DataFrame(schema=MEMORY)]
-    for ref, manifest in ctx.store.published(f"{ctx.market.market}/{SHARD}"):
+    for ref, manifest in ctx.store.published(f"{ctx.market.market}/translate_shard"):
         if set(identities) & set(manifest["facts"]["translators"]):
             try:
                 found.append(read_table(ctx.store.open(ref).file("memory.parquet"), MEMORY))
