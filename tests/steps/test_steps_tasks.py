@@ -162,7 +162,7 @@ def test_the_gate_reads_the_tasks_and_replays(
 ) -> None:
     monkeypatch.setattr(tracking, "log_run", lambda *args, **more: "run")
     gate = Gate(slice_min=10, floors={"micro_f1": 0.1}, task_floors={"qc": 0.9})
-    config = market(gate).model_copy(update={"tasks": ("relevance", "qc")})
+    config = market().model_copy(update={"tasks": ("relevance", "qc"), "gate": gate})
     pipeline = Pipeline(settings, config)
     new, other = parts(settings, "b", 2), parts(settings, "c", 2)
 
