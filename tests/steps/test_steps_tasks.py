@@ -202,7 +202,7 @@ def test_the_gate_reads_the_tasks_and_replays(
         assert "Query-category" in verdict.file("report.html").read_text()
         assert "| qc | candidate | 100 |" in verdict.file("model_card.md").read_text()
     with pytest.raises(ConfigError, match="judged other models than bundle and champion"):
-        pipeline.run("gate", given | {"task_evaluation": judged(other, 1.0, "x")}, stage=2)
+        pipeline.run("gate", given | {"task_evaluation": judged(other, 0.9, "x")}, stage=2)
 
 
 def test_a_market_without_relevance_has_nothing_to_bundle(settings: Settings) -> None:
