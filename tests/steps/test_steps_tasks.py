@@ -162,7 +162,7 @@ def test_the_gate_reads_the_tasks_and_replays(
 ) -> None:
     monkeypatch.setattr(tracking, "log_run", lambda *args, **more: "run")
     gate = Gate(slice_min=10, floors={"micro_f1": 0.1}, task_floors={"qc": 0.9})
-    config = market(gate).model_copy(update={"tasks": ("relevance", "qc")})
+    config = market().model_copy(update={"tasks": ("relevance", "qc"), "gate": gate})
     pipeline = Pipeline(settings, config)
     new, other = parts(settings, "b", 2), parts(settings, "c", 2)
 
@@ -202,7 +202,7 @@ def test_the_gate_reads_the_tasks_and_replays(
         assert "Query-category" in verdict.file("report.html").read_text()
         assert "| qc | candidate | 100 |" in verdict.file("model_card.md").read_text()
     with pytest.raises(ConfigError, match="judged other models than bundle and champion"):
-        pipeline.run("gate", given | {"task_evaluation": judged(other, 1.0, "x")}, stage=2)
+        pipeline.run("gate", given | {"task_evaluation": judged(other, 0.9, "x")}, stage=2)
 
 
 def test_a_market_without_relevance_has_nothing_to_bundle(settings: Settings) -> None:
