@@ -189,6 +189,7 @@ def controls_of(
         found["alone"] = task("score_pairs", "score_alone", split="gold", snapshot=snap, llm=llm)
     if market.controls.leave_out:
         found["leave_out"] = task("leave_out", snapshot=snap)
+        llm >> found["leave_out"]  # nothing waits for it: beside the towers, not in front of them
     return found
 
 
