@@ -75,6 +75,7 @@ def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
     from csrm_tasks.curation.review import land, read_review
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.errors import DataError
+    from csrm_tasks.markets import load_market
     from csrm_tasks.records import DECISIONS, read_table
 
     if not file.is_file():
@@ -85,8 +86,9 @@ def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
     decisions = read_table(found.file("decisions.parquet"), DECISIONS)
     answers = read_review(file, sent, decisions, locale)
     queries = table(store.open(found.inputs["snapshot"]).path, "queries")
+    ingest = load_market(market, settings.markets).ingest
     asked = queries.filter(pl.col("locale") == locale).select("query_id", "query", "locale")
-    path, new = land(settings.landing / market, day, answers, asked)
+    path, new = land(settings.landing / market, day, answers, asked, ingest)
     click.echo(f"{len(answers)} labels {'landed' if new else 'were landed before'}: {path}")
     click.echo(f"next: csrm ingest --market {market} --day {day}")
 

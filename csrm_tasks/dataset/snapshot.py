@@ -171,11 +171,12 @@ def _judged(
     ratings: pl.DataFrame, products: pl.DataFrame, market: MarketConfig, sides: pl.DataFrame
 ) -> JudgedPairs:
     rules = market.snapshot
-    agreed = consensus(ratings, rules.consensus)
+    held_out, learnt = ratings.filter(pl.col("held_out") == 1), ratings.filter(held_out=0)
+    agreed = consensus(learnt, rules.consensus)
     norms = ratings.select("query_id", "norm").unique()
     texts = norms.with_columns(text_ids(norms["norm"]))
     held = texts.join(sides, on="text").select("norm", "side").unique()
-    gold = frozen_gold(ratings, rules, market.target_locale, held)
+    gold = frozen_gold(learnt, rules, market.target_locale, held, held_out)
     known = agreed.drop("tied").join(products, on=["locale", "product_id"], how="semi")
     frozen = gold.pairs.join(products, on=["locale", "product_id"], how="semi")
     named = known.join(norms, on="query_id")
@@ -184,10 +185,10 @@ def _judged(
     pairs = split.with_columns(ids).sort(PAIR)
     return JudgedPairs(
         pairs=pairs,
-        votes=_votes(ratings, pairs),
+        votes=_votes(learnt, pairs),
         dropped=agreed.height - known.height,
         late_gold=gold.late,
-        raters=rater_report(ratings, agreed),
+        raters=rater_report(learnt, agreed),
     )
 
 
