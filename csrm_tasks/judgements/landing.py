@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,9 @@ import sqlalchemy as sa
 
 from csrm_tasks.dataset.sides import text_ids
 from csrm_tasks.errors import ConfigError, DataError, RefusedError
+from csrm_tasks.ingest.contract.contracts import EARLIEST
+from csrm_tasks.ingest.validation.times import parse_times
+from csrm_tasks.ingest.validation.validate import times_of
 from csrm_tasks.judgements import held_out
 from csrm_tasks.judgements.formats.book import Judgement, grades_digest
 from csrm_tasks.judgements.reading import Place, Readings, Wanted, read_files
@@ -76,6 +80,7 @@ def import_judgements(
     unjudged = [n for n, one in enumerate(sorting.judgements) if one.grade is None]
     sorting.leave_out({"unrateable": unjudged})
     _leave_out_unfit(sorting)
+    _check_times(sorting, asked, market)
     _leave_out_unknown(sorting, asked, market, settings)
     if asked.gold:
         _only_gold(sorting, asked, market, settings)
@@ -127,8 +132,30 @@ def _leave_out_unfit(sorting: _Sorted) -> None:
     sorting.leave_out(unfit)
     limit = LIMITS["explanation"]
     sorting.judgements = [
-        replace(one, explanation=one.explanation.replace("\0", " ")[:limit])
-        for one in sorting.judgements
+        replace(one, explanation=_storable(one.explanation)[:limit]) for one in sorting.judgements
+    ]
+
+
+def _storable(text: str) -> str:
+    """Return a reason without what no store takes: NUL, and halves of UTF-16 characters."""
+    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
+
+
+def _check_times(sorting: _Sorted, asked: Import, market: MarketConfig) -> None:
+    """Raise where something was judged after the delivery's day; forget times that are none."""
+    given = pl.Series("rated_at", [one.rated_at for one in sorting.judgements], pl.String)
+    times = parse_times(given)
+    latest = times_of(asked.day, market.ingest.late_days, market.schedule.timezone).latest
+    last = times.max()
+    if isinstance(last, datetime) and last > latest:
+        raise DataError(
+            f"judged at {last.isoformat()}, after --day {asked.day} has ended: say the day on "
+            "which the judgements are delivered"
+        )
+    known = (times >= EARLIEST).fill_null(False).to_list()
+    sorting.judgements = [
+        one if fine else replace(one, rated_at="")
+        for one, fine in zip(sorting.judgements, known, strict=True)
     ]
 
 
@@ -194,7 +221,7 @@ def _left_out(sorting: _Sorted, folder: Path) -> list[str]:
              "explanation": one.explanation}
             for one, place in ones
         ]  # fmt: skip
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(json.dumps(line) + "\n" for line in lines)  # ASCII: half characters too
         hidden(path).write_text(text, encoding="utf-8")
         hidden(path).replace(path)
         told.append(f"left out, {reason}: {len(ones):,} ({path}){_advice({reason: ones})}")

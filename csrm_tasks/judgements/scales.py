@@ -61,6 +61,8 @@ def meanings(path: Path, book: Book, given: Mapping[str, str] | None) -> dict[st
     Raises :class:`DataError` naming file, entry and rating where nobody has said it.
     """
     first = {one.rating: one for one in reversed(book.rated) if not one.unrateable}
+    if "" in first:
+        raise DataError(f"{path}: row {first[''].row}: rating is missing; mend or remove the entry")
     scale = given if given is not None else _in_our_words(path, book.scale, first)
     found = {}
     for rating, one in first.items():

@@ -229,6 +229,30 @@ def test_an_import_at_fault_leaves_nothing_behind(
     assert not (home.landing / "mini" / DAY1).exists()
 
 
+def test_times_of_judgements_are_kept_and_none_is_after_its_day(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Settings
+) -> None:
+    def tasks(at: str) -> Path:
+        said = [
+            {"type": "choices", "from_name": "grade", "value": {"choices": ["exact"]}},
+            {"type": "textarea", "from_name": "why", "value": {"text": ["half \ud83e", "\0"]}},
+        ]
+        path = tmp_path / "tasks.json"
+        path.write_text(json.dumps([{"data": {"query": NEW[0], "product_id": "p2"}, "annotations": [
+            {"result": said, "completed_by": 1, "updated_at": at}]}]))  # fmt: skip
+        return path
+
+    late = tasks("2026-01-07T03:00:00Z")
+    told = imported(capsys, late, form="label-studio", grades=None, code=2)
+    assert f"after --day {DAY1} has ended" in told
+    for at, kept in (("2026-01-05T03:00:00Z", True), ("once", False)):
+        imported(capsys, tasks(at), form="label-studio", grades=None)
+        newest = max((home.landing / "mini" / DAY1 / ZH).iterdir())
+        assert ("rated_at" in json.loads(newest.read_text(encoding="utf-8"))) is kept
+    ingested()
+    assert split(frozen(DAY1), NEW[0]) == {"p2": ("train", 2, 1)}
+
+
 def test_a_market_with_its_own_scale_and_names_gets_labels_that_it_can_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,7 +194,8 @@ def test_label_studio_annotations_are_judgements_predictions_are_not(tmp_path: P
     who = {"id": 4, "email": "anna@x.example"}
     tasks = [task(
         {"result": [chosen(["Exact"]), why], "completed_by": who, "was_cancelled": False},
-        {"result": [], "completed_by": 5, "was_cancelled": True},
+        {"result": [{"type": "relation", "from_id": "x"}], "completed_by": 5,
+         "was_cancelled": True},
         {"result": [chosen([["Relevant", "substitute"]], "taxonomy")], "completed_by": 6},
         {"result": [], "completed_by": 7},
     )]  # fmt: skip
@@ -280,6 +281,12 @@ FAULTS: dict[str, tuple[str, object, str | None, str]] = {
     "a scale in words of others": (
         "quepid", book(QUEPID, scale_with_labels={"0": "Poor", "2": "Perfect"}), None,
         "its scale is 0=Poor, 2=Perfect, whose words are not ours"),
+    "a rating is missing": (
+        "opensearch", judgment_list([{"docId": "1", "rating": 3}, {"docId": "2", "rating": None}]),
+        FOUR, "row 2: rating is missing"),
+    "a document twice as a key": (
+        "rre", '{"queries": [{"placeholders": {"$query": "q"}, "relevant_documents": '
+        '{"1": {"gain": 3}, "1": {"gain": 0}}}]}', FOUR, "1: is there twice with other content"),
     "a query set": ("opensearch", {"name": "q", "querySetQueries": []}, FOUR, "no judgmentRatings"),
     "an answer": ("rank-eval", {"metric_score": 0.4, "details": {}}, FOUR, "has no requests"),
     "no JSON": ("rre", "{", FOUR, "is no JSON"),

@@ -23,6 +23,7 @@ from csrm_tasks.judgements.formats.fields import (
     objects,
     query_text,
     read_json,
+    size,
     word_of,
     write_document,
 )
@@ -43,7 +44,7 @@ def read(path: Path, asked: Asked) -> Book:
         query = query_text(path, row, named(about, "query"), "fields.query")
         product = identifier(path, row, named(about, "product_id"), "fields.product_id")
         title = title or ours(*about.values())
-        passed["a model's suggestions"] += len(record.get("suggestions") or ())
+        passed["a model's suggestions"] += size(record.get("suggestions"))
         for user, said, status in _people(path, row, record.get("responses")):
             if status == "discarded":
                 why = text_of(said.get(WHY))

@@ -17,16 +17,35 @@ Json = Mapping[str, Any]
 
 def read_json(path: Path) -> object:
     """Return the document in ``path``, or a list where it has one a line; raises DataError."""
-    text = "\n".join(line for _, line in lines(path))
+    texts = [line for _, line in lines(path)]
     try:
-        return json.loads(text)
+        return json.loads("\n".join(texts), object_pairs_hook=_once)
+    except _TwiceError as e:
+        raise fault(path, None, e.key, "is there twice with other content; leave one") from e
     except (ValueError, RecursionError) as e:
-        try:
-            return [json.loads(line) for line in text.splitlines()]
-        except (ValueError, RecursionError):
-            raise fault(
-                path, None, "", f"is no JSON ({' '.join(str(e).split())}); export it again"
-            ) from e
+        why = " ".join(str(e).split())
+    try:
+        return [json.loads(line, object_pairs_hook=_once) for line in texts]
+    except _TwiceError as e:
+        raise fault(path, None, e.key, "is there twice with other content; leave one") from e
+    except (ValueError, RecursionError) as e:
+        raise fault(path, None, "", f"is no JSON ({why}); export it again") from e
+
+
+class _TwiceError(Exception):
+    """A key that an object has twice: a document with two ratings, of which readers take one."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if found.setdefault(key, value) != value:
+            raise _TwiceError(key)
+    return found
 
 
 def write_document(path: Path, value: object) -> Path:
@@ -63,6 +82,11 @@ def _shape(value: object) -> str:
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     return f"{value!r:.60}"
+
+
+def size(value: object) -> int:
+    """Return how many entries a list or an object has; of anything else none."""
+    return len(value) if isinstance(value, (dict, list)) else 0
 
 
 def word_of(value: object) -> str:

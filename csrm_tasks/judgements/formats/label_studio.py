@@ -21,6 +21,7 @@ from csrm_tasks.judgements.formats.fields import (
     objects,
     query_text,
     read_json,
+    size,
     word_of,
     write_document,
 )
@@ -53,7 +54,7 @@ def read(path: Path, asked: Asked) -> Book:
         query = query_text(path, row, named(data, "query"), "data.query")
         product = identifier(path, row, named(data, "product_id"), "data.product_id")
         title = title or ours(*data.values())
-        passed["a model's predictions"] += len(task.get("predictions") or ())
+        passed["a model's predictions"] += size(task.get("predictions"))
         for one in _annotations(path, row, task):
             said = _said(path, row, one, asked, data)
             if said is None:
@@ -113,11 +114,15 @@ def _values(path: Path, row: int, one: Json) -> tuple[dict[str, str], dict[str, 
     texts: dict[str, str] = {}
     values: dict[str, str] = {}
     for result in objects(path, one["result"], "result"):
+        if "value" not in result:  # a relation of two others
+            continue
         kind, name = text_of(result.get("type")), text_of(result.get("from_name"))
         value = mapping(path, row, result.get("value"), f"value of {name}")
         if kind == "textarea":
             given = value.get("text")
-            texts[name] = " ".join(given) if isinstance(given, list) else text_of(given)
+            texts[name] = (
+                " ".join(map(text_of, given)) if isinstance(given, list) else text_of(given)
+            )
         elif kind in value:
             values[name] = _chosen(path, row, name, value[kind])
     return texts, values
