@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo.market",),
     ("demo.market.lexicon",),
     ("steps", "serving", "doctor"),
-    ("bases", "curation"),
+    ("bases", "curation", "judgements"),
     (
         "evaluation.report",
         "release.online",
@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "curation.translation",
     ),
     ("release", "llm.scoring", "towers"),
-    ("release.bundle", "llm", "llm.network", "retrieval"),
+    ("release.bundle", "llm", "llm.network", "retrieval", "judgements.formats"),
     ("evaluation", "llm.prompt", "llm.cost", "towers.serving", "training"),
     ("layouts",),
     ("dataset", "ingest", "market_files"),

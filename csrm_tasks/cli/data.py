@@ -13,12 +13,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 filter_option = click.option(
     "--filter", "ref", required=True, metavar="REF", help="Reference of a filter_noise artifact."
 )
-locale_option = click.option("--locale", required=True, help="Language of the sheet, as ko-KR.")
+locale_option = click.option("--locale", required=True, help="Language, as ko-KR.")
 
 
 @click.group()
 def data() -> None:
-    """Training rows: trace one, have doubtful labels reviewed."""
+    """Training rows traced, doubtful labels reviewed; searches that got nothing."""
 
 
 @data.command()
@@ -75,6 +75,7 @@ def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
     from csrm_tasks.curation.review import land, read_review
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.errors import DataError
+    from csrm_tasks.markets import load_market
     from csrm_tasks.records import DECISIONS, read_table
 
     if not file.is_file():
@@ -85,10 +86,44 @@ def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
     decisions = read_table(found.file("decisions.parquet"), DECISIONS)
     answers = read_review(file, sent, decisions, locale)
     queries = table(store.open(found.inputs["snapshot"]).path, "queries")
+    ingest = load_market(market, settings.markets).ingest
     asked = queries.filter(pl.col("locale") == locale).select("query_id", "query", "locale")
-    path, new = land(settings.landing / market, day, answers, asked)
+    path, new = land(settings.landing / market, day, answers, asked, ingest)
     click.echo(f"{len(answers)} labels {'landed' if new else 'were landed before'}: {path}")
     click.echo(f"next: csrm ingest --market {market} --day {day}")
+
+
+@data.command()
+@market_option
+@locale_option
+@click.option("--since", required=True, metavar="YYYY-MM-DD", help="First day of delivery.")
+@click.option("--until", required=True, metavar="YYYY-MM-DD", help="Last day.")
+@click.option("--out", type=FILE, required=True, help="CSV to write.")
+def searches(market: str, locale: str, since: str, until: str, out: Path) -> None:
+    """Write which queries found nothing, and of which nothing was clicked, by shoppers."""
+    from datetime import date, timedelta
+
+    from csrm_tasks.dataset.unanswered import COLUMNS, unanswered
+    from csrm_tasks.errors import DataError
+    from csrm_tasks.ingest.reading.landing import check_day
+    from csrm_tasks.spreadsheets import write_sheet
+    from csrm_tasks.store import open_store, reading
+    from csrm_tasks.store.lake import Lake
+
+    first, last = (date.fromisoformat(check_day(day)) for day in (since, until))
+    if last < first:
+        raise DataError(f"--until {until} is before --since {since}; turn them round")
+    days = [(first + timedelta(n)).isoformat() for n in range((last - first).days + 1)]
+    settings = load_settings(market=market)
+    with reading(open_store(settings.db_url)) as connection:
+        found = unanswered(connection, Lake(settings.lake, market), market, days, locale)
+    rows = [{c: str(v) for c, v in row.items()} for row in found.iter_rows(named=True)]
+    write_sheet(out, COLUMNS, rows)
+    nothing = int(found["without_results"].sum())
+    click.echo(
+        f"{out}: {found.height:,} queries; {nothing:,} searches without results, "
+        f"{int(found['without_clicks'].sum()):,} without clicks"
+    )
 
 
 def _sent(market: str, ref: str, locale: str) -> Path:

@@ -21,6 +21,7 @@ from csrm_tasks.cli.demo import demo
 from csrm_tasks.cli.doctor import doctor
 from csrm_tasks.cli.gate import gate
 from csrm_tasks.cli.imports import imports
+from csrm_tasks.cli.judgements import export
 from csrm_tasks.cli.llm_cost import llm_cost
 from csrm_tasks.cli.market import market
 from csrm_tasks.cli.options import market_option
@@ -214,7 +215,8 @@ def _digest(settings: Settings, market: str, day: str | None) -> str:
 
 
 groups = (
-    base, market, imports, data, quarantine, release, rollout, gate, rqa, serve, demo, study,
+    base, market, imports, export, data, quarantine, release, rollout, gate, rqa, serve, demo,
+    study,
 )  # fmt: skip
 for group in groups:
     cli.add_command(group)

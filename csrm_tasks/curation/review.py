@@ -7,20 +7,18 @@ of labels, each by the rater who is named; the market's consensus then decides a
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.reading.landing import check_day
+from csrm_tasks.layouts import labels
 from csrm_tasks.release.online.audits import items, read_answers, write_tasks
+from csrm_tasks.sections import Ingest
 
 GUIDELINE = "review"  # guideline_version of the labels, by which they are found again
-LANDED = re.compile(r"labels-review(\d+)\.jsonl")
 
 
 def write_sheets(snapshot: Path, flagged: pl.DataFrame, out: Path) -> None:
@@ -62,41 +60,27 @@ def read_review(path: Path, sent: Path, decisions: pl.DataFrame, locale: str) ->
     return known.join(answers, on="item", maintain_order="left").drop("item")
 
 
-def land(folder: Path, day: str, answers: pl.DataFrame, queries: pl.DataFrame) -> tuple[Path, bool]:
+def land(
+    folder: Path, day: str, answers: pl.DataFrame, queries: pl.DataFrame, ingest: Ingest
+) -> tuple[Path, bool]:
     """Put answers (see :func:`read_review`) among a day's deliveries; return the file, and if new.
 
-    ``folder``: a market's landing zone; ``queries``: query_id, query, locale. What is there already
-    is found again, and a later sheet of the day comes after an earlier one: of a rater's several
-    grades of a pair the last counts. Raises :class:`DataError` where nothing was judged.
+    ``folder``: a market's landing zone; ``queries``: query_id, query, locale; the rest is
+    :func:`csrm_tasks.layouts.labels.land`. Raises :class:`DataError` where nothing was judged.
     """
     if answers.is_empty():
         raise DataError("the sheet has no grade yet: fill in 'grade' and 'rater_id'")
     named = answers.join(queries, on="query_id").sort("query_id", "product_id", "rater_id")
     (locale,) = named["locale"].unique()
-    target = folder / check_day(day) / locale
-    target.mkdir(parents=True, exist_ok=True)
-    there = sorted(
-        (int(m[1]), p) for p in target.iterdir() if (m := LANDED.fullmatch(p.name)) is not None
-    )
-    for number, path in there:
-        if path.read_text(encoding="utf-8") == _lines(named, day, number):
-            return path, False
-    number = there[-1][0] + 1 if there else 1
-    path = target / f"labels-review{number:04d}.jsonl"
-    part = target / f".{path.name}.part"
-    part.write_text(_lines(named, day, number), encoding="utf-8")
-    part.replace(path)
-    return path, True
-
-
-def _lines(named: pl.DataFrame, day: str, number: int) -> str:
-    rows = named.select("query_id", "query", "product_id", "grade", "rater_id")
-    lines = []
-    for query_id, query, product_id, grade, rater in rows.iter_rows():
-        name = text_digest(query_id, product_id, rater, day, str(number))
-        row = {
-            "label_id": f"review-{name}", "query": query, "product_id": product_id,
-            "grade": grade, "rater_id": rater, "guideline_version": GUIDELINE,
-        }  # fmt: skip
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    return "".join(lines)
+    columns = ("query_id", "query", "product_id", "grade", "rater_id")
+    rows = [
+        (
+            (query_id, product_id, rater),
+            {
+                "query": query, "product_id": product_id, "grade": grade, "rater_id": rater,
+                "guideline_version": GUIDELINE,
+            },
+        )
+        for query_id, query, product_id, grade, rater in named.select(columns).iter_rows()
+    ]  # fmt: skip
+    return labels.land(folder / check_day(day) / locale, GUIDELINE, rows, ingest)

@@ -93,7 +93,10 @@ def _labels(
     connection: Connection, market: str, pair: dict[str, object], norm: str, until: str | None
 ) -> Iterator[str]:
     """Yield every label of the pair in the days that the snapshot holds, in order of delivery."""
-    named = ("label_id", "day", "query", "grade", "rater_id", "guideline_version", "rated_at")
+    named = (
+        "label_id", "day", "query", "grade", "rater_id", "guideline_version", "rated_at",
+        "explanation", "held_out",
+    )  # fmt: skip
     statement = (
         sa.select(*(LABELS.c[c] for c in named), FILES.c.name, LABELS.c.row)
         .join(FILES, FILES.c.id == LABELS.c.file_id)
@@ -111,6 +114,8 @@ def _labels(
                 f"label {found['label_id']}: {found['grade']} by "
                 f"{found['rater_id'] or 'a nameless rater'}{when}"
                 + (f", guideline {guideline}" if guideline else "")
+                + (f", because {found['explanation']!r}" if found["explanation"] else "")
+                + (", held out to measure by" if found["held_out"] else "")
                 + f"; delivered {found['day']} {found['name']} row {found['row']}"
             )
 

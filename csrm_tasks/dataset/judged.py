@@ -50,10 +50,12 @@ def judged_pairs(
     parts, golden, late, dropped = [], [], 0, 0
     raters: dict[str, Any] = {}
     for task, said in answers.items():
-        agreed = consensus(said, rules.consensus)
+        voted = _votes_of(said)
+        agreed = consensus(voted, rules.consensus)
         if task == "relevance":
-            raters = rater_report(said, agreed)
-        gold = frozen_gold(said, rules, market.gold_locales, held)
+            raters = rater_report(voted, agreed)
+        delivered = said.filter(pl.col("held_out") == 1)
+        gold = frozen_gold(voted, rules, market.gold_locales, held, delivered)
         frozen = _of_products(gold.pairs, task, products)
         known = _of_products(agreed.drop("tied"), task, products)
         learnt = known.filter(~pl.col("locale").is_in(market.evaluation_locales))
@@ -70,11 +72,16 @@ def judged_pairs(
     return JudgedPairs(
         pairs=pairs.drop("task"),
         others=others,
-        votes=_votes(answers["relevance"], pairs),
+        votes=_votes(_votes_of(answers["relevance"]), pairs),
         dropped=dropped,
         late_gold=late,
         raters=raters,
     )
+
+
+def _votes_of(said: pl.DataFrame) -> pl.DataFrame:
+    """Return what counts in a consensus: all but gold as it was delivered."""
+    return said.filter(held_out=0)
 
 
 def _of_products(pairs: pl.DataFrame, task: Task, products: pl.DataFrame) -> pl.DataFrame:

@@ -113,7 +113,7 @@ def ratings(
     """Return the labels of some locales, one row per rating, in the order of their delivery."""
     texts = ("label_id", "day", "locale", "query", "product_id", "rater_id", "guideline_version")
     schema: dict[str, Any] = dict.fromkeys(texts, pl.String)
-    schema |= {"grade": pl.Int8, "rated_at": pl.Datetime("us", "UTC")}
+    schema |= {"grade": pl.Int8, "rated_at": pl.Datetime("us", "UTC"), "held_out": pl.Int8}
     place = {"name": pl.String, "row": pl.Int64}
     statement = (
         sa.select(*(LABELS.c[c] for c in schema), FILES.c.name, LABELS.c.row)

@@ -4,6 +4,9 @@ The gold set is frozen. A pair enters it on the first day by whose deliveries en
 with the grade of that day; what is delivered later changes neither its grade nor its place. And it
 enters only when no earlier snapshot held its query for train or dev, in whichever locale
 (:mod:`.sides`): the calendar has no say. A query that is on a side stays there.
+
+A market may deliver gold instead: judgements that are ``held_out`` are there to measure by. Of them
+a single one is enough, or several that say the same; nothing else of A10 differs.
 """
 
 from __future__ import annotations
@@ -52,32 +55,42 @@ def frozen_gold(
     rules: Snapshot,
     locales: Sequence[str],
     sides: pl.DataFrame | None = None,
+    held_out: pl.DataFrame | None = None,
 ) -> Gold:
     """Find the gold pairs of ``locales`` in ratings (PAIR, norm, day, grade, rater_id, …).  # A10
 
-    ``sides``: norm and side of what earlier snapshots held; None: there were none.
+    ``sides``: norm and side of what earlier snapshots held; None: there were none. ``held_out``:
+    ratings that are gold as delivered, where those of a pair say the same.
     """
-    judged = ratings.filter(pl.col("locale").is_in(locales))
+    here = pl.col("locale").is_in(locales)
+    judged = ratings.filter(here)
     enough = judged.group_by(PAIR).len().filter(pl.col("len") >= rules.gold_raters)
     rated = judged.join(enough, on=PAIR, how="semi", maintain_order="left")
-    # Each pair as it stood at the end of each day on which something was said about it.
+    agreed = (pl.col("raters") >= rules.gold_raters) & (pl.col("agree") >= rules.gold_agree)
+    met, said = [_states(rated).filter(agreed)], [rated]
+    if held_out is not None:
+        delivered = held_out.filter(here)
+        met.append(_states(delivered).filter(pl.col("agree") == pl.col("raters")))
+        said.append(delivered)
+    first = pl.concat(met).sort(*PAIR, "as_of", maintain_order=True)
+    first = first.unique(PAIR, keep="first", maintain_order=True)
+    norms = pl.concat(frame.select("query_id", "norm") for frame in said).unique()
+    pairs = first.join(norms, on="query_id").drop("as_of").sort(PAIR)
+    if sides is not None:
+        learnt = sides.filter(pl.col("side") != "gold")
+        pairs = pairs.join(learnt, on="norm", how="anti", maintain_order="left")
+    return Gold(pairs, first.height - pairs.height)
+
+
+def _states(rated: pl.DataFrame) -> pl.DataFrame:
+    """Return each pair as it stood at the end of each day (``as_of``) on which it was rated."""
     stood = (
         rated.select(*PAIR, pl.col("day").alias("as_of"))
         .unique()
         .join(rated, on=PAIR, maintain_order="right_left")
     )
     key = (*PAIR, "as_of")
-    states = majority(current_votes(stood.filter(pl.col("day") <= pl.col("as_of")), key), key)
-    met = states.filter(
-        (pl.col("raters") >= rules.gold_raters) & (pl.col("agree") >= rules.gold_agree)
-    )
-    first = met.sort(key).unique(PAIR, keep="first", maintain_order=True)
-    first = first.join(rated.select("query_id", "norm").unique(), on="query_id").drop("as_of")
-    pairs = first.sort(PAIR)
-    if sides is not None:
-        learnt = sides.filter(pl.col("side") != "gold")
-        pairs = pairs.join(learnt, on="norm", how="anti", maintain_order="left")
-    return Gold(pairs, first.height - pairs.height)
+    return majority(current_votes(stood.filter(pl.col("day") <= pl.col("as_of")), key), key)
 
 
 def _held(sides: pl.DataFrame | None) -> pl.DataFrame:

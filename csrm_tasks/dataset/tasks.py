@@ -28,7 +28,8 @@ def category_answers(ratings: pl.DataFrame) -> pl.DataFrame:
     paths = ratings["category"].unique()
     ids = [text_digest("category", path) for path in paths]
     named = ratings["category"].replace_strict(paths, ids, return_dtype=pl.String)
-    return ratings.with_columns(named.alias("product_id")).rename({"category": "item"})
+    told = ratings.with_columns(named.alias("product_id"), held_out=pl.lit(0, pl.Int8))
+    return told.rename({"category": "item"})
 
 
 def item_answers(

@@ -126,7 +126,7 @@ def decided(results: Sequence[Compared | GateCheck]) -> list[GateCheck]:
 
 
 def _decided(c: Compared, refuted: float) -> GateCheck:
-    shown = f"{c.diff.value:+.3f} [{c.diff.lo:+.3f}, {c.diff.hi:+.3f}]"
+    shown = f"{c.diff.value:+.3f} {sureness(c.diff, c.queries, '+')}"
     said = f"{c.claim.words} the champion, {shown}"
     if c.diff.lo > -c.claim.margin:
         return GateCheck(c.name, "PASS", f"{c.name}: {said}")
@@ -137,6 +137,14 @@ def _decided(c: Compared, refuted: float) -> GateCheck:
         return GateCheck(c.name, "INCONCLUSIVE", f"{reason}; the two answer alike")
     needed = more_queries(c.diff, -c.claim.margin, c.queries)
     return GateCheck(c.name, "INCONCLUSIVE", f"{reason}; {_more(needed, c.claim.where)}", needed)
+
+
+def sureness(found: Interval, queries: int, sign: str = "") -> str:
+    """Return how sure a figure is: its interval, and over how many judged queries.
+
+    ``sign``: "+" for a difference.
+    """
+    return f"[{found.lo:{sign}.3f}, {found.hi:{sign}.3f}] over {queries:,} queries"
 
 
 def more_queries(diff: Interval, bound: float, queries: int) -> int:
@@ -154,13 +162,13 @@ def _more(needed: int, where: str) -> str:
     return f"needs about {needed:,} more judged queries{f' in {where}' if where else ''}"
 
 
-def floor_value(label: str, value: float | None, least: float) -> GateCheck:
-    """Check that a figure is there, finite and at least ``least``."""
+def floor_value(label: str, value: float | None, least: float, sure: str = "") -> GateCheck:
+    """Check that a figure is there, finite and at least ``least``; ``sure``: see `sureness`."""
     if value is None or not math.isfinite(value) or not math.isfinite(least):
         return GateCheck(label, "INCONCLUSIVE", f"{label}: not measured")
     if value < least:
-        return GateCheck(label, "FAIL", f"{label}: {value:.3f} is below {least:.3f}")
-    return GateCheck(label, "PASS", f"{label}: {value:.3f} is at least {least:.3f}")
+        return GateCheck(label, "FAIL", f"{label}: {value:.3f}{sure} is below {least:.3f}")
+    return GateCheck(label, "PASS", f"{label}: {value:.3f}{sure} is at least {least:.3f}")
 
 
 def unusable(

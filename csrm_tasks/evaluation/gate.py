@@ -26,10 +26,12 @@ from csrm_tasks.evaluation.checks import (
     decided,
     enough,
     floor_value,
+    sureness,
     unusable,
 )
 from csrm_tasks.evaluation.measures import MEASURES
-from csrm_tasks.evaluation.metrics import Floats, micro_f1
+from csrm_tasks.evaluation.metrics import Floats, Metric, micro_f1
+from csrm_tasks.evaluation.paired import interval, resample
 from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
 
@@ -57,8 +59,10 @@ def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate 
     """
     if policy is None:
         raise RefusedError(NO_POLICY)
-    checks = [floor(candidate, name, least) for name, least in sorted(policy.floors.items())]
-    checks += [not_below(candidate, name) for name in policy.not_below]
+    checks = [
+        floor(candidate, name, least, policy.alpha) for name, least in sorted(policy.floors.items())
+    ]
+    checks += [not_below(candidate, name, policy.alpha) for name in policy.not_below]
     if champion is None:
         if not checks:
             reason = "no release is live and the policy has no floors: nothing to judge against"
@@ -175,16 +179,23 @@ def _alike(candidate: GateEvidence, champion: GateEvidence) -> list[GateCheck]:
     return [GateCheck("difference", "INCONCLUSIVE", reason)] if same else []
 
 
-def floor(evidence: GateEvidence, name: str, least: float) -> GateCheck:
-    """Check a hard floor of a point estimate."""
+def floor(evidence: GateEvidence, name: str, least: float, alpha: float) -> GateCheck:
+    """Check a hard floor of a point estimate; its interval is shown and does not decide."""
     label = f"floor {name}"
     family, metric = MEASURES[name]
     table = evidence.counts.get(family)
-    value = float(metric(table.sum(0))) if table is not None and len(table) else float("nan")
-    return floor_value(label, value, least)
+    if table is None or not len(table):
+        return floor_value(label, None, least)
+    return floor_value(label, float(metric(table.sum(0))), least, _sure(table, metric, alpha))
 
 
-def not_below(evidence: GateEvidence, baseline: str) -> GateCheck:
+def _sure(table: Floats, metric: Metric, alpha: float) -> str:
+    """Return the interval of a figure of ``table`` (Q, K, K or Q, 2), and its judged queries."""
+    judged = int((table.reshape(len(table), -1).sum(1) > 0).sum())
+    return f" {sureness(interval(table, metric, resample(len(table)), alpha), judged)}"
+
+
+def not_below(evidence: GateEvidence, baseline: str, alpha: float) -> GateCheck:
     """Check that the LLM's micro-F1 is not below that of a baseline judged on the same pairs.
 
     A floor that is measured instead of set: point estimates, as in every floor.
@@ -194,7 +205,8 @@ def not_below(evidence: GateEvidence, baseline: str) -> GateCheck:
     problem = unusable(label, one, other, baseline)
     if problem is not None or one is None or other is None:
         return problem or GateCheck(label, "INCONCLUSIVE", f"{label}: not measured")
-    return floor_value(label, float(micro_f1(one.sum(0))), float(micro_f1(other.sum(0))))
+    sure = _sure(one, micro_f1, alpha)
+    return floor_value(label, float(micro_f1(one.sum(0))), float(micro_f1(other.sum(0))), sure)
 
 
 def planted_regression(counts: Floats) -> Floats:

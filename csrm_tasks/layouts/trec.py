@@ -52,7 +52,7 @@ def read(folder: Path, landing: Landing, grades: Mapping[int, str] | None = None
     landing.remarks += not_read(files.others)
     _check_scale(files.qrels, grades)
     locale = landing.locales[SPOKEN[0]]
-    queries = _queries(files.queries)
+    queries = queries_of(files.queries)
     for path in files.collections:
         for document in documents(path):
             landing.read[path.name] += 1
@@ -137,7 +137,8 @@ def _land_qrels(
             landing.leave_out(why, path, number, text)
 
 
-def _queries(paths: list[Path]) -> dict[str, str]:
+def queries_of(paths: list[Path]) -> dict[str, str]:
+    """Return identifier → query of TSV files; raises :class:`DataError` naming file and row."""
     found: dict[str, str] = {}
     for path in paths:
         for number, text in lines(path):

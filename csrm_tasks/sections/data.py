@@ -42,8 +42,9 @@ class Behaviour(Section):
 CatalogueColumn = Literal["product_id", "title", "brand", "category", "description", "deleted"]
 TranslationColumn = Literal["translation_id", "kind", "source_text", "target_text"]
 LabelColumn = Literal[
-    "label_id", "query", "product_id", "grade", "rater_id", "guideline_version", "rated_at"
-]
+    "label_id", "query", "product_id", "grade", "rater_id", "guideline_version", "rated_at",
+    "explanation", "held_out",
+]  # fmt: skip
 CategoryColumn = Literal[
     "label_id", "query", "category", "label", "rater_id", "guideline_version", "rated_at"
 ]

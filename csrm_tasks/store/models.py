@@ -151,6 +151,8 @@ class Label(Base):
     rater_id: Mapped[str] = mapped_column(Key)
     guideline_version: Mapped[str] = mapped_column(Key)
     rated_at: Mapped[datetime | None] = mapped_column(Moment)
+    explanation: Mapped[str] = mapped_column(Text, server_default="")
+    held_out: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # 1: gold as delivered
     row: Mapped[int] = mapped_column(Integer, server_default="0")  # in its file, from 1
     file_id: Mapped[int] = mapped_column(Integer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -182,6 +183,23 @@ def test_floors_fail_below_and_unknown_measures_are_refused() -> None:
     assert decide(GOOD, BAD, Gate(floors={"micro_f1": 0.8})).outcome == "PASS"
     with pytest.raises(ValidationError, match="micro_f1"):
         Gate.model_validate({"floors": {"f1": 0.1}})
+
+
+@pytest.mark.parametrize("queries", [20, 320])
+def test_a_floor_says_how_sure_its_figure_is(queries: int) -> None:
+    judged = evidence_of("f", 0.8, queries=queries)
+    judged = replace(judged, baselines={"tfidf": judged.counts["relevance"]})
+    policy = Gate(floors={"micro_f1": 0.1}, not_below=("tfidf",), slice_min=1)
+    widths = []
+    for check in decide(judged, None, policy).checks[:2]:
+        said = rf"(0\.\d+) \[(0\.\d+), (\d\.\d+)\] over {queries} queries"
+        found = re.search(said, check.reason)
+        assert found is not None, check.reason
+        value, lo, hi = map(float, found.groups())
+        assert lo <= value <= hi
+        widths.append(hi - lo)
+    assert widths[0] == widths[1]
+    assert widths[0] > 0.05 if queries == 20 else 0.0 < widths[0] < 0.05
 
 
 def test_without_a_live_release_floors_decide() -> None:

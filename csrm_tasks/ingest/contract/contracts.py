@@ -202,6 +202,9 @@ LABELS = Contract("labels", "One rater's grade of one query-product pair.", (
            required=False),
     Column("guideline_version", "what the rater was told", required=False),
     Column("rated_at", "when", holds="time", required=False),
+    Column("explanation", "why, in the rater's words", required=False, max_chars=2_000),
+    Column("held_out", "judged to measure by, never to learn from: gold as delivered",
+           required=False, vocabulary=FLAGS, default=0),
 ))  # fmt: skip
 
 QUERY_CATEGORIES = Contract(

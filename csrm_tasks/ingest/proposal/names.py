@@ -53,6 +53,9 @@ SPELLINGS: dict[str, dict[str, str]] = {
         "assessor,judge,worker id,평가자,标注员,"
         "标注人,評価者",
         "guideline_version": "guideline version,guideline,guidelines,지침,指南版本,ガイドライン",
+        "explanation": "explanation,reason,rationale,comment,justification,why,"
+        "설명,사유,이유,理由,说明,說明,コメント",
+        "held_out": "held out,holdout,hold out,is held out",
         "rated_at": f"rated at,judged at,labeled at,date,"
         f"rating time,평가일시,标注时间,評価日時,{TIME}",
     },

@@ -147,7 +147,9 @@ def _texts(engine: Engine, ranked: Table, scratch: Path) -> Table:
         part.with_columns(query_ids(str(locale), normalised(part["query"])).alias("query_id"))
         for (locale,), part in found.group_by("locale")
     ]
-    return engine.give("texts", pl.concat(parts), scratch / "text_ids.parquet")
+    # Of searches that all found nothing there is no text.
+    none = pl.DataFrame(schema=dict.fromkeys(("locale", "query", "query_id"), pl.String))
+    return engine.give("texts", pl.concat([none, *parts]), scratch / "text_ids.parquet")
 
 
 def _products(engine: Engine, ranked: Table, known: Known, scratch: Path) -> Table:
@@ -159,7 +161,8 @@ def _products(engine: Engine, ranked: Table, known: Known, scratch: Path) -> Tab
         )
         for (locale,), part in found.group_by("locale")
     ]
-    return engine.give("products", pl.concat(parts), scratch / "known.parquet")
+    none = pl.DataFrame(schema=dict.fromkeys(_PRODUCT, pl.String))
+    return engine.give("products", pl.concat([none, *parts]), scratch / "known.parquet")
 
 
 def mark_shown(

@@ -1,0 +1,1 @@
+"""Judgements to and from the tools that searches are judged in (docs/JUDGEMENTS.md)."""

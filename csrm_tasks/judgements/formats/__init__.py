@@ -1,0 +1,1 @@
+"""One file a tool: how its judgement files are read and written."""
