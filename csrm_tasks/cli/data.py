@@ -55,7 +55,8 @@ def review(market: str, ref: str, locale: str, out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.copyfile(sent, part)
     part.replace(out)
-    click.echo(f"{out}; next: csrm data accept --market {market} --filter {ref} --locale {locale}")
+    about = f"--market {market} --filter {ref} --locale {locale}"
+    click.echo(f"{out}; next: csrm data accept {about} --day YYYY-MM-DD {out}")
 
 
 @data.command()

@@ -23,7 +23,7 @@ def bases(asked: Asked) -> Iterator[Finding]:
     if not asked.markets:
         yield say.fault(
             f"there is no market file in {asked.settings.markets}",
-            "csrm market new NAME writes one; CSRM_MARKETS names the folder",
+            "csrm market new writes one; CSRM_MARKETS names the folder",
         )
     seen: dict[str, str] = {}
     for market in asked.markets:

@@ -83,9 +83,10 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
     ``ablation``: what dev kept of the market's options (A41), for the model card.
     """
     evaluation, tasks = (ctx.inputs.get(n) for n in ("evaluation", "task_evaluation"))
-    if stage == 2 and ctx.market.binary_tasks and tasks is None:
+    beside = [task for task in ctx.market.tasks if task != "relevance"]
+    if stage == 2 and beside and tasks is None:
         raise ConfigError(
-            f"gate: the market learns {', '.join(ctx.market.binary_tasks)}, so it needs input "
+            f"gate: the market learns {', '.join(beside)}, so it needs input "
             "'task_evaluation' (of evaluate_tasks)"
         )
     sides = judge.Sides(

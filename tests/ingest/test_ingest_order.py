@@ -58,6 +58,7 @@ ROWS: dict[str, st.SearchStrategy[Row]] = {
     "catalogue": st.tuples(product_id, text, st.sampled_from([0, 0, 1])),
     "translations": st.tuples(st.sampled_from(["t0", "t1"]), text),
     "labels": st.tuples(st.sampled_from([f"l{n}" for n in range(3)]), product_id, text),
+    "query_categories": st.tuples(st.sampled_from(["c0", "c1"]), text, text),
     "ubi_queries": st.tuples(search_id, text, client, hour),
     "ubi_events": st.tuples(search_id, product_id, st.sampled_from(["", "z"]), client, hour),
 }
@@ -65,10 +66,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "catalogue": ("product_id", "title", "deleted"),
     "translations": ("translation_id", "target_text"),
     "labels": ("label_id", "product_id", "query"),
+    "query_categories": ("label_id", "query", "category"),
     "ubi_queries": ("query_id", "user_query", "client_id", "timestamp"),
     "ubi_events": ("query_id", "object_id", "user_query", "client_id", "timestamp"),
 }
-FIXED: dict[str, Any] = {"kind": "title", "grade": 1, "action_name": "click"}
+FIXED: dict[str, Any] = {"kind": "title", "grade": 1, "label": 1, "action_name": "click"}
 
 
 @st.composite

@@ -189,7 +189,7 @@ def test_a_second_import_of_the_market_meanwhile_is_refused_and_another_markets_
         codes["other"] = main([*command, "other"])
         esci.read(folder, into, "large")
 
-    asked = run.Asked("esci", "esci", "en-US", "ja-JP", date(2025, 1, 6))
+    asked = run.Asked("esci", "esci", ("en-US",), "ja-JP", date(2025, 1, 6))
     run.import_layout(asked, started, read)
     assert codes == {"esci": 2, "other": 0}
     assert capsys.readouterr().err.splitlines() == [
