@@ -156,7 +156,7 @@ def test_delivered_gold_is_frozen_like_drawn_gold(
     mask = pl.Series([r[4] for r in ordered], dtype=pl.Boolean)
     learnt, held = every.filter(~mask), every.filter(mask)
     sides = pl.DataFrame({"norm": [late], "side": ["train"]}) if late else None
-    gold = frozen_gold(learnt, RULES, ZH, sides, held)
+    gold = frozen_gold(learnt, RULES, [ZH], sides, held)
     wanted = slowly(ordered)
     found_ = dict(gold.pairs.select("norm", "grade").iter_rows())
     assert found_ == {q: g for q, g in wanted.items() if q != late}
