@@ -55,8 +55,10 @@ def review(market: str, ref: str, locale: str, out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.copyfile(sent, part)
     part.replace(out)
-    about = f"--market {market} --filter {ref} --locale {locale}"
-    click.echo(f"{out}; next: csrm data accept {about} --day YYYY-MM-DD {out}")
+    click.echo(f"{out}; next, with the day to land on and the filled-in file:")
+    click.echo(
+        f"csrm data accept --market {market} --filter {ref} --locale {locale} --day DAY {out}"
+    )
 
 
 @data.command()

@@ -68,7 +68,7 @@ def test_no_model_learns_from_what_it_judges(
         learnt.append(set(kept["query_id"]))
         return kept, weights
 
-    monkeypatch.setattr("csrm_tasks.llm.training.finetune.weighted", noted)
+    monkeypatch.setattr("csrm_tasks.llm.training.inputs.weighted", noted)
     snapshot = tiny.store.open(tiny.snapshot).path
     queries = pl.read_parquet(snapshot / "queries.parquet")
     norm = dict(queries.select("query_id", "norm").iter_rows())

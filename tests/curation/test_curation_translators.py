@@ -49,7 +49,7 @@ def in_other_words(snapshot: Path) -> dict[str, str]:
     words = dict(zip(KOREAN, CHINESE, strict=True))
     queries = pl.read_parquet(snapshot / "queries.parquet").filter(locale=SOURCE)["query"].unique()
     found = {q: " ".join(words[w] for w in q.split()) for q in queries.sort()}
-    rows = [("query", *pair, "train") for pair in found.items()]
+    rows = [("query", *pair, "train", SOURCE, TARGET) for pair in found.items()]
     table = pl.DataFrame(rows, records.TRANSLATIONS, orient="row")
     write_table(table, records.TRANSLATIONS, snapshot / "translations.parquet")
     return found

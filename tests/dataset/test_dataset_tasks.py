@@ -218,9 +218,10 @@ def test_pairs_of_a_task_are_those_of_a_slow_reference(said: list[Any], graded: 
                 "grade": pl.Series([r[3] for r in rows], dtype=pl.Int8),
                 "rater_id": [r[4] for r in rows], "day": [r[5] for r in rows],
                 "rated_at": pl.Series([None] * len(rows), dtype=pl.Datetime("us", "UTC")),
+                "held_out": pl.Series([0] * len(rows), dtype=pl.Int8),
             }, {"locale": pl.String, "query": pl.String, "norm": pl.String, "query_id": pl.String,
                 "item": pl.String, "grade": pl.Int8, "rater_id": pl.String, "day": pl.String,
-                "rated_at": pl.Datetime("us", "UTC")},
+                "rated_at": pl.Datetime("us", "UTC"), "held_out": pl.Int8},
         ).sort("day", maintain_order=True)  # fmt: skip
 
     products = pl.DataFrame({"locale": [KO, KO, ZH], "product_id": ["x", "y", "x"],

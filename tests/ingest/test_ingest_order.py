@@ -70,7 +70,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ubi_queries": ("query_id", "user_query", "client_id", "timestamp"),
     "ubi_events": ("query_id", "object_id", "user_query", "client_id", "timestamp"),
 }
-FIXED: dict[str, Any] = {"kind": "title", "grade": 1, "label": 1, "action_name": "click"}
+FIXED: dict[str, Any] = {
+    "kind": "title",
+    "grade": 1,
+    "label": 1,
+    "held_out": 0,
+    "action_name": "click",
+}
 
 
 @st.composite
