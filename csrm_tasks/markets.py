@@ -144,12 +144,14 @@ class MarketConfig(Section):
                 raise ValueError(f"gate.not_below: {name} is not measured without controls.{name}")
         for name in gate.slices:
             locale = name.removeprefix(LANGUAGE)
-            if locale != name and locale not in self.locales:
-                raise ValueError(
-                    f"gate.slices: {locale!r} is none of the market's locales, "
-                    f"{', '.join(self.locales)}"
-                )
+            if locale != name:
+                self._check_ours("gate.slices", locale)
         return self
+
+    def _check_ours(self, key: str, locale: str) -> None:
+        if locale not in self.locales:
+            known = ", ".join(self.locales)
+            raise ValueError(f"{key}: {locale!r} is none of the market's locales, {known}")
 
     @model_validator(mode="after")
     def _a_language_has_one_part(self) -> Self:
@@ -177,11 +179,8 @@ class MarketConfig(Section):
 
     @model_validator(mode="after")
     def _pivot_is_known(self) -> Self:
-        if self.llm.pivot not in (None, *self.locales):
-            raise ValueError(
-                f"llm.pivot: {self.llm.pivot!r} is none of the market's locales, "
-                f"{', '.join(self.locales)}"
-            )
+        if self.llm.pivot is not None:
+            self._check_ours("llm.pivot", self.llm.pivot)
         return self
 
     @model_validator(mode="after")

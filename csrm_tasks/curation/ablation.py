@@ -12,7 +12,6 @@ what it has chosen are too good, which is why a release is judged on gold.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +24,7 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.metrics import Floats, confusion_by_query, micro_f1
 from csrm_tasks.evaluation.paired import Interval, difference, resample
 from csrm_tasks.llm.training.inputs import FinetuneInputs
-from csrm_tasks.llm.training.launch import run_training
-from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
+from csrm_tasks.llm.training.launch import train_anew
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.options import ablation_steps
 
@@ -62,15 +60,11 @@ def short_training(
     has learnt nothing: a comparison with it would say nothing.
     """
     out = work / "model"
-    shutil.rmtree(out, ignore_errors=True)  # of a training that was killed while it wrote
-    out.mkdir(parents=True)
     llm = market.llm.model_copy(update={"steps": ablation_steps(market)})
     seed = market.seed + SEEDS_APART * repeat
     short = market.model_copy(update={"llm": llm, "seed": seed})
-    facts = run_training(short, replace(given, arm="ablation"), out, work).facts
-    reason = unlearnt(facts)
-    if reason and llm.must_learn:
-        raise UnlearntError(f"ablation: {reason}; raise ablation.steps")
+    given = replace(given, arm="ablation")
+    facts = train_anew(short, given, out, work, "ablation", "; raise ablation.steps").facts
     kept = ("dev_micro_f1", "dev_log_loss", "dev_locale", "steps", "best_step", "train_pairs")
     return out / "dev_scores.parquet", {name: facts[name] for name in kept}
 

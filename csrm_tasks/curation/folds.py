@@ -9,7 +9,6 @@ read.
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,7 @@ from csrm_tasks.evaluation.baselines import CharacterModel, texts_of
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
 from csrm_tasks.llm.training.inputs import FinetuneInputs
-from csrm_tasks.llm.training.launch import run_training
-from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
+from csrm_tasks.llm.training.launch import train_anew
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import WEIGHTS, write_table
 from csrm_tasks.text import LEVEL_SEPARATOR, normalised
@@ -117,8 +115,6 @@ def _by_llm(
     steps = market.filter.steps or -(-market.llm.steps * (folds - 1) // folds)
     llm = market.llm.model_copy(update={"steps": steps})
     out, held_out = work / "model", work / "held_out"
-    shutil.rmtree(out, ignore_errors=True)  # of a training that was killed while it wrote
-    out.mkdir(parents=True)
     train = pl.concat([asked, learnt]).filter(pl.col("split") == "train")
     kept = train["pair_id"].is_in(learnt["pair_id"].implode()).cast(pl.Float32)
     write_table(train.with_columns(kept.alias("weight")), WEIGHTS, held_out / "decisions.parquet")
@@ -126,8 +122,6 @@ def _by_llm(
         snapshot, None, None, "filter", 0, pretraining=pretraining, filtered=held_out
     )
     short = market.model_copy(update={"llm": llm})
-    reason = unlearnt(run_training(short, given, out, work).facts)
-    if reason and llm.must_learn:
-        raise UnlearntError(f"filter, model without one of {folds} folds: {reason}")
+    train_anew(short, given, out, work, f"filter, model without one of {folds} folds")
     scorer = RelevanceScorer.load(out)
     return scorer.score(RELEVANCE, scorer.fields(snapshot), asked, calibrated=False)

@@ -90,7 +90,9 @@ def evaluate_tasks(ctx: Context) -> Metadata:
 
 def _dev(llm: Artifact) -> dict[str, Any]:
     """What a model's own dev said: thresholds, and figures of the half that reports."""
-    path = llm.path / "tasks.json"
+    from csrm_tasks.llm.training.task_judge import FILE
+
+    path = llm.path / FILE
     said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return said
 

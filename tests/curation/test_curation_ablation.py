@@ -18,7 +18,7 @@ from csrm_tasks.evaluation.paired import RESAMPLES, Interval, resample
 from csrm_tasks.evaluation.report import model_card
 from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.llm.data import load_pairs
-from csrm_tasks.llm.training import rounds
+from csrm_tasks.llm.training import launch, rounds
 from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.learnt import UnlearntError
 from csrm_tasks.markets import MarketConfig
@@ -204,13 +204,13 @@ def test_every_run_is_the_training_of_a_market_without_that_option(
 ) -> None:
     """Against a training of a market file in which it is off, given no input of it."""
     seen: list[tuple[MarketConfig, FinetuneInputs]] = []
-    real = ablation.run_training
+    real = launch.run_training
 
     def noted(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path) -> Any:
         seen.append((market, given))
         return real(market, given, out, work)
 
-    monkeypatch.setattr(ablation, "run_training", noted)
+    monkeypatch.setattr(launch, "run_training", noted)
     monkeypatch.setattr(ablation, "ENOUGH", 1)
     runs = tiny.runs()
     assert {g.warm for _, g in seen} == {None} and all(g.rqa is not None for _, g in seen)
@@ -271,13 +271,13 @@ def test_halves_that_label_each_other_obey_as_their_teacher_did(
 def test_a_run_that_is_killed_answers_the_same(
     tiny: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ablation.unlearnt
+    real = launch.unlearnt
 
     def dies(facts: dict[str, Any]) -> str | None:
-        monkeypatch.setattr(ablation, "unlearnt", real)
+        monkeypatch.setattr(launch, "unlearnt", real)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablation, "unlearnt", dies)
+    monkeypatch.setattr(launch, "unlearnt", dies)
     with pytest.raises(KeyboardInterrupt):
         tiny.one(without="filter")
     resumed = tiny.one(without="filter").file("dev_scores.parquet").read_bytes()
@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
         tiny.run("train_llm", given | {"ablation": other}, arm="stage2")
     llm = tiny.market.llm.model_copy(update={"must_learn": True})
     strict = tiny.market.model_copy(update={"llm": llm})
-    monkeypatch.setattr(ablation, "unlearnt", lambda facts: "it has learnt nothing")
+    monkeypatch.setattr(launch, "unlearnt", lambda facts: "it has learnt nothing")
     recipe = FinetuneInputs(tiny.store.open(tiny.snapshot).path, None, None, "x", 0)
     with pytest.raises(UnlearntError, match="it has learnt nothing; raise"):
         ablation.short_training(strict, recipe, 0, tiny.folder / "unlearnt")

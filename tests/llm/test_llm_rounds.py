@@ -16,7 +16,7 @@ from csrm_tasks.llm.data import in_fold, load_fields, load_pairs
 from csrm_tasks.llm.network import model
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
-from csrm_tasks.llm.training import rounds
+from csrm_tasks.llm.training import launch, rounds
 from csrm_tasks.llm.training.finetune import finetune
 from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.settings import Settings
@@ -87,11 +87,13 @@ def test_a_finished_fold_is_not_trained_again(
         trained.append(fold)
         return finetune(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rounds, "run_training", killed_in_the_second)
+    monkeypatch.setattr(launch, "run_training", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         rounds.cross_fit(market, given, tmp_path / "work")
+    left = tmp_path / "work" / "fold1" / "model" / "pretraining"  # as one killed while it wrote
+    left.mkdir(parents=True)
     resumed, _ = rounds.cross_fit(market, given, tmp_path / "work")
-    assert trained == [0, 1, 1]
+    assert trained == [0, 1, 1] and not left.exists()
     whole, _ = rounds.cross_fit(market, given, tmp_path / "other")
     assert resumed.equals(whole)
 

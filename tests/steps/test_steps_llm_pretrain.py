@@ -22,7 +22,7 @@ from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.predict import predict
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
-from csrm_tasks.llm.training import rounds
+from csrm_tasks.llm.training import launch
 from csrm_tasks.sections import Distillation
 from csrm_tasks.settings import Settings
 from tests.llm_fixtures import make_base
@@ -166,13 +166,13 @@ def test_halves_that_label_each_other_start_from_the_teachers_stage_0(
     tiny.change(distillation=Distillation(memorised=0.0))
     stage0 = tiny.pretrain()
     teacher = tiny.train(pretrained=stage0.ref)
-    given, real = [], rounds.run_training
+    given, real = [], launch.run_training
 
     def run_training(*args: Any) -> Any:
         given.append(args[1].pretraining)
         return real(*args)
 
-    monkeypatch.setattr(rounds, "run_training", run_training)
+    monkeypatch.setattr(launch, "run_training", run_training)
     soft = tiny.run("score_pairs", {"snapshot": tiny.snapshot, "llm": teacher.ref}, split="train")
     assert soft.facts["cross_fitted"]
     assert given == [teacher.path / "pretraining"] * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
@@ -85,28 +85,27 @@ class Brands:
         """``products``: PRODUCTS, ``translations``: TRANSLATIONS, of which brands are read."""
         self._products = products
         named = translations.filter(pl.col("kind") == "brand")
-        self._pairs = list(zip(named["source_text"], named["target_text"], strict=True))
+        pairs = list(zip(named["source_text"], named["target_text"], strict=True))
+        self._names = {name for pair in pairs for name in pair}
+        self._partners: dict[str, set[str]] = defaultdict(set)  # by normalised form
+        for one, other in pairs:
+            self._partners[normalise(one)].add(other)
+            self._partners[normalise(other)].add(one)
         self._dictionaries: dict[str, BrandDictionary] = {}
 
     def named(self, locale: str, texts: Sequence[str]) -> list[str]:
         """Return the brand that each text names by the dictionary of ``locale``, or ""."""
         if locale not in self._dictionaries:
             here = self._products.filter((pl.col("locale") == locale) & (pl.col("brand") != ""))
-            names = {*here["brand"], *(name for pair in self._pairs for name in pair)}
-            self._dictionaries[locale] = build_brands(names, ())
+            self._dictionaries[locale] = build_brands({*here["brand"], *self._names}, ())
         return _matched(self._dictionaries[locale], texts)
 
     def keeps(self, brand: str, texts: Sequence[str]) -> list[bool]:
         """Say of each text whether it names ``brand``, in whichever language's form."""
         if not brand or not texts:
             return [True] * len(texts)
-        return [found != "" for found in _matched(build_brands(self._forms(brand), ()), texts)]
-
-    def _forms(self, brand: str) -> set[str]:
-        own = normalise(brand)
-        there = {b for a, b in self._pairs if normalise(a) == own}
-        back = {a for a, b in self._pairs if normalise(b) == own}
-        return {brand, *there, *back}
+        forms = {brand, *self._partners.get(normalise(brand), ())}
+        return [found != "" for found in _matched(build_brands(forms, ()), texts)]
 
 
 def _matched(dictionary: BrandDictionary, texts: Iterable[str]) -> list[str]:

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from csrm_tasks.blobs import text_digest
-from csrm_tasks.judgements.formats.book import WORDS, Asked, Book, Judgement, Page, Rated, ours
+from csrm_tasks.judgements.formats.book import (
+    QUESTION,
+    WHY,
+    WORDS,
+    Asked,
+    Book,
+    Judgement,
+    Page,
+    Rated,
+    ours,
+)
 from csrm_tasks.judgements.formats.fields import (
     Json,
     answers,
@@ -29,8 +39,6 @@ from csrm_tasks.judgements.formats.fields import (
 )
 from csrm_tasks.layouts.files import fault, text_of
 
-QUESTION, WHY = "grade", "explanation"
-TEXTS = ("title", "brand", "category")
 NOBODY = ("", "None")  # Argilla writes a user that it does not know as the word None
 
 
@@ -114,16 +122,14 @@ def write(page: Page, folder: Path) -> list[Path]:
 
 
 def _record(page: Page, one: Judgement) -> dict[str, Any]:
-    texts = page.texts.get(one.product_id, {})
     return {
         "id": text_digest(one.query, one.product_id),
-        "fields": {"query": one.query} | {name: texts.get(name, "") for name in TEXTS},
+        "fields": {"query": one.query} | page.shown(one.product_id),
         "metadata": {"product_id": one.product_id, "set": page.title},
         "suggestions": {}, "responses": {}, "vectors": {},
     }  # fmt: skip
 
 
 def _suggestion(one: Judgement) -> dict[str, Any]:
-    assert one.probabilities is not None
-    best = max(range(3), key=one.probabilities.__getitem__)
-    return {"value": WORDS[best], "score": round(one.probabilities[best], 4), "agent": "csrm"}
+    word, score = one.surest
+    return {"value": word, "score": score, "agent": "csrm"}

@@ -20,6 +20,8 @@ from csrm_tasks.text import normalise
 OURS = re.compile(r"csrm-(consensus|gold|soft|audits)[: ][^;\"]*")  # see Page.title
 UNRATEABLE = "unrateable"
 WORDS = {int(g): g.name.lower() for g in Grade}
+QUESTION, WHY = "grade", "explanation"  # what our exports call both in an annotation tool
+TEXTS = ("title", "brand", "category")  # of a product, shown to raters there
 DECLARED = re.compile(r"grades((?: \S+=[a-z]+)+)")  # how our own files say their scale
 
 
@@ -75,6 +77,13 @@ class Judgement:
         assert self.probabilities is not None
         return round(self.probabilities[1] + 2 * self.probabilities[2], 4)
 
+    @property
+    def surest(self) -> tuple[str, float]:
+        """The word of a soft one's most probable grade, the least of equals, and how probable."""
+        assert self.probabilities is not None
+        best = max(range(3), key=self.probabilities.__getitem__)
+        return WORDS[best], round(self.probabilities[best], 4)
+
 
 @dataclass(frozen=True)
 class Page:
@@ -96,6 +105,11 @@ class Page:
     def declaration(self) -> str:
         """The scale in words, for a field that holds any text."""
         return "grades " + " ".join(f"{r}={WORDS[g]}" for g, r in sorted(self.ratings.items()))
+
+    def shown(self, product_id: str) -> dict[str, str]:
+        """Return :data:`TEXTS` of a product, "" where there is none."""
+        texts = self.texts.get(product_id, {})
+        return {name: texts.get(name, "") for name in TEXTS}
 
     def by_query(self) -> dict[str, list[Judgement]]:
         """Return the judgements of each query, in order."""

@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from csrm_tasks.judgements.formats.book import WORDS, Asked, Book, Judgement, Page, Rated, ours
+from csrm_tasks.judgements.formats.book import (
+    QUESTION,
+    WHY,
+    WORDS,
+    Asked,
+    Book,
+    Judgement,
+    Page,
+    Rated,
+    ours,
+)
 from csrm_tasks.judgements.formats.fields import (
     Json,
     answers,
@@ -27,8 +37,6 @@ from csrm_tasks.judgements.formats.fields import (
 )
 from csrm_tasks.layouts.files import fault, text_of
 
-QUESTION, WHY = "grade", "explanation"
-TEXTS = ("title", "brand", "category")
 INTERFACE = """<View>
   <Header value="$query"/>
   <Text name="title" value="$title"/>
@@ -154,8 +162,7 @@ def write(page: Page, folder: Path) -> list[Path]:
 
 
 def _task(page: Page, one: Judgement) -> dict[str, Any]:
-    texts = page.texts.get(one.product_id, {})
-    shown = {name: texts.get(name, "") for name in TEXTS}
+    shown = page.shown(one.product_id)
     about = {"query": one.query, "product_id": one.product_id, **shown, "set": page.title}
     return {"data": about}
 
@@ -172,10 +179,8 @@ def _annotation(one: Judgement) -> dict[str, Any]:
 
 
 def _prediction(one: Judgement) -> dict[str, Any]:
-    assert one.probabilities is not None
-    best = max(range(3), key=one.probabilities.__getitem__)
-    return {"model_version": "csrm", "score": round(one.probabilities[best], 4),
-            "result": [_result(WORDS[best])]}  # fmt: skip
+    word, score = one.surest
+    return {"model_version": "csrm", "score": score, "result": [_result(word)]}
 
 
 def _result(word: str) -> dict[str, Any]:

@@ -96,12 +96,13 @@ def finetune(market: MarketConfig, given: FinetuneInputs, out: Path, work: Path)
     card.write(out)
     (out / "curves.json").write_text(json.dumps(result.curves), encoding="utf-8")
     # A real base takes minutes over dev: where the last state is the best, it was just scored.
-    known = dev.last if result.best_step == result.progress.step else None
+    is_last = result.best_step == result.progress.step
     probabilities = None
     if len(data.train):
+        known = dev.last if is_last else None
         probabilities = dev.probabilities() if known is None else known
         write_dev_scores(data.dev, probabilities, out)
-    said = {} if judge is None else judge.write(out)
+    said = {} if judge is None else judge.write(out, judge.last if is_last else None)
     facts = said | _fit(data, model, encoder, given.ranker and config.mixture.cvr > 0)
     facts |= _facts(data, result, probabilities, model, encoder)  # then: it counts what was cut
     if encoder.truncated:

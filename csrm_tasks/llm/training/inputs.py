@@ -31,9 +31,7 @@ from csrm_tasks.llm.data import (
     weighted,
 )
 from csrm_tasks.llm.languages import families, load_meanings
-from csrm_tasks.llm.network.model import (
-    Model,
-)
+from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, parallel_pairs

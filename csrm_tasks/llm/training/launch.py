@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import sys
 import uuid
@@ -24,6 +25,7 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.file_state import where_kept
 from csrm_tasks.llm.training.finetune import Finetuned, finetune
 from csrm_tasks.llm.training.inputs import FinetuneInputs
+from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
 from csrm_tasks.llm.training.pretrain import PretrainInputs, pretrain
 from csrm_tasks.llm.training.train import HALVED, TrainingError
 from csrm_tasks.markets import MarketConfig
@@ -71,6 +73,23 @@ def run_training(market: MarketConfig, given: Given, out: Path, work: Path) -> F
     if failure:
         raise TrainingError(failure)
     return Finetuned(**json.loads((work / RESULT).read_text(encoding="utf-8")))
+
+
+def train_anew(
+    market: MarketConfig, given: FinetuneInputs, out: Path, work: Path, whose: str, cure: str = ""
+) -> Finetuned:
+    """Do :func:`run_training` into ``out`` emptied: a training within a step, which may be killed.
+
+    It goes on from its checkpoint below ``work``. Raises :class:`UnlearntError`, which says
+    ``whose`` it is and what to do (``cure``), where it has learnt nothing.
+    """
+    shutil.rmtree(out, ignore_errors=True)  # of a training that was killed while it wrote
+    out.mkdir(parents=True)
+    result = run_training(market, given, out, work)
+    reason = unlearnt(result.facts)
+    if reason and market.llm.must_learn:
+        raise UnlearntError(f"{whose}: {reason}{cure}")
+    return result
 
 
 def _check_gpus(processes: int) -> None:

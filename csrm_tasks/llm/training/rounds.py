@@ -18,8 +18,7 @@ from csrm_tasks.llm.data import Fields, in_fold, load_pairs
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.llm.training.inputs import FinetuneInputs
-from csrm_tasks.llm.training.launch import run_training
-from csrm_tasks.llm.training.learnt import UnlearntError, unlearnt
+from csrm_tasks.llm.training.launch import train_anew
 from csrm_tasks.markets import MarketConfig
 
 log = logging.getLogger("csrm")
@@ -44,13 +43,10 @@ def cross_fit(
         folder = work / f"fold{fold}"
         done = folder / "done"
         if not done.exists():
-            (folder / "model").mkdir(parents=True, exist_ok=True)
             log.info("cross-fitting: training on half %d of the queries", fold)
             recipe = replace(given, fold=fold)
-            trained = run_training(half, recipe, folder / "model", folder)
-            reason = unlearnt(trained.facts)
-            if reason and llm.must_learn:
-                raise UnlearntError(f"cross-fitting, half {fold} of the queries: {reason}")
+            whose = f"cross-fitting, half {fold} of the queries"
+            trained = train_anew(half, recipe, folder / "model", folder, whose)
             done.write_text(str(trained.facts["dev_micro_f1"]), encoding="utf-8")
         facts[f"fold{fold}_dev_micro_f1"] = float(done.read_text(encoding="utf-8"))
         others = in_fold(pairs, 1 - fold)

@@ -39,6 +39,7 @@ class TaskJudge:
         Raises :class:`DataError` where the half to choose on has no yes or no no.
         """
         self._model, self._encoder = model, encoder
+        self.last: pl.DataFrame | None = None  # what was found last
         halved = dev.with_columns(halves(dev["query"]))
         own = pl.col("locale") == target
         chooses = (pl.col("half") == CHOSEN) & (own | ~own.any().over("task"))
@@ -56,7 +57,8 @@ class TaskJudge:
             texts = TaskTexts(str(task)).of(pairs)
             found = predict(self._model, self._encoder, TASK_SPACES[str(task)], *texts)
             parts.append(pairs.with_columns(pl.Series("p", found[:, 1], dtype=pl.Float32)))
-        return pl.concat(parts)
+        self.last = pl.concat(parts)
+        return self.last
 
     def score(self) -> DevScore:
         """Return the tasks' mean accuracy (at one half) and log loss on the half that chooses."""
@@ -68,12 +70,13 @@ class TaskJudge:
             loss.append(log_loss(np.stack([1.0 - p, p], 1), labels))
         return DevScore(float(np.mean(accuracy)), float(np.mean(loss)))
 
-    def write(self, out: Path) -> dict[str, Any]:
+    def write(self, out: Path, known: pl.DataFrame | None = None) -> dict[str, Any]:
         """Choose the thresholds; write :data:`SCORES` and :data:`FILE` below ``out``; return facts.
 
+        ``known``: what :meth:`scored` said of the model as it is now; None: it is asked again.
         The facts are of the half that reports: F1 of yes by task, and their mean (A42).
         """
-        scored = self.scored()
+        scored = self.scored() if known is None else known
         scored.select("task", "pair_id", "query_id", "locale", "grade", "half", "p").write_parquet(
             out / SCORES
         )
