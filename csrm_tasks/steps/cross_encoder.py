@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.steps.declaration import Context, Metadata, step
-from csrm_tasks.steps.towers import encoder_identity, reader_of, soft_pairs, tables_of
+from csrm_tasks.steps.towers import encoder_identity, reader_of, shown_pairs, soft_pairs, tables_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,7 +65,7 @@ def train_cross_encoder(ctx: Context) -> Metadata:
         plan, ctx.work / "checkpoint.safetensors",
         choose_dtype(device, model.encoder.config.hidden_size), cross_logits,
     )  # fmt: skip
-    chosen = _thresholds(model, reader, examples, dev, ctx.market)
+    chosen = _thresholds(model, reader, shown_pairs(ctx, tables), dev, ctx.market)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     about, judged = (
@@ -106,7 +106,7 @@ def _judged(model: CrossEncoder, reader: TowerTokenizer, frame: pl.DataFrame) ->
 
 
 def _thresholds(
-    model: CrossEncoder, reader: TowerTokenizer, taught: Examples, dev: pl.DataFrame,
+    model: CrossEncoder, reader: TowerTokenizer, taught: Examples | None, dev: pl.DataFrame,
     market: MarketConfig,
 ) -> dict[str, Threshold]:  # fmt: skip
     """Choose as for the towers: on judged dev pairs, or by the teacher on distilled ones (A33)."""
@@ -117,7 +117,7 @@ def _thresholds(
 
     floor = market.towers.precision_floor
     scores = _judged(model, reader, dev).scores
-    if market.towers.thresholds == "dev":
+    if taught is None:
         return measure.dev_thresholds(dev, scores, floor)
     most = min(TAUGHT, len(taught))
     rows = np.random.default_rng(market.seed).choice(len(taught), most, replace=False)

@@ -14,6 +14,7 @@ from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
+    from csrm_tasks.artifacts import Artifact
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
     from csrm_tasks.towers.examples import Examples
@@ -145,7 +146,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     if config.lexical or config.fitted_start:
         start(model, read, *texts, seed, fitted=config.fitted_start)
     done = train(model, read, *texts, plan, ctx.work / "checkpoint.safetensors", dtype)
-    taught = examples if target == "soft" and config.thresholds == "teacher" else None
+    taught = shown_pairs(ctx, tables, seen) if target == "soft" else None
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
         "target": target, "seen": seen, "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
@@ -171,9 +172,33 @@ def _examples(ctx: Context, tables: TowerTables, target: str, seen: bool) -> Exa
 
 def soft_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples:
     """Return what the teacher has scored; raises :class:`ConfigError` without input ``scored``."""
+    return tables.soft(soft_input(ctx).file("scored.parquet"), seen)
+
+
+def soft_input(ctx: Context) -> Artifact:
+    """Return the teacher's scores of tower pairs; raises :class:`ConfigError` without them."""
     if "scored" not in ctx.inputs:
         raise ConfigError("learning from the teacher needs input 'scored', of score_pairs")
-    return tables.soft(ctx.input("scored").file("scored.parquet"), seen)
+    return ctx.input("scored")
+
+
+def shown_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples | None:
+    """Return what the teacher says of the pairs that thresholds are chosen on (A33).
+
+    Impressed and retrieved products, which are what the towers will judge in service. Random ones
+    are left out: nearly all are defects that any cut finds, and counting them draws the defect
+    threshold to where it misses those that shoppers would see. None: the market chooses on dev.
+    """
+    import polars as pl
+
+    if ctx.market.towers.thresholds != "teacher":
+        return None
+    taught = soft_input(ctx)
+    if "pairs" not in taught.inputs:
+        raise ConfigError(f"{taught.ref} does not say which tower pairs it scored; score some anew")
+    drawn = pl.read_parquet(ctx.store.open(taught.inputs["pairs"]).file("pairs.parquet"))
+    shown = drawn.filter(pl.col("source") != "random")
+    return tables.soft(taught.file("scored.parquet"), seen, shown)
 
 
 def reader_of(market: MarketConfig) -> TowerTokenizer:

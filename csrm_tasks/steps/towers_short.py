@@ -11,7 +11,7 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.towers import (
     load_towers,
     publish_towers,
-    soft_pairs,
+    shown_pairs,
     tables_of,
 )
 
@@ -48,7 +48,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     model.shorten_query(config.query_layers)
     plan = TrainPlan.of(config, ctx.market.seed, products=1)
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
-    taught = soft_pairs(ctx, tables) if config.thresholds == "teacher" else None
+    taught = shown_pairs(ctx, tables)
     facts = publish_towers(ctx, model, reader, tables, taught)
     lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
     admitted = lost <= shorten.MAX_LOSS  # not a number is not

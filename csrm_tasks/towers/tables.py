@@ -45,12 +45,15 @@ class TowerTables:
         """Return the judged pairs."""
         return table(self.snapshot, "pairs")
 
-    def soft(self, scored: Path, seen: bool = False) -> Examples:
+    def soft(self, scored: Path, seen: bool = False, among: pl.DataFrame | None = None) -> Examples:
         """Return the pairs that the teacher has scored, with its probabilities (A29).
 
-        ``seen``: also those of gold queries, for a control.
+        ``seen``: also those of gold queries, for a control. ``among``: only pairs of this frame
+        (query_id, product_id, locale).
         """
         teacher = read_table(scored, SCORED)
+        if among is not None:
+            teacher = teacher.join(among, on=["query_id", "product_id", "locale"], how="semi")
         return soft_examples(teacher, self.queries, self.products, self.pairs, seen)
 
     def barred(self, seen: bool = False) -> set[str]:

@@ -22,7 +22,7 @@ from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.towers.cross.runtime import CrossRuntime
-from csrm_tasks.towers.examples import soft_examples
+from csrm_tasks.towers.examples import Examples, soft_examples
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.serving.texts import product_digest, product_text, with_product_text
@@ -58,10 +58,12 @@ class World:
             }
         )
 
-    def publish(self, step: str, name: str, facts: dict[str, Any] | None = None) -> str:
-        """Publish the files of ``folder/name``."""
+    def publish(
+        self, step: str, name: str, facts: dict[str, Any] | None = None, **inputs: str
+    ) -> str:
+        """Publish the files of ``folder/name``, made of ``inputs``."""
         ref = f"toy/{step}/{name}"
-        self.store.publish(ref, self.folder / name, facts=facts or {}, inputs={}, about={})
+        self.store.publish(ref, self.folder / name, facts=facts or {}, inputs=inputs, about={})
         return ref
 
     def snapshot(self, name: str = "snapshot", **changed: pl.DataFrame) -> str:
@@ -102,11 +104,23 @@ class World:
         found = pl.read_parquet(self.store.open(pairs).file("pairs.parquet"))
         path = self.folder / "scored" / "scored.parquet"
         records.write_table(oracle(found, self.tables), records.SCORED, path)
-        return self.publish("score_pairs", "scored")
+        return self.publish("score_pairs", "scored", pairs=pairs)
 
     def run(self, name: str, inputs: dict[str, Any], **params: Any) -> Any:
         """Run a step and open what it made."""
         return self.store.open(run_step(name, self.market, inputs, params, self.settings))
+
+
+def shown_examples(world: World, chain: dict[str, Any], products: pl.DataFrame) -> Examples:
+    """Return what the teacher said of pairs that were not drawn at random, one by one."""
+    pairs = pl.read_parquet(chain["pairs"].file("pairs.parquet"))
+    random = set(pairs.filter(source="random").select("query_id", "product_id").rows())
+    scored = world.store.open("toy/score_pairs/scored").file("scored.parquet")
+    said = records.read_table(scored, records.SCORED)
+    keys = said.select("query_id", "product_id").rows()
+    shown = said.filter([key not in random for key in keys])
+    assert 0 < len(shown) < len(said)
+    return soft_examples(shown, world.tables["queries"], products, world.tables["pairs"])
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +226,9 @@ def test_thresholds_by_the_teacher_are_those_of_its_expected_f1(
     dev = pl.read_parquet(hard.file("dev_scores.parquet"))
     best = choose_threshold("em", dev["em"].to_numpy(), dev["grade"].to_numpy() == 2, None)
     assert heads[1]["em"]["threshold"] == best.value  # people's grades have no other judge
-    # Of the soft towers: no cut of the distilled pairs has a greater expected F1.
-    examples = soft_examples(
-        records.read_table(world.store.open(soft.inputs["scored"]).file("scored.parquet"),
-                           records.SCORED),
-        *(world.tables[name] for name in ("queries", "products", "pairs")),
-    )  # fmt: skip
+    # Of the soft towers: no cut of the distilled pairs that search may show has a greater expected
+    # F1. Random products do not count, which any cut calls defects rightly.
+    examples = shown_examples(world, chain, world.tables["products"])
     export = world.store.open(
         run_step("export_towers", market, {"snapshot": given["snapshot"], "towers": soft.ref}, {},
                  world.settings)
@@ -296,12 +307,8 @@ def test_a_cross_encoder_reads_and_decides_as_the_towers_are_told_to(
     made = world.store.open(run_step("train_cross_encoder", market, given, {}, world.settings))
     cross = CrossRuntime(made.path, variant="fp32")
     assert cross.product_fields == ("brand",)
-    examples = soft_examples(
-        records.read_table(world.store.open(given["scored"]).file("scored.parquet"),
-                           records.SCORED),
-        world.tables["queries"], with_product_text(world.tables["products"], ("brand",)),
-        world.tables["pairs"],
-    )  # fmt: skip
+    products = with_product_text(world.tables["products"], ("brand",))
+    examples = shown_examples(world, chain, products)
     scores = cross.score_texts(
         [examples.queries[i] for i in examples.query],
         [examples.products[i] for i in examples.product],
@@ -418,6 +425,11 @@ def test_cold_start_takes_thresholds_from_source_dev(world: World) -> None:
     teacher = world.publish("score_pairs", "cold_scored")
     towers = world.run("train_towers", {"snapshot": snapshot, "scored": teacher})
     assert towers.facts["dev_locale"] == SOURCE
+    towers_by_teacher = world.market.towers.model_copy(update={"thresholds": "teacher", "steps": 1})
+    market = world.market.model_copy(update={"towers": towers_by_teacher})
+    own = {"snapshot": snapshot, "scored": teacher}
+    with pytest.raises(ConfigError, match="scored does not say which tower pairs it scored"):
+        run_step("train_towers", market, own, {}, world.settings)
     given = {"snapshot": snapshot, "export": "missing"}
     given["export"] = world.run("export_towers", {"snapshot": snapshot, "towers": towers.ref}).ref
     with pytest.raises(DataError, match="no zh-TW pair of split 'gold'"):
