@@ -1,8 +1,10 @@
 """One meaning of "the same text": what queries are grouped, hashed and matched by.
 
 Normalisation is NFKC (which also folds full-width Latin and half-width kana), case folding,
-removal of invisible characters, and runs of white space as one space. It is idempotent, so that an
-identifier made from a normalised query equals the one made from the query as typed.
+removal of invisible characters, and runs of white space as one space. What NFKC makes of two kinds
+of shops' texts is mended: in "치킨ㆍ피자" Korean writes a letter (U+318D) for a middle dot, which
+it is here, and 1½ is "1 1/2", not eleven halves. It is idempotent, so that an identifier made from
+a normalised query equals the one made from the query as typed.
 
 Before that, every text is composed (Unicode NFC) where it comes in, identifiers too: macOS writes
 decomposed Hangul and kana, which are other characters for a tokenizer, a limit and a comparison.
@@ -15,6 +17,7 @@ same answer for ever, and what drift watches (Korean among Chinese queries) is a
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 
@@ -24,9 +27,27 @@ from csrm_tasks.blobs import text_digest
 
 LEVEL_SEPARATOR = " > "  # between the levels of a category path, whatever a market writes
 
-# Zero-width characters, direction marks, soft hyphen, byte order mark: typed by nobody, copied by
-# many, and two queries that differ only by them are one query.
-INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF])
+# What Unicode calls default ignorable: zero-width characters, direction marks and isolates, soft
+# hyphen, byte order mark, Hangul fillers, variation selectors. Typed by nobody, copied by many, and
+# two queries that differ only by them are one query.
+_IGNORABLE = (
+    (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5),
+    (0x180B, 0x180F), (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164),
+    (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+INVISIBLE = dict.fromkeys(c for first, last in _IGNORABLE for c in range(first, last + 1))
+
+# The Korean vowel ㆍ behind no consonant: it is no vowel then, but what stands between two words.
+_DOT = re.compile("(?<![\u1100-\u115e])\u119e")
+_MIXED_NUMBER = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e\u2189])")
+
+# Texts that earlier code normalised otherwise: their stored identifiers are made anew when read.
+REDEFINED = (
+    r"[\x{34F}\x{61C}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{180B}-\x{180F}\x{2061}-\x{206F}\x{3164}"
+    r"\x{FE00}-\x{FE0F}\x{FFA0}\x{FFF0}-\x{FFF8}\x{1BCA0}-\x{1BCA3}\x{1D173}-\x{1D17A}"
+    r"\x{E0000}-\x{E0FFF}\x{318D}\x{119E}\x{BC}-\x{BE}\x{2150}-\x{215F}\x{2189}\x{2044}]"
+)
 
 # Where NFC may change a text: marks, conjoining Hangul, and characters that stand for others. More
 # than needed, for a look at the text is much cheaper than composing it.
@@ -79,9 +100,13 @@ def spellings(texts: pl.Series) -> pl.Series:
 
 def normalise(text: str) -> str:
     """Return the canonical form of ``text``; a canonical form is its own."""
-    folded = unicodedata.normalize("NFKC", text.translate(INVISIBLE)).casefold()
+    if text.isascii():
+        return " ".join(text.lower().split())
+    apart = _MIXED_NUMBER.sub(" ", text.translate(INVISIBLE))
+    folded = unicodedata.normalize("NFKC", apart).casefold()
     # Case folding may leave a sequence that NFKC composes (ǰ), and NFKC may make a space (U+00A8).
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
+    folded = unicodedata.normalize("NFKC", folded)
+    return " ".join(_DOT.sub("·", folded).replace("\u2044", "/").split())
 
 
 def as_read(text: str, prefix: str = "") -> str:
@@ -139,7 +164,8 @@ def language_of(text: pl.Expr) -> pl.Expr:
     for any kana, else zh. The kana の alone is no Japanese: Taiwanese brands are fond of it.
     Without them: latin when a Latin letter occurs, other for other letters, none for no letter.
     """
-    text = text.str.normalize("NFC")
+    # ㆍ is a separator here, and what nobody sees is of no language.
+    text = text.str.normalize("NFC").str.replace_all(r"[\x{318D}\x{119E}\p{DI}]", "")
     hangul = text.str.count_matches(r"\p{Hangul}")
     kana = text.str.count_matches(r"[\p{Hiragana}\p{Katakana}--の]")
     han = text.str.count_matches(r"\p{Han}")

@@ -24,6 +24,7 @@ from csrm_tasks.store.tables import (
     TRANSLATIONS,
     fetch,
 )
+from csrm_tasks.text import REDEFINED, query_id
 
 COUNTS = ("impressions", "clicks", "carts", "purchases", "position_sum", "positions", "skips")
 
@@ -171,7 +172,13 @@ def aggregates(
         AGGREGATES.c.locale == locale,
         AGGREGATES.c.day.in_(days),
     )
-    return fetch(connection, statement, schema).sort(texts)
+    found = fetch(connection, statement, schema)
+    named = _with_current_ids(found)
+    if named is not found:  # two spellings of one query may have become one
+        key = ["locale", "day", "query_id", "product_id"]
+        most = pl.col("query").sort_by(-pl.col("impressions"), "query").first()
+        named = named.group_by(key).agg(most, pl.col(COUNTS).sum()).select(found.columns)
+    return named.sort(texts)
 
 
 def summed(connection: Connection, market: str, days: Sequence[str], locale: str) -> pl.DataFrame:
@@ -182,7 +189,8 @@ def summed(connection: Connection, market: str, days: Sequence[str], locale: str
     texts = ("locale", "query_id", "query", "product_id")
     key = [AGGREGATES.c[c] for c in texts]
     sums = [sa.cast(sa.func.sum(AGGREGATES.c[c]), sa.BigInteger).label(c) for c in COUNTS]
-    return _grouped(connection, market, days, locale, key, sums).sort(texts)
+    found = _grouped(connection, market, days, locale, key, sums)
+    return _with_current_ids(found).sort(texts)
 
 
 def shown(connection: Connection, market: str, days: Sequence[str], locale: str) -> pl.DataFrame:
@@ -191,7 +199,8 @@ def shown(connection: Connection, market: str, days: Sequence[str], locale: str)
     key = [AGGREGATES.c[c] for c in texts]
     counts = (AGGREGATES.c.impressions, AGGREGATES.c.positions)
     sums = [sa.cast(sa.func.sum(c), sa.BigInteger).label(c.name) for c in counts]
-    return _grouped(connection, market, days, locale, key, sums).sort(texts)
+    found = _grouped(connection, market, days, locale, key, sums)
+    return _with_current_ids(found).sort(texts)
 
 
 def traffic(
@@ -205,6 +214,21 @@ def traffic(
         TRAFFIC.c.market == market, TRAFFIC.c.day.in_(days), TRAFFIC.c.locale.in_(locales)
     )
     return fetch(connection, statement, schema).sort("locale", "day")
+
+
+def _with_current_ids(log: pl.DataFrame) -> pl.DataFrame:
+    """Return ``log`` (locale, query_id, query, …) with the identifiers that its queries have now.
+
+    A day's sums hold those of the code that made them, and that knew fewer spellings of a query.
+    """
+    odd = pl.col("query").str.contains(REDEFINED)
+    stale = log.select("locale", "query").filter(odd).unique()
+    if stale.is_empty():
+        return log
+    made = [query_id(*row) for row in stale.iter_rows()]
+    fresh = stale.with_columns(pl.Series("made", made, pl.String))
+    joined = log.join(fresh, on=["locale", "query"], how="left", maintain_order="left")
+    return joined.with_columns(query_id=pl.coalesce("made", "query_id")).drop("made")
 
 
 def _grouped(

@@ -3,7 +3,8 @@
 Scripts written without reliable spaces (Han, kana) and Hangul, whose words carry particles, give
 character bigrams; a run of one character gives that character. Every other script gives words.
 A number keeps its decimals and its unit, so that "500 ml", "500ml" and "500ＭＬ" are one token and
-never match "50". No dictionary and no model: the same text gives the same tokens for ever.
+never match "50"; a fraction with a unit is its decimal: "1½吋" is "1.5吋" and no "2吋". No
+dictionary and no model: the same text gives the same tokens for ever.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ _CJK_UNITS = (
     "|개입|박스|세트|켤레|캔|[개병팩봉매입장]"
 )
 _NUMBER = r"\d+(?:[.,]\d+)*"
+_FRACTION = r"(?:\d+\s)?(?<![\d/.,])\d/[1-9]\d?(?!\d)"
 
 _TOKEN = re.compile(
-    rf"(?P<unit>{_NUMBER}\s?(?:(?:{_LATIN_UNITS})(?![a-wyz0-9]|x(?!\d))|{_CJK_UNITS}))"
+    rf"(?P<unit>(?:{_FRACTION}|{_NUMBER})\s?(?:(?:{_LATIN_UNITS})(?![a-wyz0-9]|x(?!\d))|{_CJK_UNITS}))"
     rf"|(?P<han>[{_HAN_KANA}]+)"
     rf"|(?P<hangul>[{_HANGUL}]+)"
     rf"|(?P<number>{_NUMBER}(?![^\W_{_HAN_KANA}{_HANGUL}]))"
@@ -37,6 +39,7 @@ _TOKEN = re.compile(
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"\s+")
+_PARTS = re.compile(r"(?:(\d+)\s)?(\d)/(\d+)")
 
 
 def tokens(text: str) -> list[str]:
@@ -47,8 +50,20 @@ def tokens(text: str) -> list[str]:
         if match.lastgroup in ("han", "hangul"):
             terms += _bigrams(piece)
         else:
-            terms.append(_SPACE.sub("", piece) if match.lastgroup == "unit" else piece)
+            terms.append(_with_unit(piece) if match.lastgroup == "unit" else piece)
     return terms
+
+
+def _with_unit(piece: str) -> str:
+    """Return a number and its unit as one token, a fraction as its decimal."""
+    if "/" in piece:
+        piece = _PARTS.sub(_decimal, piece, count=1)
+    return _SPACE.sub("", piece)
+
+
+def _decimal(match: re.Match[str]) -> str:
+    whole, above, below = match.groups(default="0")
+    return f"{int(whole) + int(above) / int(below):.3f}".rstrip("0").rstrip(".")
 
 
 def _bigrams(run: str) -> list[str]:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.text import (
+    INVISIBLE,
     LANGUAGES,
+    REDEFINED,
     language_of,
     normalise,
     normalised,
@@ -20,6 +22,13 @@ from csrm_tasks.text import (
     query_id,
     query_ids,
 )
+
+# What has a name of its own; ideographs and syllables, which come in thousands, by some of them.
+ASSIGNED = [
+    chr(c) for c in [*range(0x3400), *range(0x4E00, 0x9FFF, 97), *range(0xA000, 0xAC00), 0xAC00,
+                     0xD55C, *range(0xE000, 0x20000), *range(0xE0000, 0xE1000)]
+    if unicodedata.category(chr(c)) not in ("Cn", "Co") or c >= 0xE0000
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,10 +43,40 @@ from csrm_tasks.text import (
         ("500㎖", "500ml"),
         ("안성탕면", "안성탕면"),  # decomposed jamo
         ("", ""),
+        ("치킨ㆍ피자", "치킨·피자"),  # a letter to Unicode, a middle dot to who writes it
+        ("ㅎㆍㄴ글", "ᄒᆞᄂ글"),  # the old vowel itself
+        ("1½吋 螺絲", "1 1/2吋 螺絲"),
+        ("½컵", "1/2컵"),
+        ("1\u20442", "1/2"),
+        ("딸\u3164기\uffa0 우유\u115f", "딸기 우유"),  # Hangul fillers
+        ("\u2068牛奶\u2069\u061c", "牛奶"),  # directional isolates
+        ("❤\ufe0f 雞蛋", "❤ 雞蛋"),
     ],
 )
 def test_canonical_form(typed: str, canonical: str) -> None:
     assert normalise(typed) == canonical
+
+
+def test_what_nobody_sees_is_what_unicode_calls_so() -> None:
+    points = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    ignorable = pl.Series(points).str.contains(r"^\p{Default_Ignorable_Code_Point}$")
+    assert {ord(c) for c in pl.Series(points).filter(ignorable)} == set(INVISIBLE)
+
+
+def test_every_character_between_others_has_a_form_of_its_own() -> None:
+    for before, after in (("", ""), ("1", "2"), ("ᄒ", "ᆫ"), ("가", "나")):
+        for c in ASSIGNED:
+            form = normalise(before + c + after)
+            assert normalise(form) == form, hex(ord(c))
+
+
+def test_texts_that_were_normalised_otherwise_are_known() -> None:
+    old = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF])
+    for text in (f"1{c}가" for c in ASSIGNED):
+        folded = unicodedata.normalize("NFKC", text.translate(old)).casefold()
+        before = " ".join(unicodedata.normalize("NFKC", folded).split())
+        if before != normalise(text):
+            assert pl.Series([text]).str.contains(REDEFINED).all(), hex(ord(text[1]))
 
 
 @given(st.text())
@@ -77,6 +116,8 @@ def test_columns_equal_one_by_one() -> None:
         ("優の良品", "zh"),  # a Taiwanese brand's ornament
         ("冷蔵庫", "zh"),  # script alone cannot know better
         ("iphone 15 手機殼", "zh"),
+        ("iphoneㆍcase\u3164", "latin"),  # separator and filler are in the Hangul script
+        ("ㆍ", "none"),
         ("Café crème", "latin"),
         ("чайник", "other"),
         ("500 - 32", "none"),

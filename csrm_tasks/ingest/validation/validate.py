@@ -37,7 +37,7 @@ REJECTED: dict[str, type[pl.DataType]] = {
 AFTER, BEFORE = timedelta(hours=12), timedelta(hours=14)
 DETAIL = 200  # characters
 # White space and what nobody can see: a query of nothing else asks for nothing.
-UNSEEN = "".join(c for c in map(chr, range(0x10000)) if c.isspace() or ord(c) in INVISIBLE)
+UNSEEN = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "".join(map(chr, INVISIBLE))
 
 
 @dataclass(frozen=True)
