@@ -28,7 +28,7 @@ from csrm_tasks.settings import PROJECT_ROOT
 
 DIM, TITLES = 128, 20_000
 NOISE = 0.03  # of each number of a neighbour: a cosine of about 0.95
-BOUND = 2_000_000_000  # bytes of a process that indexes a million: a third is the mapped input
+BOUND = 700_000_000  # bytes of a process that indexes a million; the mapped input has 512
 
 
 def embedded(count: int) -> tuple[Vectors, Vectors]:

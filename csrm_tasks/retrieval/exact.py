@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,21 @@ Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 QUERIES, PRODUCTS = 256, 32_768  # of one product of matrices: 34 MB, and twice that beside it
+
+
+RESIDENT = 128 * 2**20  # bytes of a mapped file that may stay in memory while it is read
+
+
+def let_go(vectors: Vectors) -> None:
+    """Let go of what was read of a large read-only mapped file; the file's cache keeps it.
+
+    Pages that were touched count as the process's memory until then, up to the whole file.
+    """
+    base: object = vectors
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and not vectors.flags.writeable and vectors.nbytes > RESIDENT:
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def exact_search(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
@@ -32,6 +49,7 @@ def _search_block(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vec
         order = np.argsort(-reached, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(best, order, axis=1)
         reached = np.take_along_axis(reached, order, axis=1)
+        let_go(vectors)
     return best, reached
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from csrm_tasks.retrieval.exact import Rows, Vectors, exact_search
+from csrm_tasks.retrieval.exact import Rows, Vectors, exact_search, let_go
 
 if TYPE_CHECKING:
     from faiss import IndexIVFScalarQuantizer
@@ -38,7 +38,7 @@ def train(vectors: Vectors, seed: int) -> IndexIVFScalarQuantizer:
     )  # fmt: skip
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(size, min(size, lists * TRAIN_PER_LIST), replace=False))
-    ivf.train(np.ascontiguousarray(vectors[chosen]))
+    ivf.train(_taken(vectors, chosen))
     add(ivf, vectors, np.arange(size))
     return ivf
 
@@ -48,6 +48,17 @@ def add(ivf: IndexIVFScalarQuantizer, vectors: Vectors, rows: Rows) -> None:
     for start in range(0, len(rows), BLOCK):
         here = rows[start : start + BLOCK]
         ivf.add_with_ids(np.ascontiguousarray(vectors[here]), here)
+        let_go(vectors)
+
+
+def _taken(vectors: Vectors, rows: Rows) -> Vectors:
+    """Return ``vectors[rows]``, a block at a time; ``rows`` ascend."""
+    taken: Vectors = np.empty((len(rows), vectors.shape[1]), np.float32)
+    for start in range(0, len(rows), BLOCK):
+        here = slice(start, start + BLOCK)
+        np.take(vectors, rows[here], axis=0, out=taken[here])
+        let_go(vectors)
+    return taken
 
 
 def renumber(ivf: IndexIVFScalarQuantizer, place: Rows) -> None:

@@ -78,6 +78,40 @@ def test_ivf_holds_its_recall_and_survives_the_disk(tmp_path: Path) -> None:
     assert np.abs(first - scores[:, 0]).max() < 0.02  # eight bits a number
 
 
+def test_an_index_of_a_mapped_file_is_that_of_memory_and_holds_little_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, queries = _vectors(0, 6000), _vectors(1, 100)
+    np.save(tmp_path / "v.npy", vectors)
+    whole = _build(vectors, exact_below=1000, sample=queries)
+    monkeypatch.setattr(exact, "RESIDENT", 0)
+    monkeypatch.setattr(ivf, "BLOCK", 100)
+    mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
+    found = _build(mapped, exact_below=1000, sample=queries)
+    assert found.info == whole.info
+    for ours, theirs in zip(found.search(queries, 50), whole.search(queries, 50), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert _resident(tmp_path / "v.npy") < vectors.nbytes / 4
+
+
+def _resident(path: Path) -> int:
+    """Return how many bytes of a mapped file this process holds in memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    own = [next(x for x in lines if x.startswith("Rss:")) for line in lines if str(path) in line]
+    return sum(int(line.split()[1]) * 1024 for line in own)
+
+
+def test_what_was_written_into_a_private_map_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "RESIDENT", 0)
+    np.save(tmp_path / "v.npy", _vectors(0, 300))
+    private = np.load(tmp_path / "v.npy", mmap_mode="c")
+    private[7] = 1.0
+    exact.let_go(private)
+    assert (private[7] == 1.0).all()
+
+
 def test_exact_index_survives_the_disk(tmp_path: Path) -> None:
     index = _build(_vectors(0, 50), exact_below=1000)
     index.save(tmp_path)
