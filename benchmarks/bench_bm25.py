@@ -1,10 +1,11 @@
 """Lexical search of 100,000 generated titles by queries of 1 to 4 tokens, one thread, and updates.
 
 All contestants get the same tokens, one query at a time, and give the best 20. ``rank_bm25`` is the
-reference, ``bm25s`` runs with its numpy backend; ``tantivy`` is there because it, too, takes
-updates (though what it has deleted still counts in its statistics). Recall is of the products that
-the generated market's own rule calls exact. The last table is a million titles, in a process of its
-own, peak memory included.
+reference, ``bm25s`` runs with its numpy backend and, in an environment of its own, with numba's;
+``tantivy`` is there because it, too, takes updates (though what it has deleted still counts in its
+statistics); PISA gets all queries in one call. Recall is of the products that the generated
+market's own rule calls exact. The last table is a million titles, in a process of its own, peak
+memory included; beside it the same by the checkout that ``CSRM_PREVIOUS`` names, where it is set.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import tantivy
 from rank_bm25 import BM25Okapi
 
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
+from benchmarks.peers.process import Peer, PeerError
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.demo.market.search import Shelves
@@ -104,6 +106,38 @@ def ours(index: Bm25Index, queries: list[str]) -> Found:
     return {q: [i for i, _ in index.search([q], K)[0]] for q in queries}
 
 
+class TimedPeer:
+    """A peer in a process of its own, whose turns are timed there."""
+
+    def __init__(self, peer: Peer) -> None:
+        """``peer`` answers anything with its seconds and what it found."""
+        self.peer, self.seconds = peer, list[float]()
+        self.found: Found = {}
+
+    def __call__(self) -> None:
+        """Take a turn."""
+        answer = self.peer.ask("turn")
+        self.seconds.append(answer["seconds"])
+        self.found = answer["found"]
+
+    def timing(self) -> Timing:
+        """Return the seconds of all turns but the first, which warms up."""
+        return Timing(tuple(self.seconds[1:]))
+
+
+def start_peers(titles: Titles, queries: list[str], folder: str) -> dict[str, TimedPeer]:
+    """Start the peers with packages of their own; one that cannot be installed is named."""
+    task = Path(folder) / "task.json"
+    task.write_text(json.dumps({"titles": titles, "queries": queries, "k": K}), encoding="utf-8")
+    peers: dict[str, TimedPeer] = {}
+    for name, module in (("bm25s (numba)", "lexical_numba"), ("PISA", "lexical_pisa")):
+        try:
+            peers[name] = TimedPeer(Peer(module, str(task)))
+        except PeerError as e:
+            print(f"without {name}: {e}\n")
+    return peers
+
+
 def fresh_updates(titles: Titles) -> Iterator[Titles]:
     """Yield one hundredth of the catalogue with other titles, another hundredth each time."""
     step, turn = len(titles) // 100, 0
@@ -114,7 +148,7 @@ def fresh_updates(titles: Titles) -> Iterator[Titles]:
 
 
 def million(size: int) -> None:
-    """Build and search ``size`` titles; print seconds, milliseconds a query and peak bytes."""
+    """Build and search ``size`` titles; print seconds (of a first search, too) and bytes."""
     titles, queries, _ = judged(size // 10, 200)
     copies = -(-size // len(titles))
     many = ((f"{i}-{c}", f"{t} {c}號") for c in range(copies) for i, t in titles)
@@ -123,11 +157,14 @@ def million(size: int) -> None:
         index = Bm25Index.build(Path(folder) / "i", many)
         built = time.perf_counter() - start
         start = time.perf_counter()
+        ours(index, queries[:1])
+        first = time.perf_counter() - start
+        start = time.perf_counter()
         ours(index, queries)
         each = (time.perf_counter() - start) / len(queries)
         files = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
     peak = peak_memory()
-    print(json.dumps([len(index), built, each, files, peak]))
+    print(json.dumps([len(index), built, each, files, peak, first]))
 
 
 def main(quick: bool) -> None:
@@ -142,6 +179,7 @@ def main(quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         index = Bm25Index.build(Path(folder) / "i", titles)
         searcher = tantivy_index(other, titles)
+        peers = {} if quick else start_peers(titles, queries, folder)
         runs = alternate(
             {
                 "csrm": lambda: ours(index, queries),
@@ -149,44 +187,72 @@ def main(quick: bool) -> None:
                 "tantivy": lambda: engine(*searcher, queries),
                 "csrm, every 15th query": lambda: ours(index, few),
                 "rank_bm25, every 15th query": lambda: okapi(reference, ids, few),
+                **peers,
             },
-            1 if quick else 5,
+            1 if quick else 7,
         )
-        recall = {
-            name: recall_at(found, exact) or 0.0
-            for name, found in {
-                "csrm": ours(index, queries),
-                "rank_bm25": okapi(reference, ids, queries),
-                "bm25s (numpy)": sparse(peer, ids, queries),
-                "tantivy": engine(*searcher, queries),
-            }.items()
+        runs |= {name: timed.timing() for name, timed in peers.items()}
+        found = {
+            "csrm": ours(index, queries),
+            "rank_bm25": okapi(reference, ids, queries),
+            "bm25s (numpy)": sparse(peer, ids, queries),
+            "tantivy": engine(*searcher, queries),
+            **{name: timed.found for name, timed in peers.items()},
         }
+        recall = {name: recall_at(ranked, exact) or 0.0 for name, ranked in found.items()}
+        for timed in peers.values():
+            timed.peer.close()
         updates = update_times(Path(folder), index, titles, 1 if quick else 3)
-    counts = [len(queries)] * 3 + [len(few)] * 2
     rows = [
         row
-        for (name, timing), n in zip(runs.items(), counts, strict=True)
-        for row in timing_rows({name: timing}, n, "queries/s")
+        for name, timing in runs.items()
+        for row in timing_rows({name: timing}, len(few if "15th" in name else queries), "queries/s")
     ]
     print(f"{len(titles):,} generated titles, {len(queries)} queries, one thread\n")
     print(table(rows), "\n")
     print(table([{"recall@20 of exact products": k, "": v} for k, v in recall.items()]), "\n")
     print(table(timing_rows(updates, 1, "runs/s")), "\n")
-    command = [sys.executable, "-c", f"from {__name__} import million; million({10 * len(titles)})"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    names = ("titles", "build s", "s a query", "bytes on disk", "peak bytes")
-    large = dict(zip(names, json.loads(done.stdout), strict=True))
-    print(table([large]), "\n")
-    named = [*runs.values()]
+    large = large_index(10 * len(titles))
+    print(table([{"build": name} | row for name, row in large.items()]), "\n")
+    ours_of = runs["csrm"]
     figures = {
-        "ratio_rank_bm25": ratio(named[4], named[3]),
-        "ratio_bm25s": ratio(named[1], named[0]),
-        "ratio_tantivy": ratio(named[2], named[0]),
+        "ratio_rank_bm25": ratio(
+            runs["rank_bm25, every 15th query"], runs["csrm, every 15th query"]
+        ),
+        "ratio_bm25s": ratio(runs["bm25s (numpy)"], ours_of),
+        "ratio_tantivy": ratio(runs["tantivy"], ours_of),
         "recall_delta": recall["csrm"] - recall["rank_bm25"],
         "update_ratio": ratio(updates["rebuild"], updates["update of 1 %"]),
-        "peak_bytes_1m": large["peak bytes"],
+        "peak_bytes_1m": large["this"]["peak bytes"],
     }
+    named = {"ratio_bm25s_numba": "bm25s (numba)", "ratio_pisa": "PISA"}
+    figures |= {k: ratio(runs[name], ours_of) for k, name in named.items() if name in runs}
+    if "previous" in large:
+        built = (large[name]["build s"] for name in ("this", "previous"))
+        figures["build_ratio_previous"] = next(built) / next(built)
     print(closing_line("bm25", figures, ("rank-bm25", "bm25s", "tantivy", "numpy")))
+
+
+def large_index(size: int) -> dict[str, dict[str, float]]:
+    """Build and search ``size`` titles by this checkout, and by an earlier one where it is given.
+
+    Each in a process of its own; ``CSRM_PREVIOUS`` is a checkout with its own environment.
+    """
+    code = f"from benchmarks.bench_bm25 import million; million({size})"
+    names = ("titles", "build s", "s a query", "bytes on disk", "peak bytes", "first search s")
+    checkouts = {"this": (sys.executable, Path(__file__).parents[1])}
+    if before := os.environ.get("CSRM_PREVIOUS"):
+        checkouts["previous"] = (str(Path(before) / ".venv/bin/python"), Path(before))
+    measured = {}
+    for name, (python, folder) in checkouts.items():
+        environment = os.environ | {"PYTHONPATH": str(folder)}
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True, cwd=folder,
+            env=environment,
+        )  # fmt: skip
+        row = json.loads(done.stdout)
+        measured[name] = dict(zip(names, [*row, 0.0][: len(names)], strict=True))
+    return measured
 
 
 def update_times(folder: Path, index: Bm25Index, titles: Titles, repeats: int) -> dict[str, Timing]:

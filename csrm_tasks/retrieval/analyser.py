@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
+from functools import cache, lru_cache
+from operator import add
 from pathlib import Path
 
 from csrm_tasks import text as text_module
@@ -38,6 +39,7 @@ _TOKEN = re.compile(
     rf"|(?P<word>[^\W_{_HAN_KANA}{_HANGUL}]+)",
     re.IGNORECASE,
 )
+KNOWN = 2**15  # pieces of text whose tokens are remembered: some ten megabytes
 _SPACE = re.compile(r"\s+")
 _PARTS = re.compile(r"(?:(\d+)\s)?(\d)/(\d+)")
 
@@ -45,13 +47,42 @@ _PARTS = re.compile(r"(?:(\d+)\s)?(\d)/(\d+)")
 def tokens(text: str) -> list[str]:
     """Return the search tokens of ``text``, in order, repetitions kept; [] for punctuation."""
     terms: list[str] = []
-    for match in _TOKEN.finditer(normalise(text)):
-        piece = match.group()
-        if match.lastgroup in ("han", "hangul"):
-            terms += _bigrams(piece)
-        else:
-            terms.append(_with_unit(piece) if match.lastgroup == "unit" else piece)
+    for piece in pieces(text):
+        terms += piece_tokens(piece)
     return terms
+
+
+def pieces(text: str) -> list[str]:
+    """Cut ``text`` where no token can reach across: at a space behind a letter.
+
+    The tokens of a text are those of its pieces, one after the other, and catalogues write the same
+    words again and again: what is known of a piece needs no analysis.
+    """
+    if " " not in text:
+        return [text]
+    cut: list[str] = []
+    held = ""
+    for word in text.split(" "):
+        held = f"{held} {word}" if held else word
+        if word[-1:].isalpha():
+            cut.append(held)
+            held = ""
+    if held:
+        cut.append(held)
+    return cut
+
+
+@lru_cache(maxsize=KNOWN)
+def piece_tokens(piece: str) -> tuple[str, ...]:
+    """Return the tokens of one of :func:`pieces`; the latest :data:`KNOWN` are remembered."""
+    terms: list[str] = []
+    for match in _TOKEN.finditer(normalise(piece)):
+        found = match.group()
+        if match.lastgroup in ("han", "hangul"):
+            terms += _bigrams(found)
+        else:
+            terms.append(_with_unit(found) if match.lastgroup == "unit" else found)
+    return tuple(terms)
 
 
 def _with_unit(piece: str) -> str:
@@ -67,7 +98,7 @@ def _decimal(match: re.Match[str]) -> str:
 
 
 def _bigrams(run: str) -> list[str]:
-    return [run[i : i + 2] for i in range(len(run) - 1)] if len(run) > 1 else [run]
+    return list(map(add, run, run[1:])) if len(run) > 1 else [run]
 
 
 @cache

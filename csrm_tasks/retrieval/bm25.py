@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from math import log
 from pathlib import Path
+from threading import local
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,11 @@ from csrm_tasks.errors import ArtifactError
 from csrm_tasks.retrieval import commits
 from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.commits import LiveSegment
-from csrm_tasks.retrieval.segment import Posting, Segment, stamp
+from csrm_tasks.retrieval.segment import Rows, Segment, stamp
 
 Hits = list[tuple[str, float]]  # (document id, score), best first
 Scores = npt.NDArray[np.float64]
+Posting = tuple[Rows, Scores]  # documents, ascending, and what the token adds to each, unweighted
 
 K1, B = 1.2, 0.75
 
@@ -43,6 +45,7 @@ class Bm25Index:
     def __init__(self, folder: Path) -> None:
         """Open the index in ``folder``; raises :class:`ArtifactError` where there is none."""
         self.folder = folder
+        self._own = local()  # of each thread: its scorers
         self._read()
 
     @classmethod
@@ -103,25 +106,33 @@ class Bm25Index:
         Raises :class:`ArtifactError` for an index whose tokens are not this code's.
         """
         self._require_own_tokens()
-        scratch = [np.zeros(len(part.segment)) for part in self._parts]
-        return [self._search_one(tokens(query), k, scratch) for query in queries]
+        scorers = self._scorers()
+        found = [self._search_one(tokens(query), k, scorers) for query in queries]
+        self._own.scorers = (self._parts, scorers)  # not those of a search that failed half-way
+        return found
+
+    def _scorers(self) -> list[SegmentScorer]:
+        """Return a scorer of each segment, this thread's own."""
+        kept: tuple[object, list[SegmentScorer]] | None = self._own.__dict__.pop("scorers", None)
+        if kept is not None and kept[0] is self._parts:
+            return kept[1]
+        return [SegmentScorer(part, impact) for part, impact in self._impacts()]
 
     def ranked(self, queries: Sequence[str], k: int) -> list[list[str]]:
         """Return the ids alone of :meth:`search`."""
         return [[document for document, _ in hits] for hits in self.search(queries, k)]
 
-    def _search_one(self, terms: list[str], k: int, scratch: list[Scores]) -> Hits:
+    def _search_one(self, terms: list[str], k: int, scorers: list[SegmentScorer]) -> Hits:
         """Weigh every token by its live df over all segments, then merge each segment's best."""
         if not terms:
             return []
-        postings = [[part.posting(term) for part in self._parts] for term in terms]
-        weights = [self._weight(sum(len(docs) for docs, _ in row)) for row in postings]
+        postings = [[scorer.posting(term) for term in terms] for scorer in scorers]
+        sizes = [sum(len(row[t][0]) for row in postings) for t in range(len(terms))]
+        weights = [self._weight(df) for df in sizes]
         hits: Hits = []
-        for i, part in enumerate(self._parts):
-            weighted = [(w, *row[i]) for w, row in zip(weights, postings, strict=True)]
-            rows, scores = _best(weighted, self._norms[i], scratch[i], k)
-            hits += zip(part.segment.table["id"].gather(rows), scores.tolist(), strict=True)
-        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k] if len(self._parts) > 1 else hits
+        for scorer, row in zip(scorers, postings, strict=True):
+            hits += scorer.best(row, weights, k)
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k] if len(scorers) > 1 else hits
 
     def _weight(self, df: int) -> float:
         return (K1 + 1) * log(1 + (self._live - df + 0.5) / (df + 0.5))
@@ -139,29 +150,71 @@ class Bm25Index:
         self._parts, self._stale = commits.read(self.folder)
         self._live = len(self)
         alive = [part.segment.lengths[part.alive] for part in self._parts]
-        mean = sum(int(n.sum()) for n in alive) / max(self._live, 1) or 1.0
-        self._norms: list[Scores] = [
-            np.asarray(K1 * (1 - B + B * part.segment.lengths / mean)) for part in self._parts
-        ]
+        self._mean = sum(int(n.sum()) for n in alive) / max(self._live, 1) or 1.0
+        self._kept: list[Scores] | None = None
+
+    def _impacts(self) -> Iterator[tuple[LiveSegment, Scores]]:
+        """Return each segment with tf / (tf + norm) of its postings (P,), for the present mean."""
+        if self._kept is None:
+            self._kept = [_impact(part.segment, self._mean) for part in self._parts]
+        return zip(self._parts, self._kept, strict=True)
 
 
-def _best(
-    weighted: list[tuple[float, *Posting]], norms: Scores, scores: Scores, k: int
-) -> tuple[npt.NDArray[np.int64], Scores]:
-    """Return the best ``k`` rows of one segment and their scores, ties by row.
+class SegmentScorer:
+    """The best documents of one segment, for one thread: it has room for a score of each."""
 
-    ``scores`` is all zeros, and is so again afterwards. A row occurs at most once per token, so the
-    best k are among the best k · tokens of the list with its repetitions.
-    """
-    for weight, docs, counts in weighted:
-        scores[docs] += weight * counts / (counts + norms[docs])
-    touched = np.concatenate([docs for _, docs, _ in weighted])
-    reached = scores[touched]
-    scores[touched] = 0.0
-    most = k * len(weighted)
-    if len(touched) > most:
-        edge = np.partition(reached, len(reached) - most)[len(reached) - most]
-        touched, reached = touched[reached >= edge], reached[reached >= edge]
-    rows, first = np.unique(touched, return_index=True)
-    order = np.argsort(-reached[first], kind="stable")[:k]
-    return rows[order], reached[first][order]
+    def __init__(self, part: LiveSegment, impact: Scores) -> None:
+        """``impact`` (P,): what each posting adds to a score, but for its token's weight."""
+        self._segment, self._impact = part.segment, impact
+        self._alive = None if part.whole else part.alive
+        # All zeros between two searches: zeroing it costs more than most searches.
+        self._scores: Scores = np.zeros(len(part.segment))
+
+    def posting(self, term: str) -> Posting:
+        """Return the live documents of ``term`` and its impacts."""
+        place = self._segment.place(term)
+        docs, impact = self._segment.docs[place], self._impact[place]
+        if self._alive is None:
+            return docs, impact
+        live = self._alive[docs]
+        return docs[live], impact[live]
+
+    def best(self, postings: Sequence[Posting], weights: Sequence[float], k: int) -> Hits:
+        """Return the best ``k`` of the documents that have any of the tokens, ties by id.
+
+        A document occurs at most once per token, so the best k are among the best k · tokens of the
+        list with its repetitions.
+        """
+        touched, reached = self._reached(postings, weights)
+        most = k * len(weights)
+        if len(touched) > most:
+            edge = np.partition(reached, len(reached) - most)[len(reached) - most]
+            near = reached >= edge
+            touched, reached = touched[near], reached[near]
+        order = np.lexsort((touched, -reached))
+        rows, scores = touched[order], reached[order]
+        if len(weights) > 1 and len(rows):  # a document's repetitions have one score: neighbours
+            first = np.append(True, rows[1:] != rows[:-1])
+            rows, scores = rows[first], scores[first]
+        ids = self._segment.ids
+        return [(ids[r], s) for r, s in zip(rows[:k].tolist(), scores[:k].tolist(), strict=True)]
+
+    def _reached(
+        self, postings: Sequence[Posting], weights: Sequence[float]
+    ) -> tuple[Rows, Scores]:
+        """Return every document of every token, with its score over all tokens."""
+        if len(postings) == 1:
+            return postings[0][0], weights[0] * postings[0][1]
+        scores = self._scores
+        for (docs, impact), weight in zip(postings, weights, strict=True):
+            np.add.at(scores, docs, weight * impact)
+        touched = np.concatenate([docs for docs, _ in postings])
+        reached = scores.take(touched)
+        scores[touched] = 0.0
+        return touched, reached
+
+
+def _impact(segment: Segment, mean: float) -> Scores:
+    """Return tf / (tf + k1 · (1 - b + b · |d| / mean)) of every posting, (P,)."""
+    norms = K1 * (1 - B + B * segment.lengths / mean)
+    return np.asarray(segment.counts / (segment.counts + norms[segment.docs]))

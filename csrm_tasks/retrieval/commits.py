@@ -23,7 +23,7 @@ import numpy as np
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.retrieval.analyser import identity
-from csrm_tasks.retrieval.segment import Flags, Posting, Segment
+from csrm_tasks.retrieval.segment import Flags, Segment
 
 SEGMENTS = 8  # at most; more are merged
 STATE = "index.json"
@@ -41,14 +41,6 @@ class LiveSegment:
     def whole(self) -> bool:
         """Whether nothing was deleted."""
         return bool(self.alive.all())
-
-    def posting(self, term: str) -> Posting:
-        """Return the live documents of ``term`` and its counts."""
-        docs, counts = self.segment.posting(term)
-        if self.whole:
-            return docs, counts
-        live = self.alive[docs]
-        return docs[live], counts[live]
 
     def without(self, ids: Iterable[str]) -> LiveSegment:
         """Return the part without ``ids``."""

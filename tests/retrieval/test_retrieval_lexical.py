@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.retrieval import commits
-from csrm_tasks.retrieval.analyser import tokens, truncate_title
+from csrm_tasks.retrieval import bm25, commits
+from csrm_tasks.retrieval.analyser import piece_tokens, tokens, truncate_title
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.pseudo import distinct_hits, pseudo_pairs
 from csrm_tasks.retrieval.quality import recall_at, relevant_products
+from csrm_tasks.text import normalise
 from tests.retrieval_fixtures import pairs, products, queries
 
 
@@ -41,6 +44,22 @@ from tests.retrieval_fixtures import pairs, products, queries
 )
 def test_tokens_follow_the_script(text: str, expected: str) -> None:
     assert tokens(text) == expected.split()
+
+
+ALPHABET = [*"a1ｚ５½²·-./x ", "  ", "\u3000", "ml", "吋", "牛奶", "우유", "ㆍ", "é", "\u0301",
+            "Straße", "\u200b", "1 ", " 1/2", "㈠", "%", "°c", "ﾟ", "1/2 ", "gb", "入"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(ALPHABET), max_size=12).map("".join))
+@settings(max_examples=2000, deadline=None)
+def test_no_token_reaches_across_pieces(text: str) -> None:
+    whole = piece_tokens.__wrapped__(text)  # the text as one piece
+    assert tokens(text) == list(whole)
+
+
+def test_no_letter_ends_in_a_digit_once_normalised() -> None:
+    letters = (chr(c) for c in range(0x110000) if chr(c).isalpha())
+    assert not [c for c in letters if normalise(c)[-1:].isdigit()]
 
 
 def test_cut_keeps_writing_and_whole_units() -> None:
@@ -115,6 +134,46 @@ def test_ties_are_broken_by_id_whatever_the_order_of_addition(tmp_path: Path) ->
     backward.add(reversed(documents[40:]))
     assert forward.search(["same"], 5) == backward.search(["same"], 5)
     assert [i for i, _ in forward.search(["same"], 4)[0]] == ["best", "p000", "p001", "p002"]
+
+
+def test_the_best_are_those_of_scoring_everything(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    documents = _catalogue(5, 300)
+    index = Bm25Index.build(tmp_path / "i", documents[:250])
+    index.add(documents[250:])  # a second segment
+    index.delete([name for name, _ in documents[::7]])
+    live = [d for n, d in enumerate(documents) if n % 7]
+    corpus = [tokens(title) for _, title in live]
+    for _ in range(40):
+        size = int(rng.integers(1, 5))
+        terms = [str(t) for t in rng.choice(np.concatenate([c[:3] for c in corpus]), size)]
+        scores = {n: sum(_okapi(corpus, d, t) for t in terms)
+                  for (n, _), d in zip(live, corpus, strict=True)}  # fmt: skip
+        best = sorted((n for n in scores if scores[n]), key=lambda n: (-scores[n], n))[:9]
+        found = index.search([" ".join(terms)], 9)[0]
+        assert [s for _, s in found] == pytest.approx([scores[n] for n in best], rel=1e-12)
+        assert {n for n, s in found} == set(best) or len({round(s, 9) for _, s in found}) < len(
+            best
+        )
+
+
+def test_threads_search_alike_and_a_search_that_fails_leaves_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = _catalogue(6, 200)
+    index = Bm25Index.build(tmp_path / "i", documents)
+    texts = [title for _, title in documents]
+    alone = Bm25Index(tmp_path / "i").search(texts, 7)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(f == alone for f in pool.map(lambda _: index.search(texts, 7), range(8)))
+    with monkeypatch.context() as broken, pytest.raises(MemoryError):
+        broken.setattr(bm25.np, "concatenate", _out_of_memory)  # scores are added by then
+        index.search(texts[:1], 7)
+    assert index.search(texts, 7) == alone
+
+
+def _out_of_memory(*_: object) -> None:
+    raise MemoryError
 
 
 def test_additions_equal_a_rebuild_and_persist(tmp_path: Path) -> None:
