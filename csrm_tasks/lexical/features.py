@@ -34,6 +34,7 @@ from csrm_tasks.text import normalise
 
 Floats = npt.NDArray[np.float32]
 
+VERSION = 1  # of terms and features: coefficients of another are not read
 NAMES = (
     "terms_in_title",  # share of the query's terms, by weight
     "terms_in_text",  # likewise in title, brand and category
@@ -171,10 +172,18 @@ def pair_features(
 ) -> Floats:  # fmt: skip
     """Return the features (P, len(NAMES)) of pairs, rows of two lists of texts (P,) each."""
     known = ProductTerms.of(products, lexicon.brands)
+    return known_features(queries, known, query, product, lexicon)
+
+
+def known_features(
+    queries: Sequence[str], products: ProductTerms, query: Places, product: Places,
+    lexicon: Lexicon,
+) -> Floats:  # fmt: skip
+    """Return the same (P, len(NAMES)) where the products' terms are there already."""
     made: Floats = np.zeros((len(query), len(NAMES)), np.float32)
     order = np.argsort(query, kind="stable")
     cuts = np.flatnonzero(np.diff(query[order])) + 1
     for rows in np.split(order, cuts) if len(order) else ():
         asked = QueryTerms.of(queries[query[rows[0]]], lexicon)
-        made[rows] = features(asked, known, product[rows])
+        made[rows] = features(asked, products, product[rows])
     return made

@@ -290,6 +290,7 @@ def export_towers(ctx: Context) -> Metadata:
     """Export both towers to ONNX, fp32 and int8; what is outside the bounds is refused (A34)."""
     import torch
 
+    from csrm_tasks.lexical.evidence import FILE as LEXICON
     from csrm_tasks.towers import measure
     from csrm_tasks.towers.export import export_towers as export
     from csrm_tasks.towers.learnt import FILE
@@ -298,7 +299,8 @@ def export_towers(ctx: Context) -> Metadata:
     model, reader = load_towers(ctx)
     about = _about(ctx)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    shutil.copy(ctx.input("towers").file(FILE), ctx.out)
+    for name in (FILE, LEXICON) if "evidence" in about else (FILE,):
+        shutil.copy(ctx.input("towers").file(name), ctx.out)
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     dev = tables_with(ctx, about["product_fields"]).dev(None)
     parities = export(model, ctx.out, about, measure.reference(model, reader, dev))
@@ -322,6 +324,6 @@ def embed_products(ctx: Context) -> Metadata:
     products = products.filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")
-    embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out)
+    embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out, brands=runtime.brands)
     log.info("embedded %d products of %s", products.height, locale)
     return {"products": products.height, "locale": locale, "dim": runtime.dim}

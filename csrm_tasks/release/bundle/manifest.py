@@ -19,6 +19,7 @@ from typing import Any
 from csrm_tasks.artifacts import Artifact, check_files, describe_files
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.json_files import write_json
+from csrm_tasks.lexical.terms import FILES as TERMS
 from csrm_tasks.towers.serving.embed import IDS, VECTORS
 
 FORMAT = 2  # of the folder; a server refuses what it does not know
@@ -42,8 +43,9 @@ def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any])
     """
     _require_compatible(parts)
     shutil.copytree(parts["export"].path, out / TOWERS)
-    for name in EMBEDDINGS:
-        shutil.copyfile(parts["embeddings"].file(name), out / name)
+    for name in (*EMBEDDINGS, *TERMS):
+        if name in EMBEDDINGS or (parts["embeddings"].path / name).exists():
+            shutil.copyfile(parts["embeddings"].file(name), out / name)
     manifest = {
         "format": FORMAT,
         "versions": {name: version(name) for name in ("numpy", "onnxruntime", "tokenizers")},

@@ -59,8 +59,10 @@ def _replay(scorer: ReleaseScorer, requests: pl.DataFrame) -> list[float]:
     milliseconds = []
     for query, products in requests.select("query", "products").iter_rows():
         began = time.perf_counter()
-        vectors = scorer.products.take(scorer.products.rows(products))  # type: ignore[arg-type]
-        scorer.score_vectors(scorer.encode_queries([query])[0], vectors)
+        rows = scorer.products.rows(products)
+        vectors = scorer.products.take(rows)  # type: ignore[arg-type]
+        evidence = scorer.listing_features(scorer.asked(query), scorer.products, rows, None)
+        scorer.score_vectors(scorer.encode_queries([query])[0], vectors, evidence)
         milliseconds.append((time.perf_counter() - began) * 1e3)
     return milliseconds
 
