@@ -14,14 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, describe_files
+from csrm_tasks.lexical.evidence import Evidence, save_lexicon
+from csrm_tasks.lexical.features import NAMES
+from csrm_tasks.lexical.terms import Lexicon, ProductTerms
 from csrm_tasks.llm.network.identity import LlmCard
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release.bundle.manifest import FORMAT, MANIFEST, TOWERS
 from csrm_tasks.sections import Ebr, Gate, Llm, Release, Retrieval, Rollout, Towers
 from csrm_tasks.settings import Settings
-from csrm_tasks.lexical.evidence import Evidence, save_lexicon
-from csrm_tasks.lexical.features import NAMES
-from csrm_tasks.lexical.terms import Lexicon, ProductTerms
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from tests.evaluation_fixtures import DATA, LOCALE, gold, llm_frame, tables, tower_frame
 
@@ -179,7 +179,11 @@ def write_export(folder: Path) -> None:
         onnx.save(_tower(len(words)), folder / f"{name}.onnx")
 
 
-TEXTS = ("紅色 物品 500g | 0", "HANBIT 物品 1公斤", "物品 300g | 紅色 2")  # of the vectors' products
+TEXTS = (
+    "紅色 物品 500g | 0",
+    "HANBIT 物品 1公斤",
+    "物品 300g | 紅色 2",
+)  # of the vectors' products
 FORMS = {"hanbit": "hanbit", "韓光燦": "hanbit"}
 
 

@@ -59,9 +59,7 @@ def release(settings: Settings, key: str, *, evidence: bool = False) -> tuple[st
     return release_id(bundle), bundle.ref
 
 
-def refreshed(
-    settings: Settings, key: str, name: str, of: str, *, terms: bool = False
-) -> Snapshot:
+def refreshed(settings: Settings, key: str, name: str, of: str, *, terms: bool = False) -> Snapshot:
     """Publish other vectors of three products for a release, made by the towers of a bundle."""
     manifest = json.loads(store_of(settings).open(of).file("release.json").read_text())
 

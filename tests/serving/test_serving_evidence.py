@@ -12,11 +12,12 @@ import pytest
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.lexical.features import NAMES
+from csrm_tasks.release import snapshots
 from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.settings import Settings
 from csrm_tasks.towers.serving.runtime import TowerRuntime
-from tests.release_fixtures import TEXTS, parts, store_of
-from tests.serving_fixtures import document, embeddings, refreshed, release, route, serving
+from tests.release_fixtures import MARKET, TEXTS, parts, store_of
+from tests.serving_fixtures import document, refreshed, release, route, serving
 
 QUERY = " 韓光燦 物品  1000g "
 PRODUCTS: list[Any] = ["p1", {"id": "new", "title": "Hanbit 物品", "category": "1"}, "p0", "p2"]
@@ -64,9 +65,7 @@ def test_the_service_scores_as_the_bundle_and_as_the_exported_towers(
         assert row["em"] == pytest.approx(float(alone.em[0]), abs=1e-6)
         assert row["defect"] == pytest.approx(float(alone.defect[0]), abs=1e-6)
     brand = NAMES.index("brand_equal")
-    scored = scorer.listing_features(
-        scorer.asked("韓光燦"), scorer.products, [0, 1], None
-    )
+    scored = scorer.listing_features(scorer.asked("韓光燦"), scorer.products, [0, 1], None)
     assert scored is not None
     assert scored[:, brand].tolist() == [0.0, 1.0]
 
@@ -133,12 +132,12 @@ def test_refreshed_vectors_without_their_terms_are_not_taken(
     lacking = refreshed(settings, "x", name, ref)
     whole = refreshed(settings, "y", name, ref, terms=True)
     with serving(settings) as (client, service):
-        embeddings(settings, {name: lacking})
+        snapshots.publish(settings, MARKET, {name: lacking})
         service.follower.poll()
         assert "terms" in json.dumps(service.alarms.texts())
         body = {"query": "1", "products": ["p0"]}
         assert client.post("/score", json=body).status_code == 200
-        embeddings(settings, {name: whole})
+        snapshots.publish(settings, MARKET, {name: whole})
         service.follower.poll()
         assert not service.alarms.texts()
 

@@ -44,12 +44,12 @@ def probe(bundle: Path, cases: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this program has had resident.
+def peak_memory(process: int | str = "self") -> int:
+    """Return the most bytes that this program, or another process, has had resident.
 
     Not ``ru_maxrss``: Linux hands on to a new program what its parent's peak was when it began.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
