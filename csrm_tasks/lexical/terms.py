@@ -30,7 +30,7 @@ Places = npt.NDArray[np.int64]
 FILES = ("terms.bin", "term_ends.npy")  # of ProductTerms, beside the products' vectors
 SEPARATOR = " | "  # between a product's title and the fields that stand behind it
 TOKEN, GRAM, QUANTITY, UNIT, BRAND = range(5)  # kinds of terms
-MOST = 192  # distinct terms kept of a product: a title of 2,000 characters must not cost 8 kB
+MOST = 128  # distinct terms kept of a product, 512 bytes: half of its vectors at the paper's width
 _QUANTITY = re.compile(r"([\d.,]+)(.*)", re.DOTALL)
 # Units that are one and the same, with how many of the right one the left one is.
 _SAME_UNIT = {
@@ -147,17 +147,18 @@ class ProductTerms:
 
 
 def product_terms(text: str, brands: BrandForms) -> Hashes:
-    """Return the distinct terms of a product text: at most :data:`MOST`, those of the title first.
+    """Return the distinct terms of a product text, sorted; see :class:`ProductTerms`.
 
-    Sorted; see :class:`ProductTerms`.
+    At most :data:`MOST`: those of the title first, and all others before character n-grams.
     """
     title, _, rest = text.partition(SEPARATOR)
+    parts = ((title, 1), (rest, 0))
+    read = [(term, i) for part, i in parts for term in terms_of(normalise(part), brands)]
     found: dict[int, int] = {}  # hash → in the title
-    for part, inside in ((title, 1), (rest, 0)):
-        for term in terms_of(normalise(part), brands):
-            if term.kind == BRAND:
-                found.setdefault(ANY_BRAND, inside)
-            found.setdefault(term.hash, inside)
+    for term, inside in sorted(read, key=lambda one: one[0].kind == GRAM):
+        if term.kind == BRAND:
+            found.setdefault(ANY_BRAND, inside)
+        found.setdefault(term.hash, inside)
     kept = list(found.items())[:MOST]
     return np.sort(np.array([2 * h + inside for h, inside in kept], dtype=np.uint32))
 
