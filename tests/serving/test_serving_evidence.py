@@ -108,6 +108,16 @@ def test_another_value_of_explain_is_one_line(
     assert "\n" not in got.json()["error"]
 
 
+def test_a_server_of_earlier_code_refuses_a_release_with_evidence(
+    settings: Settings, one: tuple[str, str]
+) -> None:
+    formats = [
+        json.loads(store_of(settings).open(ref).file("release.json").read_text())["format"]
+        for _, ref in (one, release(settings, "b"))
+    ]
+    assert formats == [3, 2]  # it reads 2 alone
+
+
 def test_going_back_to_a_release_without_evidence_and_forth(
     settings: Settings, one: tuple[str, str]
 ) -> None:
