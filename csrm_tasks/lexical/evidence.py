@@ -32,6 +32,11 @@ class Evidence:
     weights: Floats  # (F, 2) of the features
     bias: Floats  # (2,)
 
+    @property
+    def kept(self) -> tuple[bool, bool]:
+        """Which heads have evidence; the other is served as the towers give it."""
+        return bool(self.weights[:, 0].any()), bool(self.weights[:, 1].any())
+
     def logits(self, own: Floats, features: Floats) -> Floats:
         """Return logits (..., 2) of good pairs from the heads' own and features (..., F)."""
         combined: Floats = own * self.own + features @ self.weights + self.bias

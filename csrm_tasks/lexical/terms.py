@@ -125,10 +125,9 @@ class ProductTerms:
         if not values.exists():
             return None
         empty = not values.stat().st_size  # nothing can be mapped
-        return cls(
-            np.zeros(0, np.uint32) if empty else np.memmap(values, np.uint32, "r"),
-            np.load(ends, mmap_mode="r"),
-        )
+        mapped = np.zeros(0, np.uint32) if empty else np.memmap(values, np.uint32, "r")
+        # As plain arrays over the same pages: a request reads them faster.
+        return cls(np.asarray(mapped), np.asarray(np.load(ends, mmap_mode="r")))
 
     def save(self, folder: Path) -> None:
         """Write both files."""
@@ -142,8 +141,8 @@ class ProductTerms:
 
     def lengths(self, rows: Places) -> tuple[Places, Places]:
         """Return where the terms of products begin and how many they have, (n,) both."""
-        start = np.where(rows > 0, self.ends[rows - 1], 0)
-        return start, self.ends[rows] - start
+        start = np.where(rows > 0, self.ends.take(rows - 1, mode="wrap"), 0)
+        return start, self.ends.take(rows) - start
 
 
 def product_terms(text: str, brands: BrandForms) -> Hashes:

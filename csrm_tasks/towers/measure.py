@@ -127,10 +127,15 @@ def teacher_thresholds(
     """Choose both heads' thresholds on distilled pairs, the teacher's probabilities as truth.
 
     The cut of greatest *expected* F1: where people have judged few pairs of a market, the teacher,
-    whom A30 calibrates on them, judges many.
+    whom A30 calibrates on them, judges many. A head with lexical evidence is fitted on the word of
+    teacher and people (A50): its own probability is then the better estimate of what is true, and
+    stands in the teacher's place.
     """
     scores = probabilities(model, taught.embedded, evidence)
-    chosen = choose_by_head(scores, (taught.exact, taught.irrelevant), floor)
+    fitted = evidence.kept if evidence is not None else (False, False)
+    said = (taught.exact, taught.irrelevant)
+    truth = [scores[:, i] if kept else said[i] for i, kept in enumerate(fitted)]
+    chosen = choose_by_head(scores, truth, floor)
     return {name: threshold.value for name, threshold in chosen.items()}
 
 

@@ -28,7 +28,7 @@ class Installation(World):
     """The toy market, its towers barely trained, with lexical evidence."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, layers=2)
         towers = self.market.towers.model_copy(update=ON)
         self.market = self.market.model_copy(update={"towers": towers})
         kinds = pl.DataFrame([], records.TRANSLATIONS, orient="row")
@@ -151,6 +151,26 @@ def test_a_refresh_copies_the_terms_that_it_knows(made: Any, tmp_path: Path) -> 
     np.testing.assert_array_equal(second.ends, alone.ends)
     for row, copied in enumerate([True, False, True]):
         np.testing.assert_array_equal(second.of_row(row), alone.of_row(row) + 2 * copied)
+
+
+def test_a_cut_has_the_greatest_f1_that_the_served_probability_expects(
+    world: Installation, towers: Any, made: Any
+) -> None:
+    scored = world.store.open(world.scored)
+    drawn = pl.read_parquet(world.store.open(scored.inputs["pairs"]).file("pairs.parquet"))
+    keys = drawn.filter(pl.col("source") != "random").select("query_id", "product_id")
+    rows = keys.join(world.tables["queries"], on="query_id").join(
+        world.tables["products"], on="product_id"
+    )
+    runtime = TowerRuntime(made["export"].path, query="fp32", product="fp32")
+    p = runtime.score_texts(rows["norm"].to_list(), rows["title"].to_list()).em
+
+    def expected(cut: float) -> float:
+        said = p >= cut
+        return float(2 * p[said].sum() / (said.sum() + p.sum()))
+
+    chosen = runtime.about["heads"]["em"]["threshold"]
+    assert expected(chosen) == pytest.approx(max(map(expected, np.unique(p))), abs=2e-3)
 
 
 def test_towers_of_grades_are_fitted_on_dev(world: Installation) -> None:

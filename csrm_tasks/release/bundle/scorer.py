@@ -132,16 +132,21 @@ class ReleaseScorer:
         self, asked: QueryTerms | None, products: ProductVectors, rows: Sequence[int | None],
         titles: ProductTerms | None,
     ) -> Floats | None:  # fmt: skip
-        """Return features (len(rows), F) of one query: by row, else the next of ``titles``."""
+        """Return features (len(rows), F) of one query: by row, else the next of ``titles``.
+
+        ``asked`` and ``titles`` are of :meth:`asked` and :meth:`title_terms`; None for no title.
+        """
         if asked is None or products.terms is None:
             return None
+        if titles is None:  # every product is known
+            at: Any = np.array(rows, np.int64)
+            return features(asked, products.terms, at)
         found: Floats = np.empty((len(rows), len(NAMES)), np.float32)
         known = [i for i, row in enumerate(rows) if row is not None]
-        at: Any = np.array([row for row in rows if row is not None], np.int64)
+        lacking = [i for i, row in enumerate(rows) if row is None]
+        at = np.array([row for row in rows if row is not None], np.int64)
         found[known] = features(asked, products.terms, at)
-        if titles is not None and len(titles):
-            lacking = [i for i, row in enumerate(rows) if row is None]
-            found[lacking] = features(asked, titles, np.arange(len(titles)))
+        found[lacking] = features(asked, titles, np.arange(len(titles)))
         return found
 
     def score_vectors(
