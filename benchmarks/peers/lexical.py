@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from csrm_tasks.retrieval.analyser import tokens
+from csrm_tasks.lexical.analyser import tokens
 
 Turn = Callable[[], dict[str, list[str]]]
 

@@ -19,8 +19,8 @@ import polars as pl
 import scipy.sparse as sp
 
 from csrm_tasks.blobs import text_digest
+from csrm_tasks.lexical.analyser import KNOWN, chunk_tokens, chunks
 from csrm_tasks.records import Schema
-from csrm_tasks.retrieval.analyser import KNOWN, piece_tokens, pieces
 
 Rows = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -54,24 +54,24 @@ class Segment:
         """
         last: dict[str, int] = {}  # id → its row
         names: dict[str, int] = {}  # term → number, as met
-        of_piece: dict[str, list[int]] = {}  # what is known of a piece of text: its terms' numbers
+        of_chunk: dict[str, list[int]] = {}  # what is known of a chunk of text: its terms' numbers
         terms, ends, stamps = array("i"), array("q", [0]), array("Q")
         for row, (identifier, text) in enumerate(documents):
             last[identifier] = row
-            for piece in pieces(text):
-                own = of_piece.get(piece)
+            for chunk in chunks(text):
+                own = of_chunk.get(chunk)
                 if own is None:
-                    if len(of_piece) >= KNOWN:
-                        of_piece.clear()
-                    own = [names.setdefault(t, len(names)) for t in piece_tokens(piece)]
-                    of_piece[piece] = own
+                    if len(of_chunk) >= KNOWN:
+                        of_chunk.clear()
+                    own = [names.setdefault(t, len(names)) for t in chunk_tokens(chunk)]
+                    of_chunk[chunk] = own
                 terms.extend(own)
             ends.append(len(terms))
             stamps.append(stamp(text))
         ids = pl.Series("id", list(last), pl.String)
         order = ids.arg_sort()
         rows = np.fromiter(last.values(), np.int64, len(last))[order.to_numpy()]
-        del last, of_piece
+        del last, of_chunk
         counts = sp.csr_array(
             (
                 np.ones(len(terms), np.int32),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.steps.declaration import Context, Metadata, step
-from csrm_tasks.steps.towers import encoder_identity, reader_of, shown_pairs, soft_pairs, tables_of
+from csrm_tasks.steps.towers import encoder_identity, reader_of, tables_of
+from csrm_tasks.steps.towers_publish import shown_pairs, soft_pairs
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.analyser import chunk_tokens, tokens, truncate_title
 from csrm_tasks.retrieval import bm25, commits
-from csrm_tasks.retrieval.analyser import piece_tokens, tokens, truncate_title
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.pseudo import distinct_hits, pseudo_pairs
 from csrm_tasks.retrieval.quality import recall_at, relevant_products
@@ -52,8 +52,8 @@ ALPHABET = [*"a1ｚ５½²·-./x ", "  ", "\u3000", "ml", "吋", "牛奶", "우�
 
 @given(st.lists(st.sampled_from(ALPHABET), max_size=12).map("".join))
 @settings(max_examples=2000, deadline=None)
-def test_no_token_reaches_across_pieces(text: str) -> None:
-    whole = piece_tokens.__wrapped__(text)  # the text as one piece
+def test_no_token_reaches_across_chunks(text: str) -> None:
+    whole = chunk_tokens.__wrapped__(text)  # the text as one chunk
     assert tokens(text) == list(whole)
 
 

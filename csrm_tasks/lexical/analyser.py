@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from operator import add
 from pathlib import Path
@@ -39,7 +40,7 @@ _TOKEN = re.compile(
     rf"|(?P<word>[^\W_{_HAN_KANA}{_HANGUL}]+)",
     re.IGNORECASE,
 )
-KNOWN = 2**15  # pieces of text whose tokens are remembered: some ten megabytes
+KNOWN = 2**15  # chunks of text whose tokens are remembered: some ten megabytes
 _SPACE = re.compile(r"\s+")
 _PARTS = re.compile(r"(?:(\d+)\s)?(\d)/(\d+)")
 
@@ -47,16 +48,16 @@ _PARTS = re.compile(r"(?:(\d+)\s)?(\d)/(\d+)")
 def tokens(text: str) -> list[str]:
     """Return the search tokens of ``text``, in order, repetitions kept; [] for punctuation."""
     terms: list[str] = []
-    for piece in pieces(text):
-        terms += piece_tokens(piece)
+    for chunk in chunks(text):
+        terms += chunk_tokens(chunk)
     return terms
 
 
-def pieces(text: str) -> list[str]:
+def chunks(text: str) -> list[str]:
     """Cut ``text`` where no token can reach across: at a space behind a letter.
 
-    The tokens of a text are those of its pieces, one after the other, and catalogues write the same
-    words again and again: what is known of a piece needs no analysis.
+    The tokens of a text are those of its chunks, one after the other, and catalogues write the same
+    words again and again: what is known of a chunk needs no analysis.
     """
     if " " not in text:
         return [text]
@@ -73,16 +74,22 @@ def pieces(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=KNOWN)
-def piece_tokens(piece: str) -> tuple[str, ...]:
-    """Return the tokens of one of :func:`pieces`; the latest :data:`KNOWN` are remembered."""
-    terms: list[str] = []
-    for match in _TOKEN.finditer(normalise(piece)):
-        found = match.group()
-        if match.lastgroup in ("han", "hangul"):
-            terms += _bigrams(found)
+def chunk_tokens(chunk: str) -> tuple[str, ...]:
+    """Return the tokens of one of :func:`chunks`; the latest :data:`KNOWN` are remembered."""
+    return tuple(term for _, _, terms in pieces(normalise(chunk)) for term in terms)
+
+
+def pieces(norm: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield the kind, the place and the search tokens of each piece of a normalised text.
+
+    Kinds are unit (a number with its unit), han (with kana), hangul, number and word.
+    """
+    for match in _TOKEN.finditer(norm):
+        piece, kind = match.group(), match.lastgroup or ""
+        if kind in ("han", "hangul"):
+            yield kind, match.start(), bigrams(piece)
         else:
-            terms.append(_with_unit(found) if match.lastgroup == "unit" else found)
-    return tuple(terms)
+            yield kind, match.start(), [_with_unit(piece) if kind == "unit" else piece]
 
 
 def _with_unit(piece: str) -> str:
@@ -97,7 +104,8 @@ def _decimal(match: re.Match[str]) -> str:
     return f"{int(whole) + int(above) / int(below):.3f}".rstrip("0").rstrip(".")
 
 
-def _bigrams(run: str) -> list[str]:
+def bigrams(run: str) -> list[str]:
+    """Return the neighbouring characters of a run; of a run of one, that character."""
     return list(map(add, run, run[1:])) if len(run) > 1 else [run]
 
 
