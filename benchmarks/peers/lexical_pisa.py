@@ -8,11 +8,10 @@ from __future__ import annotations
 import ctypes
 import tempfile
 from collections import Counter
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-
-import pandas as pd
 
 from benchmarks.peers.lexical import Task, Turn, serve
 
@@ -28,8 +27,7 @@ def load_threading_library() -> None:
 def start(task: Task) -> Turn:
     """Index the titles."""
     load_threading_library()
-    from pyterrier_pisa import PisaIndex
-
+    PisaIndex = import_module("pyterrier_pisa").PisaIndex  # of the peer's environment alone
     folder = tempfile.TemporaryDirectory()
     index = PisaIndex(f"{folder.name}/index.pisa", threads=1, stops="none", stemmer="none")
     index.toks_indexer().index(
@@ -37,7 +35,7 @@ def start(task: Task) -> Turn:
         for i, terms in zip(task.ids, task.titles, strict=True)
     )
     search = index.bm25(k1=1.2, b=0.75, num_results=task.k, threads=1, verbose=False)
-    asked = pd.DataFrame(
+    asked = import_module("pandas").DataFrame(
         {
             "qid": [str(i) for i in range(len(task.queries))],
             "query": list(task.queries),

@@ -3,8 +3,9 @@
 Scripts written without reliable spaces (Han, kana) and Hangul, whose words carry particles, give
 character bigrams; a run of one character gives that character. Every other script gives words.
 A number keeps its decimals and its unit, so that "500 ml", "500ml" and "500ＭＬ" are one token and
-never match "50"; a fraction with a unit is its decimal: "1½吋" is "1.5吋" and no "2吋". No
-dictionary and no model: the same text gives the same tokens for ever.
+never match "50"; a fraction with a unit is its decimal: "1½吋" is "1.5吋" and no "2吋". Forms
+of one character (濕 溼 湿) are one (:mod:`csrm_tasks.lexical.variants`). No word list and no model:
+the same text gives the same tokens for ever.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from operator import add
 from pathlib import Path
 
 from csrm_tasks import text as text_module
+from csrm_tasks.lexical.variants import variants
 from csrm_tasks.text import compose, normalise
 
 # Han (with the iteration mark and the extensions in use) and kana run together as Japanese does.
@@ -26,7 +28,7 @@ _LATIN_UNITS = (
     "ml|cl|dl|l|mg|kg|g|oz|lb|lbs|mm|cm|m|km|inch|in|ft|w|kw|v|mah|hz|ghz|mb|gb|tb|p|pcs|ea|%|°c"
 )
 _CJK_UNITS = (
-    "毫升|公升|公克|公斤|[入包盒瓶罐片枚組個件條支袋串張雙台吋寸斤]"
+    "毫升|公升|公克|公斤|[入包盒瓶罐片枚組個件條支袋串張雙双台臺吋寸斤]"
     "|개입|박스|세트|켤레|캔|[개병팩봉매입장]"
 )
 _NUMBER = r"\d+(?:[.,]\d+)*"
@@ -86,6 +88,8 @@ def pieces(norm: str) -> Iterator[tuple[str, int, list[str]]]:
     """
     for match in _TOKEN.finditer(norm):
         piece, kind = match.group(), match.lastgroup or ""
+        if not piece.isascii():
+            piece = piece.translate(variants())
         if kind in ("han", "hangul"):
             yield kind, match.start(), bigrams(piece)
         else:
@@ -113,7 +117,8 @@ def bigrams(run: str) -> list[str]:
 def identity() -> str:
     """Digest the code that decides what a token is: an index made by other code is made anew."""
     sources = (Path(__file__), Path(text_module.__file__))
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
+    forms = repr(sorted(variants().items())).encode()  # by the data of the library's version
+    return hashlib.sha256(b"".join([*(p.read_bytes() for p in sources), forms])).hexdigest()[:16]
 
 
 def truncate_title(title: str, limit: int) -> str:

@@ -25,7 +25,7 @@ from tests.retrieval_fixtures import pairs, products, queries
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Nongshim 農心安城湯麵125g", "nongshim 農心 心安 安城 城湯 湯麵 125g"),
+        ("Nongshim 農心安城湯麵125g", "nongshim 農心 心安 安城 城湯 湯麪 125g"),
         ("한국 국화차 30개입", "한국 국화 화차 30개입"),
         ("コーヒー豆 200 g", "コー ーヒ ヒー ー豆 200g"),
         ("５００ＭＬ 500 ml 50", "500ml 500ml 50"),

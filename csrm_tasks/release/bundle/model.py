@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[2]
 PYFUNC = "csrm_tasks.release.bundle.pyfunc"  # by name: only MLflow may import it
-NEEDS = ("mlflow", "numpy", "onnxruntime", "polars", "tokenizers", "filelock")
+NEEDS = ("mlflow", "numpy", "onnxruntime", "opencc", "polars", "tokenizers", "filelock")
 OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes beside query
 FOLDER = "release"  # of the run's artifacts
 
