@@ -9,8 +9,10 @@ regularisation is chosen on dev.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,6 +26,7 @@ from csrm_tasks.evaluation.metrics import Floats, Ints
 
 log = logging.getLogger("csrm")
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)  # inverse regularisation tried on dev
+TERMS, NUMBERS = "ngrams.json", "ngrams.npz"  # of a saved model
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,37 @@ class CharacterModel:
             )
         return probabilities
 
+    def save(self, folder: Path) -> None:
+        """Write the fitted model to ``folder``: terms as JSON, numbers as an array archive."""
+        assert self.model is not None
+        sides = {"query": self.query, "product": self.product}
+        terms = {name: list(one.get_feature_names_out()) for name, one in sides.items()}
+        (folder / TERMS).write_text(json.dumps(terms, ensure_ascii=False), encoding="utf-8")
+        idf = {f"{name}_idf": one.idf_ for name, one in sides.items()}
+        model = self.model
+        np.savez(
+            folder / NUMBERS, coef=model.coef_, intercept=model.intercept_, classes=model.classes_,
+            strength=self.strength, **idf,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, folder: Path) -> CharacterModel:
+        """Read what :meth:`save` has written; it says the same probabilities."""
+        made = cls()
+        terms = json.loads((folder / TERMS).read_text(encoding="utf-8"))
+        with np.load(folder / NUMBERS, allow_pickle=False) as numbers:
+            made.query, made.product = (
+                _vectorizer({t: i for i, t in enumerate(terms[name])})
+                for name in ("query", "product")
+            )
+            made.query.idf_, made.product.idf_ = numbers["query_idf"], numbers["product_idf"]
+            made.strength = float(numbers["strength"])
+            model = LogisticRegression(C=made.strength)
+            model.coef_, model.intercept_ = numbers["coef"], numbers["intercept"]
+            model.classes_ = numbers["classes"]
+        made.model = model
+        return made
+
     def _features(self, texts: Texts) -> sp.csr_matrix:
         parts = [
             _transform(self.query, texts.query),
@@ -121,10 +155,10 @@ class CharacterModel:
         return np.hstack([dense, *steps]).astype(np.float64)
 
 
-def _vectorizer() -> TfidfVectorizer:
+def _vectorizer(vocabulary: dict[str, int] | None = None) -> TfidfVectorizer:
     return TfidfVectorizer(
         analyzer="char_wb", ngram_range=(1, 3), max_features=30_000, sublinear_tf=True,
-        dtype=np.float64,
+        dtype=np.float64, vocabulary=vocabulary,
     )  # fmt: skip
 
 

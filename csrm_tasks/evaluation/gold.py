@@ -50,11 +50,15 @@ def gold_set(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame)
     wanted = ["pair_id", "query_id", "product_id", "locale", "grade"]
     judged = judgeable(pairs, queries, products).filter(pl.col("split") == "gold")
     frame = judged.select(wanted).sort("query_id", "pair_id")
+    return judged_set(frame, slices_of(frame, pairs, queries, products))
+
+
+def judged_set(frame: pl.DataFrame, slices: Mapping[str, Mask] | None = None) -> Gold:
+    """Return judged pairs (pair_id, query_id, grade, …) in their order, as models are judged on."""
     ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
     index = dict(zip(ids, range(len(ids)), strict=True))
     query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
-    grade = frame["grade"].cast(pl.Int64).to_numpy()
-    return Gold(frame, query, grade, ids, slices_of(frame, pairs, queries, products))
+    return Gold(frame, query, frame["grade"].cast(pl.Int64).to_numpy(), ids, slices or {})
 
 
 def judgeable(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:

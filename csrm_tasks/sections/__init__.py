@@ -19,11 +19,20 @@ from csrm_tasks.sections.llm import (
     Negatives,
     Pretraining,
 )
-from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
+from csrm_tasks.sections.release import (
+    COMPARED,
+    Gate,
+    Release,
+    Retention,
+    Rollout,
+    Serving,
+    Step,
+)
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
 from csrm_tasks.sections.towers import Towers
 
 __all__ = [
+    "COMPARED",
     "Ablation",
     "Augmentation",
     "Behaviour",

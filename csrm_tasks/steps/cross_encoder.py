@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.steps.declaration import Context, Metadata, step
-from csrm_tasks.steps.towers import encoder_identity, reader_of, shown_pairs, soft_pairs, tables_of
+from csrm_tasks.steps.towers import (
+    encoder_identity,
+    learnt_pairs,
+    reader_of,
+    shown_pairs,
+    tables_of,
+    taught_by,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,7 +57,8 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     torch.set_num_threads(ctx.settings.threads)
     config, seed, device = ctx.market.towers, ctx.market.seed, choose_device()
     tables = tables_of(ctx)
-    examples = soft_pairs(ctx, tables)
+    by = taught_by(ctx, "soft")
+    examples = learnt_pairs(ctx, tables, by)
     dev = tables.dev(ctx.market.target_locale)
     read = with_typos(examples, config.typo_share, seed, tables.barred())
     write_learnt(ctx.out, read.queries, ctx.market.target_locale)
@@ -65,7 +73,7 @@ def train_cross_encoder(ctx: Context) -> Metadata:
         plan, ctx.work / "checkpoint.safetensors",
         choose_dtype(device, model.encoder.config.hidden_size), cross_logits,
     )  # fmt: skip
-    chosen = _thresholds(model, reader, shown_pairs(ctx, tables), dev, ctx.market)
+    chosen = _thresholds(model, reader, shown_pairs(ctx, tables, by), dev, ctx.market)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     about, judged = (

@@ -113,7 +113,8 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
 
     ``target``: soft needs input ``scored`` (the teacher's probabilities of the tower pairs; A29);
-    hard learns the snapshot's train pairs of all locales in equally many steps (A32).
+    hard learns the snapshot's train pairs of all locales in equally many steps (A32), as soft does
+    where dev has refused the teacher.
     Nothing of a gold query is learnt, unless ``seen`` says so: then the teacher's word on them is,
     though on no gold pair. That is a control, and what shoppers type would be learnt in earnest.
     """
@@ -130,7 +131,8 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.towers, ctx.market.seed
     tables = tables_of(ctx)
-    examples = _examples(ctx, tables, target, seen)
+    by = taught_by(ctx, target)
+    examples = learnt_pairs(ctx, tables, by, seen)
     reader = reader_of(ctx.market)
     device = choose_device()
     model = TwinTowers.from_base(
@@ -146,9 +148,10 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     if config.lexical or config.fitted_start:
         start(model, read, *texts, seed, fitted=config.fitted_start)
     done = train(model, read, *texts, plan, ctx.work / "checkpoint.safetensors", dtype)
-    taught = shown_pairs(ctx, tables, seen) if target == "soft" else None
+    taught = shown_pairs(ctx, tables, by, seen)
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
-        "target": target, "seen": seen, "pairs": len(examples), "queries": len(examples.queries),
+        "target": target, "taught_by": by, "teacher": _teacher(ctx, target), "seen": seen,
+        "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
     }  # fmt: skip
@@ -162,16 +165,29 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     return facts
 
 
-def _examples(ctx: Context, tables: TowerTables, target: str, seen: bool) -> Examples:
-    if target == "hard":
-        return tables.hard()
-    if target != "soft":
+def taught_by(ctx: Context, target: str) -> str:
+    """Say who teaches towers: the LLM, a stack (A50), or labels; raises :class:`ConfigError`."""
+    if target not in ("soft", "hard"):
         raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
-    return soft_pairs(ctx, tables, seen)
+    if target == "hard":
+        return "labels"
+    stopped = soft_input(ctx).facts.get("stopped")
+    if stopped:
+        log.info("no soft labels (%s): the towers learn people's labels", stopped)
+        return "labels"
+    teacher = _teacher(ctx, target)
+    return "llm" if teacher is None else str(ctx.store.open(teacher).facts["taught_by"])
 
 
-def soft_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples:
-    """Return what the teacher has scored; raises :class:`ConfigError` without input ``scored``."""
+def _teacher(ctx: Context, target: str) -> str | None:
+    """Return the choice of the teacher that soft labels follow, if one was made."""
+    return soft_input(ctx).inputs.get("teacher") if target == "soft" else None
+
+
+def learnt_pairs(ctx: Context, tables: TowerTables, by: str, seen: bool = False) -> Examples:
+    """Return what towers learn that are taught ``by`` (of :func:`taught_by`)."""
+    if by == "labels":
+        return tables.hard()
     return tables.soft(soft_input(ctx).file("scored.parquet"), seen)
 
 
@@ -182,16 +198,17 @@ def soft_input(ctx: Context) -> Artifact:
     return ctx.input("scored")
 
 
-def shown_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples | None:
+def shown_pairs(ctx: Context, tables: TowerTables, by: str, seen: bool = False) -> Examples | None:
     """Return what the teacher says of the pairs that thresholds are chosen on (A33).
 
     Impressed and retrieved products, which are what the towers will judge in service. Random ones
     are left out: nearly all are defects that any cut finds, and counting them draws the defect
-    threshold to where it misses those that shoppers would see. None: the market chooses on dev.
+    threshold to where it misses those that shoppers would see. None: the market chooses on dev, or
+    labels teach.
     """
     import polars as pl
 
-    if ctx.market.towers.thresholds != "teacher":
+    if ctx.market.towers.thresholds != "teacher" or by == "labels":
         return None
     taught = soft_input(ctx)
     if "pairs" not in taught.inputs:
@@ -305,7 +322,12 @@ def export_towers(ctx: Context) -> Metadata:
     facts = {f"{variant}_{k}": v for variant, p in parities.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
     tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
-    return facts | {"seen": bool(ctx.input("towers").facts.get("seen", False))}
+    towers = ctx.input("towers").facts
+    return facts | {
+        "seen": bool(towers.get("seen", False)),
+        "taught_by": towers.get("taught_by", "llm"),  # towers from before do not say
+        "teacher": towers.get("teacher"),
+    }
 
 
 @step("embed_products", inputs=["snapshot", "export"])

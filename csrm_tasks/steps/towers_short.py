@@ -48,7 +48,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     model.shorten_query(config.query_layers)
     plan = TrainPlan.of(config, ctx.market.seed, products=1)
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
-    taught = shown_pairs(ctx, tables)
+    taught = shown_pairs(ctx, tables, full.get("taught_by", "llm"))
     facts = publish_towers(ctx, model, reader, tables, taught)
     lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
     admitted = lost <= shorten.MAX_LOSS  # not a number is not
@@ -58,6 +58,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
             "serves", config.query_layers, lost, shorten.MAX_LOSS,
         )  # fmt: skip
         facts = publish_towers(ctx, *load_towers(ctx), tables, taught)
+    facts |= {name: full.get(name) for name in ("taught_by", "teacher") if name in full}
     facts |= {"admitted": admitted, "lost_f1": lost, "queries": len(table), "steps": plan.steps}
     metrics = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
     tracking.log_run(
