@@ -27,9 +27,9 @@ from benchmarks.harness import Timing, alternate, closing_line, ratio, table, ti
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.demo.market.search import Shelves
+from csrm_tasks.lexical.analyser import tokens
 from csrm_tasks.records import Grade
 from csrm_tasks.release.bundle.probe import peak_memory
-from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.quality import recall_at
 

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("release.bundle", "llm", "llm.network", "retrieval", "judgements.formats"),
     ("evaluation", "llm.prompt", "llm.cost", "towers.serving", "training"),
     ("layouts",),
+    ("lexical",),
     ("dataset", "ingest", "market_files"),
     ("ingest.aggregates", "ingest.proposal"),
     ("ingest.storage",),

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.errors import DataError
+from csrm_tasks.lexical.terms import SEPARATOR
 from csrm_tasks.llm.baselines.prompt import question
 from csrm_tasks.llm.prompt.prompts import (
     LABEL_SLOT,
@@ -29,7 +30,6 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.tables import AGGREGATES, LABELS, PRODUCTS, TRANSLATIONS, fetch
 from csrm_tasks.text import LEVEL_SEPARATOR, normalise
-from csrm_tasks.towers.serving.texts import SEPARATOR
 
 PRODUCT = ("locale", "title", "brand", "category", "description")
 TRANSLATION = ("kind", "source_text", "target_text")

@@ -26,8 +26,8 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.analyser import tokens
 from csrm_tasks.retrieval import commits
-from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.commits import LiveSegment
 from csrm_tasks.retrieval.segment import Posting, Segment, stamp
 

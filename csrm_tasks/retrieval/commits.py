@@ -22,7 +22,7 @@ import numpy as np
 
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.json_files import write_json
-from csrm_tasks.retrieval.analyser import identity
+from csrm_tasks.lexical.analyser import identity
 from csrm_tasks.retrieval.segment import Flags, Posting, Segment
 
 SEGMENTS = 8  # at most; more are merged

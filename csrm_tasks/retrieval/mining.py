@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import polars as pl
 
-from csrm_tasks.retrieval.analyser import tokens
+from csrm_tasks.lexical.analyser import tokens
 from csrm_tasks.retrieval.bm25 import Bm25Index, Hits
 from csrm_tasks.retrieval.pairs import LocalePairs, Rows, TrainingPairs
 from csrm_tasks.retrieval.rqa import NEAR, jaccard

@@ -28,8 +28,8 @@ import polars as pl
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.splits import held_out_queries, uniform
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.lexical.analyser import tokens
 from csrm_tasks.records import NEGATIVES
-from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.near import Near
 from csrm_tasks.retrieval.rqa import NEAR, jaccard
 from csrm_tasks.sections import Negatives

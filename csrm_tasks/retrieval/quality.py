@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from csrm_tasks.lexical.analyser import truncate_title
 from csrm_tasks.records import Schema
-from csrm_tasks.retrieval.analyser import truncate_title
 from csrm_tasks.retrieval.rqa import Title, keep
 
 JUDGED: Schema = {"query_id": pl.String, "title": pl.String, "correct": pl.Boolean}

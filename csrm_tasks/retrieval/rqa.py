@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from csrm_tasks.errors import ArtifactError
-from csrm_tasks.retrieval.analyser import tokens, truncate_title
+from csrm_tasks.lexical.analyser import tokens, truncate_title
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.exact import Vectors
 from csrm_tasks.retrieval.index import ProductIndex

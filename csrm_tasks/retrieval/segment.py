@@ -18,8 +18,8 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.blobs import text_digest
+from csrm_tasks.lexical.analyser import tokens
 from csrm_tasks.records import Schema
-from csrm_tasks.retrieval.analyser import tokens
 
 Rows = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]

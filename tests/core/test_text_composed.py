@@ -19,6 +19,7 @@ from csrm_tasks.ingest.contract.contracts import CONTRACTS
 from csrm_tasks.ingest.reading.readers import read_batches
 from csrm_tasks.ingest.validation import validate
 from csrm_tasks.ingest.validation.validate import validate_batch
+from csrm_tasks.lexical.analyser import truncate_title
 from csrm_tasks.llm.prompt.prompts import RELEVANCE as SPACE
 from csrm_tasks.llm.prompt.prompts import (
     ProductFields,
@@ -27,7 +28,6 @@ from csrm_tasks.llm.prompt.prompts import (
     query_segments,
 )
 from csrm_tasks.release.bundle.scorer import ProductVectors
-from csrm_tasks.retrieval.analyser import truncate_title
 from csrm_tasks.sections import Ingest
 from csrm_tasks.serving.requests import Event, Search
 from csrm_tasks.settings import Settings, load_settings

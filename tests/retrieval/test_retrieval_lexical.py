@@ -11,8 +11,8 @@ import pytest
 from rank_bm25 import BM25Okapi
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.analyser import tokens, truncate_title
 from csrm_tasks.retrieval import commits
-from csrm_tasks.retrieval.analyser import tokens, truncate_title
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.pseudo import distinct_hits, pseudo_pairs
 from csrm_tasks.retrieval.quality import recall_at, relevant_products

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.lexical.analyser import tokens
 from csrm_tasks.records import NEGATIVES, PAIRS, PRODUCTS, QUERIES
-from csrm_tasks.retrieval.analyser import tokens
 from csrm_tasks.retrieval.negatives import (
     Counts,
     LocaleNegatives,

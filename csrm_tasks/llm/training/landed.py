@@ -10,9 +10,9 @@ from csrm_tasks.ingest.contract.contracts import contract_of
 from csrm_tasks.ingest.reading.landing import NAME
 from csrm_tasks.ingest.reading.readers import read_batches
 from csrm_tasks.ingest.reading.records import UnreadableError
+from csrm_tasks.lexical.analyser import truncate_title
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.retrieval.analyser import truncate_title
 from csrm_tasks.sections.data import Columns
 
 MOST = 400  # rows of each kind

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import polars as pl
 
 from csrm_tasks.blobs import text_digest
+from csrm_tasks.lexical.terms import SEPARATOR
 from csrm_tasks.text import LEVEL_SEPARATOR, normalise
 
 # Recorded with every export; another version is another model. One with prefixes has a version of
 # its own, for a server of earlier code would leave them out without a word.
 TEXT_VERSION, PREFIXED = "1", "2"
-SEPARATOR = " | "
 
 
 def text_version(*prefixes: str) -> str:

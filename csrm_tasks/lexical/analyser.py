@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -41,17 +42,24 @@ _SPACE = re.compile(r"\s+")
 
 def tokens(text: str) -> list[str]:
     """Return the search tokens of ``text``, in order, repetitions kept; [] for punctuation."""
-    terms: list[str] = []
-    for match in _TOKEN.finditer(normalise(text)):
-        piece = match.group()
-        if match.lastgroup in ("han", "hangul"):
-            terms += _bigrams(piece)
+    return [term for _, _, terms in pieces(normalise(text)) for term in terms]
+
+
+def pieces(norm: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield the kind, the place and the search tokens of each piece of a normalised text.
+
+    Kinds are unit (a number with its unit), han (with kana), hangul, number and word.
+    """
+    for match in _TOKEN.finditer(norm):
+        piece, kind = match.group(), match.lastgroup or ""
+        if kind in ("han", "hangul"):
+            yield kind, match.start(), bigrams(piece)
         else:
-            terms.append(_SPACE.sub("", piece) if match.lastgroup == "unit" else piece)
-    return terms
+            yield kind, match.start(), [_SPACE.sub("", piece) if kind == "unit" else piece]
 
 
-def _bigrams(run: str) -> list[str]:
+def bigrams(run: str) -> list[str]:
+    """Return the neighbouring characters of a run; of a run of one, that character."""
     return [run[i : i + 2] for i in range(len(run) - 1)] if len(run) > 1 else [run]
 
 

@@ -1,0 +1,176 @@
+"""Terms of texts as numbers: what of a product is kept beside its vector, and of a query asked.
+
+A term is a 31-bit hash of its kind and its letters (CRC-32, the same for ever). Kinds: a search
+token of :mod:`csrm_tasks.lexical.analyser`; a character n-gram inside a piece (single characters of
+Han, kana and Hangul, whose bigrams are tokens already; trigrams of other words with their borders);
+a quantity, and that its unit occurs at all; a brand, and that any brand occurs. A product's term is
+twice its hash, plus 1 where the title has it: the title is what stands before the first
+separator of :func:`csrm_tasks.towers.serving.texts.product_text`, the rest is brand and category.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from csrm_tasks.lexical.analyser import pieces
+from csrm_tasks.lexical.brands import BrandForms
+from csrm_tasks.text import normalise
+
+Hashes = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.int64]
+
+SEPARATOR = " | "  # between a product's title and the fields that stand behind it
+TOKEN, GRAM, QUANTITY, UNIT, BRAND = range(5)  # kinds of terms
+MOST = 192  # distinct terms kept of a product: a title of 2,000 characters must not cost 8 kB
+_QUANTITY = re.compile(r"([\d.,]+)(.*)", re.DOTALL)
+# Units that are one and the same, with how many of the right one the left one is.
+_SAME_UNIT = {
+    "公斤": ("g", 1000.0), "kg": ("g", 1000.0), "公克": ("g", 1.0), "mg": ("g", 0.001),
+    "公升": ("ml", 1000.0), "l": ("ml", 1000.0), "毫升": ("ml", 1.0), "cl": ("ml", 10.0),
+    "dl": ("ml", 100.0), "m": ("cm", 100.0), "mm": ("cm", 0.1), "lbs": ("lb", 1.0),
+    "inch": ("in", 1.0), "吋": ("in", 1.0), "tb": ("gb", 1000.0), "個": ("개", 1.0),
+}  # fmt: skip
+
+
+class Term(NamedTuple):
+    """One occurrence of a term in a text."""
+
+    kind: int
+    hash: int
+    place: int  # of the piece in the normalised text
+
+
+def term_hash(kind: int, letters: str) -> int:
+    """Return the hash, 31 bits, of a term."""
+    # The kind stands before the letters: as the checksum's start it would cancel out against one.
+    return zlib.crc32(bytes([kind]) + letters.encode()) & 0x7FFFFFFF
+
+
+ANY_BRAND = term_hash(BRAND, "")
+
+
+def terms_of(norm: str, brands: BrandForms) -> Iterator[Term]:
+    """Yield the terms of a normalised text, in order of kind and place; repetitions are kept."""
+    for start, _, brand in brands.find(norm):
+        yield Term(BRAND, term_hash(BRAND, brand), start)
+    for kind, place, tokens in pieces(norm):
+        for token in tokens:
+            yield Term(TOKEN, term_hash(TOKEN, token), place)
+        for gram in _grams(kind, tokens):
+            yield Term(GRAM, term_hash(GRAM, gram), place)
+        if kind in ("unit", "number"):
+            value, unit = quantity(tokens[0])
+            yield Term(QUANTITY, term_hash(QUANTITY, f"{value:.9g} {unit}"), place)
+            yield Term(UNIT, term_hash(UNIT, unit), place)
+
+
+def quantity(token: str) -> tuple[float, str]:
+    """Return the value and unit of a number with its unit, in one unit of several that are equal.
+
+    A comma before three digits at the end separates thousands, else decimals.
+    """
+    found = _QUANTITY.fullmatch(token)
+    assert found is not None, token
+    number, unit = found.groups()
+    if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", number):
+        number = number.replace(",", "")
+    whole, *rest = re.split("[.,]", number)
+    value = float(f"{whole}.{''.join(rest)}")
+    unit, factor = _SAME_UNIT.get(unit, (unit, 1.0))
+    return value * factor, unit
+
+
+def _grams(kind: str, tokens: Sequence[str]) -> Iterable[str]:
+    if kind in ("han", "hangul"):
+        return [token[0] for token in tokens] + ([tokens[-1][1]] if len(tokens[-1]) > 1 else [])
+    padded = f"^{tokens[0]}$"
+    return [padded[i : i + 3] for i in range(len(padded) - 2)]
+
+
+@dataclass(frozen=True)
+class ProductTerms:
+    """Terms of N products, one behind the other."""
+
+    values: Hashes  # (T,) 2 × hash + in the title, distinct by hash and sorted within a product
+    ends: Places  # (N,)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.ends)
+
+    @classmethod
+    def of(cls, texts: Sequence[str], brands: BrandForms) -> ProductTerms:
+        """Read the terms of product texts, as the product tower reads them."""
+        each = [product_terms(text, brands) for text in texts]
+        ends = np.cumsum([len(values) for values in each], dtype=np.int64)
+        values = np.concatenate(each) if each else np.zeros(0, np.uint32)
+        return cls(values, ends)
+
+    def lengths(self, rows: Places) -> tuple[Places, Places]:
+        """Return where the terms of products begin and how many they have, (n,) both."""
+        start = np.where(rows > 0, self.ends[rows - 1], 0)
+        return start, self.ends[rows] - start
+
+
+def product_terms(text: str, brands: BrandForms) -> Hashes:
+    """Return the distinct terms of a product text: at most :data:`MOST`, those of the title first.
+
+    Sorted; see :class:`ProductTerms`.
+    """
+    title, _, rest = text.partition(SEPARATOR)
+    found: dict[int, int] = {}  # hash → in the title
+    for part, inside in ((title, 1), (rest, 0)):
+        for term in terms_of(normalise(part), brands):
+            if term.kind == BRAND:
+                found.setdefault(ANY_BRAND, inside)
+            found.setdefault(term.hash, inside)
+    kept = list(found.items())[:MOST]
+    return np.sort(np.array([2 * h + inside for h, inside in kept], dtype=np.uint32))
+
+
+class TermWeights(NamedTuple):
+    """Inverse document frequencies of terms; a term that is not there weighs ``rarest``."""
+
+    hashes: Hashes  # (V,) sorted
+    idf: npt.NDArray[np.float32]  # (V,)
+    rarest: float
+
+    def of(self, hashes: Hashes) -> npt.NDArray[np.float32]:
+        """Return the weight of each of ``hashes``."""
+        if not len(self.hashes):
+            return np.full(len(hashes), self.rarest, np.float32)
+        at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        found: npt.NDArray[np.float32] = np.where(
+            self.hashes[at] == hashes, self.idf[at], np.float32(self.rarest)
+        )
+        return found
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """What a market's catalogue says about terms: how rare they are, and which are brands."""
+
+    weights: TermWeights
+    brands: BrandForms
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], forms: Mapping[str, str]) -> Lexicon:
+        """Count the terms of the distinct product ``texts``; ``forms`` maps a brand's forms to it.
+
+        A term of one product alone is left out: its weight is that of a term unheard of.
+        """
+        brands = BrandForms(forms)
+        products = ProductTerms.of(sorted(set(texts)), brands)
+        hashes, counts = np.unique(products.values >> 1, return_counts=True)
+        several = counts > 1
+        n = len(products)
+        idf = np.log((n + 1.0) / (counts[several] + 0.5)).astype(np.float32)
+        weights = TermWeights(hashes[several], np.maximum(idf, 0.05), float(np.log((n + 1) / 1.5)))
+        return cls(weights, brands)
