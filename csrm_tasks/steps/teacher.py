@@ -36,7 +36,7 @@ def choose_teacher(ctx: Context) -> Metadata:
     from csrm_tasks.evaluation.gold import judged_set
     from csrm_tasks.sections import Gate
     from csrm_tasks.teacher.choose import Stacked, stack_on
-    from csrm_tasks.teacher.evidence import JudgedTexts, probabilities_of
+    from csrm_tasks.teacher.evidence import VARIANTS, JudgedTexts, probabilities_of, read_as
     from csrm_tasks.teacher.judge import refusals
 
     towers, locale = ctx.market.towers, ctx.market.target_locale
@@ -53,7 +53,8 @@ def choose_teacher(ctx: Context) -> Metadata:
         model = texts.fit_ngrams(locale)
         beside["tfidf"] = texts.said_by(model, dev.frame)
         if towers.stacked_teacher:
-            made = stack_on(dev, made.said, beside["tfidf"])
+            read = {name: read_as(name, texts, model, dev.frame) for name in VARIANTS}
+            made = stack_on(dev, made.said, read)
         if made.stack is not None:
             model.save(ctx.out)
             _calibrated(ctx, made.stack, dev, made).write(ctx.out)

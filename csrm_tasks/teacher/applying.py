@@ -8,12 +8,7 @@ import polars as pl
 
 from csrm_tasks.evaluation.baselines import CharacterModel
 from csrm_tasks.llm.scoring.scoring import with_probabilities
-from csrm_tasks.teacher.evidence import (
-    PROBABILITIES,
-    JudgedTexts,
-    probabilities_of,
-    variants,
-)
+from csrm_tasks.teacher.evidence import PROBABILITIES, JudgedTexts, read_as
 from csrm_tasks.teacher.stack import FILE, Stack
 
 
@@ -24,10 +19,6 @@ def stacked(teacher: Path, snapshot: Path, scored: pl.DataFrame) -> pl.DataFrame
     """
     if not (teacher / FILE).exists():
         return scored
-    stack, model, texts = (
-        Stack.read(teacher),
-        CharacterModel.load(teacher),
-        JudgedTexts.of(snapshot),
-    )
-    read = variants(probabilities_of(scored), texts.said_by(model, scored))[stack.variant]
+    stack, texts = Stack.read(teacher), JudgedTexts.of(snapshot)
+    read = read_as(stack.variant, texts, CharacterModel.load(teacher), scored)
     return with_probabilities(scored.drop(PROBABILITIES), stack.probabilities(read))

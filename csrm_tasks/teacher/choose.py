@@ -7,9 +7,17 @@ from typing import Any
 
 from csrm_tasks.evaluation.gold import Gold
 from csrm_tasks.evaluation.metrics import Floats
-from csrm_tasks.teacher.evidence import LLM, variants
+from csrm_tasks.teacher.evidence import LLM
 from csrm_tasks.teacher.judge import judge_stack
-from csrm_tasks.teacher.stack import Stack, choose, cross_fitted, fit, folds_of, unfit
+from csrm_tasks.teacher.stack import (
+    Stack,
+    Variants,
+    choose,
+    cross_fitted,
+    fit,
+    folds_of,
+    unfit,
+)
 
 
 @dataclass(frozen=True)
@@ -21,16 +29,16 @@ class Stacked:
     facts: dict[str, Any]  # in words, and with figures where one could be fitted
 
 
-def stack_on(dev: Gold, llm: Floats, ngrams: Floats) -> Stacked:
-    """Fit a stack on dev's pairs, ``llm`` and ``ngrams`` (N, 3) their probabilities, and judge it.
+def stack_on(dev: Gold, llm: Floats, read: Variants) -> Stacked:
+    """Fit a stack on dev's pairs and judge it.
 
-    Every variant and strength is chosen on folds of queries, the kept stack's on all of them.
+    ``llm`` (N, 3): what the LLM says by itself; ``read``: features of all variants, the LLM's own
+    among them. Variant and strength are chosen on folds of queries, the kept stack's on all.
     """
     fold = folds_of(dev.frame["query_id"].to_list())
     reason = unfit(dev.grade, fold)
     if reason is not None:
         return Stacked(None, llm, {"stack": f"none: {reason}"})
-    read = variants(llm, ngrams)
     lexical = {name: features for name, features in read.items() if name != LLM}
     said = cross_fitted(lexical, dev.grade, fold)
     judged = judge_stack(dev, llm, cross_fitted({LLM: read[LLM]}, dev.grade, fold), said)

@@ -1,4 +1,4 @@
-"""What a stack reads of a pair: the LLM's logits, the n-gram model's, and overlap (A50)."""
+"""What a stack reads of a pair: logits of LLM and n-gram model, lexical features (A50)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from csrm_tasks.dataset.tables import table
 from csrm_tasks.evaluation.baselines import CharacterModel, Texts, majority, texts_of
 from csrm_tasks.evaluation.gold import judgeable
 from csrm_tasks.evaluation.metrics import Floats, Ints
+from csrm_tasks.lexical.features import pair_features
+from csrm_tasks.lexical.terms import Lexicon
+from csrm_tasks.towers.examples import distinct
+from csrm_tasks.towers.serving.texts import with_product_text
 
 SMALLEST = 1e-4  # probability below which a logit says no more
 CHUNK = 20_000  # pairs whose n-grams are in memory at a time
-LLM = "llm"  # the variant without lexical evidence, which any other has to beat
+# Sets of features: without lexical evidence, which the others have to beat; with the n-gram model;
+# with that and the features of csrm_tasks.lexical, which few dev pairs do not suffice to weigh.
+LLM, NGRAMS, LEXICAL = VARIANTS = ("llm", "llm, n-grams", "llm, n-grams, lexical features")
 PROBABILITIES = ("p0", "p1", "p2")
 
 
@@ -25,12 +31,19 @@ def logits(probabilities: Floats) -> Floats:
     return np.asarray(logs - logs.mean(1, keepdims=True))
 
 
-def variants(llm: Floats, ngrams: Floats) -> dict[str, Floats]:
-    """Return the sets of features that a stack may read, by name; the first without evidence.
+def read_as(
+    variant: str, texts: JudgedTexts, model: CharacterModel, scored: pl.DataFrame
+) -> Floats:
+    """Return the features (N, F) that a stack of ``variant`` reads of pairs that the LLM scored.
 
-    ``llm``, ``ngrams`` (N, 3): probabilities of the same pairs.
+    ``scored``: query_id, product_id, locale, p0, p1, p2. ``model``: the n-gram model.
     """
-    return {LLM: logits(llm), "llm, n-grams": np.hstack([logits(llm), logits(ngrams)])}
+    parts = [logits(probabilities_of(scored))]
+    if variant != LLM:
+        parts.append(logits(texts.said_by(model, scored)))
+    if variant == LEXICAL:
+        parts.append(texts.lexical(scored))
+    return np.hstack(parts)
 
 
 def probabilities_of(scored: pl.DataFrame) -> Floats:
@@ -78,6 +91,19 @@ class JudgedTexts:
         starts = range(0, len(pairs), CHUNK)
         parts = [model.probabilities(self._texts(pairs[start : start + CHUNK])) for start in starts]
         return np.concatenate([np.empty((0, 3)), *parts])
+
+    def lexical(self, pairs: pl.DataFrame) -> Floats:
+        """Return the lexical features of ``pairs``, (N, F), against title, brand and category."""
+        texts = with_product_text(self.products, ("brand", "category"))
+        texts = texts.select("product_id", "locale", text="title").unique(["product_id", "locale"])
+        brands = {brand: brand for brand in self.products["brand"].unique().sort() if brand}
+        read = pairs.join(
+            self.queries.select("query_id", "norm").unique("query_id"), on="query_id",
+            maintain_order="left",
+        ).join(texts, on=["product_id", "locale"], maintain_order="left")  # fmt: skip
+        (queries, query), (products, product) = (distinct(read[c]) for c in ("norm", "text"))
+        lexicon = Lexicon.fit(texts["text"].to_list(), brands)
+        return pair_features(queries, products, query, product, lexicon).astype(np.float64)
 
     def _texts(self, pairs: pl.DataFrame) -> Texts:
         return texts_of(pairs, self.queries, self.products)
