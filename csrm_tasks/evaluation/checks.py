@@ -195,9 +195,14 @@ def unusable(
             return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
         if not np.isfinite(table).all():
             return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
-    if one is not None and other is not None and not np.array_equal(one.sum(-1), other.sum(-1)):
+    if one is not None and other is not None and not np.array_equal(_truth(one), _truth(other)):
         return GateCheck(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")
     return None
+
+
+def _truth(table: Floats) -> Floats:
+    """Return what of a table does not depend on the answers: grades, or in (Q, 2) the queries."""
+    return table[..., 1] if table.ndim == 2 else table.sum(-1)
 
 
 def enough(name: str, counts: Floats | None, least: int, where: str = "") -> GateCheck | None:

@@ -98,7 +98,7 @@ def evidence(
     gold, models = read(folder)
     llm = next((m for m in models if m.kind == "llm" and m.source in llms), None)
     towers = next((m for m in models if m.kind == "towers" and m.source == export), None)
-    stack = next((m for m in models if m.kind == "control" and m.source == taught.ref), None)
+    stack = next((m for m in models if m.kind == "teacher" and m.source == taught.ref), None)
     teacher = {"llm": llm, "stack": stack, "labels": None}[taught.by]
     families = {}
     slices = {}

@@ -72,7 +72,7 @@ class Predictions:
     """What one model said about every gold pair, in the order of :class:`Gold`."""
 
     name: str
-    kind: str  # llm | towers | baseline | control: beside the others, never what is released
+    kind: str  # llm | towers | baseline; control, teacher: beside the others, never released
     source: str  # reference of the model that was scored
     em: Mask  # (N,) decided exact
     defect: Mask  # (N,) decided irrelevant

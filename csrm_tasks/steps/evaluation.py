@@ -153,9 +153,8 @@ def _answers(ctx: Context, names: list[str], gold: Gold) -> list[Predictions]:
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         llm = artifact.inputs.get("llm")  # what was not trained here is its own source
         kind = "baseline" if llm is None else "control" if _unclicked(ctx, artifact) else "llm"
-        teacher = artifact.inputs.get("teacher")  # its word, in place of the LLM's
-        if teacher is not None:
-            kind = "control"
+        teacher = artifact.inputs.get("teacher")  # its word, in place of the LLM's (A50)
+        kind = kind if teacher is None else "teacher"
         answers.append(llm_answers(name, kind, teacher or llm or artifact.ref, scored, gold))
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
