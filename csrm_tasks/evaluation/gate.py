@@ -39,6 +39,7 @@ from csrm_tasks.sections import Gate
 
 NO_POLICY = "the market has no gate policy: add a `gate:` section to its file"
 TOWER_MEASURES = ("em_f1", "defect_f1")
+BY_LABELS = "dev refused the teacher, so the towers learnt labels: not_below claims nothing of it"
 TaughtBy = Literal["llm", "stack", "labels"]  # what towers learn from (A50, A32)
 
 
@@ -80,7 +81,9 @@ def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate 
     else:
         checks += comparisons(candidate, champion, policy)
     verdict = combine([*checks, *self_test(champion or candidate, policy)])
-    return replace(verdict, notes=tuple(better_baselines(sides, candidate.baselines, policy.alpha)))
+    told = [BY_LABELS] if candidate.taught_by == "labels" else []
+    better = better_baselines(sides, candidate.baselines, policy.alpha)
+    return replace(verdict, notes=(*told, *better))
 
 
 def sides_of(evidence: GateEvidence) -> dict[str, Counts]:

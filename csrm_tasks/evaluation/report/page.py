@@ -151,8 +151,8 @@ def _teacher(models: Sequence[Json]) -> str:
     if not names:
         return ""
     return (
-        f'<p class="note">{names}: what dev chose to teach the towers, the LLM or a stack of it and '
-        "lexical evidence; it is not released.</p>"
+        f'<p class="note">{names}: what teaches the towers, the LLM or, where dev keeps it, a '
+        "stack of it and lexical evidence; it is not released.</p>"
     )
 
 
