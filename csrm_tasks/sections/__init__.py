@@ -21,6 +21,7 @@ from csrm_tasks.sections.llm import (
 )
 from csrm_tasks.sections.release import (
     COMPARED,
+    FORMS,
     Gate,
     Release,
     Retention,
@@ -33,6 +34,7 @@ from csrm_tasks.sections.towers import Towers
 
 __all__ = [
     "COMPARED",
+    "FORMS",
     "Ablation",
     "Augmentation",
     "Behaviour",

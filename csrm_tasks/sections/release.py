@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from csrm_tasks.sections.base import Days, Positive, Section, Share, Unit, Whole
 
@@ -26,6 +26,20 @@ Floored = Literal[
 Baseline = Literal["majority", "tfidf", "encoder", "prompt"]  # what gold is scored with beside LLMs
 Compared = Literal["micro_f1", "em_f1", "defect_f1", "em_at_1"]  # figures that baselines have, too
 COMPARED: tuple[Compared, ...] = ("micro_f1", "em_f1", "defect_f1", "em_at_1")
+FORMS = ("as a list", "as a mapping")  # of `not_below`; which one decides what is wrong in it
+
+
+def _form(given: object) -> str:
+    return FORMS[isinstance(given, dict)]
+
+
+NotBelow = Annotated[
+    Annotated[tuple[Baseline, ...], Tag(FORMS[0])]
+    | Annotated[
+        dict[Baseline, Annotated[tuple[Compared, ...], Field(min_length=1)]], Tag(FORMS[1])
+    ],
+    Discriminator(_form),
+]
 SLICES = (  # of evaluation.slices; beside them ``language xx-XX`` and ``category NAME``
     "head", "torso", "tail", "brand", "no_brand", "nickname", "new_product", "seen_category",
     "unseen_category",
@@ -48,9 +62,7 @@ class Gate(Section):
     """Least value of a measure on gold, by its name."""
     task_floors: dict[Literal["qc", "qi"], Share] = Field(default_factory=dict)
     """Least F1 of yes on gold, by task of the market; docs/TASKS.md."""
-    not_below: (
-        tuple[Baseline, ...] | dict[Baseline, Annotated[tuple[Compared, ...], Field(min_length=1)]]
-    ) = ()
+    not_below: NotBelow = ()
     """Baselines that must not be better: a list is of the micro-F1 of what teaches the towers
     (LLM, or `towers.stacked_teacher`); a mapping names the figures, which hold for the towers, too:
     `{tfidf: [micro_f1, em_f1]}`. encoder and prompt are those of `controls`."""
