@@ -8,10 +8,9 @@ pairs that nobody judged; with `llm.augmentation`, `translate_queries` adds trai
 languages that have no labels; with `ablation.enabled`, `ablate` says which of these options dev
 keeps) → self-distillation rounds → where the market asks for it (`llm.merge`), their adapters and
 the live one merged → the best of all on dev → `choose_teacher` (the LLM, a stack of it and lexical
-evidence, or, where dev refuses both, labels) → towers → everything, the live release included,
+evidence, or labels where dev refuses it) → towers → everything, the live release included,
 scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
-in training, latency and memory within budget) → gate → recorded with its verdict, and promoted or
-not.
+in training, latency and memory within budget) → gate → recorded with its verdict, promoted or not.
 
 With `tasks` besides relevance, `evaluate_tasks` judges them for the gate. A market without
 relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, against the LLM that
@@ -177,10 +176,9 @@ def rounds(
 
 
 def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
-    """The towers learn the teacher's soft labels (A29-A31), but nothing of gold queries.
+    """The towers learn the chosen teacher's soft labels (A29-A31), but nothing of gold queries.
 
-    The teacher is the LLM, or a stack with lexical evidence where dev keeps it (A50); where dev
-    refuses it, they learn labels. Beside them the same towers on hard labels (A32), and as a
+    Where dev refuses it (A50), labels. Beside them the same towers on hard labels (A32), and as a
     control some that were taught gold queries, too.
     """
     market, add = week.market, week.add
@@ -232,7 +230,7 @@ def evaluated(
     ]
     if market.towers.stacked_teacher:
         given = {"llm": llm, "rqa": found.rqa, "teacher": towers.teacher}
-        scores.append(add("score_pairs", "score_teacher", split="gold", **given))
+        scores += [add("score_pairs", "score_teacher", split="gold", **given)]
         readers["teacher"] = (llm, found.rqa)
     untrained = peers_of(market, tasks_of(market), week.snap, found.rqa)
     scores += untrained.values()
