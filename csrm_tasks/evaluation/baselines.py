@@ -80,8 +80,11 @@ class CharacterModel:
     def fit(self, texts: Texts, grades: Ints, dev: Texts, dev_grades: Ints) -> CharacterModel:
         """Fit on train pairs, choosing the regularisation by micro-F1 on dev.
 
-        Without a dev pair it is the strongest.
+        Without a dev pair it is the strongest. Raises :class:`DataError` where there is nothing to
+        tell apart.
         """
+        if len(np.unique(grades)) < 2:
+            raise DataError("the train pairs have fewer than two grades; nothing to learn")
         self.query.fit(sorted({*texts.query}))
         self.product.fit(sorted({*texts.product}))
         x, dev_x = self._features(texts), self._features(dev) if len(dev_grades) else None
@@ -206,8 +209,6 @@ def baseline_scores(
     The regularisation is chosen on target dev where there is any, else on source dev.
     """
     train, dev = (pairs.filter(pl.col("split") == s) for s in ("train", "dev"))
-    if train["grade"].n_unique() < 2:
-        raise DataError("the snapshot's train split has fewer than two grades; nothing to learn")
     local = dev.filter(pl.col("locale").is_in(gold["locale"].unique().implode()))
     dev = local if local.height else dev
     grades = train["grade"].cast(pl.Int64).to_numpy()
