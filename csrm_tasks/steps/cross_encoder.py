@@ -73,7 +73,7 @@ def train_cross_encoder(ctx: Context) -> Metadata:
         plan, ctx.work / "checkpoint.safetensors",
         choose_dtype(device, model.encoder.config.hidden_size), cross_logits,
     )  # fmt: skip
-    chosen = _thresholds(model, reader, shown_pairs(ctx, tables, by), dev, ctx.market)
+    chosen = _thresholds(model, reader, shown_pairs(ctx, tables), dev, ctx.market)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     about, judged = (

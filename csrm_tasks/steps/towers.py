@@ -148,7 +148,7 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     if config.lexical or config.fitted_start:
         start(model, read, *texts, seed, fitted=config.fitted_start)
     done = train(model, read, *texts, plan, ctx.work / "checkpoint.safetensors", dtype)
-    taught = shown_pairs(ctx, tables, by, seen)
+    taught = shown_pairs(ctx, tables, seen) if target == "soft" else None
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
         "target": target, "taught_by": by, "teacher": _teacher(ctx, target), "seen": seen,
         "pairs": len(examples), "queries": len(examples.queries),
@@ -198,19 +198,21 @@ def soft_input(ctx: Context) -> Artifact:
     return ctx.input("scored")
 
 
-def shown_pairs(ctx: Context, tables: TowerTables, by: str, seen: bool = False) -> Examples | None:
+def shown_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples | None:
     """Return what the teacher says of the pairs that thresholds are chosen on (A33).
 
     Impressed and retrieved products, which are what the towers will judge in service. Random ones
     are left out: nearly all are defects that any cut finds, and counting them draws the defect
     threshold to where it misses those that shoppers would see. None: the market chooses on dev, or
-    labels teach.
+    dev has refused the teacher.
     """
     import polars as pl
 
-    if ctx.market.towers.thresholds != "teacher" or by == "labels":
+    if ctx.market.towers.thresholds != "teacher":
         return None
     taught = soft_input(ctx)
+    if taught.facts.get("stopped"):
+        return None
     if "pairs" not in taught.inputs:
         raise ConfigError(f"{taught.ref} does not say which tower pairs it scored; score some anew")
     drawn = pl.read_parquet(ctx.store.open(taught.inputs["pairs"]).file("pairs.parquet"))

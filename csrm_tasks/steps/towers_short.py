@@ -48,7 +48,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     model.shorten_query(config.query_layers)
     plan = TrainPlan.of(config, ctx.market.seed, products=1)
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
-    taught = shown_pairs(ctx, tables, full.get("taught_by", "llm"))
+    taught = shown_pairs(ctx, tables)
     facts = publish_towers(ctx, model, reader, tables, taught)
     lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
     admitted = lost <= shorten.MAX_LOSS  # not a number is not
