@@ -44,8 +44,8 @@ CLIENTS = (1, 8, 64)
 
 
 @contextmanager
-def server(command: list[str], port: int, ready: str, env: dict[str, str]) -> Iterator[None]:
-    """Run a server until the block ends."""
+def server(command: list[str], port: int, ready: str, env: dict[str, str]) -> Iterator[int]:
+    """Run a server until the block ends; yields its process id."""
     child = subprocess.Popen(
         [str(BIN / command[0]), *command[1:], "--port", str(port)], env=os.environ | env,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -55,7 +55,7 @@ def server(command: list[str], port: int, ready: str, env: dict[str, str]) -> It
             if child.poll() is not None:
                 raise RuntimeError(f"{command[0]} ended with {child.returncode}")
             time.sleep(0.1)
-        yield
+        yield child.pid
     finally:
         os.killpg(child.pid, signal.SIGTERM)
         child.wait()

@@ -13,6 +13,9 @@ import yaml
 
 from benchmarks.encoder_shapes import make_base
 from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.lexical.evidence import Evidence, save_lexicon
+from csrm_tasks.lexical.features import NAMES
+from csrm_tasks.lexical.terms import Lexicon, ProductTerms
 from csrm_tasks.release.bundle.manifest import assemble, release_id
 from csrm_tasks.release.routing import VERSION
 from csrm_tasks.settings import Settings
@@ -44,17 +47,33 @@ def write_export(folder: Path, work: Path) -> None:
     (folder / "serving.json").write_text(json.dumps(about))
 
 
+def _write_evidence(folder: Path, lexicon: Lexicon) -> None:
+    weights = np.full((len(NAMES), 2), 0.1, np.float32)
+    evidence = Evidence(lexicon, np.ones(2, np.float32), weights, np.zeros(2, np.float32))
+    about = json.loads((folder / "serving.json").read_text()) | {"evidence": evidence.describe()}
+    (folder / "serving.json").write_text(json.dumps(about))
+    save_lexicon(folder, lexicon)
+
+
 class Releases:
     """Releases of one export that differ by their product vectors."""
 
-    def __init__(self, settings: Settings, products: list[str]) -> None:
+    def __init__(
+        self, settings: Settings, products: list[str], titles: list[str] | None = None
+    ) -> None:
+        """Make the export; with ``titles`` of the products it scores with lexical evidence."""
         self._settings = settings
+        titled = sorted(zip(products, titles, strict=True)) if titles else []
+        self._titles = [title for _, title in titled]
+        self._lexicon = Lexicon.fit(self._titles, {}) if titles else None
         self._store = ArtifactStore(settings.artifacts, settings.cache)
         self._products = sorted(products)
         self._made: dict[str, Artifact] = {}
         work = settings.home / "made"
         (work / "export").mkdir(parents=True)
         write_export(work / "export", work)
+        if self._lexicon is not None:
+            _write_evidence(work / "export", self._lexicon)
         self._note("snapshot")
         for name in ("llm", "ebr", "index", "rqa"):
             self._note(name, "snapshot", *(["ebr"] if name == "index" else []))
@@ -76,6 +95,8 @@ class Releases:
         np.save(folder / VECTORS, drawn / np.linalg.norm(drawn, axis=2, keepdims=True))
         ids = pl.DataFrame({"product_id": self._products, "digest": self._products})
         ids.write_parquet(folder / IDS)
+        if self._lexicon is not None:
+            ProductTerms.of(self._titles, self._lexicon.brands).save(folder)
         self._publish("embeddings", str(seed), folder, "snapshot", "export")
         out = self._settings.home / "made" / f"bundle{seed}"
         out.mkdir()

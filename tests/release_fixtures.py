@@ -14,6 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore, describe_files
+from csrm_tasks.lexical.evidence import Evidence, save_lexicon
+from csrm_tasks.lexical.features import NAMES
+from csrm_tasks.lexical.terms import Lexicon, ProductTerms
 from csrm_tasks.llm.network.identity import LlmCard
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release.bundle.manifest import FORMAT, MANIFEST, TOWERS
@@ -70,8 +73,13 @@ def publish(
     return store.publish(ref, folder, facts=facts or {}, inputs=inputs or {}, about=about)
 
 
-def parts(settings: Settings, key: str, stage: int, source_dev: float = 0.7) -> dict[str, str]:
-    """Publish everything a bundle is made of and return part → reference."""
+def parts(
+    settings: Settings, key: str, stage: int, source_dev: float = 0.7, *, evidence: bool = False
+) -> dict[str, str]:
+    """Publish everything a bundle is made of and return part → reference.
+
+    ``evidence``: towers that score with lexical evidence.
+    """
     made: dict[str, Artifact] = {}
 
     def note(folder: Path) -> None:
@@ -90,9 +98,20 @@ def parts(settings: Settings, key: str, stage: int, source_dev: float = 0.7) -> 
         settings, "build_rqa", key, note, {"rqa_accuracy": 0.8}, refs("snapshot", "index")
     )
     of = refs("snapshot") | {"towers": f"{MARKET}/train_towers/{key}"}
-    made["export"] = publish(settings, "export_towers", key, write_export, {"key": key}, of)
+
+    def export(folder: Path) -> None:
+        write_export(folder)
+        if evidence:
+            write_evidence(folder)
+
+    def embeddings(folder: Path) -> None:
+        write_embeddings(folder)
+        if evidence:
+            write_terms(folder)
+
+    made["export"] = publish(settings, "export_towers", key, export, {"key": key}, of)
     of = refs("snapshot", "export")
-    made["embeddings"] = publish(settings, "embed_products", key, write_embeddings, inputs=of)
+    made["embeddings"] = publish(settings, "embed_products", key, embeddings, inputs=of)
     return {name: made[name].ref for name in PARTS}
 
 
@@ -158,6 +177,33 @@ def write_export(folder: Path) -> None:
     (folder / "serving.json").write_text(json.dumps(about))
     for name in ("query", "product"):
         onnx.save(_tower(len(words)), folder / f"{name}.onnx")
+
+
+TEXTS = (
+    "紅色 物品 500g | 0",
+    "HANBIT 物品 1公斤",
+    "物品 300g | 紅色 2",
+)  # of the vectors' products
+FORMS = {"hanbit": "hanbit", "韓光燦": "hanbit"}
+
+
+LEXICON = Lexicon.fit(TEXTS, FORMS)
+
+
+def write_evidence(export: Path, seed: int = 0) -> None:
+    """Give exported towers lexical evidence of drawn coefficients."""
+    rng = np.random.default_rng(seed)
+    own, weights, bias = (rng.normal(size=shape) for shape in (2, (len(NAMES), 2), 2))
+    arrays = (a.astype(np.float32) for a in (np.abs(own), weights, bias))
+    about = json.loads((export / "serving.json").read_text())
+    about["evidence"] = Evidence(LEXICON, *arrays).describe()
+    (export / "serving.json").write_text(json.dumps(about))
+    save_lexicon(export, LEXICON)
+
+
+def write_terms(embeddings: Path) -> None:
+    """Write the terms of the three products beside their vectors."""
+    ProductTerms.of(TEXTS, LEXICON.brands).save(embeddings)
 
 
 def _tower(words: int) -> Any:

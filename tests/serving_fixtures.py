@@ -18,7 +18,16 @@ from csrm_tasks.release.snapshots import Snapshot
 from csrm_tasks.serving.app import Service, create_app
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
-from tests.release_fixtures import DIM, MARKET, market, parts, publish, store_of, write_embeddings
+from tests.release_fixtures import (
+    DIM,
+    MARKET,
+    market,
+    parts,
+    publish,
+    store_of,
+    write_embeddings,
+    write_terms,
+)
 
 TOKEN = "a-token-for-tests-only"
 HEAD = {"Authorization": f"Bearer {TOKEN}"}
@@ -32,23 +41,25 @@ class ByHand(Service):
         self.follower.poll()
 
 
-def release(settings: Settings, key: str) -> tuple[str, str]:
+def release(settings: Settings, key: str, *, evidence: bool = False) -> tuple[str, str]:
     """Publish a release with vectors of its own; returns its id and the bundle's reference."""
 
     def vectors(folder: Path) -> None:
         write_embeddings(folder)
+        if evidence:
+            write_terms(folder)
         drawn = np.random.default_rng(len(key) + ord(key[0])).normal(size=(3, 2, DIM))
         length = np.linalg.norm(drawn, axis=2, keepdims=True)
         np.save(folder / "embeddings.npy", (drawn / length).astype(np.float32))
 
-    part = parts(settings, key, stage=1)
+    part = parts(settings, key, stage=1, evidence=evidence)
     of = {"snapshot": part["snapshot"], "export": part["export"]}
     part["embeddings"] = publish(settings, "embed_products", f"{key}-own", vectors, inputs=of).ref
     bundle = store_of(settings).open(run_step("bundle", market(), part, {}, settings))
     return release_id(bundle), bundle.ref
 
 
-def refreshed(settings: Settings, key: str, name: str, of: str) -> Snapshot:
+def refreshed(settings: Settings, key: str, name: str, of: str, *, terms: bool = False) -> Snapshot:
     """Publish other vectors of three products for a release, made by the towers of a bundle."""
     manifest = json.loads(store_of(settings).open(of).file("release.json").read_text())
 
@@ -56,6 +67,8 @@ def refreshed(settings: Settings, key: str, name: str, of: str) -> Snapshot:
         inner = folder / name
         inner.mkdir(exist_ok=True)
         write_embeddings(inner)
+        if terms:
+            write_terms(inner)
         vectors = np.load(inner / "embeddings.npy")
         np.save(inner / "embeddings.npy", vectors[[2, 1, 0]])
         text = json.dumps(snapshots.about(name, manifest["parts"]["export"]))

@@ -6,10 +6,13 @@ matches whole columns at once and reports one brand of each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from csrm_tasks.text import normalise
+
+LEAST, SHARE = 3, 0.2  # of a name's products with another name in the title
 
 
 class BrandForms:
@@ -45,6 +48,43 @@ class BrandForms:
             if norm[start:end] in self.forms and _stands_alone(norm, start, end):
                 return end
         return 0
+
+
+def brand_groups(names: Iterable[str], aliases: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return form → brand: names that an alias links, also by others, are forms of one brand."""
+    leader: dict[str, str] = {}
+
+    def lead(form: str) -> str:
+        while leader.setdefault(form, form) != form:
+            form = leader[form]
+        return form
+
+    for name in names:
+        lead(normalise(name))
+    for pair in aliases:
+        one, other = sorted(lead(normalise(form)) for form in pair)
+        leader[other] = one
+    return {form: lead(form) for form in sorted(leader) if form}
+
+
+def catalogue_aliases(titles: Sequence[str], brands: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of names that a catalogue uses for one brand: (N,) titles, brands or "".
+
+    A shop writes a brand in two scripts: one stands in the column, the other in the title. So a
+    name is another's where the titles of at least a fifth of its products, and of three, hold it.
+    """
+    names = [normalise(brand) for brand in brands]
+    forms = BrandForms({name: name for name in names})
+    products = Counter(names)
+    together = Counter(
+        (name, other)
+        for title, name in zip(titles, names, strict=True)
+        if name
+        for other in {found for _, _, found in forms.find(normalise(title))} - {name}
+    )
+    return sorted(
+        pair for pair, n in together.items() if n >= LEAST and n >= SHARE * products[pair[0]]
+    )
 
 
 def _stands_alone(norm: str, start: int, end: int) -> bool:

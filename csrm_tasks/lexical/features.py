@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from csrm_tasks.lexical.brands import BrandForms
 from csrm_tasks.lexical.terms import (
     ANY_BRAND,
     BRAND,
@@ -34,6 +35,10 @@ from csrm_tasks.text import normalise
 
 Floats = npt.NDArray[np.float32]
 
+WHOLE = 1 - 1e-4  # of a word; sums of float32
+NO_BRANDS = BrandForms({})
+
+VERSION = 1  # of terms and features: coefficients of another are not read
 NAMES = (
     "terms_in_title",  # share of the query's terms, by weight
     "terms_in_text",  # likewise in title, brand and category
@@ -57,34 +62,31 @@ class QueryTerms:
     """A query's distinct terms, and which of them make up what; made once for each query."""
 
     hashes: Hashes  # (Q,) sorted
-    shares: Floats  # (Q, 2) of tokens (by weight), of character n-grams; each sums to 1 or 0
-    words: Floats  # (Q, W) share of each term in its word; each column sums to 1
-    brands: Floats  # (Q,) share of each brand; sums to 1 or 0
-    any_brand: int  # row of ANY_BRAND, or -1
+    parts: Floats  # (Q, 2 + W + B): what share of a part each term is; a column sums to 1 or 0.
+    # Tokens and brands by weight; character n-grams; W words by weight; and with brands (B = 2)
+    # all of them, and that a product has any.
+    words: int  # W
+    brands: bool
     quantities: Places  # (K, 2) rows of a quantity and of its unit
-    size: int  # distinct terms of all kinds that a product's are compared with
 
     @classmethod
     def of(cls, query: str, lexicon: Lexicon) -> QueryTerms:
         """Read a query, normalised or as typed."""
         norm = normalise(query)
         spans = lexicon.brands.find(norm)
-        rest = _without(norm, spans)
-        brands = [t for t in terms_of(norm, lexicon.brands) if t.kind == BRAND]
-        plain = [t for t in terms_of(rest, lexicon.brands) if t.kind != BRAND]
-        asked = {t.hash for t in (*brands, *plain)} | ({ANY_BRAND} if brands else set())
-        hashes = np.array(sorted(asked), dtype=np.uint32)
+        brands = [t for t in terms_of(norm, lexicon.brands) if t.kind == BRAND] if spans else []
+        plain = list(terms_of(_without(norm, spans), NO_BRANDS))
+        anyone = [Term(BRAND, ANY_BRAND, 0)] if brands else []
+        hashes = np.array(sorted({t.hash for t in (*brands, *plain, *anyone)}), dtype=np.uint32)
         row = {int(h): i for i, h in enumerate(hashes)}
-        weight = lexicon.weights.of(hashes)
         tokens, grams = ([t for t in plain if t.kind == kind] for kind in (TOKEN, GRAM))
-        shares = [_share([*brands, *tokens], row, weight), _share(grams, row, None)]
-        words = [_share(word, row, weight) for word in _words(norm, brands, tokens)]
-        return cls(
-            hashes, np.stack(shares, 1),
-            np.stack(words, 1) if words else np.zeros((len(row), 0), np.float32),
-            _share(brands, row, None), row[ANY_BRAND] if brands else -1, _quantities(plain, row),
-            len(asked),
-        )  # fmt: skip
+        words = _words(norm, brands, tokens)
+        weight, alike = lexicon.weights.of(hashes), np.ones(len(row), np.float32)
+        columns = [_share([*brands, *tokens], row, weight), _share(grams, row, alike)]
+        columns += [_share(word, row, weight) for word in words]
+        columns += [_share(x, row, alike) for x in ((brands, anyone) if brands else ())]
+        parts = np.stack(columns, 1)
+        return cls(hashes, parts, len(words), bool(brands), _quantities(plain, row))
 
 
 def _without(norm: str, spans: Sequence[tuple[int, int, str]]) -> str:
@@ -94,11 +96,11 @@ def _without(norm: str, spans: Sequence[tuple[int, int, str]]) -> str:
     return norm
 
 
-def _share(found: Sequence[Term], row: dict[int, int], weight: Floats | None) -> Floats:
-    """Return (Q,): the distinct terms of ``found``, by weight or alike, over their sum."""
+def _share(found: Sequence[Term], row: dict[int, int], weight: Floats) -> Floats:
+    """Return (Q,): the weights of the distinct terms of ``found``, over their sum."""
     share: Floats = np.zeros(len(row), np.float32)
     at = sorted({row[t.hash] for t in found})
-    share[at] = 1.0 if weight is None else weight[at]
+    share[at] = weight[at]
     return share / share.sum() if at else share
 
 
@@ -121,48 +123,54 @@ def _quantities(terms: Sequence[Term], row: dict[int, int]) -> Places:
     return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
 
 
-def occurrences(query: QueryTerms, products: ProductTerms, rows: Places) -> tuple[Floats, Floats]:
-    """Return which of the query's terms occur in products ``rows`` (n,): text, title; (n, Q)."""
-    shape = len(rows), len(query.hashes)
-    text, title = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    if 0 in shape:
-        return text, title
+def occurrences(query: QueryTerms, products: ProductTerms, rows: Places) -> tuple[Floats, Places]:
+    """Return which of the query's terms occur in products ``rows`` (n,), and the products' sizes.
+
+    (2, n, Q): in the text, in the title; (n,) distinct terms.
+    """
+    found: Floats = np.zeros((2, len(rows), len(query.hashes)), np.float32)
     start, length = products.lengths(rows)
+    if not found.size:
+        return found, length
     owner = np.repeat(np.arange(len(rows)), length)
     first = np.cumsum(length) - length  # where a product's terms begin among those taken
-    values = products.values[np.arange(len(owner)) + np.repeat(start - first, length)]
-    at = np.searchsorted(query.hashes, values >> 1)
-    at[at == len(query.hashes)] = 0
-    hit = query.hashes[at] == values >> 1
-    text[owner[hit], at[hit]] = 1.0
-    title[owner[hit], at[hit]] = values[hit] & 1
-    return text, title
+    values = products.values.take(np.arange(len(owner)) + np.repeat(start - first, length))
+    hashes = values >> 1
+    at = np.searchsorted(query.hashes[:-1], hashes)  # what is beyond all stands at the last
+    hit = np.flatnonzero(query.hashes.take(at) == hashes)
+    owner, at = owner[hit], at[hit]
+    found[0, owner, at] = 1.0
+    found[1, owner, at] = values[hit] & 1
+    return found, length
 
 
 def features(query: QueryTerms, products: ProductTerms, rows: Places) -> Floats:
-    """Return the features (n, len(NAMES)) of one query against products ``rows`` (n,)."""
-    text, title = occurrences(query, products, rows)
-    made: Floats = np.zeros((len(rows), len(NAMES)), np.float32)
-    made[:, 0], made[:, 2] = (title @ query.shares).T
-    made[:, 1], made[:, 3] = (text @ query.shares).T
-    if query.words.shape[1]:
-        in_text, in_title = text @ query.words, title @ query.words  # (n, W)
-        made[:, 4], made[:, 5] = _whole(in_title).mean(1), _whole(in_text).mean(1)
-        made[:, 6], made[:, 7] = in_text.min(1), in_text[:, -1]
-        made[:, 8] = _whole(in_text).all(1)
-    if query.any_brand >= 0:
-        made[:, 9] = text @ query.brands
-        made[:, 10] = (text[:, query.any_brand] > 0) & (made[:, 9] == 0)
+    """Return the features (n, len(NAMES)) of one query against products ``rows`` (n,).
+
+    A request waits for it, so it takes few and whole steps: some 60 µs for 100 products.
+    """
+    n, w = len(rows), query.words
+    found, length = occurrences(query, products, rows)
+    # (2, n, 2 + W + B): of each part, the share that is in the text, in the title
+    flat = found.reshape(2 * n, len(query.hashes))
+    shares = (flat @ query.parts).reshape(2, n, query.parts.shape[1])
+    text, title = shares
+    made: Floats = np.zeros((n, len(NAMES)), np.float32)
+    made[:, 0:4:2], made[:, 1:4:2] = title[:, :2], text[:, :2]
+    if w:
+        words = shares[:, :, 2 : 2 + w]
+        whole = np.add.reduce(words > WHOLE, axis=2, dtype=np.float32)  # (2, n) words
+        made[:, 4], made[:, 5] = whole[1] / w, whole[0] / w
+        made[:, 6], made[:, 7] = np.minimum.reduce(words[0], axis=1), words[0, :, -1]
+        made[:, 8] = whole[0] == w
+    if query.brands:
+        made[:, 9] = text[:, 2 + w]
+        made[:, 10] = (text[:, 3 + w] > 0) & (text[:, 2 + w] == 0)
     if len(query.quantities):
-        there, unit = (text[:, query.quantities[:, i]] for i in range(2))  # (n, K)
+        there, unit = found[0][:, query.quantities[:, 0]], found[0][:, query.quantities[:, 1]]
         made[:, 11], made[:, 12] = there.mean(1), (unit * (1 - there)).mean(1)
-    _, length = products.lengths(rows)
-    made[:, 13] = np.log((length + 1.0) / (query.size + 1.0))
+    made[:, 13] = np.log((length + 1.0) / (len(query.hashes) + 1.0))
     return made
-
-
-def _whole(shares: Floats) -> npt.NDArray[np.bool_]:
-    return shares > 1 - 1e-4  # sums of float32
 
 
 def pair_features(
@@ -171,10 +179,18 @@ def pair_features(
 ) -> Floats:  # fmt: skip
     """Return the features (P, len(NAMES)) of pairs, rows of two lists of texts (P,) each."""
     known = ProductTerms.of(products, lexicon.brands)
+    return known_features(queries, known, query, product, lexicon)
+
+
+def known_features(
+    queries: Sequence[str], products: ProductTerms, query: Places, product: Places,
+    lexicon: Lexicon,
+) -> Floats:  # fmt: skip
+    """Return the same (P, len(NAMES)) where the products' terms are there already."""
     made: Floats = np.zeros((len(query), len(NAMES)), np.float32)
     order = np.argsort(query, kind="stable")
     cuts = np.flatnonzero(np.diff(query[order])) + 1
     for rows in np.split(order, cuts) if len(order) else ():
         asked = QueryTerms.of(queries[query[rows[0]]], lexicon)
-        made[rows] = features(asked, known, product[rows])
+        made[rows] = features(asked, products, product[rows])
     return made

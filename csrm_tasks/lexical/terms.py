@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +27,10 @@ from csrm_tasks.text import normalise
 Hashes = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.int64]
 
+FILES = ("terms.bin", "term_ends.npy")  # of ProductTerms, beside the products' vectors
 SEPARATOR = " | "  # between a product's title and the fields that stand behind it
 TOKEN, GRAM, QUANTITY, UNIT, BRAND = range(5)  # kinds of terms
-MOST = 192  # distinct terms kept of a product: a title of 2,000 characters must not cost 8 kB
+MOST = 128  # distinct terms kept of a product, 512 bytes: half of its vectors at the paper's width
 _QUANTITY = re.compile(r"([\d.,]+)(.*)", re.DOTALL)
 # Units that are one and the same, with how many of the right one the left one is.
 _SAME_UNIT = {
@@ -108,29 +110,54 @@ class ProductTerms:
     @classmethod
     def of(cls, texts: Sequence[str], brands: BrandForms) -> ProductTerms:
         """Read the terms of product texts, as the product tower reads them."""
-        each = [product_terms(text, brands) for text in texts]
-        ends = np.cumsum([len(values) for values in each], dtype=np.int64)
-        values = np.concatenate(each) if each else np.zeros(0, np.uint32)
-        return cls(values, ends)
+        return cls.joined([product_terms(text, brands) for text in texts])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Hashes]) -> ProductTerms:
+        """Return the terms of products, each as :func:`product_terms` gives them."""
+        ends = np.cumsum([len(values) for values in parts], dtype=np.int64)
+        return cls(np.concatenate(parts) if parts else np.zeros(0, np.uint32), ends)
+
+    @classmethod
+    def load(cls, folder: Path) -> ProductTerms | None:
+        """Open what :meth:`save` wrote, mapped from disk; None where there is nothing."""
+        values, ends = (folder / name for name in FILES)
+        if not values.exists():
+            return None
+        empty = not values.stat().st_size  # nothing can be mapped
+        mapped = np.zeros(0, np.uint32) if empty else np.memmap(values, np.uint32, "r")
+        # As plain arrays over the same pages: a request reads them faster.
+        return cls(np.asarray(mapped), np.asarray(np.load(ends, mmap_mode="r")))
+
+    def save(self, folder: Path) -> None:
+        """Write both files."""
+        values, ends = (folder / name for name in FILES)
+        self.values.astype("<u4", copy=False).tofile(values)
+        np.save(ends, self.ends)
+
+    def of_row(self, row: int) -> Hashes:
+        """Return the terms of one product."""
+        return self.values[self.ends[row - 1] if row else 0 : self.ends[row]]
 
     def lengths(self, rows: Places) -> tuple[Places, Places]:
         """Return where the terms of products begin and how many they have, (n,) both."""
-        start = np.where(rows > 0, self.ends[rows - 1], 0)
-        return start, self.ends[rows] - start
+        start = np.where(rows > 0, self.ends.take(rows - 1, mode="wrap"), 0)
+        return start, self.ends.take(rows) - start
 
 
 def product_terms(text: str, brands: BrandForms) -> Hashes:
-    """Return the distinct terms of a product text: at most :data:`MOST`, those of the title first.
+    """Return the distinct terms of a product text, sorted; see :class:`ProductTerms`.
 
-    Sorted; see :class:`ProductTerms`.
+    At most :data:`MOST`: those of the title first, and all others before character n-grams.
     """
     title, _, rest = text.partition(SEPARATOR)
+    parts = ((title, 1), (rest, 0))
+    read = [(term, i) for part, i in parts for term in terms_of(normalise(part), brands)]
     found: dict[int, int] = {}  # hash → in the title
-    for part, inside in ((title, 1), (rest, 0)):
-        for term in terms_of(normalise(part), brands):
-            if term.kind == BRAND:
-                found.setdefault(ANY_BRAND, inside)
-            found.setdefault(term.hash, inside)
+    for term, inside in sorted(read, key=lambda one: one[0].kind == GRAM):
+        if term.kind == BRAND:
+            found.setdefault(ANY_BRAND, inside)
+        found.setdefault(term.hash, inside)
     kept = list(found.items())[:MOST]
     return np.sort(np.array([2 * h + inside for h, inside in kept], dtype=np.uint32))
 

@@ -59,6 +59,7 @@ TOWER_SIZES = """\
   lr: 1.5e-3
   lr_end: 1.5e-5
   thresholds: teacher
+  evidence: true
 """
 
 

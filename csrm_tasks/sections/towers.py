@@ -93,7 +93,11 @@ class Towers(Section):
     typo_share: Share = 0.3
     """Share of the queries that are shown misspelt as well."""
     thresholds: Literal["dev", "teacher"] = "dev"
-    """What thresholds are chosen on: judged dev pairs, or the LLM's scores (A33)."""
+    """What thresholds are chosen on: judged dev pairs, or the LLM's scores (A33); of a head with
+    `evidence` then its own probabilities, which are fitted on people's word, too."""
+    evidence: bool = False
+    """Serve the cosine with lexical evidence: how well the words of query and product match, by
+    coefficients of each head that held-back queries must confirm (A50)."""
     precision_floor: Share | None = None
     """Least precision of the chosen thresholds; null: the best F1."""
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from csrm_tasks.serving import ubi
 from csrm_tasks.serving.alarms import Alarms
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.serving.follower import Follower, State
-from csrm_tasks.serving.loading import LoadedRelease
+from csrm_tasks.serving.loading import LoadedRelease, Read
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Item, Listing, Search, judged
 from csrm_tasks.text import normalise
@@ -47,8 +47,11 @@ class ScoringService:
         self._metrics = metrics
         self._shadows: set[asyncio.Task[None]] = set()
 
-    async def score(self, listing: Listing) -> dict[str, Any]:
-        """Score every product; raises :class:`DataError` naming those that are unknown."""
+    async def score(self, listing: Listing, *, explain: bool = False) -> dict[str, Any]:
+        """Score every product; raises :class:`DataError` naming those that are unknown.
+
+        ``explain``: with what each part adds to the logits of both heads (A50).
+        """
         state, arm, release = self._assigned(listing)
         ids = listing.ids()
         rows = release.products.rows(ids)
@@ -58,11 +61,17 @@ class ScoringService:
             raise DataError(
                 f"{len(unknown)} products are unknown to {release.release} ({named}); give titles"
             )
-        scored = await self._counted(state, release, arm, listing, rows)
+        scored, read = await self._counted(state, release, arm, listing, rows)
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
         names = ("id", "em", "defect", "is_defect", "rank_score")
-        products = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
+        products: list[dict[str, Any]] = [
+            dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)
+        ]
+        if explain:
+            parts = release.scorer.explain(*read)
+            for product, table in zip(products, _tables(parts), strict=True):
+                product["explain"] = table
         return {"release": release.release, "bucket": arm, "products": products}
 
     async def rank(self, search: Search) -> dict[str, Any]:
@@ -75,7 +84,7 @@ class ScoringService:
         rows = release.products.rows(search.ids())
         known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
         self._metrics.unknown.inc(len(rows) - len(known))
-        scored = await self._counted(state, release, arm, search, rows, known)
+        scored, _ = await self._counted(state, release, arm, search, rows, known)
         self._shadow(state, search)
         order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
         ids = search.ids()
@@ -125,7 +134,7 @@ class ScoringService:
     async def _counted(
         self, state: State, release: LoadedRelease, arm: str, listing: Listing,
         rows: Sequence[int | None], chosen: Sequence[int] | None = None,
-    ) -> Scored:  # fmt: skip
+    ) -> tuple[Scored, Read]:  # fmt: skip
         """Score the products at ``chosen`` (default all), and count how that went."""
         began, failed = time.perf_counter(), True
         at = range(len(rows)) if chosen is None else chosen
@@ -138,9 +147,9 @@ class ScoringService:
         query = normalise(listing.query)
         remembered = release.queries.remembers(query)
         try:
-            scored = await release.score(query, [rows[i] for i in at], titles)
+            answer = await release.score(query, [rows[i] for i in at], titles)
             failed = False
-            return scored
+            return answer
         finally:
             seconds = time.perf_counter() - began
             # Without a session a request is always the stable release's, except that a release in
@@ -186,6 +195,15 @@ class ScoringService:
             return
         self._alarms.clear("ubi")
         self._metrics.logged.labels(kind).inc(len(records))
+
+
+def _tables(parts: Mapping[str, Any]) -> list[dict[str, dict[str, float]]]:
+    """Turn (n, 2) of each part into a table for each of the n products."""
+    rows = [[(name, *pair) for pair in values.tolist()] for name, values in parts.items()]
+    return [
+        {name: {"em": em, "defect": defect} for name, em, defect in table}
+        for table in zip(*rows, strict=True)
+    ]
 
 
 def _title(listing: Listing, i: int) -> str | None:

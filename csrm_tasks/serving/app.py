@@ -150,8 +150,8 @@ def _routes(app: FastAPI, service: Service) -> None:
     answers = service.answers
 
     @app.post("/score")
-    async def score(body: Listing) -> Response:
-        return _answer(await answers.score(body))
+    async def score(body: Listing, explain: bool = False) -> Response:
+        return _answer(await answers.score(body, explain=explain))
 
     @app.post("/rank")
     async def rank(body: Search) -> Response:

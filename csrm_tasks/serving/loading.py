@@ -10,15 +10,18 @@ import asyncio
 import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.features import QueryTerms
+from csrm_tasks.lexical.terms import ProductTerms
 from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.release.bundle.scorer import ProductVectors, ReleaseScorer, Scored
 from csrm_tasks.release.snapshots import SNAPSHOT, Snapshot
@@ -29,6 +32,15 @@ from csrm_tasks.settings import Settings
 Floats = npt.NDArray[np.float32]
 
 WARM = ("a", "b c d", "e f g h i j k l")  # queries of several lengths: onnxruntime plans for each
+READ = 10_000  # queries whose terms are remembered, some 2 kB each
+
+
+class Read(NamedTuple):
+    """What one query and n products are scored from."""
+
+    query: Floats  # (2, dim)
+    products: Floats  # (n, 2, dim)
+    features: Floats | None  # (n, F); None where the towers have no lexical evidence
 
 
 @dataclass(frozen=True)
@@ -42,24 +54,46 @@ class LoadedRelease:
     embeddings: str  # where the vectors are from
     embedded_at: float  # seconds since the epoch
     pool: Executor
+    terms: LRUCache[str, QueryTerms] = field(default_factory=lambda: LRUCache(READ))  # by query
 
     @property
     def locale(self) -> str:
         """Locale that the release is for."""
         return str(self.scorer.manifest["locale"])
 
-    async def score(self, query: str, rows: Sequence[int | None], titles: Sequence[str]) -> Scored:
-        """Score one query against products: by row, else the next of ``titles``; (len(rows),)."""
+    async def score(
+        self, query: str, rows: Sequence[int | None], titles: Sequence[str]
+    ) -> tuple[Scored, Read]:
+        """Score one query against products: by row, else the next of ``titles``; (len(rows),).
+
+        With what it was scored from, for :meth:`ReleaseScorer.explain`.
+        """
+        read = await self._read(query, rows, titles)
+        return self.scorer.score_vectors(*read), read
+
+    async def _read(self, query: str, rows: Sequence[int | None], titles: Sequence[str]) -> Read:
         vectors = np.empty((len(rows), 2, self.scorer.dim), np.float32)
         known = [i for i, row in enumerate(rows) if row is not None]
         vectors[known] = self.products.take([row for row in rows if row is not None])
+        terms = None
         if titles:
             lacking = [i for i, row in enumerate(rows) if row is None]
             loop = asyncio.get_running_loop()
-            vectors[lacking] = await loop.run_in_executor(
-                self.pool, self.scorer.encode_titles, titles
-            )
-        return self.scorer.score_vectors(await self.queries.vector(query), vectors)
+            vectors[lacking], terms = await loop.run_in_executor(self.pool, self._titles, titles)
+        asked = self._asked(query)
+        features = self.scorer.listing_features(asked, self.products, rows, terms)
+        return Read(await self.queries.vector(query), vectors, features)
+
+    def _titles(self, titles: Sequence[str]) -> tuple[Floats, ProductTerms | None]:
+        return self.scorer.encode_titles(titles), self.scorer.title_terms(titles)
+
+    def _asked(self, query: str) -> QueryTerms | None:
+        known = self.terms.get(query)
+        if known is None:
+            known = self.scorer.asked(query)
+            if known is not None:
+                self.terms[query] = known
+        return known
 
 
 class Loader:
@@ -101,7 +135,7 @@ class Loader:
                 f"{snapshot.ref}: its vectors are of {about['export']['ref']}, but "
                 f"{loaded.release} has {export['ref']}; run the refresh step again"
             )
-        return ProductVectors(folder, loaded.scorer.dim), _created(store, snapshot.ref)
+        return loaded.scorer.snapshot(folder), _created(store, snapshot.ref)
 
     def _store(self) -> ArtifactStore:
         """A new one each time: digests are checked whenever something is loaded."""

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
 from csrm_tasks.steps.declaration import Context, Metadata, step
-from csrm_tasks.steps.towers import (
-    encoder_identity,
-    learnt_pairs,
-    reader_of,
-    shown_pairs,
-    tables_of,
-    taught_by,
-)
+from csrm_tasks.steps.towers import encoder_identity, reader_of, tables_of
+from csrm_tasks.steps.towers_publish import learnt_pairs, shown_pairs, taught_by
 
 if TYPE_CHECKING:
     import polars as pl

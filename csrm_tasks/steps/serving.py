@@ -139,7 +139,7 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     runtime = TowerRuntime(bundle / TOWERS, threads=ctx.settings.threads)
     known = Known.load(_current(ctx, name, export) or bundle)
     read = with_product_text(products, runtime.product_fields)
-    done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known)
+    done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known, runtime.brands)
     write_json(out / snapshots.SNAPSHOT, snapshots.about(name, export))
     share = done.stale / done.products
     log.info("%s: %d of %d products embedded", name, done.encoded, done.products)

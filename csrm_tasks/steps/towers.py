@@ -9,15 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
-from csrm_tasks.errors import ConfigError, DataError
-from csrm_tasks.json_files import write_json
+from csrm_tasks.errors import DataError
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.towers_publish import (
+    learnt_pairs,
+    publish_towers,
+    taught_by,
+    taught_for,
+    teacher_of,
+)
 
 if TYPE_CHECKING:
-    from csrm_tasks.artifacts import Artifact
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
-    from csrm_tasks.towers.examples import Examples
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.serving.tokens import TowerTokenizer
     from csrm_tasks.towers.tables import TowerTables
@@ -148,9 +152,9 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     if config.lexical or config.fitted_start:
         start(model, read, *texts, seed, fitted=config.fitted_start)
     done = train(model, read, *texts, plan, ctx.work / "checkpoint.safetensors", dtype)
-    taught = shown_pairs(ctx, tables, seen) if target == "soft" else None
+    taught = taught_for(ctx, tables, seen) if target == "soft" else None
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
-        "target": target, "taught_by": by, "teacher": _teacher(ctx, target), "seen": seen,
+        "target": target, "taught_by": by, "teacher": teacher_of(ctx, target), "seen": seen,
         "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
@@ -163,61 +167,6 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
         curves={"kd_loss": done.curve},
     )  # fmt: skip
     return facts
-
-
-def taught_by(ctx: Context, target: str) -> str:
-    """Say who teaches towers: the LLM, a stack (A50), or labels; raises :class:`ConfigError`."""
-    if target not in ("soft", "hard"):
-        raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
-    if target == "hard":
-        return "labels"
-    stopped = soft_input(ctx).facts.get("stopped")
-    if stopped:
-        log.info("no soft labels (%s): the towers learn people's labels", stopped)
-        return "labels"
-    teacher = _teacher(ctx, target)
-    return "llm" if teacher is None else str(ctx.store.open(teacher).facts["taught_by"])
-
-
-def _teacher(ctx: Context, target: str) -> str | None:
-    """Return the choice of the teacher that soft labels follow, if one was made."""
-    return soft_input(ctx).inputs.get("teacher") if target == "soft" else None
-
-
-def learnt_pairs(ctx: Context, tables: TowerTables, by: str, seen: bool = False) -> Examples:
-    """Return what towers learn that are taught ``by`` (of :func:`taught_by`)."""
-    if by == "labels":
-        return tables.hard()
-    return tables.soft(soft_input(ctx).file("scored.parquet"), seen)
-
-
-def soft_input(ctx: Context) -> Artifact:
-    """Return the teacher's scores of tower pairs; raises :class:`ConfigError` without them."""
-    if "scored" not in ctx.inputs:
-        raise ConfigError("learning from the teacher needs input 'scored', of score_pairs")
-    return ctx.input("scored")
-
-
-def shown_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples | None:
-    """Return what the teacher says of the pairs that thresholds are chosen on (A33).
-
-    Impressed and retrieved products, which are what the towers will judge in service. Random ones
-    are left out: nearly all are defects that any cut finds, and counting them draws the defect
-    threshold to where it misses those that shoppers would see. None: the market chooses on dev, or
-    dev has refused the teacher.
-    """
-    import polars as pl
-
-    if ctx.market.towers.thresholds != "teacher":
-        return None
-    taught = soft_input(ctx)
-    if taught.facts.get("stopped"):
-        return None
-    if "pairs" not in taught.inputs:
-        raise ConfigError(f"{taught.ref} does not say which tower pairs it scored; score some anew")
-    drawn = pl.read_parquet(ctx.store.open(taught.inputs["pairs"]).file("pairs.parquet"))
-    shown = drawn.filter(pl.col("source") != "random")
-    return tables.soft(taught.file("scored.parquet"), seen, shown)
 
 
 def reader_of(market: MarketConfig) -> TowerTokenizer:
@@ -245,49 +194,6 @@ def _longest_texts(reader: TowerTokenizer) -> dict[str, int]:
     }
 
 
-def publish_towers(
-    ctx: Context,
-    model: TwinTowers,
-    reader: TowerTokenizer,
-    tables: TowerTables,
-    taught: Examples | None,
-) -> Metadata:
-    """Choose thresholds on ``taught``, else on dev, write the towers; returns figures on dev."""
-    import polars as pl
-
-    from csrm_tasks.towers import measure
-
-    config = ctx.market.towers
-    dev = tables.dev(ctx.market.target_locale)
-    scores = measure.probabilities(model, measure.reference(model, reader, dev))
-    if taught is None:
-        chosen = measure.dev_thresholds(dev, scores, config.precision_floor)
-    else:
-        values = measure.teacher_thresholds(
-            model, reader, taught, config.precision_floor, ctx.market.seed
-        )
-        chosen = measure.on_dev(dev, scores, values)
-    model.save(ctx.out / "towers")
-    (ctx.out / "towers" / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    write_json(
-        ctx.out / "towers.json", measure.describe(model, reader, chosen, config.product_fields)
-    )
-    dev.select("pair_id", "grade").with_columns(
-        em=pl.Series(scores[:, 0]), defect=pl.Series(scores[:, 1])
-    ).write_parquet(ctx.out / "dev_scores.parquet")
-    log.info(
-        "towers: dev of %s, %d pairs: %s",
-        ", ".join(dev["locale"].unique().sort()),
-        len(dev),
-        chosen,
-    )
-    return {"dev_pairs": len(dev), "dev_locale": ", ".join(dev["locale"].unique().sort())} | {
-        f"dev_{head}_{name}": getattr(threshold, name)
-        for head, threshold in chosen.items()
-        for name in ("f1", "precision", "recall")
-    }
-
-
 def load_towers(ctx: Context) -> tuple[TwinTowers, TowerTokenizer]:
     """Return the trained towers of input ``towers`` and how their texts are read."""
     from csrm_tasks.towers.model import TwinTowers
@@ -309,6 +215,7 @@ def export_towers(ctx: Context) -> Metadata:
     """Export both towers to ONNX, fp32 and int8; what is outside the bounds is refused (A34)."""
     import torch
 
+    from csrm_tasks.lexical.evidence import FILE as LEXICON
     from csrm_tasks.towers import measure
     from csrm_tasks.towers.export import export_towers as export
     from csrm_tasks.towers.learnt import FILE
@@ -317,7 +224,8 @@ def export_towers(ctx: Context) -> Metadata:
     model, reader = load_towers(ctx)
     about = _about(ctx)
     (ctx.out / "tokenizer.json").write_text(reader.definition, encoding="utf-8")
-    shutil.copy(ctx.input("towers").file(FILE), ctx.out)
+    for name in (FILE, LEXICON) if "evidence" in about else (FILE,):
+        shutil.copy(ctx.input("towers").file(name), ctx.out)
     # Flips are counted on the dev pairs of every locale: half a percent of few is less than one.
     dev = tables_with(ctx, about["product_fields"]).dev(None)
     parities = export(model, ctx.out, about, measure.reference(model, reader, dev))
@@ -346,6 +254,6 @@ def embed_products(ctx: Context) -> Metadata:
     products = products.filter(pl.col("locale") == locale).sort("product_id")
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")
-    embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out)
+    embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out, brands=runtime.brands)
     log.info("embedded %d products of %s", products.height, locale)
     return {"products": products.height, "locale": locale, "dim": runtime.dim}

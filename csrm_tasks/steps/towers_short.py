@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.steps.declaration import Context, Metadata, step
-from csrm_tasks.steps.towers import (
-    load_towers,
-    publish_towers,
-    shown_pairs,
-    tables_of,
-)
+from csrm_tasks.steps.towers import load_towers, tables_of
+from csrm_tasks.steps.towers_publish import publish_towers, taught_for
 
 if TYPE_CHECKING:
     from csrm_tasks.towers.tables import TowerTables
@@ -48,7 +44,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
     model.shorten_query(config.query_layers)
     plan = TrainPlan.of(config, ctx.market.seed, products=1)
     done = shorten.distil(model.query, table, wanted, plan, ctx.work / "checkpoint.safetensors")
-    taught = shown_pairs(ctx, tables)
+    taught = taught_for(ctx, tables)
     facts = publish_towers(ctx, model, reader, tables, taught)
     lost = max(full[name] - facts[name] for name in ("dev_em_f1", "dev_defect_f1"))
     admitted = lost <= shorten.MAX_LOSS  # not a number is not

@@ -158,10 +158,10 @@ def parity(runtime: TowerRuntime, reference: Reference) -> Parity:
         for ours, theirs in ((q, reference.query_vectors), (p, reference.product_vectors))
     )
     rows = reference.query, reference.product
-    ours = runtime.decide(runtime.score(q[rows[0]], p[rows[1]]))
-    truth = runtime.decide(
-        runtime.score(reference.query_vectors[rows[0]], reference.product_vectors[rows[1]])
-    )
+    features = runtime.features(reference.queries, reference.products, *rows)
+    ours = runtime.decide(runtime.score(q[rows[0]], p[rows[1]], features))
+    theirs = reference.query_vectors[rows[0]], reference.product_vectors[rows[1]]
+    truth = runtime.decide(runtime.score(*theirs, features))
     flips = decision_flips(ours, truth)
     # NaN compares as False, so a broken graph is never admitted.
     return Parity(cosine >= MIN_COSINE and flips <= MAX_FLIPS, cosine, flips, len(rows[0]))

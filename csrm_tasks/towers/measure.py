@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from csrm_tasks.lexical.evidence import Evidence
+from csrm_tasks.lexical.features import pair_features
+from csrm_tasks.lexical.terms import Lexicon
 from csrm_tasks.records import Grade
 from csrm_tasks.towers.examples import Examples, distinct
 from csrm_tasks.towers.export import Reference
@@ -48,16 +51,33 @@ def reference(model: TwinTowers, reader: TowerTokenizer, frame: pl.DataFrame) ->
     )  # fmt: skip
 
 
-@torch.inference_mode()
-def probabilities(model: TwinTowers, embedded: Reference) -> Vectors:
-    """Return (P, 2): probability of exact match and of defect."""
+def own_logits(model: TwinTowers, embedded: Reference) -> Vectors:
+    """Return what the towers by themselves say of pairs, logits (P, 2): exact, not defect."""
     cosine = np.einsum(
         "phd,phd->ph",
         embedded.query_vectors[embedded.query],
         embedded.product_vectors[embedded.product],
     )
-    logits = head_logits(torch.from_numpy(cosine), model.scale.cpu(), model.bias.cpu())
-    good = torch.sigmoid(logits).numpy()
+    with torch.inference_mode():
+        logits = head_logits(torch.from_numpy(cosine), model.scale.cpu(), model.bias.cpu())
+    found: Vectors = logits.numpy()
+    return found
+
+
+def pair_features_of(embedded: Reference, lexicon: Lexicon) -> Vectors:
+    """Return the lexical features (P, F) of pairs."""
+    e = embedded
+    return pair_features(e.queries, e.products, e.query, e.product, lexicon)
+
+
+def probabilities(
+    model: TwinTowers, embedded: Reference, evidence: Evidence | None = None
+) -> Vectors:
+    """Return (P, 2): probability of exact match and of defect, as they are served."""
+    logits = own_logits(model, embedded)
+    if evidence is not None:
+        logits = evidence.logits(logits, pair_features_of(embedded, evidence.lexicon))
+    good = torch.sigmoid(torch.from_numpy(logits)).numpy()
     return np.stack([good[:, 0], 1.0 - good[:, 1]], axis=1)
 
 
@@ -75,14 +95,19 @@ def choose_by_head(
     }
 
 
-def teacher_thresholds(
-    model: TwinTowers, reader: TowerTokenizer, examples: Examples, floor: float | None, seed: int
-) -> dict[str, float]:
-    """Choose both heads' thresholds on distilled pairs, the teacher's probabilities as truth.
+@dataclass(frozen=True)
+class TaughtPairs:
+    """Distilled pairs, embedded, with the teacher's probabilities (P,)."""
 
-    The cut of greatest *expected* F1: where people have judged few pairs of a market, the teacher,
-    whom A30 calibrates on them, judges many. At most :data:`JUDGED` pairs, drawn by ``seed``.
-    """
+    embedded: Reference
+    exact: Vectors
+    irrelevant: Vectors
+
+
+def taught_pairs(
+    model: TwinTowers, reader: TowerTokenizer, examples: Examples, seed: int
+) -> TaughtPairs:
+    """Embed at most :data:`JUDGED` of the distilled pairs, drawn by ``seed``."""
     most = min(JUDGED, len(examples))
     rows = np.sort(np.random.default_rng(seed).choice(len(examples), most, replace=False))
     q, query = np.unique(examples.query[rows], return_inverse=True)
@@ -92,8 +117,25 @@ def teacher_thresholds(
         embed(model.query, reader.queries(queries)),
         embed(model.product, reader.products(products)),
     )
-    scores = probabilities(model, Reference(queries, products, query, product, *vectors))
-    chosen = choose_by_head(scores, (examples.exact[rows], examples.irrelevant[rows]), floor)
+    embedded = Reference(queries, products, query, product, *vectors)
+    return TaughtPairs(embedded, examples.exact[rows], examples.irrelevant[rows])
+
+
+def teacher_thresholds(
+    model: TwinTowers, taught: TaughtPairs, floor: float | None, evidence: Evidence | None = None
+) -> dict[str, float]:
+    """Choose both heads' thresholds on distilled pairs, the teacher's probabilities as truth.
+
+    The cut of greatest *expected* F1: where people have judged few pairs of a market, the teacher,
+    whom A30 calibrates on them, judges many. A head with lexical evidence is fitted on the word of
+    teacher and people (A50): its own probability is then the better estimate of what is true, and
+    stands in the teacher's place.
+    """
+    scores = probabilities(model, taught.embedded, evidence)
+    fitted = evidence.kept if evidence is not None else (False, False)
+    said = (taught.exact, taught.irrelevant)
+    truth = [scores[:, i] if kept else said[i] for i, kept in enumerate(fitted)]
+    chosen = choose_by_head(scores, truth, floor)
     return {name: threshold.value for name, threshold in chosen.items()}
 
 

@@ -68,8 +68,12 @@ class TowerTables:
     def dev(self, locale: str | None) -> pl.DataFrame:
         """Return judged dev pairs with their texts: of ``locale`` (A33), or all of them."""
         if locale is None:
-            return self.texts(self.pairs.filter(pl.col("split") == "dev"))
+            return self.judged("dev")
         return self.texts(dev_pairs(self.pairs, locale))
+
+    def judged(self, split: str) -> pl.DataFrame:
+        """Return the judged pairs of a split, of all locales, with their texts."""
+        return self.texts(self.pairs.filter(pl.col("split") == split))
 
     def texts(self, pairs: pl.DataFrame) -> pl.DataFrame:
         """Add ``query`` and ``title`` to ``pairs``; one whose product is gone is left out."""

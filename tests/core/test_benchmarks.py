@@ -28,6 +28,8 @@ FIGURES = {
               "useful_share"},
     "index": {"recall_at_100", "queries_per_s", "bytes", "ratio_flat", "peak_bytes_1m"},
     "ingest": {"share_of_copy", "ratio_to_sql", "ratio_to_sql_copy_callable", "day100_over_day1"},
+    "lexical_evidence": {"em_f1_gain", "em_at_1_gain", "defect_f1_gain", "teacher_micro_f1_gain",
+                         "latency_ratio", "memory_ratio"},
     "llm_cost": {"error_train", "error_score"},
     "llm_epoch": {"pairs_ratio_trl", "pairs_ratio_trl_label_head", "dev_loss", "dev_loss_trl"},
     "llm_score": {"ratio_32", "ratio_120", "ratio_all"},

@@ -196,6 +196,12 @@ def test_a_long_product_keeps_the_terms_of_its_title() -> None:
     values = ProductTerms.of([title + SEPARATOR + "tea"], LEXICON.brands).values
     assert len(values) == MOST
     assert (values & 1).all()
+    word = "".join(
+        f"{i:03d}x" for i in range(100)
+    )  # 300 n-grams, which wait until all words are kept
+    values = ProductTerms.of([f"{word} pot" + SEPARATOR + "tea"], LEXICON.brands).values
+    assert len(values) == MOST
+    assert {term_hash(0, "pot") * 2 + 1, term_hash(0, "tea") * 2} <= set(values.tolist())
 
 
 def test_a_rare_term_weighs_more_and_an_unknown_one_most() -> None:

@@ -29,7 +29,16 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
-from tests.release_fixtures import CARD, DIM, market, parts, publish, store_of, write_embeddings
+from tests.release_fixtures import (
+    CARD,
+    DIM,
+    market,
+    parts,
+    publish,
+    store_of,
+    write_embeddings,
+    write_terms,
+)
 
 
 def bundle_of(settings: Settings, key: str = "a", **other: str) -> Artifact:
@@ -158,6 +167,7 @@ def hidden_from(model: Path) -> list[str]:
 def write_numbered(folder: Path) -> None:
     """Write vectors of products of which one is called by a number."""
     write_embeddings(folder)
+    write_terms(folder)
     ids = pl.DataFrame({"product_id": ["p0", "7", "8"], "digest": ["a", "b", "c"]})
     ids.write_parquet(folder / "product_ids.parquet")
 
@@ -166,10 +176,10 @@ def write_numbered(folder: Path) -> None:
 def test_the_saved_model_scores_with_its_own_code_and_nothing_but_its_requirements(
     settings: Settings, tmp_path: Path
 ) -> None:  # A48, in small
-    made = parts(settings, "a", stage=1)
+    made = parts(settings, "a", stage=1, evidence=True)
     of = {name: made[name] for name in ("snapshot", "export")}
     numbered = publish(settings, "embed_products", "numbered", write_numbered, inputs=of)
-    folder = bundle_of(settings, embeddings=numbered.ref).path
+    folder = bundle_of(settings, **(made | {"embeddings": numbered.ref})).path
     saved = model.save(folder, tmp_path / "work")
     assert not list(saved.rglob("*.pkl"))
     hidden = hidden_from(saved)

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from csrm_tasks.errors import DataError, RefusedError
+from csrm_tasks.lexical.terms import ProductTerms
 from csrm_tasks.release import snapshots
 from csrm_tasks.release.bundle.manifest import TOWERS
 from csrm_tasks.settings import Settings
@@ -65,7 +66,7 @@ def refreshed(settings: Settings, day: str) -> Any:
 def test_one_changed_product_in_a_hundred_is_one_that_is_encoded(
     settings: Settings, read: list[str]
 ) -> None:
-    live = release(settings, "a")
+    live = release(settings, "a", evidence=True)
     route(settings, document(live))
     titles = {f"p{i}": f"物品 {i}" for i in range(300)}
     deliver(settings, DAYS[0], titles)
@@ -83,8 +84,13 @@ def test_one_changed_product_in_a_hundred_is_one_that_is_encoded(
     ids = pl.read_parquet(folder / "product_ids.parquet")["product_id"].to_list()
     assert ids == sorted(titles | changed)
     bundle = store_of(settings).open(live[1]).path
-    whole = TowerRuntime(bundle / TOWERS).encode_products([(titles | changed)[p] for p in ids])
+    towers, texts = TowerRuntime(bundle / TOWERS), [(titles | changed)[p] for p in ids]
+    whole = towers.encode_products(texts)
     assert np.allclose(np.load(folder / "embeddings.npy"), whole, atol=1e-6)
+    terms = ProductTerms.load(folder)
+    assert terms is not None and towers.brands is not None
+    anew = ProductTerms.of(texts, towers.brands)
+    assert np.array_equal(terms.values, anew.values) and np.array_equal(terms.ends, anew.ends)
 
     found = snapshots.read(settings, MARKET).releases[live[0]]
     assert (found.ref, found.previous, found.day) == (second.ref, first.ref, DAYS[1])

@@ -14,6 +14,7 @@ import pytest
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.lexical.terms import ProductTerms
 from csrm_tasks.records import BEHAVIOUR
 from csrm_tasks.release.bundle import probe, servability
 from csrm_tasks.sections import Serving
@@ -29,10 +30,10 @@ pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 class World:
     """A bundle whose towers' training wrote down what they say of the dev pairs."""
 
-    def __init__(self, settings: Settings, spoilt: float = 0.0) -> None:
+    def __init__(self, settings: Settings, spoilt: float = 0.0, *, evidence: bool = False) -> None:
         self.settings = settings
         store = store_of(settings)
-        self.part = parts(settings, "a", stage=1)
+        self.part = parts(settings, "a", stage=1, evidence=evidence)
         snapshot = store.open(self.part["snapshot"]).path
         pairs = pl.read_parquet(snapshot / "pairs.parquet").head(40)
         queries = pl.read_parquet(snapshot / "queries.parquet")
@@ -42,10 +43,7 @@ class World:
         )
         export = store.open(self.part["export"]).path
         towers = TowerRuntime(export)
-        scores = towers.score(
-            towers.encode_queries(rows["norm"].to_list()),
-            towers.encode_products(rows["title"].to_list()),
-        )
+        scores = towers.score_texts(rows["norm"].to_list(), rows["title"].to_list())
         written = rows.select("pair_id", "grade").with_columns(
             em=pl.Series(np.abs(scores.em - spoilt)), defect=pl.Series(scores.defect)
         )
@@ -60,6 +58,8 @@ class World:
             write_embeddings(folder)
             np.save(folder / "embeddings.npy", towers.encode_products(catalogue["title"].to_list()))
             catalogue.select("product_id").write_parquet(folder / "product_ids.parquet")
+            if towers.brands is not None:
+                ProductTerms.of(catalogue["title"].to_list(), towers.brands).save(folder)
 
         def logged(folder: Path) -> None:
             for table in snapshot.iterdir():
@@ -84,8 +84,11 @@ class World:
         )
 
 
-def test_a_bundle_that_says_what_training_said_within_budget_passes(settings: Settings) -> None:
-    found = World(settings).probe()
+@pytest.mark.parametrize("evidence", [False, True])
+def test_a_bundle_that_says_what_training_said_within_budget_passes(
+    settings: Settings, evidence: bool
+) -> None:
+    found = World(settings, evidence=evidence).probe()
     facts = found.facts
     assert facts["outcome"] == "PASS", facts
     assert facts["pairs"] == 40 and facts["mean_error"] < 1e-6 and facts["flips"] == 0

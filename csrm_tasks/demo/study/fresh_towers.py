@@ -29,6 +29,7 @@ from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.demo.market.search import LexicalIndex, Shelves
 from csrm_tasks.demo.market.world import TARGET, World, stream
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.evidence import Evidence
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import Grade
 from csrm_tasks.settings import Settings, load_settings
@@ -108,7 +109,8 @@ def judge(towers: Artifact, fresh: pl.DataFrame) -> dict[str, float]:
     definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
     reader = TowerTokenizer.of(definition, about)
     model = TwinTowers.load(folder, dim=about["dim"])
-    scores = measure.probabilities(model, measure.reference(model, reader, fresh))
+    evidence = Evidence.load(towers.path, about["evidence"]) if "evidence" in about else None
+    scores = measure.probabilities(model, measure.reference(model, reader, fresh), evidence)
     grade, found = fresh["grade"].to_numpy(), {}
     for i, (head, wanted) in enumerate(zip(HEADS, (Grade.EXACT, Grade.IRRELEVANT), strict=True)):
         value, truth = about["heads"][head]["threshold"], grade == wanted

@@ -19,9 +19,13 @@ from typing import Any
 from csrm_tasks.artifacts import Artifact, check_files, describe_files
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.json_files import write_json
+from csrm_tasks.lexical.evidence import FILE as LEXICON
+from csrm_tasks.lexical.terms import FILES as TERMS
 from csrm_tasks.towers.serving.embed import IDS, VECTORS
 
-FORMAT = 2  # of the folder; a server refuses what it does not know
+# Of the folder; a server refuses what it does not know. Towers with lexical evidence (A50) have a
+# format of their own, for a server of earlier code would leave it out without a word.
+FORMAT, WITH_EVIDENCE = 2, 3
 TOWERS = "towers"  # folder of the exported towers inside the bundle
 EMBEDDINGS = (VECTORS, IDS)
 MANIFEST = "release.json"
@@ -42,10 +46,11 @@ def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any])
     """
     _require_compatible(parts)
     shutil.copytree(parts["export"].path, out / TOWERS)
-    for name in EMBEDDINGS:
-        shutil.copyfile(parts["embeddings"].file(name), out / name)
+    for name in (*EMBEDDINGS, *TERMS):
+        if name in EMBEDDINGS or (parts["embeddings"].path / name).exists():
+            shutil.copyfile(parts["embeddings"].file(name), out / name)
     manifest = {
-        "format": FORMAT,
+        "format": WITH_EVIDENCE if (out / TOWERS / LEXICON).exists() else FORMAT,
         "versions": {name: version(name) for name in ("numpy", "onnxruntime", "tokenizers")},
         "parts": {k: {"ref": a.ref, "digest": a.digest} for k, a in sorted(parts.items())},
         "files": describe_files(out),
@@ -67,10 +72,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder} holds no release: {MANIFEST} is missing") from e
     except ValueError as e:
         raise ArtifactError(f"{path} is not JSON; fetch the release again") from e
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in (FORMAT, WITH_EVIDENCE):
         raise ArtifactError(
-            f"{path}: bundle format {manifest.get('format')}, this code reads {FORMAT}; "
-            "run the code of that release, or bundle it again"
+            f"{path}: bundle format {manifest.get('format')}, this code reads {FORMAT} and "
+            f"{WITH_EVIDENCE}; run the code of that release, or bundle it again"
         )
     check_files(f"release {folder}", folder, manifest["files"], "fetch the release again")
     return manifest

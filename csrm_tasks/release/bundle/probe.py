@@ -44,12 +44,12 @@ def probe(bundle: Path, cases: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this program has had resident.
+def peak_memory(process: int | str = "self") -> int:
+    """Return the most bytes that this program, or another process, has had resident.
 
     Not ``ru_maxrss``: Linux hands on to a new program what its parent's peak was when it began.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
@@ -59,8 +59,10 @@ def _replay(scorer: ReleaseScorer, requests: pl.DataFrame) -> list[float]:
     milliseconds = []
     for query, products in requests.select("query", "products").iter_rows():
         began = time.perf_counter()
-        vectors = scorer.products.take(scorer.products.rows(products))  # type: ignore[arg-type]
-        scorer.score_vectors(scorer.encode_queries([query])[0], vectors)
+        rows = scorer.products.rows(products)
+        vectors = scorer.products.take(rows)  # type: ignore[arg-type]
+        evidence = scorer.listing_features(scorer.asked(query), scorer.products, rows, None)
+        scorer.score_vectors(scorer.encode_queries([query])[0], vectors, evidence)
         milliseconds.append((time.perf_counter() - began) * 1e3)
     return milliseconds
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from csrm_tasks.errors import ArtifactError, DataError
+from csrm_tasks.lexical.features import NAMES, QueryTerms, features, known_features
+from csrm_tasks.lexical.terms import Lexicon, ProductTerms
 from csrm_tasks.release.bundle.manifest import EMBEDDINGS, TOWERS, read_manifest
 from csrm_tasks.text import compose, normalise
 
@@ -44,6 +46,7 @@ class ProductVectors:
             )
         self._vectors = loaded  # (N, 2, dim)
         self._row = {compose(product): row for row, product in enumerate(known)}
+        self.terms = ProductTerms.load(folder)  # None where towers have no lexical evidence
 
     def __len__(self) -> int:
         """Return N."""
@@ -75,7 +78,26 @@ class ReleaseScorer:
         self.backend = choose_backend(folder / TOWERS, threads)  # fp32 or int8
         self._towers: Any = TowerRuntime(folder / TOWERS, query=self.backend, threads=threads)
         self.em_threshold = float(self._towers.about["heads"]["em"]["threshold"])  # A33
-        self.products = ProductVectors(folder, self._towers.dim)
+        self.products = self.snapshot(folder)
+
+    def snapshot(self, folder: Path) -> ProductVectors:
+        """Open an embedding snapshot of this release's towers.
+
+        Raises :class:`ArtifactError` where it does not fit, or lacks the terms that evidence reads.
+        """
+        products = ProductVectors(folder, self.dim)
+        terms = products.terms
+        if self.lexicon is not None and (terms is None or len(terms) != len(products)):
+            raise ArtifactError(
+                f"{folder} has not the terms of its {len(products)} products, which this release "
+                "scores with; embed the products again"
+            )
+        return products
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        """What the lexical evidence is read with; None where these towers have none (A50)."""
+        return self._towers.evidence.lexicon if self._towers.evidence else None
 
     @property
     def dim(self) -> int:
@@ -98,12 +120,55 @@ class ReleaseScorer:
         encoded: Floats = self._towers.encode_products(titles)
         return encoded
 
-    def score_vectors(self, query_vectors: Floats, product_vectors: Floats) -> Scored:
-        """Score pairs of vectors (..., 2, dim) that broadcast against each other."""
-        scores = self._towers.score(query_vectors, product_vectors)
+    def asked(self, query: str) -> QueryTerms | None:
+        """Read a query's terms; None where these towers have no lexical evidence."""
+        return None if self.lexicon is None else QueryTerms.of(query, self.lexicon)
+
+    def title_terms(self, titles: Sequence[str]) -> ProductTerms | None:
+        """Read the terms of products by :meth:`product_text`; None as in :meth:`asked`."""
+        return None if self.lexicon is None else ProductTerms.of(titles, self.lexicon.brands)
+
+    def listing_features(
+        self, asked: QueryTerms | None, products: ProductVectors, rows: Sequence[int | None],
+        titles: ProductTerms | None,
+    ) -> Floats | None:  # fmt: skip
+        """Return features (len(rows), F) of one query: by row, else the next of ``titles``.
+
+        ``asked`` and ``titles`` are of :meth:`asked` and :meth:`title_terms`; None for no title.
+        """
+        if asked is None or products.terms is None:
+            return None
+        if titles is None:  # every product is known
+            at: Any = np.array(rows, np.int64)
+            return features(asked, products.terms, at)
+        found: Floats = np.empty((len(rows), len(NAMES)), np.float32)
+        known = [i for i, row in enumerate(rows) if row is not None]
+        lacking = [i for i, row in enumerate(rows) if row is None]
+        at = np.array([row for row in rows if row is not None], np.int64)
+        found[known] = features(asked, products.terms, at)
+        found[lacking] = features(asked, titles, np.arange(len(titles)))
+        return found
+
+    def score_vectors(
+        self, query_vectors: Floats, product_vectors: Floats, evidence: Floats | None = None
+    ) -> Scored:
+        """Score pairs of vectors (..., 2, dim) that broadcast, with features (..., F) of them."""
+        scores = self._towers.score(query_vectors, product_vectors, evidence)
         decided = self._towers.decide(scores)
         rank_score = np.where(decided.defect, np.float32(0), scores.em)
         return Scored(scores.em, scores.defect, decided.defect, rank_score)
+
+    def explain(
+        self, query_vectors: Floats, product_vectors: Floats, evidence: Floats | None
+    ) -> dict[str, Floats]:
+        """Return by part what it adds to the logits of exact match and of defect, (n, 2) each.
+
+        Takes what :meth:`score_vectors` takes of one query and n products; of every head the parts
+        add up to the logit of its probability.
+        """
+        scaled = self._towers.scaled(query_vectors, product_vectors)
+        parts: dict[str, Floats] = self._towers.contributions(scaled, evidence)
+        return parts
 
     def score(self, queries: Sequence[str], products: Texts, titles: Texts) -> Scored:
         """Score N pairs; each names a product of the catalogue or brings its :meth:`product_text`.
@@ -117,7 +182,33 @@ class ReleaseScorer:
         if empty is not None:
             raise DataError(f"row {empty}: the query is empty; give its text")
         product_vectors = self._vectors(products, titles)
-        return self.score_vectors(_each_once(self.encode_queries, queries), product_vectors)
+        query_vectors = _each_once(self.encode_queries, queries)
+        return self.score_vectors(
+            query_vectors, product_vectors, self._pair_features(queries, products, titles)
+        )
+
+    def _pair_features(
+        self, queries: Sequence[str], products: Texts, titles: Texts
+    ) -> Floats | None:
+        """Return features (N, F) of pairs as :meth:`score` takes them; None without evidence."""
+        if self.lexicon is None or self.products.terms is None:
+            return None
+        rows = self.products.rows(products)
+        query_row = {text: i for i, text in enumerate(dict.fromkeys(queries))}
+        query: Any = np.array([query_row[q] for q in queries], np.int64)
+        lacking = np.array([row is None for row in rows], bool)
+        row = {text: i for i, text in enumerate(dict.fromkeys(t or "" for t in titles))}
+        fresh = ProductTerms.of(list(row) if lacking.any() else [], self.lexicon.brands)
+        found: Floats = np.empty((len(rows), len(NAMES)), np.float32)
+        for chosen, terms, at in (
+            (~lacking, self.products.terms, [r or 0 for r in rows]),
+            (lacking, fresh, [row[t or ""] for t in titles]),
+        ):
+            product: Any = np.array(at, np.int64)[chosen]
+            found[chosen] = known_features(
+                list(query_row), terms, query[chosen], product, self.lexicon
+            )
+        return found
 
     def _vectors(self, products: Texts, titles: Texts) -> Floats:
         """Return product vectors (N, 2, dim): stored where known, else embedded from the title."""

@@ -1,4 +1,7 @@
-"""Embedding a catalogue, where possible without the tower: equal content, equal vector (A35)."""
+"""Embedding a catalogue, where possible without the tower: equal content, equal vector (A35).
+
+Where the towers come with lexical evidence (A50), the terms of every product stand beside them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.lexical.brands import BrandForms
+from csrm_tasks.lexical.terms import ProductTerms, product_terms
 from csrm_tasks.towers.serving.texts import product_digest
 
 Floats = npt.NDArray[np.float32]
@@ -25,12 +30,14 @@ class Known:
 
     vectors: Floats
     row: dict[str, int]
+    terms: ProductTerms | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Known:
         """Open what :func:`embed_catalogue` wrote."""
         digests = pl.read_parquet(folder / IDS)["digest"].to_list()
-        return cls(np.load(folder / VECTORS, mmap_mode="r"), {d: i for i, d in enumerate(digests)})
+        row = {digest: i for i, digest in enumerate(digests)}
+        return cls(np.load(folder / VECTORS, mmap_mode="r"), row, ProductTerms.load(folder))
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,12 @@ class Embedded:
 
 def embed_catalogue(
     products: pl.DataFrame, encode: Callable[[Sequence[str]], Floats], dim: int, out: Path,
-    known: Known | None = None,
+    known: Known | None = None, brands: BrandForms | None = None,
 ) -> Embedded:  # fmt: skip
     """Write the vectors of ``products`` (product_id, title; sorted) and their identifiers.
 
     A title that ``known`` has is copied, and one that several products share is encoded once.
+    ``brands`` are those of the lexical evidence: with them products' terms are written, too.
     """
     titles = products["title"].to_list()
     digests = [product_digest(title) for title in titles]
@@ -67,11 +75,28 @@ def embed_catalogue(
     for part in _parts([i for i in stale if first[digests[i]] != i]):
         vectors[part] = vectors[[first[digests[i]] for i in part]]
     vectors.flush()
+    if brands is not None:
+        _terms(titles, digests, known, brands).save(out)
     covered = sum(_sound(vectors[part]) for part in _parts(list(range(len(titles)))))
     products.select("product_id").with_columns(
         digest=pl.Series(digests, dtype=pl.String)
     ).write_parquet(out / IDS)
     return Embedded(len(titles), len(fresh), len(stale), covered)
+
+
+def _terms(
+    titles: Sequence[str], digests: Sequence[str], known: Known | None, brands: BrandForms
+) -> ProductTerms:
+    """Return the terms of all products; what is known is copied, as the vectors are."""
+    before, row = (known.terms, known.row) if known and known.terms else (None, {})
+    made: dict[str, npt.NDArray[np.uint32]] = {}
+    for title, digest in zip(titles, digests, strict=True):
+        if digest not in made:
+            at = row.get(digest)
+            made[digest] = (
+                product_terms(title, brands) if before is None or at is None else before.of_row(at)
+            )
+    return ProductTerms.joined([made[digest] for digest in digests])
 
 
 def _parts(rows: list[int]) -> list[list[int]]:

@@ -20,11 +20,15 @@ import numpy.typing as npt
 import onnxruntime
 
 from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.brands import BrandForms
+from csrm_tasks.lexical.evidence import Evidence
+from csrm_tasks.lexical.features import NAMES, pair_features
 from csrm_tasks.towers.serving.texts import PREFIXED, TEXT_VERSION
 from csrm_tasks.towers.serving.tokens import TowerTokenizer
 
 Vectors = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
 
 BATCH_TOKENS = 4096  # padded tokens of one run
 HEADS = ("em", "defect")
@@ -76,6 +80,8 @@ class TowerRuntime:
         heads = [self.about["heads"][name] for name in HEADS]
         self._scale = np.array([h["scale"] for h in heads], np.float32)
         self._bias = np.array([h["bias"] for h in heads], np.float32)
+        about = self.about.get("evidence")  # an export from before it has none
+        self.evidence = Evidence.load(folder, about) if about else None
 
     @property
     def dim(self) -> int:
@@ -87,6 +93,11 @@ class TowerRuntime:
         """What the product tower reads after the title (A27); exports of old read none."""
         return tuple(self.about.get("product_fields", ()))
 
+    @property
+    def brands(self) -> BrandForms | None:
+        """Brands that products' terms are read with; None without lexical evidence."""
+        return self.evidence.lexicon.brands if self.evidence else None
+
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries: (len(texts), 2, dim)."""
         return self._encode("query", texts)
@@ -95,22 +106,53 @@ class TowerRuntime:
         """Embed product texts (:mod:`csrm_tasks.towers.serving.texts`), (len, 2, dim)."""
         return self._encode("product", texts)
 
-    def score(self, query_vecs: Vectors, product_vecs: Vectors) -> Scores:
+    def score(
+        self, query_vecs: Vectors, product_vecs: Vectors, features: Vectors | None = None
+    ) -> Scores:
         """Probabilities of pairs from vectors (..., 2, dim) that broadcast against each other.
 
-        One query (2, dim) against n products (n, 2, dim) gives n scores.
+        One query (2, dim) against n products (n, 2, dim) gives n scores. ``features`` (..., F) are
+        those of the same pairs: towers with lexical evidence cannot score without.
         """
-        cosine = np.einsum("...hd,...hd->...h", query_vecs, product_vecs)  # (..., 2)
-        good = 1.0 / (1.0 + np.exp(-(self._scale * cosine + self._bias)))  # A28
+        logits = self.scaled(query_vecs, product_vecs) + self._bias  # (..., 2), A28
+        if self.evidence is not None:
+            assert features is not None, "these towers score with lexical evidence"
+            logits = self.evidence.logits(logits, features)  # A50
+        good = 1.0 / (1.0 + np.exp(-logits))
         return Scores(good[..., 0], 1.0 - good[..., 1])  # the defect head learns 1 - p_i (A29)
+
+    def scaled(self, query_vecs: Vectors, product_vecs: Vectors) -> Vectors:
+        """Return s·c of both heads (..., 2), from vectors as :meth:`score` takes them."""
+        scaled: Vectors = self._scale * np.einsum("...hd,...hd->...h", query_vecs, product_vecs)
+        return scaled
+
+    def contributions(self, scaled: Vectors, features: Vectors | None) -> dict[str, Vectors]:
+        """Return what each part adds to the logits of exact match and of defect, (n, 2) each.
+
+        Of n pairs with s·c (n, 2) and features (n, F): the cosine's, the bias's and each feature's.
+        """
+        sign: Vectors = np.array([1.0, -1.0], np.float32)  # a defect is not good
+        one = np.ones_like(scaled)
+        if self.evidence is None or features is None:
+            return {"cosine": sign * scaled, "bias": sign * self._bias * one}
+        own, bias = self.evidence.own, self.evidence.bias
+        parts = {"cosine": sign * own * scaled, "bias": sign * (own * self._bias + bias) * one}
+        each = zip(NAMES, features.T, self.evidence.weights, strict=True)
+        return parts | {name: sign * np.outer(values, w) for name, values, w in each}
 
     def score_texts(self, queries: Sequence[str], products: Sequence[str]) -> Scores:
         """Score N pairs of texts; one that stands in several is embedded once."""
-        vectors = []
-        for encode, texts in ((self.encode_queries, queries), (self.encode_products, products)):
-            row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            vectors.append(encode(list(row))[[row[text] for text in texts]])
-        return self.score(*vectors)
+        (asked, query), (read, product) = _distinct(queries), _distinct(products)
+        vectors = self.encode_queries(asked)[query], self.encode_products(read)[product]
+        return self.score(*vectors, self.features(asked, read, query, product))
+
+    def features(
+        self, queries: Sequence[str], products: Sequence[str], query: Rows, product: Rows
+    ) -> Vectors | None:
+        """Return features (P, F) of pairs, rows of two lists of texts; None without evidence."""
+        if self.evidence is None:
+            return None
+        return pair_features(queries, products, query, product, self.evidence.lexicon)
 
     def decide(self, scores: Scores) -> Decisions:
         """Apply the thresholds chosen on dev (A33)."""
@@ -124,6 +166,12 @@ class TowerRuntime:
             feed = {"input_ids": ids, "attention_mask": mask}
             vectors[rows] = self._sessions[tower].run(None, feed)[0]
         return vectors
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], Rows]:
+    """Return the distinct texts and where each of ``texts`` stands among them."""
+    row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return list(row), np.array([row[text] for text in texts], np.int64)
 
 
 def decisions(scores: Scores, about: Mapping[str, Any]) -> Decisions:

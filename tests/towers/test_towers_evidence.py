@@ -1,0 +1,100 @@
+"""Fitting lexical evidence (A50): what it recovers, when it is kept, against slow references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from csrm_tasks.lexical.features import NAMES
+from csrm_tasks.lexical.terms import Lexicon
+from csrm_tasks.towers.evidence import MOST, Floats, Pairs, _Data, _held_out, _regression, fit
+
+LEXICON = Lexicon.fit(["a b", "a c"], {})
+
+
+def sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))
+
+
+def drawn(n: int, seed: int, weight: float, soft: bool = True) -> Pairs:
+    """Draw pairs of which the first feature says ``weight`` beside the own logits."""
+    rng = np.random.default_rng(seed)
+    own, features = rng.normal(size=(n, 2)), rng.random((n, len(NAMES)))
+    good = sigmoid(own + weight * (features[:, :1] - 0.5))
+    if not soft:
+        good = (rng.random((n, 2)) < good).astype(float)
+    return Pairs(own, features, good, rng.integers(0, n // 10, n))
+
+
+def test_what_the_features_say_is_found_and_kept() -> None:
+    learnt = {"train": drawn(3000, 0, 4.0, soft=False), "teacher": drawn(3000, 1, 4.0)}
+    made = fit(LEXICON, learnt, drawn(800, 2, 4.0, soft=False), seed=0)
+    assert made.evidence is not None
+    assert made.evidence.weights[0] == pytest.approx([4.0, 4.0], abs=0.5)
+    assert np.abs(made.evidence.weights[1:]).max() < 0.5
+    assert made.evidence.own == pytest.approx([1.0, 1.0], abs=0.1)
+    assert made.facts["evidence_em"] and made.facts["evidence_defect"]
+    assert made.facts["evidence_em_dev_gain"] > 0.05
+
+
+def test_features_that_say_nothing_are_left_out() -> None:
+    learnt = {"train": drawn(400, 0, 0.0, soft=False)}
+    made = fit(LEXICON, learnt, drawn(200, 1, 0.0, soft=False), seed=0)
+    assert made.evidence is None
+    assert not made.facts["evidence_em"] and not made.facts["evidence_defect"]
+
+
+def test_what_dev_does_not_confirm_is_left_out_by_head() -> None:
+    learnt, dev = drawn(2000, 0, 4.0), drawn(800, 1, 4.0)
+    other = drawn(800, 2, -4.0)
+    mixed = Pairs(dev.own, dev.features, dev.good.copy(), dev.query)
+    mixed.good[:, 1] = sigmoid(dev.own[:, 1] - 4.0 * (dev.features[:, 0] - 0.5))
+    assert fit(LEXICON, {"teacher": learnt}, other, seed=0).evidence is None
+    made = fit(LEXICON, {"teacher": learnt}, mixed, seed=0)
+    assert made.evidence is not None
+    assert made.facts["evidence_em"] and not made.facts["evidence_defect"]
+    own = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
+    features = np.random.default_rng(4).random((5, len(NAMES))).astype(np.float32)
+    logits = made.evidence.logits(own, features)
+    np.testing.assert_array_equal(logits[:, 1], own[:, 1])  # served as without
+    assert np.abs(logits[:, 0] - own[:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_to_hold_back_is_no_evidence(n: int) -> None:
+    pairs = drawn(20, 0, 4.0)
+    few = Pairs(pairs.own[:n], pairs.features[:n], pairs.good[:n], pairs.query[:n])
+    assert fit(LEXICON, {"dev": few}, None, seed=0).evidence is None
+
+
+def test_kinds_count_alike_whatever_their_size() -> None:
+    many, few = drawn(4000, 0, 0.0), drawn(200, 1, 0.0)
+    data = _Data.of([many, few], 0)
+    assert data.weight[:4000].sum() == pytest.approx(data.weight[4000:].sum())
+    assert data.weight.sum() == pytest.approx(4200)
+    assert len(drawn(MOST + 10, 0, 0.0).some(0)) == MOST
+
+
+def test_the_fit_minimises_the_soft_log_loss() -> None:
+    data = _Data.of([drawn(300, 0, 2.0), drawn(100, 1, 2.0, soft=False)], 0)
+
+    def loss(w: Floats) -> float:
+        z = data.x @ w[1:] + w[0]
+        each = np.logaddexp(0, z) - data.good * z
+        return float(0.5 * w[1:] @ w[1:] + 0.1 * (data.weight * each).sum())
+
+    best = minimize(loss, np.zeros(data.x.shape[1] + 1), method="BFGS").x
+    model = _regression(data, 0.1)
+    np.testing.assert_allclose(model.coef_[0], best[1:], atol=2e-3)
+    assert model.intercept_[0] == pytest.approx(best[0], abs=2e-3)
+
+
+def test_a_query_is_never_fitted_on_and_held_out_at_once() -> None:
+    # One query says by its own features what it is: only who has seen it can know.
+    rng = np.random.default_rng(0)
+    query = np.repeat(np.arange(40), 5)
+    features = np.eye(40)[query][:, :14] if len(NAMES) == 14 else np.zeros((200, len(NAMES)))
+    good = np.repeat(rng.integers(0, 2, 40), 5).astype(float)
+    pairs = Pairs(np.zeros((200, 2)), features, np.stack([good, good], 1), query)
+    assert _held_out(_Data.of([pairs], 0), 1.0) > 0.65  # a coin, as it should be
