@@ -24,6 +24,7 @@ from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.presets import with_presets
 from csrm_tasks.sections import (
+    FORMS,
     Ablation,
     Controls,
     Filter,
@@ -282,6 +283,7 @@ def explained(error: ValidationError) -> list[str]:
 
 def _explained(one: Mapping[str, Any]) -> str:
     loc = one["loc"][:1] if one["loc"][:1] == (ONE_SOURCE,) else one["loc"]
+    loc = [part for part in loc if part not in FORMS]
     *section, last = map(str, loc) if loc else ("",)
     known = fields_of(section)
     message = one["msg"].removeprefix("Value error, ")

@@ -7,10 +7,10 @@ contradicts, if `filter.action` says so; with `llm.negatives`, `mine_negatives` 
 pairs that nobody judged; with `llm.augmentation`, `translate_queries` adds train queries in
 languages that have no labels; with `ablation.enabled`, `ablate` says which of these options dev
 keeps) → self-distillation rounds → where the market asks for it (`llm.merge`), their adapters and
-the live one merged → the best of all on dev → towers → everything, the live release included,
+the live one merged → the best of all on dev → `choose_teacher` (the LLM, a stack of it and lexical
+evidence, or labels where dev refuses it) → towers → everything, the live release included,
 scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
-in training, latency and memory within budget) → gate → recorded with its verdict, and promoted or
-not.
+in training, latency and memory within budget) → gate → recorded with its verdict, promoted or not.
 
 With `tasks` besides relevance, `evaluate_tasks` judges them for the gate. A market without
 relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, against the LLM that
@@ -81,6 +81,7 @@ class Retrieved:
 class Towers:
     """What teaching the towers gives to judgement."""
 
+    teacher: XComArg  # who teaches them: LLM, stack or labels
     towers: XComArg
     export: XComArg
     vectors: XComArg
@@ -175,16 +176,18 @@ def rounds(
 
 
 def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
-    """The towers learn the LLM's soft labels (A29-A31), but nothing of gold queries.
+    """The towers learn the chosen teacher's soft labels (A29-A31), but nothing of gold queries.
 
-    Beside them the same towers on hard labels (A32), and as a control some that were taught gold
-    queries, too.
+    Where dev refuses it (A50), labels. Beside them the same towers on hard labels (A32), and as a
+    control some that were taught gold queries, too.
     """
     market, add = week.market, week.add
     seen = market.controls.towers_seen
     pairs = add("tower_pairs", seen=seen, bm25=week.bm25, ebr=found.ebr, index=found.index)
+    teacher = add("choose_teacher", llm=llm)
     asked = {"snapshot": week.snap, "llm": llm, "pairs": pairs, "rqa": found.rqa}
-    soft = scoring_of(market, market.towers.score_shards)("score_tower_pairs", asked)
+    score = scoring_of(market, market.towers.score_shards)
+    soft = score("score_tower_pairs", asked | {"teacher": teacher})
     towers = add("train_towers", target="soft", scored=soft)
     if market.towers.query_layers:
         towers = add("shorten_query_tower", towers=towers, scored=soft)
@@ -200,7 +203,7 @@ def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
         exports["towers_seen"] = add("export_towers", "export_seen", towers=knows)
     if market.controls.cross_encoder:
         exports["cross_encoder"] = add("train_cross_encoder", scored=soft)
-    return Towers(towers, export, vectors, exports | {"towers": export})
+    return Towers(teacher, towers, export, vectors, exports | {"towers": export})
 
 
 def evaluated(
@@ -225,6 +228,10 @@ def evaluated(
         add("score_pairs", f"score_{name}", split="gold", llm=one, rqa=titles)
         for name, (one, titles) in readers.items()
     ]
+    if market.towers.stacked_teacher:
+        given = {"llm": llm, "rqa": found.rqa, "teacher": towers.teacher}
+        scores += [add("score_pairs", "score_teacher", split="gold", **given)]
+        readers["teacher"] = (llm, found.rqa)
     untrained = peers_of(market, tasks_of(market), week.snap, found.rqa)
     scores += untrained.values()
     tower_scores = [

@@ -50,6 +50,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/towers/*": (("train",), ()),
     "csrm_tasks/towers/serving/*": (("serve", "train"), ()),
     "csrm_tasks/evaluation/*": (("train",), ()),
+    "csrm_tasks/teacher/*": (("train",), ()),
     "csrm_tasks/serving/*": (("serve",), ()),
     "csrm_tasks/demo/*": (("demo",), ()),
     "dags/*": (("airflow",), ()),

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "release.online",
         "llm.training",
         "llm.baselines",
+        "teacher",
         "towers.cross",
         "curation.translation",
     ),

@@ -9,8 +9,10 @@ regularisation is chosen on dev.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,6 +26,7 @@ from csrm_tasks.evaluation.metrics import Floats, Ints
 
 log = logging.getLogger("csrm")
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)  # inverse regularisation tried on dev
+TERMS, NUMBERS = "ngrams.json", "ngrams.npz"  # of a saved model
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,20 @@ class CharacterModel:
         self.strength = 0.0
 
     def fit(self, texts: Texts, grades: Ints, dev: Texts, dev_grades: Ints) -> CharacterModel:
-        """Fit on train pairs, choosing the regularisation by micro-F1 on dev."""
+        """Fit on train pairs, choosing the regularisation by micro-F1 on dev.
+
+        Without a dev pair it is the strongest. Raises :class:`DataError` where there is nothing to
+        tell apart.
+        """
+        if len(np.unique(grades)) < 2:
+            raise DataError("the train pairs have fewer than two grades; nothing to learn")
         self.query.fit(sorted({*texts.query}))
         self.product.fit(sorted({*texts.product}))
-        x, dev_x = self._features(texts), self._features(dev)
+        x, dev_x = self._features(texts), self._features(dev) if len(dev_grades) else None
         best = -1.0
-        for c in STRENGTHS:
+        for c in STRENGTHS if dev_x is not None else STRENGTHS[:1]:
             model = LogisticRegression(C=c, max_iter=100, tol=1e-3).fit(x, grades)
-            score = float(model.score(dev_x, dev_grades)) if len(dev_grades) else 0.0
+            score = float(model.score(dev_x, dev_grades)) if dev_x is not None else 0.0
             if score > best:
                 best, self.model, self.strength = score, model, c
         log.info("baseline: C=%g, dev micro-F1 %.3f", self.strength, best)
@@ -97,6 +106,37 @@ class CharacterModel:
                 self._features(texts)
             )
         return probabilities
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted model to ``folder``: terms as JSON, numbers as an array archive."""
+        assert self.model is not None
+        sides = {"query": self.query, "product": self.product}
+        terms = {name: list(one.get_feature_names_out()) for name, one in sides.items()}
+        (folder / TERMS).write_text(json.dumps(terms, ensure_ascii=False), encoding="utf-8")
+        idf = {f"{name}_idf": one.idf_ for name, one in sides.items()}
+        model = self.model
+        np.savez(
+            folder / NUMBERS, coef=model.coef_, intercept=model.intercept_, classes=model.classes_,
+            strength=self.strength, **idf,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, folder: Path) -> CharacterModel:
+        """Read what :meth:`save` has written; it says the same probabilities."""
+        made = cls()
+        terms = json.loads((folder / TERMS).read_text(encoding="utf-8"))
+        with np.load(folder / NUMBERS, allow_pickle=False) as numbers:
+            made.query, made.product = (
+                _vectorizer({t: i for i, t in enumerate(terms[name])})
+                for name in ("query", "product")
+            )
+            made.query.idf_, made.product.idf_ = numbers["query_idf"], numbers["product_idf"]
+            made.strength = float(numbers["strength"])
+            model = LogisticRegression(C=made.strength)
+            model.coef_, model.intercept_ = numbers["coef"], numbers["intercept"]
+            model.classes_ = numbers["classes"]
+        made.model = model
+        return made
 
     def _features(self, texts: Texts) -> sp.csr_matrix:
         parts = [
@@ -121,10 +161,10 @@ class CharacterModel:
         return np.hstack([dense, *steps]).astype(np.float64)
 
 
-def _vectorizer() -> TfidfVectorizer:
+def _vectorizer(vocabulary: dict[str, int] | None = None) -> TfidfVectorizer:
     return TfidfVectorizer(
         analyzer="char_wb", ngram_range=(1, 3), max_features=30_000, sublinear_tf=True,
-        dtype=np.float64,
+        dtype=np.float64, vocabulary=vocabulary,
     )  # fmt: skip
 
 
@@ -169,8 +209,6 @@ def baseline_scores(
     The regularisation is chosen on target dev where there is any, else on source dev.
     """
     train, dev = (pairs.filter(pl.col("split") == s) for s in ("train", "dev"))
-    if train["grade"].n_unique() < 2:
-        raise DataError("the snapshot's train split has fewer than two grades; nothing to learn")
     local = dev.filter(pl.col("locale").is_in(gold["locale"].unique().implode()))
     dev = local if local.height else dev
     grades = train["grade"].cast(pl.Int64).to_numpy()

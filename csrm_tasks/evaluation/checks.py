@@ -22,7 +22,14 @@ from typing import Any, Literal
 import numpy as np
 
 from csrm_tasks.evaluation.metrics import Floats, Metric
-from csrm_tasks.evaluation.paired import Interval, holm, paired_draws, percentile, resample
+from csrm_tasks.evaluation.paired import (
+    Interval,
+    holm,
+    interval,
+    paired_draws,
+    percentile,
+    resample,
+)
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -43,6 +50,7 @@ class Verdict:
 
     outcome: Outcome
     checks: tuple[GateCheck, ...]
+    notes: tuple[str, ...] = ()  # what the market is told besides; decides nothing
 
     @property
     def reasons(self) -> list[str]:
@@ -55,8 +63,9 @@ class Verdict:
         return {c.name: c.needed for c in self.checks if c.needed is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """Return outcome, reasons, needed and checks as plain JSON."""
-        return {
+        """Return outcome, reasons, needed and checks as plain JSON; notes where there are some."""
+        told = {"notes": list(self.notes)} if self.notes else {}
+        return told | {
             "outcome": self.outcome,
             "reasons": self.reasons,
             "needed": self.needed,
@@ -147,6 +156,12 @@ def sureness(found: Interval, queries: int, sign: str = "") -> str:
     return f"[{found.lo:{sign}.3f}, {found.hi:{sign}.3f}] over {queries:,} queries"
 
 
+def judged_sureness(table: Floats, metric: Metric, alpha: float) -> str:
+    """Return how sure a figure of ``table`` (Q, K, K or Q, 2) is: see :func:`sureness`."""
+    judged = int((table.reshape(len(table), -1).sum(1) > 0).sum())
+    return f" {sureness(interval(table, metric, resample(len(table)), alpha), judged)}"
+
+
 def more_queries(diff: Interval, bound: float, queries: int) -> int:
     """Estimate how many more queries take ``bound`` out of an interval of positive width.
 
@@ -180,9 +195,14 @@ def unusable(
             return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} was not measured")
         if not np.isfinite(table).all():
             return GateCheck(name, "INCONCLUSIVE", f"{name}: the {side} has NaN or infinity")
-    if one is not None and other is not None and not np.array_equal(one.sum(-1), other.sum(-1)):
+    if one is not None and other is not None and not np.array_equal(_truth(one), _truth(other)):
         return GateCheck(name, "INCONCLUSIVE", f"{name}: the two sides judged different pairs")
     return None
+
+
+def _truth(table: Floats) -> Floats:
+    """Return what of a table does not depend on the answers: grades, or in (Q, 2) the queries."""
+    return table[..., 1] if table.ndim == 2 else table.sum(-1)
 
 
 def enough(name: str, counts: Floats | None, least: int, where: str = "") -> GateCheck | None:

@@ -7,16 +7,28 @@ model and pair: name, kind, source, pair_id, predicted, em, defect, score, seen.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from csrm_tasks.evaluation.gate import GateEvidence
-from csrm_tasks.evaluation.gold import Gold, Predictions, counts, seen_queries
+from csrm_tasks.evaluation.gate import GateEvidence, TaughtBy
+from csrm_tasks.evaluation.gold import Gold, Predictions, counts, judged_set, seen_queries
 
 GOLD = "gold.parquet"
 ANSWERS = "answers.parquet"
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Who taught a release's towers (A50), and the reference by which a stack was judged."""
+
+    by: TaughtBy
+    ref: str | None = None
+
+
+BY_LLM = Taught("llm")
 
 
 def write(folder: Path, gold: Gold, models: Sequence[Predictions]) -> None:
@@ -51,14 +63,11 @@ def _frame(model: Predictions, gold: Gold) -> pl.DataFrame:
 def read(folder: Path) -> tuple[Gold, list[Predictions]]:
     """Read both tables back; models in the order of writing."""
     frame = pl.read_parquet(folder / GOLD)
-    ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
-    index = {q: i for i, q in enumerate(ids)}
-    query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
     slices = {
         name: frame["slices"].list.contains(name).to_numpy()
         for name in frame["slices"].explode().drop_nulls().unique(maintain_order=True).to_list()
     }
-    gold = Gold(frame, query, frame["grade"].cast(pl.Int64).to_numpy(), ids, slices)
+    gold = judged_set(frame, slices)
     answers = pl.read_parquet(folder / ANSWERS)
     return gold, [_answers(f) for f in answers.partition_by("name", maintain_order=True)]
 
@@ -77,15 +86,20 @@ def _answers(f: pl.DataFrame) -> Predictions:
     )
 
 
-def evidence(folder: Path, release: str, llms: Collection[str], export: str | None) -> GateEvidence:
+def evidence(
+    folder: Path, release: str, llms: Collection[str], export: str | None,
+    taught: Taught = BY_LLM,
+) -> GateEvidence:  # fmt: skip
     """Collect what is known of one release: its LLM by one of ``llms``, its towers by ``export``.
 
     Models are found by the reference of what was scored, never by name. What was not judged is
-    absent from ``counts``, which the gate takes as INCONCLUSIVE.
+    absent from ``counts``, which the gate takes as INCONCLUSIVE. ``taught``: who taught the towers.
     """
     gold, models = read(folder)
     llm = next((m for m in models if m.kind == "llm" and m.source in llms), None)
     towers = next((m for m in models if m.kind == "towers" and m.source == export), None)
+    stack = next((m for m in models if m.kind == "teacher" and m.source == taught.ref), None)
+    teacher = {"llm": llm, "stack": stack, "labels": None}[taught.by]
     families = {}
     slices = {}
     seen = None
@@ -96,5 +110,8 @@ def evidence(folder: Path, release: str, llms: Collection[str], export: str | No
         table = counts(towers, gold)
         families |= {family: table[family] for family in ("em", "defect", "em_at_1")}
         seen = seen_queries(towers, gold)
-    baselines = {m.name: counts(m, gold)["relevance"] for m in models if m.kind == "baseline"}
-    return GateEvidence(release, gold.query_ids, families, slices, baselines, seen)
+    return GateEvidence(
+        release, gold.query_ids, families, slices,
+        {m.name: counts(m, gold) for m in models if m.kind == "baseline"}, seen, taught.by,
+        {} if teacher is None else counts(teacher, gold),
+    )  # fmt: skip

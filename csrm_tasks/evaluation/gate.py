@@ -6,17 +6,20 @@ probability alpha/2 at most.
 
 Gated: the LLM's micro-F1 in the policy's mode, and the towers' EM and defect F1 as non-inferior
 (their thresholds maximise F1, A33; accuracy and the rest can be given floors); hard floors; the
-baselines that the LLM must not be below; micro-F1 in the policy's slices as non-inferior.
+baselines that the towers and what taught them must not be below; micro-F1 in the policy's slices
+as non-inferior. What baselines are better at is told besides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from csrm_tasks.errors import RefusedError
+from csrm_tasks.evaluation.beside import Counts, better_baselines, not_below
 from csrm_tasks.evaluation.checks import (
     Claim,
     GateCheck,
@@ -26,17 +29,18 @@ from csrm_tasks.evaluation.checks import (
     decided,
     enough,
     floor_value,
-    sureness,
+    judged_sureness,
     unusable,
 )
 from csrm_tasks.evaluation.measures import MEASURES
-from csrm_tasks.evaluation.metrics import Floats, Metric, micro_f1
-from csrm_tasks.evaluation.paired import interval, resample
+from csrm_tasks.evaluation.metrics import Floats, micro_f1
 from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
 
 NO_POLICY = "the market has no gate policy: add a `gate:` section to its file"
 TOWER_MEASURES = ("em_f1", "defect_f1")
+BY_LABELS = "dev refused the teacher, so the towers learnt labels: not_below claims nothing of it"
+TaughtBy = Literal["llm", "stack", "labels"]  # what towers learn from (A50, A32)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class GateEvidence:
     queries: tuple[str, ...]
     counts: Mapping[str, Floats]  # relevance (Q, 3, 3) of the LLM; em, defect (Q, 2, 2) of towers
     slices: Mapping[str, Floats] = field(default_factory=dict)  # name → relevance (Q, 3, 3)
-    baselines: Mapping[str, Floats] = field(default_factory=dict)  # name → relevance (Q, 3, 3)
+    baselines: Mapping[str, Counts] = field(default_factory=dict)  # name → families of counts
     seen: Mask | None = None  # (Q,) queries that its towers were taught before these were gold
+    taught_by: TaughtBy = "llm"  # who taught its towers
+    teacher: Counts = field(default_factory=dict)  # families of the LLM, or of the stack, if it did
 
 
 def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate | None) -> Verdict:
@@ -62,7 +68,10 @@ def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate 
     checks = [
         floor(candidate, name, least, policy.alpha) for name, least in sorted(policy.floors.items())
     ]
-    checks += [not_below(candidate, name, policy.alpha) for name in policy.not_below]
+    sides = sides_of(candidate)
+    teacher, towers = sides.values()
+    claims = {} if candidate.taught_by == "labels" else {"": teacher}
+    checks += not_below(claims | {" of the towers": towers}, candidate.baselines, policy)
     if champion is None:
         if not checks:
             reason = "no release is live and the policy has no floors: nothing to judge against"
@@ -71,7 +80,22 @@ def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate 
         checks += [few] if few else []
     else:
         checks += comparisons(candidate, champion, policy)
-    return combine([*checks, *self_test(champion or candidate, policy)])
+    verdict = combine([*checks, *self_test(champion or candidate, policy)])
+    told = [BY_LABELS] if candidate.taught_by == "labels" else []
+    better = better_baselines(sides, candidate.baselines, policy.alpha)
+    return replace(verdict, notes=(*told, *better))
+
+
+def sides_of(evidence: GateEvidence) -> dict[str, Counts]:
+    """Return what baselines are compared with: what taught the towers, and the towers.
+
+    Labels have no answers of their own; then it is the LLM, of which nothing is claimed.
+    """
+    towers = {f: t for f, t in evidence.counts.items() if f != "relevance"}
+    if evidence.taught_by == "stack":
+        return {"teacher (LLM and lexical evidence)": evidence.teacher, "towers": towers}
+    alone = {f: t for f, t in evidence.counts.items() if f == "relevance"}
+    return {"LLM": evidence.teacher or alone, "towers": towers}
 
 
 @dataclass(frozen=True)
@@ -186,27 +210,9 @@ def floor(evidence: GateEvidence, name: str, least: float, alpha: float) -> Gate
     table = evidence.counts.get(family)
     if table is None or not len(table):
         return floor_value(label, None, least)
-    return floor_value(label, float(metric(table.sum(0))), least, _sure(table, metric, alpha))
-
-
-def _sure(table: Floats, metric: Metric, alpha: float) -> str:
-    """Return the interval of a figure of ``table`` (Q, K, K or Q, 2), and its judged queries."""
-    judged = int((table.reshape(len(table), -1).sum(1) > 0).sum())
-    return f" {sureness(interval(table, metric, resample(len(table)), alpha), judged)}"
-
-
-def not_below(evidence: GateEvidence, baseline: str, alpha: float) -> GateCheck:
-    """Check that the LLM's micro-F1 is not below that of a baseline judged on the same pairs.
-
-    A floor that is measured instead of set: point estimates, as in every floor.
-    """
-    label = f"micro_f1 not below {baseline}"
-    one, other = evidence.counts.get("relevance"), evidence.baselines.get(baseline)
-    problem = unusable(label, one, other, baseline)
-    if problem is not None or one is None or other is None:
-        return problem or GateCheck(label, "INCONCLUSIVE", f"{label}: not measured")
-    sure = _sure(one, micro_f1, alpha)
-    return floor_value(label, float(micro_f1(one.sum(0))), float(micro_f1(other.sum(0))), sure)
+    return floor_value(
+        label, float(metric(table.sum(0))), least, judged_sureness(table, metric, alpha)
+    )
 
 
 def planted_regression(counts: Floats) -> Floats:

@@ -50,11 +50,15 @@ def gold_set(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame)
     wanted = ["pair_id", "query_id", "product_id", "locale", "grade"]
     judged = judgeable(pairs, queries, products).filter(pl.col("split") == "gold")
     frame = judged.select(wanted).sort("query_id", "pair_id")
+    return judged_set(frame, slices_of(frame, pairs, queries, products))
+
+
+def judged_set(frame: pl.DataFrame, slices: Mapping[str, Mask] | None = None) -> Gold:
+    """Return judged pairs (pair_id, query_id, grade, …) in their order, as models are judged on."""
     ids = tuple(frame["query_id"].unique(maintain_order=True).to_list())
     index = dict(zip(ids, range(len(ids)), strict=True))
     query = np.array([index[q] for q in frame["query_id"].to_list()], dtype=np.int64)
-    grade = frame["grade"].cast(pl.Int64).to_numpy()
-    return Gold(frame, query, grade, ids, slices_of(frame, pairs, queries, products))
+    return Gold(frame, query, frame["grade"].cast(pl.Int64).to_numpy(), ids, slices or {})
 
 
 def judgeable(pairs: pl.DataFrame, queries: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
@@ -68,7 +72,7 @@ class Predictions:
     """What one model said about every gold pair, in the order of :class:`Gold`."""
 
     name: str
-    kind: str  # llm | towers | baseline | control: beside the others, never what is released
+    kind: str  # llm | towers | baseline; control, teacher: beside the others, never released
     source: str  # reference of the model that was scored
     em: Mask  # (N,) decided exact
     defect: Mask  # (N,) decided irrelevant

@@ -97,8 +97,8 @@ def _short(step: Section) -> str:
 
 def kind_of(shape: Mapping[str, Any]) -> str:
     """Return the type of a key's JSON schema in words, with its bounds."""
-    if "anyOf" in shape:
-        return " or ".join(map(kind_of, shape["anyOf"]))
+    if either := shape.get("anyOf", shape.get("oneOf")):
+        return " or ".join(map(kind_of, either))
     if "$ref" in shape:
         return "section"
     if "enum" in shape or "const" in shape:

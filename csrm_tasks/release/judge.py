@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
@@ -19,6 +19,7 @@ from csrm_tasks.sections import Gate
 
 if TYPE_CHECKING:
     from csrm_tasks.evaluation.checks import GateCheck, Verdict
+    from csrm_tasks.evaluation.evidence import Taught
     from csrm_tasks.evaluation.task_gate import TaskEvidence
 
 
@@ -78,7 +79,8 @@ def _sealed(
 
     decision = (_cold_start if stage == 1 else _on_gold)(store, sides, policy)
     candidate, evaluation = sides.candidate, sides.evaluation
-    decision = combine([*decision.checks, *_tasks(sides, policy), _servable(sides)])
+    checks = [*decision.checks, *_tasks(sides, policy), _servable(sides)]
+    decision = replace(combine(checks), notes=decision.notes)
     return verdicts.seal(
         {
             "stage": stage,
@@ -157,7 +159,7 @@ def _cold_start(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verd
 
 def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verdict:
     """Gather both sides' evidence: the champion was scored again in the same evaluation."""
-    from csrm_tasks.evaluation.evidence import evidence
+    from csrm_tasks.evaluation.evidence import BY_LLM, evidence
     from csrm_tasks.evaluation.gate import decide
 
     candidate, live, evaluation = sides.candidate, sides.champion.facts, sides.evaluation
@@ -165,11 +167,22 @@ def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verdict
         raise ConfigError("gate: stage 2 needs input 'evaluation'")
     if not evaluation.shares_input("snapshot", candidate):
         raise ConfigError(f"gate: {evaluation.ref} judged another snapshot than the bundle's")
-    judged = [(release_id(candidate), candidate.inputs["llm"], candidate.inputs["export"])]
+    judged = [(release_id(candidate), candidate.inputs, _taught(store, candidate))]
     if live["release"] is not None:
-        judged.append((live["release"], live["llm"], live["export"]))
+        judged.append((live["release"], live, BY_LLM))  # nothing is claimed of who taught it
     one, *other = [
-        evidence(evaluation.path, name, same_weights(store, llm), export)
-        for name, llm, export in judged
+        evidence(evaluation.path, name, same_weights(store, of["llm"]), of["export"], taught)
+        for name, of, taught in judged
     ]
     return decide(one, other[0] if other else None, policy)
+
+
+def _taught(store: ArtifactStore, candidate: Artifact) -> Taught:
+    """Return who taught the candidate's towers; an LLM that is given to others answers itself."""
+    from csrm_tasks.evaluation.evidence import BY_LLM, Taught
+
+    about = store.open(candidate.inputs["export"]).facts
+    by = about.get("taught_by", BY_LLM.by)  # exports from before do not say
+    if by == "labels" and "llm_export" in candidate.inputs:
+        return BY_LLM
+    return Taught(by, about.get("teacher"))

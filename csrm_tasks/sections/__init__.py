@@ -19,11 +19,22 @@ from csrm_tasks.sections.llm import (
     Negatives,
     Pretraining,
 )
-from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
+from csrm_tasks.sections.release import (
+    COMPARED,
+    FORMS,
+    Gate,
+    Release,
+    Retention,
+    Rollout,
+    Serving,
+    Step,
+)
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
 from csrm_tasks.sections.towers import Towers
 
 __all__ = [
+    "COMPARED",
+    "FORMS",
     "Ablation",
     "Augmentation",
     "Behaviour",

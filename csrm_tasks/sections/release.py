@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from csrm_tasks.sections.base import Days, Positive, Section, Share, Unit, Whole
 
@@ -24,6 +24,22 @@ Floored = Literal[
     "em_at_1",
 ]  # fmt: skip
 Baseline = Literal["majority", "tfidf", "encoder", "prompt"]  # what gold is scored with beside LLMs
+Compared = Literal["micro_f1", "em_f1", "defect_f1", "em_at_1"]  # figures that baselines have, too
+COMPARED: tuple[Compared, ...] = ("micro_f1", "em_f1", "defect_f1", "em_at_1")
+FORMS = ("as a list", "as a mapping")  # of `not_below`; which one decides what is wrong in it
+
+
+def _form(given: object) -> str:
+    return FORMS[isinstance(given, dict)]
+
+
+NotBelow = Annotated[
+    Annotated[tuple[Baseline, ...], Tag(FORMS[0])]
+    | Annotated[
+        dict[Baseline, Annotated[tuple[Compared, ...], Field(min_length=1)]], Tag(FORMS[1])
+    ],
+    Discriminator(_form),
+]
 SLICES = (  # of evaluation.slices; beside them ``language xx-XX`` and ``category NAME``
     "head", "torso", "tail", "brand", "no_brand", "nickname", "new_product", "seen_category",
     "unseen_category",
@@ -46,8 +62,10 @@ class Gate(Section):
     """Least value of a measure on gold, by its name."""
     task_floors: dict[Literal["qc", "qi"], Share] = Field(default_factory=dict)
     """Least F1 of yes on gold, by task of the market; docs/TASKS.md."""
-    not_below: tuple[Baseline, ...] = ()
-    """Baselines whose micro-F1 the LLM must reach; encoder and prompt are those of `controls`."""
+    not_below: NotBelow = ()
+    """Baselines that must not be better: a list is of the micro-F1 of what teaches the towers
+    (LLM, or `towers.stacked_teacher`); a mapping names the figures, which hold for the towers, too:
+    `{tfidf: [micro_f1, em_f1]}`. encoder and prompt are those of `controls`."""
     slices: tuple[str, ...] = ()
     """Parts of gold that are judged by themselves, too; docs/GATE.md."""
     slice_margin: Share = 0.03
@@ -56,6 +74,13 @@ class Gate(Section):
     """Gold pairs below which a slice is inconclusive, so that nothing passes."""
     cold_start_floor: Share = 0.4
     """Least micro-F1 of a cold start on the source's dev; there is no gold set yet."""
+
+    @property
+    def compared(self) -> dict[Baseline, tuple[Compared, ...]]:
+        """Figures that must not be below a baseline's, by baseline, however they were written."""
+        if isinstance(self.not_below, dict):
+            return self.not_below
+        return {name: ("micro_f1",) for name in self.not_below}
 
     @model_validator(mode="after")
     def _known_slices(self) -> Self:

@@ -84,6 +84,12 @@ class Towers(Section):
     category, often a quarter of its tokens."""
     hard_baseline: bool = True
     """Train towers on labels alone beside them every week (A32)."""
+    stacked_teacher: bool = False
+    """Teach by a stack of the LLM's scores and lexical evidence, where dev says that it is better
+    than the LLM alone (A50)."""
+    refused_teacher: Literal["distil", "hard", "stop"] = "hard"
+    """What if dev says that the teacher is surely below the gate's `floors` or `not_below`: learn
+    from it all the same, learn labels instead (A32), or end the run."""
     typo_share: Share = 0.3
     """Share of the queries that are shown misspelt as well."""
     thresholds: Literal["dev", "teacher"] = "dev"

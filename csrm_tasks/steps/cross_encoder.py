@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks import tracking
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.towers import encoder_identity, reader_of, tables_of
-from csrm_tasks.steps.towers_publish import shown_pairs, soft_pairs
+from csrm_tasks.steps.towers_publish import learnt_pairs, shown_pairs, taught_by
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,8 @@ def train_cross_encoder(ctx: Context) -> Metadata:
     torch.set_num_threads(ctx.settings.threads)
     config, seed, device = ctx.market.towers, ctx.market.seed, choose_device()
     tables = tables_of(ctx)
-    examples = soft_pairs(ctx, tables)
+    by = taught_by(ctx, "soft")
+    examples = learnt_pairs(ctx, tables, by)
     dev = tables.dev(ctx.market.target_locale)
     read = with_typos(examples, config.typo_share, seed, tables.barred())
     write_learnt(ctx.out, read.queries, ctx.market.target_locale)

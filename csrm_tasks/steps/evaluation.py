@@ -153,7 +153,9 @@ def _answers(ctx: Context, names: list[str], gold: Gold) -> list[Predictions]:
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         llm = artifact.inputs.get("llm")  # what was not trained here is its own source
         kind = "baseline" if llm is None else "control" if _unclicked(ctx, artifact) else "llm"
-        answers.append(llm_answers(name, kind, llm or artifact.ref, scored, gold))
+        teacher = artifact.inputs.get("teacher")  # its word, in place of the LLM's (A50)
+        kind = kind if teacher is None else "teacher"
+        answers.append(llm_answers(name, kind, teacher or llm or artifact.ref, scored, gold))
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         kind = "control" if artifact.facts.get("control") else "towers"
@@ -200,6 +202,7 @@ def _resolved(ctx: Context, gold: pl.DataFrame) -> dict[str, Any] | None:
     same = [
         a for a in ctx.lists["llm_scores"]
         if alone and a.inputs.get("llm") == alone.inputs["llm"] and a.inputs.get("rqa")
+        and "teacher" not in a.inputs
     ]  # fmt: skip
     if alone is None or not same:
         return None
@@ -218,7 +221,7 @@ def _training(ctx: Context, names: list[str]) -> dict[str, Any]:
     """How each LLM was trained: its facts and, of a round, what its soft labels said (A18, A44)."""
     training: dict[str, Any] = {}
     for name, scores in zip(names, ctx.lists["llm_scores"], strict=False):  # towers come after
-        if "llm" not in scores.inputs:  # a baseline
+        if "llm" not in scores.inputs or "teacher" in scores.inputs:  # no LLM by itself
             continue
         llm = ctx.store.open(scores.inputs["llm"])
         training[name] = {"facts": dict(llm.facts)}

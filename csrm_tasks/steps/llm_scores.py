@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
-READS: dict[str, Any] = {"inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa"]}
+READS: dict[str, Any] = {"inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa", "teacher"]}
 TRAINS = ["llm", "seed"]  # by whom soft labels are cross-fitted, with models of their own
 
 
@@ -33,6 +33,8 @@ def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> M
     ``split=train`` gives soft labels (temperature 1); the file then also has pair_id and grade.
     They are cross-fitted where the teacher has memorised its labels (A18), and there are none where
     the teacher is no better on dev than its own teacher was: the rounds end there (A17).
+    ``teacher`` (of ``choose_teacher``): its stack's word in place of the LLM's (A50), or none where
+    dev refuses the teacher.
     """
     pairs = _asked(ctx, split, space)
     stopped = _stopped(ctx, space, split)
@@ -114,7 +116,16 @@ def _score(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> tuple[p
         return scorer.score(TASK_SPACES[space], TaskTexts(space), pairs), scorer.encoder.truncated
     fields = scorer.fields(ctx.input("snapshot").path, _rqa(ctx))
     scored = scorer.score(space_named(space), fields, pairs, calibrated=split != "train")
-    return scored, scorer.encoder.truncated
+    return _as_taught(ctx, scored), scorer.encoder.truncated
+
+
+def _as_taught(ctx: Context, scored: pl.DataFrame) -> pl.DataFrame:
+    """Return what the chosen teacher says of pairs that the LLM has scored (A50)."""
+    if "teacher" not in ctx.inputs:
+        return scored
+    from csrm_tasks.teacher.applying import stacked
+
+    return stacked(ctx.input("teacher").path, ctx.input("snapshot").path, scored)
 
 
 def _rqa(ctx: Context) -> Path | None:
@@ -219,7 +230,13 @@ def _no_labels(stopped: str) -> Metadata:
 
 
 def _stopped(ctx: Context, space: str, split: str) -> str | None:
-    """Say why there is no further round of self-distillation, or None where there is (A17)."""
+    """Say why there are no soft labels, or None: no further round of self-distillation (A17), or a
+    teacher that dev refuses, from which towers learn nothing.
+    """
+    if "pairs" in ctx.inputs and "teacher" in ctx.inputs:
+        chosen = ctx.input("teacher").facts
+        by_people = chosen["taught_by"] == "labels"
+        return f"dev refuses the teacher: {'; '.join(chosen['refused'])}" if by_people else None
     if not _relabels(space, split):
         return None
     teacher = ctx.input("llm")

@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import tracking
-from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.errors import DataError
 from csrm_tasks.steps.declaration import Context, Metadata, step
-from csrm_tasks.steps.towers_publish import publish_towers, soft_pairs, taught_for
+from csrm_tasks.steps.towers_publish import (
+    learnt_pairs,
+    publish_towers,
+    taught_by,
+    taught_for,
+    teacher_of,
+)
 
 if TYPE_CHECKING:
     from csrm_tasks.markets import MarketConfig
     from csrm_tasks.settings import Settings
-    from csrm_tasks.towers.examples import Examples
     from csrm_tasks.towers.model import TwinTowers
     from csrm_tasks.towers.serving.tokens import TowerTokenizer
     from csrm_tasks.towers.tables import TowerTables
@@ -112,7 +117,8 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     """Train the twin towers on the teacher's soft labels, or on human grades as a baseline.
 
     ``target``: soft needs input ``scored`` (the teacher's probabilities of the tower pairs; A29);
-    hard learns the snapshot's train pairs of all locales in equally many steps (A32).
+    hard learns the snapshot's train pairs of all locales in equally many steps (A32), as soft does
+    where dev has refused the teacher.
     Nothing of a gold query is learnt, unless ``seen`` says so: then the teacher's word on them is,
     though on no gold pair. That is a control, and what shoppers type would be learnt in earnest.
     """
@@ -129,7 +135,8 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     torch.set_num_threads(ctx.settings.threads)
     config, seed = ctx.market.towers, ctx.market.seed
     tables = tables_of(ctx)
-    examples = _examples(ctx, tables, target, seen)
+    by = taught_by(ctx, target)
+    examples = learnt_pairs(ctx, tables, by, seen)
     reader = reader_of(ctx.market)
     device = choose_device()
     model = TwinTowers.from_base(
@@ -147,7 +154,8 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
     done = train(model, read, *texts, plan, ctx.work / "checkpoint.safetensors", dtype)
     taught = taught_for(ctx, tables, seen) if target == "soft" else None
     facts = publish_towers(ctx, model.cpu(), reader, tables, taught) | {
-        "target": target, "seen": seen, "pairs": len(examples), "queries": len(examples.queries),
+        "target": target, "taught_by": by, "teacher": teacher_of(ctx, target), "seen": seen,
+        "pairs": len(examples), "queries": len(examples.queries),
         "products": len(examples.products), "steps": plan.steps, "loss": done.curve[-1][1],
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
     }  # fmt: skip
@@ -159,14 +167,6 @@ def train_towers(ctx: Context, *, target: str = "soft", seen: bool = False) -> M
         curves={"kd_loss": done.curve},
     )  # fmt: skip
     return facts
-
-
-def _examples(ctx: Context, tables: TowerTables, target: str, seen: bool) -> Examples:
-    if target == "hard":
-        return tables.hard()
-    if target != "soft":
-        raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
-    return soft_pairs(ctx, tables, seen)
 
 
 def reader_of(market: MarketConfig) -> TowerTokenizer:
@@ -232,7 +232,12 @@ def export_towers(ctx: Context) -> Metadata:
     facts = {f"{variant}_{k}": v for variant, p in parities.items() for k, v in vars(p).items()}
     metrics = {k: float(v) for k, v in facts.items() if not isinstance(v, str)}
     tracking.log_run(ctx.settings, ctx.market.market, ctx.ref, metrics=metrics)
-    return facts | {"seen": bool(ctx.input("towers").facts.get("seen", False))}
+    towers = ctx.input("towers").facts
+    return facts | {
+        "seen": bool(towers.get("seen", False)),
+        "taught_by": towers.get("taught_by", "llm"),  # towers from before do not say
+        "teacher": towers.get("teacher"),
+    }
 
 
 @step("embed_products", inputs=["snapshot", "export"])

@@ -21,8 +21,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("csrm")
 
 
-def soft_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples:
-    """Return what the teacher has scored; raises :class:`ConfigError` without input ``scored``."""
+def taught_by(ctx: Context, target: str) -> str:
+    """Say who teaches towers: the LLM, a stack (A50), or labels; raises :class:`ConfigError`."""
+    if target not in ("soft", "hard"):
+        raise ConfigError(f"train_towers: target is soft or hard, not {target!r}")
+    if target == "hard":
+        return "labels"
+    stopped = soft_input(ctx).facts.get("stopped")
+    if stopped:
+        log.info("no soft labels (%s): the towers learn people's labels", stopped)
+        return "labels"
+    teacher = teacher_of(ctx, target)
+    return "llm" if teacher is None else str(ctx.store.open(teacher).facts["taught_by"])
+
+
+def teacher_of(ctx: Context, target: str) -> str | None:
+    """Return the choice of the teacher that soft labels follow, if one was made."""
+    return soft_input(ctx).inputs.get("teacher") if target == "soft" else None
+
+
+def learnt_pairs(ctx: Context, tables: TowerTables, by: str, seen: bool = False) -> Examples:
+    """Return what towers learn that are taught ``by`` (of :func:`taught_by`)."""
+    if by == "labels":
+        return tables.hard()
     return tables.soft(soft_input(ctx).file("scored.parquet"), seen)
 
 
@@ -36,13 +57,14 @@ def soft_input(ctx: Context) -> Artifact:
 def shown_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples | None:
     """Return what the teacher says of the pairs that thresholds are chosen on (A33).
 
-    None: the market chooses on dev.
+    None: the market chooses on dev, or dev has refused the teacher.
     """
-    return taught_pairs(ctx, tables, seen) if ctx.market.towers.thresholds == "teacher" else None
+    wanted = ctx.market.towers.thresholds == "teacher"
+    return taught_pairs(ctx, tables, seen) if wanted else None
 
 
-def taught_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples:
-    """Return what the teacher says of impressed and retrieved products.
+def taught_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examples | None:
+    """Return what the teacher says of impressed and retrieved products; None of a refused one.
 
     They are what the towers will judge in service. Random ones are left out: nearly all are defects
     that any cut finds, and counting them draws the defect threshold to where it misses those that
@@ -51,6 +73,8 @@ def taught_pairs(ctx: Context, tables: TowerTables, seen: bool = False) -> Examp
     import polars as pl
 
     taught = soft_input(ctx)
+    if taught.facts.get("stopped"):
+        return None
     if "pairs" not in taught.inputs:
         raise ConfigError(f"{taught.ref} does not say which tower pairs it scored; score some anew")
     drawn = pl.read_parquet(ctx.store.open(taught.inputs["pairs"]).file("pairs.parquet"))

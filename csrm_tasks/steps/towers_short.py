@@ -54,6 +54,7 @@ def shorten_query_tower(ctx: Context) -> Metadata:
             "serves", config.query_layers, lost, shorten.MAX_LOSS,
         )  # fmt: skip
         facts = publish_towers(ctx, *load_towers(ctx), tables, taught)
+    facts |= {name: full.get(name) for name in ("taught_by", "teacher") if name in full}
     facts |= {"admitted": admitted, "lost_f1": lost, "queries": len(table), "steps": plan.steps}
     metrics = {k: float(v) for k, v in facts.items() if isinstance(v, int | float)}
     tracking.log_run(

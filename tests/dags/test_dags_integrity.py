@@ -92,7 +92,8 @@ RETRAIN = [
     "find_champion", "snapshot", "build_bm25", "build_index_live", "build_rqa_live",
     "pseudo_pairs", "score_pseudo_shards", "score_pseudo", "train_ebr", "build_index", "build_rqa",
     "train_llm_stage2", "relabel_1_shards", "relabel_1", "train_llm_round1",
-    "relabel_2_shards", "relabel_2", "train_llm_round2", "select_llm", "tower_pairs",
+    "relabel_2_shards", "relabel_2", "train_llm_round2", "select_llm", "choose_teacher",
+    "tower_pairs",
     "score_tower_pairs_shards", "score_tower_pairs", "train_towers", "export_towers",
     "embed_products", "train_towers_hard", "export_hard",
     "score_champion", "score_stage2", "score_round1", "score_round2", "score_final",
@@ -188,7 +189,7 @@ RELEASE = {"register", "is_approved", "promote"}
                 "rounds": {f"{name}_{n}{more}" for n in (1, 2) for name, more in
                            (("relabel", "_shards"), ("relabel", ""))}
                 | {"train_llm_round1", "train_llm_round2", "select_llm"},
-                "towers": TOWERS | {"train_towers_hard", "export_hard"},
+                "towers": TOWERS | {"choose_teacher", "train_towers_hard", "export_hard"},
                 "judgement": {t for t in RETRAIN if t.startswith("score_")
                               and t not in RETRIEVAL | TOWERS}
                 | {"baselines", "evaluate", "bundle", "servability", "judge"},
@@ -546,12 +547,13 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
         "cross_encoder: true, rqa_unclicked: true, towers_seen: true, leave_out: true}\n"
     )
     text = text.replace("approval: auto", "approval: auto, export_llm: true")
+    text = text.replace("towers:\n", "towers:\n  stacked_teacher: true\n")
     (tmp_path / "mini.yaml").write_text(text + asked)
     loaded = load(tmp_path / "home", tmp_path)
     assert loaded["errors"] == {}
     tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
     more = {"baseline_encoder", "baseline_prompt", "export_llm", "leave_out"}
-    more |= {"train_cross_encoder", "score_cross_encoder"}
+    more |= {"train_cross_encoder", "score_cross_encoder", "score_teacher"}
     more |= {"train_ebr_unclicked", "build_index_unclicked", "build_rqa_unclicked"}
     more |= {"score_rqa_unclicked", "train_towers_seen", "export_seen", "score_towers_seen"}
     assert set(tasks) == {*RETRAIN, *more}
@@ -567,7 +569,12 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     assert tasks["baseline_encoder"]["params"] == {"encoder": "./xlm-roberta-base"}
     assert tasks["baseline_prompt"]["params"] == {"model": "gpt-x", "remote": True}
     assert tasks["baseline_prompt"]["connection"] == "shop_llm"
-    assert tasks["evaluate"]["params"]["names"].split(",")[-8:-5] == ["final", "encoder", "prompt"]
+    assert tasks["evaluate"]["params"]["names"].split(",")[-9:-5] == [
+        "final", "teacher", "encoder", "prompt",
+    ]  # fmt: skip
+    # Who teaches is known before the first pair is scored for the towers.
+    for scoring in ("score_tower_pairs_shards", "score_tower_pairs", "score_teacher"):
+        assert "teacher" in tasks[scoring]["inputs"] and scoring in tasks["choose_teacher"]["after"]
     assert "evaluate" in tasks["baseline_prompt"]["after"]
 
 

@@ -188,7 +188,7 @@ def test_floors_fail_below_and_unknown_measures_are_refused() -> None:
 @pytest.mark.parametrize("queries", [20, 320])
 def test_a_floor_says_how_sure_its_figure_is(queries: int) -> None:
     judged = evidence_of("f", 0.8, queries=queries)
-    judged = replace(judged, baselines={"tfidf": judged.counts["relevance"]})
+    judged = replace(judged, baselines={"tfidf": judged.counts})
     policy = Gate(floors={"micro_f1": 0.1}, not_below=("tfidf",), slice_min=1)
     widths = []
     for check in decide(judged, None, policy).checks[:2]:
@@ -245,12 +245,98 @@ def test_the_llm_must_reach_the_baselines_that_the_policy_names() -> None:
     policy = Gate(not_below=("tfidf",), floors={"micro_f1": 0.1})
     poor, rich = (evidence_of("b", right).counts["relevance"] for right in (0.5, 0.95))
     for champion in (BAD, None):
-        assert decide(replace(GOOD, baselines={"tfidf": poor}), champion, policy).outcome == "PASS"
-        worse = decide(replace(GOOD, baselines={"tfidf": rich}), champion, policy)
+        assert (
+            decide(
+                replace(GOOD, baselines={"tfidf": {"relevance": poor}}), champion, policy
+            ).outcome
+            == "PASS"
+        )
+        worse = decide(replace(GOOD, baselines={"tfidf": {"relevance": rich}}), champion, policy)
         assert worse.outcome == "FAIL" and worse.reasons[0].startswith("micro_f1 not below tfidf")
         missing = decide(GOOD, champion, policy)
         assert missing.outcome == "INCONCLUSIVE"
         assert "the tfidf was not measured" in missing.reasons[0]
+
+
+EVERYTHING = ("micro_f1", "em_f1", "defect_f1", "em_at_1")
+
+
+def judged(right: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return all families of counts that baselines and teachers have."""
+    found = evidence_of("any", right, seed=seed).counts
+    hits = np.random.default_rng(seed).random(200) < right
+    return {**found, "em_at_1": np.stack([hits, np.ones(200)], 1).astype(float)}
+
+
+def rival(towers: float, teacher: float, by: str = "llm", baseline: float = 0.7) -> GateEvidence:
+    """Return a candidate whose teacher and towers are right as given, beside one baseline."""
+    own = judged(towers, 1) | {"relevance": judged(teacher, 2)["relevance"]}
+    mine = {} if by == "labels" else judged(teacher, 2)
+    beside = {"tfidf": judged(baseline, 3), "majority": judged(0.99, 4)}
+    return replace(GOOD, counts=own, baselines=beside, taught_by=by, teacher=mine)
+
+
+@pytest.mark.parametrize("measure", EVERYTHING)
+@pytest.mark.parametrize(
+    ("towers", "teacher", "outcome"),
+    [(0.9, 0.9, "PASS"), (0.5, 0.9, "FAIL"), (0.9, 0.5, "FAIL")],
+)
+def test_teacher_and_towers_must_reach_a_baseline_in_the_figures_that_are_named(
+    measure: str, towers: float, teacher: float, outcome: str
+) -> None:
+    verdict = decide(rival(towers, teacher), None, Gate(not_below={"tfidf": (measure,)}))
+    names = {c.name: c.outcome for c in verdict.checks}
+    expected = {f"{measure} not below tfidf": "PASS" if teacher > 0.7 else "FAIL"}
+    if measure != "micro_f1":  # towers have none
+        expected[f"{measure} of the towers not below tfidf"] = "PASS" if towers > 0.7 else "FAIL"
+    assert names == expected
+    assert verdict.outcome == ("PASS" if set(expected.values()) == {"PASS"} else "FAIL")
+    assert verdict.outcome == outcome or measure == "micro_f1"
+
+
+def test_the_old_form_is_of_micro_f1_alone() -> None:
+    old, new = Gate(not_below=("tfidf",)), Gate(not_below={"tfidf": ("micro_f1",)})
+    assert old.compared == new.compared == {"tfidf": ("micro_f1",)}
+    for evidence in (rival(0.5, 0.9), rival(0.9, 0.5)):
+        assert decide(evidence, None, old) == decide(evidence, None, new)
+    assert decide(rival(0.5, 0.9), None, old).outcome == "PASS"
+
+
+def test_a_figure_that_was_not_measured_does_not_pass() -> None:
+    missing = replace(rival(0.9, 0.9), teacher=judged(0.9, 2) | {"em_at_1": np.zeros((0, 2))})
+    verdict = decide(missing, None, Gate(not_below={"tfidf": ("em_at_1",)}))
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert verdict.reasons == ["em_at_1 not below tfidf: the candidate was not measured"]
+
+
+def test_the_stack_is_judged_where_it_taught_and_nothing_where_labels_did() -> None:
+    policy = Gate(not_below=("tfidf",), floors={"em_f1": 0.1})
+    poor_llm = rival(0.9, 0.5)
+    assert decide(poor_llm, None, policy).outcome == "FAIL"
+    stacked = replace(poor_llm, taught_by="stack", teacher=judged(0.9, 2))
+    assert decide(stacked, None, policy).outcome == "PASS"
+    unjudged = replace(stacked, teacher={})  # the LLM does not stand in for it
+    assert decide(unjudged, None, policy).outcome == "INCONCLUSIVE"
+    by_labels = decide(replace(poor_llm, taught_by="labels", teacher={}), None, policy)
+    assert by_labels.outcome == "PASS"
+    assert any("tfidf is better than the LLM in micro-F1" in n for n in by_labels.notes)
+
+
+def test_the_market_is_told_what_a_linear_model_is_better_at_whatever_it_claims() -> None:
+    verdict = decide(rival(0.5, 0.9), None, Gate(floors={"micro_f1": 0.1}))
+    assert verdict.outcome == "PASS"
+    told = [n.split(":")[0] for n in verdict.notes]
+    figures = ("EM F1", "defect F1", "EM@1")
+    assert told == [f"tfidf is better than the towers in {f}" for f in figures]  # no majority
+    assert re.fullmatch(
+        r".*: 0\.\d+ against 0\.\d+, \+0\.\d+ \[\+0\.\d+, \+0\.\d+\] over 200 queries",
+        verdict.notes[0],
+    )
+    assert verdict.as_json()["notes"] == list(verdict.notes)
+    better = decide(rival(0.9, 0.9), None, Gate(floors={"micro_f1": 0.1}))
+    assert better.notes == () and "notes" not in better.as_json()
+    close = decide(rival(0.9, 0.69), None, Gate(floors={"micro_f1": 0.1}))
+    assert any(n.startswith("tfidf is perhaps better than the LLM") for n in close.notes)
 
 
 def test_power_is_said_of_the_slice_and_in_its_own_queries() -> None:

@@ -12,10 +12,13 @@ import torch
 from csrm_tasks import tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError
+from csrm_tasks.evaluation.baselines import CharacterModel
 from csrm_tasks.llm.data import load_pairs, shard_numbers
 from csrm_tasks.llm.network import model
 from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.settings import Settings
+from csrm_tasks.teacher.evidence import NGRAMS, JudgedTexts, logits, probabilities_of
+from csrm_tasks.teacher.stack import Stack, fit
 from tests.llm_fixtures import make_snapshot
 from tests.steps.test_steps_llm import Installation
 
@@ -135,6 +138,55 @@ def test_a_killed_shard_is_scored_again_and_no_other(
     monkeypatch.undo()
     monkeypatch.setattr(model, "choose_dtype", lambda device, width: torch.float32)
     assert_same(found, tiny.run("score_pairs", given))
+
+
+def teacher_of(tiny: Installation, by: str) -> str:
+    """Publish a choice of the teacher, with a stack of the snapshot's own n-grams."""
+    texts = JudgedTexts.of(tiny.folder / "snapshot")
+    pairs = texts.pairs.filter(pl.col("split") != "gold")
+    ngrams = texts.fit_ngrams("xx-XX")
+    told = logits(texts.said_by(ngrams, pairs))
+    folder = tiny.folder / f"teacher-{by}"
+    folder.mkdir()
+    ngrams.save(folder)
+    read = np.hstack([np.zeros((len(pairs), 3)), told])  # the LLM's word counts for nothing
+    fit(NGRAMS, read, pairs["grade"].cast(pl.Int64).to_numpy(), 1.0).write(folder)
+    facts = {"taught_by": by, "refused": ["micro_f1 is -0.2 against tfidf"]}
+    ref = f"tiny/choose_teacher/{by}"
+    return tiny.store.publish(ref, folder, facts=facts, inputs={}, about={}).ref
+
+
+def test_a_stack_speaks_in_shards_as_in_one_task(tiny: Installation) -> None:
+    given: dict[str, object] = {
+        "snapshot": tiny.snapshot, "llm": tiny.train().ref, "pairs": tower_pairs(tiny)
+    }  # fmt: skip
+    alone = tiny.run("score_pairs", given)
+    given["teacher"] = teacher_of(tiny, "stack")
+    whole = tiny.run("score_pairs", given)
+    assert_same(in_shards(tiny, 3, given), whole)
+    one, other = (pl.read_parquet(a.file("scored.parquet")) for a in (alone, whole))
+    assert one.drop(P).equals(other.drop(P)) and one.schema == other.schema
+    texts = JudgedTexts.of(tiny.folder / "snapshot")
+    teacher = tiny.store.open(str(given["teacher"])).path
+    stack, model = Stack.read(teacher), CharacterModel.load(teacher)
+    read = np.hstack([logits(probabilities_of(one)), logits(texts.said_by(model, one))])
+    assert np.allclose(probabilities_of(other), stack.probabilities(read), atol=1e-6)
+    assert not np.allclose(probabilities_of(other), probabilities_of(one), atol=0.05)
+
+
+def test_of_a_refused_teacher_no_pair_is_scored(
+    tiny: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {
+        "snapshot": tiny.snapshot, "llm": tiny.train().ref, "pairs": tower_pairs(tiny),
+        "teacher": teacher_of(tiny, "labels"),
+    }  # fmt: skip
+    monkeypatch.setattr(RelevanceScorer, "load", None)  # would fail
+    whole = tiny.run("score_pairs", given)
+    assert whole.facts == {
+        "stopped": "dev refuses the teacher: micro_f1 is -0.2 against tfidf", "pairs": 0
+    }  # fmt: skip
+    assert in_shards(tiny, 2, given).facts == whole.facts
 
 
 def test_what_is_not_every_shard_once_is_refused(tiny: Installation) -> None:

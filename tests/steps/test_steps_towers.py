@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from csrm_tasks import records
-from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.retrieval.bm25 import Bm25Index
@@ -187,6 +187,39 @@ def test_train_towers_hard_is_the_same_towers_in_equal_steps(
     assert hard.facts["pairs"] == len(world.tables["pairs"].filter(split="train"))
     files = [sorted(p.name for p in a.path.rglob("*")) for a in (hard, chain["towers"])]
     assert files[0] == files[1]
+
+
+def test_towers_of_a_refused_teacher_are_those_of_hard_labels(
+    world: World, chain: dict[str, Any]
+) -> None:
+    towers = world.market.towers.model_copy(update={"steps": 6, "thresholds": "teacher"})
+    market = world.market.model_copy(update={"towers": towers})
+    (world.folder / "nothing").mkdir(exist_ok=True)
+    teacher = world.publish("choose_teacher", "nothing", {"taught_by": "labels"})
+    stopped = world.publish(
+        "join_shards", "nothing", {"stopped": "dev refuses the teacher: so bad", "pairs": 0},
+        pairs=chain["pairs"].ref, teacher=teacher,
+    )  # fmt: skip
+    snapshot = {"snapshot": "toy/snapshot/snapshot"}
+
+    def trained(target: str, **more: str) -> Artifact:
+        ref = run_step("train_towers", market, snapshot | more, {"target": target}, world.settings)
+        return world.store.open(ref)
+
+    soft, hard = trained("soft", scored=stopped), trained("hard")
+    differing = {k for k in hard.facts if soft.facts[k] != hard.facts[k]}
+    assert differing == {"target", "teacher"}
+    assert soft.facts["taught_by"] == "labels" and soft.facts["teacher"] == teacher
+    for file in ("towers.json", "dev_scores.parquet", "towers/tokenizer.json", "learnt.parquet"):
+        assert soft.file(file).read_bytes() == hard.file(file).read_bytes(), file
+    weights = sorted(p.relative_to(soft.path) for p in soft.path.rglob("*.safetensors"))
+    assert weights
+    for file in weights:
+        assert (soft.path / file).read_bytes() == (hard.path / file).read_bytes()
+    export = world.store.open(
+        run_step("export_towers", market, snapshot | {"towers": soft.ref}, {}, world.settings)
+    )
+    assert (export.facts["taught_by"], export.facts["teacher"]) == ("labels", teacher)
 
 
 def test_export_towers(chain: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def render(about: Json, verdict: Json, summary: Json | None) -> str:
     lines += ["", "## Made of", ""]
     lines += [f"- {name}: `{ref}`" for name, ref in sorted(about["parts"].items())]
     lines += ["", "## Judged", "", f"Gate: **{verdict['outcome']}**, `{verdict['digest']}`", ""]
-    lines += [f"- {reason}" for reason in verdict["reasons"]]
+    lines += [f"- {said}" for said in (*verdict["reasons"], *verdict.get("notes", ()))]
     lines += _figures(summary) if summary else _cold(about)
     return "\n".join([*lines, *_options(about.get("ablation")), ""])
 

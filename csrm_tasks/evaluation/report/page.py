@@ -85,8 +85,15 @@ def _verdict(verdict: Json | None) -> str:
     return (
         f'<section class="banner {TONE[outcome]}" aria-label="Gate verdict">'
         f"<strong>Gate: {outcome}.</strong> {MEANING[outcome]}<ul>{reasons}</ul></section>"
+        + _notes(verdict.get("notes", ()))
         + _checks(verdict["checks"])
     )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """Return what a linear model is better at than the candidate; nothing is claimed of it."""
+    items = "".join(f"<li>{escape(n)}</li>" for n in notes)
+    return f'<ul class="note" aria-label="Better baselines">{items}</ul>' if items else ""
 
 
 def _checks(checks: Sequence[Json]) -> str:
@@ -121,6 +128,7 @@ def _graded(summary: Json) -> str:
         "<h2>Three grades: exact, substitute, irrelevant</h2>"
         '<p class="note">Grey: baselines and the live release. Bars are 95 % intervals.</p>'
         + _unclicked(models)
+        + _teacher(models)
         + parts.forest("Micro-F1 on the gold set", models, "micro_f1")
         + _figures("Higher is better, but for ECE", models, GRADED)
         + _differences(summary, "micro_f1", [m["name"] for m in models])
@@ -135,6 +143,16 @@ def _unclicked(models: Sequence[Json]) -> str:
         f'<p class="note">{names}: a control, the chosen LLM with titles of a retriever that was '
         "trained without what shoppers did with gold queries. What it lacks is what those very "
         "shoppers told RQA*; a served release has that of queries they type, not of new ones.</p>"
+    )
+
+
+def _teacher(models: Sequence[Json]) -> str:
+    names = ", ".join(escape(m["name"]) for m in models if m["kind"] == "teacher")
+    if not names:
+        return ""
+    return (
+        f'<p class="note">{names}: what teaches the towers, the LLM or, where dev keeps it, a '
+        "stack of it and lexical evidence; it is not released.</p>"
     )
 
 
