@@ -19,6 +19,7 @@ from csrm_tasks.sections.llm import (
     Negatives,
     Pretraining,
 )
+from csrm_tasks.sections.notify import Notify
 from csrm_tasks.sections.release import Gate, Release, Retention, Rollout, Serving, Step
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
 from csrm_tasks.sections.towers import Towers
@@ -41,6 +42,7 @@ __all__ = [
     "Mining",
     "Mixture",
     "Negatives",
+    "Notify",
     "Pretraining",
     "Rates",
     "Release",
