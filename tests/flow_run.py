@@ -2,8 +2,9 @@
 
 ``python flow_run.py DAG_FOLDER RUNS`` where RUNS is JSON: a list of [dag_id, conf]. Prints one
 line ``FLOW`` + JSON: per run its state, per task (``task[0]``, … where mapped) its state and what
-it returned, what mapped tasks are called, and what failed tasks noted. What the steps executed is written to
-``$AIRFLOW_HOME/executed.json``, which keys of the market's file they read to ``read.json``.
+it returned, what mapped tasks are called, and what failed tasks noted. What the steps executed is
+written to ``$AIRFLOW_HOME/executed.json``, which keys of the market's file they read to
+``read.json``.
 """
 
 from __future__ import annotations

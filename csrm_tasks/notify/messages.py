@@ -118,7 +118,8 @@ def advice(doc: str) -> str:
     """Return what a DAG's page says to do when a task fails, as one line of plain text."""
     found = AFTER.search(doc)
     said = found.group(1) if found else "read the task's log, do what its last line says"
-    return " ".join(said.replace("`", "").split()).rstrip(".") + ". Then clear the task in Airflow."
+    line = " ".join(said.replace("`", "").split()).rstrip(".")
+    return f"{line}." if "clear" in line.lower() else f"{line}. Then clear the task in Airflow."
 
 
 def _others(tasks: Sequence[str], secrets: Collection[str]) -> list[str]:

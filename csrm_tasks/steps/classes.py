@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-# Steps that change what is served or who is asked: not of a backfill, nor of a dry run
+# Steps that change what is served, who is asked, or (``gate_tasks``, by its verdict) what the next
+# week is compared with: not of a backfill, nor of a dry run
 RELEASING = frozenset({
     "register", "promote", "publish_refresh", "rollout_state", "rollout_start", "rollout_apply",
-    "audit_send", "audit_answers",
+    "audit_send", "audit_answers", "gate_tasks",
 })  # fmt: skip
 # Steps that train or score for long and fill the memory: schedule.training_hours, training_pool
 TRAINING = frozenset({

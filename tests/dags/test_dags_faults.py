@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from csrm_tasks import tracking
 from csrm_tasks.errors import (
@@ -24,6 +26,7 @@ from csrm_tasks.errors import (
 )
 from csrm_tasks.llm.training.train import OutOfMemoryError
 from csrm_tasks.release import ledger, routing
+from csrm_tasks.sections import Schedule
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.faults import Fault, fault_of, wait_after
 from tests.release_fixtures import MARKET, market
@@ -187,3 +190,47 @@ def test_a_backfilled_week_neither_registers_nor_promotes(
 @pytest.mark.parametrize("error", [CsrmError, DataError, ConfigError, RefusedError])
 def test_no_class_of_refusals_is_ever_tried_again(error: type[CsrmError]) -> None:
     assert wait_after(error("no"), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"owner": "a, b"}, "is no name of an owner"),
+        ({"owner": " "}, "is no name of an owner"),
+        ({"owner_link": "javascript:alert(1)"}, "is no link; give https"),
+        ({"owner_link": "https://me:pw@wiki.example/"}, "is no link"),
+        ({"training_pool": "a/b"}, "should match pattern"),
+        ({"task_hours": 0}, "greater than 0"),
+        ({"training_hours": 1000}, "less than or equal to 720"),
+    ],
+)
+def test_a_schedule_that_airflow_would_not_take_is_refused(
+    keys: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Schedule.model_validate(keys)
+    for link in ("https://wiki.example/x", "mailto:ops@shop.example"):
+        assert Schedule(owner="search", owner_link=link).owner_link == link
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("DAY", [None, "2026-01-05"], ["2026-02-30", "05.01.2026", "1026-01-05", 20260105]),
+        ("UNTIL", ["2028-02-29"], [None, "2026-02-29", "2026-1-5", ""]),
+        ("WEEK", [None, "2026-W53"], ["2026-W00", "2026-W54", "2026W05", "W05"]),
+        ("DRY_RUN", [True, False], ["maybe", 1, None]),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused_before_anything_runs(
+    modules: dict[str, ModuleType], name: str, good: list[object], bad: list[object]
+) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = copy.deepcopy(getattr(modules["csrm_wiring"], name))  # it keeps what it is asked about
+    assert param.schema["title"] and param.description
+    for value in good:
+        assert param.resolve(value) == value
+    for value in bad:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)

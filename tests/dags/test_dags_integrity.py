@@ -505,10 +505,11 @@ def test_tasks_take_so_long_run_there_and_are_theirs_as_the_market_says(
 ) -> None:
     more = (
         "drill: null, task_hours: 2, training_hours: 5, training_pool: heavy, owner: search, "
-        "owner_link: https://wiki.example/search}\n"
+        "owner_link: https://wiki.example/search}\nnotify: {connection: ops}\n"
     )
-    found = load_changed(tmp_path, "drill: null}\n", more)["dags"]
-    for name, dag in found.items():
+    found = load_changed(tmp_path, "drill: null}\n", more)
+    assert found["heavy"] == []  # nor for having people told
+    for name, dag in found["dags"].items():
         before = loaded["dags"][name]
         assert (dag["links"], before["links"]) == ({"search": "https://wiki.example/search"}, {})
         for task_id, task in dag["tasks"].items():

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from csrm_tasks import tracking
-from csrm_tasks.errors import DataError
+from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Notify, Rollout, Step
 from csrm_tasks.settings import Settings
@@ -88,7 +88,7 @@ def context(notify: Any, states: dict[str, str], noted: Any, cleared: int = 0) -
     doc = "### Night\n\n**A task failed?** Mend the file and clear it.\n**More**: x"
     dag = SimpleNamespace(
         dag_id=Ti.dag_id, doc_md=doc, has_task=lambda name: name in known,
-        get_template_env=lambda: None,
+        get_template_env=lambda **_: None,
     )  # fmt: skip
     run = SimpleNamespace(clear_number=cleared, run_type="scheduled")
     return {"dag": dag, "run_id": Ti.run_id, "ti": Ti(states, noted), "dag_run": run}
@@ -210,6 +210,16 @@ def test_a_market_tells_of_what_it_says_and_by_default_of_nothing(notify: Any) -
     assert len(notify.asking(only)) == 1
 
 
+def test_without_the_plugin_folder_a_market_says_what_to_set(
+    notify: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: Any = importlib.import_module("csrm_limits")
+    monkeypatch.setitem(sys.modules, "csrm_notify", None)
+    with pytest.raises(ConfigError, match="AIRFLOW__CORE__PLUGINS_FOLDER"):
+        limits.watched(with_notify(), "csrm_ingest")
+    assert limits.watched(market(), "csrm_ingest") == {} and limits.asking(market()) == []
+
+
 def test_dags_with_callbacks_and_deadlines_can_be_stored_by_airflow(notify: Any) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -280,6 +290,6 @@ def test_a_dag_that_fails_in_airflow_tells_once(tmp_path: Path, hook: Webhook) -
     (line,) = [x for x in done.stdout.splitlines() if x.startswith("FLOW")] or [done.stderr[-3000:]]
     (run,) = json.loads(line.removeprefix("FLOW"))
     assert run["state"] == "failed"
-    assert "2026-01-05: no file was delivered" in run["noted"]["land"]["error"]
+    assert "2026-01-05 does not exist: land the files" in run["noted"]["land"]["error"]
     (body,) = hook.bodies  # dag.test() has no server that a callback could ask for what was noted
     assert body["subject"] == "[mini] csrm_ingest__mini failed in land"
