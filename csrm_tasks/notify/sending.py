@@ -6,6 +6,7 @@ An error says what kind it is and nothing more: a webhook's address is itself a 
 from __future__ import annotations
 
 import json
+import re
 import smtplib
 import ssl
 import threading
@@ -27,6 +28,7 @@ PATIENCE = 15.0  # of all of it
 ALL = 45.0  # with the notes in the routing store
 PORTS = {"ssl": 465, "starttls": 587, "none": 25}
 MAIL = ("smtp", "email")
+SECRET_HEADER = re.compile(r"auth|token|key|secret|sign|cookie", re.IGNORECASE)
 
 
 class NotSentError(Exception):
@@ -51,7 +53,8 @@ class Target:
     @property
     def secrets(self) -> set[str]:
         """What of it may stand in no message and no log."""
-        return {v for v in (self.password, self.url, *self.headers.values()) if v}
+        named = {v for name, v in self.headers.items() if SECRET_HEADER.search(name)}
+        return {v for v in (self.password, self.url, *named) if v}
 
 
 def mail(
@@ -62,7 +65,7 @@ def mail(
 
     Raises :class:`ConfigError` without a host, a sender or anybody to write to.
     """
-    plain, bare = bool(extra.get("disable_ssl")), bool(extra.get("disable_tls"))
+    plain, bare = (_is_on(extra.get(name)) for name in ("disable_ssl", "disable_tls"))
     security: Literal["ssl", "starttls", "none"] = (
         "ssl" if not plain else "none" if bare else "starttls"
     )
@@ -76,6 +79,11 @@ def mail(
     return Target(
         "mail", host, port or PORTS[security], login, password, sender, security, tuple(to)
     )
+
+
+def _is_on(value: object) -> bool:
+    """Whether an extra is true; in a connection that is a URI all of them are text."""
+    return str(value).strip().lower() in ("true", "1", "yes", "on")
 
 
 def webhook(url: str, login: str, password: str, headers: Mapping[str, Any]) -> Target:
