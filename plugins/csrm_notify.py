@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -47,7 +48,7 @@ def watched(market: MarketConfig, name: str) -> dict[str, Any]:
         given["on_failure_callback"] = partial(run_failed, market=market.market)
     if "no_promotion" in notify.events and name == "csrm_refresh":
         given["on_success_callback"] = partial(nothing_promoted, market=market.market)
-    if "late" in notify.events:
+    if "late" in notify.events and not _is_dags_test():
         hours = notify.week_hours if name in WEEKLY else notify.night_hours
         if name == "csrm_rollout" and market.release.approval == "manual":
             hours += market.rollout.approval_hours  # a person may take so long
@@ -60,6 +61,15 @@ def watched(market: MarketConfig, name: str) -> dict[str, Any]:
             name="late",
         )
     return given
+
+
+def _is_dags_test() -> bool:
+    """Whether this process is ``airflow dags test``.
+
+    In 3.3.2 it looks a deadline up by the alert itself where an id is asked for, and so ends a run
+    that has one, and succeeds, with an error of the database. Nobody waits for a run of it.
+    """
+    return sys.argv[1:3] == ["dags", "test"]
 
 
 def of_tasks(market: MarketConfig) -> dict[str, Any]:

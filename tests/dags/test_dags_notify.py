@@ -205,6 +205,9 @@ def test_a_market_tells_of_what_it_says_and_by_default_of_nothing(notify: Any) -
     hours = {n: watched(config, n)["deadline"].interval / timedelta(hours=1)
              for n in ("csrm_ingest", "csrm_retrain", "csrm_rollout")}  # fmt: skip
     assert hours == {"csrm_ingest": 4, "csrm_retrain": 48, "csrm_rollout": 4 + 72}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["/bin/airflow", "dags", "test", "csrm_ingest__mini"])
+        assert set(watched(config, "csrm_ingest")) == {"on_failure_callback"}
     only = config.model_copy(update={"notify": Notify(connection="c", events=("approval",))})
     assert watched(only, "csrm_refresh") == {} and notify.of_tasks(only) == {}
     assert len(notify.asking(only)) == 1
