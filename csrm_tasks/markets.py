@@ -32,6 +32,7 @@ from csrm_tasks.sections import (
     Health,
     Ingest,
     Llm,
+    Notify,
     Release,
     Retention,
     Retrieval,
@@ -135,6 +136,7 @@ class MarketConfig(Section):
     rollout: Rollout = Rollout()
     retention: Retention = Retention()
     controls: Controls = Controls()
+    notify: Notify = Notify()
 
     @model_validator(mode="after")
     def _gate_can_be_met(self) -> Self:

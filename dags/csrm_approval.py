@@ -14,7 +14,8 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import XComArg, get_current_context, task
-from csrm_wiring import refusals_fail
+from csrm_faults import refusals_fail
+from csrm_limits import asking
 
 from csrm_tasks.markets import MarketConfig
 
@@ -67,6 +68,7 @@ def ask(market: MarketConfig, state: XComArg) -> HITLOperator:
         options=[APPROVE, REJECT],
         defaults=REJECT,
         response_timeout=timedelta(hours=policy.approval_hours),
+        notifiers=asking(market),
         assigned_users=[{"id": name, "name": name} for name in policy.approvers] or None,
     )
 

@@ -11,7 +11,8 @@ queries translated into languages without labels (`llm.augmentation`); with `abl
 `ablate` first leaves out which options the source's dev does not keep →
 distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate → live.
 
-**Window**: everything published up to the day in parameter `until`. Started by hand.
+**Window**: everything published up to the day in parameter `until`. Started by hand; with
+`dry_run` it trains and judges and releases nothing.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
 it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
@@ -23,6 +24,7 @@ from __future__ import annotations
 from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
+    DRY_RUN,
     UNTIL,
     market_dag,
     negatives_of,
@@ -87,7 +89,8 @@ def cold_start(market: MarketConfig) -> None:
         released(task, bundle, verdict)
 
 
+PARAMS = {"until": UNTIL, "dry_run": DRY_RUN}
 for m in releasing():  # Airflow finds the DAGs among the names of this module
     globals()[f"csrm_cold_start__{m.market}"] = market_dag(
-        "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params={"until": UNTIL}
+        "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params=PARAMS
     )

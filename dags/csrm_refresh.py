@@ -8,7 +8,8 @@ vectors in the embeddings document, from which servers take them up within secon
 did not answer.
 
 **Window**: the catalogue as published up to the day in parameter `day`, else of the run's data
-interval. **A night's ingest was late?** The next refresh catches up; or run this one again.
+interval; a backfill publishes nothing. **A night's ingest was late?** The next refresh catches up;
+or run this one again.
 **A task failed?** Clear it: servers go on with the vectors that they have. The document keeps the
 vectors before by reference. What was embedded and how much was stale is in the run's figures.
 """

@@ -15,14 +15,14 @@ in itself stays: deliver the file again, mended, under its name, and run `csrm_i
 from __future__ import annotations
 
 from airflow.sdk import Param
-from csrm_wiring import is_applied, market_dag, markets, tasks_of
+from csrm_wiring import DATE, is_applied, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 
 PARAMS = {
     "day": Param(
         type="string",
-        pattern=r"^\d{4}-\d{2}-\d{2}$",
+        **DATE,
         description="Day whose rows are judged again, YYYY-MM-DD.",
     ),
     "reason": Param(

@@ -17,7 +17,8 @@ relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, ag
 passed last, and releases nothing (`docs/TASKS.md`).
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
-run's data interval. **Needs** a live release (run `csrm_cold_start` first).
+run's data interval. **Needs** a live release (run `csrm_cold_start` first). With `dry_run`, and
+when it is a backfill, it trains and judges and releases nothing.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
 it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
@@ -33,6 +34,7 @@ from airflow.sdk import XComArg
 from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
+    DRY_RUN,
     WEEK,
     controls_of,
     fact,
@@ -292,8 +294,9 @@ def retrain_tasks(market: MarketConfig) -> None:
     task("gate_tasks", "judge", evaluation=judged["task_evaluation"])
 
 
+PARAMS = {"week": WEEK, "dry_run": DRY_RUN}
 for m in markets():  # Airflow finds the DAGs among the names of this module
     build = retrain if "relevance" in m.tasks else retrain_tasks
     globals()[f"csrm_retrain__{m.market}"] = market_dag(
-        "csrm_retrain", m, build, doc=__doc__, schedule=m.schedule.retrain, params={"week": WEEK}
+        "csrm_retrain", m, build, doc=__doc__, schedule=m.schedule.retrain, params=PARAMS
     )

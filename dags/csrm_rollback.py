@@ -20,9 +20,12 @@ from csrm_wiring import market_dag, releasing, tasks_of
 from csrm_tasks.markets import MarketConfig
 
 PARAMS = {
-    "reason": Param(type="string", minLength=3, description="Why, for the ledger."),
+    "reason": Param(type="string", minLength=3, maxLength=500, description="Why, for the ledger."),
     "leaving": Param(
-        None, type=["null", "string"], description="Release to leave; empty: the newest."
+        None,
+        type=["null", "string"],
+        maxLength=200,
+        description="Release to leave; empty: the newest.",
     ),
 }
 

@@ -8,7 +8,8 @@ fails with the command that gives it up. **One is under way?** Take in raters' a
 day's blind audit, `evaluate` all evidence up to the day, and `apply` the decision: wait, advance,
 launch, hold, roll back.
 
-**Window**: the day in parameter `day`, else the run's data interval; it must be published.
+**Window**: the day in parameter `day`, else the run's data interval; it must be published. A
+backfill does nothing: what is served is decided by the present.
 **A task failed?** Clear it: every transition is one row of the ledger, made once. **Held?** A
 person decides: `csrm rollout status`, then `csrm rollout advance` or `csrm_rollback`.
 **Raters** get `{landing}/{market}/audits/{day}.tasks.csv`; their answers are expected beside it as

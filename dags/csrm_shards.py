@@ -7,10 +7,11 @@ references only; a cleared or killed shard is scored again alone, what is done i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow.sdk import XComArg
+from csrm_limits import limits_of
 from csrm_wiring import run, tasks_of
 
 from csrm_tasks.markets import MarketConfig
@@ -24,6 +25,14 @@ WITHOUT = (
 SHARD = "shard {{ task.op_kwargs['options']['shard'] }} of {{ task.op_kwargs['options']['of'] }}"
 
 
+def mapped(
+    market: MarketConfig, step: str, task_id: str, named: str, inputs: Mapping[str, Any]
+) -> Any:  # noqa: ANN401 Airflow's decorated task, whose type it keeps to itself
+    """Return a task to expand over ``options``; ``named`` is the template of each one's name."""
+    one = run.override(task_id=task_id, map_index_template=named, **limits_of(market, step))
+    return one.partial(step=step, market=market.market, inputs=dict(inputs))
+
+
 def scoring_of(market: MarketConfig, shards: int | None = None) -> Callable[..., XComArg]:
     """Return ``score(task_id, inputs, **params)``: the scores of pairs, however they were cut.
 
@@ -34,8 +43,7 @@ def scoring_of(market: MarketConfig, shards: int | None = None) -> Callable[...,
     def score(task_id: str, inputs: dict[str, Any], **params: str) -> XComArg:
         if of == 1:
             return task("score_pairs", task_id, **inputs, **params)
-        shard = run.override(task_id=f"{task_id}_shards", map_index_template=SHARD)
-        one = shard.partial(step="score_shard", market=market.market, inputs=inputs)
+        one = mapped(market, "score_shard", f"{task_id}_shards", SHARD, inputs)
         shards = one.expand(options=[params | {"shard": k, "of": of} for k in range(of)])
         return task("join_shards", task_id, shards=shards, **inputs, **params)
 
@@ -49,8 +57,7 @@ def indexing_of(market: MarketConfig) -> Callable[..., XComArg]:
     def index(task_id: str, inputs: dict[str, Any]) -> XComArg:
         if of == 1:
             return task("build_index", task_id, **inputs)
-        shard = run.override(task_id=f"{task_id}_shards", map_index_template=SHARD)
-        one = shard.partial(step="embed_shard", market=market.market, inputs=inputs)
+        one = mapped(market, "embed_shard", f"{task_id}_shards", SHARD, inputs)
         shards = one.expand(options=[{"shard": k, "of": of} for k in range(of)])
         return task("join_index", task_id, shards=shards, **inputs)
 
@@ -68,8 +75,7 @@ def filtered_of(
     if rules.action is None:
         return {}
     given = {"snapshot": snap} | (stage0 if rules.scorer == "llm" else {})
-    fold = run.override(task_id="filter_folds", map_index_template=FOLD)
-    one = fold.partial(step="filter_fold", market=market.market, inputs=given)
+    one = mapped(market, "filter_fold", "filter_folds", FOLD, given)
     folds = one.expand(options=[{"fold": k} for k in range(rules.folds)])
     decided = tasks_of(market)("filter_noise", snapshot=snap, folds=folds)
     return {} if rules.action == "review" else {"filtered": decided}
@@ -84,8 +90,8 @@ def ablated_of(market: MarketConfig, learnt: dict[str, XComArg]) -> dict[str, XC
     if not arms:
         return {}
     given = {name: made for name, made in learnt.items() if name != "warm"}
-    one = run.override(task_id="ablation_runs", map_index_template=WITHOUT)
-    runs = one.partial(step="ablation_run", market=market.market, inputs=given).expand(options=arms)
+    one = mapped(market, "ablation_run", "ablation_runs", WITHOUT, given)
+    runs = one.expand(options=arms)
     return {"ablation": tasks_of(market)("ablate", snapshot=learnt["snapshot"], runs=runs)}
 
 
@@ -98,7 +104,6 @@ def translated_of(market: MarketConfig, snap: XComArg, llm: object) -> dict[str,
     if translator is None:
         return {}
     given = {"snapshot": snap} | ({"llm": llm} if translator == "llm" else {})
-    shard = run.override(task_id="translate_shards", map_index_template=SHARD)
-    one = shard.partial(step="translate_shard", market=market.market, inputs=given)
+    one = mapped(market, "translate_shard", "translate_shards", SHARD, given)
     shards = one.expand(options=[{"shard": k, "of": of} for k in range(of)])
     return {"translated": tasks_of(market)("translate_queries", snapshot=snap, shards=shards)}

@@ -1,4 +1,7 @@
-"""Which day or week a run is for: its parameter's, else its data interval's, by local clocks."""
+"""Which day or week a run is for: its parameter's, else its data interval's, by local clocks.
+
+And whether what it makes may be released.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import clocks
 from csrm_tasks.errors import ConfigError
+
+BACKFILL = "backfill"  # Airflow's type of such runs
 
 if TYPE_CHECKING:
     from airflow.sdk.types import DagRunProtocol
@@ -42,6 +47,18 @@ def week_end(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UT
             f"parameter 'week': there is no week {params['week']!r}; write it as YYYY-Www, and 53 "
             "only for a year that has so many"
         ) from e
+
+
+def withheld(params: Mapping[str, Any], dag_run: DagRunProtocol) -> str:
+    """Say why a run releases nothing; empty: it may, if it is good enough.
+
+    A backfill makes up for windows of the past; what is served is decided by the present.
+    """
+    if str(getattr(dag_run.run_type, "value", dag_run.run_type)) == BACKFILL:
+        return "a backfill changes nothing that is served; trigger the window by hand to release"
+    if params.get("dry_run"):
+        return "parameter 'dry_run' is set: nothing is released"
+    return ""
 
 
 def _interval_start(dag_run: DagRunProtocol, param: str, zone: str) -> date:

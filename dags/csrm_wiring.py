@@ -1,51 +1,60 @@
 """What the DAG files share: one task per step, windows from parameters, one DAG per market.
 
 A task renders its inputs (references that came through XCom), runs one step of ``csrm_tasks`` and
-returns the reference of what it made. A :class:`csrm_tasks.errors.CsrmError` is final (a retry
-would meet the same bad file); anything else is retried, and a store that does not answer.
+returns the reference of what it made. How often it is tried again: :mod:`csrm_faults`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
-from airflow.sdk.exceptions import AirflowFailException
-from csrm_windows import day_of, week_end
+from airflow.sdk.exceptions import AirflowSkipException
+from csrm_faults import refusals_fail
+from csrm_limits import every_task, limits_of, owner_links, watched
+from csrm_windows import day_of, week_end, withheld
 
-from csrm_tasks.errors import AwayError, ConfigError, CsrmError
+from csrm_tasks.connections import url_of
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
 from csrm_tasks.settings import load_settings
+from csrm_tasks.steps.classes import RELEASING
 from csrm_tasks.steps.docs import task_doc
 
 log = logging.getLogger("csrm")
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
-WEB = ("http", "https")
-RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 
+DATE: dict[str, Any] = {"format": "date", "pattern": r"^20\d{2}-\d{2}-\d{2}$"}  # a real one
 DAY = Param(
     None,
     type=["null", "string"],
-    pattern=r"^\d{4}-\d{2}-\d{2}$",
-    description="Day to ingest, YYYY-MM-DD; empty: the market's day on which the interval starts.",
+    title="Day",
+    description="Day that the run is for, YYYY-MM-DD; empty: the market's day on which the "
+    "interval starts.",
+    **DATE,
 )
 UNTIL = Param(
     type="string",
-    pattern=r"^\d{4}-\d{2}-\d{2}$",
+    title="Until",
     description="Last day of the snapshot, YYYY-MM-DD.",
+    **DATE,
 )
 WEEK = Param(
     None,
     type=["null", "string"],
-    pattern=r"^\d{4}-W(0[1-9]|[1-4]\d|5[0-3])$",
+    pattern=r"^20\d{2}-W(0[1-9]|[1-4]\d|5[0-3])$",
+    title="Week",
     description="ISO week to train up to, YYYY-Www; empty: the week of the run's data interval.",
+)
+DRY_RUN = Param(
+    False,
+    type="boolean",
+    title="Dry run",
+    description="Train and judge only: nothing is registered or promoted.",
 )
 
 
@@ -82,8 +91,11 @@ def market_dag(
         catchup=False,
         max_active_runs=1,
         params=dict(params),
-        default_args=RETRIES,
+        default_args=every_task(market),
+        owner_links=owner_links(market),
+        **watched(market, name),
         user_defined_macros={
+            "withheld": withheld,
             "day_of": partial(day_of, zone=zone),
             "week_end": partial(week_end, zone=zone),
         },
@@ -112,37 +124,23 @@ def explain(dag: DAG) -> None:
 
 @task
 def run(
-    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = ""
-) -> str:
+    step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = "",
+    withheld: str = "",
+) -> str:  # fmt: skip
     """The body of every task: run one step and return the reference of its artifact.
 
     ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
-    that asks an endpoint finds address and token of ``connection`` in its environment.
+    that asks an endpoint finds address and token of ``connection`` in its environment. ``withheld``
+    says why this run releases nothing, if so: the task and what is after it are skipped.
     """
     from csrm_tasks.steps import run_step
 
-    with refusals_fail():
+    if withheld:
+        raise AirflowSkipException(f"{step} is skipped: {withheld}")
+    with refusals_fail(step):
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
         return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
-
-
-@contextmanager
-def refusals_fail() -> Iterator[None]:
-    """Let what is wrong or refused fail the task at once, in words: a retry would meet the same."""
-    try:
-        yield
-    except AwayError:
-        raise  # what did not answer may answer soon
-    except CsrmError as e:
-        raise AirflowFailException(str(e)) from e
-    except Exception as e:
-        from csrm_tasks.release import away, denied
-
-        who = denied.by(e)
-        if who is None:
-            raise
-        raise AirflowFailException(away.trouble(who, e)) from e
 
 
 def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
@@ -155,10 +153,12 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
 
     def add(step: str, task_id: str = "", /, **given: object) -> XComArg:
         about = {"connection": given.pop("connection")} if "connection" in given else {}
+        if step in RELEASING:
+            about["withheld"] = "{{ withheld(params, dag_run) }}"
         rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
-        one = run.override(task_id=task_id or step, trigger_rule=rule)
+        one = run.override(task_id=task_id or step, trigger_rule=rule, **limits_of(market, step))
         return one(step=step, market=market.market, inputs=inputs, options=params, **about)
 
     return add
@@ -226,26 +226,12 @@ def tasks_judged_of(
 def endpoint_of(connection: Connection) -> dict[str, str]:
     """Return the environment of a step that asks an endpoint: its base URL and its token.
 
-    As a URI the connection is the base URL with the token as password (``https://:token@host/v1``):
-    Airflow then holds the scheme as its type and the path as its schema. As fields its host is a
-    whole URL, or a host name with schema (http or https), type and port as Airflow's HTTP hook
-    reads them. Where nothing says so, it is https and ``/v1``. Airflow keeps the password out of
-    logs. Raises :class:`ConfigError` where there is no host.
+    Where the connection has no path it is ``/v1``. Airflow keeps the password out of logs. Raises
+    :class:`ConfigError` where there is no host.
     """
-    host, schema = (connection.host or "").strip(), (connection.schema or "").strip("/ ")
-    if not host:
-        raise ConfigError("the connection has no host: give it as https://:token@host/v1")
-    scheme = schema if schema in WEB else connection.conn_type
-    path = "" if schema in WEB else schema
-    if "://" in host:
-        found = urlsplit(host)
-        scheme, host, path = found.scheme, found.netloc, found.path.strip("/") or path
-    elif ":" in host:
-        host = f"[{host}]"  # an address of IPv6
-    if connection.port and urlsplit(f"//{host}").port is None:
-        host = f"{host}:{connection.port}"
-    url = f"{scheme if scheme in WEB else 'https'}://{host}/{path or 'v1'}"
-    return {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": connection.password or ""}
+    c = connection
+    url = url_of(c.conn_type, c.host, c.schema, c.port, "v1")
+    return {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": c.password or ""}
 
 
 def fact(of: XComArg, name: str) -> dict[str, Any]:

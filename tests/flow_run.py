@@ -2,8 +2,9 @@
 
 ``python flow_run.py DAG_FOLDER RUNS`` where RUNS is JSON: a list of [dag_id, conf]. Prints one
 line ``FLOW`` + JSON: per run its state, per task (``task[0]``, … where mapped) its state and what
-it returned, and what mapped tasks are called. What the steps executed is written to
-``$AIRFLOW_HOME/executed.json``, which keys of the market's file they read to ``read.json``.
+it returned, what mapped tasks are called, and what failed tasks noted. What the steps executed is
+written to ``$AIRFLOW_HOME/executed.json``, which keys of the market's file they read to
+``read.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from tests.executed import Recorder
+
+CAUSE = "csrm_cause"  # of plugins/csrm_notify.py
 
 
 def named(one: Any) -> str:
@@ -57,9 +60,11 @@ def main(folder: str, runs: list[tuple[str, dict[str, Any]]]) -> None:
             returned = {
                 named(r): XComModel.deserialize_value(r) for r in rows if r.key == "return_value"
             }
+            noted = {named(r): XComModel.deserialize_value(r) for r in rows if r.key == CAUSE}
         tasks = {named(t): [str(t.state), returned.get(named(t))] for t in instances}
         called = {named(t): t.rendered_map_index for t in instances if t.map_index >= 0}
-        found.append({"dag": dag_id, "state": str(run.state), "tasks": tasks, "called": called})
+        about = {"dag": dag_id, "state": str(run.state), "noted": noted}
+        found.append(about | {"tasks": tasks, "called": called})
         if str(run.state) != "success":
             break
     for name, by_step in (("executed", recorder.code), ("read", recorder.keys)):

@@ -51,8 +51,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "markets", "spreadsheets"),
     ("base_models", "text", "tracking"),
     ("file_state",),
-    ("artifacts",),
-    ("airflow_api", "blobs", "json_files", "records", "settings"),
+    ("artifacts", "notify"),
+    ("airflow_api", "blobs", "connections", "json_files", "records", "settings"),
     (
         "errors",
         "ragged",

@@ -115,17 +115,33 @@ def _market(api: AirflowApi, asked: Asked, market: str) -> Iterator[Finding]:
         )
     if not lost and not paused:
         yield say.ok(f"market {market}: its {len(DAGS)} DAGs are there")
-    yield from _connection(api, config.controls.prompt_connection, market)
+    for key, name in (
+        ("controls.prompt_connection", config.controls.prompt_connection),
+        ("notify.connection", config.notify.connection),
+    ):
+        yield from _connection(api, key, name, market)
+    yield from _pool(api, config.schedule.training_pool, market)
 
 
-def _connection(api: AirflowApi, name: str | None, market: str) -> Iterator[Finding]:
-    if not name:
-        return
-    if api.request("GET", f"/connections/{quote(name, safe='')}", none_for=404) is None:
+def _connection(api: AirflowApi, key: str, name: str | None, market: str) -> Iterator[Finding]:
+    if name and not _has(api, "connections", name):
         yield say.warning(
-            f"market {market}: Airflow shows no connection {name!r} (controls.prompt_connection)",
+            f"market {market}: Airflow shows no connection {name!r} ({key})",
             "add it, unless a secrets backend or the workers' environment has it",
         )
+
+
+def _pool(api: AirflowApi, name: str | None, market: str) -> Iterator[Finding]:
+    if name and not _has(api, "pools", name):
+        yield say.fault(
+            f"market {market}: Airflow has no pool {name!r} (schedule.training_pool), so that none "
+            "of its trainings ever starts",
+            f"airflow pools set {name} 1 'trainings at once'",
+        )
+
+
+def _has(api: AirflowApi, kind: str, name: str) -> bool:
+    return api.request("GET", f"/{kind}/{quote(name, safe='')}", none_for=404) is not None
 
 
 def in_words(error: BaseException, asked: Asked) -> tuple[str, str]:

@@ -71,7 +71,8 @@ def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
         contract_of("labels", config.ingest.columns)
     except ConfigError as e:
         yield str(e)
-    for name, cron in config.schedule.model_dump(exclude={"timezone"}).items():
+    for name in (*WHOLE, "drill"):
+        cron = getattr(config.schedule, name)
         if cron is not None and not _is_cron(cron):
             yield f"schedule.{name}: {cron!r} is no cron expression; five fields, as 0 2 * * *"
 

@@ -19,6 +19,7 @@ from csrm_tasks.sections.llm import (
     Negatives,
     Pretraining,
 )
+from csrm_tasks.sections.notify import Notify
 from csrm_tasks.sections.release import (
     COMPARED,
     FORMS,
@@ -52,6 +53,7 @@ __all__ = [
     "Mining",
     "Mixture",
     "Negatives",
+    "Notify",
     "Pretraining",
     "Rates",
     "Release",

@@ -1,11 +1,12 @@
-"""When a market's DAGs run, and which control arms its weekly one trains."""
+"""When a market's DAGs run, for how long and whose they are, and which control arms are trained."""
 
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, StringConstraints
 
 from csrm_tasks.sections.base import BaseModelName, Cron, Section, Unit
 
@@ -18,6 +19,24 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _name(text: str) -> str:
+    if not text.strip() or "," in text:
+        raise ValueError(f"{text!r} is no name of an owner; one name, without a comma")
+    return text.strip()
+
+
+def _link(text: str) -> str:
+    found = urlsplit(text)
+    web = found.scheme in ("http", "https") and found.hostname and not found.username
+    if not (web or (found.scheme == "mailto" and "@" in found.path)):
+        raise ValueError(f"{text!r} is no link; give https://host/page or mailto:name@host")
+    return text
+
+
+Owner = Annotated[str, AfterValidator(_name), Unit("name")]
+Link = Annotated[str, AfterValidator(_link), Unit("URL")]
+Pool = Annotated[str, StringConstraints(pattern=r"^[\w .-]{1,200}$"), Unit("Airflow pool")]
+Hours = Annotated[int, Field(gt=0, le=24 * 30), Unit("hours")]
 Zone = Annotated[str, AfterValidator(_known_zone), Unit("IANA time zone")]
 
 
@@ -39,6 +58,16 @@ class Schedule(Section):
     """When `csrm_rollout` evaluates the step under way; after the night's ingest."""
     drill: Cron | None = "0 5 1 * *"
     """When `csrm_drill` rehearses the rollback."""
+    task_hours: Hours = 12
+    """Hours after which a task is ended and tried once more, but for trainings."""
+    training_hours: Hours = 72
+    """Hours after which a training or scoring is ended; the next try goes on at its checkpoint."""
+    training_pool: Pool | None = None
+    """Airflow pool that trainings and scorings share; null: they run as other tasks do."""
+    owner: Owner = "csrm"
+    """Who answers for the market, as Airflow shows it."""
+    owner_link: Link | None = None
+    """Where the owner's name leads: a page or an address (https://…, mailto:…)."""
 
 
 class Controls(Section):

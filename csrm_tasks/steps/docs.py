@@ -18,8 +18,9 @@ from csrm_tasks.steps.declaration import MODULES
 ROLE = re.compile(r":\w+:`[~.]*([^`]+)`")
 FAILS = """\
 **If it fails**: a last line that names a file, a key or a refusal is final, for no retry helps: do
-what it says, then clear this task. Anything else is tried again, twice. Cleared, it goes on where
-it was: what is done is found by its fingerprint, a training resumes from its checkpoint."""
+what it says, then clear this task. So is one that memory ran out. What does not answer, or is full,
+is tried again three times within 21 minutes, anything else twice. Cleared, it goes on where it was:
+what is done is found by its fingerprint, a training resumes from its checkpoint."""
 REPEATED = "It acts outside its artifact and always runs; to run it again does nothing twice."
 
 

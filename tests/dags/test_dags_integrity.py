@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from csrm_tasks.steps.classes import RELEASING, TRAINING
 from csrm_tasks.steps.declaration import all_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ print("LOADED" + json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
     "dags": {d.dag_id: {
-        "runs": d.max_active_runs, "doc": d.doc_md, "catchup": d.catchup,
+        "runs": d.max_active_runs, "links": d.owner_links, "doc": d.doc_md, "catchup": d.catchup,
         "params": {k: v.value if v.has_value else None
                    for k, v in ((k, d.params.get_param(k)) for k in d.params)},
         "parts": {g: x.group_display_name for g, x in d.task_group.get_task_group_dict().items()
@@ -51,7 +52,9 @@ print("LOADED" + json.dumps({
             "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
                      t.defaults] if t.task_id == "ask" else None,
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
-            "doc": t.doc_md, "part": t.task_group.group_id,
+            "doc": t.doc_md, "part": t.task_group.group_id, "owner": t.owner, "pool": t.pool,
+            "hours": t.execution_timeout.total_seconds() / 3600, "by": t.has_retry_policy,
+            "withheld": kwargs(t).get("withheld"),
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
@@ -494,7 +497,51 @@ def test_dags_say_what_they_are_and_run_one_at_a_time(loaded: dict) -> None:
     for dag in loaded["dags"].values():
         assert (dag["runs"], dag["catchup"]) == (1, False)
         assert "**Window**" in dag["doc"]
-        assert {t["retries"] for t in dag["tasks"].values()} == {2}
+        assert {(t["retries"], t["by"]) for t in dag["tasks"].values()} == {(3, True)}
+
+
+@pytest.mark.airflow
+def test_tasks_take_so_long_run_there_and_are_theirs_as_the_market_says(
+    loaded: dict, tmp_path: Path
+) -> None:
+    more = (
+        "drill: null, task_hours: 2, training_hours: 5, training_pool: heavy, owner: search, "
+        "owner_link: https://wiki.example/search}\nnotify: {connection: ops}\n"
+    )
+    found = load_changed(tmp_path, "drill: null}\n", more)
+    assert found["heavy"] == []  # nor for having people told
+    for name, dag in found["dags"].items():
+        before = loaded["dags"][name]
+        assert (dag["links"], before["links"]) == ({"search": "https://wiki.example/search"}, {})
+        for task_id, task in dag["tasks"].items():
+            trains = task["step"] in TRAINING
+            given = (task["hours"], task["pool"], task["owner"])
+            assert given == ((5, "heavy", "search") if trains else (2, "default_pool", "search"))
+            old = before["tasks"][task_id]
+            assert (old["hours"], old["pool"]) == (72 if trains else 12, "default_pool")
+
+
+@pytest.mark.airflow
+def test_every_task_that_changes_what_is_served_asks_whether_its_run_may(loaded: dict) -> None:
+    asked = {
+        (name.removesuffix("__mini"), task_id)
+        for name, dag in loaded["dags"].items()
+        for task_id, task in dag["tasks"].items()
+        if task["withheld"] == "{{ withheld(params, dag_run) }}"
+    }
+    trained = {(f"csrm_{n}", t) for n in ("retrain", "cold_start") for t in ("register", "promote")}
+    assert asked == trained | {
+        ("csrm_refresh", "publish_refresh"), ("csrm_rollout", "find"), ("csrm_rollout", "start"),
+        ("csrm_rollout", "apply"),
+    }  # fmt: skip
+    steps = all_steps()
+    assert set(steps) >= RELEASING and set(steps) >= TRAINING
+    # And what is not asked acts on nothing that is served, or is a person's own act.
+    acts = {name for name, step in steps.items() if step.side_effect} - RELEASING
+    assert acts == {
+        "store", "aggregate", "publish_day", "replay", "champion", "passed_llm", "audit_estimate",
+        "roll_back", "repair_views", "drill",
+    }  # fmt: skip
 
 
 @pytest.mark.airflow

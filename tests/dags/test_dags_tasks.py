@@ -31,4 +31,6 @@ def test_a_market_without_relevance_trains_and_judges_and_serves_nothing(tmp_pat
         "evaluate_tasks": "evaluate_tasks", "judge": "gate_tasks",
     }  # fmt: skip
     assert tasks["evaluate_tasks"]["after"] == ["judge"]
+    # A PASS is what the next week is compared with and starts from: not one of a backfill.
+    assert {n for n, t in tasks.items() if t["withheld"]} == {"judge"}
     assert set(tasks["find_champion"]["after"]) >= {"evaluate_tasks"}

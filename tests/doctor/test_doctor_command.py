@@ -255,6 +255,25 @@ def test_what_an_airflow_lacks(
     assert first.level == level and said in first.said and first.cure
 
 
+def test_a_connection_and_a_pool_that_a_market_names_must_be_there(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = airflow()
+    with answering(table) as port:
+        monkeypatch.setenv("CSRM_AIRFLOW_URL", f"http://user:{SECRET}@127.0.0.1:{port}/")
+        market = asked(settings)
+        file = market.settings.markets / "mini.yaml"
+        text = file.read_text(encoding="utf-8")
+        text = text.replace("schedule: {", "schedule: {training_pool: heavy, ")
+        file.write_text(f"{text}notify: {{connection: ops, to: [a@b.c]}}\n", encoding="utf-8")
+        lost = [f for f in examine("airflow", market) if f.level != "ok"]
+        table |= {f"/api/v2/{path}": (200, {}) for path in ("connections/ops", "pools/heavy")}
+        assert all(f.level == "ok" for f in examine("airflow", market))
+    connection, pool = lost
+    assert connection.level == "warning" and "'ops' (notify.connection)" in connection.said
+    assert pool.level == "fault" and "'heavy'" in pool.said and "pools set heavy" in pool.cure
+
+
 def test_a_triggerer_is_missed_by_approvals_only(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,1 @@
+"""Telling people about a run: what a message says, once, and how it is sent. No Airflow here."""

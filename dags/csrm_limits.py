@@ -1,0 +1,60 @@
+"""Whose a market's tasks are, how long they may take and in which pool they run."""
+
+from __future__ import annotations
+
+import importlib
+from datetime import timedelta
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from csrm_faults import retried
+
+from csrm_tasks.errors import ConfigError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.steps.classes import TRAINING
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseNotifier
+
+
+def every_task(market: MarketConfig) -> dict[str, Any]:
+    """Return the arguments that all tasks of a market have."""
+    hours = timedelta(hours=market.schedule.task_hours)
+    told = notifying(market).of_tasks(market) if market.notify.connection else {}
+    return retried() | {"owner": market.schedule.owner, "execution_timeout": hours} | told
+
+
+def limits_of(market: MarketConfig, step: str) -> dict[str, Any]:
+    """Return how long a step's task may take and in which pool it runs, if not as the others."""
+    if step not in TRAINING:
+        return {}
+    pool = market.schedule.training_pool
+    hours = timedelta(hours=market.schedule.training_hours)
+    return {"execution_timeout": hours} | ({"pool": pool} if pool else {})
+
+
+def owner_links(market: MarketConfig) -> dict[str, str]:
+    """Return where the owner's name leads in Airflow, if anywhere."""
+    link = market.schedule.owner_link
+    return {market.schedule.owner: link} if link else {}
+
+
+def watched(market: MarketConfig, name: str) -> dict[str, Any]:
+    """Return the arguments of a DAG that has somebody told when it fails or is late."""
+    return notifying(market).watched(market, name) if market.notify.connection else {}
+
+
+def asking(market: MarketConfig) -> list[BaseNotifier]:
+    """Return who is told when a market's approvers are asked."""
+    return notifying(market).asking(market) if market.notify.connection else []
+
+
+def notifying(market: MarketConfig) -> ModuleType:
+    """Return the module of the plugin folder that tells; :class:`ConfigError` where it is not."""
+    try:
+        return importlib.import_module("csrm_notify")
+    except ModuleNotFoundError as e:
+        raise ConfigError(
+            f"market {market.market} has notify.connection, but plugins/csrm_notify.py is not in "
+            "AIRFLOW__CORE__PLUGINS_FOLDER: set it to the plugins folder beside dags"
+        ) from e
