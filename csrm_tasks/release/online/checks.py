@@ -9,9 +9,10 @@ All evidence of the rollout counts, not only this step's; the bounds allow for l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from csrm_tasks.release.online.preference import Preferences, preference
 from csrm_tasks.release.online.sequential import (
     Difference,
     Stratum,
@@ -24,7 +25,9 @@ from csrm_tasks.release.online.served import Served
 from csrm_tasks.release.rollout import Outcome
 from csrm_tasks.sections import Rollout, Step
 
-CHECKS = 5  # can fail by chance, and share alpha: conversion, EM@1, Defect@5, errors, latency
+CHECKS = 5  # can fail by chance, and share alpha: conversion, EM@1, Defect@5, errors, latency;
+# where a plan interleaves, the preference is the sixth
+PLANNED = 1_000  # interleaved sessions with a preference at which its bounds are narrowest
 MISMATCH_ALPHA = 0.001  # of calling a sound split broken; that asks a person, it rolls nothing back
 SLOW_MARGIN = 0.01  # rise of the share of slow requests to be ruled out; slow is one in a hundred
 MIN_TIMES = 1_000  # answered requests of each release below which there is no p99 to speak of
@@ -50,6 +53,7 @@ class OnlineEvidence:
     audit: Audit | None = None
     requests: Served | None = None
     teacher: Audit | None = None  # the same queries graded by an LLM: an estimate, shown only
+    preferences: Preferences = field(default_factory=Preferences)  # of interleaved sessions
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,36 @@ def evaluate_step(
     step: Step, plan: Rollout, evidence: OnlineEvidence
 ) -> tuple[Outcome, list[OnlineCheck]]:
     """Judge a release at ``step``; returns the outcome and every check it follows from."""
-    alpha = 2 * plan.alpha / CHECKS  # only one side of each interval can fail
+    alpha = share_of_alpha(plan)
     checks = [
         *_traffic(step, plan, evidence.sessions, alpha),
+        *_preference(step, evidence.preferences, alpha),
         *_audits(step, plan, evidence.audit, alpha),
         *_serving(plan, evidence, alpha),
     ]
     outcomes = {check.outcome for check in checks}
     order: tuple[Outcome, ...] = ("FAILURE", "ERROR", "INCONCLUSIVE")
     return next((o for o in order if o in outcomes), "SUCCESS"), checks
+
+
+def share_of_alpha(plan: Rollout) -> float:
+    """Return the level of each two-sided interval: only one side of each can fail."""
+    return 2 * plan.alpha / (CHECKS + any(step.interleave for step in plan.steps))
+
+
+def _preference(step: Step, found: Preferences, alpha: float) -> list[OnlineCheck]:
+    if not found.sessions:
+        text = "no interleaved session with a click or cart was logged"
+        return [OnlineCheck("interleaved", "ERROR", text)] if step.interleave else []
+    few = bool(step.interleave) and found.sessions < step.sessions
+    text = f"{found.sessions} interleaved sessions with a preference"
+    return [
+        OnlineCheck("interleaved", "INCONCLUSIVE" if few else "SUCCESS", text),
+        _bounded(
+            "preference", preference(found, alpha, PLANNED), step.preference_margin,
+            rising_is_bad=False,
+        ),
+    ]  # fmt: skip
 
 
 def _traffic(
