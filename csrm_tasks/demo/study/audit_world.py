@@ -1,9 +1,9 @@
-"""Audits of made-up releases: widths and coverage, drawn plainly, by strata, and with an LLM's help.
+"""Audits of made-up releases, drawn plainly, by strata, with an LLM's help: width and coverage.
 
 Pages are those of :mod:`.rollout_shoppers`; a query's traffic falls with its rank. An LLM sees each
-product's grade through noise and gives probabilities; a useless one sees noise alone. A judgement is
-one product graded for one query: what both pages show is graded once, and what they show alike
-costs as much as what they do not. Letters Q queries, R ranks.
+product's grade through noise and gives probabilities (its micro-F1 and its F1 of defects are about
+the demo LLM's); a useless one sees noise alone. A judgement is one product graded for one query:
+what both pages show is graded once. Letters Q queries, R ranks.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ WAYS = {
 def simulate(
     made: AuditWorld, way: Way, audits: int, rng: np.random.Generator
 ) -> dict[str, list[Estimate]]:
-    """Return the estimates of so many audits by measure, each by its own allocation from a pilot."""
+    """Return the estimates of so many audits by measure, each allocated by an audit before it."""
     plain = Population(made.searches, np.zeros(len(made.searches), np.int64))
     population = plain
     if way.by_strata:

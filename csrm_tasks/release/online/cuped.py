@@ -52,9 +52,7 @@ def adjusted(outcome: Floats, treated: NDArray[np.bool_], known: Floats) -> Adju
         here = arm == a
         means[a], shifts[a] = outcome[here].mean(), known[here].mean(axis=0)
         own[here], centred[here] = outcome[here] - means[a], known[here] - shifts[a]
-    theta = np.linalg.lstsq(centred, own, rcond=None)[
-        0
-    ]  # the least of several where x is collinear
+    theta = np.linalg.lstsq(centred, own, rcond=None)[0]  # also where x is collinear
     left = own - centred @ theta
     sessions = float(counts.prod() / counts.sum())
     freedom = max(1, len(outcome) - 2 - int(np.linalg.matrix_rank(centred)))

@@ -2,10 +2,10 @@
 
     θ(λ) = λ · (total of the LLM's labels on all) + Σ weight · (person − λ · LLM) on the sample
 
-(Angelopoulos, Bates, Fannjiang, Jordan and Zrnic 2023, "Prediction-powered inference"; with λ tuned,
-Angelopoulos, Duchi and Zrnic 2023, "PPI++".) Sums are Horvitz and Thompson's over strata
+(Angelopoulos, Bates, Fannjiang, Jordan and Zrnic 2023, "Prediction-powered inference"; with λ
+tuned, Angelopoulos, Duchi and Zrnic 2023, "PPI++".) Sums are Horvitz and Thompson's over strata
 (:mod:`.strata`). Whatever the LLM is worth, θ(λ) is unbiased: what it gets wrong is measured on the
-sample and taken out. λ only decides the width: 0 is the classical estimate. It is estimated from the
+sample and taken out. λ only decides the width: 0 is the classical estimate. It is found on the
 other folds of the sample than those that it is used on (cross-fitting), so that it cannot fit the
 sample's noise. The variance is that of both parts: the searches that the LLM labelled are a sample
 of those to come, too.
