@@ -248,6 +248,20 @@ class Session(Base):
     last_at: Mapped[datetime] = mapped_column(Moment)
 
 
+class Interleaved(Base):
+    """What an interleaved session did in one day's deliveries with what one release picked."""
+
+    __tablename__ = "interleaved"
+
+    market: Mapped[str] = mapped_column(Market, primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    locale: Mapped[str] = mapped_column(Locale, primary_key=True)
+    session_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    release: Mapped[str] = mapped_column(Key, primary_key=True)
+    credits: Mapped[int] = mapped_column(BigInteger)  # products clicked, and carted, by search
+    first_at: Mapped[datetime] = mapped_column(Moment)
+
+
 class Traffic(Base):
     """Rows of one day's deliveries, and those that its sums leave out as nobody's shopping."""
 

@@ -16,13 +16,14 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.release import rollout
 from csrm_tasks.release.online import evidence as online_evidence
 from csrm_tasks.release.online.checks import Audit
+from csrm_tasks.release.online.preference import Preferences
 from csrm_tasks.release.online.sequential import Stratum
 from csrm_tasks.release.rollout import CurrentRollout, ShareWindow
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading, writing
-from csrm_tasks.store.tables import SESSIONS
+from csrm_tasks.store.tables import INTERLEAVED, SESSIONS
 
 M, LOCALE = "m", "zh-TW"
 STATE = CurrentRollout(
@@ -111,6 +112,53 @@ def test_a_holdout_is_a_window_too(settings: Settings) -> None:
     with reading(open_store(settings.db_url)) as connection:
         found = online_evidence.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
     assert found == (Stratum(0, 0, 1, 1, 0.95),)
+
+
+def credited(session: str, at: str, release: str, number: int, **more: Any) -> dict[str, Any]:
+    moment = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    return {
+        "market": M, "day": at[:10], "locale": LOCALE, "session_id": session, "release": release,
+        "credits": number, "first_at": moment, **more,
+    }  # fmt: skip
+
+
+CREDITED = [
+    credited("before", "2026-03-01T11:00", "new", 3),  # the rollout had not begun
+    credited("a", "2026-03-01T13:00", "new", 3),
+    credited("a", "2026-03-01T13:01", "old", 1),
+    credited("b", "2026-03-02T13:00", "old", 2),
+    credited("c", "2026-03-02T23:59", "new", 1),
+    credited("c", "2026-03-03T00:01", "old", 1),  # past midnight: one session
+    credited("d", "2026-03-02T13:00", "other", 4),
+    credited("e", "2026-03-02T13:00", "new", 4, locale="ko-KR"),
+    credited("f", "2026-03-02T13:00", "new", 4, market="n"),
+    credited("g", "2026-03-04T00:00", "new", 4),  # of the next day
+]
+
+
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [
+        ("2026-03-01", [(3, 1)]),
+        ("2026-03-02", [(3, 1), (0, 2), (1, 0)]),
+        ("2026-03-03", [(3, 1), (0, 2), (1, 1)]),
+        ("2026-03-04", [(3, 1), (0, 2), (1, 1), (4, 0)]),
+    ],
+)
+def test_interleaved_sessions_prefer_what_their_credits_say(
+    settings: Settings, day: str, expected: list[tuple[int, int]]
+) -> None:
+    with writing(open_store(settings.db_url), M) as connection:
+        connection.execute(sa.insert(INTERLEAVED), CREDITED)
+    with reading(open_store(settings.db_url)) as connection:
+        found = online_evidence.preferences(connection, M, LOCALE, STATE, span(day))
+    assert found == Preferences.of(expected)
+
+
+def test_an_interleaved_session_is_of_neither_arm(settings: Settings) -> None:
+    both = [row("x", "2026-03-03T13:00", r, True, bucket="interleaved") for r in ("new",)]
+    stored(settings, [*both, row("y", "2026-03-03T13:00", "old", bucket="stable")])
+    assert list(strata(settings, "2026-03-03")) == [Stratum(0, 0, 1, 0, 0.5)]
 
 
 def report(settings: Settings, day: str, figures: Any) -> None:

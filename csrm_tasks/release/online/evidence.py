@@ -31,13 +31,15 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release.ledger import Entry, moment
 from csrm_tasks.release.online.checks import Audit, OnlineEvidence
+from csrm_tasks.release.online.preference import Preferences
 from csrm_tasks.release.online.sequential import Stratum
 from csrm_tasks.release.online.served import FIRST, LAST, Served
 from csrm_tasks.release.rollout import CurrentRollout
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
-from csrm_tasks.store.tables import SESSIONS
+from csrm_tasks.store.tables import INTERLEAVED, SESSIONS
 
+OF_BOTH = "interleaved"  # the arm whose sessions belong to no release alone
 SETTLE = timedelta(minutes=15)  # servers have followed the routing document by then
 
 
@@ -51,10 +53,11 @@ def read(
     """Gather what is known of ``state``'s release at the end of ``day``."""
     span = Span.of(state, day, config.schedule.timezone)
     with reading(open_store(settings.db_url)) as connection:
-        sessions = session_strata(connection, config.market, config.target_locale, state, span)
+        asked = connection, config.market, config.target_locale, state, span
+        sessions, preferred = session_strata(*asked), preferences(*asked)
     requests = serving(open_blobs(settings.routing), config.market, state, span)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
-    return OnlineEvidence(sessions, audit, requests, teacher)
+    return OnlineEvidence(sessions, audit, requests, teacher, preferred)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,10 @@ def _merged(market: str, locale: str, among: Sequence[str]) -> sa.Subquery:
             sa.cast(rows.converted, sa.Integer).label("bought"),
             sa.func.row_number().over(partition_by=rows.session_id, order_by=order).label("nth"),
         )
-        .where(rows.market == market, rows.locale == locale, rows.day.in_(among))
+        .where(
+            rows.market == market, rows.locale == locale, rows.day.in_(among),
+            rows.bucket != OF_BOTH,
+        )
         .subquery()
     )  # fmt: skip
     first = sa.case((numbered.c.nth == 1, numbered.c.release))
@@ -151,6 +157,32 @@ def _strata(rows: Sequence[Any], state: CurrentRollout, share: float) -> Iterato
     for counts in by_day.values():
         treated, control = (counts.get(r, (0, 0)) for r in (state.release, state.control))
         yield Stratum(*treated, *control, share)
+
+
+def preferences(
+    connection: Connection, market: str, locale: str, state: CurrentRollout, span: Span
+) -> Preferences:
+    """Sum up what interleaved sessions preferred since the rollout began (A57).
+
+    Every product's events name the release that picked it, so no time has to be left out when
+    shares change; a session delivered on two days has one preference.
+    """
+    rows = INTERLEAVED.c
+
+    def of(release: str) -> sa.ColumnElement[Any]:
+        return sa.func.sum(sa.case((rows.release == release, rows.credits), else_=0))
+
+    statement = (
+        sa.select(of(state.release), of(state.control))
+        .where(
+            rows.market == market, rows.locale == locale, rows.day.in_(span.market_days()),
+            rows.release.in_((state.release, state.control)),
+            rows.first_at >= span.since, rows.first_at < span.until,
+        )
+        .group_by(rows.session_id)
+        .order_by(rows.session_id)  # sums of floating point depend on it
+    )  # fmt: skip
+    return Preferences.of((int(a), int(b)) for a, b in connection.execute(statement))
 
 
 def serving(blobs: BlobStore, market: str, state: CurrentRollout, span: Span) -> Served | None:

@@ -3,8 +3,8 @@
 Strata are by traffic and by how much the releases' pages differ. Numbers are Neyman's allocation
 (1934; by costs, Cochran 1977, section 5.5) from what the last audit varied, with a floor, so that a
 stratum that looked quiet is never left alone. Within a stratum queries are drawn systematically
-from a random order, each with a probability in proportion to its traffic (Madow 1949; Hartley and Rao
-1962): fixed numbers and known probabilities, which the Horvitz–Thompson estimate divides by.
+from a random order, each with a probability in proportion to its traffic (Madow 1949; Hartley and
+Rao 1962): fixed numbers and known probabilities, by which the Horvitz–Thompson estimate divides.
 Letters: Q queries, H strata, n drawn.
 """
 
