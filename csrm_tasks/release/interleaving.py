@@ -53,7 +53,9 @@ def draft(
     while True:
         theirs, ours = _best_two(left, picked), _best_two(right, picked)
         if not _both_can(ours, theirs):
-            return picked | dict.fromkeys(i for i in (*left, *right) if i not in picked)
+            for item in (*left, *right):
+                picked.setdefault(item, None)
+            return picked
         if next(flips):
             picked[ours[0]] = "next"
             picked[next(i for i in theirs if i not in picked)] = "stable"

@@ -126,7 +126,7 @@ def test_an_llm_that_is_right_leaves_nothing_to_chance_and_one_that_is_not_costs
     drawn = draw(found, np.array([400]), rng)
     plain, right, useless = (
         estimate(found, drawn, people[drawn.query], llm)
-        for llm in (None, people, rng.random(queries))
+        for llm in (None, people, rng.normal(size=queries))
     )
     assert right.power > 0.95 and right.error < 0.25 * plain.error
     assert useless.power < 0.2 and useless.error < 1.03 * plain.error

@@ -149,7 +149,8 @@ def _kinds(made: AuditWorld, llm: str | None) -> Ints:
         return made.differs
     suspected = np.abs(made.llm[llm]["Defect@5"])
     limits = np.quantile(suspected[made.differs > 0], SUSPECTED)
-    return made.differs + 3 * np.searchsorted(limits, suspected) * (made.differs > 0)
+    classes = np.searchsorted(limits, suspected)
+    return np.asarray(made.differs + 3 * classes * (made.differs > 0), np.int64)
 
 
 def _deviations(said: list[Floats], stratum: Ints, count: int) -> Floats:
@@ -171,7 +172,7 @@ def rows(size: Size, seed: int = 0) -> tuple[list[list[str]], dict[str, float]]:
     """Return the table of widths and coverage, and its figures by name."""
     made = audit_world(size.queries, np.random.default_rng((seed, 11)))
     table = [["measure", "audit", "true difference", "mean half-width", "to plain", "covered", "λ"]]
-    figures = {}
+    figures: dict[str, float] = {}
     traffic = made.searches / made.searches.sum()
     plain: dict[str, float] = {}
     for place, (name, way) in enumerate(WAYS.items()):

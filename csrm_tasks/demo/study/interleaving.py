@@ -53,7 +53,7 @@ def rows(size: Size, seed: int = 0) -> tuple[list[list[str]], dict[str, float]]:
     """Return the table of sessions to a decision, and its figures by name."""
     made = market(size.products, size.queries, seed)
     head = ["new ranker", "conversion", "test", "sessions to a decision", "right", "wrong"]
-    table, figures = [head], {}
+    table, figures = [head], dict[str, float]()
     for name, knows in RANKERS.items():
         rng = np.random.default_rng((seed, len(table)))
         rates = _truth(made, knows, size.truth, rng)

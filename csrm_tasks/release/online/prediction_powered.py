@@ -22,6 +22,7 @@ from scipy.stats import t as student
 from csrm_tasks.release.online.strata import Drawn, Floats, Ints, Population
 
 FOLDS = 5
+PRIOR = 4  # queries; chosen so that simulated intervals of rare differences cover
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ def _variance(sample: _Sample, parts: Floats) -> tuple[float, int]:
     """Return the variance of the sample's sum, and its degrees of freedom.
 
     Hájek's (1981; Deville 1999): what was likely to be drawn adds less, what was certain nothing.
-    Each stratum's own variance has one more query, with the variance of all of them: one in which
-    nothing differed so far is not without any.
+    Each stratum's own variance has ``PRIOR`` more queries, with the variance of all of them: one in
+    which nothing differed so far is not without any.
     """
     found = []  # by stratum: n, variance of a query, factor of it in the sum's variance
     for inside in sample.strata(np.ones(len(parts), bool)):
@@ -123,5 +124,7 @@ def _variance(sample: _Sample, parts: Floats) -> tuple[float, int]:
         found.append((n, own, float(left @ sample.weight[inside] ** 2)))
     freedom = sum(n - 1 for n, _, _ in found)
     pooled = sum((n - 1) * own for n, own, _ in found) / max(freedom, 1)
-    variance = sum(((n - 1) * own + pooled) / n * factor for n, own, factor in found)
+    variance = sum(
+        ((n - 1) * own + PRIOR * pooled) / (n - 1 + PRIOR) * factor for n, own, factor in found
+    )
     return variance, max(freedom, 1)

@@ -34,7 +34,7 @@ class Population:
     @property
     def shares(self) -> Floats:
         """Return each stratum's share of the searches, (H,)."""
-        return np.bincount(self.stratum, self.traffic)
+        return np.bincount(self.stratum, self.traffic).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Drawn:
     chance: Floats  # (n,): how probable it was that the query is drawn; 1: whatever chance says
 
 
-def by_traffic(traffic: Floats, classes: int) -> Ints:
+def by_traffic(traffic: Floats | Ints, classes: int) -> Ints:
     """Return the class of each query, 0 the most asked: classes have about equal traffic, (Q,)."""
     order = np.argsort(-traffic, kind="stable")
     before = np.cumsum(traffic[order]) - traffic[order]
@@ -54,10 +54,10 @@ def by_traffic(traffic: Floats, classes: int) -> Ints:
     return found
 
 
-def strata(traffic: Floats, differs: Ints, classes: int = 2) -> Ints:
+def strata(traffic: Floats | Ints, differs: Ints, classes: int = 2) -> Ints:
     """Return strata by traffic class and by ``differs`` (Q,), a small number per query; (Q,)."""
     joined = by_traffic(traffic, classes) + classes * differs
-    return np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    return np.asarray(np.unique(joined, return_inverse=True)[1], np.int64)
 
 
 def allocate(
@@ -71,6 +71,7 @@ def allocate(
     ``number`` unless the floors are.
     """
     wanted = shares * deviations / np.sqrt(costs)
+    wanted = np.where(wanted > 1e-9 * wanted.max(), wanted, 0.0)
     least = np.minimum(floors, sizes)
     fixed, given = np.zeros(len(shares), bool), least.astype(np.float64)
     while not fixed.all() and wanted[~fixed].sum() > 0:
