@@ -50,10 +50,12 @@ class ScoringService:
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def score(self, listing: Listing) -> dict[str, Any]:
-        """Score every product; raises :class:`DataError` naming those that are unknown."""
+        """Score every product; raises :class:`DataError` naming those that are unknown.
+
+        Of an interleaved session by the stable release, which the answer does not name: so what
+        comes of it is logged as no release's.
+        """
         state, arm, release = self._assigned(listing)
-        if arm == INTERLEAVED:  # scores are of one release
-            arm = "stable"
         ids = listing.ids()
         rows = release.products.rows(ids)
         unknown = [i for i, row in enumerate(rows) if row is None and _title(listing, i) is None]
@@ -67,7 +69,8 @@ class ScoringService:
         columns = (column.tolist() for column in scored)
         names = ("id", "em", "defect", "is_defect", "rank_score")
         products = [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
-        return {"release": release.release, "bucket": arm, "products": products}
+        name = "" if arm == INTERLEAVED else release.release
+        return {"release": name, "bucket": arm, "products": products}
 
     async def rank(self, search: Search) -> dict[str, Any]:
         """Leave out defects, put exact products first by their probability, keep the rest's order.

@@ -141,7 +141,7 @@ def test_an_interleaved_search_is_a_draft_of_both_releases_and_says_whose_each_i
             seen[session] = client.post("/rank", json=mine).json()
             assert client.post("/rank", json=mine).json()["products"] == seen[session]["products"]
         scored = client.post("/score", json={"query": "1", "products": ["p0"], "session_id": "s1"})
-        assert (scored.json()["bucket"], scored.json()["release"]) == ("stable", old[0])
+        assert (scored.json()["bucket"], scored.json()["release"]) == ("interleaved", "")
         nobody = client.post("/rank", json=asked).json()  # without a session: no experiment
         assert (nobody["bucket"], nobody["release"]) == ("stable", old[0])
     ours, theirs = (alone(settings, made, asked) for made in (old, new))
