@@ -134,6 +134,8 @@ class Rollout(Section):
     """Sessions at which the intervals are narrowest."""
     audit_queries: Annotated[Positive, Unit("queries")] = 150
     """Queries that raters are given a day."""
+    adjust_conversion: bool = False
+    """Take off conversion what shoppers' visits before the rollout explain of it (A59)."""
     error_margin: Share | None = 0.001
     """Rise of the share of failed requests that must be ruled out; null: not judged."""
     latency_ratio: Annotated[float, Unit("ratio")] | None = 1.25

@@ -246,6 +246,7 @@ class Session(Base):
     converted: Mapped[bool] = mapped_column(Boolean)  # bought anything
     first_at: Mapped[datetime] = mapped_column(Moment)
     last_at: Mapped[datetime] = mapped_column(Moment)
+    client_id: Mapped[str] = mapped_column(Key, server_default="")  # "": none was logged
 
 
 class Interleaved(Base):

@@ -267,6 +267,7 @@ def test_sessions_are_what_a_loop_counts(
         rows.append((
             *key, *arms[order[0]], any(len(names) > 1 for names in named), len(arms),
             *(did[a] for a in DONE.values()), did["purchase"] > 0, min(times), max(times),
+            max(e["client_id"] for e in seen),
         ))  # fmt: skip
     assert found["sessions"].rows() == rows
     assert found["sessions"]["mixed"].n_unique() == 2

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -159,6 +160,42 @@ def test_an_interleaved_session_is_of_neither_arm(settings: Settings) -> None:
     both = [row("x", "2026-03-03T13:00", r, True, bucket="interleaved") for r in ("new",)]
     stored(settings, [*both, row("y", "2026-03-03T13:00", "old", bucket="stable")])
     assert list(strata(settings, "2026-03-03")) == [Stratum(0, 0, 1, 0, 0.5)]
+
+
+def test_sessions_are_counted_by_what_their_shoppers_did_before_the_rollout(
+    settings: Settings,
+) -> None:
+    past = [
+        row("old-1", "2026-02-20T10:00", "x", True, client_id="k1"),
+        row("old-2", "2026-02-21T10:00", "x", client_id="k1"),
+        row("old-3", "2026-01-20T10:00", "x", True, client_id="k2"),  # too long ago
+        row("old-4", "2026-02-28T10:00", "x", True, client_id=""),
+        row("old-5", "2026-03-01T09:00", "x", True, client_id="k3"),  # the first day is no past
+    ]
+    stored(settings, past)
+    owners = {"a": "k1", "b": "k1", "c": "k2", "f": "k3", "g": "nobody"}
+    stored(settings, [r | {"client_id": owners.get(r["session_id"], "")} for r in ROWS])
+    with reading(open_store(settings.db_url)) as connection:
+        found = online_evidence.session_groups(connection, M, LOCALE, STATE, span("2026-03-03"))
+    expected = strata(settings, "2026-03-03")
+    for n, stratum in enumerate(expected):  # the same sessions as without
+        for treated, number, hits in (
+            (True, stratum.treated, stratum.treated_hits),
+            (False, stratum.control, stratum.control_hits),
+        ):
+            here = (found.stratum == n) & (found.treated == treated)
+            assert found.number[here].sum() == number
+            assert found.number[here] @ found.outcome[here] == hits
+    known = {
+        (int(s), bool(t), int(o), *np.round(np.expm1(k)).astype(int).tolist()): int(n)
+        for s, t, o, k, n in zip(
+            found.stratum, found.treated, found.outcome, found.known, found.number, strict=True
+        )
+    }
+    assert {k: n for k, n in known.items() if k[3]} == {
+        (0, True, 1, 2, 1): 1,
+        (0, False, 0, 2, 1): 1,
+    }
 
 
 def report(settings: Settings, day: str, figures: Any) -> None:

@@ -8,10 +8,10 @@ All evidence of the rollout counts, not only this step's; the bounds allow for l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from csrm_tasks.release.online.cuped import Groups, adjusted
 from csrm_tasks.release.online.preference import Preferences, preference
 from csrm_tasks.release.online.sequential import (
     Difference,
@@ -54,6 +54,7 @@ class OnlineEvidence:
     requests: Served | None = None
     teacher: Audit | None = None  # the same queries graded by an LLM: an estimate, shown only
     preferences: Preferences = field(default_factory=Preferences)  # of interleaved sessions
+    known: Groups | None = None  # the sessions by what was known before, where the plan adjusts
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def evaluate_step(
     """Judge a release at ``step``; returns the outcome and every check it follows from."""
     alpha = share_of_alpha(plan)
     checks = [
-        *_traffic(step, plan, evidence.sessions, alpha),
+        *_traffic(step, plan, evidence, alpha),
         *_preference(step, evidence.preferences, alpha),
         *_audits(step, plan, evidence.audit, alpha),
         *_serving(plan, evidence, alpha),
@@ -107,10 +108,11 @@ def _preference(step: Step, found: Preferences, alpha: float) -> list[OnlineChec
 
 
 def _traffic(
-    step: Step, plan: Rollout, strata: Sequence[Stratum], alpha: float
+    step: Step, plan: Rollout, evidence: OnlineEvidence, alpha: float
 ) -> list[OnlineCheck]:
     if not step.weight:
         return []  # shadow: nobody is answered by it
+    strata = evidence.sessions
     seen = sum(s.treated for s in strata)
     if not seen or not sum(s.control for s in strata):
         return [
@@ -123,6 +125,8 @@ def _traffic(
     few = seen < step.sessions
     enough = OnlineCheck("sessions", "INCONCLUSIVE" if few else "SUCCESS", f"{seen} sessions")
     conversion = difference(strata, alpha, plan.planned_sessions)
+    if evidence.known is not None:
+        conversion = adjusted(evidence.known, alpha, plan.planned_sessions)
     base = sum(s.control_hits for s in strata) / sum(s.control for s in strata)
     return [enough, _bounded("conversion", conversion, step.margin * base, rising_is_bad=False)]
 

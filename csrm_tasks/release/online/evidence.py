@@ -7,13 +7,12 @@ later look; a session delivered on two days is one session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
-import sqlalchemy as sa
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,7 +22,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from sqlalchemy.engine import Connection
 
 from csrm_tasks import clocks
 from csrm_tasks.blobs import BlobStore, open_blobs
@@ -31,16 +29,11 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release.ledger import Entry, moment
 from csrm_tasks.release.online.checks import Audit, OnlineEvidence
-from csrm_tasks.release.online.preference import Preferences
-from csrm_tasks.release.online.sequential import Stratum
 from csrm_tasks.release.online.served import FIRST, LAST, Served
+from csrm_tasks.release.online.sessions import preferences, session_groups, session_strata
 from csrm_tasks.release.rollout import CurrentRollout
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
-from csrm_tasks.store.tables import INTERLEAVED, SESSIONS
-
-OF_BOTH = "interleaved"  # the arm whose sessions belong to no release alone
-SETTLE = timedelta(minutes=15)  # servers have followed the routing document by then
 
 
 def read(
@@ -55,9 +48,10 @@ def read(
     with reading(open_store(settings.db_url)) as connection:
         asked = connection, config.market, config.target_locale, state, span
         sessions, preferred = session_strata(*asked), preferences(*asked)
+        known = session_groups(*asked) if state.plan.adjust_conversion else None
     requests = serving(open_blobs(settings.routing), config.market, state, span)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
-    return OnlineEvidence(sessions, audit, requests, teacher, preferred)
+    return OnlineEvidence(sessions, audit, requests, teacher, preferred, known)
 
 
 @dataclass(frozen=True)
@@ -87,102 +81,6 @@ class Span:
 
 def _dates(first: date, last: date) -> list[str]:
     return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
-
-
-def session_strata(
-    connection: Connection, market: str, locale: str, state: CurrentRollout, span: Span
-) -> tuple[Stratum, ...]:
-    """Count sessions and conversions of both releases by step and day of first delivery.
-
-    A session belongs to the step in which it began, a quarter of an hour after a change of the
-    shares at the earliest, and to the release of its first search that names one.
-    """
-    strata: list[Stratum] = []
-    merged = _merged(market, locale, span.market_days())
-    for window, following in zip(state.windows, [*state.windows[1:], None], strict=True):
-        if not window.share:
-            continue  # shadow answers nobody
-        since = datetime.fromisoformat(window.since) + SETTLE
-        until = span.until if following is None else datetime.fromisoformat(following.since)
-        statement = _counts(merged, since, until, (state.release, state.control))
-        strata += _strata(connection.execute(statement).all(), state, window.share)
-    return tuple(strata)
-
-
-def _merged(market: str, locale: str, among: Sequence[str]) -> sa.Subquery:
-    """One row per session: when it began, its release, and whether it bought on any day."""
-    rows = SESSIONS.c
-    order = (rows.release == "", rows.first_at, rows.day)
-    numbered = (
-        sa.select(
-            rows.session_id, rows.day, rows.release, rows.first_at,
-            sa.cast(rows.converted, sa.Integer).label("bought"),
-            sa.func.row_number().over(partition_by=rows.session_id, order_by=order).label("nth"),
-        )
-        .where(
-            rows.market == market, rows.locale == locale, rows.day.in_(among),
-            rows.bucket != OF_BOTH,
-        )
-        .subquery()
-    )  # fmt: skip
-    first = sa.case((numbered.c.nth == 1, numbered.c.release))
-    return (
-        sa.select(
-            sa.func.min(numbered.c.day).label("day"),
-            sa.func.max(first).label("release"),
-            sa.func.min(numbered.c.first_at).label("began"),
-            sa.func.max(numbered.c.bought).label("bought"),
-        )
-        .group_by(numbered.c.session_id)
-        .subquery()
-    )
-
-
-def _counts(
-    merged: sa.Subquery, since: datetime, until: datetime, releases: Sequence[str]
-) -> sa.Select[Any]:
-    s = merged.c
-    return (
-        sa.select(s.day, s.release, sa.func.count(), sa.func.sum(s.bought))
-        .where(s.began >= since, s.began < until, s.release.in_(releases))
-        .group_by(s.day, s.release)
-        .order_by(s.day)
-    )
-
-
-def _strata(rows: Sequence[Any], state: CurrentRollout, share: float) -> Iterator[Stratum]:
-    by_day: dict[str, dict[str, tuple[int, int]]] = {}
-    for day, release, sessions, bought in rows:
-        by_day.setdefault(day, {})[release] = int(sessions), int(bought)
-    for counts in by_day.values():
-        treated, control = (counts.get(r, (0, 0)) for r in (state.release, state.control))
-        yield Stratum(*treated, *control, share)
-
-
-def preferences(
-    connection: Connection, market: str, locale: str, state: CurrentRollout, span: Span
-) -> Preferences:
-    """Sum up what interleaved sessions preferred since the rollout began (A57).
-
-    Every product's events name the release that picked it, so no time has to be left out when
-    shares change; a session delivered on two days has one preference.
-    """
-    rows = INTERLEAVED.c
-
-    def of(release: str) -> sa.ColumnElement[Any]:
-        return sa.func.sum(sa.case((rows.release == release, rows.credits), else_=0))
-
-    statement = (
-        sa.select(of(state.release), of(state.control))
-        .where(
-            rows.market == market, rows.locale == locale, rows.day.in_(span.market_days()),
-            rows.release.in_((state.release, state.control)),
-            rows.first_at >= span.since, rows.first_at < span.until,
-        )
-        .group_by(rows.session_id)
-        .order_by(rows.session_id)  # sums of floating point depend on it
-    )  # fmt: skip
-    return Preferences.of((int(a), int(b)) for a, b in connection.execute(statement))
 
 
 def serving(blobs: BlobStore, market: str, state: CurrentRollout, span: Span) -> Served | None:

@@ -1,4 +1,4 @@
-"""Interleaved: the clicks and carts of each interleaved session on what each release picked."""
+"""Interleaved sessions' clicks and carts by release, and whose a session is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0012"
 
 
 def upgrade() -> None:
-    """Add the table, empty: a day has its rows once it is aggregated again."""
+    """Add table and column, empty: a day has them once it is aggregated again."""
 
     def name(length: int) -> sa.String:
         return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
@@ -28,8 +28,11 @@ def upgrade() -> None:
             "market", "day", "locale", "session_id", "release", name="pk_interleaved"
         ),
     )
+    op.add_column("sessions", sa.Column("client_id", name(200), nullable=False, server_default=""))
 
 
 def downgrade() -> None:
-    """Remove it."""
+    """Remove both."""
+    with op.batch_alter_table("sessions") as batch:
+        batch.drop_column("client_id")
     op.drop_table("interleaved")
