@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from csrm_tasks.demo.study import interleaved_shoppers, interleaving
+from csrm_tasks.cli.rollout import rollout
+from csrm_tasks.demo.study import audit_world, interleaved_shoppers, interleaving
 from csrm_tasks.release.interleaving import draft
 
 
@@ -26,14 +30,33 @@ def test_all_searches_at_once_are_interleaved_as_one_by_one() -> None:
     assert (team == -1).any() and (team[:, 0] >= 0).any()
 
 
-def test_interleaving_needs_a_fifth_of_the_sessions_and_errs_no_more_than_alpha() -> None:
-    table, figures = interleaving.rows(interleaving.QUICK)
-    assert len(table) == 1 + 2 * len(interleaving.RANKERS)
+@pytest.fixture(scope="module")
+def printed() -> str:
+    found = CliRunner().invoke(rollout, ["sensitivity", "--quick"])
+    assert found.exit_code == 0, found.output
+    return found.output
+
+
+def test_interleaving_needs_a_fifth_of_the_sessions_and_errs_no_more_than_alpha(
+    printed: str,
+) -> None:
+    figures = json.loads(printed.splitlines()[-1])["figures"]
     assert all(figures[f"sessions_ratio_{n.replace(' ', '_')}"] >= 5 for n in interleaving.RANKERS)
-    by_test = [row for row in table[1:] if row[2] == "interleaving"]
-    assert all(row[5] == "0.0%" for row in by_test)  # never the worse one
-    _, equal = interleaving.equal_rows(interleaving.QUICK)
-    assert equal["equal_error"] <= interleaving.ALPHA
+    by_test = [line for line in printed.splitlines() if "| interleaving | " in line]
+    decided = [line for line in by_test if line.count("→") == 1]
+    assert len(decided) == len(interleaving.RANKERS)
+    assert all(line.endswith("| 0.0% |") for line in decided)  # never the worse one
+    assert figures["equal_error"] <= interleaving.ALPHA
+
+
+def test_audits_by_strata_with_an_llm_are_half_as_wide_and_cover(printed: str) -> None:
+    """Small; docs/ROLLOUT.md has the figures of 2,000."""
+    figures = json.loads(printed.splitlines()[-1])["figures"]
+    for measure in audit_world.MEASURES:
+        assert figures[f"width_{measure}_strata_LLM"] < 0.6
+        assert figures[f"width_{measure}_strata_useless_LLM"] < 0.9
+        for way in ("plain_draw", "strata_LLM", "strata_useless_LLM"):
+            assert figures[f"covered_{measure}_{way}"] >= 0.92  # 150 audits: 95 % less 1.7 errors
 
 
 def test_the_same_seed_is_the_same_simulation() -> None:

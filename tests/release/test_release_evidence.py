@@ -16,9 +16,11 @@ from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.release import rollout
 from csrm_tasks.release.online import evidence as online_evidence
+from csrm_tasks.release.online import sessions
 from csrm_tasks.release.online.checks import Audit
 from csrm_tasks.release.online.preference import Preferences
 from csrm_tasks.release.online.sequential import Stratum
+from csrm_tasks.release.online.span import Span
 from csrm_tasks.release.rollout import CurrentRollout, ShareWindow
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
@@ -76,15 +78,15 @@ def stored(settings: Settings, rows: list[dict[str, Any]]) -> None:
         connection.execute(sa.insert(SESSIONS), rows)
 
 
-def span(day: str, zone: str = "UTC", state: CurrentRollout = STATE) -> online_evidence.Span:
-    return online_evidence.Span.of(state, day, zone)
+def span(day: str, zone: str = "UTC", state: CurrentRollout = STATE) -> Span:
+    return Span.of(state, day, zone)
 
 
 def strata(
     settings: Settings, day: str, zone: str = "UTC", state: CurrentRollout = STATE
 ) -> tuple[Stratum, ...]:
     with reading(open_store(settings.db_url)) as connection:
-        return online_evidence.session_strata(connection, M, LOCALE, state, span(day, zone, state))
+        return sessions.session_strata(connection, M, LOCALE, state, span(day, zone, state))
 
 
 def test_sessions_count_in_the_step_and_for_the_release_that_they_began_with(
@@ -111,7 +113,7 @@ def test_a_holdout_is_a_window_too(settings: Settings) -> None:
         windows=(*STATE.windows, ShareWindow("2026-03-03T12:30:00+00:00", 0.95)),
     )
     with reading(open_store(settings.db_url)) as connection:
-        found = online_evidence.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
+        found = sessions.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
     assert found == (Stratum(0, 0, 1, 1, 0.95),)
 
 
@@ -152,7 +154,7 @@ def test_interleaved_sessions_prefer_what_their_credits_say(
     with writing(open_store(settings.db_url), M) as connection:
         connection.execute(sa.insert(INTERLEAVED), CREDITED)
     with reading(open_store(settings.db_url)) as connection:
-        found = online_evidence.preferences(connection, M, LOCALE, STATE, span(day))
+        found = sessions.preferences(connection, M, LOCALE, STATE, span(day))
     assert found == Preferences.of(expected)
 
 
@@ -176,7 +178,7 @@ def test_sessions_are_counted_by_what_their_shoppers_did_before_the_rollout(
     owners = {"a": "k1", "b": "k1", "c": "k2", "f": "k3", "g": "nobody"}
     stored(settings, [r | {"client_id": owners.get(r["session_id"], "")} for r in ROWS])
     with reading(open_store(settings.db_url)) as connection:
-        found = online_evidence.session_groups(connection, M, LOCALE, STATE, span("2026-03-03"))
+        found = sessions.session_groups(connection, M, LOCALE, STATE, span("2026-03-03"))
     expected = strata(settings, "2026-03-03")
     for n, stratum in enumerate(expected):  # the same sessions as without
         for treated, number, hits in (

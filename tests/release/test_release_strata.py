@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csrm_tasks.demo.study import audit_world
 from csrm_tasks.release.online.prediction_powered import FOLDS, estimate
 from csrm_tasks.release.online.strata import Drawn, Population, allocate, by_traffic, draw, strata
 
@@ -158,13 +157,3 @@ def test_lambda_of_a_fold_is_that_of_the_others() -> None:
         for k, p in enumerate(powers)
     ])  # fmt: skip
     assert value(people) == pytest.approx(expected)
-
-
-def test_simulated_audits_are_half_as_wide_and_cover() -> None:
-    """Small; docs/ROLLOUT.md has the figures of 2,000."""
-    _, figures = audit_world.rows(audit_world.QUICK)
-    for measure in audit_world.MEASURES:
-        assert figures[f"width_{measure}_strata_LLM"] < 0.6
-        assert figures[f"width_{measure}_strata_useless_LLM"] < 0.9
-        for way in ("plain_draw", "strata_LLM", "strata_useless_LLM"):
-            assert figures[f"covered_{measure}_{way}"] >= 0.92  # 150 audits: 95 % less 1.7 errors

@@ -38,7 +38,7 @@ class Size:
     equal_runs: int = 2_000
 
 
-QUICK = Size(products=600, queries=150, truth=40_000, runs=12, equal_runs=60)
+QUICK = Size(products=600, queries=150, truth=40_000, runs=8, equal_runs=40)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ later look; a session delivered on two days is one session.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Self
 
 import numpy as np
@@ -23,14 +22,14 @@ from pydantic import (
     model_validator,
 )
 
-from csrm_tasks import clocks
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release.ledger import Entry, moment
+from csrm_tasks.release.ledger import Entry
 from csrm_tasks.release.online.checks import Audit, OnlineEvidence
 from csrm_tasks.release.online.served import FIRST, LAST, Served
 from csrm_tasks.release.online.sessions import preferences, session_groups, session_strata
+from csrm_tasks.release.online.span import Span
 from csrm_tasks.release.rollout import CurrentRollout
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
@@ -52,35 +51,6 @@ def read(
     requests = serving(open_blobs(settings.routing), config.market, state, span)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
     return OnlineEvidence(sessions, audit, requests, teacher, preferred, known)
-
-
-@dataclass(frozen=True)
-class Span:
-    """From a rollout's beginning to the end of one day of the market."""
-
-    since: datetime  # UTC
-    until: datetime  # UTC: when the day is over by the market's clocks
-    first: str  # the market's day (YYYY-MM-DD) in which the rollout began
-    last: str
-
-    @classmethod
-    def of(cls, state: CurrentRollout, day: str, zone: str) -> Self:
-        """Return the span of ``state`` up to ``day``; ``zone``: the market's time zone."""
-        since = moment(state.windows[0].since).astimezone(UTC)
-        until = clocks.ends(date.fromisoformat(day), zone)
-        return cls(since, until, str(clocks.day_of(since, zone)), day)
-
-    def market_days(self) -> list[str]:
-        """Return the market's days, by which its store is filled."""
-        return _dates(date.fromisoformat(self.first), date.fromisoformat(self.last))
-
-    def utc_days(self) -> list[str]:
-        """Return the UTC days that have a part in it, by which servers report."""
-        return _dates(self.since.date(), (self.until - timedelta(microseconds=1)).date())
-
-
-def _dates(first: date, last: date) -> list[str]:
-    return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
 
 
 def serving(blobs: BlobStore, market: str, state: CurrentRollout, span: Span) -> Served | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -17,11 +17,9 @@ from sqlalchemy.engine import Connection
 from csrm_tasks.release.online.cuped import Groups
 from csrm_tasks.release.online.preference import Preferences
 from csrm_tasks.release.online.sequential import Stratum
+from csrm_tasks.release.online.span import Span
 from csrm_tasks.release.rollout import CurrentRollout
 from csrm_tasks.store.tables import INTERLEAVED, SESSIONS
-
-if TYPE_CHECKING:
-    from csrm_tasks.release.online.evidence import Span
 
 OF_BOTH = "interleaved"  # the arm whose sessions belong to no release alone
 SETTLE = timedelta(minutes=15)  # servers have followed the routing document by then
