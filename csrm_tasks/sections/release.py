@@ -103,10 +103,11 @@ class Step(Section):
     """Preference for the stable release, of −1 to 1, that must be ruled out by interleaving."""
 
     @model_validator(mode="after")
-    def _of_all_sessions(self) -> Self:
-        if self.weight + self.interleave > 100:
+    def _leaves_sessions_to_compare_with(self) -> Self:
+        if self.weight and self.weight + self.interleave >= 100:
             raise ValueError(
-                f"weight {self.weight} and interleave {self.interleave} are above 100 together"
+                f"weight {self.weight} and interleave {self.interleave} leave the stable release "
+                "no session to be compared by; keep them below 100 together"
             )
         return self
 

@@ -175,8 +175,8 @@ def test_a_step_shares_out_all_sessions_and_steps_rise() -> None:
     assert Step(weight=0, interleave=100).share == 0.0
     assert Step(weight=1).share == 1 / 100
     Rollout(steps=(Step(weight=0), INTERLEAVED, Step(weight=1), Step(weight=1, interleave=5)))
-    with pytest.raises(ValidationError, match="above 100 together"):
-        Step(weight=50, interleave=51)
+    with pytest.raises(ValidationError, match="keep them below 100 together"):
+        Step(weight=50, interleave=50)
     with pytest.raises(ValidationError, match="must be above the one before"):
         Rollout(steps=(Step(weight=1), INTERLEAVED))
     with pytest.raises(ValidationError, match="must be above the one before"):
