@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csrm_tasks.errors import DataError
 from csrm_tasks.release.online.prediction_powered import FOLDS, estimate
 from csrm_tasks.release.online.strata import Drawn, Population, allocate, by_traffic, draw, strata
 
@@ -130,6 +131,21 @@ def test_an_llm_that_is_right_leaves_nothing_to_chance_and_one_that_is_not_costs
     assert right.power > 0.95 and right.error < 0.25 * plain.error
     assert useless.power < 0.2 and useless.error < 1.03 * plain.error
     assert estimate(found, drawn, people[drawn.query], -people).power == 0.0
+
+
+def test_a_stratum_with_one_query_has_the_others_variance_and_one_each_is_refused() -> None:
+    found = Population(np.ones(1_000, np.int64), (np.arange(1_000) >= 500).astype(np.int64))
+    people = np.array([*np.random.default_rng(0).normal(size=20), 0.0])
+    some = Drawn(np.array([*range(20), 700]), np.array([*[20 / 500] * 20, 1 / 500]))
+    first = people[:20].var(ddof=1)  # of a query; half of the traffic is each stratum's
+    expected = 0.25 * first * ((1 - 20 / 500) / 20 + (1 - 1 / 500))
+    assert estimate(found, some, people).error ** 2 == pytest.approx(expected)
+    one = Drawn(np.array([1, 700]), np.array([1 / 500, 1 / 500]))
+    with pytest.raises(DataError, match="needs two"):
+        estimate(found, one, np.zeros(2))
+    every = Drawn(np.arange(1_000), np.ones(1_000))
+    whole = estimate(found, every, np.ones(1_000))
+    assert (whole.value, whole.error) == (pytest.approx(1.0), 0.0)
 
 
 def test_lambda_of_a_fold_is_that_of_the_others() -> None:

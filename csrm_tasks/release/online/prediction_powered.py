@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from csrm_tasks.errors import DataError
 from csrm_tasks.release.online.strata import Drawn, Floats, Ints, Population
 
 FOLDS = 5
@@ -47,10 +48,9 @@ class _Sample:
     llm: Floats  # 0 where the draw was certain: there people have said all
 
     def strata(self, of: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-        """Return the masks of strata with two queries or more of ``of`` that chance drew."""
+        """Return the masks of strata of which chance drew some of ``of``."""
         chosen = of & (self.chance < 1)
-        masks = [chosen & (self.stratum == h) for h in np.unique(self.stratum[chosen])]
-        return [m for m in masks if m.sum() > 1]
+        return [chosen & (self.stratum == h) for h in np.unique(self.stratum[chosen])]
 
 
 def estimate(
@@ -61,7 +61,8 @@ def estimate(
 
     ``people`` (n,): of the drawn queries. ``llm`` (Q,): of all; None: no help. ``power``: λ; None:
     tuned and cross-fitted. A stratum of which nothing is drawn counts as 0: in a comparison, that
-    of queries for which both releases show the same.
+    of queries for which both releases show the same. Raises :class:`DataError` where no stratum has
+    two queries that chance drew, but some have one.
     """
     traffic, stratum = population.traffic, population.stratum[drawn.query]
     labels = np.zeros(len(traffic)) if llm is None else llm
@@ -93,7 +94,7 @@ def tuned(sample: _Sample, of: NDArray[np.bool_]) -> float:
     """Return the λ of least variance by a part of the sample: Σ cov / Σ var over strata, 0 to 1."""
     covariance = variance = 0.0
     for inside in sample.strata(of):
-        scale = float(sample.weight[inside] @ sample.weight[inside]) / (inside.sum() - 1)
+        scale = float(sample.weight[inside] @ sample.weight[inside]) / max(inside.sum() - 1, 1)
         theirs = sample.llm[inside] - sample.llm[inside].mean()
         covariance += scale * float(sample.people[inside] @ theirs)
         variance += scale * float(theirs @ theirs)
@@ -114,15 +115,17 @@ def _variance(sample: _Sample, parts: Floats) -> tuple[float, int]:
 
     Hájek's (1981; Deville 1999): what was likely to be drawn adds less, what was certain nothing.
     Each stratum's own variance has ``PRIOR`` more queries, with the variance of all of them: one in
-    which nothing differed so far is not without any.
+    which nothing differed so far is not without any, and one with a single query has theirs.
     """
     found = []  # by stratum: n, variance of a query, factor of it in the sum's variance
     for inside in sample.strata(np.ones(len(parts), bool)):
         n, left = int(inside.sum()), 1 - sample.chance[inside]
         gaps = parts[inside] - left @ parts[inside] / left.sum()
-        own = n / (n - 1) * float(left @ gaps**2) / float(left.sum())
+        own = n / max(n - 1, 1) * float(left @ gaps**2) / float(left.sum())
         found.append((n, own, float(left @ sample.weight[inside] ** 2)))
     freedom = sum(n - 1 for n, _, _ in found)
+    if found and not freedom:
+        raise DataError("one query of each stratum was judged: the error needs two of one of them")
     pooled = sum((n - 1) * own for n, own, _ in found) / max(freedom, 1)
     variance = sum(
         ((n - 1) * own + PRIOR * pooled) / (n - 1 + PRIOR) * factor for n, own, factor in found
