@@ -53,8 +53,9 @@ def draft(
     while True:
         theirs, ours = _best_two(left, picked), _best_two(right, picked)
         if not _both_can(ours, theirs):
-            for item in (*left, *right):
-                picked.setdefault(item, None)
+            for rest in (left, right):
+                for item in rest:
+                    picked.setdefault(item, None)
             return picked
         if next(flips):
             picked[ours[0]] = "next"

@@ -29,8 +29,8 @@ def interleave(
     ids, first = search.ids(), dict[str, int]()
     for position, name in enumerate(ids):
         first.setdefault(name, position)
-    orders = [[first[ids[i]] if ids[i] else i for i in r.order] for r in (stable, following)]
-    picked = draft(*orders, coins(seed, search.session_id, search.query))
+    old, new = ([first[ids[i]] if ids[i] else i for i in r.order] for r in (stable, following))
+    picked = draft(old, new, coins(seed, search.session_id, search.query))
     by_team = {"stable": names[0], "next": names[1], None: ""}
     shown, out = {ids[i] or i for i in picked}, {*stable.defects} & {*following.defects}
     return Ranking(
