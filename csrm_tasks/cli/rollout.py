@@ -10,7 +10,7 @@ from csrm_tasks.settings import load_settings
 
 @click.group()
 def rollout() -> None:
-    """Rollouts: where one stands, decide a held one, simulate."""
+    """Rollouts: what one can detect, where one stands, decide a held one, simulate."""
 
 
 @rollout.command()
@@ -31,6 +31,8 @@ def status(market: str) -> None:
     if state is not None:
         share = f"{state.plan.holdout} % held out" if state.launched else f"{state.weight} %"
         asks = "; held: a person decides" if state.held else ""
+        mixed = 0 if state.launched else state.current.interleave
+        share += f", {mixed} % interleaved" if mixed else ""
         click.echo(f"{state.release} against {state.control}: step {state.step}, {share}{asks}")
         if not config.rollout.steps and not state.launched:
             click.echo("  the market's file has no rollout steps any more: it will be given up")
@@ -38,6 +40,25 @@ def status(market: str) -> None:
             click.echo(f"  {row.payload['day']} {row.payload['outcome']}: {row.reason}")
     if next_up is not None:
         click.echo(f"candidate awaiting rollout: {next_up.release_id}")
+
+
+@rollout.command()
+@market_option
+def plan(market: str) -> None:
+    """Print what each step of the market's plan can detect, and in how many days it decides."""
+    from csrm_tasks.errors import RefusedError
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.release.online.planning import table
+    from csrm_tasks.release.online.traffic import recent
+    from csrm_tasks.store import open_store, reading
+
+    settings = load_settings(market=market)
+    config = load_market(market, settings.markets)
+    if not config.rollout.steps:
+        raise RefusedError(f"{market} has no rollout steps: what passes the gate goes to everybody")
+    with reading(open_store(settings.db_url)) as connection:
+        traffic = recent(connection, market, config.target_locale)
+    click.echo("\n".join(table(config.rollout, traffic)))
 
 
 @rollout.command()
@@ -71,3 +92,28 @@ def simulate(number: int, seed: int) -> None:
         rollouts.conversion_rows(number, seed),
     )
     click.echo("\n\n".join(map(rollouts.markdown, tables)))
+
+
+@rollout.command()
+@click.option("--quick", is_flag=True, help="Small: shows that it works, not how well.")
+@click.option("--seed", default=0, show_default=True)
+def sensitivity(quick: bool, seed: int) -> None:
+    """Print how few sessions interleaving and how few judgements audits by strata need."""
+    import json
+
+    from csrm_tasks.demo.study import audit_world, interleaving
+    from csrm_tasks.demo.study.rollouts import markdown
+
+    sizes = (
+        (interleaving.QUICK, audit_world.QUICK)
+        if quick
+        else (interleaving.Size(), audit_world.Size())
+    )
+    parts = (
+        interleaving.rows(sizes[0], seed),
+        interleaving.equal_rows(sizes[0], seed),
+        audit_world.rows(sizes[1], seed),
+    )
+    click.echo("\n\n".join(markdown(rows) for rows, _ in parts))
+    figures = {name: round(value, 4) for _, found in parts for name, value in found.items()}
+    click.echo("\n" + json.dumps({"name": "rollout_sensitivity", "figures": figures}))

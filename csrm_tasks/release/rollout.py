@@ -65,7 +65,7 @@ def current_rollout(entries: Sequence[Entry]) -> CurrentRollout | None:
     for row in entries:
         if row.action == "started":
             plan = Rollout.model_validate_json(row.payload["plan"])
-            windows = (ShareWindow(row.at, plan.steps[0].weight / 100),)
+            windows = (ShareWindow(row.at, plan.steps[0].share),)
             state = CurrentRollout(row.release_id, str(row.previous), plan, 0, row.seq, windows)
         elif state is not None:
             state = _after(state, row)
@@ -81,7 +81,7 @@ def _after(state: CurrentRollout, row: Entry) -> CurrentRollout | None:
         )  # fmt: skip
     if row.action == "advanced" and row.release_id == state.release:
         new = replace(state, step=int(row.payload["step"]), turn=row.seq, held=False)
-        return replace(new, windows=(*state.windows, ShareWindow(row.at, new.weight / 100)))
+        return replace(new, windows=(*state.windows, ShareWindow(row.at, new.current.share)))
     if row.action == "held" and row.release_id == state.release:
         return replace(state, held=True)
     return None if row.action in SERVING_ACTIONS else state

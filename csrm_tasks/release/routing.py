@@ -18,6 +18,7 @@ from csrm_tasks.release import ledger, rollout
 from csrm_tasks.settings import Settings
 
 VERSION = 2
+INTERLEAVING = 3  # of documents that interleave: a server that cannot keeps its last one
 ATTEMPTS = 20  # of compare-and-swap; each loss means that somebody else's write succeeded
 KEPT = 2  # predecessors that servers and retention keep loadable
 
@@ -34,16 +35,18 @@ def document(market: str, entries: Sequence[ledger.Entry]) -> dict[str, Any] | N
         "next": state.weight if state and following else 0,
         "holdout": state.plan.holdout if state and holdout else 0,
     }
+    if state and following and state.current.interleave:
+        weights["interleaved"] = state.current.interleave
     before = lives[-1 - KEPT : -1]
     named = sorted({r for r in (stable, following, holdout, *before) if r})
     made = {release: _made_of(entries, release) for release in named}
     return {
-        "version": VERSION,
+        "version": INTERLEAVING if "interleaved" in weights else VERSION,
         "market": market,
         "stable": stable,
         "next": following,
         "holdout": holdout,
-        "shadow": following is not None and not weights["next"],
+        "shadow": following is not None and not weights["next"] and "interleaved" not in weights,
         "weights": {"stable": 100 - sum(weights.values()), **weights},
         "seed": f"{market}:{state.release if state else stable}",
         "predecessors": before[::-1],
@@ -65,8 +68,8 @@ def check(doc: Mapping[str, Any]) -> None:
     weights = doc["weights"]
     if sum(weights.values()) != 100 or min(weights.values()) < 0:
         raise RefusedError(f"routing of {doc['market']}: weights {weights} do not add to 100")
-    for arm in ("next", "holdout"):
-        if doc[arm] is None and weights[arm]:
+    for arm, named in (("next", "next"), ("holdout", "holdout"), ("interleaved", "next")):
+        if doc[named] is None and weights.get(arm, 0):
             raise RefusedError(f"routing of {doc['market']}: traffic for a release not there")
 
 

@@ -112,16 +112,34 @@ class Step(Section):
 
     weight: Annotated[int, Field(ge=0, lt=100), Unit("percent of sessions")]
     """Sessions that the new release answers; 0: shadow, it scores copies of the traffic."""
+    interleave: Annotated[int, Field(ge=0, le=100), Unit("percent of sessions")] = 0
+    """Further sessions, whose searches show both releases' results in one list (A57)."""
     days: Days = 1
     """Days of data, at least."""
     sessions: Annotated[Whole, Unit("sessions")] = 0
-    """Sessions of the new release since the rollout began, at least."""
+    """Sessions of the new release, and interleaved ones with a preference, at least."""
     audits: Annotated[Whole, Unit("queries")] = 0
     """Queries that raters judged since the rollout began, at least."""
     margin: Share = 0.1
     """Fall in conversion, relative to the stable release, that must be ruled out."""
     audit_margin: Share = 0.05
     """Rise of Defect@5 and fall of EM@1 in audits that must be ruled out."""
+    preference_margin: Share = 0.1
+    """Preference for the stable release, of −1 to 1, that must be ruled out by interleaving."""
+
+    @model_validator(mode="after")
+    def _leaves_sessions_to_compare_with(self) -> Self:
+        if self.weight and self.weight + self.interleave >= 100:
+            raise ValueError(
+                f"weight {self.weight} and interleave {self.interleave} leave the stable release "
+                "no session to be compared by; keep them below 100 together"
+            )
+        return self
+
+    @property
+    def share(self) -> float:
+        """Of the sessions that one release alone answers, the new one's; 0: shadow."""
+        return self.weight / (100 - self.interleave) if self.weight else 0.0
 
 
 class Rollout(Section):
@@ -142,6 +160,8 @@ class Rollout(Section):
     """Sessions at which the intervals are narrowest."""
     audit_queries: Annotated[Positive, Unit("queries")] = 150
     """Queries that raters are given a day."""
+    adjust_conversion: bool = False
+    """Take off conversion what shoppers' visits before the rollout explain of it (A59)."""
     error_margin: Share | None = 0.001
     """Rise of the share of failed requests that must be ruled out; null: not judged."""
     latency_ratio: Annotated[float, Unit("ratio")] | None = 1.25
@@ -161,9 +181,10 @@ class Rollout(Section):
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
-        weights = [step.weight for step in self.steps]
+        weights = [(step.weight, step.interleave) for step in self.steps]
         if weights != sorted(set(weights)):
-            raise ValueError(f"each step's weight must be above the one before, not {weights}")
+            shown = [f"{w} and {i} interleaved" if i else w for w, i in weights]
+            raise ValueError(f"each step's weight must be above the one before, not {shown}")
         return self
 
 

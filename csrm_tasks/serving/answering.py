@@ -17,6 +17,7 @@ from csrm_tasks.serving import ubi
 from csrm_tasks.serving.alarms import Alarms
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.serving.follower import Follower, State
+from csrm_tasks.serving.lists import Ranking, interleave
 from csrm_tasks.serving.loading import LoadedRelease, Read
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Item, Listing, Search, judged
@@ -27,6 +28,7 @@ log = logging.getLogger("csrm")
 SHADOWED = 32  # copies under way at most: a slow newcomer must not starve who answers
 EVENT_AGE = timedelta(days=1)
 CLOCKS = timedelta(minutes=5)  # that a shop's clock may be ahead of ours
+INTERLEAVED = "interleaved"  # the arm
 
 
 class NotReadyError(Exception):
@@ -50,7 +52,9 @@ class ScoringService:
     async def score(self, listing: Listing, *, explain: bool = False) -> dict[str, Any]:
         """Score every product; raises :class:`DataError` naming those that are unknown.
 
-        ``explain``: with what each part adds to the logits of both heads (A50).
+        ``explain``: with what each part adds to the logits of both heads (A50). Of an interleaved
+        session by the stable release, which the answer does not name: so what comes of it is logged
+        as no release's.
         """
         state, arm, release = self._assigned(listing)
         ids = listing.ids()
@@ -72,7 +76,8 @@ class ScoringService:
             parts = release.scorer.explain(*read)
             for product, table in zip(products, _tables(parts), strict=True):
                 product["explain"] = table
-        return {"release": release.release, "bucket": arm, "products": products}
+        name = "" if arm == INTERLEAVED else release.release
+        return {"release": name, "bucket": arm, "products": products}
 
     async def rank(self, search: Search) -> dict[str, Any]:
         """Leave out defects, put exact products first by their probability, keep the rest's order.
@@ -81,26 +86,54 @@ class ScoringService:
         rest: a search must not fail, nor a product vanish, because it is new.
         """
         state, arm, release = self._assigned(search)
-        rows = release.products.rows(search.ids())
-        known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
-        self._metrics.unknown.inc(len(rows) - len(known))
-        scored, _ = await self._counted(state, release, arm, search, rows, known)
+        if arm == INTERLEAVED:
+            ranking = await self._interleaved(state, release, search)
+        else:
+            ranking = await self._ranking(state, release, arm, search)
+        self._metrics.unknown.inc(len(ranking.unknown))
         self._shadow(state, search)
-        order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
-        ids = search.ids()
-        ranked = [ids[i] for i in order]
-        query_id = uuid.uuid4().hex
+        ids, query_id = search.ids(), uuid.uuid4().hex
+        name = "" if arm == INTERLEAVED else release.release
+        ranked = [ids[i] for i in ranking.order]
         who = {
             "session_id": search.session_id, "client_id": search.client_id, "bucket": arm,
-            "release": release.release,
+            "release": name,
         }  # fmt: skip
         at = ubi.stamp(datetime.now(UTC))
         self._write("ubi_queries", [ubi.query_record(query_id, search.query, ranked, who, at)])
-        return {
-            "query_id": query_id, "release": release.release, "bucket": arm, "products": ranked,
-            "defects": [ids[i] for i in defects],
-            "unknown": [ids[i] for i in sorted({*range(len(rows))} - {*known})],
+        answer = {
+            "query_id": query_id, "release": name, "bucket": arm, "products": ranked,
+            "defects": [ids[i] for i in ranking.defects],
+            "unknown": [ids[i] for i in ranking.unknown],
         }  # fmt: skip
+        return answer if ranking.releases is None else answer | {"releases": ranking.releases}
+
+    async def _ranking(
+        self, state: State, release: LoadedRelease, arm: str, search: Search
+    ) -> Ranking:
+        """Rank a search by one release."""
+        rows = release.products.rows(search.ids())
+        known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
+        scored, _ = await self._counted(state, release, arm, search, rows, known)
+        order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
+        return Ranking(order, defects, sorted({*range(len(rows))} - {*known}))
+
+    async def _interleaved(self, state: State, stable: LoadedRelease, search: Search) -> Ranking:
+        """Rank a search by both releases, in one list (A57); by the stable one where the other
+        fails, which is counted: it must not cost a shopper the answer.
+        """
+        both = [stable, state.releases[str(state.document.next)]]
+        found = await asyncio.gather(
+            *(self._ranking(state, release, INTERLEAVED, search) for release in both),
+            return_exceptions=True,
+        )
+        ours, theirs = found
+        if isinstance(ours, BaseException):
+            raise ours
+        if isinstance(theirs, BaseException):
+            log.warning("serving: %s failed: %s", both[1].release, type(theirs).__name__)
+            theirs = ours  # one list twice: nobody has a credit
+        return interleave(ours, theirs, [r.release for r in both], state.document.seed, search)
 
     def events(self, sent: Sequence[Any]) -> tuple[int, dict[int, str]]:
         """Log what shoppers did; returns how many were good, and why the others are not, by index.

@@ -20,6 +20,7 @@ class Weights(BaseModel):
     stable: int
     next: int
     holdout: int
+    interleaved: int = 0
 
 
 class Document(BaseModel):
@@ -59,10 +60,11 @@ def parse(market: str, raw: bytes) -> Document:
         raise RefusedError(f"routing of {market}: {at}: {first['msg']}") from e
     except ValueError as e:
         raise RefusedError(f"routing of {market}: not JSON") from e
-    if (document.version, document.market) != (routing.VERSION, market):
+    known = (routing.VERSION, routing.INTERLEAVING)
+    if document.version not in known or document.market != market:
         raise RefusedError(
             f"routing of {market}: version {document.version} of market {document.market}, this "
-            f"server follows version {routing.VERSION}"
+            f"server follows versions {routing.VERSION} and {routing.INTERLEAVING}"
         )
     routing.check(document.fields())
     lost = [r for r in (*document.answering, *document.predecessors) if r not in document.bundles]

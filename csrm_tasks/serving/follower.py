@@ -40,9 +40,9 @@ class State:
     releases: Mapping[str, LoadedRelease]
 
     def answers(self, session: str) -> tuple[str, LoadedRelease]:
-        """Return the session's arm and the release that serves it."""
-        arm = assignment.arm(session, self.fields)
-        return arm, self.releases[str(self.fields[arm])]
+        """Return the session's arm and the release that serves it (interleaved: the stable one)."""
+        release = assignment.assign(session, self.fields)
+        return assignment.arm(session, self.fields), self.releases[release]
 
     @property
     def shadow(self) -> LoadedRelease | None:

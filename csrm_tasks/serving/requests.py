@@ -14,6 +14,8 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic.functional_validators import BeforeValidator
 
@@ -90,17 +92,27 @@ class Search(Listing):
 
 
 class Event(Body):
-    """What a shopper did with a product of an answer; release and bucket as in that answer."""
+    """What a shopper did with a product of an answer; release and bucket as in that answer.
+
+    Of an interleaved one the release is the product's: the one that picked it, "" for neither.
+    """
 
     query_id: Named
     action_name: Literal["impression", "click", "add_to_cart", "purchase"]
     object_id: Named
-    release: Named
-    bucket: Literal["stable", "next", "holdout"]
+    release: Id
+    bucket: Literal["stable", "next", "holdout", "interleaved"]
     position: Annotated[int, Field(ge=1, le=100_000)] | None = None
     session_id: Id = ""
     client_id: Id = ""
     timestamp: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+    @field_validator("bucket")
+    @classmethod
+    def _of_a_release(cls, bucket: str, info: ValidationInfo) -> str:
+        if bucket != "interleaved" and info.data.get("release") == "":
+            raise ValueError("only of an interleaved answer a product may be of no release")
+        return bucket
 
 
 class Events(Body):

@@ -86,7 +86,8 @@ def _evidence(
 ) -> list[object] | None:
     """What a look depends on beside its day: published days, serving figures, the rollout."""
     from csrm_tasks.dataset.source import published_days
-    from csrm_tasks.release.online.evidence import Span, served_windows
+    from csrm_tasks.release.online.evidence import served_windows
+    from csrm_tasks.release.online.span import Span
     from csrm_tasks.store import open_store, reading
 
     entries = ledger.history(settings, market.market)

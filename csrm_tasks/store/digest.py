@@ -22,6 +22,7 @@ from csrm_tasks.store.tables import (
     CATEGORY_LABELS,
     DAYS,
     FILES,
+    INTERLEAVED,
     LABELS,
     PRODUCTS,
     QUARANTINE,
@@ -39,6 +40,7 @@ RELATIONAL = (
     QUARANTINE,
     AGGREGATES,
     SESSIONS,
+    INTERLEAVED,
     TRAFFIC,
     DAYS,
 )

@@ -246,6 +246,21 @@ class Session(Base):
     converted: Mapped[bool] = mapped_column(Boolean)  # bought anything
     first_at: Mapped[datetime] = mapped_column(Moment)
     last_at: Mapped[datetime] = mapped_column(Moment)
+    client_id: Mapped[str] = mapped_column(Key, server_default="")  # "": none was logged
+
+
+class Interleaved(Base):
+    """What an interleaved session did in one day's deliveries with what one release picked."""
+
+    __tablename__ = "interleaved"
+
+    market: Mapped[str] = mapped_column(Market, primary_key=True)
+    day: Mapped[str] = mapped_column(Day, primary_key=True)
+    locale: Mapped[str] = mapped_column(Locale, primary_key=True)
+    session_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    release: Mapped[str] = mapped_column(Key, primary_key=True)
+    credits: Mapped[int] = mapped_column(BigInteger)  # products clicked, and carted, by search
+    first_at: Mapped[datetime] = mapped_column(Moment)
 
 
 class Traffic(Base):

@@ -15,6 +15,7 @@ from csrm_tasks.store.models import (
     Base,
     CategoryLabel,
     File,
+    Interleaved,
     Label,
     LedgerEntry,
     Product,
@@ -39,6 +40,7 @@ FILES, PRODUCTS, LABELS = table(File), table(Product), table(Label)
 TRANSLATIONS, QUARANTINE, AGGREGATES = table(Translation), table(Quarantined), table(Aggregate)
 DAYS, LEDGER, SESSIONS = table(PublishedDay), table(LedgerEntry), table(Session)
 SIDES, TRAFFIC = table(QuerySide), table(Traffic)
+INTERLEAVED = table(Interleaved)
 CATEGORY_LABELS = table(CategoryLabel)
 
 

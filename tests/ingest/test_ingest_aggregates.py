@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.ingest.aggregates.interleaved import PER_RELEASE, credit_sums
 from csrm_tasks.ingest.aggregates.pairs import ACTIONS, DAILY
 from csrm_tasks.ingest.aggregates.sessions import DONE, PER_SESSION
 from csrm_tasks.ingest.aggregates.sums import Sums, sum_up
@@ -65,7 +66,7 @@ def night(searches: int, seed: int) -> tuple[Rows, Rows]:
             # Two clients of many searches, whose visits have to be told; others of few; nobody.
             "client_id": f"d{n % 8}" if n % 4 == 0 else f"c{n % 90}" if n % 3 else "",
             "session_id": f"v{n // 3}" if n % 7 and n % 4 else "",
-            "bucket": ("A", "B", "")[int(rng.integers(3))], "release": f"r{n % 40 // 39}",
+            "bucket": ("A", "interleaved", "")[int(rng.integers(3))], "release": f"r{n % 40 // 39}",
         }  # fmt: skip
         shown = rng.choice(20, int(rng.integers(0, 9)), replace=False).tolist()
         hits = [*(f"p{product}" for product in [*shown, *shown[:1]]), None]
@@ -148,6 +149,7 @@ def lake(delivered: tuple[Rows, Rows], tmp_path_factory: pytest.TempPathFactory)
 
 def tables(sums: Sums) -> dict[str, pl.DataFrame]:
     named = {"pairs": DAILY, "positions": POSITIONS, "sessions": PER_SESSION}
+    named["interleaved"] = PER_RELEASE
     return {
         n: pl.concat([pl.DataFrame(schema=schema), *frames(getattr(sums, n), schema)])
         for n, schema in named.items()
@@ -265,6 +267,7 @@ def test_sessions_are_what_a_loop_counts(
         rows.append((
             *key, *arms[order[0]], any(len(names) > 1 for names in named), len(arms),
             *(did[a] for a in DONE.values()), did["purchase"] > 0, min(times), max(times),
+            max(e["client_id"] for e in seen),
         ))  # fmt: skip
     assert found["sessions"].rows() == rows
     assert found["sessions"]["mixed"].n_unique() == 2
@@ -273,6 +276,53 @@ def test_sessions_are_what_a_loop_counts(
     derived = found["sessions"].filter(pl.col("session_id").str.contains("@"))
     assert derived["searches"].max() > 1
     assert any(not e["session_id"] for e in events)  # nobody says whose it is
+
+
+def credits_by_loop(events: Rows) -> Rows:
+    """Session by session and product by product."""
+    seen: dict[tuple[Any, ...], dict[tuple[Any, ...], datetime]] = defaultdict(dict)
+    for e in events:
+        good = e["action"] in ("click", "add_to_cart") and e["bucket"] == "interleaved"
+        if good and e["release"] and e["session_id"]:
+            one = (e["search_id"], e["product_id"], e["action"])
+            mine = seen[e["locale"], e["session_id"], e["release"]]
+            mine[one] = min(mine.get(one, e["at"]), e["at"])
+    return [(*key, len(done), min(done.values())) for key, done in sorted(seen.items())]  # type: ignore[misc]
+
+
+def test_credits_of_interleaved_sessions_are_what_a_loop_counts(
+    summed: tuple[Rows, Rows], found: dict[str, pl.DataFrame]
+) -> None:
+    assert found["interleaved"].rows() == credits_by_loop(summed[0])
+    assert found["interleaved"].height > 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_product_gives_one_credit_per_action_to_the_release_that_picked_it(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+
+    def one(values: Sequence[str]) -> str:
+        return str(values[int(rng.integers(len(values)))])
+
+    events = [
+        {
+            "locale": "zh-TW", "query": "q", "query_id": "q", "position": 1, "client_id": "c",
+            "session_id": one(["s1", "s2", ""]), "search_id": one(["a", "b"]),
+            "product_id": one(["p1", "p2"]), "release": one(["new", "old", ""]),
+            "bucket": one(["interleaved", "interleaved", "stable"]),
+            "action": one(["click", "add_to_cart", "purchase", "impression"]),
+            "at": datetime(2026, 1, 4, tzinfo=UTC) + timedelta(seconds=int(rng.integers(9_000))),
+        }
+        for _ in range(150)
+    ]  # fmt: skip
+    frame = pl.DataFrame(events, schema_overrides={"at": pl.Datetime("us", "UTC")})
+    with open_engine(Ingest(), tmp_path, 1) as engine:
+        table = engine.give("e", frame, tmp_path / "e.parquet")
+        sums = engine.fetch(credit_sums(table), tmp_path / "sums.parquet")
+    assert sums.rows() == credits_by_loop(events)
+    assert sums["credits"].max() > 1
 
 
 def test_spark_and_duckdb_say_the_same(

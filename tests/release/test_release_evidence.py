@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -15,14 +16,17 @@ from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.release import rollout
 from csrm_tasks.release.online import evidence as online_evidence
+from csrm_tasks.release.online import sessions
 from csrm_tasks.release.online.checks import Audit
+from csrm_tasks.release.online.preference import Preferences
 from csrm_tasks.release.online.sequential import Stratum
+from csrm_tasks.release.online.span import Span
 from csrm_tasks.release.rollout import CurrentRollout, ShareWindow
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading, writing
-from csrm_tasks.store.tables import SESSIONS
+from csrm_tasks.store.tables import INTERLEAVED, SESSIONS
 
 M, LOCALE = "m", "zh-TW"
 STATE = CurrentRollout(
@@ -74,15 +78,15 @@ def stored(settings: Settings, rows: list[dict[str, Any]]) -> None:
         connection.execute(sa.insert(SESSIONS), rows)
 
 
-def span(day: str, zone: str = "UTC", state: CurrentRollout = STATE) -> online_evidence.Span:
-    return online_evidence.Span.of(state, day, zone)
+def span(day: str, zone: str = "UTC", state: CurrentRollout = STATE) -> Span:
+    return Span.of(state, day, zone)
 
 
 def strata(
     settings: Settings, day: str, zone: str = "UTC", state: CurrentRollout = STATE
 ) -> tuple[Stratum, ...]:
     with reading(open_store(settings.db_url)) as connection:
-        return online_evidence.session_strata(connection, M, LOCALE, state, span(day, zone, state))
+        return sessions.session_strata(connection, M, LOCALE, state, span(day, zone, state))
 
 
 def test_sessions_count_in_the_step_and_for_the_release_that_they_began_with(
@@ -109,8 +113,91 @@ def test_a_holdout_is_a_window_too(settings: Settings) -> None:
         windows=(*STATE.windows, ShareWindow("2026-03-03T12:30:00+00:00", 0.95)),
     )
     with reading(open_store(settings.db_url)) as connection:
-        found = online_evidence.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
+        found = sessions.session_strata(connection, M, LOCALE, launched, span("2026-03-03"))
     assert found == (Stratum(0, 0, 1, 1, 0.95),)
+
+
+def credited(session: str, at: str, release: str, number: int, **more: Any) -> dict[str, Any]:
+    moment = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    return {
+        "market": M, "day": at[:10], "locale": LOCALE, "session_id": session, "release": release,
+        "credits": number, "first_at": moment, **more,
+    }  # fmt: skip
+
+
+CREDITED = [
+    credited("before", "2026-03-01T11:00", "new", 3),  # the rollout had not begun
+    credited("a", "2026-03-01T13:00", "new", 3),
+    credited("a", "2026-03-01T13:01", "old", 1),
+    credited("b", "2026-03-02T13:00", "old", 2),
+    credited("c", "2026-03-02T23:59", "new", 1),
+    credited("c", "2026-03-03T00:01", "old", 1),  # past midnight: one session
+    credited("d", "2026-03-02T13:00", "other", 4),
+    credited("e", "2026-03-02T13:00", "new", 4, locale="ko-KR"),
+    credited("f", "2026-03-02T13:00", "new", 4, market="n"),
+    credited("g", "2026-03-04T00:00", "new", 4),  # of the next day
+]
+
+
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [
+        ("2026-03-01", [(3, 1)]),
+        ("2026-03-02", [(3, 1), (0, 2), (1, 0)]),
+        ("2026-03-03", [(3, 1), (0, 2), (1, 1)]),
+        ("2026-03-04", [(3, 1), (0, 2), (1, 1), (4, 0)]),
+    ],
+)
+def test_interleaved_sessions_prefer_what_their_credits_say(
+    settings: Settings, day: str, expected: list[tuple[int, int]]
+) -> None:
+    with writing(open_store(settings.db_url), M) as connection:
+        connection.execute(sa.insert(INTERLEAVED), CREDITED)
+    with reading(open_store(settings.db_url)) as connection:
+        found = sessions.preferences(connection, M, LOCALE, STATE, span(day))
+    assert found == Preferences.of(expected)
+
+
+def test_an_interleaved_session_is_of_neither_arm(settings: Settings) -> None:
+    both = [row("x", "2026-03-03T13:00", r, True, bucket="interleaved") for r in ("new",)]
+    stored(settings, [*both, row("y", "2026-03-03T13:00", "old", bucket="stable")])
+    assert list(strata(settings, "2026-03-03")) == [Stratum(0, 0, 1, 0, 0.5)]
+
+
+def test_sessions_are_counted_by_what_their_shoppers_did_before_the_rollout(
+    settings: Settings,
+) -> None:
+    past = [
+        row("old-1", "2026-02-20T10:00", "x", True, client_id="k1"),
+        row("old-2", "2026-02-21T10:00", "x", client_id="k1"),
+        row("old-3", "2026-01-20T10:00", "x", True, client_id="k2"),  # too long ago
+        row("old-4", "2026-02-28T10:00", "x", True, client_id=""),
+        row("old-5", "2026-03-01T09:00", "x", True, client_id="k3"),  # the first day is no past
+    ]
+    stored(settings, past)
+    owners = {"a": "k1", "b": "k1", "c": "k2", "f": "k3", "g": "nobody"}
+    stored(settings, [r | {"client_id": owners.get(r["session_id"], "")} for r in ROWS])
+    with reading(open_store(settings.db_url)) as connection:
+        found = sessions.session_groups(connection, M, LOCALE, STATE, span("2026-03-03"))
+    expected = strata(settings, "2026-03-03")
+    for n, stratum in enumerate(expected):  # the same sessions as without
+        for treated, number, hits in (
+            (True, stratum.treated, stratum.treated_hits),
+            (False, stratum.control, stratum.control_hits),
+        ):
+            here = (found.stratum == n) & (found.treated == treated)
+            assert found.number[here].sum() == number
+            assert found.number[here] @ found.outcome[here] == hits
+    known = {
+        (int(s), bool(t), int(o), *np.round(np.expm1(k)).astype(int).tolist()): int(n)
+        for s, t, o, k, n in zip(
+            found.stratum, found.treated, found.outcome, found.known, found.number, strict=True
+        )
+    }
+    assert {k: n for k, n in known.items() if k[3]} == {
+        (0, True, 1, 2, 1): 1,
+        (0, False, 0, 2, 1): 1,
+    }
 
 
 def report(settings: Settings, day: str, figures: Any) -> None:

@@ -8,11 +8,14 @@ import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release import assignment, away, ledger, routing
+from csrm_tasks.release import assignment, away, interleaving, ledger, routing
+from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +34,54 @@ def test_arms_are_those_that_other_languages_must_get(session: str, arm: str) ->
     document = VECTORS["document"]
     assert assignment.arm(session, document) == arm
     assert assignment.assign(session, document) == document[arm]
+
+
+@pytest.mark.parametrize(("session", "arm"), VECTORS["interleaving"]["arms"])
+def test_interleaved_sessions_are_those_that_other_languages_must_get(
+    session: str, arm: str
+) -> None:
+    document = VECTORS["interleaving"]["document"]
+    assert assignment.arm(session, document) == arm
+    serves = document["stable" if arm == "interleaved" else arm]
+    assert assignment.assign(session, document) == serves
+
+
+@pytest.mark.parametrize("vector", VECTORS["interleaving"]["lists"])
+def test_lists_are_those_that_other_languages_must_get(vector: dict[str, Any]) -> None:
+    seed = VECTORS["interleaving"]["document"]["seed"]
+    flips = interleaving.coins(seed, vector["session"], vector["query"])
+    found = interleaving.draft(vector["stable"], vector["next"], flips)
+    assert [list(pair) for pair in found.items()] == vector["list"]
+
+
+def test_a_step_that_interleaves_is_in_the_document_and_no_other_is(settings: Settings) -> None:
+    promote(settings, "r1")
+    steps = (Step(weight=0), Step(weight=0, interleave=20), Step(weight=5))
+    plan = Rollout(steps=steps).model_dump_json()
+    made = {"bundle": "b/r2", "embeddings": "e/r2", "plan": plan}
+    ledger.append(settings, "m", "started", "r2", actor="t", reason="", payload=made)
+    seen = [routing.publish(settings, "m")]
+    for step in ("1", "2"):
+        payload = {"step": step, "evidence": ""}
+        ledger.append(settings, "m", "advanced", "r2", actor="t", reason="", payload=payload)
+        seen.append(routing.publish(settings, "m"))
+    found = [(d["version"], d["shadow"], d["weights"]) for d in seen if d is not None]
+    assert found == [
+        (2, True, {"stable": 100, "next": 0, "holdout": 0}),
+        (3, False, {"stable": 80, "next": 0, "holdout": 0, "interleaved": 20}),
+        (2, False, {"stable": 95, "next": 5, "holdout": 0}),
+    ]
+    ledger.append(settings, "m", "aborted", "r2", actor="t", reason="", payload={})
+    after = routing.publish(settings, "m")
+    assert after is not None and (after["version"], after["next"]) == (2, None)
+
+
+def test_interleaved_sessions_meet_the_new_release_alone_last() -> None:
+    sessions = [f"session-{i}" for i in range(5_000)]
+    held = doc(20) | {"weights": {"stable": 50, "next": 20, "holdout": 0, "interleaved": 30}}
+    mixed = {s for s in sessions if assignment.arm(s, held) == "interleaved"}
+    assert abs(len(mixed) / 5_000 - 0.3) < 0.03
+    assert not mixed & {s for s in sessions if assignment.arm(s, doc(70)) == "next"}
 
 
 def doc(share: int, holdout: int = 0) -> dict[str, object]:
@@ -63,8 +114,9 @@ def test_without_a_next_release_everybody_gets_the_stable_one() -> None:
     assert {assignment.assign(str(i), alone) for i in range(100)} == {"old"}
 
 
-def test_assignment_needs_only_the_standard_library() -> None:
-    tree = ast.parse(Path(assignment.__file__).read_text())
+@pytest.mark.parametrize("module", [assignment, interleaving])
+def test_assignment_needs_only_the_standard_library(module: ModuleType) -> None:
+    tree = ast.parse(Path(module.__file__).read_text())
     found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     names = {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in found}
     assert {str(name).split(".")[0] for name in names} <= {*sys.stdlib_module_names}

@@ -21,6 +21,7 @@ from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.release import assignment
 from csrm_tasks.release.bundle.scorer import Scored
+from csrm_tasks.release.interleaving import coins, draft
 from csrm_tasks.serving.alarms import Kind
 from csrm_tasks.serving.answering import _order
 from csrm_tasks.serving.app import Service
@@ -109,6 +110,115 @@ def test_sessions_go_to_the_arm_that_the_routing_library_says(settings: Settings
             got = client.post("/score", json=asked).json()
             assert got["bucket"] == assignment.arm(session, found)
             assert got["release"] == assignment.assign(session, found)
+
+
+def interleaving(settings: Settings) -> tuple[tuple[str, str], tuple[str, str], dict[str, Any]]:
+    """Two releases, all sessions interleaved."""
+    old, new = release(settings, "a"), release(settings, "b")
+    weights = {"stable": 0, "next": 0, "holdout": 0, "interleaved": 100}
+    found = document(old, next=new[0], weights=weights, version=3, bundles=dict([old, new]))
+    route(settings, found)
+    return old, new, found
+
+
+def alone(settings: Settings, made: tuple[str, str], asked: dict[str, Any]) -> dict[str, Any]:
+    """What one release answers by itself."""
+    route(settings, document(made, seq=100))
+    with serving(settings) as (client, _):
+        return dict(client.post("/rank", json=asked).json())
+
+
+def test_an_interleaved_search_is_a_draft_of_both_releases_and_says_whose_each_is(
+    settings: Settings,
+) -> None:
+    old, new, found = interleaving(settings)
+    products = ["p2", "fresh", "p0", "p1", "p0", {"title": "紅色 物品"}, {"title": "2 3"}]
+    asked = {"query": "紅色 1", "products": products}
+    seen = {}
+    with serving(settings) as (client, _):
+        for session in [f"s{n}" for n in range(12)]:
+            mine = asked | {"session_id": session}
+            seen[session] = client.post("/rank", json=mine).json()
+            assert client.post("/rank", json=mine).json()["products"] == seen[session]["products"]
+        scored = client.post("/score", json={"query": "1", "products": ["p0"], "session_id": "s1"})
+        assert (scored.json()["bucket"], scored.json()["release"]) == ("interleaved", "")
+        nobody = client.post("/rank", json=asked).json()  # without a session: no experiment
+        assert (nobody["bucket"], nobody["release"]) == ("stable", old[0])
+    ours, theirs = (alone(settings, made, asked) for made in (old, new))
+    assert "releases" not in ours
+    # By the documented rules, on what each release answers by itself; two items have no id.
+    names = {"stable": old[0], "next": new[0], None: ""}
+    for session, answer in seen.items():
+        flips = coins(found["seed"], session, "紅色 1")
+        rankings = [list(dict.fromkeys(a["products"])) for a in (ours, theirs)]
+        if all(a["products"].count("") <= 1 for a in (ours, theirs)):
+            wanted = draft(*rankings, flips)
+            assert answer["products"] == list(wanted)
+            assert answer["releases"] == [names[t] for t in wanted.values()]
+        assert (answer["bucket"], answer["release"]) == ("interleaved", "")
+        assert len(answer["releases"]) == len(answer["products"])
+        assert answer["products"].count("p0") <= 1
+        assert answer["unknown"] == ["fresh"]
+    assert len({tuple(a["releases"]) for a in seen.values()}) > 1
+
+
+def test_what_is_done_with_an_interleaved_list_is_logged_with_the_products_release(
+    settings: Settings,
+) -> None:
+    old, new, _ = interleaving(settings)
+    with serving(settings) as (client, _):
+        asked = {"query": "1", "products": ["p0", "p1", "p2"], "session_id": "s1"}
+        got = client.post("/rank", json=asked).json()
+        event = {"query_id": got["query_id"], "action_name": "click", "object_id": "p0",
+                 "session_id": "s1", "bucket": "interleaved"}  # fmt: skip
+        sent = [event | {"release": r} for r in (old[0], new[0], "")]
+        sent.append(event | {"release": "", "bucket": "stable"})
+        answer = client.post("/events", json={"events": sent})
+        assert answer.status_code == 207
+        assert answer.json()["logged"] == 3
+        assert "may be of no release" in answer.json()["refused"][0]["detail"]
+    logged = [
+        json.loads(line)
+        for path in sorted(settings.landing.rglob("ubi_*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    searches = [r["query_attributes"] for r in logged if "query_attributes" in r]
+    assert searches == [{"bucket": "interleaved", "release": ""}]
+    events = [r["event_attributes"]["release"] for r in logged if "event_attributes" in r]
+    assert events == [old[0], new[0], ""]
+
+
+def test_a_new_release_that_fails_costs_no_interleaved_search_its_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, _ = interleaving(settings)
+    asked = {"query": "1", "products": ["p0", "p1", "p2"], "session_id": "s1"}
+    with serving(settings) as (client, service):
+        state = service.follower.state
+        assert state is not None
+        failing = state.releases[new[0]]
+
+        async def fail(*_: Any) -> Scored:
+            raise RuntimeError("lost")
+
+        monkeypatch.setattr(type(failing), "score", by_name(type(failing).score, failing, fail))
+        got = client.post("/rank", json=asked)
+        assert got.status_code == 200
+        assert set(got.json()["releases"]) <= {""}
+        figures = client.get("/metrics").text
+    assert (
+        f'csrm_answers_total{{arm="interleaved",outcome="failed",release="{new[0]}"}} 1' in figures
+    )
+    assert got.json()["products"] == alone(settings, old, asked)["products"]
+
+
+def by_name(true: Any, failing: Any, fail: Any) -> Any:
+    """A method that fails for one object only."""
+
+    async def score(self: Any, *args: Any) -> Any:
+        return await (fail() if self is failing else true(self, *args))
+
+    return score
 
 
 def test_a_release_in_shadow_answers_nobody_but_is_counted(settings: Settings) -> None:

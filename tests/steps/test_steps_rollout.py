@@ -23,7 +23,7 @@ from csrm_tasks.sections import Rollout, Schedule, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.store import open_store, writing
-from csrm_tasks.store.tables import DAYS, SESSIONS
+from csrm_tasks.store.tables import DAYS, INTERLEAVED, SESSIONS
 from tests.release_fixtures import (
     LOCALE,
     MARKET,
@@ -350,6 +350,60 @@ def test_nothing_waits_is_no_candidate(world: Rolling) -> None:
         world.step("rollout_start", {"state": state.ref})
     with pytest.raises(ConfigError, match="needs input"):
         world.step("rollout_start")
+
+
+INTERLEAVING = market(
+    rollout=Rollout(
+        steps=(Step(weight=0, interleave=20, sessions=100), Step(weight=50, margin=0.5)),
+        error_margin=None, latency_ratio=None, adjust_conversion=True,
+    )
+)  # fmt: skip
+
+
+def credited(world: Rolling, day: str, credits_: dict[str, int], each: int = 600) -> None:
+    """Store so many interleaved sessions, with credits by release."""
+    began = datetime.fromisoformat(world.opened().windows[0].since) + timedelta(hours=1)  # type: ignore[union-attr]
+    rows = [
+        {"market": MARKET, "day": day, "locale": LOCALE, "session_id": f"i{n}", "release": release,
+         "credits": number, "first_at": began.astimezone(UTC)}
+        for n in range(each)
+        for release, number in credits_.items()
+    ]  # fmt: skip
+    with writing(open_store(world.settings.db_url), MARKET) as connection:
+        connection.execute(sa.insert(INTERLEAVED), rows)
+
+
+def test_a_release_that_shoppers_prefer_in_one_list_goes_on_to_its_own_sessions(
+    world: Rolling,
+) -> None:
+    world.config = INTERLEAVING
+    two, one = world.begin(), str(world.live())
+    document = world.doc()
+    assert (document["version"], document["weights"]["interleaved"]) == (3, 20)
+    facts, move = world.look(world.day(0))
+    assert (facts["outcome"], move) == ("ERROR", "wait")  # nothing was logged
+    credited(world, world.day(0), {two: 2, one: 1})
+    facts, move = world.look(world.day(1))
+    assert (facts["outcome"], move) == ("SUCCESS", "advance"), facts
+    document = world.doc()
+    assert (document["version"], document["weights"]["next"]) == (2, 50)
+    day = world.day(1)
+    sessions(world, day, {two: 640, one: 600})
+    assert world.look(world.day(2))[1] == "advance"
+    assert world.live() == two
+    world.agrees()
+
+
+def test_a_release_that_shoppers_do_not_prefer_is_rolled_back(world: Rolling) -> None:
+    world.config = INTERLEAVING
+    two, one = world.begin(), str(world.live())
+    credited(world, world.day(0), {two: 1, one: 3})
+    facts, move = world.look(world.day(1))
+    assert (facts["outcome"], move) == ("FAILURE", "abort")
+    assert facts["reasons"][0].startswith("preference: -0.5000")
+    document = world.doc()
+    assert (document["version"], document["next"], world.live()) == (2, None, one)
+    world.agrees()
 
 
 def test_without_steps_what_waits_is_promoted_at_once(world: Rolling) -> None:

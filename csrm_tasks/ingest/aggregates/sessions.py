@@ -28,7 +28,7 @@ PER_SESSION: dict[str, Any] = {
     "locale": pl.String, "session_id": pl.String, "bucket": pl.String, "release": pl.String,
     "mixed": pl.Boolean, "searches": pl.Int64, "impressions": pl.Int64, "clicks": pl.Int64,
     "carts": pl.Int64, "purchases": pl.Int64, "converted": pl.Boolean,
-    "first_at": MOMENT, "last_at": MOMENT,
+    "first_at": MOMENT, "last_at": MOMENT, "client_id": pl.String,
 }  # fmt: skip
 ARM = ("bucket", "release")
 DONE = {"impressions": "impression"} | ACTIONS
@@ -40,7 +40,7 @@ def session_sums(engine: Engine, events: Table, searches: Table, scratch: Path) 
     """Sum events and searches per session, sorted, as ``PER_SESSION``; no id, no session."""
     import ibis
 
-    columns = [*KEY, "search_id", "query", *ARM, "at", "action"]
+    columns = [*KEY, "search_id", "query", *ARM, "at", "action", "client_id"]
     asked = searches.mutate(action=ibis.literal("search")).select(columns)
     seen = events.select(columns).union(asked)
     seen = _told_apart(engine, seen.filter(seen.session_id != ""), scratch)
@@ -55,6 +55,7 @@ def session_sums(engine: Engine, events: Table, searches: Table, scratch: Path) 
         converted=ranked.purchases.sum() > 0,
         first_at=ranked.first_at.min(),
         last_at=ranked.last_at.max(),
+        client_id=ranked.client_id.max(),
     )
     return sums.select(*PER_SESSION).order_by(KEY)
 
@@ -86,6 +87,7 @@ def _in_searches(seen: Table) -> Table:
         **{c: seen.count(where=seen.action == a) for c, a in DONE.items()},
         first_at=seen["at"].min(),
         last_at=seen["at"].max(),
+        client_id=seen.client_id.max(),
     )
 
 

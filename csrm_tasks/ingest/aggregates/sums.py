@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.errors import DataError
+from csrm_tasks.ingest.aggregates.interleaved import PER_RELEASE, credit_sums
 from csrm_tasks.ingest.aggregates.pairs import DAILY, PAIR, by_position, pair_sums
 from csrm_tasks.ingest.aggregates.sessions import PER_SESSION, session_sums
 from csrm_tasks.ingest.aggregates.shoppers import (
@@ -39,7 +40,7 @@ from csrm_tasks.sections import Behaviour, Ingest
 from csrm_tasks.store.engine import reading, writing
 from csrm_tasks.store.lake import TABLES, Lake, Stored
 from csrm_tasks.store.lake_engines import Engine, frames, open_engine
-from csrm_tasks.store.tables import AGGREGATES, SESSIONS, TRAFFIC
+from csrm_tasks.store.tables import AGGREGATES, INTERLEAVED, SESSIONS, TRAFFIC
 
 PER_LOCALE: dict[str, Any] = {"locale": pl.String} | dict.fromkeys(
     ("events", "searches", "machines", "machine_events", "machine_searches", "over_bound"), pl.Int64
@@ -65,6 +66,7 @@ class Sums:
     pairs: Path  # csrm_tasks.ingest.aggregates.pairs.DAILY
     positions: Path  # csrm_tasks.store.lake.POSITIONS
     sessions: Path  # csrm_tasks.ingest.aggregates.sessions.PER_SESSION
+    interleaved: Path  # csrm_tasks.ingest.aggregates.interleaved.PER_RELEASE
     left_out: LeftOut
 
 
@@ -87,6 +89,8 @@ def refresh_day(window: LakeWindow, config: Ingest, scratch: Path, threads: int)
             if same and beside(connection, window).events == besides.events:
                 replace_day(connection, AGGREGATES, market, day, frames(sums.pairs, DAILY))
                 replace_day(connection, SESSIONS, market, day, frames(sums.sessions, PER_SESSION))
+                credited = frames(sums.interleaved, PER_RELEASE)
+                replace_day(connection, INTERLEAVED, market, day, credited)
                 replace_day(connection, TRAFFIC, market, day, [sums.left_out.by_locale])
                 return _facts(connection, market, day) | _left_out(sums.left_out)
 
@@ -160,8 +164,8 @@ def sum_up(
     )
     searches = searches.filter(searches["query"] != "")  # ignored ones have none
     events = with_shown(engine, lake, events, searches, besides, scratch)
-    pairs, positions, visits = (
-        scratch / f"{n}.parquet" for n in ("pairs", "positions", "sessions")
+    pairs, positions, visits, credited = (
+        scratch / f"{n}.parquet" for n in ("pairs", "positions", "sessions", "interleaved")
     )
     counts = scratch / "shoppers.parquet"
     engine.write(by_shopper(events, searches), counts)
@@ -185,9 +189,9 @@ def sum_up(
     if people["sessionless"].sum():
         events, searches = with_sessions(events, searches)
     engine.write(session_sums(engine, events, searches, scratch), visits)
-    return Sums(
-        pairs, positions, visits, _account(whole, people, found, many, bounds, _visited(visits))
-    )
+    engine.write(credit_sums(events), credited)
+    left_out = _account(whole, people, found, many, bounds, _visited(visits))
+    return Sums(pairs, positions, visits, credited, left_out)
 
 
 def _account(

@@ -8,10 +8,11 @@ All evidence of the rollout counts, not only this step's; the bounds allow for l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from csrm_tasks.release.online.cuped import Groups, adjusted
+from csrm_tasks.release.online.preference import Preferences, preference
 from csrm_tasks.release.online.sequential import (
     Difference,
     Stratum,
@@ -24,7 +25,9 @@ from csrm_tasks.release.online.served import Served
 from csrm_tasks.release.rollout import Outcome
 from csrm_tasks.sections import Rollout, Step
 
-CHECKS = 5  # can fail by chance, and share alpha: conversion, EM@1, Defect@5, errors, latency
+CHECKS = 5  # can fail by chance, and share alpha: conversion, EM@1, Defect@5, errors, latency;
+# where a plan interleaves, the preference is the sixth
+PLANNED = 1_000  # interleaved sessions with a preference at which its bounds are narrowest
 MISMATCH_ALPHA = 0.001  # of calling a sound split broken; that asks a person, it rolls nothing back
 SLOW_MARGIN = 0.01  # rise of the share of slow requests to be ruled out; slow is one in a hundred
 MIN_TIMES = 1_000  # answered requests of each release below which there is no p99 to speak of
@@ -50,6 +53,8 @@ class OnlineEvidence:
     audit: Audit | None = None
     requests: Served | None = None
     teacher: Audit | None = None  # the same queries graded by an LLM: an estimate, shown only
+    preferences: Preferences = field(default_factory=Preferences)  # of interleaved sessions
+    known: Groups | None = None  # the sessions by what was known before, where the plan adjusts
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,10 @@ def evaluate_step(
     step: Step, plan: Rollout, evidence: OnlineEvidence
 ) -> tuple[Outcome, list[OnlineCheck]]:
     """Judge a release at ``step``; returns the outcome and every check it follows from."""
-    alpha = 2 * plan.alpha / CHECKS  # only one side of each interval can fail
+    alpha = share_of_alpha(plan)
     checks = [
-        *_traffic(step, plan, evidence.sessions, alpha),
+        *_traffic(step, plan, evidence, alpha),
+        *_preference(step, evidence.preferences, alpha),
         *_audits(step, plan, evidence.audit, alpha),
         *_serving(plan, evidence, alpha),
     ]
@@ -81,11 +87,32 @@ def evaluate_step(
     return next((o for o in order if o in outcomes), "SUCCESS"), checks
 
 
+def share_of_alpha(plan: Rollout) -> float:
+    """Return the level of each two-sided interval: only one side of each can fail."""
+    return 2 * plan.alpha / (CHECKS + any(step.interleave for step in plan.steps))
+
+
+def _preference(step: Step, found: Preferences, alpha: float) -> list[OnlineCheck]:
+    if not found.sessions:
+        text = "no interleaved session with a click or cart was logged"
+        return [OnlineCheck("interleaved", "ERROR", text)] if step.interleave else []
+    few = bool(step.interleave) and found.sessions < step.sessions
+    text = f"{found.sessions} interleaved sessions with a preference"
+    return [
+        OnlineCheck("interleaved", "INCONCLUSIVE" if few else "SUCCESS", text),
+        _bounded(
+            "preference", preference(found, alpha, PLANNED), step.preference_margin,
+            rising_is_bad=False,
+        ),
+    ]  # fmt: skip
+
+
 def _traffic(
-    step: Step, plan: Rollout, strata: Sequence[Stratum], alpha: float
+    step: Step, plan: Rollout, evidence: OnlineEvidence, alpha: float
 ) -> list[OnlineCheck]:
     if not step.weight:
         return []  # shadow: nobody is answered by it
+    strata = evidence.sessions
     seen = sum(s.treated for s in strata)
     if not seen or not sum(s.control for s in strata):
         return [
@@ -98,6 +125,8 @@ def _traffic(
     few = seen < step.sessions
     enough = OnlineCheck("sessions", "INCONCLUSIVE" if few else "SUCCESS", f"{seen} sessions")
     conversion = difference(strata, alpha, plan.planned_sessions)
+    if evidence.known is not None:
+        conversion = adjusted(evidence.known, alpha, plan.planned_sessions)
     base = sum(s.control_hits for s in strata) / sum(s.control for s in strata)
     return [enough, _bounded("conversion", conversion, step.margin * base, rising_is_bad=False)]
 

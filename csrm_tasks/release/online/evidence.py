@@ -7,13 +7,11 @@ later look; a session delivered on two days is one session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Self
 
 import numpy as np
-import sqlalchemy as sa
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,22 +21,18 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from sqlalchemy.engine import Connection
 
-from csrm_tasks import clocks
 from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release.ledger import Entry, moment
+from csrm_tasks.release.ledger import Entry
 from csrm_tasks.release.online.checks import Audit, OnlineEvidence
-from csrm_tasks.release.online.sequential import Stratum
 from csrm_tasks.release.online.served import FIRST, LAST, Served
+from csrm_tasks.release.online.sessions import preferences, session_groups, session_strata
+from csrm_tasks.release.online.span import Span
 from csrm_tasks.release.rollout import CurrentRollout
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
-from csrm_tasks.store.tables import SESSIONS
-
-SETTLE = timedelta(minutes=15)  # servers have followed the routing document by then
 
 
 def read(
@@ -51,106 +45,12 @@ def read(
     """Gather what is known of ``state``'s release at the end of ``day``."""
     span = Span.of(state, day, config.schedule.timezone)
     with reading(open_store(settings.db_url)) as connection:
-        sessions = session_strata(connection, config.market, config.target_locale, state, span)
+        asked = connection, config.market, config.target_locale, state, span
+        sessions, preferred = session_strata(*asked), preferences(*asked)
+        known = session_groups(*asked) if state.plan.adjust_conversion else None
     requests = serving(open_blobs(settings.routing), config.market, state, span)
     audit, teacher = audits(entries, state, "rater"), audits(entries, state, "teacher")
-    return OnlineEvidence(sessions, audit, requests, teacher)
-
-
-@dataclass(frozen=True)
-class Span:
-    """From a rollout's beginning to the end of one day of the market."""
-
-    since: datetime  # UTC
-    until: datetime  # UTC: when the day is over by the market's clocks
-    first: str  # the market's day (YYYY-MM-DD) in which the rollout began
-    last: str
-
-    @classmethod
-    def of(cls, state: CurrentRollout, day: str, zone: str) -> Self:
-        """Return the span of ``state`` up to ``day``; ``zone``: the market's time zone."""
-        since = moment(state.windows[0].since).astimezone(UTC)
-        until = clocks.ends(date.fromisoformat(day), zone)
-        return cls(since, until, str(clocks.day_of(since, zone)), day)
-
-    def market_days(self) -> list[str]:
-        """Return the market's days, by which its store is filled."""
-        return _dates(date.fromisoformat(self.first), date.fromisoformat(self.last))
-
-    def utc_days(self) -> list[str]:
-        """Return the UTC days that have a part in it, by which servers report."""
-        return _dates(self.since.date(), (self.until - timedelta(microseconds=1)).date())
-
-
-def _dates(first: date, last: date) -> list[str]:
-    return [str(first + timedelta(days=n)) for n in range((last - first).days + 1)]
-
-
-def session_strata(
-    connection: Connection, market: str, locale: str, state: CurrentRollout, span: Span
-) -> tuple[Stratum, ...]:
-    """Count sessions and conversions of both releases by step and day of first delivery.
-
-    A session belongs to the step in which it began, a quarter of an hour after a change of the
-    shares at the earliest, and to the release of its first search that names one.
-    """
-    strata: list[Stratum] = []
-    merged = _merged(market, locale, span.market_days())
-    for window, following in zip(state.windows, [*state.windows[1:], None], strict=True):
-        if not window.share:
-            continue  # shadow answers nobody
-        since = datetime.fromisoformat(window.since) + SETTLE
-        until = span.until if following is None else datetime.fromisoformat(following.since)
-        statement = _counts(merged, since, until, (state.release, state.control))
-        strata += _strata(connection.execute(statement).all(), state, window.share)
-    return tuple(strata)
-
-
-def _merged(market: str, locale: str, among: Sequence[str]) -> sa.Subquery:
-    """One row per session: when it began, its release, and whether it bought on any day."""
-    rows = SESSIONS.c
-    order = (rows.release == "", rows.first_at, rows.day)
-    numbered = (
-        sa.select(
-            rows.session_id, rows.day, rows.release, rows.first_at,
-            sa.cast(rows.converted, sa.Integer).label("bought"),
-            sa.func.row_number().over(partition_by=rows.session_id, order_by=order).label("nth"),
-        )
-        .where(rows.market == market, rows.locale == locale, rows.day.in_(among))
-        .subquery()
-    )  # fmt: skip
-    first = sa.case((numbered.c.nth == 1, numbered.c.release))
-    return (
-        sa.select(
-            sa.func.min(numbered.c.day).label("day"),
-            sa.func.max(first).label("release"),
-            sa.func.min(numbered.c.first_at).label("began"),
-            sa.func.max(numbered.c.bought).label("bought"),
-        )
-        .group_by(numbered.c.session_id)
-        .subquery()
-    )
-
-
-def _counts(
-    merged: sa.Subquery, since: datetime, until: datetime, releases: Sequence[str]
-) -> sa.Select[Any]:
-    s = merged.c
-    return (
-        sa.select(s.day, s.release, sa.func.count(), sa.func.sum(s.bought))
-        .where(s.began >= since, s.began < until, s.release.in_(releases))
-        .group_by(s.day, s.release)
-        .order_by(s.day)
-    )
-
-
-def _strata(rows: Sequence[Any], state: CurrentRollout, share: float) -> Iterator[Stratum]:
-    by_day: dict[str, dict[str, tuple[int, int]]] = {}
-    for day, release, sessions, bought in rows:
-        by_day.setdefault(day, {})[release] = int(sessions), int(bought)
-    for counts in by_day.values():
-        treated, control = (counts.get(r, (0, 0)) for r in (state.release, state.control))
-        yield Stratum(*treated, *control, share)
+    return OnlineEvidence(sessions, audit, requests, teacher, preferred, known)
 
 
 def serving(blobs: BlobStore, market: str, state: CurrentRollout, span: Span) -> Served | None:
