@@ -6,18 +6,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from csrm_tasks.cli.study_public import cikm2025, esci, names
 from csrm_tasks.settings import load_settings
 
 if TYPE_CHECKING:
     from csrm_tasks.demo.study.data import SeedMarket
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--market", type=click.Choice(["demo"]), default="demo", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
 @click.option("--first", default=10, show_default=True, help="Seed of the first market.")
-def study(market: str, seeds: int, first: int) -> None:
-    """Train and compare every arm of the study; the table grows seed by seed."""
+@click.pass_context
+def study(ctx: click.Context, market: str, seeds: int, first: int) -> None:
+    """Train and compare every arm of the study; the table grows seed by seed.
+
+    With a command: the study of that name, on data that others have published.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
     import torch
 
     from csrm_tasks.demo.study.data import seed_market
@@ -36,3 +43,7 @@ def study(market: str, seeds: int, first: int) -> None:
         text = table(results)
         (settings.home / "study.md").write_text(text, encoding="utf-8")
         click.echo(text)
+
+
+for command in (names, cikm2025, esci):
+    study.add_command(command)

@@ -106,7 +106,7 @@ def build(
     refuse_failed(health, market.market, until)
     latest = source.latest_products(versions)
     products = offered(connection, lake, market.market, days, latest).drop("deleted")
-    brands = _brands(market, products, translations)
+    brands = brand_dictionaries(market, products, translations)
     sides = known_sides(connection, market.market)
     answers = _answers(connection, market, days, [*locales, *judged_in], evidence.ratings, products)
     check_labelled(_told_in(market), answers, locales, until)
@@ -170,7 +170,7 @@ def _evidence(
     )
 
 
-def _brands(
+def brand_dictionaries(
     market: MarketConfig, products: pl.DataFrame, translations: pl.DataFrame
 ) -> dict[str, BrandDictionary]:
     """One dictionary per locale; a translated brand is another form of the same brand."""
