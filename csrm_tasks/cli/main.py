@@ -31,6 +31,7 @@ from csrm_tasks.cli.rollout import rollout
 from csrm_tasks.cli.rqa import rqa
 from csrm_tasks.cli.serve import serve
 from csrm_tasks.cli.study import study
+from csrm_tasks.cli.study_public import cikm2025, esci, names
 from csrm_tasks.errors import ArtifactError, CsrmError, disk_full_as_one_line
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.declaration import Step, all_steps
@@ -217,5 +218,7 @@ groups = (
 )  # fmt: skip
 for group in groups:
     cli.add_command(group)
+for public in (names, cikm2025, esci):
+    study.add_command(public)
 cli.add_command(llm_cost)
 cli.add_command(doctor)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from csrm_tasks.cli.study_public import cikm2025, esci, names
 from csrm_tasks.settings import load_settings
 
 if TYPE_CHECKING:
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
 @click.option("--first", default=10, show_default=True, help="Seed of the first market.")
 @click.pass_context
-def study(ctx: click.Context, market: str, seeds: int, first: int) -> None:
+def study(context: click.Context, market: str, seeds: int, first: int) -> None:
     """Train and compare every arm of the study; the table grows seed by seed.
 
-    With a command: the study of that name, on data that others have published.
+    With the name of another study behind it, that one instead.
     """
-    if ctx.invoked_subcommand is not None:
+    if context.invoked_subcommand is not None:
         return
     import torch
 
@@ -43,7 +42,3 @@ def study(ctx: click.Context, market: str, seeds: int, first: int) -> None:
         text = table(results)
         (settings.home / "study.md").write_text(text, encoding="utf-8")
         click.echo(text)
-
-
-for command in (names, cikm2025, esci):
-    study.add_command(command)

@@ -29,13 +29,8 @@ from csrm_tasks.steps.running import run_step
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 MAJORITY, LINEAR, SFT, MARKET = "majority", "linear", "LLM SFT", "LLM, market's options"
-ROWS = (
-    "task",
-    "locale",
-    "query",
-    "query_id",
-    "item",
-)  # and grade, null where there is no label
+# Beside these the rows have ``grade``, null where there is no label.
+ROWS = ("task", "locale", "query", "query_id", "item")
 
 
 @dataclass(frozen=True)

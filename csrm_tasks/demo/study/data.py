@@ -29,7 +29,6 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import PAIRS, write_table
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import closure_of
-from csrm_tasks.steps.night import take_in
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.text import pair_ids, query_id
 
@@ -61,10 +60,10 @@ def seed_market(
     found = load_settings({"CSRM_HOME": str(home / f"seed{seed}")})
     settings = replace(found, mlflow_uri=f"sqlite:///{home / 'mlflow.db'}")
     generate_demo(settings.landing, market.market, products, seed)
-    take_in(market, settings, HISTORY_DAY)
+    _ingest(market, settings, HISTORY_DAY)
     stage1 = _snapshot(market, settings, 1, HISTORY_DAY)
     for day in NIGHTS:
-        take_in(market, settings, day)
+        _ingest(market, settings, day)
     stage2 = _snapshot(market, settings, 2, NIGHTS[-1])
     made = SeedMarket(market, settings, stage1, stage2)
     queries = table(made.store.open(stage2).path, "queries")
@@ -76,6 +75,15 @@ def seed_market(
         stage1=derive(made, stage1, few[0], {"dev": DEV_KEPT}),
         stage2=derive(made, stage2, judged, {"dev": DEV_KEPT, "gold": "truth"}),
     )
+
+
+def _ingest(market: MarketConfig, settings: Settings, day: str) -> None:
+    """Take one day in, step by step as the nightly DAG does."""
+    ref = run_step("land", market, {}, {"day": day}, settings)
+    ref = run_step("validate", market, {"land": ref}, {}, settings)
+    ref = run_step("store", market, {"validate": ref}, {}, settings)
+    ref = run_step("aggregate", market, {"store": ref}, {"day": day}, settings)
+    run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings)
 
 
 def _snapshot(market: MarketConfig, settings: Settings, stage: int, until: str) -> str:
