@@ -183,7 +183,7 @@ def test_the_command_reports_by_language_and_finds_again_what_it_has_trained(
     assert landed == {"de-DE", "en-US", "es-ES", "ko-KR"}
     assert (tmp_path / "home" / "names.md").read_text(encoding="utf-8") + "\n" == out
     models = set((tmp_path / "home").glob("artifacts/names_qc/train_llm/*"))
-    assert len(models) == 1 and main(asked) == 0
+    assert models and main(asked) == 0
     assert capsys.readouterr().out == out
     assert set((tmp_path / "home").glob("artifacts/names_qc/train_llm/*")) == models
 

@@ -77,7 +77,8 @@ def with_tasks(folder: Path, market: MarketConfig) -> MarketConfig:
     there = [t for t in BINARY if (folder / f"train_{t.upper()}.txt").is_file()]
     wanted = [t for t in there if t in market.binary_tasks] if market.binary_tasks else there
     if not wanted:
-        raise DataError(f"{folder}: has no training file of {', '.join(market.tasks)}")
+        asked = market.binary_tasks or BINARY
+        raise DataError(f"{folder}: has no training file of {', '.join(asked)}")
     return market.model_copy(update={"tasks": tuple(wanted)})
 
 
