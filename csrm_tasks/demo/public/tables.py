@@ -36,7 +36,7 @@ def number(value: float | None) -> str:
 def published_table(data: str, figures: Sequence[str]) -> str:
     """Return what others have published on this data, one row for each figure kept here."""
     rows = [
-        [one.what, number(one.value), one.of, one.source]
+        [one.what, f"{100 * one.value:.2f}", one.of, one.source]
         for what in figures
         for one in published(data, what)
     ]
