@@ -22,7 +22,7 @@ Graph = dict[str, set[str]]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("demo.study",),
+    ("demo.study", "demo.public"),
     ("demo.runner", "demo.bases"),
     ("demo.market",),
     ("demo.market.lexicon",),

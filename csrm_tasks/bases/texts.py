@@ -17,6 +17,8 @@ from csrm_tasks.llm.baselines.prompt import question
 from csrm_tasks.llm.prompt.prompts import (
     LABEL_SLOT,
     LABEL_SPACES,
+    LANGUAGES,
+    TASK_SPACES,
     TEMPLATE_PIECES,
     ProductFields,
     ProductForm,
@@ -28,7 +30,14 @@ from csrm_tasks.llm.prompt.prompts import (
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
-from csrm_tasks.store.tables import AGGREGATES, LABELS, PRODUCTS, TRANSLATIONS, fetch
+from csrm_tasks.store.tables import (
+    AGGREGATES,
+    CATEGORY_LABELS,
+    LABELS,
+    PRODUCTS,
+    TRANSLATIONS,
+    fetch,
+)
 from csrm_tasks.text import LEVEL_SEPARATOR, normalise
 
 PRODUCT = ("locale", "title", "brand", "category", "description")
@@ -45,6 +54,7 @@ class MarketTexts:
     products: pl.DataFrame  # PRODUCT
     queries: pl.DataFrame  # locale, query
     translations: pl.DataFrame  # TRANSLATION
+    paths: list[str]  # of categories that are judged (query_categories)
 
     @property
     def locales(self) -> list[str]:
@@ -69,10 +79,14 @@ def market_texts(settings: Settings, market: str) -> MarketTexts:
     with reading(open_store(settings.db_url)) as connection:
         labels = _distinct(connection, LABELS, ("locale", "query"), market)
         typed = _distinct(connection, AGGREGATES, ("locale", "query"), market)
+        judged = _distinct(connection, CATEGORY_LABELS, ("locale", "query", "category"), market)
         found = MarketTexts(
             _distinct(connection, PRODUCTS, PRODUCT, market),
-            pl.concat([labels, typed]).unique().sort("locale", "query"),
+            pl.concat([labels, typed, judged.select(labels.columns)])
+            .unique()
+            .sort("locale", "query"),
             _distinct(connection, TRANSLATIONS, TRANSLATION, market),
+            judged["category"].unique().sort().to_list(),
         )
     if found.products.is_empty():
         raise _nothing(market)
@@ -115,8 +129,7 @@ def _segments(texts: MarketTexts) -> Iterator[str]:
         for levels in range(1, category.count(LEVEL_SEPARATOR) + 1):  # llm.category_levels
             form = ProductForm(("category",), levels)
             yield from product_segments(ProductFields("a", category=category), form)
-    for query in texts.queries["query"].unique():
-        yield from query_segments(LABEL_SPACES["relevance"], QueryFields(query))
+    yield from _judged(texts)
     locales = texts.locales
     for kind, source, target in texts.translations.iter_rows():
         for one, other in ((source, target), (target, source)):
@@ -126,9 +139,19 @@ def _segments(texts: MarketTexts) -> Iterator[str]:
                     yield from translation_segments(kind, a, b, one)
 
 
+def _judged(texts: MarketTexts) -> Iterator[str]:
+    for path in texts.paths:
+        yield from product_segments(ProductFields("", path=path))
+    for query in texts.queries["query"].unique():
+        yield from query_segments(LABEL_SPACES["relevance"], QueryFields(query))
+
+
 def _fixed() -> Iterator[str]:
     yield from TEMPLATE_PIECES
-    for space in LABEL_SPACES.values():
+    for task in TASK_SPACES.values():  # kept for a market that takes them up, or a language, later
+        for language in ("", *LANGUAGES, *LANGUAGES.values()):
+            yield from query_segments(task, QueryFields("a", language=language))
+    for space in (*LABEL_SPACES.values(), *TASK_SPACES.values()):
         for token in space.tokens:
             yield LABEL_SLOT + token
     for digit in LABEL_SPACES["relevance"].tokens:  # as a model that is only asked writes it

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIRST_DAY = "2025-01-06"  # a Monday; fixed, for the same import is the same files
 
 
-class _Asked(TypedDict):
+class Asked(TypedDict):
     """The options of every import."""
 
     market: str
@@ -32,7 +32,9 @@ def imports() -> None:
     """Land a public data set as a market; docs/IMPORT.md says what becomes of its rows."""
 
 
-def _options(layout: str, target: str) -> Callable[[Command], Command]:
+def layout_options(layout: str, target: str) -> Callable[[Command], Command]:
+    """Return what adds the options of an import to a command; ``target``: their default."""
+
     def add(command: Command) -> Command:
         for option in reversed((
             click.option("--data-dir", "folder", required=True, metavar="FOLDER",
@@ -52,70 +54,73 @@ def _options(layout: str, target: str) -> Callable[[Command], Command]:
     return add
 
 
-def _run(
+def land(
     layout: str,
     read: Callable[[Landing], None],
-    given: _Asked,
+    given: Asked,
 ) -> None:
+    """Import a layout as a market, and say what landed."""
     from csrm_tasks.ingest.reading.landing import check_day
-    from csrm_tasks.layouts.run import Asked, import_layout
+    from csrm_tasks.layouts import run
 
     day = date.fromisoformat(check_day(given["day"]))
-    asked = Asked(layout, given["market"], given["sources"], given["target"], day)
-    for line in import_layout(asked, load_settings(market=asked.market), read):
+    asked = run.Asked(layout, given["market"], given["sources"], given["target"], day)
+    for line in run.import_layout(asked, load_settings(market=asked.market), read):
         click.echo(line)
 
 
 @imports.command()
-@_options("cikm2025", "ko-KR")
-def cikm2025(folder: Path, **asked: Unpack[_Asked]) -> None:
+@layout_options("cikm2025", "ko-KR")
+def cikm2025(folder: Path, **asked: Unpack[Asked]) -> None:
     """CIKM AnalytiCup 2025: {train,dev,test}_{QC,QI}.txt."""
     from csrm_tasks.layouts import cikm2025
 
-    _run("cikm2025", lambda into: cikm2025.read(folder, into), asked)
+    land("cikm2025", lambda into: cikm2025.read(folder, into), asked)
 
 
 @imports.command()
-@_options("esci", "ja-JP")
+@layout_options("esci", "ja-JP")
 @click.option(
     "--version", type=click.Choice(("small", "large")), default="large", show_default=True,
     help="small is task 1's, large tasks 2's and 3's.",
 )  # fmt: skip
-def esci(folder: Path, version: str, **asked: Unpack[_Asked]) -> None:
+def esci(folder: Path, version: str, **asked: Unpack[Asked]) -> None:
     """Amazon's Shopping Queries Data Set: examples and products as Parquet."""
     from csrm_tasks.layouts import esci
 
-    _run("esci", lambda into: esci.read(folder, into, version), asked)
+    land("esci", lambda into: esci.read(folder, into, version), asked)
 
 
 @imports.command()
-@_options("wands", "en-GB")
-def wands(folder: Path, **asked: Unpack[_Asked]) -> None:
+@layout_options("wands", "en-GB")
+def wands(folder: Path, **asked: Unpack[Asked]) -> None:
     """WANDS of Wayfair: query.csv, product.csv, label.csv; English only."""
     from csrm_tasks.layouts import wands
 
-    _run("wands", lambda into: wands.read(folder, into), asked)
+    land("wands", lambda into: wands.read(folder, into), asked)
 
 
 @imports.command()
-@_options("trec", "en-GB")
+@layout_options("trec", "en-GB")
 @click.option(
     "--grades", "scale", metavar="GRADE=MEANING,…",
     help="What the qrels' grades mean: exact, substitute, complement, irrelevant.",
 )  # fmt: skip
-def trec(folder: Path, scale: str | None, **asked: Unpack[_Asked]) -> None:
+def trec(folder: Path, scale: str | None, **asked: Unpack[Asked]) -> None:
     """TREC product search: qrels, queries and collection; English only."""
     from csrm_tasks.layouts import trec
 
     grades = None if scale is None else _scale(scale)
-    _run("trec", lambda into: trec.read(folder, into, grades), asked)
+    land("trec", lambda into: trec.read(folder, into, grades), asked)
 
 
 @imports.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--kind", metavar="KIND", help="What the file is, as docs/DATA.md calls it; default: by names.",
-    type=click.Choice(("catalogue", "translations", "labels", "ubi_queries", "ubi_events")),
+    type=click.Choice(
+        ("catalogue", "translations", "labels", "query_categories", "ubi_queries", "ubi_events")
+    ),
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE",

@@ -62,9 +62,8 @@ def llm_cost(
     else:
         shape = dict(zip(BASES, (ORION_14B, QWEN3_14B), strict=True))[base]
     if not here:
-        parts = job(
-            shape, llm, Volume(labels, judged, epochs, queries, products), tried_steps(config)
-        )
+        volume = Volume(labels, judged, epochs, queries, products)
+        parts = job(shape, llm, volume, tried_steps(config), config.tasks)
         click.echo(f"{base or llm.base}: {memory(shape, llm)}\n")
         click.echo(table(parts, Gpu(tflops, mfu, price), (8, 64)))
     if base is None:

@@ -31,9 +31,11 @@ from csrm_tasks.cli.rollout import rollout
 from csrm_tasks.cli.rqa import rqa
 from csrm_tasks.cli.serve import serve
 from csrm_tasks.cli.study import study
+from csrm_tasks.cli.study_public import cikm2025, esci, names
 from csrm_tasks.errors import ArtifactError, CsrmError, disk_full_as_one_line
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.declaration import Step, all_steps
+from csrm_tasks.steps.night import take_in
 from csrm_tasks.steps.running import run_step
 from csrm_tasks.threads import set_default
 
@@ -183,11 +185,7 @@ def ingest(market: str, day: str) -> None:
     from csrm_tasks.artifacts import ArtifactStore
 
     settings = load_settings(market=market)
-    ref = run_step("land", market, {}, {"day": day}, settings)
-    ref = run_step("validate", market, {"land": ref}, {}, settings)
-    ref = run_step("store", market, {"validate": ref}, {}, settings)
-    ref = run_step("aggregate", market, {"store": ref}, {"day": day}, settings)
-    ref = run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings)
+    ref = take_in(market, settings, day)
     click.echo(ref)
     facts = ArtifactStore(settings.artifacts, settings.cache).open(ref).facts
     rows, aside, ignored = (facts[name] for name in ("rows_in", "quarantined", "ignored"))
@@ -220,5 +218,7 @@ groups = (
 )  # fmt: skip
 for group in groups:
     cli.add_command(group)
+for public in (names, cikm2025, esci):
+    study.add_command(public)
 cli.add_command(llm_cost)
 cli.add_command(doctor)

@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     from csrm_tasks.demo.study.data import SeedMarket
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--market", type=click.Choice(["demo"]), default="demo", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
 @click.option("--first", default=10, show_default=True, help="Seed of the first market.")
-def study(market: str, seeds: int, first: int) -> None:
-    """Train and compare every arm of the study; the table grows seed by seed."""
+@click.pass_context
+def study(context: click.Context, market: str, seeds: int, first: int) -> None:
+    """Train and compare every arm of the study; the table grows seed by seed.
+
+    With the name of another study behind it, that one instead.
+    """
+    if context.invoked_subcommand is not None:
+        return
     import torch
 
     from csrm_tasks.demo.study.data import seed_market

@@ -16,6 +16,7 @@ from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.llm import base_identity
+from csrm_tasks.steps.parts import check_parts
 
 if TYPE_CHECKING:
     import polars as pl
@@ -141,13 +142,13 @@ def _check(ctx: Context, runs: Sequence[Artifact]) -> None:
     wanted = ablation_arms(ctx.market)
     if not wanted:
         raise ConfigError("ablate: ablation.enabled is false, or no option that it tries is on")
-    tried = [{k: r.facts[k] for k in ("without", "repeat")} for r in runs]
-    ours = all(r.was_made_from("snapshot", ctx.input("snapshot")) for r in runs)
-    if tried != wanted or not ours or any(r.inputs != runs[0].inputs for r in runs):
-        raise DataError(
-            f"ablate needs all {len(wanted)} runs of this snapshot in input 'runs', with the same "
-            "inputs, in order: for each seed with everything, then without each option"
-        )
+    check_parts(
+        runs, wanted,
+        lambda x: x.was_made_from("snapshot", ctx.input("snapshot")) and x.inputs == runs[0].inputs,
+        "the run without '{without}' ('': with everything), repeat {repeat}; ablate "
+        f"needs all {len(wanted)} runs of this snapshot in input 'runs', with the same inputs, in "
+        "order: for each seed with everything, then without each option",
+    )  # fmt: skip
     lacking = sorted(inputs_of(options_on(ctx.market)) - runs[0].inputs.keys())
     if lacking:
         raise DataError(f"the runs of the ablation lack their input {lacking[0]!r}; run them anew")

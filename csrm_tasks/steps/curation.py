@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.parts import check_parts
 
 if TYPE_CHECKING:
     import polars as pl
@@ -118,12 +119,11 @@ def _out_of_fold(ctx: Context) -> pl.DataFrame:
     of, folds = ctx.market.filter.folds, ctx.lists["folds"]
     if len(folds) != of:
         raise ConfigError(f"filter_noise needs all {of} folds in input 'folds', not {len(folds)}")
-    for k, fold in enumerate(folds):
-        ours = fold.was_made_from("snapshot", ctx.input("snapshot"))
-        if not ours or (fold.facts["fold"], fold.facts["of"]) != (k, of):
-            raise DataError(
-                f"{fold.ref} is not fold {k} of {of} of this snapshot; give them all, in order"
-            )
+    check_parts(
+        folds, [{"fold": k, "of": of} for k in range(of)],
+        lambda x: x.was_made_from("snapshot", ctx.input("snapshot")),
+        "fold {fold} of {of} of this snapshot; give them all, in order",
+    )  # fmt: skip
     scored = pl.concat(read_table(f.file("scored.parquet"), _scored()) for f in folds)
     if set(scored["pair_id"]) != set(judged(ctx.input("snapshot").path, of)["pair_id"]):
         raise DataError("the folds do not hold every judged pair of this snapshot; run them again")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.parts import check_parts
+from csrm_tasks.steps.parts import shards as all_shards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,21 +166,16 @@ def _joined(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> pl.Dat
     shards = ctx.lists["shards"]
     if not shards:
         raise ConfigError("join_shards needs every shard in input 'shards'")
-    placed, number = pairs.with_row_index("place"), shard_numbers(pairs, len(shards))
-    parts = []
-    for k, shard in enumerate(shards):
-        _check_shard(ctx, shard, _shard_facts(k, len(shards), space, split))
-        parts.append(_with_scores(placed.filter(number == k), shard))
-    return pl.concat(parts).sort("place").drop("place")
-
-
-def _check_shard(ctx: Context, shard: Artifact, asked: Metadata) -> None:
     given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
-    if dict(shard.inputs) != given or not asked.items() <= shard.facts.items():
-        raise DataError(
-            f"{shard.ref} is not shard {asked['shard']} of {asked['of']} of these pairs and this "
-            "model; give every shard of one scoring, in order"
-        )
+    check_parts(
+        shards, all_shards(len(shards), space=space, split=split),
+        lambda x: dict(x.inputs) == given,
+        "shard {shard} of {of} of these pairs and this model; give every shard of one scoring, in "
+        "order",
+    )  # fmt: skip
+    placed, number = pairs.with_row_index("place"), shard_numbers(pairs, len(shards))
+    parts = [_with_scores(placed.filter(number == k), shard) for k, shard in enumerate(shards)]
+    return pl.concat(parts).sort("place").drop("place")
 
 
 def _with_scores(own: pl.DataFrame, shard: Artifact) -> pl.DataFrame:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.parts import check_parts
+from csrm_tasks.steps.parts import shards as all_shards
 
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
@@ -63,13 +65,11 @@ def join_index(ctx: Context) -> Metadata:
     if not shards:
         raise ConfigError("join_index needs every shard in input 'shards'")
     given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
-    for k, shard in enumerate(shards):
-        place = (shard.facts.get("shard"), shard.facts.get("of"))
-        if dict(shard.inputs) != given or place != (k, len(shards)):
-            raise DataError(
-                f"{shard.ref} is not shard {k} of {len(shards)} of this catalogue and this EBR; "
-                "give every shard of one embedding, in order"
-            )
+    check_parts(
+        shards, all_shards(len(shards)), lambda x: dict(x.inputs) == given,
+        "shard {shard} of {of} of this catalogue and this EBR; give every shard of one embedding, "
+        "in order",
+    )  # fmt: skip
     return _index(ctx, lambda locale: _embedded(shards, locale))
 
 

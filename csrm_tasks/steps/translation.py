@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks.artifacts import json_digest
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.parts import check_parts
+from csrm_tasks.steps.parts import shards as all_shards
 
 if TYPE_CHECKING:
     import polars as pl
@@ -149,14 +151,12 @@ def _joined(ctx: Context, asked: pl.DataFrame) -> pl.DataFrame:
     shards = ctx.lists["shards"]
     if not shards:
         raise ConfigError("translate_queries needs every shard in input 'shards'")
-    for k, shard in enumerate(shards):
-        ours = shard.was_made_from("snapshot", ctx.input("snapshot"))
-        alike = shard.made_of.get("llm") == shards[0].made_of.get("llm")
-        if not (ours and alike) or (shard.facts["shard"], shard.facts["of"]) != (k, len(shards)):
-            raise DataError(
-                f"{shard.ref} is not shard {k} of {len(shards)} of this snapshot and translator; "
-                "give them all, in order"
-            )
+    check_parts(
+        shards, all_shards(len(shards)),
+        lambda x: x.was_made_from("snapshot", ctx.input("snapshot"))
+        and x.made_of.get("llm") == shards[0].made_of.get("llm"),
+        "shard {shard} of {of} of this snapshot and translator; give them all, in order",
+    )  # fmt: skip
     decided = pl.concat(read_table(s.file("decisions.parquet"), DECIDED) for s in shards)
     keys = ["to_locale", "query_id"]
     decided = decided.sort(keys)

@@ -25,7 +25,14 @@ from csrm_tasks.bases.vocabulary import BYTES, cut_tokenizer, merged, scripts
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.llm.network.head import run_trunk, translation_loss
 from csrm_tasks.llm.network.model import Model, load_base
-from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
+from csrm_tasks.llm.prompt.prompts import (
+    LABEL_SPACES,
+    LANGUAGES,
+    TASK_SPACES,
+    QueryFields,
+    language_name,
+    query_segments,
+)
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.text import normalise
 from tests.bases_fixtures import (
@@ -36,7 +43,7 @@ from tests.bases_fixtures import (
     tiny_e5,
     tiny_gemma,
 )
-from tests.data_fixtures import KO
+from tests.data_fixtures import DAY2, KO, ingest, land_lines
 
 GEMMA, E5 = gemma_tokenizer(), e5_tokenizer()
 
@@ -95,6 +102,35 @@ def test_every_text_of_the_market_has_the_same_tokens(bases: Path, name: str) ->
         assert [kept[i] for i in cut(text)["input_ids"]] == whole(text)["input_ids"], text
     assert cut.special_tokens_map == whole.special_tokens_map
     assert cut.model_max_length == whole.model_max_length
+
+
+def test_prompts_of_the_tasks_are_cut_as_before_in_every_language_that_is_named(
+    bases: Path,
+) -> None:
+    """A market may take up query-category and query-item after its base was trimmed."""
+    whole = AutoTokenizer.from_pretrained(bases / "bases" / "gemma")
+    cut = AutoTokenizer.from_pretrained(bases / "bases" / "gemma-tiny")
+    for space in TASK_SPACES.values():
+        for locale in (*(f"{code}-XX" for code in LANGUAGES), KO):
+            query = QueryFields(TITLES[KO][0], language=language_name(locale))
+            for text in query_segments(space, query):
+                found, wanted = (
+                    t.convert_ids_to_tokens(t(text)["input_ids"]) for t in (cut, whole)
+                )
+                assert found == wanted, text
+
+
+def test_judged_category_paths_and_their_queries_are_among_the_texts(
+    bases: Path, tmp_path: Path
+) -> None:
+    home = load_settings({"CSRM_HOME": str(tmp_path / "home")})
+    store_of_titles(home)
+    row = {"label_id": "c1", "query": "찻주전자", "category": "주방, 식기,주전자", "label": "yes"}
+    land_lines(home, DAY2, f"{KO}/query_categories.jsonl", [row])
+    ingest(home, DAY2)
+    before = texts_of(bases, "gemma")
+    found = set(prompt_texts(market_texts(home, "tiny"))) - set(before)
+    assert found == {"\nQ:찻주전자", "\nC:주방, 식기,주전자"}
 
 
 def test_log_probabilities_are_the_whole_ones_over_kept_tokens(bases: Path) -> None:

@@ -67,6 +67,8 @@ def fault(named: str) -> str | None:
     group: click.Command = cli
     words = first.split() + ["…"] * bool(others)
     while isinstance(group, click.Group) and words:
+        if group.invoke_without_command and words[0].startswith("-"):
+            return _fault_of(group, words)  # it is a command of its own as well
         choices = words[0].split("|")
         found = [group.get_command(click.Context(group), word) for word in choices]
         if None in found:

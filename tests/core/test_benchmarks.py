@@ -26,6 +26,7 @@ FIGURES = {
     "brand_match": {"queries_per_s", "ratio_pyahocorasick", "ratio_dict"},
     "embed": {"ratio_sentence_transformers", "ratio_chosen_precision", "least_cosine",
               "useful_share"},
+    "import_cikm": {"seconds", "rows_per_second", "peak_memory"},
     "index": {"recall_at_100", "queries_per_s", "bytes", "ratio_flat", "peak_bytes_1m"},
     "ingest": {"share_of_copy", "ratio_to_sql", "ratio_to_sql_copy_callable", "day100_over_day1"},
     "lexical_evidence": {"em_f1_gain", "em_at_1_gain", "defect_f1_gain", "teacher_micro_f1_gain",

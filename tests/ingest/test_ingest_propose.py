@@ -39,6 +39,7 @@ def value(column: str, n: int, draw: random.Random) -> str:
         "position": str(n % 20), "query_response_hit_ids": '["p1","p2"]',
         "translation_id": str(n), "kind": ("brand", "query")[n % 2], "source_text": words,
         "target_text": words, "extra": f"{n * 7 % 11}.5", "deleted": "false",
+        "label": ("no", "yes")[n % 2],
     }[column]  # fmt: skip
 
 
@@ -66,6 +67,11 @@ LAYOUTS = [
     layout("labels", "label_id=rating_id,query=kw,product_id=sku,grade=score,rated_at=date"),
     layout("labels", "label_id=id,query=query,title=product_title,product_id=pid,grade=label"),
     layout("labels", "label_id=id,query=keyword,product_id=goods_id,grade=grade,extra=price"),
+    layout("labels", "label_id=id,query=query,product_id=sku,category=category,grade=label"),
+    layout("query_categories", "label_id=id,query=origin_query,category=category_path,label=label"),
+    layout("query_categories", "label_id=라벨ID,query=검색어,category=카테고리,label=정답"),
+    layout("query_categories", "label_id=标注ID,query=查询词,category=类目,label=是否相关"),
+    layout("query_categories", "label_id=rowId,query=kw,category=path,label=is_relevant"),
     layout("ubi_queries", "query_id=qid,user_query=검색어,timestamp=시간,session_id=세션"),
     layout("ubi_queries", "query_id=request_id,user_query=search_term,timestamp=ts,client_id=uid"),
     layout("ubi_queries", "query_id=查询ID,user_query=搜索词,timestamp=时间"),
@@ -139,10 +145,19 @@ def test_two_columns_that_could_be_it_are_unsure(tmp_path: Path) -> None:
     assert "query" in found.missing and found.sure["grade"] == "label"
 
 
-@pytest.mark.parametrize("kind", ["catalogue", "labels", "ubi_events", "ubi_queries"])
+@pytest.mark.parametrize(
+    "kind", ["catalogue", "labels", "query_categories", "ubi_events", "ubi_queries"]
+)
 def test_the_kind_is_told_by_the_names(tmp_path: Path, kind: str) -> None:
     names = next(n for k, n in LAYOUTS if k == kind)
     assert propose(write(tmp_path / "f.csv", table(kind, names))).kind == kind
+
+
+def test_answers_about_categories_are_told_from_labels_of_products_with_a_category(
+    tmp_path: Path,
+) -> None:
+    for kind, names in (x for x in LAYOUTS if "category" in x[1] and "query" in x[1]):
+        assert propose(write(tmp_path / f"{kind}.csv", table(kind, names))).kind == kind
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import polars as pl
 import pytest
 
+from benchmarks import analyticup
 from csrm_tasks.cli.main import main
 from csrm_tasks.layouts import esci, landing, run
 from csrm_tasks.layouts.landing import Landing
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import load_settings
 from tests.data_fixtures import snapshot
-from tests.layouts_fixtures import judged, run_import, tree, write_cikm, write_esci
+from tests.layouts_fixtures import judged, left_out, run_import, tree, write_cikm, write_esci
 
 
 def test_an_import_goes_through_the_nights_into_snapshots_split_by_split(
@@ -82,6 +84,24 @@ def test_both_tasks_are_snapshotted_and_the_public_test_split_becomes_gold(tmp_p
     assert set(gold.filter(task="qc")["item"]) <= {
         f"Home, Garden,thing {i}{more}" for i in range(5) for more in ("", ",more")
     }
+
+
+def test_drawn_files_of_the_true_size_have_the_oddities_of_the_layout(tmp_path: Path) -> None:
+    """What the benchmark ``import_cikm`` imports, in small: the same files every time."""
+    for name in ("data", "again"):
+        (tmp_path / name).mkdir()
+        assert analyticup.write(tmp_path / name, 4_000, seed=3) == 4_000
+    assert tree(tmp_path / "data") == tree(tmp_path / "again")
+    rows = [
+        json.loads(line)
+        for path in sorted((tmp_path / "data").iterdir())
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    assert {type(r.get("label")) for r in rows} == {str, int, type(None)}
+    assert all(", " in r["category_path"] for r in rows if r["task"] == "QC")
+    own = run_import("cikm2025", tmp_path / "data", "--target", "de-DE")
+    reasons = {"other_language", "no_label", "no_title", "not_english"}
+    assert set(left_out(own, "cikm2025")) == reasons
 
 
 class Killed(BaseException):

@@ -249,6 +249,27 @@ def test_an_llm_that_translates_learns_both_directions() -> None:
     assert step_flops(ORION_14B, both) != step_flops(ORION_14B, llm)
 
 
+def test_judged_tasks_take_their_shares_of_a_batch_and_of_a_pass() -> None:
+    """Beside relevance they cost what as many conversion examples cost; alone, relevance's part."""
+    llm = Llm(base="none", mixture=Mixture(mt=0.1, cvr=0.5, qc=0.3, qi=0.2))
+    more, alone = (
+        llm.model_copy(update={"mixture": m})
+        for m in (Mixture(mt=0.1, cvr=1.0), Mixture(mt=0.2, cvr=0))
+    )
+    whole = job(ORION_14B, llm, Volume(), tasks=("relevance", "qc", "qi"))
+    assert [p.flops for p in whole] == pytest.approx(
+        [p.flops for p in job(ORION_14B, more, Volume())]
+    )
+    (qc, *_), (same, *_) = (
+        job(ORION_14B, llm, Volume(), tasks=("qc", "qi")),
+        job(ORION_14B, alone, Volume()),
+    )
+    assert qc.flops == pytest.approx(same.flops)
+    for tasks, like in ((("relevance", "qc", "qi"), more), (("qc", "qi"), alone)):
+        step = step_flops(ORION_14B, llm, tasks=tasks)
+        assert step == pytest.approx(step_flops(ORION_14B, like))
+
+
 def test_stage_0_is_a_part_of_the_job_where_the_market_has_one() -> None:
     llm = Llm(base="none", preset="csrm-llm")
     assert pretraining_flops(ORION_14B, llm) == 0.0

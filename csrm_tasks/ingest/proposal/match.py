@@ -28,7 +28,12 @@ NAME, VALUES = 0.7, 0.3  # shares of the two in a score
 LEAST = 0.25  # score below which nothing is proposed
 MOST_GRADES = 12
 NEAR = 0.1  # another column within this score makes both unsure
-CONTENT_IDS = {"catalogue": "product_id", "labels": "label_id", "translations": "translation_id"}
+CONTENT_IDS = {
+    "catalogue": "product_id",
+    "labels": "label_id",
+    "query_categories": "label_id",
+    "translations": "translation_id",
+}
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,8 @@ def kind_of(sample: Sample) -> str:
         # Identifiers and times are in most kinds: what tells them apart is the rest.
         best = [max((by_name(kind, c, n) for n in names), default=0.0) for c in required]
         points[kind] = sum(best) / len(required)
+    if any(by_name("labels", "product_id", n) == 1.0 for n in names):
+        points["query_categories"] *= 0.5  # its answers are about no product
     first, second = sorted(points, key=lambda k: (-points[k], k))[:2]
     if points[first] < 0.5 or points[first] - points[second] < 0.1:
         raise DataError(

@@ -19,6 +19,17 @@ TIME = "timestamp,ts,time,event time,created at,datetime,occurred at,시각,일�
 CLIENT = "client id,user id,uid,visitor id,device id,customer id,사용자id,用户id,ユーザーid"
 SESSION = "session id,sid,session,visit id,세션id,세션,会话id,工作階段,セッションid,セッション"
 SEARCH = "query id,search id,qid,request id,검색id,查询id,検索id"
+JUDGED = (
+    "label id,judgement id,judgment id,annotation id,example id,rating id,row id,id,"
+    "라벨id,标注id,ラベルid"
+)
+RATER = "rater id,rater,annotator,annotator id,assessor,judge,worker id,평가자,标注员,标注人,評価者"
+GUIDELINE = "guideline version,guideline,guidelines,지침,指南版本,ガイドライン"
+RATED = f"rated at,judged at,labeled at,date,rating time,평가일시,标注时间,評価日時,{TIME}"
+CATEGORY = (
+    "category,cat,category path,product category,category name,categories,"
+    "카테고리,분류,类目,分类,分類,类别,カテゴリ,カテゴリー"
+)
 SPELLINGS: dict[str, dict[str, str]] = {
     "catalogue": {
         "product_id": f"{PRODUCT},id",
@@ -27,9 +38,7 @@ SPELLINGS: dict[str, dict[str, str]] = {
         "상품명,제품명,商品名称,商品名稱,商品标题,标题,商品名,タイトル",
         "brand": "brand,brand name,product brand,manufacturer,"
         "maker,브랜드,제조사,品牌,ブランド,メーカー",
-        "category": "category,cat,category path,"
-        "product category,category name,categories,"
-        "카테고리,분류,类目,分类,分類,类别,カテゴリ,カテゴリー",
+        "category": CATEGORY,
         "description": "description,desc,product description,"
         "details,설명,상세설명,描述,商品描述,説明,商品説明",
         "deleted": "deleted,is deleted,removed,discontinued,삭제,删除,已删除,削除",
@@ -41,23 +50,28 @@ SPELLINGS: dict[str, dict[str, str]] = {
         "target_text": "target text,target,tgt,translation,번역,번역문,译文,譯文,訳文,翻訳",
     },
     "labels": {
-        "label_id": "label id,judgement id,judgment id,"
-        "annotation id,example id,rating id,row id,id,"
-        "라벨id,标注id,ラベルid",
+        "label_id": JUDGED,
         "query": QUERY,
         "product_id": PRODUCT,
         "grade": "grade,label,relevance,rel,rating,score,"
         "esci label,judgement,judgment,relevance "
         "grade,등급,평점,관련도,라벨,相关性,等级,評分,标签,評価,関連度,ラベル",
-        "rater_id": "rater id,rater,annotator,annotator id,"
-        "assessor,judge,worker id,평가자,标注员,"
-        "标注人,評価者",
-        "guideline_version": "guideline version,guideline,guidelines,지침,指南版本,ガイドライン",
+        "rater_id": RATER,
+        "guideline_version": GUIDELINE,
         "explanation": "explanation,reason,rationale,comment,justification,why,"
         "설명,사유,이유,理由,说明,說明,コメント",
         "held_out": "held out,holdout,hold out,is held out",
-        "rated_at": f"rated at,judged at,labeled at,date,"
-        f"rating time,평가일시,标注时间,評価日時,{TIME}",
+        "rated_at": RATED,
+    },
+    "query_categories": {
+        "label_id": JUDGED,
+        "query": QUERY,
+        "category": f"{CATEGORY},path,taxonomy path,category id path",
+        "label": "label,answer,relevant,is relevant,correct,is correct,relevance,judgement,"
+        "judgment,grade,라벨,관련,정답,标签,相关性,是否相关,ラベル,関連度,正解",
+        "rater_id": RATER,
+        "guideline_version": GUIDELINE,
+        "rated_at": RATED,
     },
     "ubi_queries": {
         "query_id": f"{SEARCH},id", "user_query": QUERY, "client_id": CLIENT,

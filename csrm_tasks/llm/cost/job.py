@@ -21,7 +21,9 @@ from csrm_tasks.llm.cost.formula import (
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.options import ablation_arms, ablation_steps
 from csrm_tasks.sections import Llm
+from csrm_tasks.sections.tasks import Task
 
+RELEVANCE: tuple[Task, ...] = ("relevance",)  # what a market learns unless its file says more
 PREFIX, PRODUCT = 110, 60  # mean tokens of query part and product part, realistic prompts
 TRANSLATION, TARGET = 60, 25  # mean tokens of a translation sample, and of its target
 
@@ -71,7 +73,22 @@ class Speed:
     threads: int = 1
 
 
-def job(shape: Shape, llm: Llm, of: Volume, tried: Sequence[int] = ()) -> list[JobPart]:
+def label_samples(llm: Llm, tasks: Sequence[Task] = RELEVANCE) -> tuple[float, float]:
+    """Return label samples, and translations, of a batch for each of its judged pairs (A6).
+
+    Judged pairs are those of relevance; of a market without it, those of its other tasks together.
+    """
+    others = sum(
+        share for t, share in (("qc", llm.mixture.qc), ("qi", llm.mixture.qi)) if t in tasks
+    )
+    if "relevance" in tasks:
+        return 1.0 + llm.mixture.cvr + others, llm.translations
+    return 1.0, llm.translations / others
+
+
+def job(
+    shape: Shape, llm: Llm, of: Volume, tried: Sequence[int] = (), tasks: Sequence[Task] = RELEVANCE
+) -> list[JobPart]:
     """Return the parts of a weekly job.
 
     Each training passes over the labels, with translations and conversions in their shares (A6);
@@ -79,8 +96,9 @@ def job(shape: Shape, llm: Llm, of: Volume, tried: Sequence[int] = ()) -> list[J
     trainings, of ``tried`` steps each, pass over such a share of them as that is (A41).
     """
     rounds, kept = llm.distillation.rounds, llm.gradient_checkpointing
-    rows = of.labels * of.epochs * (1 + llm.mixture.cvr)
-    translated = of.labels * of.epochs * llm.translations
+    samples, others = label_samples(llm, tasks)
+    rows = of.labels * of.epochs * samples
+    translated = of.labels * of.epochs * others
     once = sum(
         train_flops(shape, work, llm.lora, checkpointing=kept)
         for work in (
@@ -116,11 +134,14 @@ def _told(llm: Llm) -> Work:
     return translations(rows, TRANSLATION, told)
 
 
-def step_flops(shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PRODUCT) -> float:
+def step_flops(
+    shape: Shape, llm: Llm, prefix: int = PREFIX, product: int = PRODUCT,
+    tasks: Sequence[Task] = RELEVANCE,
+) -> float:  # fmt: skip
     """FLOPs of an optimizer step of this market's mixture (A6), prompts of these mean lengths."""
-    cvr, mt = llm.mixture.cvr, llm.translations
-    one = llm.batch / (1 + mt + cvr)
-    rows, translated = one * (1 + cvr), one * mt
+    samples, others = label_samples(llm, tasks)
+    one = llm.batch / (samples + others)
+    rows, translated = one * samples, one * others
     return sum(
         train_flops(shape, work, llm.lora, checkpointing=llm.gradient_checkpointing)
         for work in (
@@ -150,7 +171,7 @@ def tried_steps(market: MarketConfig) -> list[int]:
 def here(shape: Shape, market: MarketConfig, speed: Speed) -> str:
     """Say in a line how long this machine takes for the market's LLM, at most."""
     llm, towers = market.llm, market.towers
-    step = step_flops(shape, llm, speed.prefix, speed.product) / speed.train
+    step = step_flops(shape, llm, speed.prefix, speed.product, market.tasks) / speed.train
     steps = most_steps(market)
     pairs = towers.queries * (towers.impressed + towers.retrieved + towers.random)
     work = shared(towers.queries, pairs / towers.queries, speed.prefix, speed.product)

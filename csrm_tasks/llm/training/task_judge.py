@@ -40,15 +40,7 @@ class TaskJudge:
         """
         self._model, self._encoder = model, encoder
         self.last: pl.DataFrame | None = None  # what was found last
-        halved = dev.with_columns(halves(dev["query"]))
-        own = pl.col("locale") == target
-        chooses = (pl.col("half") == CHOSEN) & (own | ~own.any().over("task"))
-        self._dev = halved.with_columns(chooses=chooses)
-        for (task,), pairs in self._dev.filter("chooses").group_by("task", maintain_order=True):
-            if pairs["grade"].n_unique() < 2:
-                raise _no_choice(str(task), pairs["grade"].to_list())
-        for task in set(dev["task"]) - set(self._dev.filter("chooses")["task"]):
-            raise _no_choice(task, [])
+        self._dev = with_halves(dev, target)
 
     def scored(self) -> pl.DataFrame:
         """Return the dev pairs with ``p`` of yes."""
@@ -91,6 +83,22 @@ class TaskJudge:
             facts[f"{task}_threshold"] = one["threshold"]
             facts[f"{task}_dev_f1"] = one["reported"]["f1"]["value"]
         return facts
+
+
+def with_halves(dev: pl.DataFrame, target: str) -> pl.DataFrame:
+    """Add to dev pairs of tasks their ``half``, and whether thresholds are chosen on them (A10).
+
+    Raises :class:`DataError` where a task's half to choose on has no yes or no no.
+    """
+    halved = dev.with_columns(halves(dev["query"]))
+    own = pl.col("locale") == target
+    chooses = (pl.col("half") == CHOSEN) & (own | ~own.any().over("task"))
+    found = halved.with_columns(chooses=chooses)
+    for (task,), pairs in found.group_by("task", maintain_order=True):
+        grades = pairs.filter("chooses")["grade"]
+        if grades.n_unique() < 2:
+            raise _no_choice(str(task), grades.to_list())
+    return found
 
 
 def task_figures(task: str, scored: pl.DataFrame) -> dict[str, Any]:
