@@ -21,6 +21,7 @@ from tests.release_fixtures import MARKET
 from tests.serving.test_serving_process import server
 
 ROLES = {"vera": "viewer", "uli": "user", "olga": "op", "adam": "admin", "nemo": ""}
+SECRET = "a secret of the tests, which no page may show"
 PREFIX = "/air"  # Airflow's own base path, so that every test is one of it as well
 # Airflow's own API server but for its process manager: schema, application, uvicorn.
 SERVE = """
@@ -39,6 +40,7 @@ class Airflow:
 
     url: str  # with the base path
     log: Path
+    markets: Path  # folder of market files, read at each request
     browsers: dict[str, httpx.Client] = field(default_factory=dict)
 
     @property
@@ -95,20 +97,22 @@ def airflow(settings: Settings, folder: Path, config: MarketConfig) -> Iterator[
             "SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{n}:{role}" for n, role in ROLES.items()),
             "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         },
-        "API": {"BASE_URL": url, "SECRET_KEY": "a secret of the tests, which no page may show"},
-        "API_AUTH": {"JWT_SECRET": "another secret of the tests, which no page may show"},
+        "API": {"BASE_URL": url, "SECRET_KEY": "unused where there is a JWT secret"},
+        "API_AUTH": {"JWT_SECRET": SECRET},
     }  # fmt: skip
     env = {
         f"AIRFLOW__{s}__{k}": v for s, values in sections.items() for k, v in values.items()
     } | {
         "AIRFLOW_HOME": str(home), "CSRM_HOME": str(settings.home), "CSRM_MARKETS": str(markets),
         "PYTHONPATH": str(PROJECT_ROOT), "CSRM_MLFLOW_UI": "", "NO_PROXY": "127.0.0.1",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{reserve_port()}",  # away, and said so at once
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     }  # fmt: skip
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))}
     log = folder / "airflow.log"
     command = [sys.executable, "-c", SERVE, str(port)]
     with server(command, f"{url}/api/v2/monitor/health", kept | env, log):
-        found = Airflow(url, log)
+        found = Airflow(url, log, markets)
         yield found
         for client in found.browsers.values():
             client.close()

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from csrm_tasks.board.releases import waiting
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.markets import load_market
-from csrm_tasks.release import approval, ledger, manage, rollout
+from csrm_tasks.release import approval, away, ledger, manage, rollout
 from csrm_tasks.release.ledger import Entry
 from csrm_tasks.settings import Settings
 
@@ -50,9 +50,8 @@ def offers(entries: Sequence[Entry]) -> tuple[Offer, ...]:
     """Return what may be decided, in the order of the page."""
     state = rollout.current_rollout(entries)
     found = [] if state is None or state.launched else _of_rollout(state)
-    waits = waiting(entries)
-    if waits is not None:
-        found += _of_waiting(entries, waits)
+    for row in waiting(entries):
+        found += _of_waiting(entries, row)
     return (*found, *_way_back(entries, state))
 
 
@@ -100,6 +99,7 @@ def reason_of(text: str) -> str:
     return reason
 
 
+@away.one_line
 def act(settings: Settings, market: str, asked: Asked, actor: str) -> Entry:
     """Do what a form asks, once, and return its ledger row.
 

@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+from csrm_tasks.errors import AwayError
 from csrm_tasks.release.mlflow_aliases import RELEASE_TAG
 
 TIMEOUT = 2.0  # seconds; the page waits for it
@@ -25,7 +27,18 @@ class Registry:
 
 
 def registry(base: str, model: str) -> Registry:
-    """Ask the MLflow server at ``base``; raises ``OSError`` or ``ValueError`` where it fails."""
+    """Ask the MLflow server at ``base``; raises :class:`AwayError` where it has no answer."""
+    try:
+        return _registry(base, model)
+    except HTTPError as e:
+        why = f"answers {e.code}; nothing may be registered yet"
+        raise AwayError(f"{why}, and there are no links to it") from e
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        why = f"does not answer at CSRM_MLFLOW_UI ({type(e).__name__})"
+        raise AwayError(f"{why}, so there are no links to it") from e
+
+
+def _registry(base: str, model: str) -> Registry:
     found = call(f"{base}/api/2.0/mlflow/registered-models/get?{urlencode({'name': model})}")
     query = urlencode({"filter": f"name='{model}'", "max_results": LATEST})
     listed = call(f"{base}/api/2.0/mlflow/model-versions/search?{query}").get("model_versions", [])

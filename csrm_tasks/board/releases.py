@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.board.notices import Notice, part
 from csrm_tasks.release import approval, ledger, rollout, verdicts
 from csrm_tasks.release.ledger import Entry
 
-SHOWN = 20  # ledger rows
+REPORT = "report.html"  # of a gate
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,14 @@ class Release:
     word: str = ""  # what was last decided of one that waits
     report: bool = False  # its gate wrote a report
 
-    @property
-    def short(self) -> str:
-        """The end of its id, which tells it from others of the market."""
-        return self.id.rsplit("-", 1)[-1]
-
 
 @dataclass(frozen=True)
 class Releases:
     """Who is served, who may be next, and where a rollback leads."""
 
     live: Release | None
-    next: Release | None  # rolled out now, or the newest that passed and waits
-    waiting: Release | None  # behind what is rolled out
+    next: Release | None  # rolled out now, or the first that waits
+    waiting: tuple[Release, ...]  # the others that wait
     previous: Release | None
 
 
@@ -95,30 +91,34 @@ def releases(store: ArtifactStore, entries: Sequence[Entry]) -> Releases:
     """Return the releases that matter now."""
     lives, state = ledger.live_stack(entries), rollout.current_rollout(entries)
     rows = {e.release_id: e for e in entries if e.action in ("promoted", "started")}
-    under_way = state is not None and not state.launched
-    waits = waiting(entries)
-    following = state.release if state is not None and under_way else None
+    move = ledger.last_live_row(entries)
 
-    def of(release: str) -> Release:
-        return Release(release, rows[release], report=has_report(store, entries, release))
+    def of(row: Entry, word: str = "") -> Release:
+        release = row.release_id
+        return Release(release, row, word, has_report(store, entries, release))
 
-    candidate = None
-    if waits is not None:
-        word = approval.decided(entries, waits.release_id, waits.payload["verdict"]).word
-        report = has_report(store, entries, waits.release_id)
-        candidate = Release(waits.release_id, waits, word, report)
+    following = [of(rows[state.release])] if state is not None and not state.launched else []
+    for row in waiting(entries):
+        decision = approval.decided(entries, row.release_id, row.payload["verdict"])
+        following.append(of(row, decision.word))
     return Releases(
-        of(lives[-1]) if lives else None,
-        of(following) if following else candidate,
-        candidate if following else None,
-        of(lives[-2]) if len(lives) > 1 else None,
+        of(move) if move is not None else None,
+        following[0] if following else None,
+        tuple(following[1:]),
+        of(rows[lives[-2]]) if len(lives) > 1 else None,
     )
 
 
-def waiting(entries: Sequence[Entry]) -> Entry | None:
-    """Return the registration of the newest release that passed the gate and never began."""
-    rows = rollout.passed(entries)
-    return rows[0] if rows and rollout.used(entries, rows[0].release_id) is None else None
+def waiting(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the registrations of releases that wait for their rollout, or for a decision on it.
+
+    The one that may be rolled out next comes first; another is the newest that passed the gate and
+    never began, where a person rejected it.
+    """
+    candidate, rows = rollout.next_candidate(entries), rollout.passed(entries)
+    found = [candidate] if candidate is not None else []
+    newest = rows[0] if rows and rollout.used(entries, rows[0].release_id) is None else None
+    return found if newest is None or newest in found else [*found, newest]
 
 
 def rollout_now(store: ArtifactStore, entries: Sequence[Entry]) -> RolloutNow | None:
@@ -168,11 +168,10 @@ def sealed(store: ArtifactStore, ref: str) -> dict[str, Any]:
 def has_report(store: ArtifactStore, entries: Sequence[Entry], release: str) -> bool:
     """Whether the gate that judged a release wrote a report."""
     gate = gate_of(entries, release)
-    manifest = store.manifest(gate) if gate else None
-    return manifest is not None and any(f["path"] == REPORT for f in manifest["files"])
-
-
-REPORT = "report.html"
+    if not gate:
+        return False
+    files = part("report", lambda: store.require(gate)["files"])
+    return not isinstance(files, Notice) and any(f["path"] == REPORT for f in files)
 
 
 def gate_of(entries: Sequence[Entry], release: str) -> str:
