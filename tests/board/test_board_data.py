@@ -9,23 +9,26 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from csrm_tasks import tracking
+from csrm_tasks.board import actions, chart, cost, forms, nights, page, releases, trend
 from csrm_tasks.board import board as room
-from csrm_tasks.board import chart, cost, forms, nights, page, releases, trend
 from csrm_tasks.board.notices import Notice
-from csrm_tasks.release import ledger, verdicts
+from csrm_tasks.errors import RefusedError
+from csrm_tasks.release import ledger, manage, rollout, rollout_moves, verdicts
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, writing
 from csrm_tasks.store.tables import DAYS, FILES, QUARANTINE
 from tests.release_fixtures import MARKET, market, publish, store_of
-from tests.release_world import World
+from tests.release_world import Registry, World
 
 ZONE = "Asia/Taipei"
 NOW = datetime(2026, 3, 2, 20, tzinfo=UTC)  # 2026-03-03 04:00 in Taipei, so yesterday is 03-02
@@ -36,6 +39,7 @@ CONFIG = market(rollout=Rollout(steps=(Step(weight=0), Step(weight=10))))
 def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(settings)
     world.at_the_command_line(CONFIG, monkeypatch)
+    monkeypatch.setattr(tracking, "LaterClient", lambda _: world.api)
     return world
 
 
@@ -231,8 +235,6 @@ def test_releases_rollout_and_gate_are_those_of_the_ledger(world: World) -> None
         {"digest": sealed["digest"]},
     )  # fmt: skip
     judged = world.judgement("INCONCLUSIVE", 1)
-    from csrm_tasks.release import rollout_moves
-
     rollout_moves.apply_decision(world.settings, CONFIG, world.api, judged, look.ref)
     found = seen(world)
     assert isinstance(found.releases, releases.Releases)
@@ -335,3 +337,62 @@ def test_a_token_is_of_one_user_and_market(a: str, b: str, c: str, d: str) -> No
     assert not forms.accepts("other", a, b, 1000.0, made)
     assert forms.accepts("secret", c, d, 1000.0, made) == ((a, b) == (c, d))
     assert not forms.accepts("secret", a, b, 1000.0, c)
+
+
+def test_an_older_release_waits_first_where_the_newest_is_rejected(world: World) -> None:
+    world.promote(world.release("one"))
+    two, three = world.release("two"), world.release("three")
+    manage.reject(world.settings, MARKET, three.id, "ann", "no")
+    manage.approve(world.settings, MARKET, two.id, "ann", "yes")
+    entries = ledger.verified(world.settings, MARKET)
+    assert [row.release_id for row in releases.waiting(entries)] == [two.id, three.id]
+    decisions = [(o.action, o.release) for o in actions.offers(entries)]
+    assert decisions == [("reject", two.id), ("approve", three.id)]
+    for action, release in decisions:  # what is offered is possible
+        head = ledger.verified(world.settings, MARKET)[-1].hash
+        asked = actions.Asked(cast(actions.Action, action), release, "as offered", head)
+        act(world, asked)
+
+
+def act(world: World, asked: actions.Asked, actor: str = "ann") -> ledger.Entry:
+    found = Settings(**(vars(world.settings) | {"markets": world.settings.home / "markets"}))
+    return actions.act(found, MARKET, asked, actor)
+
+
+@given(st.lists(st.sampled_from(["look", "failure", *actions.ACTIONS]), max_size=7))
+@hypothesis_settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_whatever_is_offered_is_done_once_and_nothing_else_is(
+    world: World, said: list[str]
+) -> None:
+    """Any sequence of runs and decisions: an offer is one row, twice sent too, and the views agree;
+    what is not offered is refused and writes nothing."""
+    world.api = Registry()
+    world.clear()
+    world.promote(world.release("one"))
+    world.start(world.release("two"), CONFIG)
+    world.release("three")
+    for number, word in enumerate(said):
+        before = ledger.verified(world.settings, MARKET)
+        state = rollout.current_rollout(before)
+        if word in ("look", "failure"):
+            if state is not None and not state.launched:
+                world.settle(world.judgement("SUCCESS" if word == "look" else "FAILURE"), CONFIG)
+            continue
+        action = cast(actions.Action, word)
+        offered = [o.release for o in actions.offers(before) if o.action == action]
+        release = offered[0] if offered else before[-1].release_id
+        asked = actions.Asked(action, release, f"turn {number}", before[-1].hash)
+        if not offered:
+            with pytest.raises(RefusedError, match="not possible now"):
+                act(world, asked)
+            assert ledger.verified(world.settings, MARKET) == before
+            continue
+        row = act(world, asked)
+        after = ledger.verified(world.settings, MARKET)
+        assert act(world, asked) == row and ledger.verified(world.settings, MARKET) == after
+        assert row.actor == "ann" and row.reason == f"turn {number}"
+        mine = [e for e in after[len(before) :] if e.actor == "ann"]
+        assert mine == [row]
+        world.agrees()
