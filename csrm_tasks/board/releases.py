@@ -61,7 +61,7 @@ class RolloutNow:
 
     state: rollout.CurrentRollout
     looks: tuple[Look, ...]  # of this step, newest first
-    checks: tuple[Check, ...]  # of the newest look
+    checks: tuple[Check, ...] | Notice  # of the newest look
 
     @property
     def where(self) -> str:
@@ -132,7 +132,10 @@ def rollout_now(store: ArtifactStore, entries: Sequence[Entry]) -> RolloutNow | 
         if e.action == "judged" and e.release_id == state.release and e.seq > state.turn
     ]
     looks = tuple(sorted(judged, key=lambda look: look.day, reverse=True))
-    return RolloutNow(state, looks, _evidence(store, looks[0].evidence) if looks else ())
+    checks: tuple[Check, ...] | Notice = ()
+    if looks:
+        checks = part("evidence", lambda: _evidence(store, looks[0].evidence))
+    return RolloutNow(state, looks, checks)
 
 
 def verdict(store: ArtifactStore, entries: Sequence[Entry]) -> Verdict | None:

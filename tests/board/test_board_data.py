@@ -242,12 +242,17 @@ def test_releases_rollout_and_gate_are_those_of_the_ledger(world: World) -> None
     assert found.releases.waiting == () and found.releases.previous is None
     assert isinstance(found.rollout, releases.RolloutNow)
     assert [(k.day, k.outcome) for k in found.rollout.looks] == [(judged["day"], "INCONCLUSIVE")]
+    assert not isinstance(found.rollout.checks, Notice)
     assert [(c.name, c.found) for c in found.rollout.checks] == [
         ("conversion", (0.01, -0.02, 0.04)), ("audits", None)
     ]  # fmt: skip
     assert isinstance(found.verdict, releases.Verdict)
     assert (found.verdict.release, found.verdict.outcome) == (three.id, "FAIL")
     assert {o.action for o in found.offers} == {"hold", "roll_back"}
+    (Path(world.settings.artifacts) / look.ref / "manifest.json").unlink()  # pruned
+    found = seen(world)
+    assert isinstance(found.rollout, releases.RolloutNow) and len(found.rollout.looks) == 1
+    assert isinstance(found.rollout.checks, Notice) and "does not exist" in drawn(found)
 
 
 def drawn(board: room.Board) -> str:
