@@ -21,7 +21,6 @@ from csrm_board_access import (
     allowed,
     logged_in,
     login,
-    market_names,
     may,
     readable_markets,
     require_own_form,
@@ -60,8 +59,8 @@ async def guard(request: Request, call_next: Callable[[Request], Awaitable[Respo
         user = await logged_in(request)
         if user is None:
             response = message(401, "Not logged in", "Log in to Airflow first.", login())
-        elif not (readable := await asyncio.to_thread(readable_markets, user)) and market_names():
-            response = message(403, "Not allowed", "You may look at no market's rollout.")
+        elif not (readable := await asyncio.to_thread(readable_markets, user)):
+            response = message(403, "Not allowed", "There is no market that you may look at.")
         else:
             request.state.csrm = (user, readable)
             response = await call_next(request)
