@@ -93,6 +93,31 @@ class ArtifactStore:
             raise ArtifactError(f"artifact {ref}: {MANIFEST} is not JSON; remove it by hand") from e
         return found
 
+    def require(self, ref: str) -> dict[str, Any]:
+        """Return the manifest of ``ref``; raises :class:`ArtifactError` where there is none."""
+        manifest = self.manifest(ref)
+        if manifest is None:
+            raise ArtifactError(f"artifact {ref} does not exist; run the step that makes it")
+        return manifest
+
+    def read(self, ref: str, name: str) -> bytes:
+        """Return one file of ``ref`` after checking its digest; nothing else is fetched.
+
+        Raises :class:`ArtifactError` where it is not there or was changed.
+        """
+        manifest = self.require(ref)
+        entry = next((e for e in manifest["files"] if e["path"] == name), None)
+        if entry is None:
+            raise ArtifactError(f"artifact {ref} has no file {name!r}")
+        data = self._blobs.read(f"{ref}/{manifest['data']}/{name}")
+        if data is None:
+            raise ArtifactError(f"artifact {ref}: file {name} is gone; {REMEDY}")
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise ArtifactError(
+                f"artifact {ref}: file {name} was changed after it was published; {REMEDY}"
+            )
+        return data
+
     def published(self, step: str) -> list[tuple[str, dict[str, Any]]]:
         """Return reference and manifest of all outputs of ``market/step``, oldest first."""
         keys = self._blobs.keys(step)
@@ -106,9 +131,7 @@ class ArtifactStore:
         Raises :class:`ArtifactError` when it was never published or a byte has changed. A local
         copy of something remote that has changed is fetched once more.
         """
-        manifest = self.manifest(ref)
-        if manifest is None:
-            raise ArtifactError(f"artifact {ref} does not exist; run the step that makes it")
+        manifest = self.require(ref)
         data, files = f"{ref}/{manifest['data']}", manifest["files"]
         own = self._blobs.local_path(data)
         path = own or self._fetch(data, files)

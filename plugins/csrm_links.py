@@ -11,7 +11,6 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
@@ -19,8 +18,6 @@ from airflow.sdk import BaseOperatorLink
 if TYPE_CHECKING:
     from airflow.models.taskinstancekey import TaskInstanceKey
     from airflow.sdk import BaseOperator
-
-TIMEOUT = 2.0  # seconds; the page waits for it
 
 
 class MlflowRunLink(BaseOperatorLink):
@@ -56,23 +53,18 @@ def returned_reference(ti_key: TaskInstanceKey) -> str | None:
 
 def find_run(base: str, ref: str) -> str:
     """Return the page of the run tagged with ``ref`` on the MLflow server at ``base``, or ""."""
+    from csrm_tasks.board.registry import call
+
     name = f"csrm/{ref.split('/')[0]}"
     where = {"filter": f"tags.`csrm.ref` = '{ref}'", "max_results": 1}
     try:
-        found = _call(f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}")
+        found = call(f"{base}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}")
         experiment = found["experiment"]["experiment_id"]
         body = json.dumps({"experiment_ids": [experiment], **where}).encode()
-        runs = _call(f"{base}/api/2.0/mlflow/runs/search", body).get("runs", [])
+        runs = call(f"{base}/api/2.0/mlflow/runs/search", body).get("runs", [])
     except (URLError, TimeoutError, KeyError, ValueError):
         return ""
     return f"{base}/#/experiments/{experiment}/runs/{runs[0]['info']['run_id']}" if runs else ""
-
-
-def _call(url: str, body: bytes | None = None) -> dict[str, Any]:
-    request = Request(url, data=body, headers={"Content-Type": "application/json"})
-    with urlopen(request, timeout=TIMEOUT) as response:
-        found: dict[str, Any] = json.load(response)
-    return found
 
 
 class CsrmLinks(AirflowPlugin):

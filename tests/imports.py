@@ -42,6 +42,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/curation/folds.py": (("train",), ()),
     "csrm_tasks/curation/translation/generation.py": (("train",), ()),
     "csrm_tasks/bases/*": (("train",), ()),
+    "csrm_tasks/board/*": (("airflow",), ()),
     "csrm_tasks/lexical/*": (("serve", "train"), ()),
     "csrm_tasks/doctor/*": ((CORE,), ("train", "mlflow", "s3", "data")),
     "csrm_tasks/training/*": (("train",), ()),

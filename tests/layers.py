@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo.runner", "demo.bases"),
     ("demo.market",),
     ("demo.market.lexicon",),
-    ("steps", "serving", "doctor"),
+    ("steps", "serving", "doctor", "board"),
     ("bases", "curation", "judgements"),
     (
         "evaluation.report",

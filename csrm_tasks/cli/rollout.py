@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from csrm_tasks.cli.options import market_option
+from csrm_tasks.cli.release import decision_options
 from csrm_tasks.settings import load_settings
 
 
@@ -33,6 +34,7 @@ def status(market: str) -> None:
         asks = "; held: a person decides" if state.held else ""
         mixed = 0 if state.launched else state.current.interleave
         share += f", {mixed} % interleaved" if mixed else ""
+        asks += "; held by a person: csrm rollout resume lets it go on" if state.paused else ""
         click.echo(f"{state.release} against {state.control}: step {state.step}, {share}{asks}")
         if not config.rollout.steps and not state.launched:
             click.echo("  the market's file has no rollout steps any more: it will be given up")
@@ -62,20 +64,36 @@ def plan(market: str) -> None:
 
 
 @rollout.command()
-@market_option
-@click.option("--reason", required=True, help="Why, for the ledger.")
-@click.option("--actor", required=True, envvar="USER", help="Who decides; default $USER.")
+@decision_options
 def advance(market: str, reason: str, actor: str) -> None:
     """Take a held rollout to its next step; csrm release rollback gives it up."""
-    from csrm_tasks import tracking
-    from csrm_tasks.markets import load_market
-    from csrm_tasks.release.rollout_moves import advance_held
+    from csrm_tasks.release import manage
 
-    settings = load_settings(market=market)
-    config = load_market(market, settings.markets)
-    api = tracking.LaterClient(settings)
-    state = advance_held(settings, config, api, actor=actor, reason=reason)
+    state = manage.advance(load_settings(market=market), market, actor, reason)
     click.echo(f"{state.release} has passed step {state.step}")
+
+
+@rollout.command()
+@decision_options
+def hold(market: str, reason: str, actor: str) -> None:
+    """Hold the rollout that is under way at its step, whatever the evidence.
+
+    Failures in a row still end it.
+    """
+    from csrm_tasks.release import manage
+
+    row = manage.hold(load_settings(market=market), market, actor, reason)
+    click.echo(f"{row.release_id} is held at step {row.payload['step']}, row {row.seq}")
+
+
+@rollout.command()
+@decision_options
+def resume(market: str, reason: str, actor: str) -> None:
+    """Let a rollout that a person holds go on by its evidence."""
+    from csrm_tasks.release import manage
+
+    row = manage.resume(load_settings(market=market), market, actor, reason)
+    click.echo(f"{row.release_id} goes on at step {row.payload['step']}, row {row.seq}")
 
 
 @rollout.command()

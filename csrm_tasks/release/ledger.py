@@ -23,7 +23,8 @@ from csrm_tasks.store.models import LedgerEntry
 
 Action = Literal[
     "registered", "approved", "rejected", "promoted", "rolled_back",
-    "started", "asked", "audited", "judged", "held", "advanced", "aborted", "closed",  # a rollout's
+    # a rollout's
+    "started", "asked", "audited", "judged", "held", "resumed", "advanced", "aborted", "closed",
     "reverted",  # a champion alias that somebody moved by hand in MLflow
 ]  # fmt: skip
 LIVE_ACTIONS = ("promoted", "rolled_back")  # the actions that change what is live
@@ -37,7 +38,7 @@ SERVING_ACTIONS = (
 # A release does this once, or once per value of these (absent is a value); whatever else it says.
 ONCE: Mapping[str, tuple[str, ...]] = {
     "promoted": ("again",), "started": (), "aborted": (), "closed": (),
-    "advanced": ("step",), "held": ("step",), "judged": ("step", "day"),
+    "advanced": ("step",), "held": ("step", "after"), "judged": ("step", "day"),
     "asked": ("day",), "audited": ("by", "audit", "grades"),
 }  # fmt: skip
 GENESIS = "0" * 64
@@ -159,6 +160,19 @@ def last_live_row(entries: Sequence[Entry]) -> Entry | None:
 def last_serving_row(entries: Sequence[Entry]) -> Entry | None:
     """Return the newest row that changed who is served what."""
     return next((e for e in reversed(entries) if e.action in SERVING_ACTIONS), None)
+
+
+def require_head(entries: Sequence[Entry], seen: str) -> None:
+    """Raise :class:`RefusedError` where the ledger has grown since the row with the hash ``seen``.
+
+    Whoever decides by a page decides about what it showed.
+    """
+    head = entries[-1] if entries else None
+    if head is not None and head.hash != seen:
+        raise RefusedError(
+            f"nothing was done: the page is out of date, {head.release_id} was {head.action} by "
+            f"{head.actor} since (row {head.seq}); look again and decide anew"
+        )
 
 
 def registration(entries: Sequence[Entry], release_id: str) -> Mapping[str, str]:

@@ -46,11 +46,12 @@ def live(settings: Settings, market: str, at: str | None = None) -> str | None:
 
 @away.one_line
 def approve(
-    settings: Settings, market: str, release_id: str, actor: str, reason: str
+    settings: Settings, market: str, release_id: str, actor: str, reason: str, seen: str = ""
 ) -> ledger.Entry:
     """Approve a registered release under its newest verdict, which must be a PASS.
 
     Whatever was said before: this is now what was last decided. Saying it again is no new row.
+    ``seen``: hash of the newest row when the person decided; a ledger that has grown is refused.
     Raises :class:`RefusedError` for a release that would not be rolled out whatever is said of it.
     """
     entries = ledger.verified(settings, market)
@@ -70,6 +71,8 @@ def approve(
         )
 
     def check(rows: Sequence[ledger.Entry]) -> None:
+        if seen:
+            ledger.require_head(rows, seen)
         refuse_older(market, rows, release_id)
 
     return approval.say(
@@ -80,16 +83,21 @@ def approve(
 
 @away.one_line
 def reject(
-    settings: Settings, market: str, release_id: str, actor: str, reason: str
+    settings: Settings, market: str, release_id: str, actor: str, reason: str, seen: str = ""
 ) -> ledger.Entry:
-    """Reject a registered release that has not begun its way to shoppers, under its verdict."""
+    """Reject a registered release that has not begun its way to shoppers, under its verdict.
+
+    ``seen``: as of :func:`approve`.
+    """
     entries = ledger.verified(settings, market)
     made = _registered(entries, market, release_id)
 
     def check(rows: Sequence[ledger.Entry]) -> None:
         refuse_begun(market, rows, release_id)
+        if seen:
+            ledger.require_head(rows, seen)
 
-    check(entries)  # a second no that comes too late is no success either
+    refuse_begun(market, entries, release_id)  # a second no that is too late is no success either
     return approval.say(
         settings, market, entries, release_id, made["verdict"],
         approved=False, actor=actor, reason=reason, check=check,
@@ -127,6 +135,71 @@ def rollback(
     config = load_market(market, settings.markets)
     api = tracking.LaterClient(settings)
     return back.roll_back(settings, config, api, actor=actor, reason=reason, leaving=leaving)
+
+
+def advance(settings: Settings, market: str, actor: str, reason: str) -> rollout.CurrentRollout:
+    """Take a held rollout to its next step; see :func:`.rollout_moves.advance_held`."""
+    from csrm_tasks.release.rollout_moves import advance_held
+
+    config = load_market(market, settings.markets)
+    api = tracking.LaterClient(settings)
+    return advance_held(settings, config, api, actor=actor, reason=reason)
+
+
+@away.one_line
+def hold(settings: Settings, market: str, actor: str, reason: str) -> ledger.Entry:
+    """Hold the rollout that is under way at its step; saying it again is no new row.
+
+    It does not go on, whatever the evidence says, until somebody resumes or advances it. Failures
+    still roll it back. Raises :class:`RefusedError` where no step is under way.
+    """
+    entries = ledger.verified(settings, market)
+    state = _at_a_step(market, entries)
+    last = _last_of(entries, state, "resumed")
+    return _say_of_step(settings, market, "held", state, actor, reason, last)
+
+
+@away.one_line
+def resume(settings: Settings, market: str, actor: str, reason: str) -> ledger.Entry:
+    """Let a rollout that a person holds go on by its evidence; saying it again is no new row."""
+    entries = ledger.verified(settings, market)
+    state = _at_a_step(market, entries)
+    last = _last_of(entries, state, "held")
+    if last is None:
+        raise RefusedError(f"{state.release} is not held by a person: its evidence decides")
+    return _say_of_step(settings, market, "resumed", state, actor, reason, last)
+
+
+def _at_a_step(market: str, entries: Sequence[ledger.Entry]) -> rollout.CurrentRollout:
+    state = rollout.current_rollout(entries)
+    if state is None or state.launched:
+        raise RefusedError(f"nothing of {market} is being rolled out")
+    if state.passed:
+        raise RefusedError(
+            f"{state.release} has passed its last step and goes live; csrm release rollback "
+            f"--market {market} --leaving {state.release} --actor NAME --reason WHY gives it up"
+        )
+    return state
+
+
+def _last_of(
+    entries: Sequence[ledger.Entry], state: rollout.CurrentRollout, action: str
+) -> ledger.Entry | None:
+    """Return a person's last row of this step that says ``action``."""
+    rows = (e for e in reversed(entries) if e.seq > state.turn and e.action == action)
+    return next((e for e in rows if e.payload.get("by") == rollout.PERSON), None)
+
+
+def _say_of_step(
+    settings: Settings, market: str, action: ledger.Action, state: rollout.CurrentRollout,
+    actor: str, reason: str, after: ledger.Entry | None,
+) -> ledger.Entry:  # fmt: skip
+    payload = {"step": rollout.step_name(state), "by": rollout.PERSON}
+    payload["after"] = after.hash if after else ""
+    return ledger.append(
+        settings, market, action, state.release, actor=actor, reason=reason, payload=payload,
+        expected=ledger.Precondition(state.control, state.turn),
+    )  # fmt: skip
 
 
 def reconcile(settings: Settings, market: str) -> list[str]:

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from csrm_tasks.errors import RefusedError
 from csrm_tasks.release.approval import decided
 from csrm_tasks.release.ledger import SERVING_ACTIONS, Entry, last_serving_row, live
 from csrm_tasks.sections import Rollout, Step
 
 Outcome = Literal["SUCCESS", "FAILURE", "INCONCLUSIVE", "ERROR"]
+PERSON = "person"  # ``by`` of a hold that is a person's
 Move = Literal["wait", "hold", "advance", "abort", "close"]
 
 
@@ -40,7 +42,8 @@ class CurrentRollout:
     step: int  # position in the plan; its length: every step has passed
     turn: int  # ledger row that began this step
     windows: tuple[ShareWindow, ...]  # the last one is this step's
-    held: bool = False
+    held: bool = False  # no decision in time: a person decides, or later evidence
+    paused: bool = False  # a person holds it: whatever the evidence, it does not go on
     launched: bool = False
 
     @property
@@ -76,15 +79,37 @@ def _after(state: CurrentRollout, row: Entry) -> CurrentRollout | None:
     if row.action == "promoted" and row.release_id == state.release and state.plan.holdout:
         window = ShareWindow(row.at, 1 - state.plan.holdout / 100)
         return replace(
-            state, launched=True, held=False, step=len(state.plan.steps), turn=row.seq,
-            windows=(*state.windows, window),
+            state, launched=True, held=False, paused=False, step=len(state.plan.steps),
+            turn=row.seq, windows=(*state.windows, window),
         )  # fmt: skip
     if row.action == "advanced" and row.release_id == state.release:
-        new = replace(state, step=int(row.payload["step"]), turn=row.seq, held=False)
+        new = replace(state, step=int(row.payload["step"]), turn=row.seq, held=False, paused=False)
         return replace(new, windows=(*state.windows, ShareWindow(row.at, new.current.share)))
-    if row.action == "held" and row.release_id == state.release:
+    if row.action in ("held", "resumed") and row.release_id == state.release:
+        if row.payload.get("by") == PERSON:
+            return replace(state, paused=row.action == "held")
         return replace(state, held=True)
     return None if row.action in SERVING_ACTIONS else state
+
+
+def with_holds(entries: Sequence[Entry], state: CurrentRollout) -> CurrentRollout:
+    """Return the state of a step with what a person has said of it until the last of ``entries``.
+
+    ``state``: as it was when the step began; another step's holds say nothing of it.
+    """
+    now = current_rollout(entries)
+    same = now is not None and (now.release, now.turn) == (state.release, state.turn)
+    return replace(state, paused=now.paused) if now is not None and same else state
+
+
+def refuse_paused(entries: Sequence[Entry]) -> None:
+    """Raise :class:`RefusedError` where a person holds the rollout that is under way."""
+    state = current_rollout(entries)
+    if state is not None and state.paused:
+        raise RefusedError(
+            f"{state.release} is held at step {state.step} by a person: it does not go on until "
+            "csrm rollout resume"
+        )
 
 
 def by_steps(plan: Rollout, entries: Sequence[Entry]) -> bool:
@@ -155,11 +180,14 @@ def next_move(state: CurrentRollout, outcomes: Sequence[str], days: float) -> Mo
 
     ``days`` of data since the step began. A success earlier than the step's hold time waits. Errors
     never count as failures; enough of them in a row, or no decision in time, ask a person. A
-    release that has passed every step and still waits for its promotion may fail as any other.
+    release that has passed every step and still waits for its promotion may fail as any other, and
+    so may one that a person holds; but that one does not go on.
     """
     plan, last = state.plan, outcomes[-1]
     if last == "FAILURE" and _streak(outcomes) >= plan.failures:
         return "abort"
+    if state.paused:
+        return "wait"
     if state.passed:
         return "advance"
     if state.launched:

@@ -164,7 +164,7 @@ def apply_decision(
     entries = ledger.including(settings, entries, row)
     outcomes = rollout.past_outcomes(entries, state, judgement["day"])
     days = rollout.days_since(state.windows[-1].since, judgement["until"])
-    move = rollout.next_move(state, outcomes, days)
+    move = rollout.next_move(rollout.with_holds(entries, state), outcomes, days)
     done = _do(settings, config, api, state, entries, move, reason, ref)
     refresh_views(settings, config, api, done)
     return move
@@ -202,7 +202,7 @@ def advance_held(
     if ended is not None:
         entries = ledger.including(settings, entries, ended)
         state = rollout.current_rollout(entries)
-    if state is None or not (state.held or state.passed):
+    if state is None or not (state.held or state.paused or state.passed):
         raise RefusedError(f"no rollout of {config.market} is held: its evidence decides")
     done = _advance(settings, config, api, state, entries, actor, reason, "")
     refresh_views(settings, config, api, done)
@@ -233,7 +233,12 @@ def _append(
     reason: str, payload: Mapping[str, str], actor: str = ACTOR,
 ) -> ledger.Entry:  # fmt: skip
     live = state.release if state.launched else state.control
+
+    def check(rows: Sequence[ledger.Entry]) -> None:
+        if action == "advanced" and actor == ACTOR:
+            rollout.refuse_paused(rows)  # by a person, after the evidence was judged
+
     return ledger.append(
         settings, config.market, action, state.release, actor=actor, reason=reason,
-        payload=payload, expected=ledger.Precondition(live, state.turn),
+        payload=payload, expected=ledger.Precondition(live, state.turn), check=check,
     )  # fmt: skip

@@ -19,8 +19,16 @@ def seal(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(gate: Artifact) -> dict[str, Any]:
     """Read the verdict of a gate artifact; raises :class:`RefusedError` when its seal is broken."""
-    verdict: dict[str, Any] = json.loads(gate.file(FILE).read_text(encoding="utf-8"))
+    return parse(gate.ref, gate.file(FILE).read_bytes(), gate.facts.get("digest"))
+
+
+def parse(ref: str, document: bytes, digest: str | None) -> dict[str, Any]:
+    """Return the verdict that ``document`` of artifact ``ref`` is, as :func:`read` does.
+
+    ``digest``: what the artifact's facts say of it.
+    """
+    verdict: dict[str, Any] = json.loads(document)
     body = {k: v for k, v in verdict.items() if k != "digest"}
-    if verdict.get("digest") != json_digest(body) or verdict["digest"] != gate.facts.get("digest"):
-        raise RefusedError(f"{gate.ref}: the verdict was changed after the gate wrote it")
+    if verdict.get("digest") != json_digest(body) or verdict["digest"] != digest:
+        raise RefusedError(f"{ref}: the verdict was changed after the gate wrote it")
     return verdict

@@ -23,7 +23,7 @@ from csrm_tasks.errors import ConfigError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0017"  # the newest revision; compared on opening, so that Alembic loads only when needed
+HEAD = "0013"  # the newest revision; compared on opening, so that Alembic loads only when needed
 VERSION_TABLE = "csrm_alembic_version"  # its own name: MLflow and Airflow use the default one
 BUSY_SECONDS = 120
 
