@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from csrm_tasks.blobs import text_digest
 from csrm_tasks.cli.study import study
 from csrm_tasks.demo.curation import run
-from csrm_tasks.demo.curation.arms import Recipe
+from csrm_tasks.demo.curation.arms import Arms, Recipe
 from csrm_tasks.demo.curation.effects import (
     F1,
     HARD_PRECISION,
@@ -21,13 +23,20 @@ from csrm_tasks.demo.curation.effects import (
     share_right,
     verdict,
 )
-from csrm_tasks.demo.curation.market import GROUPS, NOISE, judged, relevance_of
+from csrm_tasks.demo.curation.market import (
+    GROUPS,
+    NOISE,
+    CurationMarket,
+    judged,
+    relevance_of,
+)
 from csrm_tasks.demo.curation.pages import RIGHT, Questions
 from csrm_tasks.demo.curation.run import CLAIMS, SeedResult, effects, filter_precision, removed
 from csrm_tasks.demo.curation.table import ARMS, table
 from csrm_tasks.demo.market.generate import lexicon_of
 from csrm_tasks.demo.market.grades import true_grade
 from csrm_tasks.demo.market.world import World, make_multi_world
+from csrm_tasks.demo.study.data import SeedMarket
 from csrm_tasks.demo.study.effects import SMALLEST
 from csrm_tasks.evaluation.paired import Interval
 from csrm_tasks.markets import MarketConfig, load_market
@@ -49,7 +58,8 @@ def answered(right: float, seed: int, hard_right: float | None = None) -> pl.Dat
     return pl.DataFrame({
         "task": ["qc" if i % 2 else "qi" for i in range(n)],
         "query_id": [f"q{seed}-{i // PER_QUERY}" for i in range(n)],
-        "pair_id": [f"p{i:05d}" for i in range(n)], "locale": [("zh-TW", "id-ID")[i // PER_QUERY % 2] for i in range(n)],
+        "pair_id": [f"p{i:05d}" for i in range(n)],
+        "locale": [("zh-TW", "id-ID")[i // PER_QUERY % 2] for i in range(n)],
         "grade": grade, "hard": hard, "said": said,
     })  # fmt: skip
 
@@ -242,3 +252,79 @@ def test_the_command_keeps_its_table_as_it_grows(
     assert done.exit_code == 0, done.output
     assert asked == [3, 4] and done.output.count("translation raises F1") == 3
     assert "seed 4" in (tmp_path / "curation.md").read_text()
+
+
+@dataclass
+class Recorder:
+    """Stands in for ``run_step``: remembers what was asked for and makes up references."""
+
+    asked: list[tuple[str, MarketConfig, dict[str, Any], dict[str, Any]]] = field(
+        default_factory=list
+    )
+
+    def __call__(
+        self,
+        name: str,
+        market: MarketConfig,
+        inputs: dict[str, Any],
+        params: dict[str, Any],
+        _: Any,
+    ) -> str:
+        self.asked.append((name, market, dict(inputs), dict(params)))
+        return f"{name}-{text_digest(f'{name} {market.seed} {params} {inputs}')[:8]}"
+
+    def trained(self) -> dict[str, tuple[MarketConfig, dict[str, Any]]]:
+        """Return market and inputs of every arm; of two of a name the first."""
+        found: dict[str, tuple[MarketConfig, dict[str, Any]]] = {}
+        for name, market, inputs, params in self.asked:
+            if name == "train_llm" and not params.get("ranker"):
+                found.setdefault(params["arm"], (market, inputs))
+        return found
+
+
+@pytest.fixture
+def recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, market: MarketConfig, truth: pl.DataFrame
+) -> Recorder:
+    """Run one seed of the study against a recorder."""
+    made = Recorder()
+    options = [{"option": "filter", "kept": True, "delta": {"value": 0.0, "lo": 0.0, "hi": 0.0}}]
+    for module in ("csrm_tasks.demo.curation.arms", "csrm_tasks.demo.study.arms"):
+        monkeypatch.setattr(f"{module}.run_step", made)
+    monkeypatch.setattr(Arms, "facts", lambda *_: {"dev_micro_f1": 0.5, "options": options})
+    monkeypatch.setattr(run, "_halves", lambda *_: (answered(0.8, 0), answered(0.7, 0)))
+    monkeypatch.setattr(run, "_judge", lambda result, name, *_: result.answers.update({name: 1}))
+    monkeypatch.setattr(run, "_decisions", lambda *_: None)
+    monkeypatch.setattr(run, "removed", lambda *_: (None, 0.5))
+    settings = load_settings({"CSRM_HOME": str(tmp_path)})
+    seed = SeedMarket(market, settings, "frozen", "frozen")
+    result = SeedResult(0)
+    parts = list(run.one_seed(CurationMarket(seed, truth), Recipe(), result))
+    assert parts == ["base", "translated", "negatives", "filtered", "merged", "kept"]
+    assert set(ARMS) <= set(result.answers)
+    return made
+
+
+def test_an_arm_differs_from_its_control_in_one_input(recorded: Recorder) -> None:
+    trained = recorded.trained()
+    own, base = trained["base"]
+    added = {"translated": {"translated"}, "negatives": {"negatives"}, "filtered": {"filtered"},
+             "kept": {"translated", "negatives", "filtered", "ablation"}}  # fmt: skip
+    for arm, names in added.items():
+        other, given = trained[arm]
+        assert {k for k in given if given.get(k) != base.get(k)} == names
+        same = ("steps", "batch", "lr", "lora", "mixture", "siblings")
+        assert all(getattr(other.llm, k) == getattr(own.llm, k) for k in same)
+    seeds = [m.seed for n, m, _, p in recorded.asked if n == "train_llm" and p["arm"] == "base"]
+    assert len(seeds) == len(set(seeds)) == Recipe.trainings
+
+
+def test_gold_is_only_scored_and_options_are_tried_on_what_the_arms_learn(
+    recorded: Recorder,
+) -> None:
+    assert not [n for n, _, _, p in recorded.asked if p.get("split") == "gold"]  # by _judge alone
+    runs = [(m, i, p) for n, m, i, p in recorded.asked if n == "ablation_run"]
+    assert [p["without"] for _, _, p in runs] == ["", "llm.negatives", "llm.augmentation", "filter"]
+    trained = recorded.trained()
+    for name in ("translated", "negatives", "filtered"):
+        assert {i[name] for _, i, _ in runs} == {trained[name][1][name]}

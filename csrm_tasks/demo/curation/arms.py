@@ -30,7 +30,7 @@ class Recipe:
     """What the arms share, and the settings of what they add."""
 
     steps: int = 240
-    batch: int = 96  # samples of relevance, qi and qc together
+    batch: int = 64  # samples of relevance, qi and qc together
     siblings: int = 4  # of one query in a batch, whose prefix is computed once (A12)
     qi: float = 2.0  # samples of qi for each of relevance
     qc: float = 2.0
@@ -39,7 +39,7 @@ class Recipe:
     per_query: int = 2  # negatives: half of middle ranks, half found by one channel only
     scorer: str = "linear"  # of the filter: seconds, where the LLM's folds cost a training
     max_share: float = 0.5  # 29 % of the "no" are wrong: a filter at A39's 10 % would refuse
-    ablation_steps: int = 80  # a third of a training's
+    ablation_steps: int = 60  # a quarter of a training's
     ablation_margin: float = 0.03
     trainings: int = 2  # of the same data by other seeds, to merge
 

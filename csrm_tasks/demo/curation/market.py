@@ -34,10 +34,11 @@ from csrm_tasks.demo.curation.pages import (
 )
 from csrm_tasks.demo.market.generate import MULTI_PRODUCTS, generate_multi, lexicon_of
 from csrm_tasks.demo.market.landing import HISTORY_DAY, NIGHTS
+from csrm_tasks.demo.market.translations import Direction, query_translations
 from csrm_tasks.demo.market.world import World, make_multi_world, stream
 from csrm_tasks.demo.study.data import SeedMarket, derive, freeze, ingest
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import PAIRS, PRODUCTS, TASK_PAIRS, Grade
+from csrm_tasks.records import PAIRS, PRODUCTS, TASK_PAIRS, TRANSLATIONS, Grade
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.code_digest import closure_of
 from csrm_tasks.text import pair_ids
@@ -69,11 +70,17 @@ def curation_market(
         ingest(market, settings, day)
     whole = freeze(market, settings, 2, NIGHTS[-1])
     made = SeedMarket(market, settings, whole, whole)
-    queries, goods = (table(made.store.open(whole).path, n) for n in ("queries", "products"))
+    queries, goods, known = (
+        table(made.store.open(whole).path, n) for n in ("queries", "products", "translations")
+    )
     world = make_multi_world(lexicon_of(GROUPS), products, seed)
     truth = judged(world, market, queries)
-    others = {"task_pairs": truth.select(list(TASK_PAIRS)), "products": in_english(world, goods)}
-    code = [closure_of(f).digest() for f in (judged, in_english)]
+    others = {
+        "task_pairs": truth.select(list(TASK_PAIRS)),
+        "products": in_english(world, goods),
+        "translations": translated(world, market, known),
+    }
+    code = [closure_of(f).digest() for f in (judged, in_english, translated)]
     ref = derive(made, whole, relevance_of(truth), {"curation": code, "noise": NOISE}, others)
     return CurationMarket(replace(made, stage1=ref, stage2=ref), truth)
 
@@ -134,6 +141,23 @@ def in_english(world: World, products: pl.DataFrame) -> pl.DataFrame:
     english = pl.DataFrame(rows, dict.fromkeys(PRODUCTS, pl.String), orient="row")
     keys = ["product_id", "locale"]
     return products.select(keys).join(english, on=keys, maintain_order="left")
+
+
+def translated(world: World, market: MarketConfig, known: pl.DataFrame) -> pl.DataFrame:
+    """Return ``known`` and every plain query of a source in each language without labels.
+
+    As good as a translator that knows the market's words; misspelt queries and synonyms stay as
+    they are.
+    """
+    rows = [
+        (one.kind, one.source_text, one.target_text, "train", origin, into)
+        for origin in market.source_locales
+        for into in (market.target_locale, *market.evaluation_locales)
+        for one in query_translations(world, Direction(origin, into))
+    ]
+    more = pl.DataFrame(rows, TRANSLATIONS, orient="row").unique().sort(pl.all())
+    keys = [c for c in TRANSLATIONS if c != "split"]
+    return pl.concat([known.select(list(TRANSLATIONS)), more.join(known, on=keys, how="anti")])
 
 
 def relevance_of(truth: pl.DataFrame) -> pl.DataFrame:
