@@ -20,6 +20,7 @@ from csrm_tasks.demo.curation.effects import (
     F1,
     HARD_PRECISION,
     compare,
+    f1_of,
     share_right,
     verdict,
 )
@@ -77,6 +78,8 @@ def test_measures_are_those_of_a_slow_reference() -> None:
     for seed in range(3):
         answers = answered(0.8, seed).sample(fraction=1.0, shuffle=True, seed=seed)
         assert float(F1.figure(F1.counts(answers).sum(0))) == pytest.approx(slow_f1(answers))
+        parts = [float(m.figure(m.counts(answers).sum(0))) for m in map(f1_of, ("qc", "qi"))]
+        assert sum(parts) / 2 == pytest.approx(slow_f1(answers)) and parts[0] != parts[1]
         rows = answers.filter(task="qi").select("grade", "hard", "said").rows()
         claimed = [g for g, hard, said in rows if said and (g == 1 or hard)]
         found = float(HARD_PRECISION.figure(HARD_PRECISION.counts(answers).sum(0)))

@@ -66,6 +66,12 @@ def mean_f1(counts: Floats) -> Floats:
     return found
 
 
+def f1_of(task: str) -> Measure:
+    """Return the measure of one task's F1 of yes."""
+    at = TASKS.index(task)
+    return Measure(f"F1 {task}", confusions, lambda counts: positive_f1(counts)[..., at])
+
+
 def hard_ones(answers: pl.DataFrame) -> Floats:
     """Return (Q, 2, 2) of qi alone: right products and wrong ones that are near."""
     chosen = answers.filter((pl.col("task") == "qi") & (pl.col("hard") | (pl.col("grade") == 1)))

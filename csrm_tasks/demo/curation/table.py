@@ -7,7 +7,7 @@ from math import isfinite
 
 import polars as pl
 
-from csrm_tasks.demo.curation.effects import F1, HARD_PRECISION, Effect, Measure
+from csrm_tasks.demo.curation.effects import F1, HARD_PRECISION, TASKS, Effect, Measure, f1_of
 from csrm_tasks.demo.curation.run import PRECISION, SeedResult, effects, filter_precision
 from csrm_tasks.evaluation.paired import Interval
 
@@ -56,10 +56,10 @@ def _arm(arm: str, results: Sequence[SeedResult]) -> list[str]:
     """Mean F1, its parts by task and language, and the precision on hard ones."""
     if not any(arm in r.answers for r in results):
         return []
-    parts: list[tuple[str, Measure, pl.Expr]] = [(F1.name, F1, pl.lit(True))]
+    measures = (F1, *map(f1_of, TASKS), HARD_PRECISION)
+    parts: list[tuple[str, Measure, pl.Expr]] = [(m.name, m, pl.lit(True)) for m in measures]
     locales = sorted({x for r in results if arm in r.answers for x in r.answers[arm]["locale"]})
     parts += [(f"{F1.name} {x}", F1, pl.col("locale") == x) for x in locales]
-    parts.append((HARD_PRECISION.name, HARD_PRECISION, pl.lit(True)))
     return [
         line
         for name, measure, rows in parts
