@@ -42,3 +42,29 @@ def study(context: click.Context, market: str, seeds: int, first: int) -> None:
         text = table(results)
         (settings.home / "study.md").write_text(text, encoding="utf-8")
         click.echo(text)
+
+
+@study.command()
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Markets.")
+@click.option("--first", default=10, show_default=True, help="Seed of the first market.")
+def curation(seeds: int, first: int) -> None:
+    """Does each mechanism of paper 2 act on qc and qi, in languages without train labels?"""
+    import torch
+
+    from csrm_tasks.demo.curation.arms import Recipe
+    from csrm_tasks.demo.curation.market import CurationMarket, curation_market
+    from csrm_tasks.demo.curation.run import run_curation
+    from csrm_tasks.demo.curation.table import table
+    from csrm_tasks.markets import load_market
+
+    settings = load_settings(market="study")
+    torch.set_num_threads(settings.threads)
+    base, home = load_market("multi", settings.markets), settings.home / "curation"
+
+    def market_of(seed: int) -> CurationMarket:
+        return curation_market(base, home, seed)
+
+    for results in run_curation(market_of, range(first, first + seeds), Recipe()):
+        text = table(results)
+        (settings.home / "curation.md").write_text(text, encoding="utf-8")
+        click.echo(text)

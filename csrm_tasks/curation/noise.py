@@ -40,7 +40,9 @@ def choose_threshold(scored: pl.DataFrame, rules: Filter) -> Threshold:
     ``scored``: train and dev pairs with split, grade, raters, agree, p0, p1, p2, out of fold. Let e
     be how often a model that is sure contradicts dev labels on which raters agree, and d how often
     it contradicts the train labels that may be flagged. A false alarm is an error of the model, so
-    at least 1 - e/d of the alarms are true. For e stands its upper bound at :data:`CONFIDENCE`
+    at least 1 - e/d of the alarms are true. Dev of a language that has no train labels does not
+    count: there the model errs more than on any pair that may be flagged. For e stands its upper
+    bound at :data:`CONFIDENCE`
     (Clopper and Pearson, 1934): the mean would be met by luck at one of the candidates. Without
     enough pairs it is A39's 0.8, and where no candidate reaches :data:`PRECISION`, nothing is
     flagged.
@@ -48,8 +50,10 @@ def choose_threshold(scored: pl.DataFrame, rules: Filter) -> Threshold:
     if rules.threshold is not None:
         return Threshold(rules.threshold, "market file")
     told = with_prediction(scored)
-    dev = told.filter((pl.col("split") == "dev") & _agreed())
     train = told.filter((pl.col("split") == "train") & ~_agreed())
+    learnt = told.filter(split="train")["locale"].unique()
+    dev = told.filter((pl.col("split") == "dev") & _agreed())
+    dev = dev.filter(pl.col("locale").is_in(learnt.implode()))
     if dev.filter(pl.col("sure") > CANDIDATES[0]).height < ENOUGH:
         return Threshold(USUAL, "default")
     for value in CANDIDATES:

@@ -44,6 +44,11 @@ def load_task_pairs(snapshot: Path) -> pl.DataFrame:
     return pairs
 
 
+def held_out_task_texts(snapshot: Path) -> pl.Series:
+    """Return the query texts of dev and gold pairs of the tasks: nothing is learnt of them."""
+    return load_task_pairs(snapshot).filter(pl.col("split") != "train")["query"]
+
+
 class TaskTexts:
     """Prompt fields of task pairs, which carry their own texts."""
 

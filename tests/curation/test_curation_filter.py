@@ -280,6 +280,18 @@ def test_the_threshold_is_the_least_at_which_dev_says_that_alarms_are_true() -> 
     assert noise.choose_threshold(scored(train + dev), told).value == 0.7
 
 
+def test_dev_of_a_language_without_train_labels_does_not_draw_the_line() -> None:
+    """A model errs there as it never does on a pair that may be flagged."""
+    train = [("train", "ko-KR", 2, 1, WRONG)] * 30 + [("train", "ko-KR", 2, 1, RIGHT)] * 100
+    dev = [("dev", "ko-KR", 2, 2, RIGHT)] * 200
+    absent = [("dev", "id-ID", 2, 2, WRONG)] * 100
+    rules = Filter(action="remove")
+    known = noise.choose_threshold(scored(train + dev), rules)
+    assert known.chosen_by == "dev" and known.value < noise.NOTHING
+    assert noise.choose_threshold(scored(train + dev + absent), rules) == known
+    assert noise.choose_threshold(scored(train + absent), rules).chosen_by == "default"
+
+
 def test_wrong_folds_are_refused_in_one_line(world: World) -> None:
     config = filtering()
     with pytest.raises(ConfigError, match="there is no fold 2 of 2, counted from 0"):

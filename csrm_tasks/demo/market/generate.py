@@ -11,7 +11,7 @@ from pathlib import Path
 
 from csrm_tasks.demo.market.files import put
 from csrm_tasks.demo.market.landing import NIGHTS, Landing
-from csrm_tasks.demo.market.lexicon import load_lexicon
+from csrm_tasks.demo.market.lexicon import Lexicon, first_groups, load_lexicon
 from csrm_tasks.demo.market.world import TARGET, World, make_multi_world, make_world
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import load_market
@@ -67,20 +67,33 @@ def generate_demo(landing: Path, market: str, products: int = DEMO_PRODUCTS, see
 
 
 def generate_multi(
-    landing: Path, market: str, products: int = MULTI_PRODUCTS, seed: int = 0
+    landing: Path,
+    market: str,
+    products: int = MULTI_PRODUCTS,
+    seed: int = 0,
+    groups: int | None = None,
 ) -> bool:
     """Write a market of three source languages and one that is only judged in beside the target.
 
-    Returns and raises as :func:`generate_demo` does.
+    ``groups``: of so many leaf categories alone, without nicknames. Returns and raises as
+    :func:`generate_demo` does.
     """
     parameters: dict[str, str | int] = {"kind": "multi", "products": products, "seed": seed}
-    make = partial(make_multi_world, load_lexicon(), products, seed)
+    if groups is not None:
+        parameters["groups"] = groups
+    make = partial(make_multi_world, lexicon_of(groups), products, seed)
     return _once(landing, market, parameters, make)
 
 
 def demo_world(products: int, seed: int) -> World:
     """Return the demo market's world, also for tests and judged sets that need the truth."""
     return make_world(load_lexicon(), products, seed)
+
+
+def lexicon_of(groups: int | None) -> Lexicon:
+    """Return the demo's lexicon, or its ``groups`` first leaf categories and what they hold."""
+    whole = load_lexicon()
+    return whole if groups is None else first_groups(whole, groups)
 
 
 def generate_names(

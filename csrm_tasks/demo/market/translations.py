@@ -85,7 +85,12 @@ def _titles(world: World, direction: Direction, n: int) -> list[Translation]:
     return pairs
 
 
-def _queries(world: World, direction: Direction, n: int) -> list[Translation]:
+def query_translations(world: World, direction: Direction) -> list[Translation]:
+    """Return every query of the origin that names a type, an attribute or a brand, translated."""
+    return _queries(world, direction, None)
+
+
+def _queries(world: World, direction: Direction, n: int | None) -> list[Translation]:
     """Queries that name a type, an attribute or a brand, rewritten in the other language."""
     origin, into = direction.origin, direction.langs[1]
     made = make_queries(world, origin, default_queries(world)[origin]).queries

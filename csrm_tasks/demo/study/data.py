@@ -9,6 +9,7 @@ market's log; no arm of the study trains on their conversions.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.artifacts import ArtifactStore, json_digest
-from csrm_tasks.dataset.tables import table
+from csrm_tasks.dataset.tables import SCHEMAS, table
 from csrm_tasks.demo.market.generate import DEMO_PRODUCTS, demo_world, generate_demo
 from csrm_tasks.demo.market.labels import default_queries, draw_page
 from csrm_tasks.demo.market.landing import HISTORY_DAY, NIGHTS
@@ -60,11 +61,11 @@ def seed_market(
     found = load_settings({"CSRM_HOME": str(home / f"seed{seed}")})
     settings = replace(found, mlflow_uri=f"sqlite:///{home / 'mlflow.db'}")
     generate_demo(settings.landing, market.market, products, seed)
-    _ingest(market, settings, HISTORY_DAY)
-    stage1 = _snapshot(market, settings, 1, HISTORY_DAY)
+    ingest(market, settings, HISTORY_DAY)
+    stage1 = freeze(market, settings, 1, HISTORY_DAY)
     for day in NIGHTS:
-        _ingest(market, settings, day)
-    stage2 = _snapshot(market, settings, 2, NIGHTS[-1])
+        ingest(market, settings, day)
+    stage2 = freeze(market, settings, 2, NIGHTS[-1])
     made = SeedMarket(market, settings, stage1, stage2)
     queries = table(made.store.open(stage2).path, "queries")
     (source,) = market.source_locales
@@ -77,7 +78,7 @@ def seed_market(
     )
 
 
-def _ingest(market: MarketConfig, settings: Settings, day: str) -> None:
+def ingest(market: MarketConfig, settings: Settings, day: str) -> None:
     """Take one day in, step by step as the nightly DAG does."""
     ref = run_step("land", market, {}, {"day": day}, settings)
     ref = run_step("validate", market, {"land": ref}, {}, settings)
@@ -86,7 +87,8 @@ def _ingest(market: MarketConfig, settings: Settings, day: str) -> None:
     run_step("publish_day", market, {"aggregate": ref}, {"day": day}, settings)
 
 
-def _snapshot(market: MarketConfig, settings: Settings, stage: int, until: str) -> str:
+def freeze(market: MarketConfig, settings: Settings, stage: int, until: str) -> str:
+    """Freeze what was taken in until a day into a snapshot; returns its reference."""
     return run_step("snapshot", market, {}, {"stage": stage, "until": until}, settings)
 
 
@@ -95,8 +97,17 @@ def load_pairs(seed: SeedMarket, snapshot: str) -> pl.DataFrame:
     return table(seed.store.open(snapshot).path, "pairs")
 
 
-def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str, Any]) -> str:
-    """Publish ``snapshot`` with other judged pairs; returns the reference, the same every time."""
+def derive(
+    seed: SeedMarket,
+    snapshot: str,
+    pairs: pl.DataFrame,
+    about: dict[str, Any],
+    others: Mapping[str, pl.DataFrame] | None = None,
+) -> str:
+    """Publish ``snapshot`` with other judged pairs, and perhaps ``others`` of its tables by name.
+
+    Returns the reference, the same every time; ``about`` must tell one set of them from another.
+    """
     source = seed.store.open(snapshot)
     code = [closure_of(f).digest() for f in (with_truth, with_noise, thinned)]
     about = {"step": "study_snapshot", "of": source.digest, "code": code} | about
@@ -105,7 +116,8 @@ def derive(seed: SeedMarket, snapshot: str, pairs: pl.DataFrame, about: dict[str
         out = seed.settings.work / ref
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(source.path, out)
-        write_table(pairs, PAIRS, out / "pairs.parquet")
+        for name, frame in {"pairs": pairs, **(others or {})}.items():
+            write_table(frame, SCHEMAS[name], out / f"{name}.parquet")
         facts = dict(source.facts) | {"gold": int((pairs["split"] == "gold").sum())}
         seed.store.publish(ref, out, facts=facts, inputs={"snapshot": snapshot}, about=about)
         shutil.rmtree(out)

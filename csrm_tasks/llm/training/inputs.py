@@ -35,7 +35,8 @@ from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, parallel_pairs
-from csrm_tasks.llm.task_data import task_rows, training_task_pairs
+from csrm_tasks.llm.task_augmented import with_negatives, with_translated
+from csrm_tasks.llm.task_data import held_out_task_texts, task_rows, training_task_pairs
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
 from csrm_tasks.llm.translated import load_translated, translated_rows
@@ -124,17 +125,17 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     else:
         targets = distilled_targets(pairs, given.soft, alpha, smoothing)
     rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
+    negatives, translated = _negatives(given), load_translated(given.snapshot, given.translated)
+    lighter = market.llm.negatives.weight, market.llm.augmentation.weight
+    held_out = held_out_task_texts(given.snapshot)
+    task_train = with_translated(task_train, held_out, translated, lighter[1])
+    task_train = with_negatives(task_train, fields, negatives, lighter[0])
     return TrainingData(
         rows,
         pairs["grade"].to_numpy().astype(np.int64),
-        _negatives(fields, given, market.llm.negatives.weight),
+        negative_rows(fields, negatives, lighter[0]),
         misspelt_rows(fields, pairs, rows, market.llm.misspelt_share, market.seed),
-        translated_rows(
-            fields,
-            load_translated(given.snapshot, given.translated),
-            rows,
-            market.llm.augmentation.weight,
-        ),
+        translated_rows(fields, translated, rows, lighter[1]),
         cvr_rows(fields, given.snapshot),  # not learnt by tasks alone
         translation_rows(given.snapshot),
         *both_devs,
@@ -146,12 +147,10 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     )
 
 
-def _negatives(fields: Fields, given: FinetuneInputs, weight: float) -> LabelRows:
+def _negatives(given: FinetuneInputs) -> pl.DataFrame:
     """Return what was drawn for the train queries, of this half only where cross-fitting (A38)."""
     found = load_negatives(given.snapshot, given.negatives)
-    if given.fold is not None:
-        found = in_fold(found, given.fold)
-    return negative_rows(fields, found, weight)
+    return found if given.fold is None else in_fold(found, given.fold)
 
 
 def mixture_of(

@@ -18,6 +18,7 @@ from csrm_tasks.demo.market.lexicon.model import (
     ProductType,
     Value,
     Words,
+    first_groups,
 )
 from csrm_tasks.demo.market.lexicon.tables import load_lexicon
 
@@ -31,5 +32,6 @@ __all__ = [
     "ProductType",
     "Value",
     "Words",
+    "first_groups",
     "load_lexicon",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from csrm_tasks.demo.market.lexicon.spelling import spelt
@@ -97,3 +97,11 @@ class Lexicon:
             for group in brand.groups:
                 found[group].append(index)
         return found
+
+
+def first_groups(lexicon: Lexicon, n: int) -> Lexicon:
+    """Return the lexicon of the first ``n`` groups: their types and brands, and no nicknames."""
+    types = tuple(kind for kind in lexicon.types if kind.group < n)
+    sold = ((b, tuple(g for g in b.groups if g < n)) for b in lexicon.brands)
+    brands = tuple(replace(brand, groups=groups) for brand, groups in sold if groups)
+    return replace(lexicon, types=types, groups=lexicon.groups[:n], brands=brands, nicknames=())
