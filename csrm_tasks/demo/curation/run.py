@@ -154,7 +154,8 @@ def removed(decisions: pl.DataFrame, truth: pl.DataFrame) -> tuple[pl.DataFrame,
     )
     told = decisions.join(known, on="pair_id", how="left", validate="1:1")
     gone = told.filter(action="remove")
-    return gone.select("query_id", "wrong"), float(gone["wrong"].sum() / told["wrong"].sum())
+    found, there = (int(frame["wrong"].sum()) for frame in (gone, told))
+    return gone.select("query_id", "wrong"), found / there
 
 
 def effects(results: Sequence[SeedResult]) -> list[tuple[Claim, Effect]]:
