@@ -147,7 +147,7 @@ def occurrences(query: QueryTerms, products: ProductTerms, rows: Places) -> tupl
 def features(query: QueryTerms, products: ProductTerms, rows: Places) -> Floats:
     """Return the features (n, len(NAMES)) of one query against products ``rows`` (n,).
 
-    A request waits for it, so it takes few and whole steps: some 60 µs for 100 products.
+    A request waits for it, so it takes few and whole steps: in a tight loop some 50 µs for 100.
     """
     n, w = len(rows), query.words
     found, length = occurrences(query, products, rows)
