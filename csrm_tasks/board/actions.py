@@ -152,7 +152,8 @@ def _resume(settings: Settings, market: str, asked: Asked, actor: str) -> Entry:
 
 def _advance(settings: Settings, market: str, asked: Asked, actor: str) -> Entry:
     manage.advance(settings, market, actor, asked.reason)
-    return manage.show(settings, market, asked.release)[-1]
+    entries = ledger.verified(settings, market)  # after the last step the promotion follows it
+    return _done_by_this_form(entries, asked, actor) or entries[-1]
 
 
 def _roll_back(settings: Settings, market: str, asked: Asked, actor: str) -> Entry:
