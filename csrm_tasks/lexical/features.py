@@ -34,6 +34,9 @@ from csrm_tasks.lexical.terms import (
 from csrm_tasks.text import normalise
 
 Floats = npt.NDArray[np.float32]
+Marks = npt.NDArray[np.bool_]
+
+MASK = np.uint32(2**12 - 1)
 
 WHOLE = 1 - 1e-4  # of a word; sums of float32
 NO_BRANDS = BrandForms({})
@@ -132,13 +135,17 @@ def occurrences(query: QueryTerms, products: ProductTerms, rows: Places) -> tupl
     start, length = products.lengths(rows)
     if not found.size:
         return found, length
-    owner = np.repeat(np.arange(len(rows)), length)
-    first = np.cumsum(length) - length  # where a product's terms begin among those taken
-    values = products.values.take(np.arange(len(owner)) + np.repeat(start - first, length))
+    ends = np.cumsum(length)  # where a product's terms end among those taken
+    values = products.values.take(np.arange(ends[-1]) + np.repeat(start - ends + length, length))
+    # Nearly all terms are none of the query's: the last bits of their hashes tell most of it.
+    marked: Marks = np.zeros(MASK + 1, bool)
+    marked[query.hashes & MASK] = True
+    near = np.flatnonzero(marked.take((values >> 1) & MASK))
+    values = values.take(near)
     hashes = values >> 1
     at = np.searchsorted(query.hashes[:-1], hashes)  # what is beyond all stands at the last
     hit = np.flatnonzero(query.hashes.take(at) == hashes)
-    owner, at = owner[hit], at[hit]
+    owner, at = np.searchsorted(ends, near[hit], side="right"), at[hit]
     found[0, owner, at] = 1.0
     found[1, owner, at] = values[hit] & 1
     return found, length
