@@ -60,7 +60,7 @@ class Samples:
         translations = make_translations(world)
         self.market = MarketTexts(
             _frame(products, PRODUCT), _frame(queries, ("locale", "query")),
-            _frame(translations, TRANSLATION),
+            _frame(translations, TRANSLATION), [],
         )  # fmt: skip
         self.labels: dict[str, list[tuple[QueryFields, ProductFields]]] = {}
         titles = iter(range(0, len(products), 7))

@@ -36,6 +36,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/store/lake_engines.py": ((CORE,), ("data", "spark")),
     "csrm_tasks/store/migrations/*": (("data",), ()),
     "csrm_tasks/release/*": ((CORE,), ("mlflow",)),
+    "csrm_tasks/release/online/*": ((CORE,), ("mlflow", "data")),
     "csrm_tasks/release/*pyfunc.py": (("mlflow",), ()),
     "csrm_tasks/curation/*": ((CORE,), ("train",)),
     "csrm_tasks/curation/ablation.py": (("train",), ()),

@@ -22,7 +22,8 @@ Graph = dict[str, set[str]]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("demo.study", "demo.public"),
+    ("demo.curation", "demo.public"),
+    ("demo.study",),
     ("demo.runner", "demo.bases"),
     ("demo.market",),
     ("demo.market.lexicon",),

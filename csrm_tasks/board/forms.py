@@ -11,7 +11,7 @@ import hashlib
 import hmac
 
 LIFETIME = 4 * 3600  # seconds
-PURPOSE = b"csrm release board form"
+PURPOSE = b"form of csrm's release board"
 
 
 def token(secret: str, user: str, market: str, now: float) -> str:

@@ -33,6 +33,7 @@ def choose_teacher(ctx: Context) -> Metadata:
     """
     import polars as pl
 
+    from csrm_tasks.evaluation.baselines import majority
     from csrm_tasks.evaluation.gold import judged_set
     from csrm_tasks.sections import Gate
     from csrm_tasks.teacher.choose import Stacked, stack_on
@@ -47,7 +48,7 @@ def choose_teacher(ctx: Context) -> Metadata:
     if not dev.pairs:
         none = f"none: no judged dev pair of {locale}, so there is no verdict either"
         return _told(ctx, {"taught_by": "llm", "stack": none, "refused": []})
-    beside = {"majority": texts.majority(dev.pairs)}
+    beside = {"majority": majority(texts.train_grades(), dev.pairs)}
     made = Stacked(None, probabilities_of(dev.frame), {"stack": "not asked for"})
     if towers.stacked_teacher or "tfidf" in policy.compared:
         model = texts.fit_ngrams(locale)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from csrm_tasks.dataset.tables import table
-from csrm_tasks.evaluation.baselines import CharacterModel, Texts, majority, texts_of
+from csrm_tasks.evaluation.baselines import CharacterModel, Texts, texts_of
 from csrm_tasks.evaluation.gold import judgeable
 from csrm_tasks.evaluation.metrics import Floats, Ints
 from csrm_tasks.lexical.features import pair_features
@@ -82,9 +82,9 @@ class JudgedTexts:
             self._texts(train), _grades(train), self._texts(other), _grades(other)
         )
 
-    def majority(self, n: int) -> Floats:
-        """Return the train pairs' shares of the grades for each of ``n`` pairs, (n, 3)."""
-        return majority(_grades(self.pairs.filter(pl.col("split") == "train")), n)
+    def train_grades(self) -> Ints:
+        """Return the grades of the train pairs."""
+        return _grades(self.pairs.filter(pl.col("split") == "train"))
 
     def said_by(self, model: CharacterModel, pairs: pl.DataFrame) -> Floats:
         """Return the n-gram model's probabilities of ``pairs``, (N, 3), some at a time."""

@@ -84,7 +84,7 @@ def functions_of(*modules: Any) -> list[Any]:
         (lambda: [tokens.TokenTable], TOKENISES_FOR_TOWERS),
         (
             lambda: [baseline_encoder.train_encoder, baseline_prompt.question, baselines.majority],
-            {"baseline_encoder", "baseline_prompt", "baselines"},
+            {"baseline_encoder", "baseline_prompt", "baselines", "choose_teacher"},
         ),
         (lambda: [train.train], CROSS_FITS),
         (lambda: [worker._inputs, probe.main], {*CROSS_FITS, "servability"}),  # started by name

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from csrm_tasks.errors import DataError
 from csrm_tasks.release.online.strata import Drawn, Floats, Ints, Population
@@ -86,6 +85,8 @@ def estimate(
     labelled = float(traffic @ (labels - of_all) ** 2) / float(population.searches.sum())
     mean_power = float(powers.mean()) if len(powers) else 0.0
     error = (variance + mean_power**2 * labelled) ** 0.5
+    from scipy.stats import t as student
+
     half = error * float(student.ppf(1 - alpha / 2, freedom))
     return Estimate(value, error, value - half, value + half, mean_power)
 
