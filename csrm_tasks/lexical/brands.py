@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
+from csrm_tasks.lexical.links import least_linked
 from csrm_tasks.text import normalise
 
 LEAST, SHARE = 3, 0.2  # of a name's products with another name in the title
@@ -52,19 +53,9 @@ class BrandForms:
 
 def brand_groups(names: Iterable[str], aliases: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return form → brand: names that an alias links, also by others, are forms of one brand."""
-    leader: dict[str, str] = {}
-
-    def lead(form: str) -> str:
-        while leader.setdefault(form, form) != form:
-            form = leader[form]
-        return form
-
-    for name in names:
-        lead(normalise(name))
-    for pair in aliases:
-        one, other = sorted(lead(normalise(form)) for form in pair)
-        leader[other] = one
-    return {form: lead(form) for form in sorted(leader) if form}
+    pairs = [*((name, name) for name in names), *aliases]
+    brand_of = least_linked((normalise(one), normalise(other)) for one, other in pairs)
+    return {form: brand for form, brand in sorted(brand_of.items()) if form}
 
 
 def catalogue_aliases(titles: Sequence[str], brands: Sequence[str]) -> list[tuple[str, str]]:

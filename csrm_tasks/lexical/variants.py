@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from csrm_tasks.lexical.links import least_linked
+
 TABLES = ("tw2t", "hk2t", "jp2t", "t2tw", "t2hk", "t2jp")
 HAN = (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000))  # where the tables have their characters
 
@@ -21,18 +23,13 @@ def variants() -> dict[int, str]:
     """
     from opencc import OpenCC
 
-    leader: dict[str, str] = {}
-
-    def lead(character: str) -> str:
-        while (above := leader.get(character, character)) != character:
-            character = above
-        return character
-
     characters = [chr(c) for c in HAN]
-    for table in TABLES:
-        written = OpenCC(table).convert("\n".join(characters)).split("\n")
-        for one, other in zip(characters, written, strict=True):
-            if len(other) == 1:
-                first, second = sorted((lead(one), lead(other)))
-                leader[second] = first
-    return {ord(c): lead(c) for c in leader if lead(c) != c}
+    links = (
+        (one, other)
+        for table in TABLES
+        for one, other in zip(
+            characters, OpenCC(table).convert("\n".join(characters)).split("\n"), strict=True
+        )
+        if len(other) == 1
+    )
+    return {ord(c): least for c, least in least_linked(links).items() if least != c}
