@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import bm25s
@@ -214,23 +214,31 @@ def main(quick: bool) -> None:
     print(table(timing_rows(updates, 1, "runs/s")), "\n")
     large = large_index(10 * len(titles))
     print(table([{"build": name} | row for name, row in large.items()]), "\n")
-    ours_of = runs["csrm"]
-    figures = {
-        "ratio_rank_bm25": ratio(
-            runs["rank_bm25, every 15th query"], runs["csrm, every 15th query"]
-        ),
-        "ratio_bm25s": ratio(runs["bm25s (numpy)"], ours_of),
-        "ratio_tantivy": ratio(runs["tantivy"], ours_of),
+    figures = speed_ratios(runs) | {
         "recall_delta": recall["csrm"] - recall["rank_bm25"],
         "update_ratio": ratio(updates["rebuild"], updates["update of 1 %"]),
         "peak_bytes_1m": large["this"]["peak bytes"],
     }
-    named = {"ratio_bm25s_numba": "bm25s (numba)", "ratio_pisa": "PISA"}
-    figures |= {k: ratio(runs[name], ours_of) for k, name in named.items() if name in runs}
     if "previous" in large:
-        built = (large[name]["build s"] for name in ("this", "previous"))
-        figures["build_ratio_previous"] = next(built) / next(built)
+        before = large["previous"]["build s"]
+        figures["build_ratio_previous"] = large["this"]["build s"] / before
     print(closing_line("bm25", figures, ("rank-bm25", "bm25s", "tantivy", "numpy")))
+
+
+def speed_ratios(runs: Mapping[str, Timing]) -> dict[str, float]:
+    """Return peer over ours of every peer that ran."""
+    peers = {
+        "ratio_rank_bm25": ("rank_bm25, every 15th query", "csrm, every 15th query"),
+        "ratio_bm25s": ("bm25s (numpy)", "csrm"),
+        "ratio_tantivy": ("tantivy", "csrm"),
+        "ratio_bm25s_numba": ("bm25s (numba)", "csrm"),
+        "ratio_pisa": ("PISA", "csrm"),
+    }
+    return {
+        figure: ratio(runs[peer], runs[own])
+        for figure, (peer, own) in peers.items()
+        if peer in runs
+    }
 
 
 def large_index(size: int) -> dict[str, dict[str, float]]:

@@ -28,17 +28,23 @@ def let_go(vectors: Vectors) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def exact_search(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
-    """Return the ``k`` nearest rows (Q, k) and their inner products, ties by row; k ≤ N."""
+def exact_search(
+    vectors: Vectors, queries: Vectors, k: int, *, once: bool = False
+) -> tuple[Rows, Vectors]:
+    """Return the ``k`` nearest rows (Q, k) and their inner products, ties by row; k ≤ N.
+
+    ``once``: the vectors are not searched again soon, so what was read of a large mapped file is
+    let go; an index that answers queries keeps it.
+    """
     rows: Rows = np.zeros((len(queries), k), np.int64)
     scores: Vectors = np.zeros((len(queries), k), np.float32)
     for start in range(0, len(queries) if k else 0, QUERIES):
         here = slice(start, start + QUERIES)
-        rows[here], scores[here] = _search_block(vectors, queries[here], k)
+        rows[here], scores[here] = _search_block(vectors, queries[here], k, once)
     return rows, scores
 
 
-def _search_block(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
+def _search_block(vectors: Vectors, queries: Vectors, k: int, once: bool) -> tuple[Rows, Vectors]:
     """Go through the products by blocks; a later block's rows are higher, so ties stay by row."""
     best: Rows = np.zeros((len(queries), 0), np.int64)
     reached: Vectors = np.zeros((len(queries), 0), np.float32)
@@ -49,7 +55,8 @@ def _search_block(vectors: Vectors, queries: Vectors, k: int) -> tuple[Rows, Vec
         order = np.argsort(-reached, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(best, order, axis=1)
         reached = np.take_along_axis(reached, order, axis=1)
-        let_go(vectors)
+        if once:
+            let_go(vectors)
     return best, reached
 
 

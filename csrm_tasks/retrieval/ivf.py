@@ -96,7 +96,7 @@ def raise_probes(ivf: IndexIVFScalarQuantizer, vectors: Vectors, sample: Vectors
     """
     sample = sample[:RECALL_SAMPLE]
     k = min(RECALL_AT, len(vectors))
-    truth, _ = exact_search(vectors, sample, k)
+    truth, _ = exact_search(vectors, sample, k, once=True)
     ivf.nprobe = max(1, ivf.nlist // 128)
     while True:
         _, nearest = ivf.search(sample, k)
