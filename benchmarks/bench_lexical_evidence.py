@@ -8,7 +8,8 @@ teacher is in here, so ``teacher_micro_f1_gain`` is 0.
 Costs: two services in processes of their own, one release each, the same but for the evidence;
 ``/score`` with 100 precomputed products from one client, in turn. The query tower has XLM-R-base's
 widths and two layers. Every query is remembered after the warm-up: the harshest case, for a new one
-takes several times as long with and without. Ratios are with over without, 1 is free.
+takes several times as long with and without. Ratios are with over without, 1 is free;
+``latency_ratio_previous`` is over an earlier build's ``/score`` (:mod:`benchmarks.servers`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from statistics import median
 import numpy as np
 import polars as pl
 
-from benchmarks.bench_serving import ours_body, searches, server
+from benchmarks.bench_serving import ours_body, searches
 from benchmarks.harness import closing_line, table
 from benchmarks.load import drive, for_seconds, post
+from benchmarks.servers import ours_of, previous, server
 from benchmarks.serving_world import MARKET, Releases, route
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.labels import draw_page
@@ -158,14 +160,15 @@ def costs(size: Size, home: Path) -> dict[str, list[float]]:
     ports, pids = {}, {}
     with ExitStack() as stack:
         for name, read in (("without", None), ("with", titles)):
-            own = {"CSRM_HOME": f"{home}/{name}", "CSRM_MARKETS": f"{home}/{name}/markets"}
-            settings = load_settings(own)
+            env = ours_of(home / name, token)
+            settings = load_settings(env)
             settings.home.mkdir(parents=True)
             route(settings, 1, Releases(settings, products, read).make(0))
             ports[name] = reserve_port()
             command = ["csrm", "serve", "--market", MARKET]
-            env = own | {"CSRM_SERVING_TOKEN": token}
             pids[name] = stack.enter_context(server(command, ports[name], "/readyz", env))
+        before = stack.enter_context(previous(home / "previous", len(products), token))
+        ports |= {} if before is None else {"previous": before}
         times: dict[str, list[float]] = {name: [] for name in ports}
         for turn in range(size.repeats + 1):  # the first warms up
             for name, port in ports.items():
@@ -175,15 +178,21 @@ def costs(size: Size, home: Path) -> dict[str, list[float]]:
                 if turn:
                     times[name].append(load.quantile(0.5))
         memory = {name: peak_memory(pid) for name, pid in pids.items()}
-    pairs = zip(times["with"], times["without"], strict=True)
-    return {
-        "latency_ratio": [a / b for a, b in pairs],
-        "memory_ratio": [memory["with"] / memory["without"]],
-        "ms without": [1e3 * t for t in times["without"]],
-        "ms with": [1e3 * t for t in times["with"]],
-        "MB without": [memory["without"] / 2**20],
-        "MB with": [memory["with"] / 2**20],
-    }
+    ratios = {
+        f"latency_ratio{'' if name == 'without' else '_' + name}": [
+            a / b for a, b in zip(times["with"], other, strict=True)
+        ]
+        for name, other in times.items() if name != "with"
+    }  # fmt: skip
+    return (
+        ratios
+        | {f"ms {name}": [1e3 * t for t in each] for name, each in times.items()}
+        | {
+            "memory_ratio": [memory["with"] / memory["without"]],
+            "MB without": [memory["without"] / 2**20],
+            "MB with": [memory["with"] / 2**20],
+        }
+    )
 
 
 def main(quick: bool) -> None:
@@ -207,5 +216,6 @@ def main(quick: bool) -> None:
     ]
     print(table(rows))
     print(f"\n{size.seeds} seeds, fresh queries; without a stacked teacher its gain is 0.\n")
-    figures = {k: median(v) for k, v in seen.items() if k.endswith(("_gain", "_ratio"))}
+    ends = ("_gain", "_ratio", "_previous")
+    figures = {k: median(v) for k, v in seen.items() if k.endswith(ends)}
     print(closing_line("lexical_evidence", figures, ("numpy", "onnxruntime", "scikit-learn")))

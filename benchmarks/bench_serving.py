@@ -4,7 +4,11 @@ The server is a process of its own, and so is its peer; a light closed loop asks
 query tower has XLM-R-base's widths and two layers (the serving profile), int8, random weights;
 queries are drawn from generated titles by Zipf's law, so that some come again (ours remembers them;
 how many is shown). Then three switches of release and one rollback under load: what failed counts.
-Last, what it costs to refresh a catalogue of which 1 % changed, as a share of embedding it whole.
+Then what it costs to refresh a catalogue of which 1 % changed, as a share of embedding it whole.
+Last, how long a release of a million products takes to be ready, and what a second one adds.
+
+With ``CSRM_PREVIOUS`` (:mod:`benchmarks.servers`) an earlier build answers the same requests in
+turn, and both are asked at one rate in an open loop, where a request's time begins when it is due.
 """
 
 from __future__ import annotations
@@ -13,14 +17,8 @@ import asyncio
 import json
 import os
 import secrets
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +26,9 @@ import numpy as np
 import polars as pl
 
 from benchmarks.harness import closing_line, table
-from benchmarks.load import Load, drive, for_seconds, post
+from benchmarks.load import Load, drive, drive_open, for_seconds, post
+from benchmarks.servers import BIN, ours_of, previous, server
+from benchmarks.serving_scale import ready_and_memory
 from benchmarks.serving_world import MARKET, Releases, route
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.release.bundle import model
@@ -37,36 +37,11 @@ from csrm_tasks.towers.serving.embed import Known, embed_catalogue
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from tests.ports import reserve_port
 
-BIN = Path(sys.executable).parent
 PRODUCTS = 100  # of a request
 ZIPF = 1.2
 CLIENTS = (1, 8, 64)
-
-
-@contextmanager
-def server(command: list[str], port: int, ready: str, env: dict[str, str]) -> Iterator[int]:
-    """Run a server until the block ends; yields its process id."""
-    child = subprocess.Popen(
-        [str(BIN / command[0]), *command[1:], "--port", str(port)], env=os.environ | env,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        while not _ready(f"http://127.0.0.1:{port}{ready}"):
-            if child.poll() is not None:
-                raise RuntimeError(f"{command[0]} ended with {child.returncode}")
-            time.sleep(0.1)
-        yield child.pid
-    finally:
-        os.killpg(child.pid, signal.SIGTERM)
-        child.wait()
-
-
-def _ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+PREVIOUS = "csrm serve, previous"
+OPEN = 0.6  # of the previous build's greatest rate: what the open loop asks of both
 
 
 def searches(titles: list[str], products: list[str], count: int) -> list[tuple[str, list[str]]]:
@@ -80,6 +55,14 @@ def searches(titles: list[str], products: list[str], count: int) -> list[tuple[s
 def ours_body(query: str, ids: list[str]) -> bytes:
     """Return the body of a request to the service."""
     return json.dumps({"query": query, "products": ids}).encode()
+
+
+def of_sessions(asked: list[tuple[str, list[str]]]) -> list[bytes]:
+    """Return the same requests, each of a session of its own."""
+    return [
+        json.dumps({"query": query, "products": ids, "session_id": f"s{n}"}).encode()
+        for n, (query, ids) in enumerate(asked)
+    ]
 
 
 def peer_body(query: str, ids: list[str]) -> bytes:
@@ -134,9 +117,25 @@ def row(name: str, clients: int, load: Load) -> dict[str, object]:
     }  # fmt: skip
 
 
+def open_loops(
+    streams: dict[str, tuple[int, list[bytes]]], loads: dict[tuple[str, int], list[Load]],
+    seconds: float, repeats: int,
+) -> dict[str, list[Load]]:  # fmt: skip
+    """Ask this build and the previous one at one rate; nothing where there is no previous one."""
+    if (PREVIOUS, 64) not in loads:
+        return {}
+    rate = OPEN * median(one.rate for one in loads[PREVIOUS, 64])
+    found: dict[str, list[Load]] = {"csrm serve": [], PREVIOUS: []}
+    for _ in range(repeats):
+        for name, each in found.items():
+            port, requests = streams[name]
+            each.append(asyncio.run(drive_open(port, requests, 64, rate, seconds)))
+    return {name: sorted(each, key=lambda one: one.quantile(0.99)) for name, each in found.items()}
+
+
 def main(quick: bool) -> None:
     """Print the tables and the figures."""
-    seconds, repeats = (0.3, 1) if quick else (5.0, 3)
+    seconds, repeats = (0.3, 1) if quick else (5.0, 5)
     with tempfile.TemporaryDirectory() as home:
         settings = load_settings({"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets"})
         settings.home.mkdir(exist_ok=True)
@@ -149,7 +148,7 @@ def main(quick: bool) -> None:
         asked = searches(titles, products, 200 if quick else 2000)
         token = secrets.token_hex(16)
         saved = model.save(made[0][1].path, Path(home) / "mlflow")
-        env = {"CSRM_HOME": home, "CSRM_MARKETS": f"{home}/markets", "CSRM_SERVING_TOKEN": token}
+        env = ours_of(settings.home, token)
         ports = reserve_port(), reserve_port()
         streams = {
             "csrm serve": (ports[0], [post("/score", ours_body(*a), token) for a in asked]),
@@ -161,18 +160,27 @@ def main(quick: bool) -> None:
         with (
             server(["csrm", "serve", "--market", MARKET], ports[0], "/readyz", env),
             server(peer, ports[1], "/ping", path),
+            previous(settings.home / "previous", len(products), token) as before,
         ):
+            if before is not None:
+                streams[PREVIOUS] = before, streams["csrm serve"][1]
             for _ in range(repeats):
                 for clients in CLIENTS:
                     for name, (port, requests) in streams.items():
                         load = asyncio.run(drive(port, requests, clients, for_seconds(seconds)))
                         loads.setdefault((name, clients), []).append(load)
+            arrivals = open_loops(streams, loads, seconds, repeats)
             moved = asyncio.run(switches(settings, ports[0], streams["csrm serve"][1], made))
         whole, part, encoded = refresh(releases.export.path, titles[: 200 if quick else 3000],
                                        settings.home)  # fmt: skip
+        large = 3000 if quick else 1_000_000
+        everywhere = searches(titles, [f"p{i}" for i in range(large)], 500)
+        scale = ready_and_memory(settings.home / "large", large, of_sessions(everywhere))
     best = {k: sorted(v, key=lambda one: one.rate)[len(v) // 2] for k, v in loads.items()}
     rows = [row(name, clients, load) for (name, clients), load in best.items()]
     print(table([*rows, row("csrm serve, 3 switches and a rollback", 8, moved)]))
+    opened = [row(name, 64, each[len(each) // 2]) for name, each in arrivals.items()]
+    print("\nOpen loop, one rate for all:\n\n" + table(opened) if opened else "")
     distinct = len({q for q, _ in asked})
     print(f"\n{PRODUCTS} products a request; {distinct} distinct of {len(asked)} queries.")
     print(f"\nRefresh: {encoded} titles in {part:.3f} s, all in {whole:.2f} s.\n")
@@ -186,5 +194,11 @@ def main(quick: bool) -> None:
         "ratio_mlflow": median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True)),
         "p99_switching_s": moved.quantile(0.99),
         "refresh_share": part / whole,
-    }
-    print(closing_line("serving", figures, ("fastapi", "uvicorn", "onnxruntime", "mlflow")))
+    } | scale
+    if (PREVIOUS, 64) in loads:
+        pairs = list(zip(loads["csrm serve", 64], loads[PREVIOUS, 64], strict=True))
+        figures |= {
+            "ratio_previous_64": median(a.rate / b.rate for a, b in pairs),
+            "p99_ratio_previous_64": median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
+        }
+    print(closing_line("serving", figures, ("starlette", "uvicorn", "onnxruntime", "mlflow")))

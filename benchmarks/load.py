@@ -1,4 +1,9 @@
-"""A closed loop of HTTP clients on keep-alive connections, light enough not to be what is timed."""
+"""HTTP clients on keep-alive connections, light enough not to be what is timed.
+
+:func:`drive` is a closed loop: who waits for an answer asks nothing more, so a server that stalls
+is asked less. :func:`drive_open` asks at a rate, whatever the answers do, and counts from when a
+request was due, not from when it could be sent (no coordinated omission).
+"""
 
 from __future__ import annotations
 
@@ -56,6 +61,30 @@ async def drive(
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 continue
             load.seconds.append(time.perf_counter() - start)
+            load.failed += status != 200
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    load.elapsed = time.perf_counter() - began
+    return load
+
+
+async def drive_open(
+    port: int, requests: list[bytes], clients: int, rate: float, seconds: float
+) -> Load:
+    """Ask ``rate`` times a second by ``clients`` connections; each takes what is due next."""
+    load, stream = Load(), cycle(requests)
+    began = time.perf_counter()
+    due = (began + n / rate for n in range(int(rate * seconds)))
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for at in due:
+            if (early := at - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            writer.write(next(stream))
+            status, load.last = await _answer(reader)
+            load.seconds.append(time.perf_counter() - at)
             load.failed += status != 200
         writer.close()
 

@@ -121,13 +121,19 @@ class Releases:
 
 
 def route(
-    settings: Settings, seq: int, stable: tuple[str, Artifact], *before: tuple[str, Artifact]
-) -> None:
-    """Publish a routing document in which ``stable`` answers everybody."""
+    settings: Settings, seq: int, stable: tuple[str, Artifact], *before: tuple[str, Artifact],
+    also: bool = False,
+) -> None:  # fmt: skip
+    """Publish a routing document in which ``stable`` answers everybody.
+
+    ``also``: every other session is answered by the first of ``before``.
+    """
     named = [stable, *before]
+    half = 50 if also else 0
     document = {
-        "version": VERSION, "market": MARKET, "stable": stable[0], "next": None, "holdout": None,
-        "shadow": False, "weights": {"stable": 100, "next": 0, "holdout": 0}, "seed": MARKET,
+        "version": VERSION, "market": MARKET, "stable": stable[0],
+        "next": before[0][0] if also else None, "holdout": None, "shadow": False,
+        "weights": {"stable": 100 - half, "next": half, "holdout": 0}, "seed": MARKET,
         "predecessors": [name for name, _ in before], "ledger_seq": seq,
         "bundles": {name: bundle.ref for name, bundle in named}, "embeddings": {},
     }  # fmt: skip

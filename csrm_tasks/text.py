@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import polars as pl
 
@@ -62,6 +62,11 @@ LANGUAGES = ("ko", "ja", "zh", "latin", "other", "none")
 def compose(text: str) -> str:
     """Return ``text`` in Unicode NFC."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def composed_list(texts: Sequence[str]) -> Sequence[str]:
+    """Return texts in Unicode NFC: the same list where all are ASCII, as identifiers mostly are."""
+    return texts if "".join(texts).isascii() else [compose(text) for text in texts]
 
 
 def composed(texts: pl.Series) -> pl.Series:

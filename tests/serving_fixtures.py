@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.release import routing, snapshots

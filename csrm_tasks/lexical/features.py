@@ -36,7 +36,8 @@ from csrm_tasks.text import normalise
 Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.bool_]
 
-MASK = np.uint32(2**12 - 1)
+MASK = np.uint32(2**13 - 1)
+TITLE = np.uint32(1)  # of a product's term: the title has it
 
 WHOLE = 1 - 1e-4  # of a word; sums of float32
 NO_BRANDS = BrandForms({})
@@ -139,8 +140,9 @@ def occurrences(query: QueryTerms, products: ProductTerms, rows: Places) -> tupl
     values = products.values.take(np.arange(ends[-1]) + np.repeat(start - ends + length, length))
     # Nearly all terms are none of the query's: the last bits of their hashes tell most of it.
     marked: Marks = np.zeros(MASK + 1, bool)
-    marked[query.hashes & MASK] = True
-    near = np.flatnonzero(marked.take((values >> 1) & MASK))
+    either = (query.hashes << 1) & MASK
+    marked[either] = marked[either | TITLE] = True
+    near = marked.take(values & MASK).nonzero()[0]
     values = values.take(near)
     hashes = values >> 1
     at = np.searchsorted(query.hashes[:-1], hashes)  # what is beyond all stands at the last

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,9 +140,14 @@ class ProductTerms:
         """Return the terms of one product."""
         return self.values[self.ends[row - 1] if row else 0 : self.ends[row]]
 
+    @cached_property
+    def starts(self) -> Places:
+        """Where each product's terms begin (N,): 8 bytes a product in memory."""
+        return np.concatenate([np.zeros(1, np.int64), self.ends])[: len(self.ends)]
+
     def lengths(self, rows: Places) -> tuple[Places, Places]:
         """Return where the terms of products begin and how many they have, (n,) both."""
-        start = np.where(rows > 0, self.ends.take(rows - 1, mode="wrap"), 0)
+        start = self.starts.take(rows)
         return start, self.ends.take(rows) - start
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
@@ -37,6 +41,9 @@ log = logging.getLogger("csrm")
 POLL = 2.0  # seconds between looks at the documents
 FLUSH = 30.0  # seconds between additions to the day's figures
 REASON = 300  # characters of a reason: it never gives a long text back
+FLAG: TypeAdapter[bool] = TypeAdapter(bool)
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class Service:
@@ -99,31 +106,34 @@ class Service:
         return health
 
 
-def create_app(service: Service, token: str) -> FastAPI:
-    """Return the ASGI application of a service."""
+def create_app(service: Service, token: str) -> Starlette:
+    """Return the ASGI application of a service.
+
+    Starlette's, without FastAPI's layer over it: a body is read by pydantic from its bytes, once.
+    """
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def life(_: Starlette) -> AsyncIterator[None]:
         service.start()
         yield
         await service.answers.settle()
         service.stop()
 
-    app = FastAPI(title="CSRM", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
-    _routes(app, service)
-    _errors(app)
-
-    app.add_middleware(Measured, metrics=service.metrics)
-    app.add_middleware(Guard, token=token)
-    return app
+    routes = _routes(service)
+    measured = Middleware(Measured, metrics=service.metrics, paths=[r.path for r in routes])
+    return Starlette(
+        routes=routes, lifespan=life, exception_handlers=_errors(),
+        middleware=[Middleware(Guard, token=token), measured],
+    )  # fmt: skip
 
 
 class Measured:
     """ASGI middleware that counts and times what the routes answered."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._names = {path: path for path in paths}  # a path that nobody serves is no label
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note its status."""
@@ -140,49 +150,66 @@ class Measured:
         try:
             await self._app(scope, receive, noted)
         finally:
-            route = scope.get("route")  # a path that nobody serves is no label
-            name = route.path if route is not None else "other"
+            name = self._names.get(scope["path"], "other")
             self._metrics.seconds.labels(name).observe(time.perf_counter() - began)
             self._metrics.requests.labels(name, str(status)).inc()
 
 
-def _routes(app: FastAPI, service: Service) -> None:
+def _routes(service: Service) -> list[Route]:
     answers = service.answers
 
-    @app.post("/score")
-    async def score(body: Listing, explain: bool = False) -> Response:
-        return _answer(await answers.score(body, explain=explain))
+    async def score(request: Request) -> Response:
+        body = await _body(request, Listing)
+        return _answer(await answers.score(body, explain=_flag(request, "explain")))
 
-    @app.post("/rank")
-    async def rank(body: Search) -> Response:
-        return _answer(await answers.rank(body))
+    async def rank(request: Request) -> Response:
+        return _answer(await answers.rank(await _body(request, Search)))
 
-    @app.post("/events")
-    async def events(body: Events) -> Response:
-        logged, refused = answers.events(body.events)
+    async def events(request: Request) -> Response:
+        logged, refused = answers.events((await _body(request, Events)).events)
         return _partly(logged, refused)
 
-    @app.get("/healthz")
-    async def healthz() -> Response:
+    async def healthz(_: Request) -> Response:
         return _answer({"alive": True})
 
-    @app.get("/readyz")
     async def readyz(request: Request) -> Response:
         health = service.health()
         if not request.scope[KNOWN]:  # alarms may name files and buckets
             health["alarms"] = sorted(health["alarms"])
         return _answer(health, 200 if health["ready"] else 503)
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    posted, got = (score, rank, events), (healthz, readyz, metrics)
+    routes = [Route(f"/{each.__name__}", each, methods=["POST"]) for each in posted]
+    routes += [Route(f"/{each.__name__}", each, methods=["GET"]) for each in got]
+    for route in routes:
+        route.methods = (route.methods or set()) - {"HEAD"}  # it comes with GET, but nobody asked
+    return routes
 
-def _errors(app: FastAPI) -> None:
+
+async def _body(request: Request, kind: type[B]) -> B:
+    """Read the request's JSON; raises :class:`DataError` naming the first field that is wrong."""
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as e:
+        first = e.errors(include_input=False, include_url=False)[0]
+        raise DataError(reason({**first, "loc": ("body", *first["loc"])})) from e
+
+
+def _flag(request: Request, name: str) -> bool:
+    """Return whether the address says ``name``; raises :class:`DataError` for what says neither."""
+    if not request.scope["query_string"]:
+        return False
+    try:
+        return FLAG.validate_python(request.query_params.get(name, "0"))
+    except ValidationError as e:
+        raise DataError(f"query.{name}: {reason(e.errors()[0])}") from e
+
+
+def _errors() -> dict[Any, Any]:
     """Every answer that is no success says why in one line, and repeats no long text."""
-
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return _refusal(422, reason(error.errors()[0]))
 
     async def data(_: Request, error: Exception) -> Response:
         return _refusal(422, str(error))
@@ -193,15 +220,16 @@ def _errors(app: FastAPI) -> None:
     async def early(_: Request, error: Exception) -> Response:
         return _refusal(503, "no release is loaded yet; see /readyz")
 
+    async def gone(_: Request, error: Exception) -> Response:
+        return _refusal(400, "the request's body did not come to its end")
+
     async def failed(_: Request, error: Exception) -> Response:
         return _refusal(500, "the answer could not be made; the service's log says why")
 
-    # Starlette's types want every handler to take any exception, whatever it is registered for.
-    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(DataError, data)
-    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
-    app.add_exception_handler(NotReadyError, early)
-    app.add_exception_handler(Exception, failed)
+    return {
+        DataError: data, HTTPException: http, NotReadyError: early, ClientDisconnect: gone,
+        Exception: failed,
+    }  # fmt: skip
 
 
 def _partly(logged: int, refused: dict[int, str]) -> Response:

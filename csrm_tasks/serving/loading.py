@@ -73,15 +73,17 @@ class LoadedRelease:
         return self.scorer.score_vectors(*read), read
 
     async def _read(self, query: str, rows: Sequence[int | None], titles: Sequence[str]) -> Read:
+        asked = self._asked(query)
+        if not titles:  # every product is known, as nearly always: one look-up, one pass
+            at = np.array(rows, np.int64)
+            features = self.scorer.listing_features(asked, self.products, at, None)
+            return Read(await self.queries.vector(query), self.products.take(at), features)
         vectors = np.empty((len(rows), 2, self.scorer.dim), np.float32)
         known = [i for i, row in enumerate(rows) if row is not None]
+        lacking = [i for i, row in enumerate(rows) if row is None]
         vectors[known] = self.products.take([row for row in rows if row is not None])
-        terms = None
-        if titles:
-            lacking = [i for i, row in enumerate(rows) if row is None]
-            loop = asyncio.get_running_loop()
-            vectors[lacking], terms = await loop.run_in_executor(self.pool, self._titles, titles)
-        asked = self._asked(query)
+        loop = asyncio.get_running_loop()
+        vectors[lacking], terms = await loop.run_in_executor(self.pool, self._titles, titles)
         features = self.scorer.listing_features(asked, self.products, rows, terms)
         return Read(await self.queries.vector(query), vectors, features)
 

@@ -284,7 +284,7 @@ def test_a_text_of_100_kb_is_an_error_with_its_row(settings: Settings, name: str
 
 def test_vectors_of_a_catalogue_are_mapped_and_not_read(settings: Settings) -> None:
     vectors = ReleaseScorer(bundle_of(settings).path).products._vectors
-    assert isinstance(vectors, np.memmap)
+    assert isinstance(vectors.base, np.memmap)
     assert not vectors.flags.writeable
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from csrm_tasks.release import snapshots
 from csrm_tasks.release.bundle.scorer import ReleaseScorer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,10 @@ from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.lexical.features import NAMES, QueryTerms, features, known_features
 from csrm_tasks.lexical.terms import Lexicon, ProductTerms
 from csrm_tasks.release.bundle.manifest import EMBEDDINGS, TOWERS, read_manifest
-from csrm_tasks.text import compose, normalise
+from csrm_tasks.text import composed_list, normalise
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
 Texts = Sequence[str | None]
 
 LONGEST = 10_000  # characters of a text: five times the contracts' longest, for what was normalised
@@ -29,6 +32,26 @@ class Scored(NamedTuple):
     defect: Floats
     is_defect: npt.NDArray[np.bool_]
     rank_score: Floats  # the EM probability; 0 where the pair is a defect (paper 1, section 3.6)
+
+
+class Catalogue(dict[str, int]):
+    """Product → its row; one object for all snapshots of the same products in the same order.
+
+    A rollout loads two releases, and each is refreshed every night, of one catalogue: a million
+    identifiers take more memory than all else that a release keeps for itself.
+    """
+
+    _kept: ClassVar[WeakValueDictionary[bytes, Catalogue]] = WeakValueDictionary()
+
+    @classmethod
+    def of(cls, products: Sequence[str]) -> Catalogue:
+        """Return the rows of ``products``, identifiers that hold no NUL."""
+        digest = hashlib.sha256("\0".join(products).encode()).digest()
+        found = cls._kept.get(digest)
+        if found is None:
+            rows = zip(composed_list(products), range(len(products)), strict=True)
+            found = cls._kept[digest] = cls(rows)
+        return found
 
 
 class ProductVectors:
@@ -44,8 +67,8 @@ class ProductVectors:
                 f"{vectors}: vectors {loaded.shape} of {loaded.dtype} are not those of "
                 f"{len(known)} products in 2 × {dim} float32; embed the products again"
             )
-        self._vectors = loaded  # (N, 2, dim)
-        self._row = {compose(product): row for row, product in enumerate(known)}
+        self._vectors = np.asarray(loaded)  # (N, 2, dim); over the same pages, but read faster
+        self._row = Catalogue.of(known)
         self.terms = ProductTerms.load(folder)  # None where towers have no lexical evidence
 
     def __len__(self) -> int:
@@ -54,11 +77,11 @@ class ProductVectors:
 
     def rows(self, products: Texts) -> list[int | None]:
         """Return each product's row, None where the snapshot has no such product."""
-        return [self._row.get(compose(product or "")) for product in products]
+        return list(map(self._row.get, composed_list([product or "" for product in products])))
 
-    def take(self, rows: Sequence[int]) -> Floats:
+    def take(self, rows: Sequence[int] | Rows) -> Floats:
         """Return the vectors (len(rows), 2, dim) of rows."""
-        taken: Floats = self._vectors[rows]
+        taken: Floats = self._vectors.take(np.asarray(rows, np.int64), axis=0)
         return taken
 
 
@@ -129,8 +152,8 @@ class ReleaseScorer:
         return None if self.lexicon is None else ProductTerms.of(titles, self.lexicon.brands)
 
     def listing_features(
-        self, asked: QueryTerms | None, products: ProductVectors, rows: Sequence[int | None],
-        titles: ProductTerms | None,
+        self, asked: QueryTerms | None, products: ProductVectors,
+        rows: Rows | Sequence[int | None], titles: ProductTerms | None,
     ) -> Floats | None:  # fmt: skip
         """Return features (len(rows), F) of one query: by row, else the next of ``titles``.
 
@@ -139,12 +162,11 @@ class ReleaseScorer:
         if asked is None or products.terms is None:
             return None
         if titles is None:  # every product is known
-            at: Any = np.array(rows, np.int64)
-            return features(asked, products.terms, at)
+            return features(asked, products.terms, np.asarray(rows, np.int64))
         found: Floats = np.empty((len(rows), len(NAMES)), np.float32)
         known = [i for i, row in enumerate(rows) if row is not None]
         lacking = [i for i, row in enumerate(rows) if row is None]
-        at = np.array([row for row in rows if row is not None], np.int64)
+        at: Rows = np.array([row for row in rows if row is not None], np.int64)
         found[known] = features(asked, products.terms, at)
         found[lacking] = features(asked, titles, np.arange(len(titles)))
         return found

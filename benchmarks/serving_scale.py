@@ -1,0 +1,50 @@
+"""How long a large release takes to be ready, and what a second one beside it adds to memory."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+
+from benchmarks.load import drive, post
+from benchmarks.servers import ours_of, server
+from benchmarks.serving_world import MARKET, Releases, route
+from csrm_tasks.settings import load_settings
+from tests.ports import reserve_port
+
+ASKED = 500  # requests before memory is read, over both releases
+
+
+def ready_and_memory(home: Path, products: int, bodies: list[bytes]) -> dict[str, float]:
+    """Serve one release of ``products``, then two of the same catalogue, half of sessions each.
+
+    Returns ``ready_s_1m``, seconds from the start of the process to its first answer, and
+    ``memory_two_over_one``, by what is resident after as many requests (pages of files among it).
+    """
+    token = secrets.token_hex(16)
+    env = ours_of(home, token)
+    settings = load_settings(env)
+    settings.home.mkdir(parents=True)
+    titles = [f"product {i % 977} of kind {i % 8191} {i}" for i in range(products)]
+    releases = Releases(settings, [f"p{i}" for i in range(products)], titles)
+    made = [releases.make(seed) for seed in range(2)]
+    requests = [post("/score", body, token) for body in bodies]
+    resident, ready = {}, 0.0
+    for count in (1, 2):
+        route(settings, count, *made[:count], also=count == 2)
+        port = reserve_port()
+        began = time.perf_counter()
+        with server(["csrm", "serve", "--market", MARKET], port, "/readyz", env) as pid:
+            ready = ready or time.perf_counter() - began
+            load = asyncio.run(drive(port, requests, 1, lambda seen: len(seen.seconds) < ASKED))
+            if load.failed:
+                raise RuntimeError(f"{load.failed} requests to {count} releases failed")
+            resident[count] = _resident(pid)
+    return {"ready_s_1m": ready, "memory_two_over_one": resident[2] / resident[1]}
+
+
+def _resident(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
