@@ -22,8 +22,9 @@ from csrm_tasks.ingest.validation.validate import times_of
 from csrm_tasks.judgements import held_out
 from csrm_tasks.judgements.formats.book import Judgement, grades_digest
 from csrm_tasks.judgements.reading import Place, Readings, Wanted, read_files
+from csrm_tasks.layouts.delivery import hidden
 from csrm_tasks.layouts.labels import land
-from csrm_tasks.layouts.landing import LIMITS, hidden, refusal
+from csrm_tasks.layouts.landing import LIMITS, refusal
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading

@@ -13,16 +13,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from csrm_tasks.artifacts import file_digest
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.contract.contracts import (
     CATALOGUE,
@@ -30,9 +25,9 @@ from csrm_tasks.ingest.contract.contracts import (
     Reason,
 )
 from csrm_tasks.json_files import write_json
+from csrm_tasks.layouts.delivery import DeliveryTable, hidden, show
 from csrm_tasks.text import INVISIBLE
 
-ROWS, CHARS = 20_000, 32_000_000  # of a Parquet file's row group, whichever is reached first
 COLUMNS = {
     "catalogue": ("product_id", "title", "brand", "category", "description"),
     "labels": ("label_id", "query", "product_id", "grade", "rater_id", "guideline_version"),
@@ -46,11 +41,6 @@ COLUMNS = {
     ),
 }
 LIMITS = {c.name: c.max_chars for c in (*CATALOGUE.columns, *LABELS.columns)}
-
-
-def hidden(path: Path) -> Path:
-    """Return where a file is written before it is shown; ingest leaves such names alone."""
-    return path.with_name(f".{path.name}.part")
 
 
 def refusal(column: str, text: str) -> str | None:
@@ -76,48 +66,6 @@ def _encodable(text: str) -> bool:
     return "\0" not in text
 
 
-@dataclass
-class _Table:
-    """One delivery under way; columns are texts."""
-
-    path: Path
-    columns: Sequence[str]
-    rows: int = 0
-    _batch: list[tuple[str, ...]] = field(default_factory=list)
-    _chars: int = 0
-    _writer: pq.ParquetWriter | None = None
-
-    def add(self, row: tuple[str, ...]) -> None:
-        self.rows += 1
-        self._batch.append(row)
-        self._chars += sum(map(len, row))
-        if len(self._batch) >= ROWS or self._chars >= CHARS:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = zip(*self._batch, strict=True)
-        table = pa.table(
-            {n: pa.array(c, pa.string()) for n, c in zip(self.columns, columns, strict=True)}
-        )
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(hidden(self.path), table.schema, compression="zstd")
-        self._writer.write_table(table)
-        self._batch, self._chars = [], 0
-
-    def close(self) -> None:
-        if self._batch:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-
-    def discard(self) -> None:
-        self._batch = []
-        with suppress(OSError, pa.ArrowException):  # of a full disk: it is to be freed
-            self.close()
-        hidden(self.path).unlink(missing_ok=True)
-
-
 class Landing:
     """What an import reads, on its way into the landing zone.
 
@@ -137,7 +85,7 @@ class Landing:
         self.remarks: list[str] = []  # what a person has to know of the layout's files
         self._products: dict[tuple[str, str], set[str]] = {}  # by split and locale
         self._labels: dict[str, set[str]] = {"labels": set(), "query_categories": set()}
-        self._tables: dict[Path, _Table] = {}
+        self._tables: dict[Path, DeliveryTable] = {}
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
 
@@ -227,7 +175,7 @@ class Landing:
         name = f"{kind}-{self.layout}_{split}.parquet"
         path = self.root / self.days[split] / locale / name
         if path not in self._tables:
-            self._tables[path] = _Table(path, COLUMNS[kind])
+            self._tables[path] = DeliveryTable(path, COLUMNS[kind])
         self._tables[path].add(row)
 
     def leave_out(self, reason: str, file: Path, row: int, content: object) -> None:
@@ -272,11 +220,11 @@ class Landing:
                 f"{path}: is of another import; remove it, or import into another --market"
             )
         for path in sorted(counts, key=lambda p: not p.name.startswith("catalogue")):
-            _put(path)
+            show(path)
         for path in {*self.kept.glob("left_out-*.jsonl")} - {*map(self._kept, self._files)}:
             path.unlink()  # a reason of an earlier import of this market
         for reason in self._files:
-            _put(self._kept(reason))
+            show(self._kept(reason))
         self._report(counts)
         return list(self._told(counts))
 
@@ -289,7 +237,7 @@ class Landing:
         report = self.kept / "report.json"
         body = {"read": self.read, "landed": landed, "left_out": out, "notes": +self.notes}
         write_json(hidden(report), body)
-        _put(report)
+        show(report)
 
     def _told(self, counts: Mapping[Path, int]) -> Iterator[str]:
         for file, n in self.read.items():
@@ -315,11 +263,3 @@ def _remove_empty(folder: Path, above: Path) -> None:
     while folder != above and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
-
-
-def _put(path: Path) -> None:
-    part = hidden(path)
-    if path.is_file() and file_digest(path) == file_digest(part):
-        part.unlink()
-    else:
-        part.replace(path)

@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.layouts import cikm2025, esci, trec, wands
-from csrm_tasks.layouts.landing import Landing, hidden
+from csrm_tasks.layouts.delivery import hidden
+from csrm_tasks.layouts.landing import Landing
 from csrm_tasks.layouts.languages import check_languages, locale_of
 from csrm_tasks.market_files.new import new_market
 from csrm_tasks.markets import load_market

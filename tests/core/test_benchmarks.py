@@ -40,7 +40,8 @@ FIGURES = {
     "orchestration": {"overhead_share", "parse_s_1", "parse_s_5"},
     "paired": {"ratio_loop", "ratio_scipy", "baseline_s"},
     "serving": {"requests_per_s", "p99_s", "failed", "ratio_mlflow", "p99_switching_s",
-                "refresh_share", "ready_s_1m", "memory_two_over_one"},
+                "refresh_share", "ready_s_1m", "memory_two_over_one",
+                "memory_two_over_one_asked", "memory_two_over_one_own"},
     "tower_query": {"int8_ratio_torch", "p99_2layer_s", "flips", "flips_2layer"},
     "tower_train": {"ratio_naive", "ratio_sentence_transformers", "ratio_naive_chosen_precision"},
 }  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import analyticup
 from csrm_tasks.cli.main import main
-from csrm_tasks.layouts import esci, landing, run
+from csrm_tasks.layouts import delivery, esci, landing, run
 from csrm_tasks.layouts.landing import Landing
 from csrm_tasks.markets import load_market
 from csrm_tasks.settings import load_settings
@@ -116,7 +116,7 @@ def test_killed_at_any_moment_and_run_again_it_is_the_same_files(
     moments = _Moments()
     for name in ("leave_out", "_add", "_report"):
         monkeypatch.setattr(Landing, name, moments.before(getattr(Landing, name)))
-    monkeypatch.setattr(landing, "_put", moments.before(landing._put))
+    monkeypatch.setattr(landing, "show", moments.before(delivery.show))
     monkeypatch.setattr(run, "_next", moments.before(run._next))
 
     def fresh(number: int) -> Path:
@@ -173,14 +173,14 @@ def test_equal_files_are_left_alone_and_others_take_their_place(tmp_path: Path) 
 def test_a_table_larger_than_a_row_group_is_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = landing._Table(tmp_path / "a" / "t.parquet", ("x", "y"))
-    monkeypatch.setattr(landing, "ROWS", 7)
-    monkeypatch.setattr(landing, "CHARS", 50)
+    table = delivery.DeliveryTable(tmp_path / "a" / "t.parquet", ("x", "y"))
+    monkeypatch.setattr(delivery, "ROWS", 7)
+    monkeypatch.setattr(delivery, "CHARS", 50)
     rows = [(f"{n}", "é" * (n % 30)) for n in range(100)]
     for row in rows:
         table.add(row)
     table.close()
-    assert pl.read_parquet(landing.hidden(table.path)).rows() == rows
+    assert pl.read_parquet(delivery.hidden(table.path)).rows() == rows
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(landing.pq.ParquetWriter, "write_table", full)
+    monkeypatch.setattr(delivery.pq.ParquetWriter, "write_table", full)
     folder = write_esci(tmp_path / "data")
     assert main(["import", "esci", "--data-dir", str(folder)]) == 2
     assert "no space left to write" in capsys.readouterr().err
