@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +24,7 @@ from rank_bm25 import BM25Okapi
 
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
 from benchmarks.peers.process import Peer, PeerError
+from benchmarks.previous import contestants
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.demo.market.search import Shelves
@@ -244,21 +243,13 @@ def speed_ratios(runs: Mapping[str, Timing]) -> dict[str, float]:
 def large_index(size: int) -> dict[str, dict[str, float]]:
     """Build and search ``size`` titles by this checkout, and by an earlier one where it is given.
 
-    Each in a process of its own; ``CSRM_PREVIOUS`` is a checkout with its own environment.
+    Each in a process of its own (:mod:`benchmarks.previous`).
     """
     code = f"from benchmarks.bench_bm25 import million; million({size})"
     names = ("titles", "build s", "s a query", "bytes on disk", "peak bytes", "first search s")
-    checkouts = {"this": (sys.executable, Path(__file__).parents[1])}
-    if before := os.environ.get("CSRM_PREVIOUS"):
-        checkouts["previous"] = (str(Path(before) / ".venv/bin/python"), Path(before))
     measured = {}
-    for name, (python, folder) in checkouts.items():
-        environment = os.environ | {"PYTHONPATH": str(folder)}
-        done = subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, check=True, cwd=folder,
-            env=environment,
-        )  # fmt: skip
-        row = json.loads(done.stdout)
+    for name, checkout in contestants().items():
+        row = json.loads(checkout.run(code))
         measured[name] = dict(zip(names, [*row, 0.0][: len(names)], strict=True))
     return measured
 

@@ -9,7 +9,7 @@ Costs: two services in processes of their own, one release each, the same but fo
 ``/score`` with 100 precomputed products from one client, in turn. The query tower has XLM-R-base's
 widths and two layers. Every query is remembered after the warm-up: the harshest case, for a new one
 takes several times as long with and without. Ratios are with over without, 1 is free;
-``latency_ratio_previous`` is over an earlier build's ``/score`` (:mod:`benchmarks.servers`).
+``latency_ratio_previous`` is over an earlier build's ``/score`` (:mod:`benchmarks.previous`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import polars as pl
 from benchmarks.bench_serving import ours_body, searches
 from benchmarks.harness import closing_line, table
 from benchmarks.load import drive, for_seconds, post
-from benchmarks.servers import ours_of, previous, server
+from benchmarks.servers import earlier, ours_of, server
 from benchmarks.serving_world import MARKET, Releases, route
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.labels import draw_page
@@ -167,7 +167,7 @@ def costs(size: Size, home: Path) -> dict[str, list[float]]:
             ports[name] = reserve_port()
             command = ["csrm", "serve", "--market", MARKET]
             pids[name] = stack.enter_context(server(command, ports[name], "/readyz", env))
-        before = stack.enter_context(previous(home / "previous", len(products), token))
+        before = stack.enter_context(earlier(home / "previous", len(products), token))
         ports |= {} if before is None else {"previous": before}
         times: dict[str, list[float]] = {name: [] for name in ports}
         for turn in range(size.repeats + 1):  # the first warms up

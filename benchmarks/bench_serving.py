@@ -7,7 +7,7 @@ how many is shown). Then three switches of release and one rollback under load: 
 Then what it costs to refresh a catalogue of which 1 % changed, as a share of embedding it whole.
 Last, how long a release of a million products takes to be ready, and what a second one adds.
 
-With ``CSRM_PREVIOUS`` (:mod:`benchmarks.servers`) an earlier build answers the same requests in
+With ``CSRM_PREVIOUS`` (:mod:`benchmarks.previous`) an earlier build answers the same requests in
 turn, and both are asked at one rate in an open loop, where a request's time begins when it is due.
 """
 
@@ -27,7 +27,7 @@ import polars as pl
 
 from benchmarks.harness import closing_line, table
 from benchmarks.load import Load, drive, drive_open, for_seconds, post
-from benchmarks.servers import BIN, ours_of, previous, server
+from benchmarks.servers import BIN, earlier, ours_of, server
 from benchmarks.serving_scale import ready_and_memory
 from benchmarks.serving_world import MARKET, Releases, route
 from csrm_tasks.demo.market.generate import demo_world
@@ -160,7 +160,7 @@ def main(quick: bool) -> None:
         with (
             server(["csrm", "serve", "--market", MARKET], ports[0], "/readyz", env),
             server(peer, ports[1], "/ping", path),
-            previous(settings.home / "previous", len(products), token) as before,
+            earlier(settings.home / "previous", len(products), token) as before,
         ):
             if before is not None:
                 streams[PREVIOUS] = before, streams["csrm serve"][1]

@@ -8,7 +8,7 @@ clipping and AdamW included.
 The plain loop has each pair's query and title, tokenised and padded for the batch, go through both
 towers. It must find the same loss, dropout off. sentence-transformers trains one encoder for both
 sides and one head instead of two, by its own trainer and ``CosineSimilarityLoss``; one step of it,
-after the others.
+after the others. Last, steps over a real encoder's vocabulary (:mod:`benchmarks.tower_steps`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.encoder_shapes import make_base
 from benchmarks.harness import Timing, alternate, closing_line, ratio, table, timing_rows
+from benchmarks.tower_steps import STEPS, tower_steps
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.retrieval.bm25 import Bm25Index
@@ -237,6 +238,7 @@ def main(quick: bool) -> None:
         start = time.perf_counter()
         step()
         runs[LIBRARY] = Timing((time.perf_counter() - start,))
+        builds, losses = tower_steps(contest.examples, Path(folder), quick, 1 if quick else 5)
     print(table(timing_rows(runs, len(contest.rows), "pairs/s")))
     print(
         f"\n{contest.shape()}; {said}. Not counted above: ours tokenises all queries and the "
@@ -248,5 +250,9 @@ def main(quick: bool) -> None:
         "ratio_sentence_transformers": library.median / mine.median,
         "ratio_naive_chosen_precision": ratio(naive, best),
     }
+    print(f"{STEPS} steps over a real encoder's vocabulary, fp32; {losses}\n")
+    print(table(timing_rows(builds, STEPS, "steps/s")) + "\n")
+    if "previous" in builds:
+        figures["ratio_previous"] = ratio(builds["previous"], builds["this"])
     packages = ("sentence-transformers", "transformers", "torch")
     print(closing_line("tower_train", figures, packages))

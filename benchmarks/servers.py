@@ -1,8 +1,4 @@
-"""Servers of a benchmark, each in a process of its own; ours may be of an earlier checkout, too.
-
-That one is named in ``CSRM_PREVIOUS`` and has its own environment: ``git worktree add ../previous
-27ac4c9 && make -C ../previous setup``.
-"""
+"""Servers of a benchmark, each in a process of its own; ours may be of an earlier checkout, too."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.previous import previous
 from benchmarks.serving_world import MARKET
 from tests.ports import reserve_port
 
@@ -41,24 +38,17 @@ def ours_of(home: Path, token: str) -> dict[str, str]:
 
 
 @contextmanager
-def previous(home: Path, products: int, token: str) -> Iterator[int | None]:
-    """Serve the benchmark's release by the checkout ``CSRM_PREVIOUS``; yields its port.
-
-    None where no such checkout is given.
-    """
-    given = os.environ.get("CSRM_PREVIOUS")
-    if not given:
+def earlier(home: Path, products: int, token: str) -> Iterator[int | None]:
+    """Serve the benchmark's release by the earlier checkout; yields its port, None without one."""
+    checkout = previous()
+    if checkout is None:
         yield None
         return
-    checkout = Path(given).resolve()
-    binaries = checkout / ".venv" / "bin"
-    env = {"PYTHONPATH": str(checkout)} | ours_of(home, token)
-    subprocess.run(
-        [binaries / "python", "-c", WORLD, home, str(products)], check=True, cwd=checkout,
-        env=os.environ | env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    env = ours_of(home, token)
+    checkout.run(WORLD, home, str(products), **env)
     port = reserve_port()
-    with server([str(binaries / "csrm"), "serve", "--market", MARKET], port, "/readyz", env):
+    command = [checkout.command("csrm"), "serve", "--market", MARKET]
+    with server(command, port, "/readyz", checkout.environment() | env):
         yield port
 
 
