@@ -19,9 +19,9 @@ from csrm_tasks.cli.base import base
 from csrm_tasks.cli.data import data
 from csrm_tasks.cli.demo import demo
 from csrm_tasks.cli.doctor import doctor
+from csrm_tasks.cli.engines import export
 from csrm_tasks.cli.gate import gate
 from csrm_tasks.cli.imports import imports
-from csrm_tasks.cli.judgements import export
 from csrm_tasks.cli.llm_cost import llm_cost
 from csrm_tasks.cli.market import market
 from csrm_tasks.cli.options import market_option
