@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import uvicorn
 
 from csrm_tasks.cli.main import main
 from csrm_tasks.release import snapshots
+from csrm_tasks.serving.app import Service, create_app
 from csrm_tasks.settings import Settings
-from tests.release_fixtures import DIM, MARKET, publish, store_of
+from tests.ports import reserve_port
+from tests.release_fixtures import DIM, MARKET, market, publish, store_of
+from tests.serving_fixtures import TOKEN, ByHand
 
 Vectors = Mapping[str, np.ndarray[Any, Any]]  # (2, DIM) by product
 
@@ -45,7 +52,8 @@ def refresh(settings: Settings, key: str, live: tuple[str, str], vectors: Vector
     ref = publish(settings, "refresh", key, write).ref
     figures = {"products": len(vectors), "encoded": 1, "coverage": 1.0, "stale": 0.0}
     made = snapshots.Snapshot(ref=ref, day="2026-01-02", **figures)
-    snapshots.publish(settings, MARKET, {name: made})
+    others = list(snapshots.read(settings, MARKET).releases)
+    snapshots.publish(settings, MARKET, {name: made}, others)
     return ref
 
 
@@ -58,3 +66,23 @@ def run(capsys: Any, *args: object, code: int = 0) -> str:
     out, err = capsys.readouterr()
     assert not code or err.count("\n") == 1
     return err if code else out
+
+
+@contextmanager
+def scoring(settings: Settings) -> Iterator[tuple[str, Service]]:
+    """Run the scoring service on a real socket; yields its address."""
+    service, port = ByHand(settings, market(), "t"), reserve_port()
+    config = uvicorn.Config(
+        create_app(service, TOKEN), host="127.0.0.1", port=port, log_level="warning"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}", service
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -43,3 +43,20 @@ def vectors(market: str, **asked: Any) -> None:  # noqa: ANN401
 
     for line in export_vectors(Wanted(**asked), market, load_settings(market=market)):
         click.echo(line)
+
+
+@export.command("search-pipeline")
+@market_option
+@click.option("--to", type=click.Choice(RERANKING), required=True, help="Engine that re-ranks.")
+@out_option
+@click.option("--url", required=True, help="Scoring service, as https://scoring.shop.com.")
+@click.option(
+    "--id-field", "products", default="product_id", show_default=True, metavar="NAME",
+    help="Field of a hit that names its product to /score.",
+)  # fmt: skip
+def search_pipeline(market: str, **asked: Any) -> None:  # noqa: ANN401
+    """Write what lets a search engine rank its hits by /score."""
+    from csrm_tasks.engines.pipeline import export_pipeline
+
+    for line in export_pipeline(market, **asked):
+        click.echo(line)

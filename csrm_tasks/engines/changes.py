@@ -12,10 +12,8 @@ import polars as pl
 
 from csrm_tasks.engines.live import Catalogue
 from csrm_tasks.errors import DataError
-from csrm_tasks.towers.serving.embed import Floats
-from csrm_tasks.towers.serving.runtime import HEADS
+from csrm_tasks.towers.serving.embed import RETRIEVAL, Floats
 
-HEAD = HEADS.index("em")  # retrieval looks for exact matches: defects are told by /score
 CHUNK = 4_096  # products held at once
 LENGTH = 1e-3  # that a vector's length may be off 1
 
@@ -39,7 +37,7 @@ def changes(now: Catalogue, before: Catalogue | None) -> Changes:
     kept = rows.filter(pl.col("before").is_not_null())
     for part in kept.iter_slices(CHUNK):
         new, old = part["now"].to_numpy(), part["before"].to_numpy()
-        other = now.vectors[new, HEAD] != before.vectors[old, HEAD]  # (n, dim)
+        other = now.vectors[new, RETRIEVAL] != before.vectors[old, RETRIEVAL]  # (n, dim)
         differs[new] = other.any(axis=1)
     gone = known.join(there, on="id", how="anti", maintain_order="left")["id"]
     return Changes(np.flatnonzero(differs), gone)
@@ -52,7 +50,7 @@ def vectors_of(now: Catalogue, rows: npt.NDArray[np.int64]) -> Iterator[tuple[pl
     """
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        ids, vectors = now.ids[part], now.vectors[part, HEAD]
+        ids, vectors = now.ids[part], now.vectors[part, RETRIEVAL]
         lengths: Any = np.linalg.norm(vectors, axis=1)
         bad = np.flatnonzero(~(np.abs(lengths - 1) <= LENGTH))  # NaN is bad
         if len(bad):

@@ -25,7 +25,7 @@ from csrm_tasks.serving.follower import Follower
 from csrm_tasks.serving.guard import KNOWN, Guard
 from csrm_tasks.serving.loading import Loader
 from csrm_tasks.serving.metrics import Metrics
-from csrm_tasks.serving.requests import Events, Listing, Search, reason
+from csrm_tasks.serving.requests import Asked, Events, Listing, Search, reason
 from csrm_tasks.serving.ubi import UbiLog
 from csrm_tasks.settings import Settings
 
@@ -156,6 +156,10 @@ def _routes(app: FastAPI, service: Service) -> None:
     @app.post("/rank")
     async def rank(body: Search) -> Response:
         return _answer(await answers.rank(body))
+
+    @app.post("/embed")
+    async def embed(body: Asked) -> Response:
+        return _answer(await answers.embed(body))
 
     @app.post("/events")
     async def events(body: Events) -> Response:

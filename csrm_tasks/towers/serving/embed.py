@@ -22,6 +22,7 @@ from csrm_tasks.towers.serving.texts import product_digest
 Floats = npt.NDArray[np.float32]
 
 VECTORS, IDS = "embeddings.npy", "product_ids.parquet"  # (N, 2, dim); product_id and digest
+RETRIEVAL = 0  # of the two heads, the one that a vector index is searched by: exact match
 CHUNK = 16_384  # products copied or encoded at once
 
 
