@@ -28,9 +28,8 @@ def replaced(out: Path, what: str) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     part, old = (out.with_name(f".{out.name}.{end}") for end in ("part", "old"))
     with FileLock(out.with_name(f".{out.name}.lock")):
+        _clear(out, part, old)  # what a killed process left
         _refuse_other(out, what)
-        for left in (part, old):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
         part.mkdir()
         try:
             yield part
@@ -38,8 +37,15 @@ def replaced(out: Path, what: str) -> Iterator[Path]:
                 out.rename(old)
             part.rename(out)
         finally:
-            for left in (part, old):
-                shutil.rmtree(left, ignore_errors=True)
+            _clear(out, part, old)
+
+
+def _clear(out: Path, part: Path, old: Path) -> None:
+    """Delete what is beside ``out``; the export before comes back where the new one did not."""
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def describe(folder: Path, what: str, about: Mapping[str, Any]) -> None:

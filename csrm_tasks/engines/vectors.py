@@ -49,6 +49,8 @@ def export_vectors(wanted: Wanted, market: str, settings: Settings) -> list[str]
         raise ConfigError(
             f"--field {wanted.field!r}: use letters, digits and _, and not {PRODUCT_ID}"
         )
+    if wanted.documents is not None and wanted.to != "vespa":
+        raise ConfigError(f"--documents: {wanted.to} has no such identifiers; it is for vespa")
     engine = ENGINES[wanted.to]
     live = open_live(settings, market, wanted.release)
     documents = wanted.documents or f"id:{market}:product::"

@@ -246,13 +246,27 @@ def test_a_process_that_dies_leaves_what_was_there(
     def die(*_: Any) -> None:
         raise Killed
 
-    with monkeypatch.context() as patched:
-        patched.setattr(vectors, "describe", die)
-        with pytest.raises(Killed):
-            run(capsys, *asked)
-    assert (files(tmp_path / "out") if before else (tmp_path / "out").exists()) == (was or False)
+    moved = Path.rename
+
+    def die_in_place(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):  # the export before stands aside by now
+            raise Killed
+        return moved(self, target)
+
+    for owner, name, deadly in ((vectors, "describe", die), (Path, "rename", die_in_place)):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, deadly)
+            with pytest.raises(Killed):
+                run(capsys, *asked)
+        assert (files(tmp_path / "out") if before else (tmp_path / "out").exists()) == (
+            was or False
+        )
+    if before:  # killed so that nothing could be put back
+        moved(tmp_path / "out", tmp_path / ".out.old")
+        (tmp_path / ".out.part").mkdir()
     run(capsys, *asked)
     assert same(applied("opensearch", tmp_path / "out", {}), drawn(*IDS))
+    assert [p.name for p in tmp_path.iterdir() if "out" in p.name and p.is_dir()] == ["out"]
 
 
 def test_vectors_and_identifiers_that_an_engine_would_refuse_are_named(
@@ -281,6 +295,9 @@ def test_names_that_no_engine_takes_are_refused(
         assert "--field" in run(capsys, *asked, "--field", name, code=2)
     for prefix in ("shop", "id:shop:item:", "id::item::", "id:shop:it-em::"):
         assert "--documents" in run(capsys, *asked, "--documents", prefix, code=2)
+    elsewhere = ("vectors", "--to", "solr", "--out", tmp_path / "out", "--documents", "id:a:b::")
+    told = run(capsys, *elsewhere, code=2)
+    assert "it is for vespa" in told
     run(capsys, *asked, "--field", "em", "--documents", "id:shop:item::")
     line = json.loads((tmp_path / "out" / "vectors-00001.ndjson").read_text().split("\n")[0])
     assert line["update"] == "id:shop:item::p0" and set(line["fields"]) == {"em", "product_id"}
