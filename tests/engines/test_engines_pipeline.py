@@ -245,13 +245,12 @@ def test_whatever_is_searched_for_the_templated_request_is_one_that_score_takes(
     sources = [{"product_id": p, "title": "x"} for p in products]
     context = {"query_context": {"query_text": query, "session_id": session}}
     parameters = model_parameters(MlInference.model_validate(step), sources, {"ext": context})
-    if is_container(query) or is_container(session):  # ML Commons escapes no text that is JSON
-        if '"' not in query + session:
-            return
-        with pytest.raises(RefusedByEngineError):
-            payload(connector, parameters)
+    try:
+        body = payload(connector, parameters)
+    except RefusedByEngineError:  # ML Commons escapes no text that is JSON
+        assert is_container(query) or is_container(session)
         return
-    listing = Listing.model_validate_json(payload(connector, parameters))
+    listing = Listing.model_validate_json(body)
     assert listing.query == compose(query) and listing.session_id == compose(session)
     assert listing.ids() == [compose(p) for p in products]
 
