@@ -26,9 +26,7 @@ from csrm_tasks.settings import PROJECT_ROOT, Settings
 from csrm_tasks.text import compose, normalise
 from tests.engines_fixtures import drawn, refresh, run, scoring
 from tests.engines_servers import (
-    Connector,
     Elasticsearch,
-    MlInference,
     OpenSearch,
     RefusedByEngineError,
     listening,
@@ -36,6 +34,7 @@ from tests.engines_servers import (
     payload,
     send,
 )
+from tests.engines_shapes import Connector, MlInference
 from tests.release_fixtures import MARKET, market
 from tests.release_world import World
 from tests.serving_fixtures import HEAD, TOKEN, document, release, route
