@@ -233,7 +233,7 @@ def is_container(text: str) -> bool:
         return False
 
 
-@rounds(max_examples=300)
+@rounds(max_examples=200)
 @given(TEXTS, st.lists(IDS, min_size=1, max_size=5), IDS | st.just(""))
 def test_whatever_is_searched_for_the_templated_request_is_one_that_score_takes(
     query: str, products: list[str], session: str
