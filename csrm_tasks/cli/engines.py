@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from csrm_tasks.cli.judgements import export
 from csrm_tasks.cli.options import market_option
 from csrm_tasks.settings import load_settings
 
@@ -20,7 +19,7 @@ out_option = click.option(
 )
 
 
-@export.command("vectors")
+@click.command()
 @market_option
 @click.option("--to", type=click.Choice(ENGINES), required=True, help="Engine that takes them.")
 @out_option
@@ -45,7 +44,7 @@ def vectors(market: str, **asked: Any) -> None:  # noqa: ANN401
         click.echo(line)
 
 
-@export.command("search-pipeline")
+@click.command()
 @market_option
 @click.option("--to", type=click.Choice(RERANKING), required=True, help="Engine that re-ranks.")
 @out_option

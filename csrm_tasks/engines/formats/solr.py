@@ -52,7 +52,7 @@ def mapped(text: str, name: str) -> list[Mapped]:
     value = json.loads(text)
     value = value.get("schema", value) if isinstance(value, dict) else {}
     kinds = {one.get("name"): one for one in _listed(value, "fieldTypes", "add-field-type")}
-    found = []
+    found: list[Mapped] = []
     for column in _listed(value, "fields", "add-field"):
         if column.get("name") == name:
             kind = kinds.get(column.get("type"), {})
@@ -69,7 +69,7 @@ def mapped(text: str, name: str) -> list[Mapped]:
 
 
 def _listed(value: dict[str, Any], *names: str) -> list[dict[str, Any]]:
-    found = next((value[name] for name in names if name in value), [])
+    found: Any = next((value[name] for name in names if name in value), [])
     found = found if isinstance(found, list) else [found]
     return [one for one in found if isinstance(one, dict)]
 
