@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/ingest/*": ((CORE,), ("data", "spark")),
     "csrm_tasks/layouts/*": (("data",), ()),
     "csrm_tasks/judgements/*": (("data",), ()),
+    "csrm_tasks/engines/*": (("serve", "train"), ()),
     "csrm_tasks/dataset/*": ((CORE,), ("data",)),
     "csrm_tasks/store/*": ((CORE,), ("data",)),
     "csrm_tasks/store/lake_engines.py": ((CORE,), ("data", "spark")),

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo.market",),
     ("demo.market.lexicon",),
     ("steps", "serving", "doctor", "board"),
-    ("bases", "curation", "judgements"),
+    ("bases", "curation", "judgements", "engines"),
     (
         "evaluation.report",
         "release.online",
@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "curation.translation",
     ),
     ("release", "llm.scoring", "towers"),
-    ("release.bundle", "llm", "llm.network", "retrieval", "judgements.formats"),
+    ("release.bundle", "llm", "llm.network", "retrieval", "judgements.formats", "engines.formats"),
     ("evaluation", "llm.prompt", "llm.cost", "towers.serving", "training"),
     ("layouts",),
     ("lexical",),

@@ -19,6 +19,7 @@ from csrm_tasks.cli.base import base
 from csrm_tasks.cli.data import data
 from csrm_tasks.cli.demo import demo
 from csrm_tasks.cli.doctor import doctor
+from csrm_tasks.cli.engines import search_pipeline, vectors
 from csrm_tasks.cli.gate import gate
 from csrm_tasks.cli.imports import imports
 from csrm_tasks.cli.judgements import export
@@ -218,6 +219,8 @@ groups = (
 )  # fmt: skip
 for group in groups:
     cli.add_command(group)
+for plugged in (vectors, search_pipeline):
+    export.add_command(plugged)
 for public in (names, cikm2025, esci):
     study.add_command(public)
 cli.add_command(llm_cost)

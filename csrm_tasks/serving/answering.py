@@ -20,8 +20,9 @@ from csrm_tasks.serving.follower import Follower, State
 from csrm_tasks.serving.lists import Ranking, interleave
 from csrm_tasks.serving.loading import LoadedRelease, Read
 from csrm_tasks.serving.metrics import Metrics
-from csrm_tasks.serving.requests import Item, Listing, Search, judged
+from csrm_tasks.serving.requests import Asked, Item, Listing, Search, judged
 from csrm_tasks.text import normalise
+from csrm_tasks.towers.serving.embed import RETRIEVAL
 
 log = logging.getLogger("csrm")
 
@@ -78,6 +79,18 @@ class ScoringService:
                 product["explain"] = table
         name = "" if arm == INTERLEAVED else release.release
         return {"release": name, "bucket": arm, "products": products}
+
+    async def embed(self, asked: Asked) -> dict[str, Any]:
+        """Return the vector to look for a query's products by in an index of exported vectors.
+
+        Those are the stable release's (``csrm export vectors``), and so is this.
+        """
+        state = self._follower.state
+        if state is None:
+            raise NotReadyError
+        release = state.releases[state.document.stable]
+        vectors = await release.queries.vector(normalise(asked.query))  # (2, dim)
+        return {"release": release.release, "vector": vectors[RETRIEVAL].tolist()}
 
     async def rank(self, search: Search) -> dict[str, Any]:
         """Leave out defects, put exact products first by their probability, keep the rest's order.

@@ -29,7 +29,7 @@ from csrm_tasks.serving.follower import Follower
 from csrm_tasks.serving.guard import KNOWN, Guard
 from csrm_tasks.serving.loading import Loader
 from csrm_tasks.serving.metrics import Metrics
-from csrm_tasks.serving.requests import Events, Listing, Search, reason
+from csrm_tasks.serving.requests import Asked, Events, Listing, Search, reason
 from csrm_tasks.serving.ubi import UbiLog
 from csrm_tasks.settings import Settings
 
@@ -165,6 +165,9 @@ def _routes(service: Service) -> list[Route]:
     async def rank(request: Request) -> Response:
         return _answer(await answers.rank(await _body(request, Search)))
 
+    async def embed(request: Request) -> Response:
+        return _answer(await answers.embed(await _body(request, Asked)))
+
     async def events(request: Request) -> Response:
         logged, refused = answers.events((await _body(request, Events)).events)
         return _partly(logged, refused)
@@ -181,7 +184,7 @@ def _routes(service: Service) -> list[Route]:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    posted, got = (score, rank, events), (healthz, readyz, metrics)
+    posted, got = (score, rank, embed, events), (healthz, readyz, metrics)
     routes = [Route(f"/{each.__name__}", each, methods=["POST"]) for each in posted]
     routes += [Route(f"/{each.__name__}", each, methods=["GET"]) for each in got]
     for route in routes:

@@ -103,6 +103,12 @@ Products = Annotated[
 ]
 
 
+class Asked(Body):
+    """A query by itself."""
+
+    query: Query
+
+
 class Listing(Body):
     """One query and the products found for it, best first; a product is an id or an item."""
 

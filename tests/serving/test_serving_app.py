@@ -68,6 +68,24 @@ def test_scores_are_those_of_the_release(
     assert [p["is_defect"] for p in found["products"]] == want.is_defect.tolist()
 
 
+def test_a_querys_vector_is_the_stable_releases_for_exact_matches(settings: Settings) -> None:
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
+
+    old, new = release(settings, "a"), release(settings, "b")
+    weights = {"stable": 0, "next": 100, "holdout": 0}
+    found = document(old, next=new[0], weights=weights, bundles=dict([old, new]))
+    with serving(settings) as (client, service):
+        assert client.post("/embed", json={"query": "紅色"}).status_code == 503
+        route(settings, found)
+        service.follower.poll()
+        got = client.post("/embed", json={"query": " 紅色  1 "}).json()
+        scorer = ReleaseScorer(store_of(settings).open(old[1]).path)
+        assert got["release"] == old[0]
+        assert np.allclose(got["vector"], scorer.encode_queries(["紅色 1"])[0, 0], atol=1e-6)
+        for wrong in ({"query": ""}, {}, {"query": "1", "products": ["p0"]}, {"query": 3}):
+            assert client.post("/embed", json=wrong).status_code == 422
+
+
 def slow_order(em: list[float], defect: list[bool], threshold: float) -> list[int]:
     """Remove defects, then move exact products to the front one by one, the best last."""
     order = [i for i in range(len(em)) if not defect[i]]

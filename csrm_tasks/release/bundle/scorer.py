@@ -10,13 +10,13 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.lexical.features import NAMES, QueryTerms, features, known_features
 from csrm_tasks.lexical.terms import Lexicon, ProductTerms
-from csrm_tasks.release.bundle.manifest import EMBEDDINGS, TOWERS, read_manifest
+from csrm_tasks.release.bundle.manifest import TOWERS, read_manifest
 from csrm_tasks.text import composed_list, normalise
+from csrm_tasks.towers.serving.embed import open_vectors
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -59,16 +59,9 @@ class ProductVectors:
 
     def __init__(self, folder: Path, dim: int) -> None:
         """Open the snapshot in ``folder``; raises :class:`ArtifactError` when it does not fit."""
-        vectors, ids = (folder / name for name in EMBEDDINGS)
-        loaded = np.load(vectors, mmap_mode="r")
-        known = pl.read_parquet(ids)["product_id"].to_list()
-        if loaded.dtype != np.float32 or loaded.shape != (len(known), 2, dim):
-            raise ArtifactError(
-                f"{vectors}: vectors {loaded.shape} of {loaded.dtype} are not those of "
-                f"{len(known)} products in 2 × {dim} float32; embed the products again"
-            )
-        self._vectors = np.asarray(loaded)  # (N, 2, dim); over the same pages, but read faster
-        self._row = Catalogue.of(known)
+        mapped, ids = open_vectors(folder, dim)
+        self._vectors = np.asarray(mapped)  # (N, 2, dim); over the same pages, but read faster
+        self._row = Catalogue.of(ids.to_list())
         self.terms = ProductTerms.load(folder)  # None where towers have no lexical evidence
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from csrm_tasks.errors import ArtifactError
 from csrm_tasks.lexical.brands import BrandForms
 from csrm_tasks.lexical.terms import ProductTerms, product_terms
 from csrm_tasks.towers.serving.texts import product_digest
@@ -21,7 +22,23 @@ from csrm_tasks.towers.serving.texts import product_digest
 Floats = npt.NDArray[np.float32]
 
 VECTORS, IDS = "embeddings.npy", "product_ids.parquet"  # (N, 2, dim); product_id and digest
+RETRIEVAL = 0  # of the two heads, the one that a vector index is searched by: exact match
 CHUNK = 16_384  # products copied or encoded at once
+
+
+def open_vectors(folder: Path, dim: int) -> tuple[Floats, pl.Series]:
+    """Map the vectors (N, 2, dim) of a snapshot, and read its products' identifiers (N,).
+
+    Raises :class:`ArtifactError` where one does not fit the other, or ``dim``.
+    """
+    vectors = np.load(folder / VECTORS, mmap_mode="r")
+    ids = pl.read_parquet(folder / IDS, columns=["product_id"])["product_id"]
+    if vectors.dtype != np.float32 or vectors.shape != (len(ids), 2, dim):
+        raise ArtifactError(
+            f"{folder / VECTORS}: vectors {vectors.shape} of {vectors.dtype} are not those of "
+            f"{len(ids)} products in 2 × {dim} float32; embed the products again"
+        )
+    return vectors, ids
 
 
 @dataclass(frozen=True)

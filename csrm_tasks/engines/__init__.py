@@ -1,0 +1,1 @@
+"""Search engines plugged in: product vectors and search pipelines as their own files."""

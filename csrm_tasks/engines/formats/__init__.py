@@ -1,0 +1,1 @@
+"""One module an engine: how it takes vectors and deletions, and what its schema says."""
