@@ -127,9 +127,11 @@ def refresh(ctx: Context, *, day: str) -> Metadata:
 
 def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dict[str, Any]:
     """Write one release's snapshot, from the vectors that it has now; returns its figures."""
-    from csrm_tasks.release.bundle.manifest import TOWERS, read_manifest
+    from csrm_tasks.release.bundle.manifest import SECOND_STAGE, TOWERS, read_manifest
     from csrm_tasks.towers.serving.embed import Known, embed_catalogue
+    from csrm_tasks.towers.serving.product_tokens import write_tokens
     from csrm_tasks.towers.serving.runtime import TowerRuntime
+    from csrm_tasks.towers.serving.second_stage import SecondStage
     from csrm_tasks.towers.serving.texts import with_product_text
 
     bundle = ctx.store.open(ref).path
@@ -140,6 +142,9 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     known = Known.load(_current(ctx, name, export) or bundle)
     read = with_product_text(products, runtime.product_fields)
     done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known, runtime.brands)
+    if (bundle / SECOND_STAGE).exists():
+        reader = SecondStage(bundle / SECOND_STAGE).cross.title_reader
+        write_tokens(out, read["title"].to_list(), reader)
     write_json(out / snapshots.SNAPSHOT, snapshots.about(name, export))
     share = done.stale / done.products
     log.info("%s: %d of %d products embedded", name, done.encoded, done.products)

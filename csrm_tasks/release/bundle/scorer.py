@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,12 @@ import polars as pl
 from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.lexical.features import NAMES, QueryTerms, features, known_features
 from csrm_tasks.lexical.terms import Lexicon, ProductTerms
-from csrm_tasks.release.bundle.manifest import EMBEDDINGS, TOWERS, read_manifest
+from csrm_tasks.release.bundle.manifest import EMBEDDINGS, SECOND_STAGE, TOWERS, read_manifest
 from csrm_tasks.text import compose, normalise
+from csrm_tasks.towers.serving.product_tokens import ProductTokens
+
+if TYPE_CHECKING:
+    from csrm_tasks.towers.serving.second_stage import SecondStage
 
 Floats = npt.NDArray[np.float32]
 Texts = Sequence[str | None]
@@ -47,6 +51,7 @@ class ProductVectors:
         self._vectors = loaded  # (N, 2, dim)
         self._row = {compose(product): row for row, product in enumerate(known)}
         self.terms = ProductTerms.load(folder)  # None where towers have no lexical evidence
+        self.tokens = ProductTokens.load(folder)  # None where there is no second stage
 
     def __len__(self) -> int:
         """Return N."""
@@ -73,25 +78,32 @@ class ReleaseScorer:
         """
         from csrm_tasks.towers.serving.backend import choose_backend
         from csrm_tasks.towers.serving.runtime import TowerRuntime
+        from csrm_tasks.towers.serving.second_stage import SecondStage
 
         self.manifest = read_manifest(folder)
         self.backend = choose_backend(folder / TOWERS, threads)  # fp32 or int8
         self._towers: Any = TowerRuntime(folder / TOWERS, query=self.backend, threads=threads)
         self.em_threshold = float(self._towers.about["heads"]["em"]["threshold"])  # A33
+        second = folder / SECOND_STAGE
+        self.second: SecondStage | None = SecondStage(second, threads) if second.exists() else None
         self.products = self.snapshot(folder)
 
     def snapshot(self, folder: Path) -> ProductVectors:
         """Open an embedding snapshot of this release's towers.
 
-        Raises :class:`ArtifactError` where it does not fit, or lacks the terms that evidence reads.
+        Raises :class:`ArtifactError` where it does not fit, or lacks the terms that evidence reads,
+        or the tokens that the second stage reads.
         """
         products = ProductVectors(folder, self.dim)
-        terms = products.terms
-        if self.lexicon is not None and (terms is None or len(terms) != len(products)):
-            raise ArtifactError(
-                f"{folder} has not the terms of its {len(products)} products, which this release "
-                "scores with; embed the products again"
-            )
+        for name, needed, found in (
+            ("terms", self.lexicon is not None, products.terms),
+            ("tokens", self.second is not None, products.tokens),
+        ):
+            if needed and (found is None or len(found) != len(products)):
+                raise ArtifactError(
+                    f"{folder} has not the {name} of its {len(products)} products, which this "
+                    "release scores with; embed the products again"
+                )
         return products
 
     @property
