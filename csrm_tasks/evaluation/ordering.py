@@ -30,6 +30,14 @@ def places_after(query: Ints, first: Floats, second: Floats, defect: Mask, top: 
     return found
 
 
+def places_of(query: Ints, score: Floats) -> Ints:
+    """Return the place (N,), from 0, of each product in its search by falling ``score`` (N,)."""
+    order = best_first(score, query)
+    found = np.empty(len(query), np.int64)
+    found[order] = places(query[order])
+    return found
+
+
 def ordered_pairs(query: Ints, place: Ints, grade: Ints, queries: int) -> Floats:
     """Count pairs of products of one search whose grades differ: (Q, 2) of right order, and all.
 

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from csrm_tasks import sections
-from csrm_tasks.release.bundle.scorer import ProductVectors
 from csrm_tasks.serving.loading import LoadedRelease
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.towers.serving.second_stage import SecondStage, reordered
@@ -122,7 +121,9 @@ def _run(
     deadline: float,
 ) -> list[float]:  # fmt: skip
     """Score what fits, looking at the clock only now: another request may have gone first."""
-    titles = _tokens(release.products, second, first, chosen)
+    titles = release.scorer.title_tokens(
+        release.products, [first.rows[i] for i in chosen], [first.titles.get(i) for i in chosen]
+    )
     asked = len(second.cross.query_reader([first.query]).ids_of(0))
     lengths = [len(ids) for ids in titles]
     assert release.costs is not None, "a release with a second stage is timed when it is loaded"
@@ -132,16 +133,3 @@ def _run(
     em: Floats = np.array([first.em[i] for i in chosen[:fit]], np.float32)
     scores: list[float] = second.score(first.query, titles[:fit], em).tolist()
     return scores
-
-
-def _tokens(
-    products: ProductVectors, second: SecondStage, first: FirstStage, chosen: Sequence[int]
-) -> list[list[int]]:
-    """Return the tokens of each chosen product: kept beside its vector, or of its title."""
-    assert products.tokens is not None, "a snapshot without tokens is refused when it is opened"
-    lacking = [i for i in chosen if first.rows[i] is None]
-    read = second.cross.title_reader([first.titles[i] for i in lacking])
-    fresh = {i: read.ids_of(n) for n, i in enumerate(lacking)}
-    return [
-        fresh[i] if (row := first.rows[i]) is None else products.tokens.of_row(row) for i in chosen
-    ]

@@ -107,6 +107,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "leave_out": _left_out(ctx),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
+    summary |= _second_stages(ctx, models, gold)
     write_json(ctx.out / "metrics.json", summary, sort_keys=False)
     page = ctx.out / "report.html"
     page.write_text(report.render(summary), encoding="utf-8")
@@ -127,6 +128,19 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "em_f1": against(summary, "em_f1"),
         "defect_f1": against(summary, "defect_f1"),
     }
+
+
+def _second_stages(ctx: Context, models: list[Predictions], gold: Gold) -> dict[str, Any]:
+    """Return what dev and gold say of second stages; nothing where the market has none."""
+    from csrm_tasks.evaluation.second_stage import told
+
+    served = [m for m in models if m.kind == "served"]
+    if not served:
+        return {}
+    of = [a.inputs.get(SECOND_STAGE) for a in ctx.lists["tower_scores"] if a.facts.get("served")]
+    facts = {ref: dict(ctx.store.open(ref).facts) for ref in of if ref}
+    dev = {m.name: facts[m.source] for m in served if m.source in facts}
+    return {SECOND_STAGE: {"dev": dev, "gold": told(models, gold)}}
 
 
 def _names(ctx: Context, names: str) -> list[str]:

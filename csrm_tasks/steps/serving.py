@@ -12,7 +12,9 @@ from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.release import routing, snapshots
+from csrm_tasks.release.bundle.manifest import SECOND_STAGE
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.second_stage import DEV_SCORES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,7 +28,7 @@ log = logging.getLogger("csrm")
 @step(
     "servability",
     inputs=["bundle", "snapshot", "towers"],
-    config=["serving", "seed"],
+    config=["serving", "second_stage.budget_ms", "seed"],
 )  # fmt: skip
 def servability(ctx: Context) -> Metadata:
     """Load the bundle in a fresh process, compare scores with training, hold it to the budget."""
@@ -38,6 +40,9 @@ def servability(ctx: Context) -> Metadata:
         raise ConfigError(f"servability: {bundle.ref} does not serve {ctx.input('towers').ref}")
     about = json.loads(export.file("serving.json").read_text(encoding="utf-8"))
     pairs, requests = _cases(ctx, about["product_fields"])
+    second = None
+    if SECOND_STAGE in bundle.facts:
+        pairs, second = _with_cross(ctx, pairs), ctx.market.second_stage
     pairs.write_parquet(ctx.out / probe.PAIRS)
     requests.write_parquet(ctx.out / probe.REQUESTS)
     report = ctx.out / "probe.json"
@@ -47,7 +52,7 @@ def servability(ctx: Context) -> Metadata:
         return {"outcome": "FAIL", "reasons": [failure]}
     thresholds = tuple(about["heads"][head]["threshold"] for head in ("em", "defect"))
     seen = json.loads(report.read_text(encoding="utf-8"))
-    verdict, figures = servability.check_probe(pairs, seen, thresholds, ctx.market.serving)
+    verdict, figures = servability.check_probe(pairs, seen, thresholds, ctx.market.serving, second)
     log.info("servability: %s, %s", verdict.outcome, "; ".join(verdict.reasons))
     logged = int(requests["logged"].sum())
     return {
@@ -76,6 +81,15 @@ def _cases(ctx: Context, product_fields: Sequence[str]) -> tuple[pl.DataFrame, p
     return servability.judged_pairs(dev, locale), servability.searches(
         queries.filter(here), behaviour.filter(here), catalogue, ctx.market.seed
     )
+
+
+def _with_cross(ctx: Context, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Add what the bundle's cross-encoder said of the dev pairs when dev kept it."""
+    import polars as pl
+
+    made = ctx.store.open(ctx.input("bundle").inputs[SECOND_STAGE])
+    said = pl.read_parquet(made.file(DEV_SCORES))
+    return pairs.join(said, on="pair_id", how="left", maintain_order="left")
 
 
 ARMS = ("stable", "next", "holdout")
@@ -127,7 +141,7 @@ def refresh(ctx: Context, *, day: str) -> Metadata:
 
 def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dict[str, Any]:
     """Write one release's snapshot, from the vectors that it has now; returns its figures."""
-    from csrm_tasks.release.bundle.manifest import SECOND_STAGE, TOWERS, read_manifest
+    from csrm_tasks.release.bundle.manifest import TOWERS, read_manifest
     from csrm_tasks.towers.serving.embed import Known, embed_catalogue
     from csrm_tasks.towers.serving.product_tokens import write_tokens
     from csrm_tasks.towers.serving.runtime import TowerRuntime

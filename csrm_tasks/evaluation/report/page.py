@@ -13,6 +13,7 @@ from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.evaluation.report.data import data_part
 from csrm_tasks.evaluation.report.languages import languages_part
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
+from csrm_tasks.evaluation.report.second_stage import second_stage_part
 from csrm_tasks.evaluation.report.slices import slices_part
 from csrm_tasks.evaluation.report.tasks import tasks_part
 from csrm_tasks.evaluation.report.training import training_part
@@ -51,6 +52,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _cards(summary),
             _graded(summary),
             _binary(summary),
+            second_stage_part(summary.get("second_stage")),
             _confusions(summary),
             tasks_part(summary["tasks"]) if "tasks" in summary else "",
             slices_part(summary, TITLES),

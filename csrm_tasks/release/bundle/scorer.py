@@ -161,6 +161,18 @@ class ReleaseScorer:
         found[lacking] = features(asked, titles, np.arange(len(titles)))
         return found
 
+    def title_tokens(
+        self, products: ProductVectors, rows: Sequence[int | None], titles: Texts
+    ) -> list[list[int]]:
+        """Return the tokens that the second stage reads: kept by row, else of ``titles``, (n,)."""
+        if self.second is None or products.tokens is None:
+            raise ArtifactError("this release has no second stage")
+        lacking = [i for i, row in enumerate(rows) if row is None]
+        read = self.second.cross.title_reader([titles[i] or "" for i in lacking])
+        fresh = {i: read.ids_of(n) for n, i in enumerate(lacking)}
+        kept = products.tokens
+        return [fresh[i] if row is None else kept.of_row(row) for i, row in enumerate(rows)]
+
     def score_vectors(
         self, query_vectors: Floats, product_vectors: Floats, evidence: Floats | None = None
     ) -> Scored:
