@@ -8,7 +8,8 @@ pairs that nobody judged; with `llm.augmentation`, `translate_queries` adds trai
 languages that have no labels; with `ablation.enabled`, `ablate` says which of these options dev
 keeps) → self-distillation rounds → where the market asks for it (`llm.merge`), their adapters and
 the live one merged → the best of all on dev → `choose_teacher` (the LLM, a stack of it and lexical
-evidence, or labels where dev refuses it) → towers → everything, the live release included,
+evidence, or labels where dev refuses it) → towers → with `second_stage.enabled`, a cross-encoder
+stacked on them, as far as dev keeps it → everything, the live release included,
 scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
 in training, latency and memory within budget) → gate → recorded with its verdict, promoted or not.
 

@@ -16,6 +16,7 @@ from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ArtifactError
 from csrm_tasks.release import judge, retention
 from csrm_tasks.release.bundle.scorer import ReleaseScorer
+from csrm_tasks.release.bundle.served import ServedOrder
 from csrm_tasks.sections import SecondStage as Section
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -23,8 +24,8 @@ from csrm_tasks.towers.serving.cross import CrossRuntime
 from csrm_tasks.towers.serving.product_tokens import write_tokens
 from csrm_tasks.towers.serving.second_stage import write_second_stage
 from tests.evaluation_fixtures import gold, tower_frame
-from tests.release_fixtures import MARKET, market, publish, scores, store_of
-from tests.second_stage_fixtures import Cross, make_cross, second_parts
+from tests.release_fixtures import MARKET, market, parts, publish, scores, store_of
+from tests.second_stage_fixtures import IDS, TITLES, Cross, make_cross, second_parts
 from tests.steps.test_steps_release import Pipeline
 from tests.steps.test_steps_servability import World
 
@@ -206,3 +207,25 @@ def test_it_is_judged_on_gold_told_and_retained_with_its_release(
     kept = retention.plan(settings, market(), later).keep
     assert {old["second_stage"], old["embeddings"]} <= kept.keys()
     assert all(ref.startswith(MARKET) for ref in kept)
+
+
+def test_audits_see_the_order_that_is_answered(settings: Settings, cross: Cross) -> None:
+    scorer = ReleaseScorer(bundled(settings, second_parts(settings, cross)).path)
+    queries = ["紅色 雨傘", "茶壺"]
+    asked = [q for q in queries for _ in IDS]
+    given: tuple[list[str], list[str | None], list[str | None]] = (asked, IDS * 2, TITLES * 2)
+    found, plain = ServedOrder(scorer).score(*given), scorer.score(*given)
+    np.testing.assert_array_equal(found.em, plain.em)
+    for k, query in enumerate(queries):
+        at = range(k * 16, k * 16 + 16)
+        shown = sorted((i for i in at if not plain.is_defect[i]), key=lambda i: -plain.em[i])
+        torch = cross.logits(query, [TITLES[i % 16] for i in shown])
+        em = [float(plain.em[i]) for i in shown]
+        stack = [0.5 * np.log(p / (1 - p)) + z for p, z in zip(em, torch, strict=True)]
+        want = sorted(range(6), key=lambda n: -stack[n])
+        order = [i for i in np.argsort(-found.rank_score, kind="stable") if i in at]
+        assert order[: len(shown)] == [shown[n] for n in want] + shown[6:]
+        assert all(found.rank_score[i] == 0 for i in at if plain.is_defect[i])
+    old = ReleaseScorer(bundled(settings, parts(settings, "z", stage=1)).path)
+    one = (["紅色"], ["p0"], [None])
+    assert ServedOrder(old).score(*one).rank_score == old.score(*one).rank_score
