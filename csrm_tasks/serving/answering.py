@@ -135,7 +135,7 @@ class ScoringService:
                 em = dict(zip(known, scored.em.tolist(), strict=True))
                 titles = _titles(release, search, rows, known)
                 first = FirstStage(normalise(search.query), order, em, rows, titles)
-                order, one = await self._second.rerank(release, first, deadline)
+                order, one = await self._second.rerank(release, first, deadline, copy=arm == SHADOW)
                 found.append(one)
         unknown = sorted({*range(len(rows))} - {*known})
         return Ranking(order, defects, unknown, reranked=tuple(found))

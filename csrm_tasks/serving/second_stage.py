@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ class SecondStages:
         self._enabled = config.enabled
         self._budget = config.budget_ms / 1e3
         self._pool = ThreadPoolExecutor(max(1, threads), "csrm-second")
+        self._copies = ThreadPoolExecutor(1, "csrm-second-copies")  # must not starve who answers
         self._metrics = metrics
 
     def deadline(self) -> float:
@@ -72,15 +74,21 @@ class SecondStages:
         return self._enabled and release.scorer.second is not None
 
     async def rerank(
-        self, release: LoadedRelease, first: FirstStage, deadline: float
+        self, release: LoadedRelease, first: FirstStage, deadline: float, *, copy: bool = False
     ) -> tuple[list[int], Reranked]:
-        """Return the order that a release of :meth:`serves` answers with, and what came of it."""
+        """Return the order that a release of :meth:`serves` answers with, and what came of it.
+
+        ``copy``: of a request that another release answers.
+        """
         second = release.scorer.second
         assert second is not None, "only a release with a second stage is re-ranked"
         # A product that cannot be read keeps its place.
         places = [k for k, i in enumerate(first.order[: second.top]) if i in first.em]
         chosen = [first.order[k] for k in places]
-        scores, outcome = await self._scored(release, second, first, chosen, deadline)
+        pool = self._copies if copy else self._pool
+        left = deadline - time.perf_counter()
+        run = partial(_run, release, second, first, chosen, deadline)
+        scores, outcome = await self._scored(pool, run, len(chosen), left)
         order = [*first.order]
         for k, i in zip(places, reordered(chosen, scores), strict=True):
             order[k] = i
@@ -90,30 +98,27 @@ class SecondStages:
         return order, found
 
     async def _scored(
-        self, release: LoadedRelease, second: SecondStage, first: FirstStage,
-        chosen: Sequence[int], deadline: float,
-    ) -> tuple[Sequence[float], Outcome]:  # fmt: skip
-        """Return the scores of as many of ``chosen``, from the first on, as time allows."""
-        left = deadline - time.perf_counter()
+        self, pool: Executor, run: Callable[[], list[float]], wanted: int, left: float
+    ) -> tuple[Sequence[float], Outcome]:
+        """Return the scores of as many of the first products as ``left`` seconds allow."""
         if left <= 0:
             return (), "none"
-        run = asyncio.get_running_loop().run_in_executor(
-            self._pool, _run, release, second, first, chosen, deadline
-        )
         try:
-            scores = await asyncio.wait_for(run, left)
+            running = asyncio.get_running_loop().run_in_executor(pool, run)
+            scores = await asyncio.wait_for(running, left)
         except TimeoutError:
             return (), "late"
         except Exception as e:  # noqa: BLE001 it must not cost a shopper the answer; it is counted
-            log.warning("serving: second stage of %s: %s", release.release, type(e).__name__)
+            log.warning("serving: the second stage failed: %s", type(e).__name__)
             return (), "failed"
-        if len(scores) == len(chosen):
+        if len(scores) == wanted:
             return scores, "all"
         return scores, "fewer" if len(scores) else "none"
 
     def close(self) -> None:
         """End the threads; what runs is let run."""
         self._pool.shutdown()
+        self._copies.shutdown()
 
 
 def _run(

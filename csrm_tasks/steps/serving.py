@@ -40,9 +40,9 @@ def servability(ctx: Context) -> Metadata:
         raise ConfigError(f"servability: {bundle.ref} does not serve {ctx.input('towers').ref}")
     about = json.loads(export.file("serving.json").read_text(encoding="utf-8"))
     pairs, requests = _cases(ctx, about["product_fields"])
-    second = None
-    if SECOND_STAGE in bundle.facts:
-        pairs, second = _with_cross(ctx, pairs), ctx.market.second_stage
+    budget_ms = ctx.market.second_stage.budget_ms
+    ranks_twice = SECOND_STAGE in bundle.facts
+    pairs = _with_cross(ctx, pairs) if ranks_twice else pairs
     pairs.write_parquet(ctx.out / probe.PAIRS)
     requests.write_parquet(ctx.out / probe.REQUESTS)
     report = ctx.out / "probe.json"
@@ -52,7 +52,9 @@ def servability(ctx: Context) -> Metadata:
         return {"outcome": "FAIL", "reasons": [failure]}
     thresholds = tuple(about["heads"][head]["threshold"] for head in ("em", "defect"))
     seen = json.loads(report.read_text(encoding="utf-8"))
-    verdict, figures = servability.check_probe(pairs, seen, thresholds, ctx.market.serving, second)
+    verdict, figures = servability.check_probe(
+        pairs, seen, thresholds, ctx.market.serving, budget_ms if ranks_twice else None
+    )
     log.info("servability: %s, %s", verdict.outcome, "; ".join(verdict.reasons))
     logged = int(requests["logged"].sum())
     return {

@@ -15,6 +15,7 @@ from csrm_tasks.release import snapshots
 from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.serving.app import Service
 from csrm_tasks.settings import Settings
+from csrm_tasks.steps import run_step
 from csrm_tasks.towers.serving.second_stage import Costs, SecondStage
 from tests.release_fixtures import MARKET, publish, store_of
 from tests.second_stage_fixtures import (
@@ -197,6 +198,12 @@ def test_the_log_says_what_ordered_and_scores_say_whose_they_are(
     assert record["query_attributes"] == {
         "bucket": "stable", "release": one[0], "second_stage": found["second_stage"],
     }  # fmt: skip
+    day = logs[0].parent.parent.name
+    ref = run_step("land", second_market(), {}, {"day": day}, settings)
+    ref = run_step("validate", second_market(), {"land": ref}, {}, settings)
+    ref = run_step("store", second_market(), {"validate": ref}, {}, settings)
+    receipt = json.loads(store_of(settings).open(ref).file("receipt.json").read_text())
+    assert [(f["stored"], f["quarantined"]) for f in receipt["files"]] == [(1, 0)]
 
 
 def test_each_release_of_an_interleaved_answer_has_its_own(

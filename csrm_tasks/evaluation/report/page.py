@@ -160,14 +160,15 @@ def _teacher(models: Sequence[Json]) -> str:
 
 def _binary(summary: Json) -> str:
     models = summary["models"]
-    names = [m["name"] for m in models if m["kind"] != "baseline"]
+    own = [m for m in models if m["kind"] != "served"]  # it decides as the towers do
+    names = [m["name"] for m in own if m["kind"] != "baseline"]
     return (
         "<h2>Two decisions: exact match, defect</h2>"
         '<p class="note">What the online towers decide, and the LLM’s most probable grade read '
         "the same way. EM@1 and Defect@5 rank the judged products of each query.</p>"
         + _taught(summary)
-        + parts.forest("EM F1", models, "em_f1")
-        + parts.forest("Defect F1", models, "defect_f1")
+        + parts.forest("EM F1", own, "em_f1")
+        + parts.forest("Defect F1", own, "defect_f1")
         + _figures("Higher is better, but for Defect@5", models, BINARY)
         + _differences(summary, "em_f1", names)
         + _differences(summary, "defect_f1", names)
