@@ -7,7 +7,7 @@ than what the live release serves, with its second stage or without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,32 +41,28 @@ def _check(served: Floats | None, other: Floats | None, rival: str, policy: Gate
     return decided([compare(name, claim, served, other)])[0]
 
 
-def told(models: list[Predictions], gold: Gold) -> list[dict[str, Any]]:
+def told(pairs: Sequence[tuple[Predictions, Predictions]], gold: Gold) -> list[dict[str, Any]]:
     """Return the figures of each served order beside those of its towers alone, on gold.
 
-    ``ordered``: of two products of a search with different grades, how often the better one stands
-    first. A served order follows the towers whose decisions it has.
+    ``pairs`` of (served, its towers). ``ordered``: of two products of a search with different
+    grades, how often the better one stands first.
     """
-    draws, found = resample(gold.queries), []
-    for served in models:
-        towers = next((m for m in models if m.kind == "towers" and _decides_as(m, served)), None)
-        if served.kind != "served" or towers is None:
-            continue
-        figures = {}
-        for measure, count in (("ordered", ordered_pairs), (MEASURE, first_hits)):
-            one, other = (
-                count(gold.query, places_of(gold.query, m.score), gold.grade, gold.queries)
-                for m in (towers, served)
-            )
-            figures[measure] = {
-                "towers": interval(one, share, draws).as_json(),
-                "served": interval(other, share, draws).as_json(),
-                "difference": difference(other, one, share, draws).as_json(),
-            }
-        found.append({"name": served.name, "towers": towers.name, "figures": figures})
-    return found
+    return [
+        {"name": served.name, "towers": towers.name, "figures": _figures(towers, served, gold)}
+        for served, towers in pairs
+    ]
 
 
-def _decides_as(towers: Predictions, served: Predictions) -> bool:
-    same = zip((towers.em, towers.defect), (served.em, served.defect), strict=True)
-    return served.kind == "served" and all(np.array_equal(a, b) for a, b in same)
+def _figures(towers: Predictions, served: Predictions, gold: Gold) -> dict[str, Any]:
+    draws, figures = resample(gold.queries), {}
+    for measure, count in (("ordered", ordered_pairs), (MEASURE, first_hits)):
+        one, other = (
+            count(gold.query, places_of(gold.query, m.score), gold.grade, gold.queries)
+            for m in (towers, served)
+        )
+        figures[measure] = {
+            "towers": interval(one, share, draws).as_json(),
+            "served": interval(other, share, draws).as_json(),
+            "difference": difference(other, one, share, draws).as_json(),
+        }
+    return figures

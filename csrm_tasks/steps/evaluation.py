@@ -134,13 +134,18 @@ def _second_stages(ctx: Context, models: list[Predictions], gold: Gold) -> dict[
     """Return what dev and gold say of second stages; nothing where the market has none."""
     from csrm_tasks.evaluation.second_stage import told
 
-    served = [m for m in models if m.kind == "served"]
-    if not served:
-        return {}
-    of = [a.inputs.get(SECOND_STAGE) for a in ctx.lists["tower_scores"] if a.facts.get("served")]
-    facts = {ref: dict(ctx.store.open(ref).facts) for ref in of if ref}
-    dev = {m.name: facts[m.source] for m in served if m.source in facts}
-    return {SECOND_STAGE: {"dev": dev, "gold": told(models, gold)}}
+    by_source = {(m.kind, m.source): m for m in models}
+    pairs, dev = [], {}
+    for scored in ctx.lists["tower_scores"]:
+        if not scored.facts.get("served"):
+            continue
+        export, second = scored.inputs["export"], scored.inputs.get(SECOND_STAGE)
+        served = by_source["served", second or export]
+        if ("towers", export) in by_source:
+            pairs.append((served, by_source["towers", export]))
+        if second is not None:
+            dev[served.name] = dict(ctx.store.open(second).facts)
+    return {SECOND_STAGE: {"dev": dev, "gold": told(pairs, gold)}} if pairs else {}
 
 
 def _names(ctx: Context, names: str) -> list[str]:

@@ -118,7 +118,7 @@ def test_gold_tells_the_order_with_and_without() -> None:
     judged = gold(120)
     towers, served = both(judged)
     np.testing.assert_array_equal(served.em, towers.em)
-    (found,) = told([towers, served], judged)
+    (found,) = told([(served, towers)], judged)
     assert (found["name"], found["towers"]) == ("served", "towers")
     figures = found["figures"]
     assert figures["ordered"]["served"]["value"] == 1.0
@@ -134,7 +134,8 @@ def test_report_and_card_tell_what_dev_kept_and_gold_found() -> None:
     judged = gold(120)
     dev = {"served": {"kept": True, "top": 7, "reason": "EM@1 0.5 → 0.6 <on dev>"}}
     dev["champion_served"] = {"kept": False, "top": 7, "reason": "too few"}
-    found = {"dev": dev, "gold": told(both(judged), judged)}
+    towers, served = both(judged)
+    found = {"dev": dev, "gold": told([(served, towers)], judged)}
     made = second_stage_part(found)
     assert "served: re-ranks the first 7 products: EM@1 0.5 → 0.6 &lt;on dev&gt;" in made
     assert "champion_served: not kept on dev: too few" in made

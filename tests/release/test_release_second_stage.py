@@ -23,7 +23,7 @@ from csrm_tasks.steps import run_step
 from csrm_tasks.towers.serving.cross import CrossRuntime
 from csrm_tasks.towers.serving.product_tokens import write_tokens
 from csrm_tasks.towers.serving.second_stage import write_second_stage
-from tests.evaluation_fixtures import gold, tower_frame
+from tests.evaluation_fixtures import gold
 from tests.release_fixtures import MARKET, market, parts, publish, scores, store_of
 from tests.second_stage_fixtures import IDS, TITLES, Cross, make_cross, second_parts
 from tests.steps.test_steps_release import Pipeline
@@ -160,8 +160,9 @@ def test_it_is_judged_on_gold_told_and_retained_with_its_release(
     old_llm, old_towers = scores(settings, "older", old, snapshot, 0.6)
     judged = gold(80)
 
-    def served(key: str, part: dict[str, str], of: str, right: float, order: Any) -> str:
-        frame = tower_frame(judged, right, len(key)).with_columns(order=pl.Series(order))
+    def served(key: str, part: dict[str, str], of: str, order: Any) -> str:
+        scored = pl.read_parquet(store_of(settings).open(of).file("scored.parquet"))
+        frame = scored.with_columns(order=pl.Series(order))
         inputs = {k: part[k] for k in ("export", "second_stage")}
         inputs |= {"snapshot": snapshot, "scores": of}
         write = lambda f: frame.write_parquet(f / "scored.parquet")  # noqa: E731
@@ -179,8 +180,8 @@ def test_it_is_judged_on_gold_told_and_retained_with_its_release(
     def verdict(order: Any) -> Any:
         key = f"new{order[0]}"
         of = [
-            old_towers, towers, served("older", old, old_towers, 0.6, wrong),
-            served(key, new, towers, 0.9, order),
+            old_towers, towers, served("older", old, old_towers, wrong),
+            served(key, new, towers, order),
         ]  # fmt: skip
         evaluation = pipeline.run("evaluate", given | {"tower_scores": of}, names=names)
         made = pipeline.gated(new, 2, evaluation.ref)
