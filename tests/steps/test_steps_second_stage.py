@@ -30,10 +30,12 @@ class Installation(World):
         self.given = {"snapshot": self.snapshot("snapshot")}
         pairs = self.run("tower_pairs", self.retrieval(self.given["snapshot"]))
         self.scored = self.given | {"scored": self.teacher(pairs.ref)}
-        # Two dimensions are an angle: it orders little.
-        towers = self.with_towers(steps=2, dim=2).run("train_towers", self.scored, target="soft")
+        # Two dimensions are an angle: it orders little. Nor are these towers to hide much.
+        weak = self.with_towers(steps=2, dim=2, precision_floor=0.99)
+        towers = weak.run("train_towers", self.scored, target="soft")
         self.export = self.run("export_towers", self.given | {"towers": towers.ref})
-        cross = self.with_towers(steps=90, dim=16).run("train_cross_encoder", self.scored)
+        able = self.with_towers(steps=90, dim=16, precision_floor=None)
+        cross = able.run("train_cross_encoder", self.scored)
         self.made = self.given | {"export": self.export.ref}
         self.second = self.run("second_stage", self.made | {"cross": cross.ref})
         self.cross = cross
