@@ -205,7 +205,7 @@ def test_audits_see_the_order_that_is_answered(settings: Settings, cross: Cross)
     scorer = ReleaseScorer(bundled(settings, second_parts(settings, cross)).path)
     queries = ["紅色 雨傘", "茶壺"]
     asked = [q for q in queries for _ in IDS]
-    given: tuple[list[str], list[str | None], list[str | None]] = (asked, IDS * 2, TITLES * 2)
+    given = (asked, IDS * 2, TITLES * 2)
     found, plain = ServedOrder(scorer).score(*given), scorer.score(*given)
     np.testing.assert_array_equal(found.em, plain.em)
     for k, query in enumerate(queries):
