@@ -38,6 +38,7 @@ from csrm_tasks.sections import (
     Retrieval,
     Rollout,
     Schedule,
+    SecondStage,
     Section,
     Serving,
     Snapshot,
@@ -129,6 +130,7 @@ class MarketConfig(Section):
     llm: Llm
     retrieval: Retrieval
     towers: Towers
+    second_stage: SecondStage = SecondStage()
     gate: Gate | None = None
     """Without this section nothing is ever promoted."""
     serving: Serving = Serving()

@@ -11,23 +11,31 @@ Rows = npt.NDArray[np.int64]
 
 
 class Ragged:
-    """Token ids of N texts: one flat int32 array and N + 1 offsets."""
+    """Token ids of N texts: one flat int32 array and N + 1 offsets.
+
+    ``lengths`` (N,) of the texts; ``flat`` their ids, one text behind the other.
+    """
 
     def __init__(self, ids: Sequence[Sequence[int]], pad_id: int = 0) -> None:
         """Keep ``ids`` (N lists); shorter rows of a batch are filled up with ``pad_id``."""
         self.lengths: Rows = np.array([len(x) for x in ids], np.int64)
         self._offsets: Rows = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
-        self._flat = np.fromiter((i for x in ids for i in x), np.int32, int(self._offsets[-1]))
+        self.flat = np.fromiter((i for x in ids for i in x), np.int32, int(self._offsets[-1]))
         self.pad_id = pad_id
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.lengths)
 
+    def ids_of(self, row: int) -> list[int]:
+        """Return the token ids of one text."""
+        ids: list[int] = self.flat[self._offsets[row] : self._offsets[row + 1]].tolist()
+        return ids
+
     def rows_with(self, ids: int) -> Rows:
         """Return in how many rows each of ``ids`` token ids stands (ids,)."""
         row = np.repeat(np.arange(len(self)), self.lengths)
-        found = np.unique(row * ids + self._flat)  # each token of a row once
+        found = np.unique(row * ids + self.flat)  # each token of a row once
         return np.bincount(found % ids, minlength=ids).astype(np.int64)
 
     def padded(self, rows: Rows) -> tuple[Rows, Rows]:
@@ -36,7 +44,7 @@ class Ragged:
         columns = np.arange(max(int(lengths.max(initial=0)), 1))
         mask = columns[None, :] < lengths[:, None]  # (B, T)
         ids = np.full(mask.shape, self.pad_id, np.int64)
-        ids[mask] = self._flat[(self._offsets[rows][:, None] + columns)[mask]]
+        ids[mask] = self.flat[(self._offsets[rows][:, None] + columns)[mask]]
         return ids, mask.astype(np.int64)
 
 

@@ -8,7 +8,8 @@ pairs that nobody judged; with `llm.augmentation`, `translate_queries` adds trai
 languages that have no labels; with `ablation.enabled`, `ablate` says which of these options dev
 keeps) → self-distillation rounds → where the market asks for it (`llm.merge`), their adapters and
 the live one merged → the best of all on dev → `choose_teacher` (the LLM, a stack of it and lexical
-evidence, or labels where dev refuses it) → towers → everything, the live release included,
+evidence, or labels where dev refuses it) → towers → with `second_stage.enabled`, a cross-encoder
+stacked on them, as far as dev keeps it → everything, the live release included,
 scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
 in training, latency and memory within budget) → gate → recorded with its verdict, promoted or not.
 
@@ -88,6 +89,7 @@ class Towers:
     export: XComArg
     vectors: XComArg
     exports: dict[str, Any]  # all that are scored on gold; the candidate's are the last
+    second: dict[str, XComArg]  # the second stage, where the market has one
 
 
 def retrain(market: MarketConfig) -> None:
@@ -194,7 +196,8 @@ def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
     if market.towers.query_layers:
         towers = add("shorten_query_tower", towers=towers, scored=soft)
     export = add("export_towers", towers=towers)
-    vectors = add("embed_products", export=export)
+    cross, second = crossed(week, soft, export)
+    vectors = add("embed_products", export=export, **second)
     exports: dict[str, Any] = {"champion_towers": week.of_live("export")}
     if market.towers.hard_baseline:
         hard = add("train_towers", "train_towers_hard", target="hard")
@@ -204,8 +207,25 @@ def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
         knows = add("train_towers", "train_towers_seen", seen=True, scored=soft)
         exports["towers_seen"] = add("export_towers", "export_seen", towers=knows)
     if market.controls.cross_encoder:
-        exports["cross_encoder"] = add("train_cross_encoder", scored=soft)
-    return Towers(teacher, towers, export, vectors, exports | {"towers": export})
+        exports["cross_encoder"] = cross
+    return Towers(teacher, towers, export, vectors, exports | {"towers": export}, second)
+
+
+def crossed(
+    week: Week, soft: XComArg, export: XComArg
+) -> tuple[XComArg | None, dict[str, XComArg]]:
+    """Return the cross-encoder and, stacked on the towers as far as dev keeps it, the second stage.
+
+    Each where the market asks for it; the second stage as an input of those who take one.
+    """
+    market, add = week.market, week.add
+    wanted = market.second_stage.enabled
+    if not (wanted or market.controls.cross_encoder):
+        return None, {}
+    cross = add("train_cross_encoder", scored=soft)
+    return cross, {
+        "second_stage": add("second_stage", export=export, cross=cross)
+    } if wanted else {}
 
 
 def evaluated(
@@ -236,13 +256,32 @@ def evaluated(
         readers["teacher"] = (llm, found.rqa)
     untrained = peers_of(market, tasks_of(market), week.snap, found.rqa)
     scores += untrained.values()
-    tower_scores = [
-        add("score_towers", f"score_{name}", export=one) for name, one in towers.exports.items()
-    ]
+    tower_scores = {
+        name: add("score_towers", f"score_{name}", export=one)
+        for name, one in towers.exports.items()
+    }
+    tower_scores |= served_orders(week, towers, tower_scores)
     peers = {"baselines": add("baselines"), "champion": week.live}
-    names = ",".join([*readers, *untrained, *towers.exports])
+    names = ",".join([*readers, *untrained, *tower_scores])
     peers |= controls_of(market, tasks_of(market), week.snap, llm) | ablation_in(learnt)
-    return add("evaluate", names=names, llm_scores=scores, tower_scores=tower_scores, **peers)
+    scored = {"llm_scores": scores, "tower_scores": [*tower_scores.values()]}
+    return add("evaluate", names=names, **scored, **peers)
+
+
+def served_orders(week: Week, towers: Towers, scores: dict[str, XComArg]) -> dict[str, XComArg]:
+    """Return the order in which live release and candidate answer, where there is a second stage.
+
+    A live release without one answers in the order of its towers.
+    """
+    if not towers.second:
+        return {}
+    live = {"export": week.of_live("export"), "second_stage": week.of_live("second_stage")}
+    sides = {"champion": live, "": {"export": towers.export} | towers.second}
+    found = {}
+    for side, given in sides.items():
+        name, of = (f"{side}_served", f"{side}_towers") if side else ("served", "towers")
+        found[name] = week.add("score_second_stage", f"score_{name}", scores=scores[of], **given)
+    return found
 
 
 def ablation_in(learnt: dict[str, Any]) -> dict[str, XComArg]:
@@ -258,7 +297,7 @@ def judged(
     parts = {"llm": llm, "ebr": found.ebr, "index": found.index, "rqa": found.rqa, "export": export}
     if week.market.release.export_llm:
         parts["llm_export"] = add("export_llm", llm=llm, rqa=found.rqa)
-    bundle = add("bundle", embeddings=towers.vectors, **parts)
+    bundle = add("bundle", embeddings=towers.vectors, **parts, **towers.second)
     probed = add("servability", bundle=bundle, towers=towers.towers)
     given = {"servability": probed, "champion": week.live} | evidence
     of_tasks = {"snapshot": week.snap, "llm": llm, "champion_llm": week.of_live("llm")}

@@ -12,6 +12,7 @@ import numpy as np
 from starlette.testclient import TestClient
 
 from csrm_tasks.blobs import open_blobs
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import routing, snapshots
 from csrm_tasks.release.bundle.manifest import release_id
 from csrm_tasks.release.snapshots import Snapshot
@@ -98,8 +99,10 @@ def route(settings: Settings, found: dict[str, Any] | bytes) -> None:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
+def serving(
+    settings: Settings, config: MarketConfig | None = None
+) -> Iterator[tuple[TestClient, Service]]:
     """Run the application over ``settings``; the client brings the token."""
-    service = ByHand(settings, market(), "t")
+    service = ByHand(settings, config or market(), "t")
     with TestClient(create_app(service, TOKEN), headers=HEAD) as client:
         yield client, service

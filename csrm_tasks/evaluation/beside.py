@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from csrm_tasks.evaluation.checks import (
     GateCheck,
     floor_value,
+    judged_queries,
     judged_sureness,
     sureness,
     unusable,
@@ -73,7 +74,7 @@ def better_baselines(
                 diff = difference(other, one, metric, resample(len(one)), alpha)
                 if diff.value > 0:
                     found = [float(metric(t.sum(0))) for t in (other, one)]
-                    judged = int((one.reshape(len(one), -1).sum(1) > 0).sum())
+                    judged = judged_queries(one)
                     yield (
                         f"{name} is {'' if diff.lo > 0 else 'perhaps '}better than the {side} in "
                         f"{WORDS[measure]}: {found[0]:.3f} against {found[1]:.3f}, "

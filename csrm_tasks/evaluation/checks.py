@@ -85,7 +85,7 @@ def combine(checks: list[GateCheck]) -> Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """That the candidate is better than the champion, or no worse by ``margin`` or more."""
+    """That the candidate is better than its rival, or no worse by ``margin`` or more."""
 
     metric: Metric
     margin: float  # 0 where better is claimed
@@ -93,11 +93,13 @@ class Claim:
     alpha: float  # of the two-sided interval
     least: int  # judged pairs below which nothing is claimed
     where: str = ""  # slice; "" is the whole gold set
+    rival: str = "the champion"
 
     @property
     def words(self) -> str:
         """Return the claim as the report says it."""
-        return "better than" if self.superior else f"no worse by {self.margin:.3f} than"
+        said = "better" if self.superior else f"no worse by {self.margin:.3f}"
+        return f"{said} than {self.rival}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def compare(
     name: str, claim: Claim, one: Floats | None, other: Floats | None
 ) -> Compared | GateCheck:
     """Set candidate ``one`` against champion ``other``, both (Q, K, K); a check is a problem."""
-    problem = unusable(name, one, other) or enough(name, one, claim.least, claim.where)
+    problem = unusable(name, one, other, claim.rival.removeprefix("the ")) or enough(
+        name, one, claim.least, claim.where
+    )
     if problem is not None or one is None or other is None:
         return problem or GateCheck(name, "INCONCLUSIVE", f"{name}: not measured")
     value, draws = paired_draws(one, other, claim.metric, resample(len(one)))
@@ -124,7 +128,7 @@ def compare(
         return GateCheck(name, "INCONCLUSIVE", f"{name}: undefined on this gold set")
     known = draws[np.isfinite(draws)]
     refuted = (1 + int((known >= -claim.margin).sum())) / (1 + len(known))
-    return Compared(name, claim, diff, refuted, int((one.sum((1, 2)) > 0).sum()))
+    return Compared(name, claim, diff, refuted, judged_queries(one))
 
 
 def decided(results: Sequence[Compared | GateCheck]) -> list[GateCheck]:
@@ -136,7 +140,7 @@ def decided(results: Sequence[Compared | GateCheck]) -> list[GateCheck]:
 
 def _decided(c: Compared, refuted: float) -> GateCheck:
     shown = f"{c.diff.value:+.3f} {sureness(c.diff, c.queries, '+')}"
-    said = f"{c.claim.words} the champion, {shown}"
+    said = f"{c.claim.words}, {shown}"
     if c.diff.lo > -c.claim.margin:
         return GateCheck(c.name, "PASS", f"{c.name}: {said}")
     if refuted <= c.claim.alpha / 2:
@@ -158,8 +162,13 @@ def sureness(found: Interval, queries: int, sign: str = "") -> str:
 
 def judged_sureness(table: Floats, metric: Metric, alpha: float) -> str:
     """Return how sure a figure of ``table`` (Q, K, K or Q, 2) is: see :func:`sureness`."""
-    judged = int((table.reshape(len(table), -1).sum(1) > 0).sum())
-    return f" {sureness(interval(table, metric, resample(len(table)), alpha), judged)}"
+    found = interval(table, metric, resample(len(table)), alpha)
+    return f" {sureness(found, judged_queries(table))}"
+
+
+def judged_queries(table: Floats) -> int:
+    """Return how many of the queries of ``table`` (Q, K, K or Q, 2) have anything judged."""
+    return int((table.reshape(len(table), -1).sum(1) > 0).sum())
 
 
 def more_queries(diff: Interval, bound: float, queries: int) -> int:
@@ -210,7 +219,7 @@ def enough(name: str, counts: Floats | None, least: int, where: str = "") -> Gat
     pairs = 0 if counts is None else int(np.nan_to_num(counts).sum())
     if counts is not None and pairs >= least:
         return None
-    judged = 0 if counts is None else int((counts.sum((1, 2)) > 0).sum())
+    judged = 0 if counts is None else judged_queries(counts)
     needed = math.ceil((least - pairs) / (pairs / judged)) if pairs else least
     reason = f"{name}: {pairs} judged pairs, {least} are needed; {_more(needed, where)}"
     return GateCheck(name, "INCONCLUSIVE", reason, needed)

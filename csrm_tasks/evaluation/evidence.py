@@ -21,6 +21,14 @@ ANSWERS = "answers.parquet"
 
 
 @dataclass(frozen=True)
+class Second:
+    """The second stage of a release: its reference, and whether dev has kept it."""
+
+    ref: str | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
 class Taught:
     """Who taught a release's towers (A50), and the reference by which a stack was judged."""
 
@@ -28,7 +36,7 @@ class Taught:
     ref: str | None = None
 
 
-BY_LLM = Taught("llm")
+BY_LLM, NO_SECOND = Taught("llm"), Second()
 
 
 def write(folder: Path, gold: Gold, models: Sequence[Predictions]) -> None:
@@ -88,7 +96,7 @@ def _answers(f: pl.DataFrame) -> Predictions:
 
 def evidence(
     folder: Path, release: str, llms: Collection[str], export: str | None,
-    taught: Taught = BY_LLM,
+    taught: Taught = BY_LLM, second: Second = NO_SECOND,
 ) -> GateEvidence:  # fmt: skip
     """Collect what is known of one release: its LLM by one of ``llms``, its towers by ``export``.
 
@@ -98,6 +106,8 @@ def evidence(
     gold, models = read(folder)
     llm = next((m for m in models if m.kind == "llm" and m.source in llms), None)
     towers = next((m for m in models if m.kind == "towers" and m.source == export), None)
+    order = second.ref or export
+    served = next((m for m in models if m.kind == "served" and m.source == order), None)
     stack = next((m for m in models if m.kind == "teacher" and m.source == taught.ref), None)
     teacher = {"llm": llm, "stack": stack, "labels": None}[taught.by]
     families = {}
@@ -113,5 +123,6 @@ def evidence(
     return GateEvidence(
         release, gold.query_ids, families, slices,
         {m.name: counts(m, gold) for m in models if m.kind == "baseline"}, seen, taught.by,
-        {} if teacher is None else counts(teacher, gold),
+        {} if teacher is None else counts(teacher, gold), second.kept,
+        None if served is None else counts(served, gold)["em_at_1"],
     )  # fmt: skip

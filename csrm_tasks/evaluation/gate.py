@@ -34,6 +34,7 @@ from csrm_tasks.evaluation.checks import (
 )
 from csrm_tasks.evaluation.measures import MEASURES
 from csrm_tasks.evaluation.metrics import Floats, micro_f1
+from csrm_tasks.evaluation.second_stage import second_stage_checks
 from csrm_tasks.evaluation.slices import Mask
 from csrm_tasks.sections import Gate
 
@@ -55,6 +56,8 @@ class GateEvidence:
     seen: Mask | None = None  # (Q,) queries that its towers were taught before these were gold
     taught_by: TaughtBy = "llm"  # who taught its towers
     teacher: Counts = field(default_factory=dict)  # families of the LLM, or of the stack, if it did
+    second_stage: bool = False  # whether it re-ranks what its towers find
+    served: Floats | None = None  # EM@1 (Q, 2) in the order that it answers in, where measured
 
 
 def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate | None) -> Verdict:
@@ -80,10 +83,29 @@ def decide(candidate: GateEvidence, champion: GateEvidence | None, policy: Gate 
         checks += [few] if few else []
     else:
         checks += comparisons(candidate, champion, policy)
+    checks += _as_served(candidate, champion, policy)
     verdict = combine([*checks, *self_test(champion or candidate, policy)])
     told = [BY_LABELS] if candidate.taught_by == "labels" else []
     better = better_baselines(sides, candidate.baselines, policy.alpha)
     return replace(verdict, notes=(*told, *better))
+
+
+def _as_served(
+    candidate: GateEvidence, champion: GateEvidence | None, policy: Gate
+) -> list[GateCheck]:
+    """Return the checks of the order that shoppers see, where either side has a second stage."""
+    if not (candidate.second_stage or (champion and champion.second_stage)):
+        return []
+    rivals = {"the release's own towers": candidate.counts.get("em_at_1")}
+    if champion is not None:
+        rivals["the champion"] = _served(champion)
+    return second_stage_checks(_served(candidate), rivals, policy)
+
+
+def _served(evidence: GateEvidence) -> Floats | None:
+    """Return EM@1 of what a release answers; of one without a second stage it is its towers'."""
+    alone = None if evidence.second_stage else evidence.counts.get("em_at_1")
+    return evidence.served if evidence.served is not None else alone
 
 
 def sides_of(evidence: GateEvidence) -> dict[str, Counts]:
@@ -199,8 +221,14 @@ def _alike(candidate: GateEvidence, champion: GateEvidence) -> list[GateCheck]:
     same = candidate.counts.keys() == champion.counts.keys() and all(
         np.array_equal(table, champion.counts[family]) for family, table in candidate.counts.items()
     )
+    same = same and np.array_equal(_order_of(candidate), _order_of(champion))
     reason = "the candidate answers exactly as the champion does: nothing is gained by releasing it"
     return [GateCheck("difference", "INCONCLUSIVE", reason)] if same else []
+
+
+def _order_of(evidence: GateEvidence) -> Floats:
+    found = _served(evidence)
+    return np.zeros(0) if found is None else found
 
 
 def floor(evidence: GateEvidence, name: str, least: float, alpha: float) -> GateCheck:

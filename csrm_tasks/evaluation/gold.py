@@ -72,7 +72,9 @@ class Predictions:
     """What one model said about every gold pair, in the order of :class:`Gold`."""
 
     name: str
-    kind: str  # llm | towers | baseline; control, teacher: beside the others, never released
+    # llm | towers | served (towers, and the second stage's order) | baseline; control, teacher:
+    # beside the others, never released
+    kind: str
     source: str  # reference of the model that was scored
     em: Mask  # (N,) decided exact
     defect: Mask  # (N,) decided irrelevant
@@ -104,18 +106,20 @@ def tower_answers(
 ) -> Predictions:
     """Align tower decisions (pair_id, em, defect, em_pred, defect_pred) with the gold set.
 
-    Ranked as online: what the defect head filters comes last, the rest by the EM head. A column
-    ``seen`` tells which queries they were taught as traffic.
+    Ranked as online: what the defect head filters comes last, the rest by the EM head; or by a
+    column ``order``, where there is one: as the second stage leaves it. A column ``seen`` tells
+    which queries they were taught as traffic.
     """
     columns = ["em", "defect", "em_pred", "defect_pred"]
-    aligned = _align(name, scored, [*columns, *(c for c in scored.columns if c == "seen")], gold)
+    told = [c for c in scored.columns if c in ("seen", "order")]
+    aligned = _align(name, scored, [*columns, *told], gold)
     seen = aligned["seen"].to_numpy().astype(bool) if "seen" in aligned.columns else None
     defect = aligned["defect_pred"].to_numpy().astype(bool)
     em = aligned["em"].cast(pl.Float64).to_numpy()
+    score = aligned["order"].to_numpy() if "order" in told else em - 2.0 * defect
     return Predictions(
-        name, kind, source, aligned["em_pred"].to_numpy().astype(bool), defect, em - 2.0 * defect,
-        seen=seen,
-    )  # fmt: skip
+        name, kind, source, aligned["em_pred"].to_numpy().astype(bool), defect, score, seen=seen
+    )
 
 
 def _align(name: str, scored: pl.DataFrame, columns: list[str], gold: Gold) -> pl.DataFrame:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import ConfigError, RefusedError
 from csrm_tasks.release import verdicts
-from csrm_tasks.release.bundle.manifest import release_id
+from csrm_tasks.release.bundle.manifest import SECOND_STAGE, release_id
 from csrm_tasks.sections import Gate
 
 if TYPE_CHECKING:
     from csrm_tasks.evaluation.checks import GateCheck, Verdict
-    from csrm_tasks.evaluation.evidence import Taught
+    from csrm_tasks.evaluation.evidence import Second, Taught
     from csrm_tasks.evaluation.task_gate import TaskEvidence
 
 
@@ -171,10 +171,25 @@ def _on_gold(store: ArtifactStore, sides: Sides, policy: Gate | None) -> Verdict
     if live["release"] is not None:
         judged.append((live["release"], live, BY_LLM))  # nothing is claimed of who taught it
     one, *other = [
-        evidence(evaluation.path, name, same_weights(store, of["llm"]), of["export"], taught)
+        evidence(
+            evaluation.path,
+            name,
+            same_weights(store, of["llm"]),
+            of["export"],
+            taught,
+            _second(store, of),
+        )
         for name, of, taught in judged
     ]
     return decide(one, other[0] if other else None, policy)
+
+
+def _second(store: ArtifactStore, parts: Mapping[str, Any]) -> Second:
+    """Return the second stage among a bundle's parts, or among those of the live release."""
+    from csrm_tasks.evaluation.evidence import NO_SECOND, Second
+
+    ref = parts.get(SECOND_STAGE)
+    return NO_SECOND if ref is None else Second(ref, bool(store.open(ref).facts["kept"]))
 
 
 def _taught(store: ArtifactStore, candidate: Artifact) -> Taught:

@@ -31,6 +31,7 @@ from csrm_tasks.sections.release import (
     Step,
 )
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
+from csrm_tasks.sections.second_stage import SecondStage
 from csrm_tasks.sections.towers import Towers
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "RqaText",
     "SameClass",
     "Schedule",
+    "SecondStage",
     "Section",
     "Serving",
     "Snapshot",

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from csrm_tasks.serving.lists import Ranking, interleave
 from csrm_tasks.serving.loading import LoadedRelease, Read
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Asked, Item, Listing, Search, judged
+from csrm_tasks.serving.second_stage import FirstStage, SecondStages
 from csrm_tasks.text import normalise
 from csrm_tasks.towers.serving.embed import RETRIEVAL
 
@@ -29,7 +31,7 @@ log = logging.getLogger("csrm")
 SHADOWED = 32  # copies under way at most: a slow newcomer must not starve who answers
 EVENT_AGE = timedelta(days=1)
 CLOCKS = timedelta(minutes=5)  # that a shop's clock may be ahead of ours
-INTERLEAVED = "interleaved"  # the arm
+INTERLEAVED, SHADOW = "interleaved", "shadow"  # arms beside those of the routing document
 
 
 class NotReadyError(Exception):
@@ -41,13 +43,14 @@ class ScoringService:
 
     def __init__(
         self, follower: Follower, log: ubi.UbiLog, figures: Figures, alarms: Alarms,
-        metrics: Metrics,
+        metrics: Metrics, second: SecondStages,
     ) -> None:  # fmt: skip
         self._follower = follower
         self._log = log
         self._figures = figures
         self._alarms = alarms
         self._metrics = metrics
+        self._second = second
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def score(self, listing: Listing, *, explain: bool = False) -> dict[str, Any]:
@@ -66,7 +69,8 @@ class ScoringService:
             raise DataError(
                 f"{len(unknown)} products are unknown to {release.release} ({named}); give titles"
             )
-        scored, read = await self._counted(state, release, arm, listing, rows)
+        with self._counted(state, release, arm, listing):
+            scored, read = await self._scored(release, listing, rows, range(len(rows)))
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
         products: list[dict[str, Any]] = [  # written out: a hundred times a request
@@ -78,7 +82,9 @@ class ScoringService:
             for product, table in zip(products, _tables(parts), strict=True):
                 product["explain"] = table
         name = "" if arm == INTERLEAVED else release.release
-        return {"release": name, "bucket": arm, "products": products}
+        answer = {"release": name, "bucket": arm, "products": products}
+        # Scores are the first stage's; /rank says what the second one has made of them.
+        return answer | {"stage": "first"} if explain and self._second.serves(release) else answer
 
     async def embed(self, asked: Asked) -> dict[str, Any]:
         """Return the vector to look for a query's products by in an index of exported vectors.
@@ -95,14 +101,17 @@ class ScoringService:
     async def rank(self, search: Search) -> dict[str, Any]:
         """Leave out defects, put exact products first by their probability, keep the rest's order.
 
+        A release's second stage then re-ranks the first of them, as far as time allows; the answer
+        says how many.
         A product that the release does not know, and that has no title, keeps its place among the
         rest: a search must not fail, nor a product vanish, because it is new.
         """
+        deadline = self._second.deadline()
         state, arm, release = self._assigned(search)
         if arm == INTERLEAVED:
-            ranking = await self._interleaved(state, release, search)
+            ranking = await self._interleaved(state, release, search, deadline)
         else:
-            ranking = await self._ranking(state, release, arm, search)
+            ranking = await self._ranking(state, release, arm, search, deadline)
         self._metrics.unknown.inc(len(ranking.unknown))
         self._shadow(state, search)
         ids, query_id = search.ids(), uuid.uuid4().hex
@@ -113,31 +122,46 @@ class ScoringService:
             "release": name,
         }  # fmt: skip
         at = ubi.stamp(datetime.now(UTC))
-        self._write("ubi_queries", [ubi.query_record(query_id, search.query, ranked, who, at)])
+        reranked = [one.as_json() for one in ranking.reranked]
+        more = {"second_stage": reranked} if reranked else {}
+        self._write(
+            "ubi_queries", [ubi.query_record(query_id, search.query, ranked, who, at, more)]
+        )
         answer = {
             "query_id": query_id, "release": name, "bucket": arm, "products": ranked,
             "defects": [ids[i] for i in ranking.defects],
-            "unknown": [ids[i] for i in ranking.unknown],
+            "unknown": [ids[i] for i in ranking.unknown], **more,
         }  # fmt: skip
         return answer if ranking.releases is None else answer | {"releases": ranking.releases}
 
     async def _ranking(
-        self, state: State, release: LoadedRelease, arm: str, search: Search
+        self, state: State, release: LoadedRelease, arm: str, search: Search, deadline: float
     ) -> Ranking:
-        """Rank a search by one release."""
+        """Rank a search by one release: by its first stage, then by its second, if it has one."""
         rows = release.products.rows(search.ids())
         known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
-        scored, _ = await self._counted(state, release, arm, search, rows, known)
-        order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
-        return Ranking(order, defects, sorted({*range(len(rows))} - {*known}))
+        with self._counted(state, release, arm, search):
+            scored, _ = await self._scored(release, search, rows, known)
+            order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
+            found = []
+            if self._second.serves(release):
+                em = dict(zip(known, scored.em.tolist(), strict=True))
+                titles = _titles(release, search, rows, known)
+                first = FirstStage(normalise(search.query), order, em, rows, titles)
+                order, one = await self._second.rerank(release, first, deadline, copy=arm == SHADOW)
+                found.append(one)
+        unknown = sorted({*range(len(rows))} - {*known})
+        return Ranking(order, defects, unknown, reranked=tuple(found))
 
-    async def _interleaved(self, state: State, stable: LoadedRelease, search: Search) -> Ranking:
+    async def _interleaved(
+        self, state: State, stable: LoadedRelease, search: Search, deadline: float
+    ) -> Ranking:
         """Rank a search by both releases, in one list (A57); by the stable one where the other
         fails, which is counted: it must not cost a shopper the answer.
         """
         both = [stable, state.releases[str(state.document.next)]]
         found = await asyncio.gather(
-            *(self._ranking(state, release, INTERLEAVED, search) for release in both),
+            *(self._ranking(state, release, INTERLEAVED, search, deadline) for release in both),
             return_exceptions=True,
         )
         ours, theirs = found
@@ -177,25 +201,24 @@ class ScoringService:
             raise NotReadyError
         return state, *state.answers(listing.session_id)
 
-    async def _counted(
-        self, state: State, release: LoadedRelease, arm: str, listing: Listing,
-        rows: Sequence[int | None], chosen: Sequence[int] | None = None,
+    async def _scored(
+        self, release: LoadedRelease, listing: Listing, rows: Sequence[int | None],
+        chosen: Sequence[int],
     ) -> tuple[Scored, Read]:  # fmt: skip
-        """Score the products at ``chosen`` (default all), and count how that went."""
+        """Score the products at ``chosen``."""
+        titles = [*_titles(release, listing, rows, chosen).values()]
+        return await release.score(normalise(listing.query), [rows[i] for i in chosen], titles)
+
+    @contextmanager
+    def _counted(
+        self, state: State, release: LoadedRelease, arm: str, listing: Listing
+    ) -> Iterator[None]:
+        """Time what a release does of a request, and count how that went."""
         began, failed = time.perf_counter(), True
-        at = range(len(rows)) if chosen is None else chosen
-        lacking = [listing.products[i] for i in at if rows[i] is None]
-        titles = [
-            release.scorer.product_text(p.title, p.brand, p.category)
-            for p in lacking
-            if isinstance(p, Item)
-        ]
-        query = normalise(listing.query)
-        remembered = release.queries.remembers(query)
+        remembered = release.queries.remembers(normalise(listing.query))
         try:
-            answer = await release.score(query, [rows[i] for i in at], titles)
+            yield
             failed = False
-            return answer
         finally:
             seconds = time.perf_counter() - began
             # Without a session a request is always the stable release's, except that a release in
@@ -225,10 +248,16 @@ class ScoringService:
         await asyncio.gather(*self._shadows)
 
     async def _copy(self, state: State, release: LoadedRelease, listing: Listing) -> None:
-        rows = release.products.rows(listing.ids())
-        known = [i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None]
         try:
-            await self._counted(state, release, "shadow", listing, rows, known)
+            if isinstance(listing, Search):
+                await self._ranking(state, release, SHADOW, listing, self._second.deadline())
+                return
+            rows = release.products.rows(listing.ids())
+            known = [
+                i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None
+            ]
+            with self._counted(state, release, SHADOW, listing):
+                await self._scored(release, listing, rows, known)
         except Exception as e:  # noqa: BLE001 it is counted; who asked was answered by another release
             log.warning("serving: %s failed in shadow: %s", release.release, type(e).__name__)
 
@@ -250,6 +279,18 @@ def _tables(parts: Mapping[str, Any]) -> list[dict[str, dict[str, float]]]:
         {name: {"em": em, "defect": defect} for name, em, defect in table}
         for table in zip(*rows, strict=True)
     ]
+
+
+def _titles(
+    release: LoadedRelease, listing: Listing, rows: Sequence[int | None], chosen: Sequence[int]
+) -> dict[int, str]:
+    """Return what is read of those ``chosen`` products that the release has no row of."""
+    lacking = ((i, listing.products[i]) for i in chosen if rows[i] is None)
+    return {
+        i: release.scorer.product_text(p.title, p.brand, p.category)
+        for i, p in lacking
+        if isinstance(p, Item)
+    }
 
 
 def _title(listing: Listing, i: int) -> str | None:

@@ -30,6 +30,7 @@ from csrm_tasks.serving.guard import KNOWN, Guard
 from csrm_tasks.serving.loading import Loader
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Asked, Events, Listing, Search, reason
+from csrm_tasks.serving.second_stage import SecondStages
 from csrm_tasks.serving.ubi import UbiLog
 from csrm_tasks.settings import Settings
 
@@ -60,8 +61,9 @@ class Service:
             lambda: datetime.now(UTC),
         )  # fmt: skip
         self.figures = Figures(market.market)
+        self.second = SecondStages(market.second_stage, settings.threads, self.metrics)
         self.answers = ScoringService(
-            self.follower, self.ubi, self.figures, self.alarms, self.metrics
+            self.follower, self.ubi, self.figures, self.alarms, self.metrics, self.second
         )
         self._routing = settings.routing
         self._flushed = time.monotonic()
@@ -94,6 +96,7 @@ class Service:
         self.tend(flush=True)
         self.follower.stop()  # a release that is being loaded is loaded first
         self.pool.shutdown()
+        self.second.close()
 
     def health(self) -> dict[str, Any]:
         """Return what answers now, and which alarms are on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from csrm_tasks.release.interleaving import coins, draft
 from csrm_tasks.serving.requests import Search
+from csrm_tasks.serving.second_stage import Reranked
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Ranking:
     defects: list[int]  # left out
     unknown: list[int]  # without a vector and without a title
     releases: list[str] | None = None  # of each shown product, who picked it; "": neither did
+    reranked: tuple[Reranked, ...] = ()  # by second stages, of the releases that have one
 
 
 def interleave(
@@ -38,4 +40,5 @@ def interleave(
         sorted(i for i in out if (ids[i] or i) not in shown),
         sorted({*stable.unknown, *following.unknown}),
         [by_team[team] for team in picked.values()],
+        tuple(dict.fromkeys((*stable.reranked, *following.reranked))),
     )

@@ -28,6 +28,7 @@ from csrm_tasks.release.snapshots import SNAPSHOT, Snapshot
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.queries import QueryEncoder
 from csrm_tasks.settings import Settings
+from csrm_tasks.towers.serving.second_stage import Costs
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,6 +56,7 @@ class LoadedRelease:
     embeddings: str  # where the vectors are from
     embedded_at: float  # seconds since the epoch
     pool: Executor
+    costs: Costs | None = None  # of the second stage, where there is one
     terms: LRUCache[str, QueryTerms] = field(default_factory=lambda: LRUCache(READ))  # by query
 
     @property
@@ -120,6 +122,7 @@ class Loader:
         return LoadedRelease(
             release, scorer, QueryEncoder(scorer.encode_queries, self._pool, self._metrics),
             scorer.products, bundle, _created(self._store(), bundle), self._pool,
+            scorer.second.measure() if scorer.second else None,
         )  # fmt: skip
 
     def vectors(self, loaded: LoadedRelease, snapshot: Snapshot) -> tuple[ProductVectors, float]:

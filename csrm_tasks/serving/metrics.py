@@ -48,6 +48,14 @@ class Metrics:
         self.dropped = Counter(
             "csrm_shadow_dropped", "Copies that a release in shadow was too slow for.", registry=own
         )
+        self.second = Counter(
+            "csrm_second_stage", "Searches by what was re-ranked.", ("release", "outcome"),
+            registry=own,
+        )  # fmt: skip
+        self.reranked = Counter(
+            "csrm_reranked_products", "Products that the second stage re-ranked.", ("release",),
+            registry=own,
+        )  # fmt: skip
         self.logged = Counter("csrm_logged", "UBI records written.", ("kind",), registry=own)
 
     def text(self) -> bytes:

@@ -166,9 +166,13 @@ def stamp(moment: datetime) -> str:
 
 
 def query_record(
-    query_id: str, query: str, hits: list[str], who: Mapping[str, str], at: str
-) -> dict[str, Any]:
-    """Return the UBI 1.3 query record of a search; ``who``: session, client, bucket, release."""
+    query_id: str, query: str, hits: list[str], who: Mapping[str, str], at: str,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the UBI 1.3 query record of a search; ``who``: session, client, bucket, release.
+
+    ``more``: further attributes.
+    """
     return {
         "application": OWN,
         "query_id": query_id,
@@ -178,7 +182,7 @@ def query_record(
         "timestamp": at,
         "query_response_id": query_id,
         "query_response_hit_ids": hits,
-        "query_attributes": {"bucket": who["bucket"], "release": who["release"]},
+        "query_attributes": {"bucket": who["bucket"], "release": who["release"], **more},
     }
 
 

@@ -32,6 +32,7 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.records import write_table
     from csrm_tasks.release.bundle.scorer import ReleaseScorer
+    from csrm_tasks.release.bundle.served import ServedOrder
     from csrm_tasks.release.online import audits
 
     state = ctx.input("state").facts
@@ -51,7 +52,7 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     )
     arms = {state["open"]: state["bundle"], state["control"]: state["control_bundle"]}
     pages = pl.concat(
-        audits.page(ReleaseScorer(ctx.store.open(ref).path), shown, release)
+        audits.page(ServedOrder(ReleaseScorer(ctx.store.open(ref).path)), shown, release)
         for release, ref in arms.items()
     )
     items = audits.items(pages, seed)

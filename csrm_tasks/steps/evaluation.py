@@ -16,7 +16,7 @@ from csrm_tasks.json_files import write_json
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, SCORED, read_table
 from csrm_tasks.release import ledger
-from csrm_tasks.release.bundle.manifest import BEHIND
+from csrm_tasks.release.bundle.manifest import BEHIND, SECOND_STAGE
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
@@ -59,11 +59,13 @@ def champion(ctx: Context) -> Metadata:
     entries = ledger.verified(ctx.settings, ctx.market.market)
     release = ledger.live(entries)
     promoted = ledger.find(entries, "promoted", release) if release else None
-    facts: Metadata = {"release": release, "bundle": None} | dict.fromkeys([*PARTS, *BEHIND])
+    names = [*PARTS, *BEHIND, SECOND_STAGE]
+    facts: Metadata = {"release": release, "bundle": None} | dict.fromkeys(names)
     if promoted is not None:
         bundle = ctx.store.open(promoted.payload["bundle"])
         facts["bundle"] = bundle.ref
         facts |= {part: bundle.inputs[part] for part in PARTS}
+        facts[SECOND_STAGE] = bundle.inputs.get(SECOND_STAGE)
         for name, part in BEHIND.items():  # retention keeps them for whoever reads this
             facts[name] = ctx.store.open(facts[part]).inputs.get(name)
     write_json(ctx.out / "champion.json", facts)
@@ -105,6 +107,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "leave_out": _left_out(ctx),
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
+    summary |= _second_stages(ctx, models, gold)
     write_json(ctx.out / "metrics.json", summary, sort_keys=False)
     page = ctx.out / "report.html"
     page.write_text(report.render(summary), encoding="utf-8")
@@ -125,6 +128,24 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "em_f1": against(summary, "em_f1"),
         "defect_f1": against(summary, "defect_f1"),
     }
+
+
+def _second_stages(ctx: Context, models: list[Predictions], gold: Gold) -> dict[str, Any]:
+    """Return what dev and gold say of second stages; nothing where the market has none."""
+    from csrm_tasks.evaluation.second_stage import told
+
+    by_source = {(m.kind, m.source): m for m in models}
+    pairs, dev = [], {}
+    for scored in ctx.lists["tower_scores"]:
+        if not scored.facts.get("served"):
+            continue
+        export, second = scored.inputs["export"], scored.inputs.get(SECOND_STAGE)
+        served = by_source["served", second or export]
+        if ("towers", export) in by_source:
+            pairs.append((served, by_source["towers", export]))
+        if second is not None:
+            dev[served.name] = dict(ctx.store.open(second).facts)
+    return {SECOND_STAGE: {"dev": dev, "gold": told(pairs, gold)}} if pairs else {}
 
 
 def _names(ctx: Context, names: str) -> list[str]:
@@ -159,7 +180,10 @@ def _answers(ctx: Context, names: list[str], gold: Gold) -> list[Predictions]:
     for name, artifact in zip(names[len(llms) :], towers, strict=True):
         scored = pl.read_parquet(artifact.file("scored.parquet"))
         kind = "control" if artifact.facts.get("control") else "towers"
-        answers.append(tower_answers(name, artifact.inputs["export"], scored, gold, kind))
+        source = artifact.inputs["export"]
+        if artifact.facts.get("served"):  # in the order of the second stage, if there is one
+            kind, source = "served", artifact.inputs.get(SECOND_STAGE) or source
+        answers.append(tower_answers(name, source, scored, gold, kind))
     return answers
 
 

@@ -11,7 +11,12 @@ from csrm_tasks.errors import ConfigError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.release import judge, ledger, verdicts
 from csrm_tasks.release import promote as promotion
-from csrm_tasks.release.bundle.manifest import assemble, release_id
+from csrm_tasks.release.bundle.manifest import (
+    SECOND_STAGE,
+    assemble,
+    kept_second_stage,
+    release_id,
+)
 from csrm_tasks.release.views import few_retries
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
@@ -24,7 +29,7 @@ CARD = ("base", "base_digest", "pretraining", "label_ids", "prompt_version", "te
 @step(
     "bundle",
     inputs=["snapshot", "llm", "ebr", "index", "rqa", "export", "embeddings"],
-    optional=["llm_export"],
+    optional=["llm_export", "second_stage"],
     config=["tasks"],
 )
 def bundle(ctx: Context) -> Metadata:
@@ -54,6 +59,8 @@ def bundle(ctx: Context) -> Metadata:
         "llm": {name: getattr(card, name) for name in CARD},
         "text_version": TEXT_VERSION,
     }
+    if kept_second_stage(ctx.inputs):
+        about["second_stage"] = {"top": ctx.input(SECOND_STAGE).facts["top"]}
     assemble(ctx.inputs, ctx.out, about)
     return about
 

@@ -12,7 +12,9 @@ from csrm_tasks import tracking
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.json_files import write_json
 from csrm_tasks.release import routing, snapshots
+from csrm_tasks.release.bundle.manifest import SECOND_STAGE
 from csrm_tasks.steps.declaration import Context, Metadata, step
+from csrm_tasks.steps.second_stage import DEV_SCORES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,7 +28,7 @@ log = logging.getLogger("csrm")
 @step(
     "servability",
     inputs=["bundle", "snapshot", "towers"],
-    config=["serving", "seed"],
+    config=["serving", "second_stage.budget_ms", "seed"],
 )  # fmt: skip
 def servability(ctx: Context) -> Metadata:
     """Load the bundle in a fresh process, compare scores with training, hold it to the budget."""
@@ -38,6 +40,9 @@ def servability(ctx: Context) -> Metadata:
         raise ConfigError(f"servability: {bundle.ref} does not serve {ctx.input('towers').ref}")
     about = json.loads(export.file("serving.json").read_text(encoding="utf-8"))
     pairs, requests = _cases(ctx, about["product_fields"])
+    budget_ms = ctx.market.second_stage.budget_ms
+    ranks_twice = SECOND_STAGE in bundle.facts
+    pairs = _with_cross(ctx, pairs) if ranks_twice else pairs
     pairs.write_parquet(ctx.out / probe.PAIRS)
     requests.write_parquet(ctx.out / probe.REQUESTS)
     report = ctx.out / "probe.json"
@@ -47,7 +52,9 @@ def servability(ctx: Context) -> Metadata:
         return {"outcome": "FAIL", "reasons": [failure]}
     thresholds = tuple(about["heads"][head]["threshold"] for head in ("em", "defect"))
     seen = json.loads(report.read_text(encoding="utf-8"))
-    verdict, figures = servability.check_probe(pairs, seen, thresholds, ctx.market.serving)
+    verdict, figures = servability.check_probe(
+        pairs, seen, thresholds, ctx.market.serving, budget_ms if ranks_twice else None
+    )
     log.info("servability: %s, %s", verdict.outcome, "; ".join(verdict.reasons))
     logged = int(requests["logged"].sum())
     return {
@@ -76,6 +83,15 @@ def _cases(ctx: Context, product_fields: Sequence[str]) -> tuple[pl.DataFrame, p
     return servability.judged_pairs(dev, locale), servability.searches(
         queries.filter(here), behaviour.filter(here), catalogue, ctx.market.seed
     )
+
+
+def _with_cross(ctx: Context, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Add what the bundle's cross-encoder said of the dev pairs when dev kept it."""
+    import polars as pl
+
+    made = ctx.store.open(ctx.input("bundle").inputs[SECOND_STAGE])
+    said = pl.read_parquet(made.file(DEV_SCORES))
+    return pairs.join(said, on="pair_id", how="left", maintain_order="left")
 
 
 ARMS = ("stable", "next", "holdout")
@@ -129,7 +145,9 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     """Write one release's snapshot, from the vectors that it has now; returns its figures."""
     from csrm_tasks.release.bundle.manifest import TOWERS, read_manifest
     from csrm_tasks.towers.serving.embed import Known, embed_catalogue
+    from csrm_tasks.towers.serving.product_tokens import write_tokens
     from csrm_tasks.towers.serving.runtime import TowerRuntime
+    from csrm_tasks.towers.serving.second_stage import SecondStage
     from csrm_tasks.towers.serving.texts import with_product_text
 
     bundle = ctx.store.open(ref).path
@@ -140,6 +158,9 @@ def _refreshed(ctx: Context, name: str, ref: str, products: pl.DataFrame) -> dic
     known = Known.load(_current(ctx, name, export) or bundle)
     read = with_product_text(products, runtime.product_fields)
     done = embed_catalogue(read, runtime.encode_products, runtime.dim, out, known, runtime.brands)
+    if (bundle / SECOND_STAGE).exists():
+        reader = SecondStage(bundle / SECOND_STAGE).cross.title_reader
+        write_tokens(out, read["title"].to_list(), reader)
     write_json(out / snapshots.SNAPSHOT, snapshots.about(name, export))
     share = done.stale / done.products
     log.info("%s: %d of %d products embedded", name, done.encoded, done.products)

@@ -240,13 +240,18 @@ def export_towers(ctx: Context) -> Metadata:
     }
 
 
-@step("embed_products", inputs=["snapshot", "export"])
+@step("embed_products", inputs=["snapshot", "export"], optional=["second_stage"])
 def embed_products(ctx: Context) -> Metadata:
-    """Embed the target locale's products with the exported tower, each with its content hash."""
+    """Embed the target locale's products with the exported tower, each with its content hash.
+
+    Beside the vectors stand the products' tokens for the second stage, where dev has kept one.
+    """
     import polars as pl
 
     from csrm_tasks.towers.serving.embed import embed_catalogue
+    from csrm_tasks.towers.serving.product_tokens import write_tokens
     from csrm_tasks.towers.serving.runtime import TowerRuntime
+    from csrm_tasks.towers.serving.second_stage import SecondStage
 
     locale = ctx.market.target_locale
     runtime = TowerRuntime(ctx.input("export").path, threads=ctx.settings.threads)
@@ -255,5 +260,9 @@ def embed_products(ctx: Context) -> Metadata:
     if products.is_empty():
         raise DataError(f"the snapshot has no product of {locale} to embed")
     embed_catalogue(products, runtime.encode_products, runtime.dim, ctx.out, brands=runtime.brands)
+    second = ctx.inputs.get("second_stage")
+    if second is not None and second.facts["kept"]:
+        cross = SecondStage(second.path).cross
+        write_tokens(ctx.out, products["title"].to_list(), cross.title_reader)
     log.info("embedded %d products of %s", products.height, locale)
     return {"products": products.height, "locale": locale, "dim": runtime.dim}

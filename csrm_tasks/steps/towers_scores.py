@@ -11,7 +11,7 @@ from csrm_tasks.steps.declaration import Context, Metadata, step
 from csrm_tasks.steps.towers import tables_with
 
 if TYPE_CHECKING:
-    from csrm_tasks.towers.cross.runtime import CrossRuntime
+    from csrm_tasks.towers.serving.cross import CrossRuntime
     from csrm_tasks.towers.serving.runtime import TowerRuntime
 
 log = logging.getLogger("csrm")
@@ -77,7 +77,7 @@ def _taught(ctx: Context) -> set[str] | None:
 
 
 def _scorer(export: Path, threads: int) -> TowerRuntime | CrossRuntime:
-    from csrm_tasks.towers.cross.runtime import ONNX, CrossRuntime
+    from csrm_tasks.towers.serving.cross import ONNX, CrossRuntime
     from csrm_tasks.towers.serving.runtime import TowerRuntime
 
     cross = (export / ONNX["fp32"]).exists()

@@ -35,6 +35,7 @@ CROSS_FITS = {  # train, or may have to
 TOKENISES_FOR_TOWERS = {
     "train_towers", "shorten_query_tower", "train_cross_encoder", "export_towers",
     "embed_products", "score_towers", "servability", "refresh", "audit_tasks", "drill",
+    "second_stage", "score_second_stage",
     "register", "repair_views",  # write the model that MLflow keeps, which carries its code
 }  # fmt: skip
 

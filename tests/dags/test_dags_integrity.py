@@ -587,6 +587,27 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
 
 
 @pytest.mark.airflow
+def test_a_second_stage_is_chosen_before_products_are_embedded_and_judged_as_served(
+    tmp_path: Path,
+) -> None:
+    text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mini.yaml").write_text(text + "second_stage: {enabled: true}\n")
+    loaded = load(tmp_path / "home", tmp_path)
+    assert loaded["errors"] == {}
+    tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
+    more = {"train_cross_encoder", "second_stage", "score_champion_served", "score_served"}
+    assert set(tasks) == {*RETRAIN, *more}
+    assert tasks["train_cross_encoder"]["after"] == ["second_stage"]
+    assert set(tasks["second_stage"]["after"]) == {"bundle", "embed_products", "score_served"}
+    for name in ("score_champion_served", "score_served"):
+        assert tasks[name]["after"] == ["evaluate"]
+    names = tasks["evaluate"]["params"]["names"].split(",")
+    assert names[-3:] == ["towers", "champion_served", "served"]
+    cold = loaded["dags"]["csrm_cold_start__mini"]["tasks"]
+    assert not {"train_cross_encoder", "second_stage"} & {*cold}
+
+
+@pytest.mark.airflow
 def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> None:
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     asked = (

@@ -21,9 +21,9 @@ from csrm_tasks.retrieval.encoder import BiEncoder
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.running import run_step
-from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.examples import Examples, soft_examples
 from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.serving.cross import CrossRuntime
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.serving.texts import product_digest, product_text, with_product_text
 from csrm_tasks.towers.thresholds import choose_threshold

@@ -13,9 +13,9 @@ from csrm_tasks.towers import train as training
 from csrm_tasks.towers.cross import export as cross_export
 from csrm_tasks.towers.cross.export import ScoredPairs, export_cross
 from csrm_tasks.towers.cross.model import CrossEncoder, cross_logits, cross_probabilities
-from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.examples import Examples
 from csrm_tasks.towers.losses import towers_loss
+from csrm_tasks.towers.serving.cross import CrossRuntime
 from csrm_tasks.towers.serving.texts import TEXT_VERSION
 from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.tower import HEADS

@@ -17,8 +17,8 @@ from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.steps import run_step
 from csrm_tasks.text import normalise
 from csrm_tasks.towers import measure
-from csrm_tasks.towers.cross.runtime import CrossRuntime
 from csrm_tasks.towers.model import TwinTowers
+from csrm_tasks.towers.serving.cross import CrossRuntime
 from csrm_tasks.towers.serving.runtime import TowerRuntime
 from csrm_tasks.towers.serving.texts import PREFIXED, TEXT_VERSION
 from csrm_tasks.towers.tower import Tower

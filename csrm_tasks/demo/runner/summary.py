@@ -31,6 +31,8 @@ TITLES = {
     "towers_seen": "towers, distilled on gold queries, too (control)",
     "cross_encoder": "cross-encoder, distilled",
     "towers": "towers, distilled",
+    "champion_served": "what was live, in the order it answers in",
+    "served": "those towers, the top re-ranked by the second stage if dev keeps it",
 }
 FIGURES = {"micro_f1": "micro-F1", "em_f1": "EM F1", "defect_f1": "defect F1"}
 CLAIMS = (  # (a, b, measure): a is expected to be above b, or (towers) to come close

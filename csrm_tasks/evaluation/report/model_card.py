@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from csrm_tasks.evaluation.report import second_stage
 from csrm_tasks.evaluation.report.tasks import card_lines
 
 Json = Mapping[str, Any]
@@ -86,7 +87,8 @@ def _figures(summary: Json) -> list[str]:
         cells = [_estimate(model["figures"].get(f)) for f in FIGURES]
         lines.append(f"| {model['name']} | " + " | ".join(cells) + " |")
     tasks = card_lines(summary["tasks"]) if "tasks" in summary else []
-    return [*lines, *_slices(summary), *tasks]
+    order = second_stage.card_lines(summary.get("second_stage"))
+    return [*lines, *order, *_slices(summary), *tasks]
 
 
 def _slices(summary: Json) -> list[str]:

@@ -13,6 +13,7 @@ from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.evaluation.report.data import data_part
 from csrm_tasks.evaluation.report.languages import languages_part
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
+from csrm_tasks.evaluation.report.second_stage import second_stage_part
 from csrm_tasks.evaluation.report.slices import slices_part
 from csrm_tasks.evaluation.report.tasks import tasks_part
 from csrm_tasks.evaluation.report.training import training_part
@@ -51,6 +52,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _cards(summary),
             _graded(summary),
             _binary(summary),
+            second_stage_part(summary.get("second_stage")),
             _confusions(summary),
             tasks_part(summary["tasks"]) if "tasks" in summary else "",
             slices_part(summary, TITLES),
@@ -158,14 +160,15 @@ def _teacher(models: Sequence[Json]) -> str:
 
 def _binary(summary: Json) -> str:
     models = summary["models"]
-    names = [m["name"] for m in models if m["kind"] != "baseline"]
+    own = [m for m in models if m["kind"] != "served"]  # it decides as the towers do
+    names = [m["name"] for m in own if m["kind"] != "baseline"]
     return (
         "<h2>Two decisions: exact match, defect</h2>"
         '<p class="note">What the online towers decide, and the LLM’s most probable grade read '
         "the same way. EM@1 and Defect@5 rank the judged products of each query.</p>"
         + _taught(summary)
-        + parts.forest("EM F1", models, "em_f1")
-        + parts.forest("Defect F1", models, "defect_f1")
+        + parts.forest("EM F1", own, "em_f1")
+        + parts.forest("Defect F1", own, "defect_f1")
         + _figures("Higher is better, but for Defect@5", models, BINARY)
         + _differences(summary, "em_f1", names)
         + _differences(summary, "defect_f1", names)

@@ -22,11 +22,15 @@ from csrm_tasks.json_files import write_json
 from csrm_tasks.lexical.evidence import FILE as LEXICON
 from csrm_tasks.lexical.terms import FILES as TERMS
 from csrm_tasks.towers.serving.embed import IDS, VECTORS
+from csrm_tasks.towers.serving.product_tokens import FILES as TOKENS
 
 # Of the folder; a server refuses what it does not know. Towers with lexical evidence (A50) have a
-# format of their own, for a server of earlier code would leave it out without a word.
-FORMAT, WITH_EVIDENCE = 2, 3
+# format of their own, and so has a second stage: a server of earlier code would leave them out
+# without a word.
+FORMAT, WITH_EVIDENCE, WITH_SECOND_STAGE = 2, 3, 4
+FORMATS = (FORMAT, WITH_EVIDENCE, WITH_SECOND_STAGE)
 TOWERS = "towers"  # folder of the exported towers inside the bundle
+SECOND_STAGE = "second_stage"  # folder of the second stage inside the bundle, where it has one
 EMBEDDINGS = (VECTORS, IDS)
 MANIFEST = "release.json"
 # What a retraining goes on from that is no part of the live release, but the input of one
@@ -41,16 +45,19 @@ def release_id(bundle: Artifact) -> str:
 def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write the bundle folder and return its manifest (also ``release.json``).
 
-    ``parts`` has snapshot, llm, ebr, index, rqa, export, embeddings, and may have llm_export.
-    Raises :class:`ArtifactError` where the parts do not belong together.
+    ``parts`` has snapshot, llm, ebr, index, rqa, export, embeddings, and may have llm_export and
+    second_stage, which is copied where dev has kept it. Raises :class:`ArtifactError` where the
+    parts do not belong together.
     """
     _require_compatible(parts)
     shutil.copytree(parts["export"].path, out / TOWERS)
-    for name in (*EMBEDDINGS, *TERMS):
+    if kept_second_stage(parts):
+        shutil.copytree(parts[SECOND_STAGE].path, out / SECOND_STAGE)
+    for name in (*EMBEDDINGS, *TERMS, *TOKENS):
         if name in EMBEDDINGS or (parts["embeddings"].path / name).exists():
             shutil.copyfile(parts["embeddings"].file(name), out / name)
     manifest = {
-        "format": WITH_EVIDENCE if (out / TOWERS / LEXICON).exists() else FORMAT,
+        "format": _format(out),
         "versions": {name: version(name) for name in ("numpy", "onnxruntime", "tokenizers")},
         "parts": {k: {"ref": a.ref, "digest": a.digest} for k, a in sorted(parts.items())},
         "files": describe_files(out),
@@ -58,6 +65,17 @@ def assemble(parts: Mapping[str, Artifact], out: Path, about: Mapping[str, Any])
     }
     write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def kept_second_stage(parts: Mapping[str, Artifact]) -> bool:
+    """Whether the parts of a bundle have a second stage that dev has kept."""
+    return SECOND_STAGE in parts and bool(parts[SECOND_STAGE].facts["kept"])
+
+
+def _format(folder: Path) -> int:
+    if (folder / SECOND_STAGE).exists():
+        return WITH_SECOND_STAGE
+    return WITH_EVIDENCE if (folder / TOWERS / LEXICON).exists() else FORMAT
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -72,10 +90,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder} holds no release: {MANIFEST} is missing") from e
     except ValueError as e:
         raise ArtifactError(f"{path} is not JSON; fetch the release again") from e
-    if manifest.get("format") not in (FORMAT, WITH_EVIDENCE):
+    if manifest.get("format") not in FORMATS:
         raise ArtifactError(
-            f"{path}: bundle format {manifest.get('format')}, this code reads {FORMAT} and "
-            f"{WITH_EVIDENCE}; run the code of that release, or bundle it again"
+            f"{path}: bundle format {manifest.get('format')}, this code reads "
+            f"{', '.join(map(str, FORMATS))}; run the code of that release, or bundle it again"
         )
     check_files(f"release {folder}", folder, manifest["files"], "fetch the release again")
     return manifest
@@ -85,6 +103,8 @@ def _require_compatible(parts: Mapping[str, Artifact]) -> None:
     """Embeddings must be this export's, the index this retriever's, all of one snapshot."""
     rules = [("embeddings", "export"), ("index", "ebr")]
     rules += [("llm_export", "llm")] if "llm_export" in parts else []
+    if SECOND_STAGE in parts:
+        rules += [(SECOND_STAGE, "export"), ("embeddings", SECOND_STAGE)]
     snapshot = [(name, "snapshot") for name in ("ebr", "index", "rqa", "export", "embeddings")]
     for name, of in (*rules, *snapshot):
         if not parts[name].was_made_from(of, parts[of]):

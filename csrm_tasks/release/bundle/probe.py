@@ -2,7 +2,8 @@
 
 ``python -m csrm_tasks.release.bundle.probe BUNDLE CASES OUT THREADS``: loads the bundle as a server
 does, scores the judged pairs of ``CASES/pairs.parquet``, replays the searches of
-``CASES/requests.parquet`` one by one, and writes what it saw to ``OUT`` as JSON.
+``CASES/requests.parquet`` one by one, and writes what it saw to ``OUT`` as JSON. Of a bundle with a
+second stage also what its cross-encoder says of the pairs, and how long searches take with it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+
+from csrm_tasks.ranking import best_first
 
 if TYPE_CHECKING:
     from csrm_tasks.release.bundle.scorer import ReleaseScorer
@@ -33,15 +36,35 @@ def probe(bundle: Path, cases: Path, threads: int) -> dict[str, Any]:
     pairs = pl.read_parquet(cases / PAIRS)
     scored = scorer.score(*(pairs[c].to_list() for c in ("query", "product_id", "title")))
     requests = pl.read_parquet(cases / REQUESTS)
-    times = np.array([_replay(scorer, requests) for _ in range(PASSES)]).min(axis=0)  # ms
-    return {
+    passes = np.array([_replay(scorer, requests) for _ in range(PASSES)])  # (PASSES, searches, 2)
+    times, whole = passes.min(axis=0).T  # ms
+    seen = {
         "em": scored.em.tolist(),
         "defect": scored.defect.tolist(),
         "p50_ms": float(np.median(times)),
         "p99_ms": float(np.quantile(times, 0.99)),
-        "load_seconds": loaded,
-        "memory_bytes": peak_memory(),
     }
+    if scorer.second is not None:
+        seen |= {
+            "cross": _cross(scorer, pairs),
+            "second_stage_p50_ms": float(np.median(whole)),
+            "second_stage_p99_ms": float(np.quantile(whole, 0.99)),
+        }
+    return seen | {"load_seconds": loaded, "memory_bytes": peak_memory()}
+
+
+def _cross(scorer: ReleaseScorer, pairs: pl.DataFrame) -> list[float]:
+    """Return the cross-encoder's EM probabilities of the pairs, products as a server reads them."""
+    from csrm_tasks.towers.serving.tokens import TokenTable
+
+    assert scorer.second is not None
+    cross, products = scorer.second.cross, scorer.products
+    rows = products.rows(pairs["product_id"].to_list())
+    titles = TokenTable(scorer.title_tokens(products, rows, pairs["title"].to_list()), 0)
+    queries = cross.query_reader(pairs["query"].to_list())
+    logits = cross.logits(queries, titles, np.arange(len(pairs)))[:, 0].astype(np.float64)
+    found: list[float] = (1.0 / (1.0 + np.exp(-logits))).tolist()
+    return found
 
 
 def peak_memory(process: int | str = "self") -> int:
@@ -54,16 +77,22 @@ def peak_memory(process: int | str = "self") -> int:
     return int(line.split()[1]) * 1024
 
 
-def _replay(scorer: ReleaseScorer, requests: pl.DataFrame) -> list[float]:
-    """Score every search as if it came in by itself; milliseconds of each."""
+def _replay(scorer: ReleaseScorer, requests: pl.DataFrame) -> list[tuple[float, float]]:
+    """Score every search as if it came in by itself; milliseconds of each, and with re-ranking."""
     milliseconds = []
     for query, products in requests.select("query", "products").iter_rows():
         began = time.perf_counter()
         rows = scorer.products.rows(products)
         vectors = scorer.products.take(rows)  # type: ignore[arg-type]
         evidence = scorer.listing_features(scorer.asked(query), scorer.products, rows, None)
-        scorer.score_vectors(scorer.encode_queries([query])[0], vectors, evidence)
-        milliseconds.append((time.perf_counter() - began) * 1e3)
+        scored = scorer.score_vectors(scorer.encode_queries([query])[0], vectors, evidence)
+        first = time.perf_counter()
+        if scorer.second is not None:
+            top = best_first(scored.rank_score.tolist())[: scorer.second.top]
+            titles = scorer.title_tokens(scorer.products, [rows[i] for i in top], [None] * len(top))
+            scorer.second.score(query, titles, scored.em[top])
+        end = time.perf_counter()
+        milliseconds.append(((first - began) * 1e3, (end - began) * 1e3))
     return milliseconds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -14,9 +14,13 @@ import numpy.typing as npt
 from csrm_tasks.errors import ArtifactError, DataError
 from csrm_tasks.lexical.features import NAMES, QueryTerms, features, known_features
 from csrm_tasks.lexical.terms import Lexicon, ProductTerms
-from csrm_tasks.release.bundle.manifest import TOWERS, read_manifest
+from csrm_tasks.release.bundle.manifest import SECOND_STAGE, TOWERS, read_manifest
 from csrm_tasks.text import composed_list, normalise
 from csrm_tasks.towers.serving.embed import open_vectors
+from csrm_tasks.towers.serving.product_tokens import ProductTokens
+
+if TYPE_CHECKING:
+    from csrm_tasks.towers.serving.second_stage import SecondStage
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -63,6 +67,7 @@ class ProductVectors:
         self._vectors = np.asarray(mapped)  # (N, 2, dim); over the same pages, but read faster
         self._row = Catalogue.of(ids.to_list())
         self.terms = ProductTerms.load(folder)  # None where towers have no lexical evidence
+        self.tokens = ProductTokens.load(folder)  # None where there is no second stage
 
     def __len__(self) -> int:
         """Return N."""
@@ -89,25 +94,32 @@ class ReleaseScorer:
         """
         from csrm_tasks.towers.serving.backend import choose_backend
         from csrm_tasks.towers.serving.runtime import TowerRuntime
+        from csrm_tasks.towers.serving.second_stage import SecondStage
 
         self.manifest = read_manifest(folder)
         self.backend = choose_backend(folder / TOWERS, threads)  # fp32 or int8
         self._towers: Any = TowerRuntime(folder / TOWERS, query=self.backend, threads=threads)
         self.em_threshold = float(self._towers.about["heads"]["em"]["threshold"])  # A33
+        second = folder / SECOND_STAGE
+        self.second: SecondStage | None = SecondStage(second, threads) if second.exists() else None
         self.products = self.snapshot(folder)
 
     def snapshot(self, folder: Path) -> ProductVectors:
         """Open an embedding snapshot of this release's towers.
 
-        Raises :class:`ArtifactError` where it does not fit, or lacks the terms that evidence reads.
+        Raises :class:`ArtifactError` where it does not fit, or lacks the terms that evidence reads,
+        or the tokens that the second stage reads.
         """
         products = ProductVectors(folder, self.dim)
-        terms = products.terms
-        if self.lexicon is not None and (terms is None or len(terms) != len(products)):
-            raise ArtifactError(
-                f"{folder} has not the terms of its {len(products)} products, which this release "
-                "scores with; embed the products again"
-            )
+        for name, needed, found in (
+            ("terms", self.lexicon is not None, products.terms),
+            ("tokens", self.second is not None, products.tokens),
+        ):
+            if needed and (found is None or len(found) != len(products)):
+                raise ArtifactError(
+                    f"{folder} has not the {name} of its {len(products)} products, which this "
+                    "release scores with; embed the products again"
+                )
         return products
 
     @property
@@ -163,6 +175,18 @@ class ReleaseScorer:
         found[known] = features(asked, products.terms, at)
         found[lacking] = features(asked, titles, np.arange(len(titles)))
         return found
+
+    def title_tokens(
+        self, products: ProductVectors, rows: Sequence[int | None], titles: Texts
+    ) -> list[list[int]]:
+        """Return the tokens that the second stage reads: kept by row, else of ``titles``, (n,)."""
+        if self.second is None or products.tokens is None:
+            raise ArtifactError("this release has no second stage")
+        lacking = [i for i, row in enumerate(rows) if row is None]
+        read = self.second.cross.title_reader([titles[i] or "" for i in lacking])
+        fresh = {i: read.ids_of(n) for n, i in enumerate(lacking)}
+        kept = products.tokens
+        return [fresh[i] if row is None else kept.of_row(row) for i, row in enumerate(rows)]
 
     def score_vectors(
         self, query_vectors: Floats, product_vectors: Floats, evidence: Floats | None = None

@@ -36,7 +36,7 @@ TEXTS = ("query", "title", "brand", "category")  # that come back as they were s
 
 
 class Scorer(Protocol):
-    """What ranks: a release's :class:`~csrm_tasks.release.bundle.scorer.ReleaseScorer`."""
+    """What ranks: a release's :class:`~csrm_tasks.release.bundle.served.ServedOrder`."""
 
     def score(
         self, queries: Sequence[str], products: Sequence[str | None], titles: Sequence[str | None]

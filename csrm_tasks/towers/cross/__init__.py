@@ -1,1 +1,1 @@
-"""A cross-encoder to compare the twin towers with."""
+"""A cross-encoder: compared with the twin towers, and the second stage of a search."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from csrm_tasks.errors import RefusedError
 from csrm_tasks.towers.cross.model import CrossEncoder
-from csrm_tasks.towers.cross.runtime import ONNX, CrossRuntime
 from csrm_tasks.towers.export import MAX_FLIPS, decision_flips, write_about, write_onnx
 from csrm_tasks.towers.quantise import RECIPES, quantise
+from csrm_tasks.towers.serving.cross import ONNX, CrossRuntime
 from csrm_tasks.towers.serving.runtime import Scores, Vectors
 
 log = logging.getLogger("csrm")

@@ -79,7 +79,8 @@ class CrossEncoder(nn.Module):
         if tokens > most:
             raise ConfigError(
                 f"towers.query_tokens and title_tokens are {tokens} together, but {name!r} reads "
-                f"{most} at once; lower one of them, or set controls.cross_encoder to false"
+                f"{most} at once; lower one of them, or set controls.cross_encoder and "
+                "second_stage.enabled to false"
             )
         model = cls(encoder, dim=dim, scale=scale, learn_scale=learn_scale)
         start_equal(model.query, model.product, dim, torch.Generator().manual_seed(seed))
