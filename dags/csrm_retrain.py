@@ -88,6 +88,7 @@ class Towers:
     export: XComArg
     vectors: XComArg
     exports: dict[str, Any]  # all that are scored on gold; the candidate's are the last
+    review: dict[str, XComArg]  # pairs without a sure grade, where the market asks for a sheet
 
 
 def retrain(market: MarketConfig) -> None:
@@ -205,7 +206,10 @@ def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
         exports["towers_seen"] = add("export_towers", "export_seen", towers=knows)
     if market.controls.cross_encoder:
         exports["cross_encoder"] = add("train_cross_encoder", scored=soft)
-    return Towers(teacher, towers, export, vectors, exports | {"towers": export})
+    review = {}
+    if market.review.pairs:
+        review["review"] = add("review_queue", llm=llm, teacher=teacher, scored=soft)
+    return Towers(teacher, towers, export, vectors, exports | {"towers": export}, review)
 
 
 def evaluated(
@@ -242,6 +246,7 @@ def evaluated(
     peers = {"baselines": add("baselines"), "champion": week.live}
     names = ",".join([*readers, *untrained, *towers.exports])
     peers |= controls_of(market, tasks_of(market), week.snap, llm) | ablation_in(learnt)
+    peers |= towers.review
     return add("evaluate", names=names, llm_scores=scores, tower_scores=tower_scores, **peers)
 
 
@@ -260,7 +265,7 @@ def judged(
         parts["llm_export"] = add("export_llm", llm=llm, rqa=found.rqa)
     bundle = add("bundle", embeddings=towers.vectors, **parts)
     probed = add("servability", bundle=bundle, towers=towers.towers)
-    given = {"servability": probed, "champion": week.live} | evidence
+    given = {"servability": probed, "champion": week.live} | evidence | towers.review
     of_tasks = {"snapshot": week.snap, "llm": llm, "champion_llm": week.of_live("llm")}
     given |= tasks_judged_of(week.market, task, **of_tasks)
     return bundle, task("gate", "judge", stage=2, bundle=bundle, **given)
