@@ -73,7 +73,7 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
     "gate",
     inputs=["bundle", "champion", "servability"],
     optional=["evaluation", "task_evaluation", "ablation", "review"],
-    config=["gate", "generated", "tasks", "review.budget", "seed"],
+    config=["gate", "generated", "tasks"],
 )
 @few_retries()
 def gate(ctx: Context, *, stage: int) -> Metadata:

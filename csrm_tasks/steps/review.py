@@ -25,7 +25,7 @@ PER_QUERY = 8  # products of a query that the budget has judged, the most shown
 
 @step(
     "review_queue", inputs=["snapshot", "llm", "teacher", "scored"],
-    config=["review.pairs", "review.alpha"],
+    config=["review", "seed"],
 )  # fmt: skip
 def review_queue(ctx: Context) -> Metadata:
     """Put served pairs without a sure grade (A60) on a sheet for raters, by value of a judgement.
@@ -47,7 +47,11 @@ def review_queue(ctx: Context) -> Metadata:
     snapshot = ctx.input("snapshot").path
     pairs, behaviour = table(snapshot, "pairs"), table(snapshot, "behaviour")
     fitted = abstention.fit(_dev(ctx, pairs).filter(pl.col("locale") == locale), rules.alpha)
-    scored = read_table(ctx.input("scored").file("scored.parquet"), SCORED)
+    said = ctx.input("scored")
+    if said.facts.get("stopped"):  # dev refuses the teacher: nobody asked it about the traffic
+        scored = pl.DataFrame(schema=SCORED)
+    else:
+        scored = read_table(said.file("scored.parquet"), SCORED)
     served = abstention.unjudged(scored, behaviour, pairs, locale)
     asked = abstention.queue(served, fitted, rules.pairs)
     unsure = abstention.queue(served, fitted, served.height)["impressions"].sum()
@@ -58,6 +62,7 @@ def review_queue(ctx: Context) -> Metadata:
         "locale": locale, "alpha": rules.alpha, "limits": fitted.limits.tolist(),
         "dev_pairs": list(fitted.pairs), "covered": list(fitted.covered),
         "unsure_dev": fitted.unsure, "served": served.height, "queue": asked.height,
+        "budget": rules.budget, "seed": ctx.market.seed,
         "unsure_shown": float(unsure / max(1, served["impressions"].sum())),
     }  # fmt: skip
 
@@ -91,8 +96,8 @@ def label_budget(
     claims = budget.open_claims(needed, queries)
     names = candidates["query_id"].unique(maintain_order=True)
     costs = candidates.group_by("query_id", maintain_order=True).len()["len"].to_list()
-    most = ctx.market.review.budget
-    drawn, spent = budget.spend(claims, members, costs, most, ctx.market.seed)
+    most, seed = (review.facts[name] for name in ("budget", "seed"))
+    drawn, spent = budget.spend(claims, members, costs, most, seed)
     if drawn:
         place = pl.DataFrame({"query_id": names[drawn], "place": range(len(drawn))})
         _write(ctx, candidates.join(place, on="query_id").sort("place"), **tables)
