@@ -421,9 +421,11 @@ def test_without_steps_what_waits_is_promoted_at_once(world: Rolling) -> None:
 @pytest.fixture
 def by_strata(world: Rolling, monkeypatch: pytest.MonkeyPatch) -> Rolling:
     """A rollout whose audits are drawn by strata from all queries, between releases that differ."""
-    plan = PLAN.model_copy(update={"audit_draw": "strata"})
-    world.config = market(rollout=plan)
-    monkeypatch.setattr(stratified, "DAYS", 1)
+    steps = tuple(step.model_copy(update={"audits": 10}) for step in PLAN.steps)
+    plan = {"audit_draw": "strata", "audit_queries": 8, "steps": steps}
+    world.config = market(rollout=PLAN.model_copy(update=plan))
+    monkeypatch.setattr(stratified, "DAYS", 4)  # of 80 queries: a frame of 20 a day
+    monkeypatch.setattr(stratified, "LEAST", 4)
     scored = ReleaseScorer.score
 
     def score(self: ReleaseScorer, *pairs: Any) -> Any:
@@ -444,8 +446,8 @@ def test_audits_by_strata_draw_what_may_differ_and_decide_by_weights(by_strata: 
     drawn = audit(world, day)
     frame = pl.read_parquet(drawn.file("frame.parquet"))
     asked = frame.drop_nulls("chance")
-    assert (drawn.facts["draw"], frame.height) == ("strata", 80)
-    assert 0 < asked.height == drawn.facts["queries"] <= 30
+    assert (drawn.facts["draw"], frame.height) == ("strata", 20)
+    assert 0 < asked.height == drawn.facts["queries"] <= 8
     assert asked["stratum"].min() > 0 and asked["chance"].is_between(0, 1).all()  # type: ignore[operator]
     pages = pl.read_parquet(drawn.file("key.parquet"))
     assert set(pages["query_id"]) == set(asked["query_id"])
@@ -492,5 +494,5 @@ def test_a_draw_by_strata_stands_still_once_it_was_asked_for_though_the_send_was
     assert audit(world, days[1]).ref == drawn.ref
     tasks = world.settings.landing / MARKET / "audits" / f"{days[1]}.tasks.csv"
     assert tasks.read_bytes() == drawn.file("tasks.csv").read_bytes()
-    later = world.step("audit_tasks", {"state": world.step("rollout_state").ref}, day=world.day(3))
-    assert later.ref != drawn.ref
+    later = world.step("audit_tasks", {"state": world.step("rollout_state").ref}, day=world.day(9))
+    assert later.facts["queries"] == 0  # every query of the market was asked

@@ -16,7 +16,7 @@ import numpy as np
 from csrm_tasks.release.online.expected import MEASURES, Expected, Measure
 from csrm_tasks.release.online.strata import Floats, Ints, Population, allocate, strata
 
-IMPORTANCE: Mapping[Measure, float] = {"EM@1": 1.0, "Defect@5": 3.0}  # Defect@5 is the rarer
+IMPORTANCE: Mapping[Measure, float] = {"EM@1": 1.0, "Defect@5": 5.0}  # Defect@5 is the rarer
 LEAST = 0.05  # of the mean chance to differ, added to that of every query that can
 TRUST = 30  # judged queries that what is expected of a stratum counts as
 FLOOR = 0.04  # of the judgements go to each stratum at least

@@ -66,8 +66,13 @@ def draw_by_strata(
     """Draw about ``number`` queries of a frame; returns it with stratum, size and chance.
 
     ``found``: :func:`~.expected.expected` of the frame; ``before``: :func:`judged` of audits that
-    people have answered. ``chance`` is null where a query was not drawn.
+    people have answered. ``chance`` is null where a query was not drawn. An empty frame (all the
+    market's queries were asked) has none.
     """
+    if found.is_empty():
+        return found.with_columns(
+            pl.lit(0).alias("stratum"), *(pl.lit(0.0).alias(c) for c in ("size", "chance"))
+        )
     said = by_measure(found)
     each = np.ones(found.height, np.int64)
     population = by_strata(each, each, said)
