@@ -12,8 +12,8 @@ evidence, or labels where dev refuses it) → towers → everything, the live re
 scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
 in training, latency and memory within budget) → gate → recorded with its verdict, promoted or not.
 
-With `review.pairs`, `review_queue` puts served pairs without a sure grade on a sheet for raters; where
-the gate leaves claims open, its report says which judgements decide them soonest.
+With `review.pairs`, `review_queue` puts served pairs without a sure grade on a sheet for raters;
+where the gate leaves claims open, its report says which judgements decide them soonest.
 
 With `tasks` besides relevance, `evaluate_tasks` judges them for the gate. A market without
 relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, against the LLM that
