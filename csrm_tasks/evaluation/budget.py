@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Spent:
     @property
     def width(self) -> float:
         """Return its interval's expected width, as a share of today's."""
-        return (self.claim.queries / (self.claim.queries + self.inside)) ** 0.5
+        return sqrt(self.claim.queries / (self.claim.queries + self.inside))
 
 
 def spend(

@@ -54,7 +54,8 @@ def review_queue(ctx: Context) -> Metadata:
         scored = read_table(said.file("scored.parquet"), SCORED)
     served = abstention.unjudged(scored, behaviour, pairs, locale)
     asked = abstention.queue(served, fitted, rules.pairs)
-    unsure = abstention.queue(served, fitted, served.height)["impressions"].sum()
+    unsure = abstention.queue(served, fitted, served.height)
+    shown, open_ = (int(t["impressions"].sum()) for t in (served, unsure))
     served.write_parquet(ctx.out / SERVED)
     asked.with_columns(action=pl.lit("review")).write_parquet(ctx.out / QUEUE)
     write_sheets(snapshot, asked, ctx.out, ordered=True)
@@ -63,7 +64,7 @@ def review_queue(ctx: Context) -> Metadata:
         "dev_pairs": list(fitted.pairs), "covered": list(fitted.covered),
         "unsure_dev": fitted.unsure, "served": served.height, "queue": asked.height,
         "budget": rules.budget, "seed": ctx.market.seed,
-        "unsure_shown": float(unsure / max(1, served["impressions"].sum())),
+        "unsure_shown": open_ / max(1, shown),
     }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def test_checks_of_audits_by_strata_read_the_sums_and_not_the_counts() -> None:
                    latency_ratio=None)  # fmt: skip
     quiet, bad = Sums(0.0, 2.0, 0.2), Sums(60.0, 30.0, 0.2)
     for sums, expected_outcome in ((quiet, "SUCCESS"), (bad, "FAILURE")):
-        audit = Audit(600, 50, 50, 90, 10, quiet, sums)
+        audit = Audit(600, 50, 50, 90, 10, em=quiet, defect=sums)
         outcome, checks = evaluate_step(plan.steps[0], plan, OnlineEvidence(audit=audit))
         assert outcome == expected_outcome
         assert checks[-1].found.value == pytest.approx(sums.total / 600)  # type: ignore[union-attr]

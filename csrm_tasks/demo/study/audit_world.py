@@ -81,7 +81,7 @@ def _llms(
     """Return each LLM's probabilities of the grades, control first, (2, Q, R, 3)."""
     prior = np.log(np.bincount(control.ravel(), minlength=3) / control.size)
     grades, sees = np.eye(3)[np.stack([control, judged])], np.array(SEES)
-    found = {}
+    found: dict[str, Floats] = {}
     for name in ("as good as ours", "useless"):
         noise = rng.normal(size=grades.shape)
         noise[1] = np.where(moved[..., None], noise[1], noise[0])  # the same product's score

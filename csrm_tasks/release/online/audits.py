@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.consensus import majority
@@ -29,7 +30,6 @@ from csrm_tasks.spreadsheets import Proof, read_sheet, refuse_damaged, word, wri
 
 if TYPE_CHECKING:
     from csrm_tasks.release.bundle.scorer import Scored
-    from csrm_tasks.release.online.strata import Floats
 
 TASK = ("item", "query", "title", "brand", "category", "grade", "rater_id")
 ANSWER = ("item", "grade", "rater_id")
@@ -73,7 +73,7 @@ def page(scorer: Scorer, shown: pl.DataFrame, release: str) -> pl.DataFrame:
     return top(shown, scored.rank_score, release)
 
 
-def top(shown: pl.DataFrame, rank_score: Sequence[float] | Floats, release: str) -> pl.DataFrame:
+def top(shown: pl.DataFrame, rank_score: ArrayLike, release: str) -> pl.DataFrame:
     """Return what :func:`page` does, by scores of ``shown`` that are known."""
     scores = pl.Series("score", np.asarray(rank_score, np.float64))
     given = shown.with_columns(scores).sort("query_id", "product_id")  # the order of ties

@@ -58,8 +58,9 @@ class Audit:
     em_won: int  # … under the judged release only
     defect_new: int  # an irrelevant item in the top five under the judged release only
     defect_gone: int
-    em: Sums | None = None  # of audits drawn by strata, whose queries don't count alike
-    defect: Sums | None = None
+    # Of audits drawn by strata, whose queries don't count alike.
+    em: Sums | None = field(default=None, kw_only=True)
+    defect: Sums | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ def audits(entries: Sequence[Entry], state: CurrentRollout, by: str) -> Audit | 
         return None
     return Audit(
         *(sum(int(p[n]) for p in rows.values()) for n in names),
-        *(_sums(measure, rows.values()) for measure in ("em", "defect")),
+        em=_sums("em", rows.values()),
+        defect=_sums("defect", rows.values()),
     )
 
 
