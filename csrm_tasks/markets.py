@@ -36,6 +36,7 @@ from csrm_tasks.sections import (
     Release,
     Retention,
     Retrieval,
+    Review,
     Rollout,
     Schedule,
     SecondStage,
@@ -126,6 +127,7 @@ class MarketConfig(Section):
     snapshot: Snapshot = Snapshot()
     health: Health = Health()
     filter: Filter = Filter()
+    review: Review = Review()
     ablation: Ablation = Ablation()
     llm: Llm
     retrieval: Retrieval

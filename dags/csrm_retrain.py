@@ -13,6 +13,9 @@ stacked on them, as far as dev keeps it → everything, the live release include
 scored on the same frozen gold set, the bundle probed in a fresh process (`servability`: scores as
 in training, latency and memory within budget) → gate → recorded with its verdict, promoted or not.
 
+With `review.pairs`, `review_queue` puts served pairs without a sure grade on a sheet for raters;
+where the gate leaves claims open, its report says which judgements decide them soonest.
+
 With `tasks` besides relevance, `evaluate_tasks` judges them for the gate. A market without
 relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, against the LLM that
 passed last, and releases nothing (`docs/TASKS.md`).
@@ -90,6 +93,7 @@ class Towers:
     vectors: XComArg
     exports: dict[str, Any]  # all that are scored on gold; the candidate's are the last
     second: dict[str, XComArg]  # the second stage, where the market has one
+    review: dict[str, XComArg]  # pairs without a sure grade, where the market asks for a sheet
 
 
 def retrain(market: MarketConfig) -> None:
@@ -208,7 +212,11 @@ def distilled(week: Week, found: Retrieved, llm: XComArg) -> Towers:
         exports["towers_seen"] = add("export_towers", "export_seen", towers=knows)
     if market.controls.cross_encoder:
         exports["cross_encoder"] = cross
-    return Towers(teacher, towers, export, vectors, exports | {"towers": export}, second)
+    review = {}
+    if market.review.pairs:
+        review["review"] = add("review_queue", llm=llm, teacher=teacher, scored=soft)
+    judged = exports | {"towers": export}
+    return Towers(teacher, towers, export, vectors, judged, second, review)
 
 
 def crossed(
@@ -264,6 +272,7 @@ def evaluated(
     peers = {"baselines": add("baselines"), "champion": week.live}
     names = ",".join([*readers, *untrained, *tower_scores])
     peers |= controls_of(market, tasks_of(market), week.snap, llm) | ablation_in(learnt)
+    peers |= towers.review
     scored = {"llm_scores": scores, "tower_scores": [*tower_scores.values()]}
     return add("evaluate", names=names, **scored, **peers)
 
@@ -299,7 +308,7 @@ def judged(
         parts["llm_export"] = add("export_llm", llm=llm, rqa=found.rqa)
     bundle = add("bundle", embeddings=towers.vectors, **parts, **towers.second)
     probed = add("servability", bundle=bundle, towers=towers.towers)
-    given = {"servability": probed, "champion": week.live} | evidence
+    given = {"servability": probed, "champion": week.live} | evidence | towers.review
     of_tasks = {"snapshot": week.snap, "llm": llm, "champion_llm": week.of_live("llm")}
     given |= tasks_judged_of(week.market, task, **of_tasks)
     return bundle, task("gate", "judge", stage=2, bundle=bundle, **given)

@@ -13,6 +13,11 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 filter_option = click.option(
     "--filter", "ref", required=True, metavar="REF", help="Reference of a filter_noise artifact."
 )
+sheet_option = click.option(
+    "--filter", "--queue", "ref", required=True, metavar="REF",
+    help="Reference of the filter_noise or review_queue artifact whose sheet it is.",
+)  # fmt: skip
+STEPS = {"filter_noise": "decisions.parquet", "review_queue": "queue.parquet"}
 locale_option = click.option("--locale", required=True, help="Language, as ko-KR.")
 
 
@@ -49,21 +54,46 @@ def trace(market: str, snapshot: str | None, row: str) -> None:
 @click.option("--out", type=FILE, required=True, help="CSV to write.")
 def review(market: str, ref: str, locale: str, out: Path) -> None:
     """Write the sheet of doubtful labels; fill in 0, 1 or 2 under "grade" and your "rater_id"."""
+    _give(market, ref, locale, out)
+
+
+@data.command("review-queue")
+@market_option
+@click.option("--queue", "ref", metavar="REF", help="A review_queue artifact; default: the newest.")
+@click.option("--out", type=FILE, required=True, help="CSV to write.")
+def review_queue(market: str, ref: str | None, out: Path) -> None:
+    """Write the sheet of served pairs without a sure grade, those first that are worth most."""
+    from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.errors import DataError
+
+    settings = load_settings(market=market)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    if ref is None:
+        made = store.published(f"{market}/review_queue")
+        if not made:
+            raise DataError(f"{market} has no review queue yet: set review.pairs, and retrain")
+        ref = made[-1][0]
+    _give(market, ref, str(store.open(ref).facts.get("locale")), out)
+
+
+def _give(market: str, ref: str, locale: str, out: Path) -> None:
+    """Copy a sheet, whole or not at all, and say what is next."""
     import shutil
 
     sent = _sent(market, ref, locale)
     part = out.with_name(f".{out.name}.part")
     shutil.copyfile(sent, part)
     part.replace(out)
+    option = "--queue" if ref.split("/")[1] == "review_queue" else "--filter"
     click.echo(f"{out}; next, with the day to land on and the filled-in file:")
     click.echo(
-        f"csrm data accept --market {market} --filter {ref} --locale {locale} --day DAY {out}"
+        f"csrm data accept --market {market} {option} {ref} --locale {locale} --day DAY {out}"
     )
 
 
 @data.command()
 @market_option
-@filter_option
+@sheet_option
 @locale_option
 @click.option("--day", required=True, help="Day to land the labels on, YYYY-MM-DD.")
 @click.argument("file", type=FILE)
@@ -79,14 +109,14 @@ def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.errors import DataError
     from csrm_tasks.markets import load_market
-    from csrm_tasks.records import DECISIONS, read_table
 
     if not file.is_file():
         raise DataError(f"{file} is no file; give the sheet that was filled in")
     settings, sent = load_settings(market=market), _sent(market, ref, locale)
     store = ArtifactStore(settings.artifacts, settings.cache)
     found = store.open(ref)
-    decisions = read_table(found.file("decisions.parquet"), DECISIONS)
+    file_name = STEPS[ref.split("/")[1]]
+    decisions = pl.read_parquet(found.file(file_name))
     answers = read_review(file, sent, decisions, locale)
     queries = table(store.open(found.inputs["snapshot"]).path, "queries")
     ingest = load_market(market, settings.markets).ingest
@@ -135,11 +165,19 @@ def _sent(market: str, ref: str, locale: str) -> Path:
     from csrm_tasks.curation.review import sheet_path
     from csrm_tasks.errors import DataError
 
-    if not ref.startswith(f"{market}/filter_noise/"):
-        raise DataError(f"{ref} is no filter_noise artifact of market {market}")
+    made_by = ref.split("/")[:2]
+    if made_by not in [[market, name] for name in STEPS]:
+        raise DataError(
+            f"{ref} is no filter_noise artifact of market {market}, and no review_queue one"
+        )
     settings = load_settings(market=market)
     found = ArtifactStore(settings.artifacts, settings.cache).open(ref)
     path = sheet_path(found.path, locale)
+    if not path.is_file() and "action" not in found.facts:
+        raise DataError(
+            f"{ref} has no sheet of {locale}: its queue has {found.facts['queue']} pairs of "
+            f"{found.facts['locale']}"
+        )
     if not path.is_file():
         raise DataError(
             f"{ref} has no sheet of {locale}: its action is {found.facts['action']!r} with "

@@ -21,14 +21,21 @@ from csrm_tasks.sections import Ingest
 GUIDELINE = "review"  # guideline_version of the labels, by which they are found again
 
 
-def write_sheets(snapshot: Path, flagged: pl.DataFrame, out: Path) -> None:
-    """Write ``review-{locale}.csv`` below ``out`` for each language of the flagged pairs."""
+def write_sheets(snapshot: Path, flagged: pl.DataFrame, out: Path, ordered: bool = False) -> None:
+    """Write ``review-{locale}.csv`` below ``out`` for each language of the flagged pairs.
+
+    ``ordered``: as ``flagged`` is, what is worth most first; else in an order that says nothing.
+    """
     queries = table(snapshot, "queries").select("query_id", "query").unique("query_id")
     products = table(snapshot, "products").select(
         "product_id", "locale", "title", "brand", "category"
     )
     for (locale,), own in flagged.sort("locale").group_by("locale", maintain_order=True):
-        shown = items(own, GUIDELINE).join(queries, on="query_id", maintain_order="left")
+        named = items(own, GUIDELINE)
+        if ordered:
+            keys = ["query_id", "product_id"]
+            named = own.select(keys).join(named, on=keys, maintain_order="left")
+        shown = named.join(queries, on="query_id", maintain_order="left")
         here = products.filter(pl.col("locale") == locale).drop("locale")
         rows = shown.join(here, on="product_id", maintain_order="left")
         write_tasks(rows.drop("query_id", "product_id").to_dicts(), sheet_path(out, str(locale)))

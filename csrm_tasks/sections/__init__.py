@@ -31,6 +31,7 @@ from csrm_tasks.sections.release import (
     Step,
 )
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
+from csrm_tasks.sections.review import Review
 from csrm_tasks.sections.second_stage import SecondStage
 from csrm_tasks.sections.towers import Towers
 
@@ -60,6 +61,7 @@ __all__ = [
     "Release",
     "Retention",
     "Retrieval",
+    "Review",
     "Rollout",
     "RqaText",
     "SameClass",

@@ -160,6 +160,8 @@ class Rollout(Section):
     """Sessions at which the intervals are narrowest."""
     audit_queries: Annotated[Positive, Unit("queries")] = 150
     """Queries that raters are given a day."""
+    audit_draw: Literal["traffic", "strata"] = "traffic"
+    """How these are drawn: by traffic, or more of those that the releases' towers doubt (A58)."""
     adjust_conversion: bool = False
     """Take off conversion what shoppers' visits before the rollout explain of it (A59)."""
     error_margin: Share | None = 0.001

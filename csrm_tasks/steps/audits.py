@@ -15,24 +15,41 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger
 from csrm_tasks.release.ledger import Entry
+from csrm_tasks.release.rollout import current_rollout
 from csrm_tasks.settings import Settings
+from csrm_tasks.steps.audit_files import (
+    FRAME,
+    ITEMS,
+    KEY,
+    answered_before,
+    answers_of,
+    read_audit,
+    read_audits,
+)
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
     import polars as pl
 
-KEY, ITEMS, TASKS = "key.parquet", "items.parquet", "tasks.csv"
+TASKS = "tasks.csv"
 
 
-@step("audit_tasks", inputs=["state"])
+def _known(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> list[str] | None:
+    """What people have answered, by which audits by strata are allocated."""
+    entries = ledger.history(settings, market.market)
+    state = current_rollout(entries)
+    if state is None or state.plan.audit_draw == "traffic":
+        return None
+    return [e.hash for e in answered_before(entries, state.release, params["day"])]
+
+
+@step("audit_tasks", inputs=["state"], external_inputs=_known)
 def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     """Draw a day's queries and write what raters judge, without a word on which release it is."""
     import polars as pl
 
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.records import write_table
-    from csrm_tasks.release.bundle.scorer import ReleaseScorer
-    from csrm_tasks.release.bundle.served import ServedOrder
     from csrm_tasks.release.online import audits
 
     state = ctx.input("state").facts
@@ -43,18 +60,14 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     asked = shown.group_by("query_id").agg(pl.col("impressions").sum())
     nth = (date.fromisoformat(day) - date.fromisoformat(state["first_day"])).days
     seed = f"{ctx.market.market}:{state['open']}"
-    drawn = audits.draw(asked, state["audit_queries"], max(nth, 0), seed)
+    drawn = audits.draw(asked, _frame(state, asked.height), max(nth, 0), seed)
     texts = products.filter(here).select("product_id", "title", "brand", "category")
     shown = (
         shown.filter(pl.col("query_id").is_in(drawn))
         .join(queries.select("query_id", "query"), on="query_id")
         .join(texts, on="product_id")
     )
-    arms = {state["open"]: state["bundle"], state["control"]: state["control_bundle"]}
-    pages = pl.concat(
-        audits.page(ServedOrder(ReleaseScorer(ctx.store.open(ref).path)), shown, release)
-        for release, ref in arms.items()
-    )
+    pages = _pages(ctx, shown, day, f"{seed}:{day}")
     items = audits.items(pages, seed)
     tasks = items.join(shown, on=["query_id", "product_id"], how="left", maintain_order="left")
     audits.write_tasks(tasks.select("item", "query", "title", "brand", "category").to_dicts(),
@@ -65,7 +78,44 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     columns = dict.fromkeys(("query_id", "product_id", "locale"), pl.String)
     write_table(pairs.select(list(columns)), columns, ctx.out / "pairs.parquet")  # type: ignore[arg-type]
     kept = {k: state[k] for k in ("open", "control", "snapshot", "llm", "rqa")}
-    return {"day": day, "queries": pages["query_id"].n_unique(), "items": items.height, **kept}
+    made = {"day": day, "queries": pages["query_id"].n_unique(), "items": items.height}
+    return made | {"draw": state["audit_draw"]} | kept
+
+
+def _frame(state: Mapping[str, Any], queries: int) -> int:
+    """Return how many queries both releases rank for the day's audit."""
+    from csrm_tasks.release.online.stratified import frame_size
+
+    number: int = state["audit_queries"]
+    return frame_size(queries, number) if state["audit_draw"] == "strata" else number
+
+
+def _pages(ctx: Context, shown: pl.DataFrame, day: str, seed: str) -> pl.DataFrame:
+    """Rank ``shown`` by both releases; where audits are by strata, keep those to be judged."""
+    import polars as pl
+
+    from csrm_tasks.release.bundle.scorer import ReleaseScorer
+    from csrm_tasks.release.bundle.served import ServedOrder
+    from csrm_tasks.release.online import audits, stratified
+    from csrm_tasks.release.online.expected import expected
+
+    state = ctx.input("state").facts
+    arms = {state["open"]: state["bundle"], state["control"]: state["control_bundle"]}
+    scorers = {
+        name: ServedOrder(ReleaseScorer(ctx.store.open(ref).path)) for name, ref in arms.items()
+    }
+    if state["audit_draw"] == "traffic":
+        return pl.concat(audits.page(scorer, shown, name) for name, scorer in scorers.items())
+    pages = stratified.ranked(scorers, shown)
+    entries = ledger.verified(ctx.settings, ctx.market.market)
+    rows = answered_before(entries, state["open"], day)
+    before = [found.judged for found in read_audits(ctx, rows)]
+    frame = stratified.draw_by_strata(
+        expected(pages, state["open"], state["control"]), before, state["audit_queries"], seed
+    )
+    frame.write_parquet(ctx.out / FRAME)
+    chosen = frame.drop_nulls("chance").select("query_id")
+    return pages.join(chosen, on="query_id", how="semi").drop("exact", "irrelevant")
 
 
 @step("audit_send", inputs=["audit"], side_effect=True)
@@ -75,10 +125,11 @@ def audit_send(ctx: Context) -> Metadata:
     What was sent already stays: somebody may have written into it.
     """
     audit = ctx.input("audit")
+    payload = {"audit": audit.ref, "day": audit.facts["day"]}
+    # First: from now on the day's draw stands still, whatever answers come in (`answered_before`).
+    _append(ctx, "asked", audit, f"{audit.facts['items']} results", payload)
     tasks = LocalBlobs(_folder(ctx))
     tasks.put_if_absent(f"{audit.facts['day']}.tasks.csv", audit.file(TASKS).read_bytes())
-    payload = {"audit": audit.ref, "day": audit.facts["day"]}
-    _append(ctx, "asked", audit, f"{audit.facts['items']} results", payload)
     return {"tasks": audit.facts["items"]}
 
 
@@ -146,7 +197,7 @@ def _take(ctx: Context, row: Entry, counted: Entry | None, path: Path) -> bool:
     inputs = {"audit": audit.ref}
     if counted is not None:
         inputs["before"] = counted.payload["grades"]
-        answers = audits.newest(_answers_of(ctx, inputs["before"]), answers)
+        answers = audits.newest(answers_of(ctx, inputs["before"]), answers)
         ref = f"{ctx.market.market}/audit_answers/{text_digest(digest, inputs['before'])}"
     folder = ctx.work / row.payload["day"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,12 +206,6 @@ def _take(ctx: Context, row: Entry, counted: Entry | None, path: Path) -> bool:
                       about={"file": path.name})  # fmt: skip
     _count(ctx, audit, audits.agreed(answers, known), "rater", ref, file=digest)
     return True
-
-
-def _answers_of(ctx: Context, ref: str) -> pl.DataFrame:
-    import polars as pl
-
-    return pl.read_parquet(ctx.store.open(ref).file("answers.parquet"))
 
 
 @step("audit_estimate", inputs=["audit", "scored"], side_effect=True)
@@ -180,10 +225,17 @@ def _count(
     """Count an audit and write it into the ledger, once per grades; the newest row counts."""
     import polars as pl
 
-    from csrm_tasks.release.online import audits
+    from csrm_tasks.release.online import audits, stratified
+    from csrm_tasks.release.online.expected import COLUMNS
 
     pages = pl.read_parquet(audit.file(KEY))
     counted = asdict(audits.count(pages, grades, audit.facts["open"], audit.facts["control"]))
+    counted = {k: n for k, n in counted.items() if n is not None}
+    if audit.facts.get("draw") == "strata":
+        judged = read_audit(audit, grades).judged
+        counted["queries"] = judged.height
+        for measure, sums in stratified.sums(judged).items():
+            counted |= {f"{COLUMNS[measure]}_{k}": n for k, n in asdict(sums).items()}
     payload = {"by": by, "audit": audit.ref, "grades": ref, **about}
     payload |= {k: str(v) for k, v in counted.items()}
     _append(ctx, "audited", audit, f"by {by}: {json.dumps(counted)}", payload)

@@ -75,7 +75,7 @@ def champion(ctx: Context) -> Metadata:
 @step(
     "evaluate",
     inputs=["snapshot", "baselines", "champion"],
-    optional=["alone", "ablation", "leave_out"],
+    optional=["alone", "ablation", "leave_out", "review"],
     many=["llm_scores", "tower_scores"],
     config=["generated"],
 )
@@ -84,7 +84,8 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
 
     ``names``: comma-separated, one per score artifact, those of LLMs first. ``alone``: gold scores
     of an LLM without retrieved titles, to be compared with its own among the others. ``ablation``:
-    what dev kept of the market's options (A41), ``leave_out``: a control; the report tells both.
+    what dev kept of the market's options (A41), ``leave_out``: a control, ``review``: the pairs
+    without a sure grade (A60); the report tells these.
     """
     from csrm_tasks.evaluation import evidence
     from csrm_tasks.evaluation.gold import gold_set
@@ -105,6 +106,7 @@ def evaluate(ctx: Context, *, names: str) -> Metadata:
         "training": _training(ctx, _names(ctx, names)),
         "ablation": dict(ctx.inputs["ablation"].facts) if "ablation" in ctx.inputs else None,
         "leave_out": _left_out(ctx),
+        "review": dict(ctx.inputs["review"].facts) if "review" in ctx.inputs else None,
         "data": {name: _json(ctx.input("snapshot"), name) for name in ("health", "raters")},
     }
     summary |= _second_stages(ctx, models, gold)

@@ -79,7 +79,7 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
 @step(
     "gate",
     inputs=["bundle", "champion", "servability"],
-    optional=["evaluation", "task_evaluation", "ablation"],
+    optional=["evaluation", "task_evaluation", "ablation", "review"],
     config=["gate", "generated", "tasks"],
 )
 @few_retries()
@@ -87,7 +87,8 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
 
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
-    ``ablation``: what dev kept of the market's options (A41), for the model card.
+    ``ablation``: what dev kept of the market's options (A41), for the model card; ``review``: pairs
+    of the traffic, from which the label budget is drawn where the gate leaves claims open.
     """
     evaluation, tasks = (ctx.inputs.get(n) for n in ("evaluation", "task_evaluation"))
     beside = [task for task in ctx.market.tasks if task != "relevance"]
@@ -126,12 +127,23 @@ def _pages(
         summary = _metrics(evaluation)
         if tasks:
             summary["tasks"] = _metrics(tasks)
+        summary["budget"] = _budget(ctx, verdict["needed"])
         (ctx.out / "report.html").write_text(report.render(summary, verdict), encoding="utf-8")
     bundle = ctx.input("bundle")
     about = {**bundle.facts, "parts": bundle.inputs, "generated": ctx.market.generated}
     about["ablation"] = ctx.inputs["ablation"].facts if "ablation" in ctx.inputs else None
     card = model_card.render(about, verdict, summary)
     (ctx.out / MODEL_CARD).write_text(card, encoding="utf-8")
+
+
+def _budget(ctx: Context, needed: dict[str, int]) -> list[dict[str, Any]] | None:
+    """Where judgements decide what the gate left open soonest; None where nothing is."""
+    review = ctx.inputs.get("review")
+    if review is None or not needed:
+        return None
+    from csrm_tasks.steps.review import label_budget
+
+    return label_budget(ctx, review, ctx.store.open(review.inputs["snapshot"]), needed)
 
 
 def _metrics(evaluation: Artifact) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import approval, ledger, rollout, rollout_moves, verdicts
 from csrm_tasks.release import rollback as back
 from csrm_tasks.settings import Settings
+from csrm_tasks.steps.audit_files import answered, read_audits
 from csrm_tasks.steps.declaration import Context, Metadata, step
 
 if TYPE_CHECKING:
-    from csrm_tasks.release.online.checks import Audit
+    from csrm_tasks.release.online.checks import Audit, Sums
 
 
 def _head(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str | None:
@@ -61,6 +63,7 @@ def _parts(ctx: Context, state: rollout.CurrentRollout, entries: list[ledger.Ent
             clocks.day_of(ledger.moment(state.windows[0].since), ctx.market.schedule.timezone)
         ),
         "audit_queries": state.plan.audit_queries,
+        "audit_draw": state.plan.audit_draw,
         "bundle": bundle.ref,
         "control_bundle": made[state.control].ref,
         **{part: bundle.inputs.get(part) for part in ("snapshot", "llm", "rqa")},
@@ -125,6 +128,7 @@ def rollout_evaluate(ctx: Context, *, day: str) -> Metadata:
         "step": rollout.step_name(state), "turn": state.turn, "day": day, "until": until,
         "outcome": outcome, "reasons": reasons, "checks": [c.as_json() for c in checks],
         "teacher_estimate": _teacher(evidence.teacher),
+        "helped_estimate": _helped(ctx, state, entries),
     })  # fmt: skip
     write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
     return {k: sealed[k] for k in ("release", "step", "day", "outcome", "reasons", "digest")}
@@ -137,9 +141,31 @@ def _teacher(estimate: Audit | None) -> dict[str, Any] | None:
     return {
         "note": "graded by the release's own LLM, not by people; shown, never judged",
         "queries": estimate.queries,
-        "EM@1": (estimate.em_won - estimate.em_lost) / estimate.queries,
-        "Defect@5": (estimate.defect_new - estimate.defect_gone) / estimate.queries,
+        "EM@1": _mean(estimate.em_won - estimate.em_lost, estimate.em, estimate.queries),
+        "Defect@5": _mean(
+            estimate.defect_new - estimate.defect_gone, estimate.defect, estimate.queries
+        ),
     }
+
+
+def _mean(counted: int, by_strata: Sums | None, queries: int) -> float:
+    return (counted if by_strata is None else by_strata.total) / queries
+
+
+def _helped(
+    ctx: Context, state: rollout.CurrentRollout, entries: list[ledger.Entry]
+) -> dict[str, Any] | None:
+    """What raters say of audits by strata with the towers' help: for one look, so it decides
+    nothing.
+    """
+    if state.plan.audit_draw == "traffic":
+        return None
+    from csrm_tasks.release.online.stratified import helped
+
+    found = helped(read_audits(ctx, answered(entries, state.release)), state.plan.alpha)
+    note = "raters, helped by the towers; for one look, not for looking every day; never judged"
+    each = {m: {k: v for k, v in asdict(e).items() if k != "error"} for m, e in found.items()}
+    return {"note": note} | each if found else None
 
 
 def _require_published(ctx: Context, day: str) -> None:

@@ -266,3 +266,43 @@ def test_what_cannot_be_traced_or_reviewed_is_one_line(
         found = said(capsys, *args, code=2)
         assert len(found) == 1 and line in found[0]
     assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_queue_of_unsure_pairs_comes_back_as_labels_once(
+    home: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "ingest", "--market", "mini", "--day", DAY0)
+    give = ("data", "review-queue", "--market", "mini", "--out", str(tmp_path / "sheet.csv"))
+    assert "mini has no review queue yet" in said(capsys, *give, code=2)[0]
+    snapshot = frozen(home, DAY0)
+    store, folder = ArtifactStore(home.artifacts, home.cache), home.home / "made" / "queue"
+    asked = pl.DataFrame({
+        "query_id": [query_id(KO, "우유"), query_id(KO, "라면")], "product_id": ["p5", "p3"],
+        "locale": [KO] * 2, "action": ["review"] * 2,
+    })  # fmt: skip
+    folder.mkdir(parents=True)
+    asked.write_parquet(folder / "queue.parquet")
+    write_sheets(store.open(snapshot).path, asked, folder, ordered=True)
+    ref = store.publish(
+        "mini/review_queue/q", folder, facts={"locale": KO, "queue": 2},
+        inputs={"snapshot": snapshot}, about={},
+    ).ref  # fmt: skip
+    lines = said(capsys, *give)
+    accept = f"csrm data accept --market mini --queue {ref} --locale {KO} --day DAY"
+    assert lines[1].startswith(accept)
+    sheet = tmp_path / "sheet.csv"
+    head, *rows = sheet.read_text(encoding="utf-8-sig").splitlines()
+    assert [r.split(",")[1] for r in rows] == ["우유", "라면"]  # worth most first
+    sheet.write_text("\n".join([head, f"{rows[0][:-1]}2,kim", rows[1]]), encoding="utf-8-sig")
+    about = ("data", "accept", "--market", "mini", "--queue", ref, "--locale", KO, "--day", DAY1)
+    assert said(capsys, *about, str(sheet))[0].startswith("1 labels landed: ")
+    assert said(capsys, *about, str(sheet))[0].startswith("1 labels were landed before: ")
+    said(capsys, "ingest", "--market", "mini", "--day", DAY1)
+    pairs = pl.read_parquet(store.open(frozen(home, DAY1)).file("pairs.parquet"))
+    pair = pairs.filter(pair_id=pair_id(query_id(KO, "우유"), "p5"))
+    assert pair.select("grade", "raters", "agree").row(0) == (2, 1, 1)
+    other = (*about[:-3], ZH, *about[-2:])
+    assert (
+        "has no sheet of zh-TW: its queue has 2 pairs of ko-KR"
+        in said(capsys, *other, str(sheet), code=2)[0]
+    )

@@ -613,6 +613,7 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     asked = (
         "controls: {encoder: ./xlm-roberta-base, prompt: gpt-x, prompt_connection: shop_llm, "
         "cross_encoder: true, rqa_unclicked: true, towers_seen: true, leave_out: true}\n"
+        "review: {pairs: 100}\n"
     )
     text = text.replace("approval: auto", "approval: auto, export_llm: true")
     text = text.replace("towers:\n", "towers:\n  stacked_teacher: true\n")
@@ -620,13 +621,14 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     loaded = load(tmp_path / "home", tmp_path)
     assert loaded["errors"] == {}
     tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
-    more = {"baseline_encoder", "baseline_prompt", "export_llm", "leave_out"}
+    more = {"baseline_encoder", "baseline_prompt", "export_llm", "leave_out", "review_queue"}
     more |= {"train_cross_encoder", "score_cross_encoder", "score_teacher"}
     more |= {"train_ebr_unclicked", "build_index_unclicked", "build_rqa_unclicked"}
     more |= {"score_rqa_unclicked", "train_towers_seen", "export_seen", "score_towers_seen"}
     assert set(tasks) == {*RETRAIN, *more}
     assert "evaluate" in tasks["score_cross_encoder"]["after"]
     assert tasks["leave_out"]["after"] == ["evaluate"]
+    assert {"evaluate", "judge"} <= set(tasks["review_queue"]["after"])
     # What was taught gold queries, or reads without their clicks, is judged and never released.
     for made, scores in (("export_seen", "towers_seen"), ("build_rqa_unclicked", "rqa_unclicked")):
         assert tasks[made]["after"] == [f"score_{scores}"]

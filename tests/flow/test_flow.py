@@ -188,7 +188,7 @@ NOT_IN_FLOW = {
     "join_index", "shorten_query_tower", "rollout_state", "rollout_evaluate", "audit_tasks",
     "pretrain_llm", "merge_llms", "mine_negatives", "filter_fold", "filter_noise",
     "ablation_run", "ablate", "evaluate_tasks", "gate_tasks", "translate_shard",
-    "translate_queries", "leave_out", "second_stage", "score_second_stage",
+    "translate_queries", "leave_out", "second_stage", "score_second_stage", "review_queue",
 }  # fmt: skip
 # What only the training of a cross-fit reads, which no teacher of this flow needs (A18).
 CROSS_FIT = {"score_pairs": {"llm", "seed"}, "join_shards": {"seed"}}

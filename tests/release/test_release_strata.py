@@ -6,23 +6,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from csrm_tasks.errors import DataError
-from csrm_tasks.release.online.prediction_powered import FOLDS, estimate
-from csrm_tasks.release.online.strata import Drawn, Population, allocate, by_traffic, draw, strata
+from csrm_tasks.release.online.prediction_powered import FOLDS, PRIOR, estimate
+from csrm_tasks.release.online.strata import Drawn, Population, allocate, draw, strata
 
 
 def population(seed: int, queries: int = 60) -> Population:
     rng = np.random.default_rng(seed)
-    searches = rng.integers(1, 200, queries)
-    return Population(searches, strata(searches, rng.integers(0, 2, queries)))
+    return Population(rng.integers(1, 200, queries), rng.integers(0, 4, queries))
 
 
-def test_traffic_classes_have_about_equal_traffic_and_strata_are_their_products() -> None:
-    searches = np.array([1, 50, 2, 30, 3, 10, 4])
-    assert by_traffic(searches, 2).tolist() == [1, 0, 1, 1, 1, 1, 1]
-    assert by_traffic(np.ones(6), 3).tolist() == [0, 0, 1, 1, 2, 2]
-    assert strata(np.ones(4), np.array([0, 5, 0, 5])).tolist() == [0, 2, 1, 3]
+def test_strata_have_about_equal_sums_of_traffic_times_size_and_one_is_of_what_cannot_differ() -> (
+    None
+):
+    rng = np.random.default_rng(0)
+    traffic, size = rng.random(2_000), rng.random(2_000) * (rng.random(2_000) < 0.7)
+    found = strata(traffic, size, 3)
+    assert ((found == 0) == (size == 0)).all()
+    sums = np.bincount(found, traffic * size)[1:]
+    assert np.abs(sums / sums.mean() - 1).max() < 0.01
+    assert size[found == 1].min() >= size[found == 2].max() >= size[found == 3].max()
+    assert strata(np.ones(3), np.zeros(3)).tolist() == [0, 0, 0]
 
 
 @settings(max_examples=300, deadline=None)
@@ -60,7 +66,8 @@ def test_allocation_is_neymans_best() -> None:
 
 
 def test_queries_are_drawn_as_often_as_their_chance_says_and_never_twice() -> None:
-    found = population(1, 30)
+    plain = population(1, 30)
+    found = Population(plain.searches, plain.stratum, np.linspace(0.2, 1, 30))
     numbers = np.minimum(np.bincount(found.stratum), 4)
     rng, times = np.random.default_rng(0), np.zeros(30)
     chance = np.zeros(30)
@@ -70,6 +77,9 @@ def test_queries_are_drawn_as_often_as_their_chance_says_and_never_twice() -> No
         times[drawn.query] += 1
         chance[drawn.query] = drawn.chance
     assert np.abs(times / 4_000 - chance).max() < 0.04
+    some = (chance < 1) & (found.stratum == 1)  # in proportion to traffic and size
+    mass = (found.searches * found.size)[some]
+    assert chance[some] / chance[some].sum() == pytest.approx(mass / mass.sum())
     assert times[chance >= 1].tolist() == [4_000] * int((chance >= 1).sum())
 
 
@@ -139,7 +149,9 @@ def test_a_stratum_with_one_query_has_the_others_variance_and_one_each_is_refuse
     some = Drawn(np.array([*range(20), 700]), np.array([*[20 / 500] * 20, 1 / 500]))
     first = people[:20].var(ddof=1)  # of a query; half of the traffic is each stratum's
     expected = 0.25 * first * ((1 - 20 / 500) / 20 + (1 - 1 / 500))
-    assert estimate(found, some, people).error ** 2 == pytest.approx(expected)
+    said = estimate(found, some, people)
+    expected += (0.5 * float(np.mean(people[:20] ** 2)) - said.value**2) / 1_000  # to come
+    assert said.error**2 == pytest.approx(expected)
     one = Drawn(np.array([1, 700]), np.array([1 / 500, 1 / 500]))
     with pytest.raises(DataError, match="needs two"):
         estimate(found, one, np.zeros(2))
@@ -173,3 +185,31 @@ def test_lambda_of_a_fold_is_that_of_the_others() -> None:
         for k, p in enumerate(powers)
     ])  # fmt: skip
     assert value(people) == pytest.approx(expected)
+
+
+def test_an_interval_is_the_error_and_one_difference_more_and_three_where_none_was_seen() -> None:
+    found = Population(np.ones(1_000, np.int64), np.zeros(1_000, np.int64))
+    drawn = Drawn(np.arange(50), np.full(50, 0.05))
+    none = estimate(found, drawn, np.zeros(50))
+    assert (none.value, none.lo, none.hi) == (0, -3 / 50, 3 / 50)
+    some = estimate(found, drawn, np.array([1.0, -1.0, *np.zeros(48)]))
+    student = stats.t.ppf(0.975, 49)
+    assert some.hi == pytest.approx(student * some.error + 1 / 50)
+
+
+def test_what_is_expected_of_strata_says_in_which_proportion_they_vary() -> None:
+    """A stratum in which nothing was seen has what was expected of it, scaled as the others."""
+    stratum = np.repeat([0, 1], 5_000)
+    found = Population(np.ones(10_000, np.int64), stratum)
+    drawn = Drawn(np.array([*range(20), *range(5_000, 5_020)]), np.full(40, 20 / 5_000))
+    people = np.array([*([1.0, -1.0] * 10), *np.zeros(20)])
+    chance = np.where(stratum == 0, 0.5, 0.01)
+    own, every = 20 / 19 * 20, 19 * 20 * 0.5 + 19 * 20 * 0.01  # of a query, both in weights²
+    scale = 19 * own / every
+    left = 1 - 20 / 5_000
+    first = (19 * own + PRIOR * scale * 20 * 0.5) / (19 + PRIOR)
+    other = PRIOR * scale * 20 * 0.01 / (19 + PRIOR)
+    expected = (first + other) * left / 40**2
+    spread = (20 / 40) / 10_000
+    said = estimate(found, drawn, people, chance=chance)
+    assert said.error**2 == pytest.approx(expected + spread)

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import polars as pl
 import pytest
 import sqlalchemy as sa
 
 from csrm_tasks import clocks, tracking
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.errors import ConfigError, DataError, RefusedError
 from csrm_tasks.release import ledger, manage, verdicts
+from csrm_tasks.release.bundle.scorer import ReleaseScorer
 from csrm_tasks.release.ledger import moment
 from csrm_tasks.release.online import evidence as online_evidence
+from csrm_tasks.release.online import stratified
 from csrm_tasks.sections import Rollout, Schedule, Step
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
@@ -412,3 +416,83 @@ def test_without_steps_what_waits_is_promoted_at_once(world: Rolling) -> None:
     assert (state.facts["candidate"], state.facts["approved"]) == (one.id, True)
     assert world.step("rollout_start", {"state": state.ref}).facts["did"] == "promoted"
     assert world.live() == one.id
+
+
+@pytest.fixture
+def by_strata(world: Rolling, monkeypatch: pytest.MonkeyPatch) -> Rolling:
+    """A rollout whose audits are drawn by strata from all queries, between releases that differ."""
+    steps = tuple(step.model_copy(update={"audits": 10}) for step in PLAN.steps)
+    plan = {"audit_draw": "strata", "audit_queries": 8, "steps": steps}
+    world.config = market(rollout=PLAN.model_copy(update=plan))
+    monkeypatch.setattr(stratified, "DAYS", 4)  # of 80 queries: a frame of 20 a day
+    monkeypatch.setattr(stratified, "LEAST", 4)
+    scored = ReleaseScorer.score
+
+    def score(self: ReleaseScorer, *pairs: Any) -> Any:
+        """The second release ranks half of the products the other way round."""
+        found = scored(self, *pairs)
+        if self.manifest["note"] == "one":
+            return found
+        shift = np.array([int(p[1:]) % 2 for p in pairs[1]], np.float32)
+        return found._replace(rank_score=found.rank_score - shift)
+
+    monkeypatch.setattr(ReleaseScorer, "score", score)
+    return world
+
+
+def test_audits_by_strata_draw_what_may_differ_and_decide_by_weights(by_strata: Rolling) -> None:
+    world, two = by_strata, by_strata.begin()
+    day = world.day(1)
+    drawn = audit(world, day)
+    frame = pl.read_parquet(drawn.file("frame.parquet"))
+    asked = frame.drop_nulls("chance")
+    assert (drawn.facts["draw"], frame.height) == ("strata", 20)
+    assert 0 < asked.height == drawn.facts["queries"] <= 8
+    assert asked["stratum"].min() > 0 and asked["chance"].is_between(0, 1).all()  # type: ignore[operator]
+    pages = pl.read_parquet(drawn.file("key.parquet"))
+    assert set(pages["query_id"]) == set(asked["query_id"])
+    give_answers(world, day)
+    take(world, day)
+    assert audit(world, day).ref == drawn.ref  # what was asked is not drawn again
+    (row,) = [e for e in ledger.history(world.settings, MARKET) if e.action == "audited"]
+    assert row.payload["queries"] == str(asked.height)
+    assert float(row.payload["em_total"]) == float(row.payload["defect_squares"]) == 0.0
+    assert float(row.payload["defect_one"]) > 0
+
+    day = world.day(2)
+    other = audit(world, day)
+    assert other.ref != drawn.ref
+    give_answers(world, day, grade="1")
+    take(world, day)
+    look = world.step("rollout_evaluate", day=day)
+    sealed = json.loads(look.file("verdict.json").read_text())
+    assert sealed["outcome"] == "SUCCESS", sealed["reasons"]
+    helped = sealed["helped_estimate"]
+    assert "never judged" in helped["note"] and helped["EM@1"]["lo"] <= 0 <= helped["EM@1"]["hi"]
+    entries = ledger.verified(world.settings, MARKET)
+    known = online_evidence.audits(entries, world.opened(), "rater")  # type: ignore[arg-type]
+    assert known is not None and known.em is not None
+    assert known.queries == asked.height + other.facts["queries"]
+    assert world.opened().release == two  # type: ignore[union-attr]
+
+
+def test_a_draw_by_strata_stands_still_once_it_was_asked_for_though_the_send_was_killed(
+    by_strata: Rolling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = by_strata
+    world.begin()
+    days = [world.day(1), world.day(2)]
+    audit(world, days[0])
+    state = world.step("rollout_state")
+    drawn = world.step("audit_tasks", {"state": state.ref}, day=days[1])
+    with monkeypatch.context() as m:
+        m.setattr(LocalBlobs, "put_if_absent", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            world.step("audit_send", {"audit": drawn.ref})
+    give_answers(world, days[0])
+    take(world, days[0])  # would draw the second day otherwise
+    assert audit(world, days[1]).ref == drawn.ref
+    tasks = world.settings.landing / MARKET / "audits" / f"{days[1]}.tasks.csv"
+    assert tasks.read_bytes() == drawn.file("tasks.csv").read_bytes()
+    later = world.step("audit_tasks", {"state": world.step("rollout_state").ref}, day=world.day(9))
+    assert later.facts["queries"] == 0  # every query of the market was asked

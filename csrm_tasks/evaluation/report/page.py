@@ -12,6 +12,7 @@ from csrm_tasks.evaluation.report import parts
 from csrm_tasks.evaluation.report.ablation import ablation_part
 from csrm_tasks.evaluation.report.data import data_part
 from csrm_tasks.evaluation.report.languages import languages_part
+from csrm_tasks.evaluation.report.review import review_part
 from csrm_tasks.evaluation.report.rqa import accuracy_table, resolved_table
 from csrm_tasks.evaluation.report.second_stage import second_stage_part
 from csrm_tasks.evaluation.report.slices import slices_part
@@ -59,6 +60,7 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             languages_part(summary),
             training_part(summary),
             ablation_part(summary.get("ablation")),
+            review_part(summary.get("review"), summary.get("budget")),
             _rqa(summary),
             data_part(summary["data"]),
             _method(summary),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
 
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.consensus import majority
@@ -69,13 +70,18 @@ def page(scorer: Scorer, shown: pl.DataFrame, release: str) -> pl.DataFrame:
     scored = scorer.score(
         shown["query"].to_list(), shown["product_id"].to_list(), shown["title"].to_list()
     )
-    scores = pl.Series("score", np.asarray(scored.rank_score, np.float64))
+    return top(shown, scored.rank_score, release)
+
+
+def top(shown: pl.DataFrame, rank_score: ArrayLike, release: str) -> pl.DataFrame:
+    """Return what :func:`page` does, by scores of ``shown`` that are known."""
+    scores = pl.Series("score", np.asarray(rank_score, np.float64))
     given = shown.with_columns(scores).sort("query_id", "product_id")  # the order of ties
     query = given["query_id"].rle_id().cast(pl.Int64).to_numpy()
     ranked = given[best_first(given["score"].to_numpy(), query)]  # queries stay where they were
     rank = pl.Series("rank", places(query) + 1)
-    top = ranked.with_columns(rank, pl.lit(release).alias("release"))
-    return top.filter(pl.col("rank") <= TOP).select("release", "query_id", "rank", "product_id")
+    best = ranked.with_columns(rank, pl.lit(release).alias("release"))
+    return best.filter(pl.col("rank") <= TOP).select("release", "query_id", "rank", "product_id")
 
 
 def items(pages: pl.DataFrame, seed: str) -> pl.DataFrame:
@@ -161,24 +167,27 @@ def agreed(answers: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     return known.join(grades, on="item").select("query_id", "product_id", "grade")
 
 
-def count(pages: pl.DataFrame, grades: pl.DataFrame, release: str, control: str) -> Audit:
-    """Compare EM@1 and Defect@5 query by query; one with an ungraded result is left out (A43)."""
+def compared(pages: pl.DataFrame, grades: pl.DataFrame, release: str, control: str) -> pl.DataFrame:
+    """Return query_id, and how EM@1 and Defect@5 (A43) of ``release`` differ from ``control``'s.
+
+    ``em``, ``defect``: −1, 0 or 1. A query with an ungraded result is left out.
+    """
     joined = pages.join(grades, on=["query_id", "product_id"], how="left")
     each = joined.group_by("query_id", "release").agg(
-        em=(pl.col("grade").filter(pl.col("rank") == 1) == 2).any(),
-        defect=(pl.col("grade") == 0).any(),
+        em=(pl.col("grade").filter(pl.col("rank") == 1) == 2).any().cast(pl.Int8),
+        defect=(pl.col("grade") == 0).any().cast(pl.Int8),
         whole=pl.col("grade").is_not_null().all(),
     )
     arms = [each.filter(pl.col("release") == r) for r in (release, control)]
     both = arms[0].join(arms[1], on="query_id", suffix="_control")
-    both = both.filter(pl.col("whole") & pl.col("whole_control"))
+    return both.filter(pl.col("whole") & pl.col("whole_control")).select(
+        "query_id", *(pl.col(c) - pl.col(f"{c}_control") for c in ("em", "defect"))
+    )
 
-    def only(column: str, there: str, absent: str) -> int:
-        return both.filter(pl.col(column + there) & ~pl.col(column + absent)).height
 
-    old, new = "_control", ""
-    return Audit(
-        both.height,
-        only("em", old, new), only("em", new, old),
-        only("defect", new, old), only("defect", old, new),
-    )  # fmt: skip
+def count(pages: pl.DataFrame, grades: pl.DataFrame, release: str, control: str) -> Audit:
+    """Count in how many queries EM@1 and Defect@5 differ, by direction."""
+    both = compared(pages, grades, release, control)
+    em, defect = both["em"], both["defect"]
+    sides = [(em == -1).sum(), (em == 1).sum(), (defect == 1).sum(), (defect == -1).sum()]
+    return Audit(both.height, *(int(n) for n in sides))

@@ -20,6 +20,7 @@ from csrm_tasks.release.online.sequential import (
     difference_in_bursts,
     mismatch,
     paired,
+    weighed,
 )
 from csrm_tasks.release.online.served import Served
 from csrm_tasks.release.rollout import Outcome
@@ -35,6 +36,20 @@ DISCORDANT = 0.2  # share of audited queries that are expected to differ; for rh
 
 
 @dataclass(frozen=True)
+class Sums:
+    """One measure of audits by strata, in queries: the judged release minus its control (A58)."""
+
+    total: float  # Σ weight · difference; a query of a plain draw weighs 1
+    squares: float  # Σ (weight · difference)²
+    one: float  # a judged query's mean weight²
+
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums over both."""
+        one = max(self.one, other.one)
+        return Sums(self.total + other.total, self.squares + other.squares, one)
+
+
+@dataclass(frozen=True)
 class Audit:
     """Queries that raters judged under both releases, blind (A43)."""
 
@@ -43,6 +58,9 @@ class Audit:
     em_won: int  # … under the judged release only
     defect_new: int  # an irrelevant item in the top five under the judged release only
     defect_gone: int
+    # Of audits drawn by strata, whose queries don't count alike.
+    em: Sums | None = field(default=None, kw_only=True)
+    defect: Sums | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -138,13 +156,23 @@ def _audits(step: Step, plan: Rollout, audit: Audit | None, alpha: float) -> lis
     few = done.queries < step.audits
     text = f"{done.queries} of {step.audits} audited queries"
     planned = DISCORDANT * max(1, *(s.audits for s in plan.steps))
-    em = paired(done.em_won, done.em_lost, done.queries, alpha, planned)
-    defect = paired(done.defect_new, done.defect_gone, done.queries, alpha, planned)
+    em = _audited(done.em_won, done.em_lost, done.em, done.queries, alpha, planned)
+    defect = _audited(done.defect_new, done.defect_gone, done.defect, done.queries, alpha, planned)
     return [
         OnlineCheck("audits", "INCONCLUSIVE" if few else "SUCCESS", text),
         _bounded("EM@1", em, step.audit_margin, rising_is_bad=False),
         _bounded("Defect@5", defect, step.audit_margin, rising_is_bad=True),
     ]
+
+
+def _audited(
+    ours: int, theirs: int, by_strata: Sums | None, queries: int, alpha: float, planned: float
+) -> Difference | None:
+    """Compare by counts, or by weighted sums where queries were drawn by strata."""
+    if by_strata is None:
+        return paired(ours, theirs, queries, alpha, planned)
+    variance = by_strata.squares + by_strata.one
+    return weighed(by_strata.total, variance, queries, alpha, planned)
 
 
 def _serving(plan: Rollout, evidence: OnlineEvidence, alpha: float) -> list[OnlineCheck]:

@@ -7,8 +7,11 @@ later look; a session delivered on two days is one session.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
+from functools import reduce
+from operator import add
 from typing import Annotated, Self
 
 import numpy as np
@@ -26,7 +29,7 @@ from csrm_tasks.blobs import BlobStore, open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release.ledger import Entry
-from csrm_tasks.release.online.checks import Audit, OnlineEvidence
+from csrm_tasks.release.online.checks import Audit, OnlineEvidence, Sums
 from csrm_tasks.release.online.served import FIRST, LAST, Served
 from csrm_tasks.release.online.sessions import preferences, session_groups, session_strata
 from csrm_tasks.release.online.span import Span
@@ -154,4 +157,17 @@ def audits(entries: Sequence[Entry], state: CurrentRollout, by: str) -> Audit | 
         if e.action == "audited" and e.release_id == state.release and e.payload["by"] == by
     }
     names = ("queries", "em_lost", "em_won", "defect_new", "defect_gone")
-    return Audit(*(sum(int(p[n]) for p in rows.values()) for n in names)) if rows else None
+    if not rows:
+        return None
+    return Audit(
+        *(sum(int(p[n]) for p in rows.values()) for n in names),
+        em=_sums("em", rows.values()),
+        defect=_sums("defect", rows.values()),
+    )
+
+
+def _sums(measure: str, rows: Collection[Mapping[str, str]]) -> Sums | None:
+    """Add up what audits by strata wrote; None where they were drawn plainly."""
+    names = [f"{measure}_{f.name}" for f in fields(Sums)]
+    parts = [Sums(*(float(p[n]) for n in names)) for p in rows if names[0] in p]
+    return reduce(add, parts) if parts else None

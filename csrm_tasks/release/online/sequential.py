@@ -127,11 +127,23 @@ def paired(worse: int, better: int, pairs: int, alpha: float, planned: float) ->
     control. Without a difference each of these is a fair coin, so the boundary holds exactly.
     ``planned``: their number at which the bounds are narrowest. None without pairs.
     """
+    return weighed(worse - better, worse + better + 1, pairs, alpha, planned)
+
+
+def weighed(
+    total: float, variance: float, pairs: int, alpha: float, planned: float
+) -> Difference | None:
+    """Return the same of queries that don't count alike: ``total`` is Σ weight · difference.
+
+    ``variance``: Σ (weight · difference)² and a judged query's mean weight², so that no difference
+    at all does not look certain. Weights are settled before anybody judges. Without a difference
+    each query's part is symmetric about 0, whatever its weight, so that the boundary holds exactly
+    (de la Peña 1999). None without pairs.
+    """
     if not pairs:
         return None
-    value = (worse - better) / pairs
-    half = boundary(worse + better + 1, rho_for(planned, alpha), alpha) / pairs
-    return Difference(value, value - half, value + half)
+    half = boundary(variance, rho_for(planned, alpha), alpha) / pairs
+    return Difference(total / pairs, total / pairs - half, total / pairs + half)
 
 
 def mismatch(strata: Sequence[Stratum], alpha: float, planned: float) -> float | None:

@@ -1,10 +1,12 @@
 """Audits by strata: which queries raters see, so that few of them say most (A58).
 
-Strata are by traffic and by how much the releases' pages differ. Numbers are Neyman's allocation
-(1934; by costs, Cochran 1977, section 5.5) from what the last audit varied, with a floor, so that a
-stratum that looked quiet is never left alone. Within a stratum queries are drawn systematically
-from a random order, each with a probability in proportion to its traffic (Madow 1949; Hartley and
-Rao 1962): fixed numbers and known probabilities, by which the Horvitz–Thompson estimate divides.
+A query's ``size`` is how much a model expects it to add to the measures' errors. Strata are by
+size; queries for which both releases show the same are one of their own, of which nothing is
+judged. Numbers are Neyman's allocation (1934; by costs, Cochran 1977, section 5.5) from what audits
+before varied, with a floor, so that a stratum that looked quiet is never left alone. Within a
+stratum queries are drawn systematically from a random order, each with a probability in proportion
+to its traffic and size (Madow 1949; Hartley and Rao 1962): fixed numbers and known probabilities,
+by which the Horvitz–Thompson estimate divides. A model that is wrong makes it wider, never biased.
 Letters: Q queries, H strata, n drawn.
 """
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+CLASSES = 3  # strata of queries whose pages differ
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Population:
 
     searches: Ints  # (Q,), how often each was asked; above 0
     stratum: Ints  # (Q,), 0..H-1
+    size: Floats | None = None  # (Q,), by which chances rise beside traffic; None: all alike
 
     @property
     def traffic(self) -> Floats:
@@ -45,19 +49,18 @@ class Drawn:
     chance: Floats  # (n,): how probable it was that the query is drawn; 1: whatever chance says
 
 
-def by_traffic(traffic: Floats | Ints, classes: int) -> Ints:
-    """Return the class of each query, 0 the most asked: classes have about equal traffic, (Q,)."""
-    order = np.argsort(-traffic, kind="stable")
-    before = np.cumsum(traffic[order]) - traffic[order]
-    found = np.empty(len(traffic), np.int64)
-    found[order] = np.minimum((classes * before / traffic.sum()).astype(np.int64), classes - 1)
-    return found
-
-
-def strata(traffic: Floats | Ints, differs: Ints, classes: int = 2) -> Ints:
-    """Return strata by traffic class and by ``differs`` (Q,), a small number per query; (Q,)."""
-    joined = by_traffic(traffic, classes) + classes * differs
-    return np.asarray(np.unique(joined, return_inverse=True)[1], np.int64)
+def strata(traffic: Floats, size: Floats, classes: int = CLASSES) -> Ints:
+    """Return strata: 0 where ``size`` is 0, else from 1, the largest first, with about equal sums
+    of traffic times size, (Q,).
+    """
+    order = np.argsort(-size, kind="stable")
+    mass = (traffic * size)[order]
+    before = np.cumsum(mass) - mass
+    found = np.empty(len(size), np.int64)
+    found[order] = 1 + np.minimum(
+        (classes * before / max(float(mass.sum()), 1e-300)).astype(np.int64), classes - 1
+    )
+    return np.where(size > 0, found, 0)
 
 
 def allocate(
@@ -92,21 +95,21 @@ def allocate(
 
 def draw(population: Population, numbers: Ints, rng: np.random.Generator) -> Drawn:
     """Draw ``numbers`` (H,) queries, without replacement."""
-    traffic = population.traffic
+    mass = population.traffic * (1.0 if population.size is None else population.size)
     parts = [
-        _systematic(np.flatnonzero(population.stratum == h), traffic, n, rng)
+        _systematic(np.flatnonzero(population.stratum == h), mass, n, rng)
         for h, n in enumerate(numbers.tolist())
     ]
     return Drawn(np.concatenate([q for q, _ in parts]), np.concatenate([c for _, c in parts]))
 
 
 def _systematic(
-    among: Ints, traffic: Floats, number: int, rng: np.random.Generator
+    among: Ints, mass: Floats, number: int, rng: np.random.Generator
 ) -> tuple[Ints, Floats]:
     """Draw from one stratum; queries whose probability would reach 1 are taken, and left out."""
     rest, taken = rng.permutation(among), np.zeros(0, np.int64)
     while number > len(taken):
-        chance = (number - len(taken)) * traffic[rest] / traffic[rest].sum()
+        chance = (number - len(taken)) * mass[rest] / mass[rest].sum()
         if len(rest) == 0 or not (chance >= 1).any():
             break
         taken, rest = np.concatenate([taken, rest[chance >= 1]]), rest[chance < 1]
@@ -114,7 +117,7 @@ def _systematic(
     left = number - len(taken)
     if left <= 0 or not len(rest):
         return taken, sure
-    chance = left * traffic[rest] / traffic[rest].sum()
+    chance = left * mass[rest] / mass[rest].sum()
     marks = np.arange(left) + rng.random()
     at = np.minimum(np.searchsorted(np.cumsum(chance), marks, side="right"), len(rest) - 1)
     return np.concatenate([taken, rest[at]]), np.concatenate([sure, chance[at]])
