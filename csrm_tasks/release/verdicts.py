@@ -12,6 +12,13 @@ from csrm_tasks.errors import RefusedError
 FILE = "verdict.json"
 
 
+def marked(asked: str) -> dict[str, str]:
+    """Return what a verdict says of a run that differed from the market's normal one, as JSON
+    (:mod:`csrm_tasks.steps.asked`); of a normal one nothing.
+    """
+    return {"asked": asked} if asked else {}
+
+
 def seal(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``body`` with its ``digest``."""
     return {**body, "digest": json_digest(body)}

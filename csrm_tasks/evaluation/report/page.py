@@ -81,7 +81,8 @@ def _verdict(verdict: Json | None) -> str:
     if verdict is None:
         return ""
     outcome = verdict["outcome"]
-    reasons = "".join(f"<li>{escape(r)}</li>" for r in verdict["reasons"])
+    said = [*verdict["reasons"], *parts.changed(verdict)]
+    reasons = "".join(f"<li>{escape(r)}</li>" for r in said)
     return (
         f'<section class="banner {TONE[outcome]}" aria-label="Gate verdict">'
         f"<strong>Gate: {outcome}.</strong> {MEANING[outcome]}<ul>{reasons}</ul></section>"
