@@ -39,6 +39,7 @@ print("LOADED" + json.dumps({
     "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
     "dags": {d.dag_id: {
         "shapes": {k: d.params.get_param(k).schema for k in d.params},
+        "help": {k: d.params.get_param(k).description for k in d.params},
         "runs": d.max_active_runs, "links": d.owner_links, "doc": d.doc_md, "catchup": d.catchup,
         "params": {k: v.value if v.has_value else None
                    for k, v in ((k, d.params.get_param(k)) for k in d.params)},
