@@ -17,11 +17,11 @@ from typing import Any
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
 from csrm_faults import refusals_fail
-from csrm_limits import every_task, limits_of, owner_links, watched
+from csrm_limits import every_task, examined, limits_of, owner_links, watched
 from csrm_windows import asked, day_of, week_end, withheld
 
 from csrm_tasks.connections import url_of
-from csrm_tasks.markets import MarketConfig, load_market, load_markets
+from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.asked import REUSABLE
 from csrm_tasks.steps.classes import RELEASING
@@ -62,8 +62,8 @@ DRY_RUN = Param(
 
 
 def markets() -> list[MarketConfig]:
-    """Return every market of this installation."""
-    return load_markets(load_settings().markets)
+    """Return the markets of this installation that can have DAGs."""
+    return examined()[0]
 
 
 def releasing() -> list[MarketConfig]:

@@ -585,9 +585,11 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
         (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
     assert len(load(tmp_path / "home", tmp_path)["dags"]) == 16
     (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
-    errors = load(tmp_path / "home", tmp_path)["errors"]
-    assert len(errors) == 8
-    assert all("two.yaml: colour:" in e for e in errors.values())
+    broken = load(tmp_path / "home", tmp_path)
+    ((file, said),) = broken["errors"].items()
+    assert Path(file).name == "csrm_market_files.py" and "two.yaml: colour:" in said
+    assert {name.partition("__")[2] for name in broken["dags"]} == {"one"}  # as if it were alone
+    assert len(broken["dags"]) == 8
 
 
 @pytest.mark.airflow
