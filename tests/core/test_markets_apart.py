@@ -30,10 +30,10 @@ def config(name: str) -> MarketConfig:
 
 def land(settings: Settings, name: str) -> None:
     """The same deliveries for every market, under the same identifiers; two nights."""
-    for locale, title in ((KO, "상품"), (ZH, "商品")):
-        rows = [product(n, f"{title} {n}") for n in range(4)]
-        land_lines(settings, DAY0, f"{locale}/catalogue.jsonl", rows, market=name)
     for n, day in enumerate((DAY0, DAY1)):
+        for locale, title in ((KO, "상품"), (ZH, "商品")):
+            rows = [product(k, f"{title} {k}") for k in range(4)]
+            land_lines(settings, day, f"{locale}/catalogue.jsonl", rows, market=name)
         grades = [label(10 * n + k, f"우유 {k}", f"p{k}", k % 3) for k in range(3)]
         land_lines(settings, day, f"{KO}/labels.jsonl", grades, market=name)
 

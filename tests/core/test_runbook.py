@@ -144,7 +144,8 @@ def test_a_full_quota_ends_when_there_is_room_again(
 def test_a_worker_that_is_killed_leaves_no_lock_and_the_next_goes_on(
     settings: Settings, steps: list[Any]
 ) -> None:
-    begun, seen = CONTEXT.Event(), []
+    begun = CONTEXT.Event()
+    seen: list[bool] = []
 
     def stays(ctx: Context) -> None:
         (ctx.work / "checkpoint").write_text("half")

@@ -105,7 +105,7 @@ def test_the_form_starts_with_what_the_markets_file_says(loaded: dict[str, Any])
 
 @pytest.mark.parametrize(
     "change",
-    ["", "  pretraining: {steps: 4}\n", "  warm_start: live\n"],
+    ["", "  pretraining: {steps: 4}\n"],
 )
 def test_what_may_be_reused_are_the_trainings_of_the_dag(
     loaded: dict[str, Any], tmp_path: Path, change: str
@@ -151,11 +151,6 @@ def test_every_mapped_task_is_called_by_what_it_does(tmp_path: Path) -> None:
     }
     assert set(named) == {"score_shard", "translate_shard", "filter_fold", "ablation_run"}
     assert all(template for template in named.values())
-
-
-def params_of(modules: dict[str, ModuleType], market: MarketConfig) -> dict[str, Any]:
-    found: Any = modules["csrm_params"]
-    return copy.deepcopy(found.retrain_params(market) | found.cold_start_params(market))
 
 
 @pytest.mark.parametrize(
