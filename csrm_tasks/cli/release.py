@@ -27,7 +27,6 @@ def history(market: str) -> None:
 
     for e in manage.history(load_settings(market=market), market):
         said = f"{e.payload['outcome']}, " if e.action == "registered" else ""
-        said += f"of a run with {e.payload['asked']}, " if "asked" in e.payload else ""
         click.echo(
             f"{e.seq:>4}  {e.at[:19]}  {e.action:<12} {e.release_id}  {e.actor}: {said}{e.reason}"
         )

@@ -100,9 +100,8 @@ def _sealed(
             "evaluation": evaluation.ref if evaluation else None,
             "evaluation_digest": evaluation.digest if evaluation else None,
             **_named(sides.tasks),
-            **verdicts.marked(asked),
             "policy": written,
-            **decision.as_json(),
+            **verdicts.marked(decision.as_json(), asked),
         }
     )
 

@@ -102,11 +102,11 @@ def gate(ctx: Context, *, stage: int, asked: str = "") -> Metadata:
         ctx.market.market,
         ctx.ref,
         tags={"csrm.release": sealed["release"], "csrm.verdict": sealed["outcome"]}
-        | {f"csrm.{k}": said for k, said in verdicts.marked(asked).items()},
+        | {f"csrm.{k}": said for k, said in verdicts.mark(sealed).items()},
         files=sorted(ctx.out.iterdir()),
     )
     kept = ("release", "champion", "digest", "reasons", "needed")
-    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}} | verdicts.marked(asked)
+    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}} | verdicts.mark(sealed)
 
 
 def _pages(
@@ -166,7 +166,7 @@ def register(ctx: Context) -> Metadata:
     }
     if verdict["evaluation"]:
         payload["evaluation"] = verdict["evaluation"]
-    payload |= verdicts.marked(verdict.get("asked", ""))
+    payload |= verdicts.mark(verdict)
     version = registration.ensure(
         api, ctx.market.model_name, run_id, candidate, registration.version_tags(payload),
         ctx.work / "model",

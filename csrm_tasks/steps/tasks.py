@@ -138,8 +138,8 @@ def gate_tasks(ctx: Context, *, asked: str = "") -> Metadata:
     sealed = verdicts.seal({
         "llm": llm, "champion": evaluation.inputs.get("champion_llm"),
         "evaluation": evaluation.ref, "evaluation_digest": evaluation.digest,
-        **verdicts.marked(asked),
-        "policy": policy.model_dump(mode="json") if policy else None, **verdict.as_json(),
+        "policy": policy.model_dump(mode="json") if policy else None,
+        **verdicts.marked(verdict.as_json(), asked),
     })  # fmt: skip
     write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
     summary = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
@@ -148,8 +148,8 @@ def gate_tasks(ctx: Context, *, asked: str = "") -> Metadata:
     tracking.log_run(
         ctx.settings, ctx.market.market, ctx.ref,
         tags={"csrm.verdict": sealed["outcome"]}
-        | {f"csrm.{k}": said for k, said in verdicts.marked(asked).items()},
+        | {f"csrm.{k}": said for k, said in verdicts.mark(sealed).items()},
         files=sorted(ctx.out.iterdir()),
     )  # fmt: skip
     kept = ("llm", "champion", "digest", "reasons", "needed")
-    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}} | verdicts.marked(asked)
+    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}} | verdicts.mark(sealed)

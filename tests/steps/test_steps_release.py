@@ -92,6 +92,10 @@ def assert_a_changed_run_is_said_everywhere(
     assert asked in gate.file("model_card.md").read_text()
     row = ledger.verified(pipeline.settings, MARKET)[-2]
     assert (row.action, row.payload["asked"]) == ("registered", asked)
+    for one in ledger.verified(pipeline.settings, MARKET)[-2:]:
+        assert one.reason.endswith(
+            f"this run is none of the market's normal ones: it was given {asked}"
+        )
     assert "asked" not in ledger.verified(pipeline.settings, MARKET)[0].payload
     version = api.get_model_version_by_alias("csrm-tiny", "champion")
     assert version.tags["csrm.asked"] == asked

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from csrm_tasks.evaluation.report import parts
 from csrm_tasks.evaluation.report.tasks import card_lines
 
 Json = Mapping[str, Any]
@@ -38,10 +37,7 @@ def render(about: Json, verdict: Json, summary: Json | None) -> str:
     lines += ["", "## Made of", ""]
     lines += [f"- {name}: `{ref}`" for name, ref in sorted(about["parts"].items())]
     lines += ["", "## Judged", "", f"Gate: **{verdict['outcome']}**, `{verdict['digest']}`", ""]
-    lines += [
-        f"- {said}"
-        for said in (*verdict["reasons"], *parts.changed(verdict), *verdict.get("notes", ()))
-    ]
+    lines += [f"- {said}" for said in (*verdict["reasons"], *verdict.get("notes", ()))]
     lines += _figures(summary) if summary else _cold(about)
     return "\n".join([*lines, *_options(about.get("ablation")), ""])
 

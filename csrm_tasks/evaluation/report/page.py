@@ -81,8 +81,7 @@ def _verdict(verdict: Json | None) -> str:
     if verdict is None:
         return ""
     outcome = verdict["outcome"]
-    said = [*verdict["reasons"], *parts.changed(verdict)]
-    reasons = "".join(f"<li>{escape(r)}</li>" for r in said)
+    reasons = "".join(f"<li>{escape(r)}</li>" for r in verdict["reasons"])
     return (
         f'<section class="banner {TONE[outcome]}" aria-label="Gate verdict">'
         f"<strong>Gate: {outcome}.</strong> {MEANING[outcome]}<ul>{reasons}</ul></section>"

@@ -17,12 +17,6 @@ CHIP = {"better": ("good", "▲"), "worse": ("bad", "▼"), "not decided": ("ope
 LABELS = [f"{int(g)} {g.name.lower()}" for g in Grade]
 
 
-def changed(verdict: Mapping[str, Any]) -> list[str]:
-    """Return a line on a run that was started with other parameters than the market's file has."""
-    asked = verdict.get("asked")
-    return [f"This run is none of the market's normal ones, it was given {asked}"] if asked else []
-
-
 def number(value: float | None, signed: bool = False) -> str:
     """Format a share with three decimals; an undefined one is a dash."""
     if value is None:

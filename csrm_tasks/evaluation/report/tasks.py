@@ -66,8 +66,7 @@ def page(summary: Json, verdict: Json | None = None) -> str:
     market = escape(str(summary["market"]))
     judged = ""
     if verdict is not None:
-        said = [*verdict["reasons"], *parts.changed(verdict)]
-        reasons = "".join(f"<li>{escape(r)}</li>" for r in said)
+        reasons = "".join(f"<li>{escape(r)}</li>" for r in verdict["reasons"])
         judged = f"<p><strong>Gate: {escape(verdict['outcome'])}</strong></p><ul>{reasons}</ul>"
     made_up = f'<p class="chip open">{GENERATED}</p>' if summary["generated"] else ""
     snapshot = escape(str(summary["snapshot"]))
@@ -88,8 +87,7 @@ def card(summary: Json, verdict: Json) -> str:
     )
     lines += ["## Use", "", use, "", "## Judged", ""]
     lines += [f"Gate: **{verdict['outcome']}**, `{verdict['digest']}`", ""]
-    lines += [f"- {said}" for said in (*verdict["reasons"], *parts.changed(verdict))]
-    return "\n".join([*lines, *card_lines(summary), ""])
+    return "\n".join([*lines, *(f"- {r}" for r in verdict["reasons"]), *card_lines(summary), ""])
 
 
 def card_lines(summary: Json) -> list[str]:
