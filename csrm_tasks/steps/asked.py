@@ -49,7 +49,7 @@ class Asked:
         """
         if not self:
             return ""
-        said = {"base": self.base, "rounds": self.rounds, "force": self.force}
+        said: dict[str, object] = {"base": self.base, "rounds": self.rounds, "force": self.force}
         said |= {"reuse": dict(self.reuse), "reason": self.reason}
         given = {k: v for k, v in said.items() if v not in ("", None, {})}
         return json.dumps(given, sort_keys=True, ensure_ascii=False)
