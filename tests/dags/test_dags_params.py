@@ -103,18 +103,24 @@ def test_the_form_starts_with_what_the_markets_file_says(loaded: dict[str, Any])
     assert params == normal | {"week": None, "dry_run": False, "release": False}
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["", "  pretraining: {steps: 4}\n"],
-)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A market with a stage 0 and all kinds of mapped tasks: shards, folds, runs of an ablation."""
+    options = "augmentation: {translator: llm}\n  misspelt_share: 0.1\n  pretraining: {steps: 4}"
+    asked = f"ablation: {{enabled: true}}\nfilter: {{action: remove}}\nllm:\n  {options}\n"
+    return load_changed(tmp_path_factory.mktemp("full"), "llm:\n", asked)
+
+
+@pytest.mark.parametrize("which", ["loaded", "full"])
 def test_what_may_be_reused_are_the_trainings_of_the_dag(
-    loaded: dict[str, Any], tmp_path: Path, change: str
+    request: pytest.FixtureRequest, which: str
 ) -> None:
-    found = load_changed(tmp_path, "  lora: {", f"{change}  lora: {{") if change else loaded
+    found = request.getfixturevalue(which)
     for name in ("csrm_cold_start__mini", "csrm_retrain__mini"):
         dag = found["dags"][name]
         shapes = dag["shapes"]["reuse"]
         assert set(shapes["properties"]) == set(trainings(dag))
+        assert ("pretrain_llm" in shapes["properties"]) == (which == "full")
         assert shapes["additionalProperties"] is False
         for task, step in trainings(dag).items():
             assert f"/{step}/" in shapes["properties"][task]["pattern"]
@@ -138,14 +144,10 @@ def test_every_step_and_every_gate_is_told_what_its_run_asks_for(loaded: dict[st
                 assert task["params"]["asked"] == task["asked"]
 
 
-def test_every_mapped_task_is_called_by_what_it_does(tmp_path: Path) -> None:
-    """In a market with all of them: shards, folds, runs of an ablation."""
-    asked = "ablation: {enabled: true}\nfilter: {action: remove}\nllm:\n  misspelt_share: 0.1\n"
-    asked = asked.replace("llm:\n", "llm:\n  augmentation: {translator: llm}\n")
-    found = load_changed(tmp_path, "llm:\n", asked)
+def test_every_mapped_task_is_called_by_what_it_does(full: dict[str, Any]) -> None:
     named = {
         task["step"]: task["named"]
-        for dag in found["dags"].values()
+        for dag in full["dags"].values()
         for task in dag["tasks"].values()
         if task["shards"]
     }
