@@ -239,9 +239,18 @@ def load_market(name: str, folder: Path) -> MarketConfig:
     return config
 
 
-def load_markets(folder: Path) -> list[MarketConfig]:
-    """Load every market file of ``folder``, sorted by name."""
-    return [load_market(p.stem, folder) for p in sorted(folder.glob("*.yaml"))]
+def load_markets(folder: Path) -> tuple[list[MarketConfig], list[str]]:
+    """Load every market file of ``folder``, sorted by name, and say what is wrong with others.
+
+    A file that is no market costs the other markets nothing.
+    """
+    found, wrong = [], []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            found.append(load_market(path.stem, folder))
+        except ConfigError as e:
+            wrong.append(str(e))
+    return found, wrong
 
 
 def parse_market(path: Path) -> MarketConfig:

@@ -12,7 +12,8 @@ queries translated into languages without labels (`llm.augmentation`); with `abl
 distilled into the online towers → bundle, probed in a fresh process (`servability`) → gate → live.
 
 **Window**: everything published up to the day in parameter `until`. Started by hand; with
-`dry_run` it trains and judges and releases nothing.
+`dry_run` it trains and judges and releases nothing; nor does a run that was given another `base`,
+`force` or `reuse`, unless `release` is set (docs/DAGS.md).
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
 it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
@@ -21,11 +22,11 @@ market has rollout steps, `csrm_rollout` takes a PASS from here.
 
 from __future__ import annotations
 
+from csrm_params import cold_start_params
 from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
-    DRY_RUN,
-    UNTIL,
+    ASKED,
     market_dag,
     negatives_of,
     pretrained_of,
@@ -84,13 +85,13 @@ def cold_start(market: MarketConfig) -> None:
         live = task("champion", "find_champion")
         probed = task("servability", bundle=bundle, snapshot=snap, towers=towers)
         found = {"servability": probed, "champion": live}
-        verdict = task("gate", "judge", stage=1, bundle=bundle, **found, **ablated)
+        verdict = task("gate", "judge", stage=1, asked=ASKED, bundle=bundle, **found, **ablated)
     with part("release"):
         released(task, bundle, verdict)
 
 
-PARAMS = {"until": UNTIL, "dry_run": DRY_RUN}
 for m in releasing():  # Airflow finds the DAGs among the names of this module
+    params = cold_start_params(m)
     globals()[f"csrm_cold_start__{m.market}"] = market_dag(
-        "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params=PARAMS
+        "csrm_cold_start", m, cold_start, doc=__doc__, schedule=None, params=params
     )

@@ -1,4 +1,4 @@
-"""Whose a market's tasks are, how long they may take and in which pool they run."""
+"""Which markets have DAGs; whose their tasks are, how long they may take and in which pool."""
 
 from __future__ import annotations
 
@@ -10,11 +10,29 @@ from typing import TYPE_CHECKING, Any
 from csrm_faults import retried
 
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.markets import MarketConfig
+from csrm_tasks.markets import MarketConfig, load_markets
+from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.classes import TRAINING
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseNotifier
+
+
+def examined() -> tuple[list[MarketConfig], list[str]]:
+    """Return the markets that can have DAGs, and what is wrong with the others.
+
+    What one market cannot have must not cost the others theirs: they stand in the same DAG file.
+    """
+    found, wrong = load_markets(load_settings().markets)
+    usable = []
+    for market in found:
+        try:
+            watched(market, "csrm_ingest")
+        except ConfigError as e:
+            wrong.append(str(e))
+        else:
+            usable.append(market)
+    return usable, wrong
 
 
 def every_task(market: MarketConfig) -> dict[str, Any]:

@@ -23,15 +23,22 @@ PARAMS = {
     "day": Param(
         type="string",
         **DATE,
+        title="Day",
         description="Day whose rows are judged again, YYYY-MM-DD.",
     ),
     "reason": Param(
         None,
         type=["null", "string"],
         pattern=r"^[a-z_]+$",
+        title="Reason code",
         description="Reason code, as in csrm quarantine list; empty: every reason.",
     ),
-    "apply": Param(False, type="boolean", description="Store what is good now; else a dry run."),
+    "apply": Param(
+        False,
+        type="boolean",
+        title="Apply",
+        description="Store what is good now; else a dry run.",
+    ),
 }
 
 

@@ -22,7 +22,8 @@ passed last, and releases nothing (`docs/TASKS.md`).
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
 run's data interval. **Needs** a live release (run `csrm_cold_start` first). With `dry_run`, and
-when it is a backfill, it trains and judges and releases nothing.
+when it is a backfill, it trains and judges and releases nothing; nor does a run that was given
+other `rounds`, another `base`, `force` or `reuse`, unless `release` is set (docs/DAGS.md).
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
 it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
@@ -35,11 +36,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import XComArg
+from csrm_params import beyond, retrain_params
 from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
-    DRY_RUN,
-    WEEK,
+    ASKED,
     controls_of,
     fact,
     market_dag,
@@ -173,7 +174,7 @@ def rounds(
     llms = {"stage2": last}
     for n in range(1, market.llm.distillation.rounds + 1):
         read = {"snapshot": week.snap, "llm": last, "rqa": found.rqa}
-        soft = score(f"relabel_{n}", read, split="train")
+        soft = score(f"relabel_{n}", read, split="train", beyond=beyond(n))
         given = {"arm": f"round{n}", "round": n, "soft": soft} | learnt
         last = tasks_of(market)("train_llm", f"train_llm_round{n}", **given)
         llms[f"round{n}"] = last
@@ -311,7 +312,7 @@ def judged(
     given = {"servability": probed, "champion": week.live} | evidence | towers.review
     of_tasks = {"snapshot": week.snap, "llm": llm, "champion_llm": week.of_live("llm")}
     given |= tasks_judged_of(week.market, task, **of_tasks)
-    return bundle, task("gate", "judge", stage=2, bundle=bundle, **given)
+    return bundle, task("gate", "judge", stage=2, asked=ASKED, bundle=bundle, **given)
 
 
 def without_clicks(
@@ -339,12 +340,12 @@ def retrain_tasks(market: MarketConfig) -> None:
     given = pretrained_of(market, task, snapshot=snap, previous=fact(passed, "llm"))
     llm = task("train_llm", arm="tasks", snapshot=snap, **given)
     judged = tasks_judged_of(market, task, snapshot=snap, llm=llm, champion_llm=fact(passed, "llm"))
-    task("gate_tasks", "judge", evaluation=judged["task_evaluation"])
+    task("gate_tasks", "judge", asked=ASKED, evaluation=judged["task_evaluation"])
 
 
-PARAMS = {"week": WEEK, "dry_run": DRY_RUN}
 for m in markets():  # Airflow finds the DAGs among the names of this module
     build = retrain if "relevance" in m.tasks else retrain_tasks
+    params = retrain_params(m)
     globals()[f"csrm_retrain__{m.market}"] = market_dag(
-        "csrm_retrain", m, build, doc=__doc__, schedule=m.schedule.retrain, params=PARAMS
+        "csrm_retrain", m, build, doc=__doc__, schedule=m.schedule.retrain, params=params
     )

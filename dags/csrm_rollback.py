@@ -20,11 +20,18 @@ from csrm_wiring import market_dag, releasing, tasks_of
 from csrm_tasks.markets import MarketConfig
 
 PARAMS = {
-    "reason": Param(type="string", minLength=3, maxLength=500, description="Why, for the ledger."),
+    "reason": Param(
+        type="string",
+        minLength=3,
+        maxLength=500,
+        title="Reason",
+        description="Why, for the ledger.",
+    ),
     "leaving": Param(
         None,
         type=["null", "string"],
         maxLength=200,
+        title="Leaving",
         description="Release to leave; empty: the newest.",
     ),
 }

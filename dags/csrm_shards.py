@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.sdk import XComArg
 from csrm_limits import limits_of
-from csrm_wiring import run, tasks_of
+from csrm_wiring import ASKED, run, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.options import ablation_arms
@@ -26,11 +26,16 @@ SHARD = "shard {{ task.op_kwargs['options']['shard'] }} of {{ task.op_kwargs['op
 
 
 def mapped(
-    market: MarketConfig, step: str, task_id: str, named: str, inputs: Mapping[str, Any]
-) -> Any:  # noqa: ANN401 Airflow's decorated task, whose type it keeps to itself
-    """Return a task to expand over ``options``; ``named`` is the template of each one's name."""
+    market: MarketConfig, step: str, task_id: str, named: str, inputs: Mapping[str, Any],
+    **same: str,
+) -> Any:  # noqa: ANN401 Airflow's decorated task, whose type it keeps to itself  # fmt: skip
+    """Return a task to expand over ``options``; ``named`` is the template of each one's name.
+
+    ``same``: parameters of all of them; Airflow renders templates in these, in ``options`` none.
+    """
     one = run.override(task_id=task_id, map_index_template=named, **limits_of(market, step))
-    return one.partial(step=step, market=market.market, inputs=dict(inputs))
+    of = {"step": step, "market": market.market, "asked": ASKED}
+    return one.partial(**of, inputs=dict(inputs), same=same)
 
 
 def scoring_of(market: MarketConfig, shards: int | None = None) -> Callable[..., XComArg]:
@@ -43,8 +48,8 @@ def scoring_of(market: MarketConfig, shards: int | None = None) -> Callable[...,
     def score(task_id: str, inputs: dict[str, Any], **params: str) -> XComArg:
         if of == 1:
             return task("score_pairs", task_id, **inputs, **params)
-        one = mapped(market, "score_shard", f"{task_id}_shards", SHARD, inputs)
-        shards = one.expand(options=[params | {"shard": k, "of": of} for k in range(of)])
+        one = mapped(market, "score_shard", f"{task_id}_shards", SHARD, inputs, **params)
+        shards = one.expand(options=[{"shard": k, "of": of} for k in range(of)])
         return task("join_shards", task_id, shards=shards, **inputs, **params)
 
     return score

@@ -1,16 +1,19 @@
 """Which day or week a run is for: its parameter's, else its data interval's, by local clocks.
 
-And whether what it makes may be released.
+And what it asks for otherwise than its market's file says, and whether what it makes may be
+released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from csrm_tasks import clocks
 from csrm_tasks.errors import ConfigError
+from csrm_tasks.markets import MarketConfig
+from csrm_tasks.steps.asked import asked_of, refuse_unknown
 
 BACKFILL = "backfill"  # Airflow's type of such runs
 
@@ -49,15 +52,36 @@ def week_end(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UT
         ) from e
 
 
-def withheld(params: Mapping[str, Any], dag_run: DagRunProtocol) -> str:
+def asked(
+    params: Mapping[str, Any],
+    dag_run: DagRunProtocol,
+    market: MarketConfig,
+    known: Collection[str],
+) -> str:
+    """Return what a run asks for otherwise than its market's file says, as JSON; "": nothing.
+
+    ``known``: the DAG's parameters. Raises :class:`ConfigError` for what none of them takes.
+    """
+    refuse_unknown(dag_run.conf or {}, params, known)
+    return asked_of(market, params, dag_run.run_id).as_text()
+
+
+def withheld(params: Mapping[str, Any], dag_run: DagRunProtocol, market: MarketConfig) -> str:
     """Say why a run releases nothing; empty: it may, if it is good enough.
 
-    A backfill makes up for windows of the past; what is served is decided by the present.
+    A backfill makes up for windows of the past; what is served is decided by the present. A run
+    that is none of the market's normal ones releases only if whoever started it has said so.
     """
     if str(getattr(dag_run.run_type, "value", dag_run.run_type)) == BACKFILL:
         return "a backfill changes nothing that is served; trigger the window by hand to release"
     if params.get("dry_run"):
         return "parameter 'dry_run' is set: nothing is released"
+    differs = asked_of(market, params, "this run")
+    if differs and not params.get("release"):
+        return (
+            f"it is none of the market's normal runs ({differs.in_words()}): nothing is released "
+            "unless parameter 'release' is set"
+        )
     return ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,16 +17,18 @@ from typing import Any
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
 from csrm_faults import refusals_fail
-from csrm_limits import every_task, limits_of, owner_links, watched
-from csrm_windows import day_of, week_end, withheld
+from csrm_limits import every_task, examined, limits_of, owner_links, watched
+from csrm_windows import asked, day_of, week_end, withheld
 
 from csrm_tasks.connections import url_of
-from csrm_tasks.markets import MarketConfig, load_market, load_markets
+from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import load_settings
+from csrm_tasks.steps.asked import REUSABLE
 from csrm_tasks.steps.classes import RELEASING
 from csrm_tasks.steps.docs import task_doc
 
 log = logging.getLogger("csrm")
+ASKED = "{{ asked(params, dag_run) }}"  # what every step is told of its run
 START = datetime(2025, 1, 1)  # no run before; past windows are run by hand or by backfill
 
 DATE: dict[str, Any] = {"format": "date", "pattern": r"^20\d{2}-\d{2}-\d{2}$"}  # a real one
@@ -59,8 +62,8 @@ DRY_RUN = Param(
 
 
 def markets() -> list[MarketConfig]:
-    """Return every market of this installation."""
-    return load_markets(load_settings().markets)
+    """Return the markets of this installation that can have DAGs."""
+    return examined()[0]
 
 
 def releasing() -> list[MarketConfig]:
@@ -95,7 +98,8 @@ def market_dag(
         owner_links=owner_links(market),
         **watched(market, name),
         user_defined_macros={
-            "withheld": withheld,
+            "asked": partial(asked, market=market, known=frozenset(params)),
+            "withheld": partial(withheld, market=market),
             "day_of": partial(day_of, zone=zone),
             "week_end": partial(week_end, zone=zone),
         },
@@ -125,22 +129,27 @@ def explain(dag: DAG) -> None:
 @task
 def run(
     step: str, market: str, inputs: dict[str, Any], options: dict[str, Any], connection: str = "",
-    withheld: str = "",
+    withheld: str = "", asked: str = "", stage: str = "", same: dict[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """The body of every task: run one step and return the reference of its artifact.
 
-    ``options`` are the step's parameters (Airflow maps no argument that is called params). A step
-    that asks an endpoint finds address and token of ``connection`` in its environment. ``withheld``
-    says why this run releases nothing, if so: the task and what is after it are skipped.
+    ``options`` are the step's parameters (Airflow maps no argument that is called params), ``same``
+    those that mapped tasks share, in which templates are rendered. A step that asks an endpoint
+    finds address and token of ``connection`` in its environment. ``withheld`` says why this run
+    releases nothing, if so: the task and what is after it are skipped. ``asked``: what the run asks
+    for otherwise than the market's file, of which ``stage`` takes its part.
     """
     from csrm_tasks.steps import run_step
+    from csrm_tasks.steps.asked import from_text
 
     if withheld:
         raise AirflowSkipException(f"{step} is skipped: {withheld}")
     with refusals_fail(step):
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
-        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
+        given = {k: reference(v) for k, v in inputs.items()}
+        told = replace(from_text(asked), task=stage)
+        return run_step(step, market, given, (same or {}) | options, asked=told)
 
 
 def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
@@ -158,8 +167,11 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
         rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
-        one = run.override(task_id=task_id or step, trigger_rule=rule, **limits_of(market, step))
-        return one(step=step, market=market.market, inputs=inputs, options=params, **about)
+        name = task_id or step
+        about |= {"stage": name} if step in REUSABLE else {}
+        one = run.override(task_id=name, trigger_rule=rule, **limits_of(market, step))
+        of = {"step": step, "market": market.market, "asked": ASKED}
+        return one(**of, inputs=inputs, options=params, **about)
 
     return add
 

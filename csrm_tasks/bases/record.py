@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from csrm_tasks.artifacts import check_files, describe_files, json_digest
-from csrm_tasks.base_models import KEPT_NAME, RECORD
+from csrm_tasks.base_models import KEPT, KEPT_NAME, RECORD
 from csrm_tasks.errors import ArtifactError, ConfigError
 
 LICENCE = "licence"  # folder of the licence's texts, beside the weights
@@ -133,3 +134,19 @@ def kept_bases(folder: Path) -> dict[str, BaseRecord]:
     """Return name → record of the bases in ``folder``, by name."""
     found = sorted(p.parent for p in folder.glob(f"*/{RECORD}"))
     return {p.name: read_record(p) for p in found if KEPT_NAME.fullmatch(p.name)}
+
+
+def causal_bases(folder: Path) -> list[str]:
+    """Return how a market names each base in ``folder`` that an LLM can be trained from.
+
+    One whose record cannot be read is none: whoever parses a form of choices mends nothing.
+    """
+    found = []
+    for record in sorted(folder.glob(f"*/{RECORD}")):
+        with suppress(ArtifactError):
+            if (
+                KEPT_NAME.fullmatch(record.parent.name)
+                and read_record(record.parent).kind == CAUSAL
+            ):
+                found.append(f"{KEPT}{record.parent.name}")
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,6 @@ WHOLE = ("ingest", "retrain", "refresh", "rollout")
 # 300 gold queries decide to about three points (docs/GATE.md); intervals narrow with the root.
 DECIDED_QUERIES, DECIDED_MARGIN = 300, 0.03
 LONG_TRAINING = 20_000  # optimizer steps that no CPU makes in a night
-CRON = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))  # minute, hour, day, month, day of the week
 MAX_SLICES = 50  # beyond which none could ever be refuted (docs/GATE.md)
 
 
@@ -71,21 +69,6 @@ def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
         contract_of("labels", config.ingest.columns)
     except ConfigError as e:
         yield str(e)
-    for name in (*WHOLE, "drill"):
-        cron = getattr(config.schedule, name)
-        if cron is not None and not _is_cron(cron):
-            yield f"schedule.{name}: {cron!r} is no cron expression; five fields, as 0 2 * * *"
-
-
-def _is_cron(text: str) -> bool:
-    """Whether Airflow may read it: a name (@daily), or fields whose plain numbers are in range."""
-    fields = text.split()
-    if text.startswith("@"):
-        return len(fields) == 1
-    numbers = zip((re.findall(r"(?<![\w/#])\d+", field) for field in fields), CRON, strict=False)
-    return 5 <= len(fields) <= 7 and all(
-        low <= int(number) <= high for found, (low, high) in numbers for number in found
-    )
 
 
 def _surprises(config: MarketConfig, settings: Settings) -> Iterator[str]:

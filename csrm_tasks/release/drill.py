@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +75,8 @@ def rehearse(
     """
     shutil.rmtree(work / "drill", ignore_errors=True)
     entries = ledger.verified(settings, config.market)
-    scratch = _copy(settings, config.market, entries, work / "drill")
+    # Under a name of its own: a process that rehearses again still holds the last copy open.
+    scratch = _copy(settings, config.market, entries, work / "drill" / uuid.uuid4().hex)
     copied = Aliases(api, config.model_name) if entries else None
     wanted = ledger.live_stack(entries)[-1 - routing.KEPT : -1][::-1]
     reached, seconds = [], []

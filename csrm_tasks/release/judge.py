@@ -34,9 +34,15 @@ class Sides:
     tasks: Artifact | None = None  # evaluation of the tasks besides relevance, where there are any
 
 
-def verdict(store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None) -> dict[str, Any]:
-    """Judge and seal. Stage 1: a cold start, by source dev; 2: on gold against the champion."""
-    return _sealed(store, sides, stage, policy, policy.model_dump(mode="json") if policy else None)
+def verdict(
+    store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None, asked: str = ""
+) -> dict[str, Any]:
+    """Judge and seal. Stage 1: a cold start, by source dev; 2: on gold against the champion.
+
+    ``asked``: how its run differed from the market's normal one; it decides nothing here.
+    """
+    written = policy.model_dump(mode="json") if policy else None
+    return _sealed(store, sides, stage, policy, written, asked)
 
 
 def replay(store: ArtifactStore, gate: Artifact) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def replay(store: ArtifactStore, gate: Artifact) -> dict[str, Any]:
         parts.get("task_evaluation"),
     )  # fmt: skip
     policy = Gate.model_validate_json(json.dumps(old["policy"]))
-    new = _sealed(store, sides, old["stage"], policy, old["policy"])
+    new = _sealed(store, sides, old["stage"], policy, old["policy"], old.get("asked", ""))
     if new["digest"] != old["digest"]:
         raise RefusedError(f"{gate.ref} does not replay: {_first_difference(old, new)}")
     return new
@@ -71,8 +77,9 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _sealed(
-    store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None, written: object
-) -> dict[str, Any]:
+    store: ArtifactStore, sides: Sides, stage: int, policy: Gate | None, written: object,
+    asked: str,
+) -> dict[str, Any]:  # fmt: skip
     if stage not in (1, 2):
         raise ConfigError(f"gate: stage is 1 or 2, not {stage}")
     from csrm_tasks.evaluation.checks import combine
@@ -94,7 +101,7 @@ def _sealed(
             "evaluation_digest": evaluation.digest if evaluation else None,
             **_named(sides.tasks),
             "policy": written,
-            **decision.as_json(),
+            **verdicts.marked(decision.as_json(), asked),
         }
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def version_tags(payload: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a version, from the payload of the ledger row that registered it."""
     tags = {"csrm.bundle": payload["bundle"], "csrm.verdict": payload["outcome"]}
-    return tags | {f"csrm.{k}": payload[k] for k in ("gate", "evaluation") if k in payload}
+    return tags | {f"csrm.{k}": payload[k] for k in ("gate", "evaluation", "asked") if k in payload}
 
 
 def ensure(

@@ -12,6 +12,21 @@ from csrm_tasks.errors import RefusedError
 FILE = "verdict.json"
 
 
+def marked(body: Mapping[str, Any], asked: str) -> dict[str, Any]:
+    """Return a verdict's body with how its run differed from the market's normal one, as JSON
+    (:mod:`csrm_tasks.steps.asked`), and a reason that says so wherever reasons are shown.
+    """
+    if not asked:
+        return dict(body)
+    said = f"this run is none of the market's normal ones: it was given {asked}"
+    return {**body, "asked": asked, "reasons": [*body["reasons"], said]}
+
+
+def mark(verdict: Mapping[str, Any]) -> dict[str, str]:
+    """Return what else records such a run, by name: nothing of a normal one."""
+    return {"asked": verdict["asked"]} if "asked" in verdict else {}
+
+
 def seal(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``body`` with its ``digest``."""
     return {**body, "digest": json_digest(body)}

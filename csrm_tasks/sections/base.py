@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from csrm_tasks.sections.cron import check_cron
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ Steps = Annotated[Positive, Unit("optimizer steps")]
 Products = Annotated[Positive, Unit("products")]
 Queries = Annotated[Positive, Unit("queries")]
 Tasks = Annotated[Positive, Unit("Airflow tasks")]
-Cron = Annotated[str, Unit("cron expression")]
+Cron = Annotated[str, AfterValidator(check_cron), Unit("cron expression")]
 BaseModelName = Annotated[str, Unit("base model")]
 
 

@@ -25,21 +25,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("csrm")
 
 READS: dict[str, Any] = {"inputs": ["snapshot", "llm"], "optional": ["pairs", "rqa", "teacher"]}
+BEYOND = "the run asks for no further round"
 TRAINS = ["llm", "seed"]  # by whom soft labels are cross-fitted, with models of their own
 
 
 @step("score_pairs", config=TRAINS, **READS)
-def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> Metadata:
+def score_pairs(
+    ctx: Context, *, space: str = "relevance", split: str = "", beyond: bool = False
+) -> Metadata:
     """Score given pairs, or the snapshot's own of ``split``, with a trained LLM (A8, A16, A19).
 
     ``split=train`` gives soft labels (temperature 1); the file then also has pair_id and grade.
     They are cross-fitted where the teacher has memorised its labels (A18), and there are none where
-    the teacher is no better on dev than its own teacher was: the rounds end there (A17).
-    ``teacher`` (of ``choose_teacher``): its stack's word in place of the LLM's (A50), or none where
-    dev refuses the teacher.
+    the teacher is no better on dev than its own teacher was: the rounds end there (A17), as they
+    do for a round ``beyond`` those that the run asks for. ``teacher`` (of ``choose_teacher``): its
+    stack's word in place of the LLM's (A50), or none where dev refuses the teacher.
     """
     pairs = _asked(ctx, split, space)
-    stopped = _stopped(ctx, space, split)
+    stopped = BEYOND if beyond else _stopped(ctx, space, split)
     if stopped:
         return _no_labels(stopped)
     scored, truncated = _score(ctx, pairs, space, split)
@@ -48,15 +51,16 @@ def score_pairs(ctx: Context, *, space: str = "relevance", split: str = "") -> M
 
 @step("score_shard", **READS)
 def score_shard(
-    ctx: Context, *, shard: int, of: int, space: str = "relevance", split: str = ""
-) -> Metadata:
+    ctx: Context, *, shard: int, of: int, space: str = "relevance", split: str = "",
+    beyond: bool = False,
+) -> Metadata:  # fmt: skip
     """Score what ``score_pairs`` would, but only shard ``shard`` (from 0) ``of`` so many."""
     from csrm_tasks.llm.data import shard_numbers
 
     if not 0 <= shard < of:
         raise ConfigError(f"score_shard: there is no shard {shard} of {of}; they count from 0")
     pairs = _asked(ctx, split, space)
-    stopped = _stopped(ctx, space, split)
+    stopped = BEYOND if beyond else _stopped(ctx, space, split)
     if stopped:
         return _no_labels(stopped)
     scored, truncated = _score(ctx, pairs.filter(shard_numbers(pairs, of) == shard), space, split)
@@ -66,13 +70,15 @@ def score_shard(
 
 
 @step("join_shards", many=["shards"], config=TRAINS, **READS)
-def join_shards(ctx: Context, *, space: str = "relevance", split: str = "") -> Metadata:
+def join_shards(
+    ctx: Context, *, space: str = "relevance", split: str = "", beyond: bool = False
+) -> Metadata:
     """Put all shards together to what ``score_pairs`` would have made, in its order.
 
     Raises :class:`DataError` unless every pair was scored once, from these very inputs.
     """
     pairs = _asked(ctx, split, space)
-    stopped = _stopped(ctx, space, split)
+    stopped = BEYOND if beyond else _stopped(ctx, space, split)
     if stopped:
         return _no_labels(stopped)
     scored = _joined(ctx, pairs, space, split)

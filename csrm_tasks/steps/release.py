@@ -83,12 +83,14 @@ def _fact(ctx: Context, llm: Artifact, name: str) -> float | None:
     config=["gate", "generated", "tasks"],
 )
 @few_retries()
-def gate(ctx: Context, *, stage: int) -> Metadata:
+def gate(ctx: Context, *, stage: int, asked: str = "") -> Metadata:
     """Decide whether the bundle may replace the live release; the verdict is sealed by digest.
 
     ``stage``: 1 a cold start (floor on source dev), 2 against the champion on the gold set.
     ``ablation``: what dev kept of the market's options (A41), for the model card; ``review``: pairs
     of the traffic, from which the label budget is drawn where the gate leaves claims open.
+    ``asked``: how the run differs from the market's normal one, and why; verdict, report and ledger
+    say it.
     """
     evaluation, tasks = (ctx.inputs.get(n) for n in ("evaluation", "task_evaluation"))
     beside = [task for task in ctx.market.tasks if task != "relevance"]
@@ -100,7 +102,7 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
     sides = judge.Sides(
         ctx.input("bundle"), ctx.input("champion"), ctx.input("servability"), evaluation, tasks
     )
-    sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate)
+    sealed = judge.verdict(ctx.store, sides, stage, ctx.market.gate, asked)
     write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
     _pages(ctx, evaluation, tasks, sealed)
     # Every verdict is on record, not only the one that leads to a registration.
@@ -108,11 +110,12 @@ def gate(ctx: Context, *, stage: int) -> Metadata:
         ctx.settings,
         ctx.market.market,
         ctx.ref,
-        tags={"csrm.release": sealed["release"], "csrm.verdict": sealed["outcome"]},
+        tags={"csrm.release": sealed["release"], "csrm.verdict": sealed["outcome"]}
+        | {f"csrm.{k}": said for k, said in verdicts.mark(sealed).items()},
         files=sorted(ctx.out.iterdir()),
     )
     kept = ("release", "champion", "digest", "reasons", "needed")
-    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
+    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}} | verdicts.mark(sealed)
 
 
 def _pages(
@@ -183,6 +186,7 @@ def register(ctx: Context) -> Metadata:
     }
     if verdict["evaluation"]:
         payload["evaluation"] = verdict["evaluation"]
+    payload |= verdicts.mark(verdict)
     version = registration.ensure(
         api, ctx.market.model_name, run_id, candidate, registration.version_tags(payload),
         ctx.work / "model",

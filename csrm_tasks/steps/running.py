@@ -21,6 +21,7 @@ from csrm_tasks.errors import ArtifactError, ConfigError, CsrmError, disk_full_a
 from csrm_tasks.file_state import digests_kept_in
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.settings import Settings, load_settings
+from csrm_tasks.steps.asked import NORMAL, Asked, again, applied, reused
 from csrm_tasks.steps.code_digest import code_digest
 from csrm_tasks.steps.declaration import Context, Metadata, Step, get_step
 from csrm_tasks.threads import use_threads
@@ -42,11 +43,14 @@ def run_step(
     inputs: Inputs | None = None,
     params: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
+    *,
+    asked: Asked = NORMAL,
 ) -> str:
     """Run one step, or find its output, and return the artifact's reference.
 
     ``inputs`` maps input names to references (a sequence of them for a ``many`` input; None for an
-    optional one that is absent). Raises :class:`ConfigError` for wrong names or types and
+    optional one that is absent). ``asked``: what its run asks for otherwise than the market's file.
+    Raises :class:`ConfigError` for wrong names or types and
     :class:`ArtifactError` for missing or damaged inputs, :class:`AwayError` for a database or an
     object store that does not answer, :class:`DeniedError` for one that does not let us in,
     :class:`DiskFullError` for a disk, quota or tablespace.
@@ -59,7 +63,7 @@ def run_step(
             disk_full_as_one_line(f"step {name}", settings.home),
             digests_kept_in(settings.cache / "digests"),
         ):
-            return _run(name, config, inputs or {}, params or {}, settings)
+            return _run(name, applied(config, asked), inputs or {}, params or {}, settings, asked)
     except CsrmError:
         raise
     except Exception as e:
@@ -72,13 +76,18 @@ def run_step(
 
 
 def _run(
-    name: str, config: MarketConfig, inputs: Inputs, params: Mapping[str, Any], settings: Settings
-) -> str:
+    name: str, config: MarketConfig, inputs: Inputs, params: Mapping[str, Any], settings: Settings,
+    asked: Asked,
+) -> str:  # fmt: skip
     spec = get_step(name)
     store = ArtifactStore(settings.artifacts, settings.cache)
     single, lists = _open_inputs(spec, store, inputs)
     values = _check_params(spec, params)
-    about = _identity(spec, config, settings, single, lists, values)
+    about = _identity(spec, config, settings, single, lists, values) | again(asked, name)
+    if asked.task in asked.reuse:
+        first = reused(store, spec, about, asked.reuse[asked.task])
+        log.info("step %s: %s is reused, as this run asks: %s", name, first, asked.reason)
+        return first
     ref = f"{config.market}/{spec.name}/{json_digest(about)[:20]}"
     work = settings.work / ref
     work.parent.mkdir(parents=True, exist_ok=True)

@@ -119,10 +119,11 @@ def _answers(name: str, llm: Artifact, gold: pl.DataFrame) -> pl.DataFrame:
 
 
 @step("gate_tasks", inputs=["evaluation"], config=["gate", "tasks"])
-def gate_tasks(ctx: Context) -> Metadata:
+def gate_tasks(ctx: Context, *, asked: str = "") -> Metadata:
     """Decide whether an LLM of a market without relevance passes, by its tasks; seal the verdict.
 
-    A market with relevance is judged by ``gate``, which reads the tasks as well.
+    A market with relevance is judged by ``gate``, which reads the tasks as well. ``asked``: how the
+    run differs from the market's normal one, and why.
     """
     from csrm_tasks.evaluation.report import tasks as report
     from csrm_tasks.evaluation.task_gate import decide_tasks
@@ -137,15 +138,18 @@ def gate_tasks(ctx: Context) -> Metadata:
     sealed = verdicts.seal({
         "llm": llm, "champion": evaluation.inputs.get("champion_llm"),
         "evaluation": evaluation.ref, "evaluation_digest": evaluation.digest,
-        "policy": policy.model_dump(mode="json") if policy else None, **verdict.as_json(),
+        "policy": policy.model_dump(mode="json") if policy else None,
+        **verdicts.marked(verdict.as_json(), asked),
     })  # fmt: skip
     write_json(ctx.out / verdicts.FILE, sealed, sort_keys=False)
     summary = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
     (ctx.out / "report.html").write_text(report.page(summary, sealed), encoding="utf-8")
     (ctx.out / "model_card.md").write_text(report.card(summary, sealed), encoding="utf-8")
     tracking.log_run(
-        ctx.settings, ctx.market.market, ctx.ref, tags={"csrm.verdict": sealed["outcome"]},
+        ctx.settings, ctx.market.market, ctx.ref,
+        tags={"csrm.verdict": sealed["outcome"]}
+        | {f"csrm.{k}": said for k, said in verdicts.mark(sealed).items()},
         files=sorted(ctx.out.iterdir()),
     )  # fmt: skip
     kept = ("llm", "champion", "digest", "reasons", "needed")
-    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}}
+    return {"verdict": sealed["outcome"], **{k: sealed[k] for k in kept}} | verdicts.mark(sealed)

@@ -154,6 +154,11 @@ def test_every_fault_is_one_line_with_key_and_remedy(
         ({"schedule": {"ingest": "99 9 * * *"}}, "schedule.ingest: '99 9 * * *' is no cron"),
         ({"schedule": {"drill": "0 5 1"}}, "schedule.drill: '0 5 1' is no cron"),
         ({"schedule": {"drill": "soon"}}, "schedule.drill: 'soon' is no cron"),
+        ({"schedule": {"drill": "0 5 32 * *"}}, "schedule.drill: '0 5 32 * *' is no cron"),
+        ({"schedule": {"drill": "0 5 1-40 * *"}}, "schedule.drill: '0 5 1-40 * *' is no cron"),
+        ({"schedule": {"drill": "0 5 * JAM *"}}, "schedule.drill: '0 5 * JAM *' is no cron"),
+        ({"schedule": {"drill": "0 5 */0 * *"}}, "schedule.drill: '0 5 */0 * *' is no cron"),
+        ({"schedule": {"drill": "@nightly"}}, "schedule.drill: '@nightly' is no cron"),
         ({"llm": {"base": "org/name"}}, "llm.base: 'org/name' is no folder here"),
         (
             {"ingest": {"columns": {"labels": {"grade": "relevance"}}}},
@@ -356,7 +361,16 @@ def test_reference_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "cron",
-    ["@daily", "*/15 2 * * *", "0 2 1-7,15 JAN *", "0 4 * * 7", "0 0 L * MON#2", "5/20 1 * * 1"],
+    [
+        "@daily",
+        "*/15 2 * * *",
+        "0 2 1-7,15 JAN *",
+        "0 4 * * 7",
+        "0 0 L * MON#2",
+        "5/20 1 * * 1",
+        "0 3 * * mon-fri",
+        "0-30/10 1,2 * * *",
+    ],
 )
 def test_a_schedule_that_airflow_reads_is_no_fault(cron: str, tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"

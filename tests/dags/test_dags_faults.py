@@ -135,9 +135,10 @@ def test_only_a_backfill_and_a_dry_run_release_nothing(modules: dict[str, Module
     withheld: Any = modules["csrm_windows"].withheld
     for kind in DagRunType:
         run = SimpleNamespace(run_type=kind)
-        assert bool(withheld({}, run)) == (kind is DagRunType.BACKFILL)
-        assert "dry_run" in withheld({"dry_run": True}, run) or kind is DagRunType.BACKFILL
-    assert withheld({"dry_run": False}, run_of("manual")) == ""
+        assert bool(withheld({}, run, market())) == (kind is DagRunType.BACKFILL)
+        dry = withheld({"dry_run": True}, run, market())
+        assert "dry_run" in dry or kind is DagRunType.BACKFILL
+    assert withheld({"dry_run": False}, run_of("manual"), market()) == ""
 
 
 def rendered(dag: Any, task_id: str, kind: str, **params: object) -> Any:

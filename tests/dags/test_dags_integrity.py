@@ -38,6 +38,8 @@ print("LOADED" + json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
     "dags": {d.dag_id: {
+        "shapes": {k: d.params.get_param(k).schema for k in d.params},
+        "help": {k: d.params.get_param(k).description for k in d.params},
         "runs": d.max_active_runs, "links": d.owner_links, "doc": d.doc_md, "catchup": d.catchup,
         "params": {k: v.value if v.has_value else None
                    for k, v in ((k, d.params.get_param(k)) for k in d.params)},
@@ -48,7 +50,9 @@ print("LOADED" + json.dumps({
         "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
         "tasks": {t.task_id: {
             "step": kwargs(t).get("step"), "inputs": inputs(t), "rule": t.trigger_rule.value,
-            "params": kwargs(t).get("options") or {}, "retries": t.retries, "shards": shards(t),
+            "params": (kwargs(t).get("same") or {}) | (kwargs(t).get("options") or {}),
+            "named": t.map_index_template, "asked": kwargs(t).get("asked"),
+            "stage": kwargs(t).get("stage"), "retries": t.retries, "shards": shards(t),
             "asks": [[u["id"] for u in t.assigned_users or ()], t.response_timeout.total_seconds(),
                      t.defaults] if t.task_id == "ask" else None,
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
@@ -581,9 +585,11 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
         (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
     assert len(load(tmp_path / "home", tmp_path)["dags"]) == 16
     (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
-    errors = load(tmp_path / "home", tmp_path)["errors"]
-    assert len(errors) == 8
-    assert all("two.yaml: colour:" in e for e in errors.values())
+    broken = load(tmp_path / "home", tmp_path)
+    ((file, said),) = broken["errors"].items()
+    assert Path(file).name == "csrm_market_files.py" and "two.yaml: colour:" in said
+    assert {name.partition("__")[2] for name in broken["dags"]} == {"one"}  # as if it were alone
+    assert len(broken["dags"]) == 8
 
 
 @pytest.mark.airflow

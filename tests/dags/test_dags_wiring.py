@@ -332,7 +332,7 @@ def test_a_store_that_does_not_answer_is_tried_again_and_a_refusal_is_not(
     from airflow.sdk.exceptions import AirflowFailException  # after AIRFLOW_HOME is set
 
     def raising(error: Exception) -> Any:
-        def step(*_: Any) -> str:
+        def step(*_: Any, **__: Any) -> str:
             raise error
 
         return step

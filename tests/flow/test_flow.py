@@ -15,6 +15,7 @@ from csrm_tasks.markets import load_market
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import all_steps
+from csrm_tasks.steps.llm_scores import BEYOND
 from tests.executed import missed, undeclared, unread
 from tests.flow_fixtures import MARKET, make_flow_market, run_flow
 
@@ -23,6 +24,8 @@ FIRST_DAY: tuple[str, dict[str, Any]] = (f"csrm_ingest__{MARKET}", {"day": DAYS[
 COLD_START = (f"csrm_cold_start__{MARKET}", {"until": DAYS[0]})
 NIGHTS = [(f"csrm_ingest__{MARKET}", {"day": day}) for day in DAYS[1:]]
 RETRAIN = (f"csrm_retrain__{MARKET}", {"week": "2026-W02"})
+# The same week before, with fewer rounds than the market's: it judges and releases nothing.
+CHANGED = (RETRAIN[0], RETRAIN[1] | {"rounds": 1, "reason": "is one round enough?"})
 REPLAYS = [
     (f"csrm_replay__{MARKET}", {"day": DAYS[0]} | more)
     for more in ({}, {"apply": True, "reason": "unknown_product"}, {})  # the last is dry again
@@ -30,6 +33,7 @@ REPLAYS = [
 REFRESH = (f"csrm_refresh__{MARKET}", {"day": DAYS[-1]})
 # Once more, after the release: the first day, and the cold start.
 RUNS = [FIRST_DAY, COLD_START, *NIGHTS, RETRAIN, FIRST_DAY, COLD_START, *REPLAYS, REFRESH]
+BEFORE = RUNS.index(RETRAIN)
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.timeout(600)]
 Run = dict[str, Any]
@@ -49,9 +53,21 @@ def settings(folder: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def runs(folder: Path, settings: Settings) -> list[Run]:
+def all_runs(folder: Path, settings: Settings) -> list[Run]:
     """Run everything once."""
-    return run_flow(settings, folder / "airflow", RUNS)
+    return run_flow(settings, folder / "airflow", [*RUNS[:BEFORE], CHANGED, *RUNS[BEFORE:]])
+
+
+@pytest.fixture(scope="module")
+def runs(all_runs: list[Run]) -> list[Run]:
+    """Return what became of :data:`RUNS`."""
+    return [*all_runs[:BEFORE], *all_runs[BEFORE + 1 :]]
+
+
+@pytest.fixture(scope="module")
+def changed(all_runs: list[Run]) -> Run:
+    """Return what became of :data:`CHANGED`."""
+    return all_runs[BEFORE]
 
 
 def refs(run: Run) -> dict[str, str]:
@@ -137,6 +153,30 @@ def test_the_cold_start_read_nothing_of_the_target_but_its_catalogue(
         .filter(pl.col("locale") == "zh-TW")
         .is_empty()
     )
+
+
+def test_a_run_of_fewer_rounds_shares_all_before_them_with_the_normal_week_and_releases_nothing(
+    changed: Run, runs: list[Run], settings: Settings
+) -> None:
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    made, normal = refs(changed), refs(runs[BEFORE])
+    after = {"relabel_2_shards[0]", "relabel_2_shards[1]", "relabel_2", "train_llm_round2"}
+    trained = {t for t in normal if store.require(normal[t])["about"]["step"] == "train_llm"}
+    shared = {"snapshot", "build_bm25", "train_ebr", "build_index", "build_rqa", "relabel_1"}
+    assert {t: made[t] for t in shared | trained - after} == {
+        t: normal[t] for t in shared | trained - after
+    }
+    assert store.open(made["relabel_2"]).facts["stopped"] == BEYOND
+    assert store.open(made["train_llm_round2"]).facts["passed_on"] == made["train_llm_round1"]
+
+    skipped = {t for t, (state, _) in changed["tasks"].items() if state == "skipped"}
+    assert {"register", "promote"} <= skipped <= {"register", "is_approved", "promote"}
+    verdict = store.open(made["judge"]).facts
+    assert json.loads(verdict["asked"]) == {"rounds": 1, "reason": "is one round enough?"}
+    assert "asked" not in store.open(normal["judge"]).facts
+    entries = ledger.verified(settings, MARKET)
+    assert [e.release_id for e in entries if "asked" in e.payload] == []
+    assert verdict["release"] not in {e.release_id for e in entries}
 
 
 def test_a_day_again_stores_nothing_twice(runs: list[Run], settings: Settings) -> None:

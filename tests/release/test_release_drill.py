@@ -53,9 +53,13 @@ def test_a_rollout_under_way_is_taken_back_first_and_goes_on_in_truth(world: Wor
 def test_a_predecessor_that_does_not_load_fails_the_drill(world: World) -> None:
     lives = [e for e in manage.history(world.settings, MARKET) if e.action == "promoted"]
     bundle = store_of(world.settings).open(lives[1].payload["bundle"])
-    (bundle.path / TOWERS / "query.onnx").write_bytes(b"damaged")
+    tower = bundle.path / TOWERS / "query.onnx"
+    whole = tower.read_bytes()
+    tower.write_bytes(b"damaged")
     with pytest.raises(CsrmError, match="changed after it was published"):
         drill.rehearse(world.settings, AUTO, world.api, world.settings.work)
+    tower.write_bytes(whole)  # from the backup
+    drill.rehearse(world.settings, AUTO, world.api, world.settings.work)
 
 
 def test_without_a_predecessor_there_is_nothing_to_rehearse(settings: Settings) -> None:

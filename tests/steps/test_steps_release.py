@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from csrm_tasks.release import judge, ledger, retention, routing
 from csrm_tasks.sections import Gate
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
+from csrm_tasks.steps.asked import Asked
 from tests.release_fixtures import MARKET, market, parts, probed, scores, store_of
 
 
@@ -35,7 +37,9 @@ class Pipeline:
         ref = run_step(step, self.config, inputs, params, self.settings)
         return store_of(self.settings).open(ref)
 
-    def gated(self, part: dict[str, str], stage: int, evaluation: str | None = None) -> Any:
+    def gated(
+        self, part: dict[str, str], stage: int, evaluation: str | None = None, **more: str
+    ) -> Any:
         """Bundle and judge; returns the three artifacts' references by input name."""
         bundle = self.run("bundle", part)
         champion = self.run("champion", {})
@@ -43,7 +47,7 @@ class Pipeline:
             "bundle": bundle.ref, "champion": champion.ref, "evaluation": evaluation,
             "servability": probed(self.settings, bundle).ref,
         }  # fmt: skip
-        return {"bundle": bundle.ref, "gate": self.run("gate", given, stage=stage).ref}
+        return {"bundle": bundle.ref, "gate": self.run("gate", given, stage=stage, **more).ref}
 
     def released(self, made: dict[str, str]) -> Artifact:
         """Register and promote; returns promote's receipt."""
@@ -75,6 +79,31 @@ def pipeline(settings: Settings) -> Pipeline:
     return Pipeline(settings, market())
 
 
+def assert_a_changed_run_is_said_everywhere(
+    pipeline: Pipeline, made: dict[str, str], asked: str
+) -> None:
+    """In verdict, report, card, MLflow run and version, and the ledger."""
+    store, api = store_of(pipeline.settings), tracking.client(pipeline.settings)
+    gate = store.open(made["gate"])
+    verdict = json.loads(gate.file("verdict.json").read_text())
+    assert verdict["asked"] == gate.facts["asked"] == asked
+    assert judge.replay(store, gate) == verdict
+    assert escape(asked) in gate.file("report.html").read_text()
+    assert asked in gate.file("model_card.md").read_text()
+    row = ledger.verified(pipeline.settings, MARKET)[-2]
+    assert (row.action, row.payload["asked"]) == ("registered", asked)
+    for one in ledger.verified(pipeline.settings, MARKET)[-2:]:
+        assert one.reason.endswith(
+            f"this run is none of the market's normal ones: it was given {asked}"
+        )
+    assert "asked" not in ledger.verified(pipeline.settings, MARKET)[0].payload
+    version = api.get_model_version_by_alias("csrm-tiny", "champion")
+    assert version.tags["csrm.asked"] == asked
+    experiment = api.get_experiment_by_name("csrm/tiny").experiment_id
+    (run,) = api.search_runs([experiment], f"tags.`csrm.ref` = '{made['gate']}'")
+    assert run.data.tags["csrm.asked"] == asked
+
+
 @pytest.mark.slow
 def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     settings = pipeline.settings
@@ -86,7 +115,8 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
 
     new = parts(settings, "b", 2)
     evaluation = pipeline.evaluation(new, old, 0.9)
-    second = pipeline.gated(new, 2, evaluation)
+    asked = Asked(rounds=1, reason='a "quick" one').as_text()
+    second = pipeline.gated(new, 2, evaluation, asked=asked)
     verdict = pipeline.facts(second["gate"])
     assert (verdict["verdict"], verdict["champion"]) == ("PASS", one)
     receipt = pipeline.released(second)
@@ -114,6 +144,7 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     }
     assert champion["towers"] == f"{MARKET}/train_towers/b"
     assert_it_can_be_retrained_whatever_its_age(pipeline, champion)
+    assert_a_changed_run_is_said_everywhere(pipeline, second, asked)
     page = store_of(settings).open(second["gate"]).file("report.html").read_text()
     assert "Gate: PASS." in page
     card = store_of(settings).open(second["gate"]).file("model_card.md").read_text()
