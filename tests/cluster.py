@@ -43,11 +43,6 @@ KEYS = {
 }
 
 
-def hostname() -> str:
-    """Return the worker's name, by which Airflow tells who ran a task."""
-    return os.environ.get("CSRM_TEST_WORKER", "scheduler")
-
-
 @dataclass(frozen=True)
 class ClusterHome(Home):
     """A home whose Airflow runs on Celery, and whose store is PostgreSQL and S3."""
@@ -98,7 +93,7 @@ def environment(database: Mapping[str, str], broker: str, s3: str, home: Path) -
     """Return what Airflow and CSRM need to run on several machines: docs/WORKERS.md."""
     airflow = {
         "CORE__EXECUTOR": "CeleryExecutor,LocalExecutor",
-        "CORE__HOSTNAME_CALLABLE": "tests.cluster.hostname",
+        "CORE__HOSTNAME_CALLABLE": "tests.worker_name.hostname",
         "DATABASE__SQL_ALCHEMY_CONN": database["airflow"],
         "CELERY__BROKER_URL": broker,
         "CELERY__RESULT_BACKEND": f"db+{database['airflow']}",

@@ -31,7 +31,7 @@ from tests.cluster import Cluster, cluster, digests
 from tests.conftest import postgres
 from tests.flow_fixtures import make_flow_market
 
-MIDDLE = 4.0  # seconds of a task after which it is in its middle
+MIDDLE = 3.0  # seconds of a task after which it is in its middle
 
 
 class Faults(Thread):

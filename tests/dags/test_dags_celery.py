@@ -30,6 +30,7 @@ workers:
 @pytest.mark.postgres
 @pytest.mark.s3
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five processes of Airflow start
 def test_shards_are_spread_over_two_workers_and_end_as_in_one_process(
     server: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
