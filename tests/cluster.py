@@ -99,10 +99,9 @@ def environment(database: Mapping[str, str], broker: str, s3: str, home: Path) -
         "CELERY__RESULT_BACKEND": f"db+{database['airflow']}",
         "CELERY__WORKER_CONCURRENCY": "1",
         "CELERY__WORKER_PREFETCH_MULTIPLIER": "1",
-        "CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "300000",
-        "SCHEDULER__TASK_QUEUED_TIMEOUT": "60",
-        "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "15",
-        "SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES": "1000",
+        # So short that what still runs is handed out again, as it is after an hour elsewhere.
+        "CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "20",
+        "SCHEDULER__TASK_QUEUED_TIMEOUT": "300000",
     }
     return {f"AIRFLOW__{key}": value for key, value in airflow.items()} | {
         "CSRM_DB_URL": database["csrm"], "MLFLOW_TRACKING_URI": database["mlflow"],
