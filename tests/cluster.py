@@ -140,10 +140,13 @@ def message_broker(folder: Path) -> Iterator[ValkeyServer]:
 
 
 @contextmanager
-def cluster(market: str, root: Path, server: str, **more: str) -> Iterator[Cluster]:
+def cluster(
+    market: str, root: Path, server: str, *, warm: bool = True, **more: str
+) -> Iterator[Cluster]:
     """Run everything for the block, in ``root``.
 
-    ``server`` is a PostgreSQL's address, ``more`` further environment of every process.
+    ``server`` is a PostgreSQL's address, ``more`` further environment of every process; what forks
+    tasks has imported the heavy libraries if it is ``warm``.
     """
     database = {name: new_database(server) for name in ("airflow", "csrm", "mlflow")}
     with ExitStack() as stack:
@@ -153,6 +156,8 @@ def cluster(market: str, root: Path, server: str, **more: str) -> Iterator[Clust
         keys = {name: os.environ[name] for name in (*KEYS, "AWS_ENDPOINT_URL")}
         home = ClusterHome(market, root, more=env | keys | more).at(reserve_port())
         home.prepare()
+        if not warm:
+            (home.airflow / "config" / "airflow_local_settings.py").unlink()
         stack.enter_context(if_killed(f'{sys.executable} -c "{LEFT}" "$1"', str(home.processes)))
         processes = Components(home.processes, home.logs, home.environment())
         processes.run("migrate", ["airflow", "db", "migrate"])

@@ -49,7 +49,7 @@ def test_shards_are_spread_over_two_workers_and_end_as_in_one_process(
         "CSRM_MARKETS": str(markets), "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "celery_dags"),
         "PYTHONPATH": f"{ROOT.parent}:{ROOT.parent / 'dags'}",
     }  # fmt: skip
-    with cluster("mini", tmp_path / "home", server, **more) as found:
+    with cluster("mini", tmp_path / "home", server, warm=False, **more) as found:
         store = ArtifactStore(found.home.settings.artifacts, tmp_path / "cache")
         made = store.publish(
             "mini/snapshot/0", tmp_path / "snapshot", facts={}, inputs={}, about={}
