@@ -177,16 +177,8 @@ def start(home: ClusterHome, processes: Components) -> None:
     processes.start("scheduler", ["airflow", "scheduler", "--skip-serve-logs"])
     for name in WORKERS:
         own = [f"CSRM_TEST_WORKER={name}", f"CSRM_HOME={home.root / name}"]
-        worker = [
-            "airflow",
-            "celery",
-            "worker",
-            "-H",
-            name,
-            "--skip-serve-logs",
-            "--without-mingle",
-        ]
-        processes.start(name, ["env", *own, *worker, "-q", f"default,{name}"])
+        worker = ["airflow", "celery", "worker", "-H", name, "-q", QUEUES, "--skip-serve-logs"]
+        processes.start(name, ["env", *own, *worker])
 
 
 def listens(home: ClusterHome, worker: str) -> bool:
