@@ -34,6 +34,7 @@ from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameC
 from csrm_tasks.sections.review import Review
 from csrm_tasks.sections.second_stage import SecondStage
 from csrm_tasks.sections.towers import Towers
+from csrm_tasks.sections.workers import Worker
 
 __all__ = [
     "COMPARED",
@@ -73,4 +74,5 @@ __all__ = [
     "Spark",
     "Step",
     "Towers",
+    "Worker",
 ]
