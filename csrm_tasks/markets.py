@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -42,10 +42,12 @@ from csrm_tasks.sections import (
     Serving,
     Snapshot,
     Towers,
+    Worker,
 )
 from csrm_tasks.sections.base import Unit
 from csrm_tasks.sections.release import LANGUAGE
 from csrm_tasks.sections.tasks import BINARY, Task, check_tasks
+from csrm_tasks.sections.workers import check_names
 
 Name = Annotated[
     str,
@@ -137,6 +139,10 @@ class MarketConfig(Section):
     retention: Retention = Retention()
     controls: Controls = Controls()
     notify: Notify = Notify()
+    workers: dict[str, Worker] = Field(default_factory=dict)
+    """`default` is for every task, `training` for the steps of `schedule.training_hours`, a step's
+    name for that step alone; the narrowest counts. Without this section all run as Airflow's
+    configuration says. docs/WORKERS.md"""
 
     @model_validator(mode="after")
     def _gate_can_be_met(self) -> Self:
@@ -192,6 +198,11 @@ class MarketConfig(Section):
         for task in (self.gate or Gate()).task_floors:
             if task not in self.tasks:
                 raise ValueError(f"gate.task_floors: {task} is none of the market's tasks")
+        return self
+
+    @model_validator(mode="after")
+    def _known_workers(self) -> Self:
+        check_names(self.workers)
         return self
 
     @property
@@ -308,13 +319,16 @@ def _explained(one: Mapping[str, Any]) -> str:
 def fields_of(section: Sequence[str]) -> Mapping[str, FieldInfo]:
     """Return the keys that a section may have; none where it is none."""
     model: type[BaseModel] = MarketConfig
-    for name in section:
+    names = iter(section)
+    for name in names:
         if name.isdecimal():
             continue
         field = model.model_fields.get(name)
         inner = section_in(field.annotation) if field else None
-        if inner is None:
+        if field is None or inner is None:
             return {}
+        if get_origin(field.annotation) is dict and next(names, None) is None:
+            return {}  # a mapping of sections has whatever keys
         model = inner
     return model.model_fields
 

@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from csrm_faults import refusals_fail
 from csrm_limits import every_task, limits_of, owner_links, watched
 from csrm_windows import day_of, week_end, withheld
+from csrm_workers import place
 
 from csrm_tasks.connections import url_of
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
@@ -103,6 +104,7 @@ def market_dag(
     ) as dag:
         build(market)
     explain(dag)
+    place(dag, market)
     return dag
 
 

@@ -56,6 +56,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/serving/*": (("serve",), ()),
     "csrm_tasks/demo/*": (("demo",), ()),
     "dags/*": (("airflow",), ()),
+    "dags/csrm_workers.py": (("airflow",), ("kubernetes",)),
     "plugins/*": (("airflow",), ()),
     "tests/*": (("dev",), ()),
     "benchmarks/*": (("bench",), ()),

@@ -120,7 +120,10 @@ def _market(api: AirflowApi, asked: Asked, market: str) -> Iterator[Finding]:
         ("notify.connection", config.notify.connection),
     ):
         yield from _connection(api, key, name, market)
-    yield from _pool(api, config.schedule.training_pool, market)
+    pools = {"schedule.training_pool": config.schedule.training_pool}
+    pools |= {f"workers.{name}.pool": worker.pool for name, worker in config.workers.items()}
+    for key, name in pools.items():
+        yield from _pool(api, key, name, market)
 
 
 def _connection(api: AirflowApi, key: str, name: str | None, market: str) -> Iterator[Finding]:
@@ -131,12 +134,12 @@ def _connection(api: AirflowApi, key: str, name: str | None, market: str) -> Ite
         )
 
 
-def _pool(api: AirflowApi, name: str | None, market: str) -> Iterator[Finding]:
+def _pool(api: AirflowApi, key: str, name: str | None, market: str) -> Iterator[Finding]:
     if name and not _has(api, "pools", name):
         yield say.fault(
-            f"market {market}: Airflow has no pool {name!r} (schedule.training_pool), so that none "
-            "of its trainings ever starts",
-            f"airflow pools set {name} 1 'trainings at once'",
+            f"market {market}: Airflow has no pool {name!r} ({key}), so that none of the tasks in "
+            "it ever starts",
+            f"airflow pools set {name} 1 'tasks at once'",
         )
 
 

@@ -27,6 +27,7 @@ NAMES = {
 }  # fmt: skip
 BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 NONE = "–"
+EACH = {tuple: "[]", dict: ".NAME"}  # how the keys of sections in a list, in a mapping are written
 INTRO = """\
 # Every key of a market file
 
@@ -47,7 +48,7 @@ here to a release. A changed key makes the steps that read its section run again
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted name (``[]`` for each of a list), and what the reference says of it."""
+    """One key: its dotted name (:data:`EACH` of several), and what the reference says of it."""
 
     name: str
     kind: str
@@ -72,9 +73,9 @@ def keys(
         default = "required" if field.is_required() and not given else written(value)
         yield Key(dotted, kind_of(shapes[name]), default, unit_of(field), " ".join(effect.split()))
         if inner is not None:
-            many = get_origin(field.annotation) is tuple
+            each = EACH.get(get_origin(field.annotation), "")
             below = value if isinstance(value, inner) else None
-            yield from keys(inner, f"{dotted}[]." if many else f"{dotted}.", below)
+            yield from keys(inner, f"{dotted}{each}.", below)
 
 
 def about(section: type[Section] | None) -> str:
@@ -137,7 +138,7 @@ def _units_in(annotation: object) -> list[str]:
 def reference() -> str:
     """Return the text of ``docs/MARKET.md``."""
     rows = list(keys())
-    top = [row for row in rows if row.kind not in ("section", "section or null")]
+    top = [row for row in rows if not row.kind.endswith(("section", "section or null"))]
     parts = [INTRO, "## The market\n", _table([k for k in top if "." not in k.name])]
     for name, field in MarketConfig.model_fields.items():
         inner = section_in(field.annotation)

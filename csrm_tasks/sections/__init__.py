@@ -32,6 +32,7 @@ from csrm_tasks.sections.release import (
 )
 from csrm_tasks.sections.retrieval import Ebr, Mining, Retrieval, RqaText, SameClass
 from csrm_tasks.sections.towers import Towers
+from csrm_tasks.sections.workers import Worker
 
 __all__ = [
     "COMPARED",
@@ -69,4 +70,5 @@ __all__ = [
     "Spark",
     "Step",
     "Towers",
+    "Worker",
 ]

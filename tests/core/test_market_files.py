@@ -36,9 +36,10 @@ def everything(section: Section | object) -> list[str]:
     found = []
     for name, value in section:  # type: ignore[attr-defined]
         found.append(name)
-        for inner in value if isinstance(value, tuple) else (value,):
+        mark = {tuple: "[]", dict: ".NAME"}.get(type(value), "")
+        inside = value.values() if isinstance(value, dict) else value if mark else (value,)
+        for inner in inside:
             if isinstance(inner, Section):
-                mark = "[]" if isinstance(value, tuple) else ""
                 found += [f"{name}{mark}.{key}" for key in everything(inner)]
     return list(dict.fromkeys(found))
 
@@ -52,7 +53,7 @@ def test_the_committed_reference_is_what_the_sections_say(tmp_path: Path) -> Non
 
 def test_every_key_is_there_with_an_effect() -> None:
     ebr = {"encoder": "./e", "mining": {}, "same_class": {}}  # sections that may be null
-    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}})
+    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}, "workers": {"default": {}}})
     told = {key.name: key for key in keys()}
     assert sorted(told) == sorted(everything(full))
     assert not [name for name, key in told.items() if len(key.effect) < 8]
@@ -64,7 +65,8 @@ def test_every_key_is_there_with_an_effect() -> None:
 def test_defaults_and_units_are_those_of_the_sections() -> None:
     told = {key.name: key for key in keys()}
     defaults = in_effect(validated(LEAST | {"gate": {}}))
-    plain = {n: k for n, k in told.items() if "[]" not in n and not k.kind.startswith("section")}
+    single = {n: k for n, k in told.items() if "[]" not in n and ".NAME" not in n}
+    plain = {n: k for n, k in single.items() if not k.kind.startswith("section")}
     given = {
         n: k.default.strip("`")
         for n, k in plain.items()

@@ -265,13 +265,16 @@ def test_a_connection_and_a_pool_that_a_market_names_must_be_there(
         file = market.settings.markets / "mini.yaml"
         text = file.read_text(encoding="utf-8")
         text = text.replace("schedule: {", "schedule: {training_pool: heavy, ")
-        file.write_text(f"{text}notify: {{connection: ops, to: [a@b.c]}}\n", encoding="utf-8")
+        text += "notify: {connection: ops, to: [a@b.c]}\nworkers: {train_llm: {pool: gpus}}\n"
+        file.write_text(text, encoding="utf-8")
         lost = [f for f in examine("airflow", market) if f.level != "ok"]
-        table |= {f"/api/v2/{path}": (200, {}) for path in ("connections/ops", "pools/heavy")}
+        table |= {f"/api/v2/{path}": (200, {}) for path in ("connections/ops", "pools/heavy",
+                                                          "pools/gpus")}  # fmt: skip
         assert all(f.level == "ok" for f in examine("airflow", market))
-    connection, pool = lost
+    connection, pool, of_workers = lost
     assert connection.level == "warning" and "'ops' (notify.connection)" in connection.said
     assert pool.level == "fault" and "'heavy'" in pool.said and "pools set heavy" in pool.cure
+    assert of_workers.level == "fault" and "'gpus' (workers.train_llm.pool)" in of_workers.said
 
 
 def test_a_triggerer_is_missed_by_approvals_only(
