@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,44 @@ def test_nothing_is_open_to_others_or_of_no_version_or_lacks_its_files() -> None
         for volume in service.get("volumes", []):
             if volume["type"] == "bind":
                 assert volume["read_only"] and Path(volume["source"]).exists()
+
+
+# docker/helm
+
+
+def values() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker/helm/values.yaml").read_text())
+    return found
+
+
+def test_on_kubernetes_tasks_run_in_the_trainers_image_and_all_else_in_airflows() -> None:
+    images = values()["images"]
+    assert images["airflow"]["repository"] == "csrm-airflow"
+    template = images["pod_template"]
+    assert template["repository"] == "csrm-trainer"
+    executor = values()["config"]["kubernetes_executor"]
+    # KubernetesExecutor starts every task in this one, whatever the template says.
+    assert executor["worker_container_repository"] == template["repository"]
+    assert executor["worker_container_tag"] == template["tag"] == images["airflow"]["tag"]
+    assert template["tag"] == project()["version"]
+
+
+def test_on_kubernetes_nothing_is_asked_for_that_the_images_lack() -> None:
+    found = values()
+    airflow = metadata.version("apache-airflow")
+    assert found["airflowVersion"] == airflow
+    module, _, name = found["config"]["core"]["auth_manager"].rpartition(".")
+    assert hasattr(import_module(module), name)
+    for component in ("scheduler", "dagProcessor", "triggerer"):
+        assert found[component]["logGroomerSidecar"] == {"enabled": False}  # runs /clean-logs
+    dockerfile = (ROOT / "docker/Dockerfile").read_text()
+    for key, variable in (("dags_folder", "DAGS_FOLDER"), ("plugins_folder", "PLUGINS_FOLDER")):
+        assert f"AIRFLOW__CORE__{variable}={found['config']['core'][key]} " in dockerfile
+    (mount,) = found["volumeMounts"]
+    assert f"CSRM_HOME={mount['mountPath']}\n" in dockerfile
+
+
+def test_on_kubernetes_no_secret_stands_in_the_values() -> None:
+    text = (ROOT / "docker/helm/values.yaml").read_text()
+    assert re.findall(r"(?i)^\s*(fernetKey|jwtSecret|apiSecretKey|pass\w*):", text, re.M) == []
+    assert {e["name"] for e in values()["env"]} == {"CSRM_ARTIFACTS", "CSRM_LAKE", "CSRM_ROUTING"}
