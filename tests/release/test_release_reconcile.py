@@ -173,7 +173,11 @@ def test_lost_versions_and_wrong_tags_are_made_good(world: World, three: dict[st
     version = world.api.get_model_version_by_alias(MODEL, "champion")
     assert version.tags["csrm.release"] == three["live"].id
     assert version.tags["csrm.bundle"] == three["live"].bundle.ref
-    assert {f.path for f in world.api.list_artifacts(version.run_id)} == {"release"}
+    made = world.api.get_logged_model(version.model_id)
+    assert version.source == f"models:/{made.model_id}" and made.status == "READY"
+    assert made.source_run_id == version.run_id
+    files = world.api.list_logged_model_artifacts(made.model_id)
+    assert "MLmodel" in {f.path for f in files}
 
 
 def test_a_registry_lost_as_a_whole_is_made_again(

@@ -16,19 +16,31 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[2]
 PYFUNC = "csrm_tasks.release.bundle.pyfunc"  # by name: only MLflow may import it
 NEEDS = ("mlflow", "numpy", "onnxruntime", "opencc", "polars", "tokenizers", "filelock")
+BUNDLE_TAG = "csrm.bundle"
 OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes beside query
-FOLDER = "release"  # of the run's artifacts
+NAME = "release"  # of the model among the run's outputs
 
 
 def upload(api: MlflowClient, run_id: str, bundle: Artifact, work: Path) -> str:
-    """Save the bundle as a pyfunc among the run's artifacts and return its URI.
+    """Save the bundle as a pyfunc, a logged model of the run, and return the model's id.
 
-    Doing it again writes the same files to the same place.
+    Doing it again finds the model; what a killed process has left unfinished is uploaded again.
     """
-    shutil.rmtree(work, ignore_errors=True)
-    model = save(bundle.path, work)
-    api.log_artifacts(run_id, str(model), FOLDER)
-    return f"{api.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    from mlflow.entities import LoggedModelStatus
+
+    experiment, tags = api.get_run(run_id).info.experiment_id, {BUNDLE_TAG: bundle.ref}
+    asked = f"source_run_id = '{run_id}' AND tags.`{BUNDLE_TAG}` = '{bundle.ref}'"
+    known = api.search_logged_models([experiment], filter_string=asked)
+    model = (
+        known[0]
+        if known
+        else api.create_logged_model(experiment, name=NAME, source_run_id=run_id, tags=tags)
+    )
+    if model.status != LoggedModelStatus.READY:
+        shutil.rmtree(work, ignore_errors=True)
+        api.log_model_artifacts(model.model_id, str(save(bundle.path, work)))
+        api.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return str(model.model_id)
 
 
 def save(bundle: Path, work: Path) -> Path:
