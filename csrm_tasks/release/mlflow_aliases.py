@@ -32,7 +32,7 @@ def ensure_version(
 ) -> str:
     """Return the model version of a release, creating it once; found again by its tag.
 
-    ``model_id``: of the logged model that ``source`` is.
+    ``model_id``: of the logged model that ``source`` is the place of.
     """
     _ensure_model(api, model)
     known = versions(api, model)

@@ -170,8 +170,7 @@ def register(ctx: Context) -> Metadata:
     )  # fmt: skip
     if verdict["evaluation"]:
         evaluation = ctx.store.open(verdict["evaluation"])
-        name, metrics = ctx.market.model_name, evaluation.facts["metrics"]
-        registration.log_figures(api, name, version, metrics, evaluation)
+        registration.log_figures(api, run_id, candidate, evaluation)
     card = (ctx.input("gate").path / MODEL_CARD).read_text(encoding="utf-8")
     api.update_model_version(ctx.market.model_name, version, description=card)
     row = ledger.append(

@@ -150,16 +150,16 @@ def assert_mlflow_holds_the_figures(pipeline: Pipeline, evaluation: str) -> None
 def assert_the_version_shows_them(pipeline: Pipeline, evaluation: str, gold: str) -> None:
     api = tracking.client(pipeline.settings)
     version = api.get_model_version_by_alias("csrm-tiny", "champion")
-    made = api.get_logged_model(version.model_id)
+    experiment = api.get_experiment_by_name("csrm/tiny").experiment_id
+    both = api.search_logged_models([experiment])
+    (made,) = [m for m in both if m.artifact_location == version.source]
     wanted = pipeline.facts(evaluation)["metrics"]
     assert {m.key: m.value for m in made.metrics} == pytest.approx(wanted)  # each once
     assert {(m.dataset_name, m.dataset_digest) for m in made.metrics} == {("gold", gold[:36])}
     (of,) = api.get_run(version.run_id).inputs.dataset_inputs
     assert (of.dataset.name, of.dataset.digest) == ("gold", gold[:36])
     assert evaluation in of.dataset.source
-    experiment = api.get_experiment_by_name("csrm/tiny").experiment_id
-    found = api.search_logged_models([experiment])
-    assert len(found) == 2 and {str(m.status) for m in found} == {"READY"}
+    assert len(both) == 2 and {str(m.status) for m in both} == {"READY"}
     (run,) = api.search_runs([experiment], f"tags.`csrm.ref` = '{evaluation}'")
     (read,) = run.inputs.dataset_inputs
     assert read.dataset.name == "snapshot"
