@@ -132,6 +132,9 @@ def test_a_cluster_has_two_workers_that_its_scheduler_reaches() -> None:
     env = worker["environment"]
     assert env["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
     assert env["AIRFLOW__CELERY__BROKER_URL"] == "redis://:b@broker:6379/0"
+    # A message's token outlives the longest training: else a second delivery ends the first.
+    hours = Schedule.model_fields["training_hours"].default
+    assert int(env["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) > hours * 3600
     assert services["broker"]["command"][-2:] == ["--requirepass", "b"]
 
 
