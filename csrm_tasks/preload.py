@@ -4,7 +4,8 @@
 Airflow task is a process of its own. LocalExecutor and Celery's prefork pool fork their tasks, so
 what the parent has imported costs a task nothing. Only third-party libraries belong here: our own
 code is imported by the task itself, so that it is the code whose digest the fingerprint covers.
-Import only; no tensor is made and no thread pool is started before the fork.
+Import only; no tensor is made and no thread pool is started before the fork, but for the idle
+threads that polars starts by being imported (docs/decisions/0010-forked-tasks.md).
 """
 
 from __future__ import annotations

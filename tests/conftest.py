@@ -6,6 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -55,7 +56,14 @@ def fingerprints_hold() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """A real PostgreSQL of this test process, on a socket; the URL of its first database.
+    """A real PostgreSQL of this test process; the URL of its first database."""
+    with postgres() as url:
+        yield url
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Run a PostgreSQL on a socket for the block; yield the URL of its first database.
 
     Not below pytest's own folders: as root the server runs as another user, who cannot enter them.
     It has a session of its own and would live on when this process is killed.

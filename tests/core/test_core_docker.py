@@ -16,6 +16,7 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 
+from csrm_tasks.sections import Schedule
 from csrm_tasks.serving.server import STOPPING
 from tests.installs import project
 from tests.object_store import credentials
