@@ -57,7 +57,7 @@ def test_shards_are_spread_over_two_workers_and_end_as_in_one_process(
         dag, api = "csrm_small__mini", found.api
         found.processes.wait_until(lambda: api.has_dag(dag), dag, 120)
         api.unpause(dag)
-        api.trigger(dag, "one", {"snapshot": made})
+        api.trigger(dag, "one", {"snapshot": made.ref})
         end = time.monotonic() + 240
         while api.run_state(dag, "one") not in ("success", "failed"):
             assert time.monotonic() < end, api.state(dag, "one")
