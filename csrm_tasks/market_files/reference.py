@@ -27,7 +27,8 @@ NAMES = {
 }  # fmt: skip
 BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
 NONE = "–"
-EACH: dict[object, str] = {tuple: "[]", dict: ".NAME"}  # how the keys of sections in a list, in a mapping are written
+# How the keys of sections in a list, in a mapping are written
+EACH: dict[object, str] = {tuple: "[]", dict: ".NAME"}
 INTRO = """\
 # Every key of a market file
 
