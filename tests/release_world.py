@@ -120,7 +120,9 @@ class World:
             "outcome": sealed["outcome"], "gate": gate,
         }  # fmt: skip
         tags = version_tags(payload)
-        registry.ensure_version(self.api, MODEL, release, source="s", run_id=RUN, tags=tags)
+        registry.ensure_version(
+            self.api, MODEL, release, source="s3://nowhere/made", run_id=RUN, tags=tags
+        )
         ledger.append(
             self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
         )
