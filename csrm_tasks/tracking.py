@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -18,8 +19,12 @@ from csrm_tasks.settings import PROJECT_ROOT, Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+    from csrm_tasks.artifacts import Artifact
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+DIGEST = 36  # characters of a dataset's digest that MLflow takes
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,30 @@ class Begun:
 
 
 _step: ContextVar[Begun | None] = ContextVar("step_begun", default=None)
+_data: ContextVar[Artifact | None] = ContextVar("step_data", default=None)
 
 
 @contextmanager
-def measured_step() -> Iterator[Begun]:
-    """Have runs that are logged in the block say what the step has spent until then."""
+def measured_step(data: Artifact | None = None) -> Iterator[Begun]:
+    """Have runs that are logged in the block say what the step has spent until then.
+
+    And of which ``data`` they are: the snapshot that the step reads, where it reads one.
+    """
     begun = Begun()
-    token = _step.set(begun)
+    tokens = _step.set(begun), _data.set(data)
     try:
         yield begun
     finally:
-        _step.reset(token)
+        _step.reset(tokens[0])
+        _data.reset(tokens[1])
+
+
+def dataset(name: str, digest: str, ref: str) -> DatasetInput:
+    """Return what MLflow takes as a dataset of a run: part ``name`` of artifact ``ref``."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    about = Dataset(name, digest[:DIGEST], source_type="csrm", source=json.dumps({"ref": ref}))
+    return DatasetInput(about, [InputTag("mlflow.data.context", name)])
 
 
 def client(settings: Settings) -> MlflowClient:
@@ -132,7 +150,8 @@ def log_run(
     """Record what step output ``ref`` measured and return the MLflow run id.
 
     ``curves`` maps a metric's name to (step, value). In a step, what it has spent so far is there
-    as ``step_wall_seconds`` and ``step_cpu_seconds``. One run per reference: a second call with the
+    as ``step_wall_seconds`` and ``step_cpu_seconds``, and the snapshot that it reads as the run's
+    dataset. One run per reference: a second call with the
     same ``ref`` returns the finished run untouched; an unfinished one (killed) is deleted first.
     """
     from mlflow.entities import Metric, Param, RunTag
@@ -156,6 +175,9 @@ def log_run(
         params=[Param(k, str(v)) for k, v in (params or {}).items()],
         tags=[RunTag(k, v) for k, v in all_tags.items()],
     )
+    data = _data.get()
+    if data is not None:
+        api.log_inputs(run_id, [dataset("snapshot", data.digest, data.ref)])
     points = [Metric(k, float(v), 0, s) for k, curve in (curves or {}).items() for s, v in curve]
     for start in range(0, len(points), 1000):
         api.log_batch(run_id, metrics=points[start : start + 1000])

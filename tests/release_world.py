@@ -42,8 +42,9 @@ class Registry:
         """Accept any model."""
 
     def create_model_version(
-        self, name: str, source: str, run_id: str, tags: dict[str, str]
-    ) -> None:
+        self, name: str, source: str, run_id: str, tags: dict[str, str],
+        model_id: str | None = None,
+    ) -> None:  # fmt: skip
         self.versions.append(SimpleNamespace(version=len(self.versions) + 1, tags=tags))
 
     def search_model_versions(self, query: str, page_token: str | None = None) -> Any:
@@ -119,7 +120,9 @@ class World:
             "outcome": sealed["outcome"], "gate": gate,
         }  # fmt: skip
         tags = version_tags(payload)
-        registry.ensure_version(self.api, MODEL, release, source="s", run_id=RUN, tags=tags)
+        registry.ensure_version(
+            self.api, MODEL, release, source="s3://nowhere/made", run_id=RUN, tags=tags
+        )
         ledger.append(
             self.settings, MARKET, "registered", release, actor="t", reason="", payload=payload
         )

@@ -77,6 +77,29 @@ def reconcile(market: str) -> None:
         click.echo(repair)
 
 
+@release.command("copy")
+@market_option
+@click.option("--to", "target", required=True, help="Registered model of the other environment.")
+@click.argument("release_id", required=False)
+def copy_(market: str, target: str, release_id: str | None) -> None:
+    """Copy a release (default: the live one) to another model in MLflow, as its champion."""
+    from csrm_tasks.release import manage
+
+    name, version = manage.copy(load_settings(market=market), market, target, release_id)
+    click.echo(f"{name} is version {version} of {target}, its champion")
+
+
+@release.command()
+@click.option("--url", required=True, help="https://AIRFLOW/csrm-mlflow/aliases")
+def webhook(url: str) -> None:
+    """Have MLflow tell Airflow of moved aliases, signed with CSRM_MLFLOW_WEBHOOK_SECRET."""
+    from csrm_tasks import tracking
+    from csrm_tasks.release import alias_webhook
+
+    api = tracking.client(load_settings())
+    click.echo(alias_webhook.register(api, url, alias_webhook.read_secret()))
+
+
 def decision_options(command: Command) -> Command:
     """Add who decides, and why."""
     why = click.option("--reason", required=True, help="Why, for the ledger.")

@@ -210,6 +210,15 @@ def reconcile(settings: Settings, market: str) -> list[str]:
     return repair.reconcile(settings, config, tracking.LaterClient(settings))
 
 
+@away.one_line
+def copy(settings: Settings, market: str, target: str, release_id: str | None) -> tuple[str, str]:
+    """Take a release to another environment's model in MLflow; see :mod:`.copying`."""
+    from csrm_tasks.release.copying import copy_release
+
+    config = load_market(market, settings.markets)
+    return copy_release(settings, config, tracking.client(settings), target, release_id)
+
+
 def show(settings: Settings, market: str, release_id: str) -> list[ledger.Entry]:
     """Return every row about a release; raises :class:`RefusedError` where there is none."""
     entries = ledger.verified(settings, market)

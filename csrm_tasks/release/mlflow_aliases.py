@@ -28,13 +28,17 @@ def ensure_version(
     source: str,
     run_id: str,
     tags: Mapping[str, str],
+    model_id: str | None = None,
 ) -> str:
-    """Return the model version of a release, creating it once; found again by its tag."""
+    """Return the model version of a release, creating it once; found again by its tag.
+
+    ``model_id``: of the logged model that ``source`` is the place of.
+    """
     _ensure_model(api, model)
     known = versions(api, model)
     if release_id not in known:
         all_tags = {RELEASE_TAG: release_id, **tags}
-        api.create_model_version(model, source, run_id=run_id, tags=all_tags)
+        api.create_model_version(model, source, run_id=run_id, tags=all_tags, model_id=model_id)
         known = versions(api, model)  # two creators: both read the lower number
     return known[release_id]
 

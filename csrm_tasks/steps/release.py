@@ -191,6 +191,9 @@ def register(ctx: Context) -> Metadata:
         api, ctx.market.model_name, run_id, candidate, registration.version_tags(payload),
         ctx.work / "model",
     )  # fmt: skip
+    if verdict["evaluation"]:
+        evaluation = ctx.store.open(verdict["evaluation"])
+        registration.log_figures(api, run_id, candidate, evaluation)
     card = (ctx.input("gate").path / MODEL_CARD).read_text(encoding="utf-8")
     api.update_model_version(ctx.market.model_name, version, description=card)
     row = ledger.append(

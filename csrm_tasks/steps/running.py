@@ -104,7 +104,7 @@ def _run(
         out.mkdir(parents=True)
         log.info("step %s: running for %s", name, ref)
         use_threads(settings.threads)
-        with measured_step() as begun:
+        with measured_step(single.get("snapshot")) as begun:
             facts = spec.function(
                 Context(config, settings, single, lists, out, work, ref, store), **values
             )

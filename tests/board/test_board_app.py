@@ -283,6 +283,13 @@ def test_all_links_and_forms_lie_below_the_prefix(ui: Airflow, world: World) -> 
     assert {view["href"] for view in ours["external_views"]} == {f"{PREFIX}/csrm/"}
 
 
+def test_mlflows_webhook_needs_a_signature_and_no_login(ui: Airflow) -> None:
+    for who in ("", "adam"):
+        browser = ui.browser(who)
+        found = browser.post(f"{ui.url}/csrm-mlflow/aliases", content=b"{}")
+        assert (found.status_code, found.text) == (401, "not signed")
+
+
 def test_a_report_comes_in_a_sandbox(ui: Airflow, world: World) -> None:
     bundle = publish(world.settings, "bundle", "rep", lambda f: (f / "note").write_text("r"))
     sealed = {"digest": "d", "outcome": "FAIL"}

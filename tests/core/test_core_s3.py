@@ -1,16 +1,9 @@
-"""The blob store over HTTP: moto honours conditional writes; rclone checks signatures instead."""
+"""The blob store over HTTP: SeaweedFS honours conditional writes, rclone ignores them."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,70 +15,17 @@ from csrm_tasks.blobs import BlobStore, S3Blobs, open_blobs
 from csrm_tasks.errors import ArtifactError, ConfigError
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings
-from tests.ports import reserve_port
+from tests.object_store import credentials, new_bucket
 from tests.release_fixtures import MARKET
 from tests.serving_fixtures import document, refreshed, release, route, serving
-from tests.watch import running
 
 pytestmark = pytest.mark.s3
 
 
-def serve(command: list[str], port: int) -> Iterator[str]:
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        while True:
-            try:
-                urllib.request.urlopen(url, timeout=10).close()
-                break
-            except urllib.error.HTTPError:
-                break  # it answers, if only to refuse
-            except OSError:
-                assert server.poll() is None, "the server ended"
-                assert time.monotonic() < deadline, "the server did not come up"
-                time.sleep(0.05)
-        yield url
-
-
-def credentials(patch: pytest.MonkeyPatch, url: str) -> None:
-    patch.setenv("AWS_ENDPOINT_URL", url)
-    patch.setenv("AWS_ACCESS_KEY_ID", "key")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    port = reserve_port()
-    script = str(Path(sys.executable).with_name("moto_server"))
-    yield from serve([script, "-H", "127.0.0.1", "-p", str(port)], port)
-
-
-@pytest.fixture(scope="module")
-def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = reserve_port()
-    root = tmp_path_factory.mktemp("rclone")
-    script = str(Path(sys.executable).with_name("rclone"))
-    yield from serve(
-        [script, "serve", "s3", str(root), "--addr", f"127.0.0.1:{port}",
-         "--auth-key", "key,secret-of-the-test"], port,
-    )  # fmt: skip
-
-
-@pytest.fixture(params=["moto", "rclone"])
+@pytest.fixture(params=["seaweed", "rclone"])
 def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     credentials(monkeypatch, request.getfixturevalue(request.param))
     return new_bucket(monkeypatch)
-
-
-def new_bucket(patch: pytest.MonkeyPatch) -> str:
-    """Make a bucket in a store that this process has not tried yet; return a place in it."""
-    import boto3
-
-    patch.setattr(S3Blobs, "honoured", set())
-    bucket = f"b{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    return f"s3://{bucket}/some/prefix"
 
 
 def test_bytes_files_and_listing(root: str, tmp_path: Path) -> None:
@@ -106,9 +46,9 @@ def test_bytes_files_and_listing(root: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def honest(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def honest(seaweed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A place in a store that honours conditional writes, not tried yet."""
-    credentials(monkeypatch, moto)
+    credentials(monkeypatch, seaweed)
     return new_bucket(monkeypatch)
 
 
@@ -235,13 +175,11 @@ def test_a_local_copy_that_was_changed_is_fetched_again_and_one_unused_is_delete
 
 
 def test_a_service_lives_on_s3(
-    moto: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+    seaweed: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    credentials(monkeypatch, moto)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="serving")
-    there = replace(settings, artifacts="s3://serving/made", routing="s3://serving/documents")
+    credentials(monkeypatch, seaweed)
+    root = new_bucket(monkeypatch)
+    there = replace(settings, artifacts=f"{root}/made", routing=f"{root}/documents")
     one, two = release(there, "a"), release(there, "b")
     route(there, document(one))
     with serving(there) as (client, service):
@@ -277,12 +215,10 @@ def test_a_service_lives_on_s3(
     assert requests == {one[0]: 2, two[0]: 4}
 
 
-def test_conditional_writes(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    credentials(monkeypatch, moto)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="conditional")
-    blobs = open_blobs("s3://conditional")
+def test_conditional_writes(seaweed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials(monkeypatch, seaweed)
+    root = new_bucket(monkeypatch)
+    blobs = open_blobs(root)
     assert blobs.put_if_absent("k", b"1")
     assert not blobs.put_if_absent("k", b"2")
     assert not blobs.replace("k", b"2", b"other")
@@ -291,25 +227,25 @@ def test_conditional_writes(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_secret_is_refused_and_never_told(
-    rclone: str, monkeypatch: pytest.MonkeyPatch
+    root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    credentials(monkeypatch, rclone)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    import boto3
     from botocore.exceptions import ClientError
 
-    with pytest.raises(ClientError) as caught:
-        open_blobs("s3://bucket").read("k")
+    assert open_blobs(root).read("k") is None
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the first keys that it found
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch") as caught:
+        open_blobs(root).read("k")
     assert "wrong-secret" not in str(caught.value)
 
 
 def test_two_publishers_of_routing_on_s3_agree_and_the_newer_row_stays(
-    moto: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+    seaweed: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    credentials(monkeypatch, moto)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="routing")
-    there = replace(settings, routing="s3://routing/documents")
+    credentials(monkeypatch, seaweed)
+    root = new_bucket(monkeypatch)
+    there = replace(settings, routing=f"{root}/documents")
     for n, name in enumerate(("r1", "r2"), start=1):
         payload = {"bundle": f"b/{name}", "embeddings": f"e/{name}"}
         ledger.append(there, "m", "promoted", name, actor="t", reason="", payload=payload)

@@ -29,8 +29,8 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import HEAD, open_store
 from csrm_tasks.store.engine import connect, downgrade
 from tests.conftest import administer, drop_database, new_database
-from tests.core.test_core_s3 import credentials, moto, new_bucket, rclone  # noqa: F401 fixtures
 from tests.llm_fixtures import make_base
+from tests.object_store import credentials, new_bucket, run_seaweed
 
 SECRET = "s3cr3t-of-the-test"
 PRIVATE = Path("/proc/sys")  # where not even root may make a file
@@ -241,16 +241,16 @@ def on_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setti
 
 
 @pytest.mark.s3
-def test_an_object_store_that_honours_conditions_and_checks_no_signature(
-    moto: str, on_s3: Settings, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
-    credentials(monkeypatch, moto)
+def test_an_object_store_that_honours_conditions_and_checks_signatures(
+    seaweed: str, on_s3: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials(monkeypatch, seaweed)
     root = new_bucket(monkeypatch)
     there = replace(on_s3, artifacts=f"{root}/a", lake=f"{root}/l", routing=f"{root}/r")
     found = look("storage", there)
-    assert faults(found) == []
-    (said,) = faults(found, "warning")  # asked once of the bucket, not of each place
-    assert "checks no signatures" in said
+    assert faults(found) == [] and faults(found, "warning") == []
+    # asked once of the bucket, not of each place
+    assert [f.said for f in found].count("it lets our credentials in, and a wrong secret not") == 1
     assert list(open_blobs(root).entries("")) == []
     gone = replace(on_s3, artifacts="s3://not-there/a")
     (said,) = faults(look("storage", gone))
@@ -258,9 +258,22 @@ def test_an_object_store_that_honours_conditions_and_checks_no_signature(
 
 
 @pytest.mark.s3
+def test_an_object_store_that_checks_no_signatures(
+    on_s3: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "objects").mkdir()
+    with run_seaweed(tmp_path / "objects", keys=False) as url:
+        credentials(monkeypatch, url)
+        found = look("storage", replace(on_s3, artifacts=new_bucket(monkeypatch)))
+    assert faults(found) == []
+    (said,) = faults(found, "warning")
+    assert "checks no signatures" in said
+
+
+@pytest.mark.s3
 def test_an_object_store_that_ignores_conditions_or_does_not_know_us(
-    rclone: str, on_s3: Settings, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    rclone: str, on_s3: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     credentials(monkeypatch, rclone)
     root = new_bucket(monkeypatch)
     there = replace(on_s3, routing=f"{root}/r")

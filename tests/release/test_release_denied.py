@@ -26,7 +26,6 @@ from csrm_tasks.release.views import RETRIES
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from tests.conftest import administer, drop_database, new_database
-from tests.core.test_core_s3 import rclone as rclone
 from tests.release_fixtures import MARKET
 from tests.release_world import AUTO, World
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -173,7 +174,13 @@ def test_lost_versions_and_wrong_tags_are_made_good(world: World, three: dict[st
     version = world.api.get_model_version_by_alias(MODEL, "champion")
     assert version.tags["csrm.release"] == three["live"].id
     assert version.tags["csrm.bundle"] == three["live"].bundle.ref
-    assert {f.path for f in world.api.list_artifacts(version.run_id)} == {"release"}
+    experiment = world.api.get_run(version.run_id).info.experiment_id
+    (made,) = world.api.search_logged_models([experiment])
+    assert version.source == made.artifact_location and made.status == "READY"
+    assert made.source_run_id == version.run_id
+    assert json.loads(made.tags["mlflow.modelVersions"]) == [{"name": MODEL, "version": "4"}]
+    files = world.api.list_logged_model_artifacts(made.model_id)
+    assert "MLmodel" in {f.path for f in files}
 
 
 def test_a_registry_lost_as_a_whole_is_made_again(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from csrm_tasks.settings import Settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.digest import store_digest
 from csrm_tasks.store.lake import Lake
-from tests.core.test_core_s3 import credentials, serve
 from tests.data_fixtures import (
     DAY0,
     KO,
@@ -33,19 +30,12 @@ from tests.data_fixtures import (
     search,
     snapshot,
 )
-from tests.ports import reserve_port
+from tests.object_store import credentials, new_bucket
 from tests.release_fixtures import publish, store_of
 
 MARKET = "tiny"
 SOON = time.time() + 86_400  # before which all that a test writes is written
 LONG_AGO = time.time() - 86_400
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    port = reserve_port()
-    script = str(Path(sys.executable).with_name("moto_server"))
-    yield from serve([script, "-H", "127.0.0.1", "-p", str(port)], port)
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
@@ -55,11 +45,9 @@ def stored(
     """An installation whose artifacts and lake are folders, or on S3."""
     if request.param == "folder":
         return settings
-    credentials(monkeypatch, request.getfixturevalue("moto"))
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="sweep")
-    return replace(settings, artifacts="s3://sweep/made", lake="s3://sweep/lake")
+    credentials(monkeypatch, request.getfixturevalue("seaweed"))
+    root = new_bucket(monkeypatch)
+    return replace(settings, artifacts=f"{root}/made", lake=f"{root}/lake")
 
 
 def test_data_of_attempts_that_published_nothing_goes_and_the_published_stays(

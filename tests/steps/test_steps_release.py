@@ -153,6 +153,7 @@ def test_two_generations_through_mlflow(pipeline: Pipeline) -> None:
     summary = json.loads(store_of(settings).open(evaluation).file("metrics.json").read_text())
     assert summary["rivals"] == [["final", "champion"], ["towers", "champion_towers"]]
     assert_mlflow_holds_the_figures(pipeline, evaluation)
+    assert_the_version_shows_them(pipeline, evaluation, summary["gold"]["digest"])
 
 
 def assert_it_can_be_retrained_whatever_its_age(pipeline: Pipeline, champion: Any) -> None:
@@ -175,6 +176,24 @@ def assert_mlflow_holds_the_figures(pipeline: Pipeline, evaluation: str) -> None
     found = {name: value for name, value in run.data.metrics.items() if name not in spent}
     assert found == pytest.approx(wanted)
     assert {f.path for f in api.list_artifacts(run.info.run_id)} == {"metrics.json", "report.html"}
+
+
+def assert_the_version_shows_them(pipeline: Pipeline, evaluation: str, gold: str) -> None:
+    api = tracking.client(pipeline.settings)
+    version = api.get_model_version_by_alias("csrm-tiny", "champion")
+    experiment = api.get_experiment_by_name("csrm/tiny").experiment_id
+    both = api.search_logged_models([experiment])
+    (made,) = [m for m in both if m.artifact_location == version.source]
+    wanted = pipeline.facts(evaluation)["metrics"]
+    assert {m.key: m.value for m in made.metrics} == pytest.approx(wanted)  # each once
+    assert {(m.dataset_name, m.dataset_digest) for m in made.metrics} == {("gold", gold[:36])}
+    (of,) = api.get_run(version.run_id).inputs.dataset_inputs
+    assert (of.dataset.name, of.dataset.digest) == ("gold", gold[:36])
+    assert evaluation in of.dataset.source
+    assert len(both) == 2 and {str(m.status) for m in both} == {"READY"}
+    (run,) = api.search_runs([experiment], f"tags.`csrm.ref` = '{evaluation}'")
+    (read,) = run.inputs.dataset_inputs
+    assert read.dataset.name == "snapshot"
 
 
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.lake import SEARCHES, Lake, Stored
 from csrm_tasks.store.tables import AGGREGATES, SESSIONS
-from tests.core.test_core_s3 import credentials, serve
 from tests.data_fixtures import (
     DAY0,
     KO,
@@ -29,27 +26,17 @@ from tests.data_fixtures import (
     session,
     snapshot,
 )
-from tests.ports import reserve_port
+from tests.object_store import credentials, new_bucket
 
 FILE = Stored("ubi_queries", "2026-01-04", "zh-TW", "d" * 64)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    port = reserve_port()
-    script = str(Path(sys.executable).with_name("moto_server"))
-    yield from serve([script, "-H", "127.0.0.1", "-p", str(port)], port)
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
 def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "lake")
-    credentials(monkeypatch, request.getfixturevalue("moto"))
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="lake")
-    return "s3://lake/events"
+    credentials(monkeypatch, request.getfixturevalue("seaweed"))
+    return new_bucket(monkeypatch)
 
 
 def searches(query: str) -> pl.DataFrame:
@@ -79,13 +66,11 @@ def test_the_same_bytes_of_two_locales_are_two_files(root: str) -> None:
 
 @pytest.mark.s3
 def test_a_day_is_summed_up_from_s3_as_from_a_folder(
-    moto: str, monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+    seaweed: str, monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
 ) -> None:
-    credentials(monkeypatch, moto)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="nights")
-    there = load_settings({"CSRM_HOME": str(tmp_path / "b"), "CSRM_LAKE": "s3://nights/lake"})
+    credentials(monkeypatch, seaweed)
+    lake = f"{new_bucket(monkeypatch)}/lake"
+    there = load_settings({"CSRM_HOME": str(tmp_path / "b"), "CSRM_LAKE": lake})
     for place in (settings, there):
         for locale in (KO, ZH):
             land_lines(place, DAY0, f"{locale}/catalogue.jsonl", [product(i, "x") for i in (1, 2)])
@@ -111,11 +96,8 @@ def test_a_file_that_is_gone_is_named(
 ) -> None:
     where = str(tmp_path / "lake")
     if remote:
-        credentials(monkeypatch, request.getfixturevalue("moto"))
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket="empty")
-        where = "s3://empty"
+        credentials(monkeypatch, request.getfixturevalue("seaweed"))
+        where = new_bucket(monkeypatch)
     with pytest.raises(DataError, match=r"day=2026-01-04/zh-TW-d+\.parquet is gone: run"):
         Lake(where, "tiny").read("ubi_queries", [FILE], ["query"])
 

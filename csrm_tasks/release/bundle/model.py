@@ -12,23 +12,40 @@ from csrm_tasks.artifacts import Artifact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 PACKAGE = Path(__file__).resolve().parents[2]
 PYFUNC = "csrm_tasks.release.bundle.pyfunc"  # by name: only MLflow may import it
 NEEDS = ("mlflow", "numpy", "onnxruntime", "opencc", "polars", "tokenizers", "filelock")
+BUNDLE_TAG = "csrm.bundle"
 OPTIONAL = ("product_id", "title", "brand", "category")  # of what predict takes beside query
-FOLDER = "release"  # of the run's artifacts
+NAME = "release"  # of the model among the run's outputs
 
 
-def upload(api: MlflowClient, run_id: str, bundle: Artifact, work: Path) -> str:
-    """Save the bundle as a pyfunc among the run's artifacts and return its URI.
+def upload(api: MlflowClient, run_id: str, bundle: Artifact, work: Path) -> LoggedModel:
+    """Save the bundle as a pyfunc, a logged model of the run, and return that.
 
-    Doing it again writes the same files to the same place.
+    Doing it again finds the model; what a killed process has left unfinished is uploaded again.
     """
-    shutil.rmtree(work, ignore_errors=True)
-    model = save(bundle.path, work)
-    api.log_artifacts(run_id, str(model), FOLDER)
-    return f"{api.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    from mlflow.entities import LoggedModelStatus
+
+    model = logged(api, run_id, bundle)
+    if model is None:
+        experiment, tags = api.get_run(run_id).info.experiment_id, {BUNDLE_TAG: bundle.ref}
+        model = api.create_logged_model(experiment, name=NAME, source_run_id=run_id, tags=tags)
+    if model.status != LoggedModelStatus.READY:
+        shutil.rmtree(work, ignore_errors=True)
+        api.log_model_artifacts(model.model_id, str(save(bundle.path, work)))
+        model = api.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model
+
+
+def logged(api: MlflowClient, run_id: str, bundle: Artifact) -> LoggedModel | None:
+    """Return the run's model of a bundle, where there is one."""
+    experiment = api.get_run(run_id).info.experiment_id
+    asked = f"source_run_id = '{run_id}' AND tags.`{BUNDLE_TAG}` = '{bundle.ref}'"
+    found = api.search_logged_models([experiment], filter_string=asked)
+    return found[0] if found else None
 
 
 def save(bundle: Path, work: Path) -> Path:
