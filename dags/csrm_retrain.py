@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import XComArg
+from csrm_assets import once_due
 from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
 from csrm_wiring import (
@@ -96,6 +97,7 @@ def retrain(market: MarketConfig) -> None:
     with part("data"):
         live = task("champion", "find_champion")
         snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+        once_due(market, live, snap)
         bm25 = task("build_bm25", snapshot=snap, previous=fact(live, "bm25"))
         week = Week(market, live, snap, bm25)
     with part("retrieval"):
@@ -288,6 +290,7 @@ def retrain_tasks(market: MarketConfig) -> None:
     task = tasks_of(market)
     passed = task("passed_llm", "find_champion")
     snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+    once_due(market, passed, snap)
     given = pretrained_of(market, task, snapshot=snap, previous=fact(passed, "llm"))
     llm = task("train_llm", arm="tasks", snapshot=snap, **given)
     judged = tasks_judged_of(market, task, snapshot=snap, llm=llm, champion_llm=fact(passed, "llm"))

@@ -15,12 +15,14 @@ from typing import Any
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
+from csrm_assets import PUBLISHING, announce, days_of, on_days
 from csrm_faults import refusals_fail
 from csrm_limits import every_task, limits_of, owner_links, watched
-from csrm_windows import day_of, week_end, withheld
+from csrm_windows import day_of, kind_of, week_end, withheld
 
 from csrm_tasks.connections import url_of
 from csrm_tasks.markets import MarketConfig, load_market, load_markets
+from csrm_tasks.sections import WeekOfDays
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.classes import RELEASING
 from csrm_tasks.steps.docs import task_doc
@@ -74,19 +76,23 @@ def market_dag(
     build: Callable[[MarketConfig], None],
     *,
     doc: str | None,
-    schedule: str | None,
+    schedule: str | WeekOfDays | None,
     params: Mapping[str, Param],
 ) -> DAG:
     """Return the DAG ``{name}__{market}`` with the tasks that ``build`` wires.
 
     A cron schedule, by the clocks of the market's time zone, gives each run the interval that has
-    just ended as its window.
+    just ended as its window; one by days the week whose days they are.
     """
     zone = market.schedule.timezone
+    if isinstance(schedule, str):
+        timetable: Any = CronDataIntervalTimetable(schedule, timezone=zone)
+    else:
+        timetable = on_days(market, schedule) if schedule else None
     with DAG(
         dag_id=f"{name}__{market.market}",
         doc_md=doc,
-        schedule=CronDataIntervalTimetable(schedule, timezone=zone) if schedule else None,
+        schedule=timetable,
         start_date=START,
         catchup=False,
         max_active_runs=1,
@@ -96,8 +102,9 @@ def market_dag(
         **watched(market, name),
         user_defined_macros={
             "withheld": withheld,
+            "kind_of": kind_of,
             "day_of": partial(day_of, zone=zone),
-            "week_end": partial(week_end, zone=zone),
+            "week_end": partial(week_end, zone=zone, by_days=isinstance(schedule, WeekOfDays)),
         },
         tags=["csrm", market.market],
     ) as dag:
@@ -140,7 +147,10 @@ def run(
     with refusals_fail(step):
         if connection:
             os.environ |= endpoint_of(Connection.get(connection))
-        return run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
+        made = run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
+        if step == PUBLISHING:
+            announce(market, options["day"])
+    return made
 
 
 def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
@@ -158,7 +168,9 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
         rule = given.pop("rule", "all_success")
         params = {k: v for k, v in given.items() if isinstance(v, (str, int, float))}
         inputs = {k: v for k, v in given.items() if k not in params}
-        one = run.override(task_id=task_id or step, trigger_rule=rule, **limits_of(market, step))
+        more = {"outlets": [days_of(market.market)]} if step == PUBLISHING else {}
+        more |= limits_of(market, step)
+        one = run.override(task_id=task_id or step, trigger_rule=rule, **more)
         return one(step=step, market=market.market, inputs=inputs, options=params, **about)
 
     return add

@@ -73,7 +73,7 @@ def _faults(config: MarketConfig, path: Path) -> Iterator[str]:
         yield str(e)
     for name in (*WHOLE, "drill"):
         cron = getattr(config.schedule, name)
-        if cron is not None and not _is_cron(cron):
+        if isinstance(cron, str) and not _is_cron(cron):
             yield f"schedule.{name}: {cron!r} is no cron expression; five fields, as 0 2 * * *"
 
 

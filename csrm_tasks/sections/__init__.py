@@ -8,7 +8,7 @@ from csrm_tasks.sections.ablation import Ablation
 from csrm_tasks.sections.base import Rates, Section
 from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
-from csrm_tasks.sections.flow import Controls, Schedule
+from csrm_tasks.sections.flow import Controls, Schedule, WeekOfDays
 from csrm_tasks.sections.llm import (
     Augmentation,
     Distillation,
@@ -69,4 +69,5 @@ __all__ = [
     "Spark",
     "Step",
     "Towers",
+    "WeekOfDays",
 ]
