@@ -19,6 +19,7 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
+from airflow.sdk.lineage import get_hook_lineage_collector
 from csrm_faults import refusals_fail
 from csrm_windows import BACKFILL, TRIGGERED, kind_of
 
@@ -64,6 +65,12 @@ def announce(market: str, day: str) -> None:
     settings = load_settings(market=market)
     told = partitions(load_market(market, settings.markets), settings, day)
     context["outlet_events"][days_of(market)].add_partitions(told)
+
+
+def note_made(ref: str) -> None:
+    """Have whoever collects lineage know what this task made (plugins/csrm_lineage.py)."""
+    task = get_current_context()["ti"].task
+    get_hook_lineage_collector().add_extra(task, "csrm_made", ref)
 
 
 @task.short_circuit(do_xcom_push=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
-from csrm_assets import PUBLISHING, announce, days_of, on_days
+from csrm_assets import PUBLISHING, announce, days_of, note_made, on_days
 from csrm_faults import refusals_fail
 from csrm_limits import every_task, limits_of, owner_links, watched
 from csrm_windows import day_of, kind_of, week_end, withheld
@@ -150,6 +150,7 @@ def run(
         made = run_step(step, market, {k: reference(v) for k, v in inputs.items()}, options)
         if step == PUBLISHING:
             announce(market, options["day"])
+    note_made(made)
     return made
 
 

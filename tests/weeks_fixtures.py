@@ -71,20 +71,34 @@ def deliver(settings: Settings, day: str, how: str = "right") -> None:
         path.write_text('{"label_id": "cut off')
 
 
+def bundled(settings: Settings, snapshot: str) -> str:
+    """Publish a made-up bundle of what a snapshot taught, and return its reference."""
+    return _made_up(settings, "bundle", {"snapshot": snapshot}, {})
+
+
+def registered(settings: Settings, bundle: str) -> str:
+    """Register a made-up bundle, once, and return the receipt's reference."""
+    one = ArtifactStore(settings.artifacts, settings.cache).open(bundle)
+    row = ledger.append(
+        settings, MARKET, "registered", release_id(one), actor="test", reason="",
+        payload={"bundle": bundle, "digest": one.digest},
+    )  # fmt: skip
+    return _made_up(settings, "register", {"bundle": bundle}, {"release": row.release_id})
+
+
+def _made_up(settings: Settings, step: str, inputs: dict[str, str], facts: dict[str, str]) -> str:
+    key = json_digest(inputs)[:20]
+    folder = settings.work / "made-up" / step / key
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "note").write_text(json_digest(inputs))
+    store, about = ArtifactStore(settings.artifacts, settings.cache), {"params": {}}
+    ref = f"{MARKET}/{step}/{key}"
+    return store.publish(ref, folder, facts=facts, inputs=inputs, about=about).ref
+
+
 def train(settings: Settings, snapshot: str) -> str:
     """Register a made-up release of a snapshot, as the week's last steps do; once."""
-    key = json_digest(snapshot)[:20]
-    store = ArtifactStore(settings.artifacts, settings.cache)
-    folder = settings.work / "made-up" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "note").write_text(snapshot)
-    ref, inputs = f"{MARKET}/bundle/{key}", {"snapshot": snapshot}
-    bundle = store.publish(ref, folder, facts={}, inputs=inputs, about={"params": {}})
-    payload = {"bundle": bundle.ref, "digest": bundle.digest}
-    ledger.append(
-        settings, MARKET, "registered", release_id(bundle), actor="test", reason="", payload=payload
-    )
-    return bundle.ref
+    return registered(settings, bundled(settings, snapshot))
 
 
 def trained(settings: Settings) -> list[str]:

@@ -2,11 +2,11 @@
 
 ``python weeks_run.py PLAN`` where PLAN is JSON, a list of: ["deliver", day, how], ["night", day]
 (the DAG of the night, through ``dag.test()``), ["told", day] (an event of the day that nobody
-published, as somebody makes one by hand), ["state"] (the digest of the store), ["again", n] (the n-th run of the week, all of it
+published), ["state"] (the digest of the store), ["again", n] (the n-th run of a week, all of it
 cleared and run anew) and ["tick"] (the scheduler looks once at the partitions that came, and the
 runs that it makes are carried out). Prints one line ``WEEKS`` + JSON: per step of the plan what
 came of it; of a night its state, of a tick and of a run again the runs, each with its partition,
-state and the states of its tasks.
+state and the states of its tasks; at last the days that Airflow was told of.
 """
 
 from __future__ import annotations
@@ -118,10 +118,8 @@ def main(plan: list[list[str]]) -> None:
             weeks += [run["id"] for run in runs if run["id"] not in weeks]
             found.append(runs)
     with create_session() as session:
-        told = [
-            e.partition_key for e in session.scalars(select(AssetEvent).order_by(AssetEvent.id))
-        ]
-    print("WEEKS" + json.dumps([*found, told]), flush=True)
+        events = session.scalars(select(AssetEvent).order_by(AssetEvent.id)).all()
+    print("WEEKS" + json.dumps([*found, [e.partition_key for e in events]]), flush=True)
 
 
 if __name__ == "__main__":

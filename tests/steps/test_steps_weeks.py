@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -17,8 +18,11 @@ from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.steps.night import take_in
 from csrm_tasks.steps.weeks import Trained, partitions, sunday_of, trained, why_not, why_not_due
+from csrm_tasks.store import open_store, writing
+from csrm_tasks.store.tables import DAYS
 from tests.weeks_fixtures import (
     FIVE,
+    MARKET,
     NIGHTS,
     WEEK_1,
     WEEK_2,
@@ -29,7 +33,7 @@ from tests.weeks_fixtures import (
 )
 
 SUNDAY = date(2026, 1, 11)
-DAYS = [(SUNDAY + timedelta(days=n)).isoformat() for n in range(-10, 12)]
+AROUND = [(SUNDAY + timedelta(days=n)).isoformat() for n in range(-10, 12)]
 pytestmark = pytest.mark.usefixtures("fingerprints_hold")
 
 
@@ -46,7 +50,7 @@ def is_due(rule: WeekOfDays, days: dict[str, str], before: list[Trained]) -> boo
     return complete and not later and not done
 
 
-published = st.dictionaries(st.sampled_from(DAYS), st.sampled_from("ab"), max_size=len(DAYS))
+published = st.dictionaries(st.sampled_from(AROUND), st.sampled_from("ab"), max_size=len(AROUND))
 rules = st.builds(
     WeekOfDays, at_least=st.integers(1, 7), wait_days=st.integers(0, 7), again=st.booleans()
 )
@@ -70,6 +74,16 @@ def published_in(tmp_path: Path, days: tuple[str, ...]) -> Settings:
     for day in days:
         deliver(settings, day)
         take_in(of_days(), settings, day)
+    return settings
+
+
+def said_to_be_published(tmp_path: Path, days: tuple[str, ...]) -> Settings:
+    """An installation whose store holds nothing but that."""
+    settings = load_settings({"CSRM_HOME": str(tmp_path / "home")})
+    with writing(open_store(settings.db_url), MARKET) as connection:
+        for day in days:
+            row = {"digest": f"d-{day}", "rows_in": 1, "quarantined": 0, "share": 0.0}
+            connection.execute(sa.insert(DAYS).values(market=MARKET, day=day, **row))
     return settings
 
 
@@ -113,15 +127,19 @@ def test_a_week_from_its_days_to_its_registration(tmp_path: Path) -> None:
 
 
 def test_a_week_before_one_that_is_trained_stays(tmp_path: Path) -> None:
-    settings = published_in(tmp_path, NIGHTS)
+    settings = said_to_be_published(tmp_path, NIGHTS)
     make_live(settings)
-    train(settings, snapshot(settings, WEEK_2[-1]))
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    about = {"params": {"stage": 2, "until": WEEK_2[-1]}, "external_inputs": {}}
+    ref, nothing = f"{MARKET}/snapshot/later", tmp_path / "nothing"
+    nothing.mkdir()
+    train(settings, store.publish(ref, nothing, facts={}, inputs={}, about=about).ref)
     assert f"a later week, up to {WEEK_2[-1]}, is trained already" in claim(settings, "late")
     assert partitions(of_days(), settings, WEEK_1[0]) == [WEEK_1[0]]
 
 
 def test_a_market_by_the_clock_tells_of_its_day_and_counts_none(tmp_path: Path) -> None:
-    settings = published_in(tmp_path, WEEK_1)
+    settings = said_to_be_published(tmp_path, WEEK_1)
     cron = of_days("0 4 * * 1")
     assert partitions(cron, settings, WEEK_1[1]) == [WEEK_1[1]]
     with pytest.raises(ConfigError, match="counts no days"):

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import csrm_ingest
 from airflow.sdk import task
-from csrm_assets import once_due
+from csrm_assets import note_made, once_due
 from csrm_wiring import DRY_RUN, WEEK, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.settings import load_settings
 
 
 @task
-def register(snapshot: str) -> str:
-    """Stand for everything between the snapshot and the registration of a release."""
-    from csrm_tasks.settings import load_settings
-    from tests.weeks_fixtures import train
+def bundle(snapshot: str) -> str:
+    """Stand for everything between the snapshot and the bundle."""
+    from tests.weeks_fixtures import bundled
 
-    return train(load_settings(), snapshot)
+    return told_of(bundled(load_settings(), snapshot))
+
+
+@task
+def register(bundle: str) -> str:
+    """Stand for the registration of a release."""
+    from tests.weeks_fixtures import registered
+
+    return told_of(registered(load_settings(), bundle))
+
+
+def told_of(ref: str) -> str:
+    note_made(ref)
+    return ref
 
 
 def week(market: MarketConfig) -> None:
-    """is_due → snapshot → registered."""
+    """is_due → snapshot → bundle → registered."""
     snap = tasks_of(market)("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
     once_due(market, snap)
-    register(snap)
+    register(bundle(snap))
 
 
 globals().update({n: d for n, d in vars(csrm_ingest).items() if n.startswith("csrm_ingest__")})
