@@ -20,8 +20,9 @@ passed last, and releases nothing (`docs/TASKS.md`).
 run's partition or data interval. **Starts** by the clock, or (`schedule.retrain: {at_least: …}`)
 when the week's days are published: `is_due` asks the store, and skips the rest of a week that
 lacks days or is trained already; its log says why. A late night has its week trained when it comes;
-a day corrected after that trains nothing, unless the market asks (`again`). **Needs** a live release (run `csrm_cold_start` first). With `dry_run`, and
-when it is a backfill, it trains and judges and releases nothing.
+a day corrected after that trains nothing, unless the market asks (`again`). **Needs** a live
+release (run `csrm_cold_start` first). With `dry_run`, and when it is a backfill, it trains and
+judges and releases nothing.
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
 it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the

@@ -16,7 +16,7 @@ from csrm_tasks.artifacts import ArtifactStore, json_digest
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger
 from csrm_tasks.release.bundle.manifest import release_id
-from csrm_tasks.sections import Schedule, WeekOfDays
+from csrm_tasks.sections import Ingest, Schedule, WeekOfDays
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store import open_store, reading
 from csrm_tasks.store.digest import store_digest
@@ -34,7 +34,7 @@ MONDAYS = ("2026-01-05 (W02)", "2026-01-12 (W03)")
 
 def of_days(rule: WeekOfDays | str = FIVE) -> MarketConfig:
     """Return the tiny market, retrained when its days say so."""
-    return market(schedule=Schedule(ingest=None, retrain=rule))
+    return market(schedule=Schedule(ingest=None, retrain=rule), ingest=Ingest(tolerance=0.0))
 
 
 def installed(folder: Path, rule: WeekOfDays | str = FIVE) -> Settings:

@@ -1,12 +1,13 @@
 """Simulate nights and the weeks that they trigger, with Airflow's own scheduling of assets.
 
 ``python weeks_run.py PLAN`` where PLAN is JSON, a list of: ["deliver", day, how], ["night", day]
-(the DAG of the night, through ``dag.test()``), ["told", day] (an event of the day that nobody
-published), ["state"] (the digest of the store), ["again", n] (the n-th run of a week, all of it
-cleared and run anew) and ["tick"] (the scheduler looks once at the partitions that came, and the
-runs that it makes are carried out). Prints one line ``WEEKS`` + JSON: per step of the plan what
-came of it; of a night its state, of a tick and of a run again the runs, each with its partition,
-state and the states of its tasks; at last the days that Airflow was told of.
+(the DAG of the night, through ``dag.test()``), ["by hand", day] (the night at the command line),
+["told", day] (an event of a day that nobody published), ["tick"] (the scheduler looks once at the
+partitions that came, and the runs that it makes are carried out), ["again", n] (the n-th of them,
+all of it cleared and run anew) and ["state"] (the digest of the store). Prints one line ``WEEKS`` +
+JSON: per step of the plan what came of it; of a night its state, of a tick and of a run again the
+runs, each with its partition, state and the states of its tasks; at last the days that Airflow was
+told of.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import select, update
 
 from csrm_tasks.settings import load_settings
-from tests.weeks_fixtures import MARKET, deliver, digest
+from csrm_tasks.steps.night import take_in
+from tests.weeks_fixtures import MARKET, deliver, digest, of_days
 
 NIGHT, WEEK = f"csrm_ingest__{MARKET}", f"csrm_retrain__{MARKET}"
 
@@ -107,6 +109,8 @@ def main(plan: list[list[str]]) -> None:
             found.append(None)
         elif what == "night":
             found.append(str(dags[NIGHT].test(run_conf={"day": given[0]}).state))
+        elif what == "by hand":
+            found.append(take_in(of_days(), load_settings(), given[0]))
         elif what == "told":
             found.append(told(given[0]))
         elif what == "state":

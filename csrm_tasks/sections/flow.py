@@ -6,9 +6,9 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
-from csrm_tasks.sections.base import BaseModelName, Cron, Days, Section, Unit
+from csrm_tasks.sections.base import FORMS, BaseModelName, Cron, Days, Section, Unit
 
 
 def _known_zone(name: str) -> str:
@@ -54,6 +54,15 @@ class WeekOfDays(Section):
     """Train a week once more when a day is corrected, or comes, after it was trained."""
 
 
+def _form(given: object) -> str:
+    return FORMS[1 if isinstance(given, (dict, WeekOfDays)) else 2]
+
+
+Retrain = Annotated[
+    Annotated[Cron, Tag(FORMS[2])] | Annotated[WeekOfDays, Tag(FORMS[1])], Discriminator(_form)
+]
+
+
 class Schedule(Section):
     """Cron expressions by the clocks of ``timezone``; null means by hand only.
 
@@ -64,7 +73,7 @@ class Schedule(Section):
     """Where the market's days begin and end, and by whose clocks its DAGs run."""
     ingest: Cron | None = "0 2 * * *"
     """When `csrm_ingest` takes yesterday's files in."""
-    retrain: Cron | WeekOfDays | None = "0 4 * * 1"
+    retrain: Retrain | None = "0 4 * * 1"
     """When `csrm_retrain` trains on everything up to the last Sunday: by clock or by days."""
     refresh: Cron | None = "0 3 * * *"
     """When `csrm_refresh` embeds new products; after the night's ingest."""

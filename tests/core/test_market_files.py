@@ -52,7 +52,8 @@ def test_the_committed_reference_is_what_the_sections_say(tmp_path: Path) -> Non
 
 def test_every_key_is_there_with_an_effect() -> None:
     ebr = {"encoder": "./e", "mining": {}, "same_class": {}}  # sections that may be null
-    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}})
+    by_days = {"retrain": {}}  # or a cron expression
+    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}, "schedule": by_days})
     told = {key.name: key for key in keys()}
     assert sorted(told) == sorted(everything(full))
     assert not [name for name, key in told.items() if len(key.effect) < 8]
@@ -68,7 +69,7 @@ def test_defaults_and_units_are_those_of_the_sections() -> None:
     given = {
         n: k.default.strip("`")
         for n, k in plain.items()
-        if not {"mining", "same_class"} & {*n.split(".")[:-1]}
+        if not {"mining", "same_class", "retrain"} & {*n.split(".")[:-1]}
     }
     required = {name for name, value in given.items() if value == "required"}
     assert required == {*flat(LEAST)} - {ONE_SOURCE} | {"source_locales"}  # two spellings
@@ -154,6 +155,9 @@ def test_every_fault_is_one_line_with_key_and_remedy(
         ({"schedule": {"ingest": "99 9 * * *"}}, "schedule.ingest: '99 9 * * *' is no cron"),
         ({"schedule": {"drill": "0 5 1"}}, "schedule.drill: '0 5 1' is no cron"),
         ({"schedule": {"drill": "soon"}}, "schedule.drill: 'soon' is no cron"),
+        ({"schedule": {"retrain": "soon"}}, "schedule.retrain: 'soon' is no cron"),
+        ({"schedule": {"retrain": {"at_least": 8}}}, "schedule.retrain.at_least: Input should be"),
+        ({"schedule": {"retrain": {"atleast": 6}}}, "schedule.retrain.atleast: there is no such"),
         ({"llm": {"base": "org/name"}}, "llm.base: 'org/name' is no folder here"),
         (
             {"ingest": {"columns": {"labels": {"grade": "relevance"}}}},

@@ -36,13 +36,18 @@ def night(day: str, how: str = "right") -> list[list[str]]:
     return [["deliver", day, how], ["night", day], ["tick"]]
 
 
+def by_hand(day: str) -> list[list[str]]:
+    return [["deliver", day, "right"], ["by hand", day]]
+
+
 # The first week's third night is bad and comes again; its second comes when the next week is under
-# way; the next week's fourth is corrected. Somebody tells Airflow of days that are not published.
-SEEN_TOO_SOON = [*night(A[0]), *night(A[2], "bad"), *night(A[3]), *night(A[4])]
+# way; the next week's fourth is corrected. Somebody tells Airflow of days that are not published,
+# and some nights are taken in at the command line, where Airflow hears nothing of them.
+SEEN_TOO_SOON = [*night(A[0]), *night(A[2], "bad"), *by_hand(A[3]), *by_hand(A[4])]
 TOLD = [*([["told", day] for day in A]), ["tick"]]
 AS_THEY_CAME = [
-    *SEEN_TOO_SOON, *TOLD, *night(B[0]), *night(A[2]), *night(B[1]), *night(A[1]),
-    *night(B[3], "wrong"), *night(B[2]), *night(B[3]), *night(B[4]), ["state"],
+    *SEEN_TOO_SOON, *TOLD, *night(B[0]), *night(A[2]), *by_hand(B[1]), *night(A[1]),
+    *night(B[3], "wrong"), *by_hand(B[2]), *night(B[3]), *night(B[4]), ["state"],
 ]  # fmt: skip
 # Then a day of a week that was trained is corrected, and the first week's run is cleared.
 PLAN = [*AS_THEY_CAME, *night(B[0], "wrong"), ["again", "1"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from csrm_tasks.artifacts import ArtifactStore
+from csrm_tasks.artifacts import ArtifactStore, json_digest
+from csrm_tasks.dataset.source import published_days
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.sections import WeekOfDays
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
-from csrm_tasks.steps.night import take_in
 from csrm_tasks.steps.weeks import Trained, partitions, sunday_of, trained, why_not, why_not_due
-from csrm_tasks.store import open_store, writing
+from csrm_tasks.store import open_store, reading, writing
 from csrm_tasks.store.tables import DAYS
 from tests.weeks_fixtures import (
     FIVE,
@@ -26,7 +27,6 @@ from tests.weeks_fixtures import (
     NIGHTS,
     WEEK_1,
     WEEK_2,
-    deliver,
     make_live,
     of_days,
     train,
@@ -69,26 +69,33 @@ def test_a_week_is_due_as_counting_says(
     assert (why_not(rule, days, before, SUNDAY) == "") == is_due(rule, days, before)
 
 
-def published_in(tmp_path: Path, days: tuple[str, ...]) -> Settings:
+def installation(tmp_path: Path, days: Iterable[str] = ()) -> Settings:
+    """An installation whose store holds nothing but that these days are published."""
     settings = load_settings({"CSRM_HOME": str(tmp_path / "home")})
-    for day in days:
-        deliver(settings, day)
-        take_in(of_days(), settings, day)
+    publish(settings, dict.fromkeys(days, "at first"))
     return settings
 
 
-def said_to_be_published(tmp_path: Path, days: tuple[str, ...]) -> Settings:
-    """An installation whose store holds nothing but that."""
-    settings = load_settings({"CSRM_HOME": str(tmp_path / "home")})
+def publish(settings: Settings, days: dict[str, str]) -> None:
+    """Let the store say that days are published, or published again, with these digests."""
     with writing(open_store(settings.db_url), MARKET) as connection:
-        for day in days:
-            row = {"digest": f"d-{day}", "rows_in": 1, "quarantined": 0, "share": 0.0}
+        for day, digest in days.items():
+            here = (DAYS.c.market == MARKET, DAYS.c.day == day)
+            connection.execute(sa.delete(DAYS).where(*here))
+            row = {"digest": digest, "rows_in": 1, "quarantined": 0, "share": 0.0}
             connection.execute(sa.insert(DAYS).values(market=MARKET, day=day, **row))
-    return settings
 
 
 def snapshot(settings: Settings, until: str) -> str:
-    return run_step("snapshot", of_days(), {}, {"stage": 2, "until": until}, settings)
+    """Publish what says that it is a snapshot of the published days, as the step notes it."""
+    with reading(open_store(settings.db_url)) as connection:
+        days = published_days(connection, MARKET, until)
+    about = {"params": {"stage": 2, "until": until}, "external_inputs": days}
+    folder = settings.work / "empty"
+    folder.mkdir(parents=True, exist_ok=True)
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    ref = f"{MARKET}/snapshot/{json_digest(about)[:20]}"
+    return store.publish(ref, folder, facts={}, inputs={}, about=about).ref
 
 
 def claim(settings: Settings, run: str, until: str = WEEK_1[-1], rule: WeekOfDays = FIVE) -> str:
@@ -99,11 +106,10 @@ def claim(settings: Settings, run: str, until: str = WEEK_1[-1], rule: WeekOfDay
 
 
 def test_a_week_from_its_days_to_its_registration(tmp_path: Path) -> None:
-    settings = published_in(tmp_path, WEEK_1[:-1])
+    settings = installation(tmp_path, WEEK_1[:-1])
     assert "4 of its days are published, and schedule.retrain takes 5" in claim(settings, "early")
     assert partitions(of_days(), settings, WEEK_1[1]) == [WEEK_1[1]]
-    deliver(settings, WEEK_1[-1])
-    take_in(of_days(), settings, WEEK_1[-1])
+    publish(settings, {WEEK_1[-1]: "at first"})
     assert "run csrm_cold_start first" in claim(settings, "cold")
     make_live(settings)
     # Now it is due, and whoever is told of one of its days, or of the next week's, hears of all.
@@ -116,8 +122,7 @@ def test_a_week_from_its_days_to_its_registration(tmp_path: Path) -> None:
     assert claim(settings, "first") == ""  # the run that trains it, however often it is cleared
     assert partitions(of_days(), settings, WEEK_1[1]) == [WEEK_1[1]]
     # A day that is corrected afterwards: no second training, unless the market asks for one.
-    deliver(settings, WEEK_1[1], "wrong")
-    take_in(of_days(), settings, WEEK_1[1])
+    publish(settings, {WEEK_1[1]: "corrected"})
     again = WeekOfDays(at_least=5, wait_days=0, again=True)
     assert "it is trained already" in claim(settings, "third")
     assert partitions(of_days(again), settings, WEEK_1[1]) == list(WEEK_1)
@@ -127,19 +132,15 @@ def test_a_week_from_its_days_to_its_registration(tmp_path: Path) -> None:
 
 
 def test_a_week_before_one_that_is_trained_stays(tmp_path: Path) -> None:
-    settings = said_to_be_published(tmp_path, NIGHTS)
+    settings = installation(tmp_path, NIGHTS)
     make_live(settings)
-    store = ArtifactStore(settings.artifacts, settings.cache)
-    about = {"params": {"stage": 2, "until": WEEK_2[-1]}, "external_inputs": {}}
-    ref, nothing = f"{MARKET}/snapshot/later", tmp_path / "nothing"
-    nothing.mkdir()
-    train(settings, store.publish(ref, nothing, facts={}, inputs={}, about=about).ref)
+    train(settings, snapshot(settings, WEEK_2[-1]))
     assert f"a later week, up to {WEEK_2[-1]}, is trained already" in claim(settings, "late")
     assert partitions(of_days(), settings, WEEK_1[0]) == [WEEK_1[0]]
 
 
 def test_a_market_by_the_clock_tells_of_its_day_and_counts_none(tmp_path: Path) -> None:
-    settings = said_to_be_published(tmp_path, WEEK_1)
+    settings = installation(tmp_path, WEEK_1)
     cron = of_days("0 4 * * 1")
     assert partitions(cron, settings, WEEK_1[1]) == [WEEK_1[1]]
     with pytest.raises(ConfigError, match="counts no days"):
