@@ -47,9 +47,9 @@ def step_extractor() -> type:
 
 def datasets() -> dict[str, list[Any]]:
     """Return inputs and outputs of what this task noted; trouble is one line in the log."""
+    from airflow.providers.common.compat.openlineage.facet import Dataset
     from airflow.providers.openlineage import conf
     from airflow.sdk.lineage import get_hook_lineage_collector
-    from openlineage.client.event_v2 import Dataset
 
     from csrm_tasks.errors import CsrmError
     from csrm_tasks.settings import load_settings

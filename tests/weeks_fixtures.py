@@ -128,7 +128,7 @@ def simulate(
         "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "weeks_dags"),
-        "PYTHONPATH": os.pathsep.join([str(ROOT.parent), str(dags)]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT.parent), str(dags), *filter(None, sys.path)]),
         "CSRM_HOME": str(settings.home), "CSRM_MARKETS": str(settings.markets),
     }  # fmt: skip
     done = subprocess.run(

@@ -27,7 +27,7 @@ class Edges(NamedTuple):
 READS: Mapping[str, Callable[[Manifest], Iterator[str]]] = {
     "land": lambda of: _days("landed", [of["about"]["params"]["day"]]),
     "promote": lambda of: iter([f"releases/{of['facts']['release']}"]),
-    "snapshot": lambda of: _days("published", of["about"]["external_inputs"]),
+    "snapshot": lambda of: _days("published", of["about"].get("external_inputs", ())),
 }
 MAKES: Mapping[str, Callable[[Manifest], Iterator[str]]] = {
     "publish_day": lambda of: _days("published", [of["about"]["params"]["day"]]),

@@ -104,7 +104,8 @@ def trained(market: MarketConfig, settings: Settings) -> Iterator[Trained]:
     for ref in _snapshots(market, settings, store):
         about = (store.manifest(ref) or {}).get("about")
         if about and about["params"]["stage"] == 2:
-            yield Trained(about["params"]["until"], about["external_inputs"])
+            # A snapshot of an earlier version does not say of which days it was made.
+            yield Trained(about["params"]["until"], about.get("external_inputs", {}))
 
 
 def _snapshots(market: MarketConfig, settings: Settings, store: ArtifactStore) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import csrm_ingest
+import importlib
+
 from airflow.sdk import task
-from csrm_assets import note_made, once_due
-from csrm_wiring import DRY_RUN, WEEK, market_dag, markets, tasks_of
 
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import load_settings
+
+assets, ingest, wiring = (
+    importlib.import_module(name) for name in ("csrm_assets", "csrm_ingest", "csrm_wiring")
+)
 
 
 @task
@@ -28,20 +31,20 @@ def register(bundle: str) -> str:
 
 
 def told_of(ref: str) -> str:
-    note_made(ref)
+    assets.note_made(ref)
     return ref
 
 
 def week(market: MarketConfig) -> None:
     """is_due → snapshot → bundle → registered."""
-    snap = tasks_of(market)("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
-    once_due(market, snap)
+    snap = wiring.tasks_of(market)("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+    assets.once_due(market, snap)
     register(bundle(snap))
 
 
-globals().update({n: d for n, d in vars(csrm_ingest).items() if n.startswith("csrm_ingest__")})
-for m in markets():
-    globals()[f"csrm_retrain__{m.market}"] = market_dag(
+globals().update({n: d for n, d in vars(ingest).items() if n.startswith("csrm_ingest__")})
+for m in wiring.markets():
+    globals()[f"csrm_retrain__{m.market}"] = wiring.market_dag(
         "csrm_retrain", m, week, doc=__doc__, schedule=m.schedule.retrain,
-        params={"week": WEEK, "dry_run": DRY_RUN},
+        params={"week": wiring.WEEK, "dry_run": wiring.DRY_RUN},
     )  # fmt: skip
