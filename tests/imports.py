@@ -57,6 +57,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "csrm_tasks/demo/*": (("demo",), ()),
     "dags/*": (("airflow",), ()),
     "plugins/*": (("airflow",), ()),
+    "plugins/csrm_lineage.py": (("airflow",), ("lineage",)),
     "tests/*": (("dev",), ()),
     "benchmarks/*": (("bench",), ()),
 }
