@@ -16,6 +16,7 @@ python3 -m venv "$work/venv"
 mkdir "$work/dags"
 export AIRFLOW_HOME="$work/home" AIRFLOW__CORE__LOAD_EXAMPLES=false
 export AIRFLOW__CORE__DAGS_FOLDER="$work/dags" AIRFLOW__LOGGING__LOGGING_LEVEL=ERROR
+export AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL=0  # an edited DAG is known at once
 cat >"$work/seen.py" <<'PY'
 import os
 import pathlib
