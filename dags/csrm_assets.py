@@ -69,8 +69,10 @@ def announce(market: str, day: str) -> None:
 
 def note_made(ref: str) -> None:
     """Have whoever collects lineage know what this task made (plugins/csrm_lineage.py)."""
-    task = get_current_context()["ti"].task
-    get_hook_lineage_collector().add_extra(task, "csrm_made", ref)
+    one = get_current_context()["ti"]
+    # With whose it is: where tasks share a process, as in `airflow dags test`, they share this.
+    note = {"ref": ref, "task_instance": str(one.id)}
+    get_hook_lineage_collector().add_extra(one.task, "csrm_made", note)
 
 
 @task.short_circuit(do_xcom_push=False)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 log = logging.getLogger("csrm")
 MADE = "csrm_made"  # extra of the hook lineage: the reference of an artifact
@@ -37,16 +40,15 @@ def step_extractor() -> type:
         def _execute_extraction(self) -> OperatorLineage:
             return OperatorLineage()  # before a task has run nobody knows what it will read
 
-        def extract_on_complete(self, task_instance: object) -> OperatorLineage:
+        def extract_on_complete(self, task_instance: RuntimeTaskInstance) -> OperatorLineage:
             """Return what the task's step read and made, by the reference that the task noted."""
-            del task_instance
-            return OperatorLineage(**datasets())
+            return OperatorLineage(**datasets(str(task_instance.id)))
 
     return StepExtractor
 
 
-def datasets() -> dict[str, list[Any]]:
-    """Return inputs and outputs of what this task noted; trouble is one line in the log."""
+def datasets(task_instance: str) -> dict[str, list[Any]]:
+    """Return inputs and outputs of what a task noted; trouble is one line in the log."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
     from airflow.providers.openlineage import conf
     from airflow.sdk.lineage import get_hook_lineage_collector
@@ -57,12 +59,13 @@ def datasets() -> dict[str, list[Any]]:
 
     found: dict[str, list[Any]] = {"inputs": [], "outputs": []}
     for extra in get_hook_lineage_collector().collected_assets.extra:
-        if extra.key != MADE:
+        if extra.key != MADE or extra.value["task_instance"] != task_instance:
             continue
+        ref = extra.value["ref"]
         try:
-            edges = edges_of(load_settings(market=extra.value.split("/")[0]), extra.value)
+            edges = edges_of(load_settings(market=ref.split("/")[0]), ref)
         except (CsrmError, OSError) as e:
-            log.warning("lineage: %s is not told of (%s)", extra.value, type(e).__name__)
+            log.warning("lineage: %s is not told of (%s)", ref, type(e).__name__)
             continue
         for side, names in (("inputs", edges.read), ("outputs", edges.made)):
             found[side] += [Dataset(namespace=conf.namespace(), name=name) for name in names]
