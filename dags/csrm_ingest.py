@@ -4,7 +4,9 @@
 `land` lists the day's files · `validate` parses every row; what breaks the contract goes to
 quarantine with its reason and bytes, what is about something else is counted · `store` writes each
 file in one transaction, once · `aggregate` counts the day's behaviour · `publish_day` makes the day
-visible to snapshots.
+visible to snapshots, and tells Airflow of it as a partition of the asset `csrm_days__MARKET`: a
+market may have a week trained once its days are there (`schedule.retrain`). A backfill tells of
+none.
 
 **Window**: the day in parameter `day`, else the market's day on which the run's data interval
 starts. Nights may run in any order: a late one ends as if it had come in time.

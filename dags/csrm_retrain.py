@@ -21,9 +21,13 @@ relevance has nothing to serve: it goes snapshot → LLM → its tasks' gate, ag
 passed last, and releases nothing (`docs/TASKS.md`).
 
 **Window**: everything published up to the Sunday of the ISO week in parameter `week`, else of the
-run's data interval. **Needs** a live release (run `csrm_cold_start` first). With `dry_run`, and
-when it is a backfill, it trains and judges and releases nothing; nor does a run that was given
-other `rounds`, another `base`, `force` or `reuse`, unless `release` is set (docs/DAGS.md).
+run's partition or data interval. **Starts** by the clock, or (`schedule.retrain: {at_least: …}`)
+when the week's days are published: `is_due` asks the store, and skips the rest of a week that
+lacks days or is trained already; its log says why. A late night has its week trained when it comes;
+a day corrected after that trains nothing, unless the market asks (`again`). **Needs** a live
+release (run `csrm_cold_start` first). With `dry_run`, and when it is a backfill, it trains and
+judges and releases nothing; nor does a run that was given other `rounds`, another `base`, `force`
+or `reuse`, unless `release` is set (docs/DAGS.md).
 **A task failed?** Clear it: finished steps are found by their fingerprint, training resumes from
 its checkpoint. **Nothing was promoted?** The verdict was not PASS, or a person has to approve
 it: `csrm release history` tells; that is no error. Approved since? Clear `is_approved`. Where the
@@ -36,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import XComArg
+from csrm_assets import once_due
 from csrm_params import beyond, retrain_params
 from csrm_parts import part, released
 from csrm_shards import ablated_of, filtered_of, indexing_of, scoring_of, translated_of
@@ -103,6 +108,7 @@ def retrain(market: MarketConfig) -> None:
     with part("data"):
         live = task("champion", "find_champion")
         snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+        once_due(market, live, snap)
         bm25 = task("build_bm25", snapshot=snap, previous=fact(live, "bm25"))
         week = Week(market, live, snap, bm25)
     with part("retrieval"):
@@ -337,6 +343,7 @@ def retrain_tasks(market: MarketConfig) -> None:
     task = tasks_of(market)
     passed = task("passed_llm", "find_champion")
     snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
+    once_due(market, passed, snap)
     given = pretrained_of(market, task, snapshot=snap, previous=fact(passed, "llm"))
     llm = task("train_llm", arm="tasks", snapshot=snap, **given)
     judged = tasks_judged_of(market, task, snapshot=snap, llm=llm, champion_llm=fact(passed, "llm"))

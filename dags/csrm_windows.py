@@ -16,6 +16,7 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.steps.asked import asked_of, refuse_unknown
 
 BACKFILL = "backfill"  # Airflow's type of such runs
+TRIGGERED = "asset_triggered"  # … and of those that start by what was told of assets
 
 if TYPE_CHECKING:
     from airflow.sdk.types import DagRunProtocol
@@ -35,13 +36,20 @@ def day_of(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC"
         ) from e
 
 
-def week_end(params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC") -> str:
-    """Return the Sunday of the run's ISO week: its parameter's, else its data interval's, as
-    :func:`day_of`. Raises :class:`ConfigError` for a week that its year does not have.
+def week_end(
+    params: Mapping[str, Any], dag_run: DagRunProtocol, zone: str = "UTC", by_days: bool = False
+) -> str:
+    """Return the Sunday of the run's ISO week: its parameter's, else its partition's, else its data
+    interval's, as :func:`day_of`. Raises :class:`ConfigError` for a week that its year does not
+    have.
+
+    ``by_days``: the schedule has no intervals; a run by hand is for the last week that is over.
     """
     if not params["week"]:
-        start = _interval_start(dag_run, "week", zone)
-        return (start + timedelta(days=7 - start.isoweekday())).isoformat()
+        key = getattr(dag_run, "partition_key", None)
+        start = _of_key(key) if key else _interval_start(dag_run, "week", zone)
+        ends = start + timedelta(days=7 - start.isoweekday())
+        return (ends - timedelta(days=7 if by_days and not key else 0)).isoformat()
     try:
         year, week = params["week"].split("-W")
         return date.fromisocalendar(int(year), int(week), 7).isoformat()
@@ -72,7 +80,7 @@ def withheld(params: Mapping[str, Any], dag_run: DagRunProtocol, market: MarketC
     A backfill makes up for windows of the past; what is served is decided by the present. A run
     that is none of the market's normal ones releases only if whoever started it has said so.
     """
-    if str(getattr(dag_run.run_type, "value", dag_run.run_type)) == BACKFILL:
+    if kind_of(dag_run) == BACKFILL:
         return "a backfill changes nothing that is served; trigger the window by hand to release"
     if params.get("dry_run"):
         return "parameter 'dry_run' is set: nothing is released"
@@ -83,6 +91,21 @@ def withheld(params: Mapping[str, Any], dag_run: DagRunProtocol, market: MarketC
             "unless parameter 'release' is set"
         )
     return ""
+
+
+def kind_of(dag_run: DagRunProtocol) -> str:
+    """Return Airflow's type of a run: scheduled, manual, asset_triggered or backfill."""
+    return str(getattr(dag_run.run_type, "value", dag_run.run_type))
+
+
+def _of_key(key: str) -> date:
+    """Return the day that a partition key begins with, as ``2026-01-05 (W02)`` does."""
+    try:
+        return date.fromisoformat(key[:10])
+    except ValueError as e:
+        raise ConfigError(
+            f"the run's partition {key!r} begins with no day; write it as YYYY-MM-DD"
+        ) from e
 
 
 def _interval_start(dag_run: DagRunProtocol, param: str, zone: str) -> date:

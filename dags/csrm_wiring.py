@@ -16,13 +16,15 @@ from typing import Any
 
 from airflow.sdk import DAG, Connection, CronDataIntervalTimetable, Param, XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
+from csrm_assets import PUBLISHING, announce, days_of, note_made, on_days
 from csrm_faults import refusals_fail
 from csrm_limits import every_task, examined, limits_of, owner_links, watched
-from csrm_windows import asked, day_of, week_end, withheld
+from csrm_windows import asked, day_of, kind_of, week_end, withheld
 from csrm_workers import place
 
 from csrm_tasks.connections import url_of
 from csrm_tasks.markets import MarketConfig, load_market
+from csrm_tasks.sections import WeekOfDays
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.asked import REUSABLE
 from csrm_tasks.steps.classes import RELEASING
@@ -78,19 +80,23 @@ def market_dag(
     build: Callable[[MarketConfig], None],
     *,
     doc: str | None,
-    schedule: str | None,
+    schedule: str | WeekOfDays | None,
     params: Mapping[str, Param],
 ) -> DAG:
     """Return the DAG ``{name}__{market}`` with the tasks that ``build`` wires.
 
     A cron schedule, by the clocks of the market's time zone, gives each run the interval that has
-    just ended as its window.
+    just ended as its window; one by days the week whose days they are.
     """
     zone = market.schedule.timezone
+    if isinstance(schedule, str):
+        timetable: Any = CronDataIntervalTimetable(schedule, timezone=zone)
+    else:
+        timetable = on_days(market, schedule) if schedule else None
     with DAG(
         dag_id=f"{name}__{market.market}",
         doc_md=doc,
-        schedule=CronDataIntervalTimetable(schedule, timezone=zone) if schedule else None,
+        schedule=timetable,
         start_date=START,
         catchup=False,
         max_active_runs=1,
@@ -101,8 +107,9 @@ def market_dag(
         user_defined_macros={
             "asked": partial(asked, market=market, known=frozenset(params)),
             "withheld": partial(withheld, market=market),
+            "kind_of": kind_of,
             "day_of": partial(day_of, zone=zone),
-            "week_end": partial(week_end, zone=zone),
+            "week_end": partial(week_end, zone=zone, by_days=isinstance(schedule, WeekOfDays)),
         },
         tags=["csrm", market.market],
     ) as dag:
@@ -151,7 +158,11 @@ def run(
             os.environ |= endpoint_of(Connection.get(connection))
         given = {k: reference(v) for k, v in inputs.items()}
         told = replace(from_text(asked), task=stage)
-        return run_step(step, market, given, (same or {}) | options, asked=told)
+        made = run_step(step, market, given, (same or {}) | options, asked=told)
+        if step == PUBLISHING:
+            announce(market, options["day"])
+    note_made(made)
+    return made
 
 
 def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
@@ -171,7 +182,9 @@ def tasks_of(market: MarketConfig) -> Callable[..., XComArg]:
         inputs = {k: v for k, v in given.items() if k not in params}
         name = task_id or step
         about |= {"stage": name} if step in REUSABLE else {}
-        one = run.override(task_id=name, trigger_rule=rule, **limits_of(market, step))
+        more = {"outlets": [days_of(market.market)]} if step == PUBLISHING else {}
+        more |= limits_of(market, step)
+        one = run.override(task_id=name, trigger_rule=rule, **more)
         of = {"step": step, "market": market.market, "asked": ASKED}
         return one(**of, inputs=inputs, options=params, **about)
 

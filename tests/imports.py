@@ -59,6 +59,7 @@ ROOMS: dict[str, tuple[Extras, Extras]] = {
     "dags/*": (("airflow",), ()),
     "dags/csrm_workers.py": (("airflow",), ("kubernetes",)),
     "plugins/*": (("airflow",), ()),
+    "plugins/csrm_lineage.py": (("airflow",), ("lineage",)),
     "tests/*": (("dev",), ()),
     "benchmarks/*": (("bench",), ()),
 }

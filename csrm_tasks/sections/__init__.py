@@ -5,10 +5,10 @@ needs smaller. A field exists only where a step reads it.
 """
 
 from csrm_tasks.sections.ablation import Ablation
-from csrm_tasks.sections.base import Rates, Section
+from csrm_tasks.sections.base import FORMS, Rates, Section
 from csrm_tasks.sections.curation import Filter
 from csrm_tasks.sections.data import Behaviour, Health, Ingest, Limits, Snapshot, Spark
-from csrm_tasks.sections.flow import Controls, Schedule
+from csrm_tasks.sections.flow import Controls, Schedule, WeekOfDays
 from csrm_tasks.sections.llm import (
     Augmentation,
     Distillation,
@@ -22,7 +22,6 @@ from csrm_tasks.sections.llm import (
 from csrm_tasks.sections.notify import Notify
 from csrm_tasks.sections.release import (
     COMPARED,
-    FORMS,
     Gate,
     Release,
     Retention,
@@ -74,5 +73,6 @@ __all__ = [
     "Spark",
     "Step",
     "Towers",
+    "WeekOfDays",
     "Worker",
 ]

@@ -34,6 +34,9 @@ Tasks = Annotated[Positive, Unit("Airflow tasks")]
 Cron = Annotated[str, AfterValidator(check_cron), Unit("cron expression")]
 BaseModelName = Annotated[str, Unit("base model")]
 
+# of a key that may be written in several; which one decides what is wrong in it
+FORMS = ("as a list", "as a mapping", "as a text")
+
 
 class Section(BaseModel):
     """Base of every section: frozen, typed, closed."""

@@ -6,9 +6,9 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
-from csrm_tasks.sections.base import BaseModelName, Cron, Section, Unit
+from csrm_tasks.sections.base import FORMS, BaseModelName, Cron, Days, Section, Unit
 
 
 def _known_zone(name: str) -> str:
@@ -40,6 +40,29 @@ Hours = Annotated[int, Field(gt=0, le=24 * 30), Unit("hours")]
 Zone = Annotated[str, AfterValidator(_known_zone), Unit("IANA time zone")]
 
 
+class WeekOfDays(Section):
+    """In place of a cron expression: `csrm_retrain` runs when a week's days have been published.
+
+    The store says which are; what `publish_day` tells Airflow only has it looked up.
+    """
+
+    at_least: Annotated[Days, Field(le=7)] = 7
+    """Published days that suffice for a week; all seven are trained on at once."""
+    wait_days: Annotated[int, Field(ge=0, le=7), Unit("days")] = 1
+    """How far beyond its Sunday days are published before a week of fewer than seven is trained."""
+    again: bool = False
+    """Train a week once more when a day is corrected, or comes, after it was trained."""
+
+
+def _form(given: object) -> str:
+    return FORMS[1 if isinstance(given, (dict, WeekOfDays)) else 2]
+
+
+Retrain = Annotated[
+    Annotated[Cron, Tag(FORMS[2])] | Annotated[WeekOfDays, Tag(FORMS[1])], Discriminator(_form)
+]
+
+
 class Schedule(Section):
     """Cron expressions by the clocks of ``timezone``; null means by hand only.
 
@@ -50,8 +73,8 @@ class Schedule(Section):
     """Where the market's days begin and end, and by whose clocks its DAGs run."""
     ingest: Cron | None = "0 2 * * *"
     """When `csrm_ingest` takes yesterday's files in."""
-    retrain: Cron | None = "0 4 * * 1"
-    """When `csrm_retrain` trains on everything up to the last Sunday."""
+    retrain: Retrain | None = "0 4 * * 1"
+    """When `csrm_retrain` trains on everything up to the last Sunday: by clock or by days."""
     refresh: Cron | None = "0 3 * * *"
     """When `csrm_refresh` embeds new products; after the night's ingest."""
     rollout: Cron | None = "0 6 * * *"

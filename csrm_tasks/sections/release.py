@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from csrm_tasks.sections.base import Days, Positive, Section, Share, Unit, Whole
+from csrm_tasks.sections.base import FORMS, Days, Positive, Section, Share, Unit, Whole
 
 
 class Serving(Section):
@@ -26,7 +26,6 @@ Floored = Literal[
 Baseline = Literal["majority", "tfidf", "encoder", "prompt"]  # what gold is scored with beside LLMs
 Compared = Literal["micro_f1", "em_f1", "defect_f1", "em_at_1"]  # figures that baselines have, too
 COMPARED: tuple[Compared, ...] = ("micro_f1", "em_f1", "defect_f1", "em_at_1")
-FORMS = ("as a list", "as a mapping")  # of `not_below`; which one decides what is wrong in it
 
 
 def _form(given: object) -> str:

@@ -25,7 +25,7 @@ MODULES = (
     "data", "replay", "curation", "llm", "ablation", "llm_merge", "llm_scores", "llm_export",
     "retrieval", "retrieval_index", "negatives", "translation", "teacher", "towers", "towers_short",
     "towers_scores", "cross_encoder", "second_stage", "baselines", "leave_out", "evaluation",
-    "tasks", "release", "serving", "rollout", "audits", "review", "upkeep",
+    "tasks", "release", "serving", "rollout", "audits", "review", "upkeep", "weeks",
 )  # fmt: skip
 
 

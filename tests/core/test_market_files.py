@@ -53,7 +53,9 @@ def test_the_committed_reference_is_what_the_sections_say(tmp_path: Path) -> Non
 
 def test_every_key_is_there_with_an_effect() -> None:
     ebr = {"encoder": "./e", "mining": {}, "same_class": {}}  # sections that may be null
-    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}, "workers": {"default": {}}})
+    by_days = {"retrain": {}}  # or a cron expression
+    more = {"workers": {"default": {}}, "schedule": by_days}
+    full = validated(LEAST | {"gate": {}, "retrieval": {"ebr": ebr}} | more)
     told = {key.name: key for key in keys()}
     assert sorted(told) == sorted(everything(full))
     assert not [name for name, key in told.items() if len(key.effect) < 8]
@@ -70,7 +72,7 @@ def test_defaults_and_units_are_those_of_the_sections() -> None:
     given = {
         n: k.default.strip("`")
         for n, k in plain.items()
-        if not {"mining", "same_class"} & {*n.split(".")[:-1]}
+        if not {"mining", "same_class", "retrain"} & {*n.split(".")[:-1]}
     }
     required = {name for name, value in given.items() if value == "required"}
     assert required == {*flat(LEAST)} - {ONE_SOURCE} | {"source_locales"}  # two spellings
@@ -161,6 +163,9 @@ def test_every_fault_is_one_line_with_key_and_remedy(
         ({"schedule": {"drill": "0 5 * JAM *"}}, "schedule.drill: '0 5 * JAM *' is no cron"),
         ({"schedule": {"drill": "0 5 */0 * *"}}, "schedule.drill: '0 5 */0 * *' is no cron"),
         ({"schedule": {"drill": "@nightly"}}, "schedule.drill: '@nightly' is no cron"),
+        ({"schedule": {"retrain": "soon"}}, "schedule.retrain: 'soon' is no cron"),
+        ({"schedule": {"retrain": {"at_least": 8}}}, "schedule.retrain.at_least: Input should be"),
+        ({"schedule": {"retrain": {"atleast": 6}}}, "schedule.retrain.atleast: there is no such"),
         ({"llm": {"base": "org/name"}}, "llm.base: 'org/name' is no folder here"),
         (
             {"ingest": {"columns": {"labels": {"grade": "relevance"}}}},

@@ -34,6 +34,12 @@ def is_list(value):
 def inputs(task):
     given = kwargs(task).get("inputs") or {}
     return {k: is_list(v) for k, v in given.items()}
+def weeks(timetable):
+    if not hasattr(timetable, "default_partition_mapper"):
+        return None
+    mapper = timetable.default_partition_mapper
+    kinds = [type(one).__name__ for one in (mapper, mapper.upstream_mapper, mapper.window)]
+    return [timetable.asset_condition.uri, *kinds, mapper.wait_policy.n]
 print("LOADED" + json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted(set(sys.argv[2].split(",")) & set(sys.modules)),
@@ -45,6 +51,7 @@ print("LOADED" + json.dumps({
                    for k, v in ((k, d.params.get_param(k)) for k in d.params)},
         "parts": {g: x.group_display_name for g, x in d.task_group.get_task_group_dict().items()
                   if g},
+        "weeks": weeks(d.timetable), "roots": sorted(t.task_id for t in d.roots),
         "ancestors": sorted(d.get_task("promote").get_flat_relative_ids(upstream=True))
             if d.has_task("promote") else [],
         "after": sorted(d.get_task("promote").downstream_task_ids) if d.has_task("promote") else [],
@@ -58,7 +65,7 @@ print("LOADED" + json.dumps({
             "after": sorted(t.downstream_task_ids), "connection": kwargs(t).get("connection"),
             "doc": t.doc_md, "part": t.task_group.group_id, "owner": t.owner, "pool": t.pool,
             "hours": t.execution_timeout.total_seconds() / 3600, "by": t.has_retry_policy,
-            "withheld": kwargs(t).get("withheld"),
+            "withheld": kwargs(t).get("withheld"), "tells": [o.uri for o in t.outlets],
         } for t in d.tasks},
     } for d in bag.dags.values()},
 }))
@@ -87,6 +94,7 @@ OWN = {
     "is_approved_by_a_person",
     "is_under_way",
     "has_queries",
+    "is_due",
 }  # no steps
 COLD_START = [
     "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo_shards",
@@ -502,6 +510,27 @@ def test_dags_say_what_they_are_and_run_one_at_a_time(loaded: dict) -> None:
         assert (dag["runs"], dag["catchup"]) == (1, False)
         assert "**Window**" in dag["doc"]
         assert {(t["retries"], t["by"]) for t in dag["tasks"].values()} == {(3, True)}
+
+
+@pytest.mark.airflow
+def test_a_day_is_told_of_where_it_is_published_and_a_market_may_train_by_that(
+    loaded: dict, tmp_path: Path
+) -> None:
+    days, name = "x-csrm://mini/days", "csrm_retrain__mini"
+    by_days = load_changed(tmp_path, "retrain: null", "retrain: {at_least: 6}")
+    for found in (loaded, by_days):
+        tell = {(dag, task) for dag, x in found["dags"].items() for task, t in x["tasks"].items()
+                if t["tells"] == [days]}  # fmt: skip
+        assert tell == {(f"csrm_{n}__mini", "publish_day") for n in ("ingest", "replay")}
+    week = ["RollupMapper", "StartOfWeekMapper", "WeekWindow", 6]
+    assert {n: x["weeks"] for n, x in by_days["dags"].items() if x["weeks"]} == {
+        name: [days, *week]
+    }
+    assert by_days["heavy"] == []
+    # Nothing runs before the store was asked; where the clock says, there is nothing to ask.
+    assert by_days["dags"][name]["roots"] == ["is_due"]
+    assert sorted(by_days["dags"][name]["tasks"]) == sorted([*RETRAIN, "is_due"])
+    assert by_days["dags"][name]["tasks"]["is_due"]["part"] == "data"
 
 
 @pytest.mark.airflow

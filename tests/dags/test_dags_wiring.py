@@ -119,6 +119,17 @@ def test_a_scheduled_run_is_for_its_data_interval(
     assert wiring.week_end({"week": None}, run_from(start)) == sunday
 
 
+def test_a_run_for_a_partition_is_for_its_week(wiring: Any) -> None:
+    run = SimpleNamespace(data_interval_start=None, partition_key="2026-01-05 (W02)")
+    assert wiring.week_end({"week": None}, run, by_days=True) == "2026-01-11"
+    assert wiring.week_end({"week": "2026-W04"}, run, by_days=True) == "2026-01-25"
+    by_hand = run_from(datetime(2026, 1, 14, 9, tzinfo=UTC))  # a Wednesday: of a week not over yet
+    assert wiring.week_end({"week": None}, by_hand, by_days=True) == "2026-01-11"
+    run.partition_key = "W02"
+    with pytest.raises(ConfigError, match="partition 'W02' begins with no day"):
+        wiring.week_end({"week": None}, run)
+
+
 @pytest.mark.parametrize(
     ("zone", "start", "day", "sunday"),
     [

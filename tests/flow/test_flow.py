@@ -15,6 +15,7 @@ from csrm_tasks.markets import load_market
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import all_steps
+from csrm_tasks.steps.lineage import edges_of
 from csrm_tasks.steps.llm_scores import BEYOND
 from tests.executed import missed, undeclared, unread
 from tests.flow_fixtures import MARKET, make_flow_market, run_flow
@@ -229,6 +230,7 @@ NOT_IN_FLOW = {
     "pretrain_llm", "merge_llms", "mine_negatives", "filter_fold", "filter_noise",
     "ablation_run", "ablate", "evaluate_tasks", "gate_tasks", "translate_shard",
     "translate_queries", "leave_out", "second_stage", "score_second_stage", "review_queue",
+    "claim_week",
 }  # fmt: skip
 # What only the training of a cross-fit reads, which no teacher of this flow needs (A18).
 CROSS_FIT = {"score_pairs": {"llm", "seed"}, "join_shards": {"seed"}}
@@ -252,3 +254,34 @@ def test_a_step_declares_the_keys_of_the_markets_file_that_it_reads(
     read = recorded(folder, "read")
     assert {s: keys for s in read if (keys := undeclared(s, read[s]))} == {}
     assert {s: keys for s in read if (keys := unread(s, read[s]))} == CROSS_FIT
+
+
+def test_lineage_leads_from_a_landed_day_over_its_publication_to_the_release(
+    runs: list[Run], settings: Settings
+) -> None:
+    """Whatever was promoted: from days, and by names that a step made and others read."""
+    edges = [edges_of(settings, ref) for run in runs for ref in refs(run).values()]
+    before: dict[str, set[str]] = {}
+    for read, made in edges:
+        for name in made:
+            before.setdefault(name, set()).update(read)
+    landed = {f"{MARKET}/landed/{day}" for day in DAYS}
+    assert set().union(*before.values()) - before.keys() == landed  # nothing else comes from afar
+    store = ArtifactStore(settings.artifacts, settings.cache)
+    for run, days in ((runs[1], DAYS[:1]), (runs[5], DAYS)):
+        name = f"{MARKET}/releases/{store.open(refs(run)['promote']).facts['release']}"
+        assert {x for x in behind(before, name) if "/landed/" in x} == {
+            f"{MARKET}/landed/{day}" for day in days
+        }
+        assert f"{MARKET}/published/{days[-1]}" in behind(before, name)
+        assert name in behind(before, f"{MARKET}/live")
+
+
+def behind(before: dict[str, set[str]], name: str) -> set[str]:
+    """Everything that a data set was made from, and itself."""
+    found, left = {name}, [name]
+    while left:
+        new = before.get(left.pop(), set()) - found
+        found |= new
+        left += new
+    return found
