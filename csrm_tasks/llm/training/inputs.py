@@ -35,7 +35,13 @@ from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, parallel_pairs
-from csrm_tasks.llm.task_augmented import with_negatives, with_translated
+from csrm_tasks.llm.task_augmented import (
+    load_task_negatives,
+    load_texts,
+    with_negatives,
+    with_task_negatives,
+    with_translated,
+)
 from csrm_tasks.llm.task_data import held_out_task_texts, task_rows, training_task_pairs
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
@@ -127,9 +133,14 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
     negatives, translated = _negatives(given), load_translated(given.snapshot, given.translated)
     lighter = market.llm.negatives.weight, market.llm.augmentation.weight
-    held_out = held_out_task_texts(given.snapshot)
-    task_train = with_translated(task_train, held_out, translated, lighter[1])
-    task_train = with_negatives(task_train, fields, negatives, lighter[0])
+    if not task_train.is_empty():
+        held_out = held_out_task_texts(given.snapshot)
+        texts = load_texts(given.snapshot, given.translated)
+        task_train = with_translated(task_train, held_out, texts, lighter[1])
+        task_train = with_negatives(task_train, fields, negatives, lighter[0])
+        if only_tasks:
+            drawn = load_task_negatives(given.snapshot, given.negatives)
+            task_train = with_task_negatives(task_train, drawn, lighter[0])
     return TrainingData(
         rows,
         pairs["grade"].to_numpy().astype(np.int64),
