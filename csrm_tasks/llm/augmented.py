@@ -30,8 +30,8 @@ def load_negatives(snapshot: Path, negatives: Path | None) -> pl.DataFrame:
     Raises :class:`DataError` where one is a judged pair, or of a query that is none of this
     snapshot's train queries or whose text is a dev or gold one: they are another snapshot's.
     """
-    if negatives is None or not (negatives / "negatives.parquet").is_file():
-        return pl.DataFrame(schema=NEGATIVES)  # those of tasks alone are in a file of their own
+    if negatives is None:
+        return pl.DataFrame(schema=NEGATIVES)
     found = read_table(negatives / "negatives.parquet", NEGATIVES)
     pairs = table(snapshot, "pairs")
     allowed = (

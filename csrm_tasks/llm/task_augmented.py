@@ -63,7 +63,8 @@ def load_texts(snapshot: Path, translated: Path | None) -> pl.DataFrame:
     kept = read_table(translated / "decisions.parquet", schema).filter(reason="").select(columns)
     judged, queries = judged_anywhere(snapshot), table(snapshot, "queries")
     held_out = held_out_queries(queries, judged)
-    norms = queries.join(held_out, on="query_id", how="semi")["norm"].unique()
+    known = queries.join(held_out, on="query_id", how="semi")["norm"]
+    norms = pl.concat([known, normalised(held_out_task_texts(snapshot)).alias("norm")]).unique()
     allowed = (
         kept.with_columns(normalised(kept["text"]).alias("norm"))
         .join(judged.filter(split="train"), on="query_id", how="semi")
@@ -92,15 +93,15 @@ def translated_counts(snapshot: Path, decided: pl.DataFrame) -> dict[str, int]:
 
 
 def load_task_negatives(snapshot: Path, negatives: Path | None) -> pl.DataFrame:
-    """Read the TASK_NEGATIVES of ``mine_task_negatives``; none where there are none.
+    """Read the TASK_NEGATIVES of ``mine_task_negatives``; none where there is no folder.
 
     Raises :class:`DataError` where one is a judged pair, or of a query that is none of this
     snapshot's train queries of the task or is a dev or gold one: they are another snapshot's.
     """
-    file = None if negatives is None else negatives / "task_negatives.parquet"
-    if file is None or not file.is_file():
+    if negatives is None:
         return pl.DataFrame(schema=TASK_NEGATIVES)
-    found, judged = read_table(file, TASK_NEGATIVES), load_task_pairs(snapshot)
+    found = read_table(negatives / "task_negatives.parquet", TASK_NEGATIVES)
+    judged = load_task_pairs(snapshot)
     keys = ["task", "query_id"]
     norms = normalised(held_out_task_texts(snapshot)).unique()
     allowed = (

@@ -181,6 +181,20 @@ def test_one_task_alone_learns_translations_and_negatives_and_passes(alone: Mark
     assert asked_of["p0"].min() >= 0.5 and asked_of.height < drawn.height + 1
 
 
+def test_the_llm_judges_the_folds_of_one_task_alone(alone: Market) -> None:
+    rules = alone.market.filter.model_copy(update={"scorer": "llm", "steps": 4})
+    alone.market = alone.market.model_copy(update={"filter": rules})
+    made = alone.run("filter_fold", {"snapshot": alone.snapshot.ref}, fold=0)
+    scored = pl.read_parquet(made.file("scored.parquet"))
+    sums = (scored["p0"] + scored["p1"]).to_list()
+    assert scored.height > 5 and sums == pytest.approx([1.0] * len(sums), abs=1e-5)
+    assert set(scored["p2"]) == {0.0} and scored["p0"].n_unique() > 3
+    judged = load_task_pairs(alone.snapshot.path).filter(pl.col("split") != "gold")
+    other = alone.run("filter_fold", {"snapshot": alone.snapshot.ref}, fold=1)
+    both = pl.concat([scored, pl.read_parquet(other.file("scored.parquet"))])
+    assert sorted(both["pair_id"]) == sorted(judged["pair_id"])
+
+
 def traced_to(alone: Market, row: str) -> list[str]:
     store = ArtifactStore(alone.settings.artifacts, alone.settings.cache)
     with reading(open_store(alone.settings.db_url)) as connection:

@@ -131,7 +131,8 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     else:
         targets = distilled_targets(pairs, given.soft, alpha, smoothing)
     rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
-    negatives, translated = _negatives(given), load_translated(given.snapshot, given.translated)
+    negatives = _negatives(given, only_tasks)
+    translated = load_translated(given.snapshot, given.translated)
     lighter = market.llm.negatives.weight, market.llm.augmentation.weight
     if not task_train.is_empty():
         held_out = held_out_task_texts(given.snapshot)
@@ -158,9 +159,12 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     )
 
 
-def _negatives(given: FinetuneInputs) -> pl.DataFrame:
-    """Return what was drawn for the train queries, of this half only where cross-fitting (A38)."""
-    found = load_negatives(given.snapshot, given.negatives)
+def _negatives(given: FinetuneInputs, only_tasks: bool) -> pl.DataFrame:
+    """Return what was drawn for the train queries, of this half only where cross-fitting (A38).
+
+    Without relevance there are none: those of its tasks are in a file of their own.
+    """
+    found = load_negatives(given.snapshot, None if only_tasks else given.negatives)
     return found if given.fold is None else in_fold(found, given.fold)
 
 
