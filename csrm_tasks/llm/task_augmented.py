@@ -18,7 +18,7 @@ from csrm_tasks.errors import DataError
 from csrm_tasks.llm.data import Fields
 from csrm_tasks.llm.prompt.prompts import QI
 from csrm_tasks.llm.task_data import held_out_task_texts, load_task_pairs
-from csrm_tasks.records import TASK_NEGATIVES, TASK_PAIRS, read_table
+from csrm_tasks.records import TASK_NEGATIVES, TASK_PAIRS, Schema, read_table
 from csrm_tasks.text import normalised
 
 WEIGHTED = {**TASK_PAIRS, "weight": pl.Float32}
@@ -59,7 +59,7 @@ def load_texts(snapshot: Path, translated: Path | None) -> pl.DataFrame:
     columns = ["query_id", "to_locale", "text"]
     if translated is None:
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    schema = dict.fromkeys([*columns, "reason"], pl.String)
+    schema: Schema = {name: pl.String for name in (*columns, "reason")}
     kept = read_table(translated / "decisions.parquet", schema).filter(reason="").select(columns)
     judged, queries = judged_anywhere(snapshot), table(snapshot, "queries")
     held_out = held_out_queries(queries, judged)
