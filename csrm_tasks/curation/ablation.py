@@ -4,9 +4,10 @@ Leave one out: a short training with everything, and one without each option in 
 fresh adapter, by the same seeds (adapter, dropout, order of what rows they share) and steps, of
 which the last state is taken: a best one would be chosen on the dev that judges. An option is
 judged by the tasks whose rows it changes, each in the share that it has in a batch: micro-F1 of
-relevance, F1 of yes of qc and qi at cross-fitted thresholds. Negatives are there for the precision
-on wrong pairs that are near, and translations for the languages without train labels; these are
-looked at where dev has them. The rule is that of :mod:`.ablation_rule`.
+relevance, F1 of yes of qc and qi, at cross-fitted shares and thresholds (:mod:`.dev_answers`).
+Negatives are there for the precision on wrong pairs that are near, and translations for the
+languages without train labels; these are looked at where dev has them. The rule is that of
+:mod:`.ablation_rule`.
 
 Two options that only help together are both kept or both dropped by this; what is left after
 several were dropped has not been tried as a whole. Gold is not read. Dev also chooses the best

@@ -1,8 +1,10 @@
 """What a short training of the ablation says of dev, task by task, and which wrong pairs are near.
 
-A label is that of the highest probability (relevance), or yes from a threshold on (qc, qi). As
-thresholds are chosen on dev (A40), each half of dev is answered at the one that the other half has
-chosen: so every pair counts, and none has chosen what it is judged by.
+A label is yes from a threshold on (qc, qi), or the most probable one once the labels are as
+frequent as on dev (relevance). An option that adds or takes away labels of one kind moves the
+model's share of them, above all in a short training; thresholds mend that for what is served, and
+it is not what an option is there for. As both are found on dev (A40), each half of dev is answered
+by what the other half has found: so every pair counts, and none has chosen what it is judged by.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import polars as pl
 
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.lexical.analyser import tokens
-from csrm_tasks.llm.task_data import HALVES, load_task_pairs
+from csrm_tasks.llm.task_data import HALVES, halves, load_task_pairs
 from csrm_tasks.llm.training.task_judge import SCORES
 from csrm_tasks.records import Grade, Schema
 from csrm_tasks.retrieval.rqa import jaccard
@@ -36,9 +38,11 @@ def answers_of(model: Path, snapshot: Path) -> pl.DataFrame:
     parts = [pl.DataFrame(schema=ANSWERS)]
     if (model / "dev_scores.parquet").is_file():
         known = table(snapshot, "pairs").select("pair_id", "query_id", "locale")
+        texts = table(snapshot, "queries").select("query_id", "norm").unique("query_id")
         scores = pl.read_parquet(model / "dev_scores.parquet").join(known, on="pair_id")
-        best = pl.concat_list("p0", "p1", "p2").list.arg_max()  # the earliest of equals
-        parts.append(_typed(scores.with_columns(task=pl.lit("relevance"), said=best)))
+        scores = scores.join(texts, on="query_id", maintain_order="left")
+        scores = scores.with_columns(halves(scores["norm"]), task=pl.lit("relevance"))
+        parts.append(_typed(scores.with_columns(at_the_other_halfs_shares(scores))))
     if (model / SCORES).is_file():
         for _, own in pl.read_parquet(model / SCORES).group_by("task", maintain_order=True):
             parts.append(_typed(own.with_columns(at_the_other_halfs_threshold(own))))
@@ -47,6 +51,25 @@ def answers_of(model: Path, snapshot: Path) -> pl.DataFrame:
 
 def _typed(answers: pl.DataFrame) -> pl.DataFrame:
     return answers.select(pl.col(c).cast(t) for c, t in ANSWERS.items())
+
+
+def at_the_other_halfs_shares(scored: pl.DataFrame) -> pl.Series:
+    """Return ``said`` of relevance's dev pairs with half, grade, p0, p1 and p2, aligned.
+
+    A label's probabilities are divided by their mean on the other half and multiplied by the
+    label's share there (one step of Saerens, Latinne and Decaestecker, 2002); of equals the
+    earliest label is taken. A half that stands alone is answered as it is.
+    """
+    p = scored.select("p0", "p1", "p2").to_numpy().astype(np.float64)  # (N, 3)
+    grade, half = scored["grade"].cast(pl.Int64).to_numpy(), scored["half"].to_numpy()
+    said = p.argmax(1)
+    for own in HALVES:
+        other = half != own
+        if other.any():
+            shares = np.bincount(grade[other], minlength=p.shape[1]) / other.sum()
+            weights = shares / np.maximum(p[other].mean(0), np.finfo(np.float64).tiny)
+            said[half == own] = (p[half == own] * weights).argmax(1)
+    return pl.Series("said", said, dtype=pl.Int8)
 
 
 def at_the_other_halfs_threshold(scored: pl.DataFrame) -> pl.Series:

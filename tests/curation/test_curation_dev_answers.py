@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from csrm_tasks.curation.dev_answers import (
     ANSWERS,
     answers_of,
+    at_the_other_halfs_shares,
     at_the_other_halfs_threshold,
     hard_pairs,
 )
-from csrm_tasks.records import PAIRS, PRODUCTS, TASK_PAIRS, write_table
+from csrm_tasks.records import PAIRS, PRODUCTS, QUERIES, TASK_PAIRS, write_table
 from csrm_tasks.text import pair_id
 
 row = st.tuples(
@@ -58,6 +59,34 @@ def _some(rows: list[tuple[int, float]], at: float) -> bool:
     return bool(sum(g for g, _ in rows) + sum(p >= at for _, p in rows))
 
 
+mark = st.tuples(
+    st.sampled_from(["chosen", "reported"]), st.integers(0, 2),
+    st.tuples(*[st.integers(1, 5)] * 3).map(lambda x: [v / sum(x) for v in x]),
+)  # fmt: skip
+
+
+@examples(max_examples=300, deadline=None)
+@given(st.lists(mark, min_size=1, max_size=10))
+def test_each_half_has_labels_as_frequent_as_the_other(
+    rows: list[tuple[str, int, list[float]]],
+) -> None:
+    frame = pl.DataFrame(
+        {"half": [h for h, *_ in rows], "grade": [g for _, g, _ in rows],
+         **{f"p{k}": [p[k] for *_, p in rows] for k in range(3)}},
+        schema_overrides={"grade": pl.Int8},
+    )  # fmt: skip
+    said = at_the_other_halfs_shares(frame).to_list()
+    for (half, _, p), label in zip(rows, said, strict=True):
+        other = [(g, q) for h, g, q in rows if h != half]
+        if not other:
+            assert p[label] == max(p)
+            continue
+        weighed = [
+            p[k] * sum(g == k for g, _ in other) / sum(q[k] for _, q in other) for k in range(3)
+        ]
+        assert weighed[label] == pytest.approx(max(weighed))
+
+
 def write(folder: Path, name: str, rows: list[dict[str, object]], schema: pl.Schema) -> None:
     write_table(pl.DataFrame(rows, schema), dict(schema), folder / f"{name}.parquet")
 
@@ -78,6 +107,9 @@ def folder(tmp_path: Path) -> Path:
     paths = {"a": "Home > Tea > Pots", "b": "Home > Tea > Cups", "c": "Garden > Hoses"}
     tasks = [{"task": "qc", **judged("q", p, int(p == "a")), "query": "pot", "item": text}
              for p, text in paths.items()]  # fmt: skip
+    queries = [{"query_id": q, "locale": "ko-KR", "query": q, "norm": q, "brand": "",
+                "origin": "label", "impressions": 1} for q in ("q", "alone", "t")]  # fmt: skip
+    write(tmp_path, "queries", queries, pl.Schema(QUERIES))
     write(tmp_path, "pairs", pairs, pl.Schema(PAIRS))
     write(tmp_path, "products", products, pl.Schema(PRODUCTS))
     write(tmp_path, "task_pairs", tasks, pl.Schema(TASK_PAIRS))
