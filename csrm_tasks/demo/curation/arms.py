@@ -29,7 +29,7 @@ SEEDS_APART = 500  # a training draws from some seeds next to its own
 class Recipe:
     """What the arms share, and the settings of what they add."""
 
-    steps: int = 480  # 1.7 passes over qi's pairs, 2.5 over qc's: docs/STUDY.md
+    steps: int = 240
     batch: int = 64  # samples of relevance, qi and qc together
     siblings: int = 4  # of one query in a batch, whose prefix is computed once (A12)
     qi: float = 2.0  # samples of qi for each of relevance

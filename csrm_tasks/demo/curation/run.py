@@ -27,7 +27,15 @@ import polars as pl
 
 from csrm_tasks.curation.dev_answers import at_the_other_halfs_threshold
 from csrm_tasks.demo.curation.arms import Arms, Recipe
-from csrm_tasks.demo.curation.effects import F1, HARD_PRECISION, Effect, Measure, Rule, compare
+from csrm_tasks.demo.curation.effects import (
+    F1,
+    HARD_PRECISION,
+    Effect,
+    Measure,
+    Rule,
+    compare,
+    f1_of,
+)
 from csrm_tasks.demo.curation.effects import share_right as share_right_of
 from csrm_tasks.demo.curation.market import CurationMarket
 from csrm_tasks.llm.training.task_judge import SCORES
@@ -49,6 +57,7 @@ class Claim:
 
 CLAIMS = (
     Claim("translation raises F1 on absent languages", "translated", "base", F1, "gain"),
+    Claim("… of qi, which this base learns", "translated", "base", f1_of("qi"), "gain"),
     Claim("negatives raise precision on hard ones", "negatives", "base", HARD_PRECISION, "gain"),
     Claim("negatives do not lower F1", "negatives", "base", F1, "no loss"),
     Claim("the filter does not lower F1", "filtered", "base", F1, "no loss"),

@@ -25,7 +25,7 @@ def table(results: Sequence[SeedResult]) -> str:
     ]
     found = filter_precision(results)
     if found is not None:
-        claims.insert(3, _claim(f"{PRECISION} (share)", found, len(results), ".1f"))
+        claims.insert(4, _claim(f"{PRECISION} (share)", found, len(results), ".1f"))
     lines = [
         *_head("claim", "measured", "95 % by query", "95 % by seed", "verdict", *head),
         *claims,
