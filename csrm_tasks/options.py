@@ -1,7 +1,7 @@
 """The options of a market that must earn their place on dev (A41), and how one is switched off.
 
-One line each: the key by which the market file and the reports name it, whether it is on, what the
-LLM's section says without it, and which input of a training brings it.
+One entry each: the key by which the market file and the reports name it, whether it is on, what the
+LLM's section says without it, which input of a training brings it, and what it is judged by on dev.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 from csrm_tasks.errors import DataError
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Augmentation, Negatives
+from csrm_tasks.sections.tasks import BINARY, Task
 
 if TYPE_CHECKING:
     from csrm_tasks.artifacts import Artifact
 
 EVERYTHING = ""  # the ablation's run with all of them
+RELEVANCE: tuple[Task, ...] = ("relevance",)
+ITEMS: tuple[Task, ...] = ("relevance", "qi")  # whose labels are of products
+EVERY: tuple[Task, ...] = ("relevance", *BINARY)
 
 
 @dataclass(frozen=True)
@@ -28,28 +32,44 @@ class Option:
     is_on: Callable[[MarketConfig], bool]
     off: Mapping[str, Any] = field(default_factory=dict)  # fields of the LLM's section, without it
     brought_by: str | None = None  # the input of a training that carries it, in step and code alike
+    tasks: tuple[Task, ...] = EVERY  # whose rows it changes beside relevance
+    alone: tuple[Task, ...] = EVERY  # … and where a market does not learn relevance
+    expected: bool = False  # others have measured that it helps: dev has to show that it does not
+    hard: bool = False  # it is there for the precision on wrong pairs that are near
+    absent: bool = False  # it is there for the languages without train labels
+
+    def tasks_of(self, market: MarketConfig) -> tuple[Task, ...]:
+        """Return the tasks of ``market`` whose rows it changes, by which dev judges it."""
+        own = self.tasks if "relevance" in market.tasks else self.alone
+        return tuple(task for task in market.tasks if task in own)
 
 
+# Expected: paper 2 has measured them (its table 2), and docs/STUDY.md negatives and the filter. Of
+# the others nobody has measured anything here.
 OPTIONS = (
     Option(
         "llm.negatives", lambda m: m.llm.negatives.per_query > 0,
-        {"negatives": Negatives()}, "negatives",
+        {"negatives": Negatives()}, "negatives", ITEMS, expected=True, hard=True,
     ),
     Option(
         "llm.augmentation", lambda m: m.llm.augmentation.translator is not None,
-        {"augmentation": Augmentation()}, "translated",
+        {"augmentation": Augmentation()}, "translated", expected=True, absent=True,
     ),
-    Option("llm.misspelt_share", lambda m: m.llm.misspelt_share > 0, {"misspelt_share": 0.0}),
+    Option("llm.misspelt_share", lambda m: m.llm.misspelt_share > 0, {"misspelt_share": 0.0},
+           tasks=RELEVANCE, alone=()),
     Option("llm.label_smoothing", lambda m: m.llm.label_smoothing > 0, {"label_smoothing": 0.0}),
-    Option("llm.pivot", lambda m: m.llm.pivot is not None, {"pivot": None}),
-    Option("llm.mix_languages", lambda m: m.llm.mix_languages, {"mix_languages": False}),
-    Option("filter", lambda m: m.filter.action in ("remove", "down_weight"), {}, "filtered"),
+    Option("llm.pivot", lambda m: m.llm.pivot is not None, {"pivot": None},
+           tasks=RELEVANCE, alone=()),
+    Option("llm.mix_languages", lambda m: m.llm.mix_languages, {"mix_languages": False},
+           tasks=RELEVANCE, alone=()),
+    Option("filter", lambda m: m.filter.action in ("remove", "down_weight"), {}, "filtered",
+           ITEMS, expected=True),
 )  # fmt: skip
 
 
 def options_on(market: MarketConfig) -> tuple[str, ...]:
     """Return the keys of the options that change what this market's LLM learns from."""
-    return tuple(o.key for o in OPTIONS if o.is_on(market))
+    return tuple(o.key for o in OPTIONS if o.is_on(market) and o.tasks_of(market))
 
 
 def without(market: MarketConfig, keys: Collection[str]) -> MarketConfig:
@@ -80,7 +100,7 @@ def ablation_arms(market: MarketConfig) -> list[dict[str, Any]]:
 
 def ablation_steps(market: MarketConfig) -> int:
     """Return the optimizer steps of each short training of the ablation, at most."""
-    return market.ablation.steps or -(-market.llm.steps // 4)
+    return market.ablation.steps or -(-market.llm.steps // 2)
 
 
 def honoured(

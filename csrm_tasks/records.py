@@ -134,6 +134,19 @@ NEGATIVES: Schema = {  # pairs that nobody judged, taken as irrelevant (A38), an
     "rank": pl.Int32,  # from 0 in the channel; null for random
     "p0": pl.Float32,  # how surely the current LLM calls it irrelevant; null where none was asked
 }
+TASK_NEGATIVES: Schema = {  # likewise of qc and qi, taken as a no, with their texts
+    "task": pl.String,  # qc | qi
+    "pair_id": pl.String,
+    "query_id": pl.String,
+    "product_id": pl.String,  # of qc the digest of the category's path
+    "locale": pl.String,
+    "query": pl.String,
+    "item": pl.String,
+    "kind": pl.String,  # easy | ranked
+    "channel": pl.String,  # random | items: near a right item
+    "rank": pl.Int32,  # from 0 among the neighbours of a right item; null for random
+    "p0": pl.Float32,  # how surely the current LLM says no; null where none was asked
+}
 TRANSLATED: Schema = {  # judged train pairs with a translated query (A37), and where from
     "pair_id": pl.String,  # of the judged pair, whose label and product text stand
     "query_id": pl.String,  # of the judged pair

@@ -339,14 +339,21 @@ def without_clicks(
 
 
 def retrain_tasks(market: MarketConfig) -> None:
-    """snapshot → LLM → its judgement → verdict: the tasks alone, where nothing is served."""
+    """snapshot → LLM → its judgement → verdict: the tasks alone, where nothing is served.
+
+    Filter, negatives, translations and ablation stand before the LLM where the market has them.
+    """
     task = tasks_of(market)
     passed = task("passed_llm", "find_champion")
     snap = task("snapshot", stage=2, until="{{ week_end(params, dag_run) }}")
     once_due(market, passed, snap)
-    given = pretrained_of(market, task, snapshot=snap, previous=fact(passed, "llm"))
-    llm = task("train_llm", arm="tasks", snapshot=snap, **given)
-    judged = tasks_judged_of(market, task, snapshot=snap, llm=llm, champion_llm=fact(passed, "llm"))
+    last = fact(passed, "llm")
+    stage0 = pretrained_of(market, task, snapshot=snap, previous=last)
+    learnt = {"snapshot": snap} | stage0 | filtered_of(market, snap, stage0)
+    learnt |= negatives_of(market, task, "mine_task_negatives", snapshot=snap, llm=last)
+    learnt |= translated_of(market, snap, last)
+    llm = task("train_llm", arm="tasks", **learnt, **ablated_of(market, learnt))
+    judged = tasks_judged_of(market, task, snapshot=snap, llm=llm, champion_llm=last)
     task("gate_tasks", "judge", asked=ASKED, evaluation=judged["task_evaluation"])
 
 

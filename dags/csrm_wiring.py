@@ -233,12 +233,13 @@ def pretrained_of(
 
 
 def negatives_of(
-    market: MarketConfig, task: Callable[..., XComArg], **given: object
-) -> dict[str, XComArg]:
+    market: MarketConfig, task: Callable[..., XComArg], step: str = "mine_negatives", /,
+    **given: object,
+) -> dict[str, XComArg]:  # fmt: skip
     """Return negatives of train queries as an input of trainings, where the market adds some."""
     if not market.llm.negatives.per_query:
         return {}
-    return {"negatives": task("mine_negatives", **given)}
+    return {"negatives": task(step, **given)}
 
 
 def tasks_judged_of(

@@ -13,15 +13,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from csrm_tasks.artifacts import Artifact, ArtifactStore
+from csrm_tasks.curation.trace_tasks import judged_in_tasks, negatives_of_tasks
+from csrm_tasks.curation.trace_training import (
+    Weights,
+    decisions_on,
+    input_of,
+    learnt_translated,
+    made_from,
+    trainings_of,
+)
 from csrm_tasks.curation.translation.run import DECIDED
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
-from csrm_tasks.options import inputs_of
-from csrm_tasks.records import DECISIONS, NEGATIVES, TRANSLATED, read_table
+from csrm_tasks.records import NEGATIVES, TRANSLATED, read_table
 from csrm_tasks.store.tables import AGGREGATES, FILES, LABELS, TRANSLATIONS
 from csrm_tasks.text import normalise
-
-Weights = dict[str, float]  # of one pair, by filter
 
 
 def traced(
@@ -39,7 +45,9 @@ def traced(
         yield from _pair(store, connection, market, frozen, pairs)
         return
     lines = [
+        *judged_in_tasks(store, market, frozen, row),
         *_negatives(store, market, frozen, row),
+        *negatives_of_tasks(store, market, frozen, row),
         *_conversions(connection, market, frozen, row),
         *_translations(connection, market, frozen, row),
     ]
@@ -78,14 +86,14 @@ def _pair(
     if pair["split"] != "train":
         yield f"never learnt from: {pair['split']} is for measuring"
         return
-    filters = list(_decisions(store, market, frozen, pair["pair_id"]))
+    filters = list(decisions_on(store, market, frozen, pair["pair_id"]))
     weights: Weights = {}
     for made, action, weight, reason in filters:
         weights[made.ref] = weight
         yield f"filter {made.ref}: {action}, weight {weight:g}" + (f": {reason}" if reason else "")
     if not filters:
         yield "filter: none has judged this snapshot"
-    yield from _trainings(store, market, frozen, weights)
+    yield from trainings_of(store, market, frozen, weights)
     yield from _augmented(store, market, frozen, pair, weights)
 
 
@@ -120,39 +128,11 @@ def _labels(
             )
 
 
-def _decisions(
-    store: ArtifactStore, market: str, frozen: Artifact, pair_id: str
-) -> Iterator[tuple[Artifact, str, float, str]]:
-    """Yield filter, action, weight and reason of each filter of this snapshot, oldest first."""
-    for made in _made_from(store, market, "filter_noise", frozen):
-        found = read_table(made.file("decisions.parquet"), DECISIONS)
-        own = found.filter(pl.col("pair_id") == pair_id)
-        for action, weight, reason in own.select("action", "weight", "reason").iter_rows():
-            yield made, action, weight, reason
-
-
-def _trainings(
-    store: ArtifactStore, market: str, frozen: Artifact, weights: Weights
-) -> Iterator[str]:
-    for model in _made_from(store, market, "train_llm", frozen):
-        filtered = _read(store, model, "filtered")
-        weight = 1.0 if filtered is None else weights.get(filtered, 1.0)
-        what = "left out" if weight == 0 else f"learnt with weight {weight:g}"
-        yield f"training {model.ref}: {what}"
-
-
-def _read(store: ArtifactStore, model: Artifact, name: str) -> str | None:
-    """Return an input of a training, or None where an ablation has dropped what it brings (A41)."""
-    decided = model.inputs.get("ablation")
-    dropped = store.open(decided).facts["dropped"] if decided else ()
-    return None if name in inputs_of(dropped) else model.inputs.get(name)
-
-
 def _augmented(
     store: ArtifactStore, market: str, frozen: Artifact, pair: dict[str, object], weights: Weights
 ) -> Iterator[str]:
     """Yield the translations of the pair's query, and what has learnt the pair with them (A37)."""
-    for made in _made_from(store, market, "translate_queries", frozen):
+    for made in made_from(store, market, "translate_queries", frozen):
         own = read_table(made.file("translated.parquet"), TRANSLATED)
         own = own.filter(pair_id=pair["pair_id"])
         decided = read_table(made.file("decisions.parquet"), DECIDED)
@@ -169,33 +149,14 @@ def _augmented(
                 f"{row['likeness']:.2f}; label {row['grade']} and product text stay"
             )
         if own.height:
-            yield from _learnt_translated(
-                store, _made_from(store, market, "train_llm", frozen), made, weights
+            yield from learnt_translated(
+                store, made_from(store, market, "train_llm", frozen), made, weights
             )
-
-
-def _learnt_translated(
-    store: ArtifactStore, models: Iterator[Artifact], made: Artifact, weights: Weights
-) -> Iterator[str]:
-    for model in models:
-        if _read(store, model, "translated") == made.ref:
-            kept = weights.get(str(_read(store, model, "filtered")), 1.0) > 0
-            yield f"training {model.ref}: translated pair " + (
-                "learnt" if kept else "left out, too"
-            )
-
-
-def _made_from(
-    store: ArtifactStore, market: str, step: str, frozen: Artifact
-) -> Iterator[Artifact]:
-    for ref, manifest in store.published(f"{market}/{step}"):
-        if manifest["inputs"].get("snapshot") == frozen.ref:
-            yield store.open(ref)
 
 
 def _negatives(store: ArtifactStore, market: str, frozen: Artifact, pair_id: str) -> Iterator[str]:
     """Yield where a pair that nobody judged was found, and what has learnt it (A38)."""
-    for mined in _made_from(store, market, "mine_negatives", frozen):
+    for mined in made_from(store, market, "mine_negatives", frozen):
         own = read_table(mined.file("negatives.parquet"), NEGATIVES).filter(pair_id=pair_id)
         for row in own.iter_rows(named=True):
             where = "" if row["rank"] is None else f" at rank {row['rank']}, from 0"
@@ -206,8 +167,8 @@ def _negatives(store: ArtifactStore, market: str, frozen: Artifact, pair_id: str
             yield f"{mined.ref}: {row['kind']}, by {row['channel']}{where}" + (
                 "" if row["p0"] is None else f"; the LLM calls it irrelevant by {row['p0']:.3f}"
             )
-            for model in _made_from(store, market, "train_llm", frozen):
-                if _read(store, model, "negatives") == mined.ref:
+            for model in made_from(store, market, "train_llm", frozen):
+                if input_of(store, model, "negatives") == mined.ref:
                     yield f"training {model.ref}: learnt as irrelevant"
 
 

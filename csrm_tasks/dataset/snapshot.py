@@ -8,7 +8,7 @@ sorted and drawn by hash, so the same days give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -113,7 +113,7 @@ def build(
     judged = judged_pairs(answers, products, market, sides)
     check_classes(judged.others, market.binary_tasks)
     log = pl.concat([evidence.source_log, evidence.target_log.drop("day")])
-    asked = _asked(evidence.ratings, judged, market)
+    asked = _asked(_all_asked(evidence.ratings, answers), judged, market)
     typed = _typed(asked, log, translations, products, brands, market)
     impressions = log.group_by("query_id").agg(pl.col("impressions").sum())
     tables = Tables(
@@ -217,6 +217,13 @@ def _with_query_id(ratings: pl.DataFrame) -> pl.DataFrame:
     parts = frame.partition_by("locale", maintain_order=True)
     ids = [p.with_columns(query_ids(p["locale"][0], p["norm"]).alias("query_id")) for p in parts]
     return pl.concat([frame.clear().with_columns(pl.lit("").alias("query_id")), *ids])
+
+
+def _all_asked(ratings: pl.DataFrame, answers: Mapping[Task, pl.DataFrame]) -> pl.DataFrame:
+    """Return the queries that raters were asked about, in whichever task, a row for each answer."""
+    columns = ["locale", "query_id", "query"]
+    others = [said.select(columns) for task, said in answers.items() if task == "qc"]
+    return pl.concat([ratings.select(columns), *others])  # those of qi are ratings
 
 
 def _asked(ratings: pl.DataFrame, judged: JudgedPairs, market: MarketConfig) -> pl.DataFrame:

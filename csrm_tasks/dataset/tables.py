@@ -42,3 +42,16 @@ def by_locale(snapshot: Path) -> dict[str, dict[str, pl.DataFrame]]:
         locale: {k: t.filter(pl.col("locale") == locale) for k, t in tables.items()}
         for locale in sorted(tables["products"]["locale"].unique())
     }
+
+
+def judged_anywhere(snapshot: Path) -> pl.DataFrame:
+    """Return query_id, product_id, locale and split of what people judged in any task, each once.
+
+    A label of qi that was read from a relevance label is one with it. Of qc the "product" is the
+    digest of a category's path.
+    """
+    columns = ["query_id", "product_id", "locale", "split"]
+    found = [table(snapshot, "pairs").select(columns)]
+    if (snapshot / "task_pairs.parquet").is_file():  # a snapshot from before there were tasks
+        found.append(table(snapshot, "task_pairs").select(columns))
+    return pl.concat(found).unique().sort(columns)

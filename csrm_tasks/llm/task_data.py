@@ -86,7 +86,15 @@ def training_task_pairs(
     train, dev = (pairs.filter(split=split) for split in ("train", "dev"))
     if fold is not None:
         train = in_fold(train, fold)
-    return (train if filtered is None else _without_flagged(train, filtered)), dev
+    if filtered is None:
+        return train, dev
+    return _without_flagged(train, filtered, learns_tasks_alone(snapshot)), dev
+
+
+def learns_tasks_alone(snapshot: Path) -> bool:
+    """Whether the snapshot has train pairs of qc or qi, and none of relevance."""
+    learnt = table(snapshot, "pairs").filter(split="train")
+    return learnt.is_empty() and not load_task_pairs(snapshot).filter(split="train").is_empty()
 
 
 def task_rows(pairs: pl.DataFrame, smoothing: float = 0.0) -> list[LabelRows]:
@@ -105,15 +113,22 @@ def _rows(pairs: pl.DataFrame, smoothing: float) -> LabelRows:
     )
 
 
-def _without_flagged(pairs: pl.DataFrame, filtered: Path) -> pl.DataFrame:
+def _without_flagged(pairs: pl.DataFrame, filtered: Path, alone: bool) -> pl.DataFrame:
     """Weigh the pairs as the filter has weighed the relevance labels they were read from (A39).
 
-    ``filtered``: a folder with ``decisions.parquet``. Pairs of qc are of other labels, and stay.
+    ``filtered``: a folder with ``decisions.parquet``. Pairs of qc are of other labels, and stay;
+    where no relevance is learnt (``alone``) the filter has judged every pair itself.
     """
     known = read_table(filtered / "decisions.parquet", WEIGHTS).select("pair_id", "weight")
-    is_item = pl.col("task") == "qi"
     joined = pairs.join(known, on="pair_id", how="left", maintain_order="left")
-    weight = pl.when(is_item).then(pl.col("weight").fill_null(1.0)).otherwise(1.0)
+    lost = joined["weight"].null_count()
+    if alone and lost:
+        raise DataError(
+            f"the filter's decisions say nothing of {lost} of {pairs.height} train pairs of the "
+            "tasks; run filter_fold and filter_noise of this snapshot"
+        )
+    judged = pl.lit(True) if alone else pl.col("task") == "qi"
+    weight = pl.when(judged).then(pl.col("weight").fill_null(1.0)).otherwise(1.0)
     return joined.with_columns(weight.cast(pl.Float32).alias("weight")).filter(pl.col("weight") > 0)
 
 

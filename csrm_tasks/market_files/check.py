@@ -204,7 +204,7 @@ def _of_training(config: MarketConfig) -> Iterator[str]:
     if tried:
         yield (
             f"ablation: {len(tried)} short trainings of at most {ablation_steps(config):,} steps "
-            "before each run's own; what dev does not show to do no harm is off in these"
+            "before each run's own; what dev says does not help is off in these"
         )
     elif config.ablation.enabled:
         yield (

@@ -8,7 +8,6 @@ market's file stays as it is, for next week's dev may say otherwise.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,15 +37,17 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
 
     ``without``: the option's key in the market file. ``repeat``: which seed, from 0. The inputs are
     those of the run's trainings, but for a live adapter: what it was trained with would be in all.
-    Writes ``dev_scores.parquet``, the answers on dev by pair.
+    Writes ``dev_answers.parquet``, the answers on dev by task and pair.
     """
     import torch
 
     from csrm_tasks.curation.ablation import short_training
+    from csrm_tasks.curation.dev_answers import ANSWERS, FILE, answers_of
     from csrm_tasks.llm.network.identity import PRETRAINING
     from csrm_tasks.llm.training.inputs import FinetuneInputs
     from csrm_tasks.options import EVERYTHING, OPTIONS, inputs_of
     from csrm_tasks.options import without as switched_off
+    from csrm_tasks.records import write_table
 
     known = [o.key for o in OPTIONS]
     if without not in (EVERYTHING, *known) or repeat < 0:
@@ -62,8 +63,8 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
         negatives=paths.get("negatives"), filtered=paths.get("filtered"),
         translated=paths.get("translated"),
     ).leaving_out(inputs_of([without]))  # fmt: skip
-    answers, facts = short_training(switched_off(ctx.market, [without]), given, repeat, ctx.work)
-    shutil.copy(answers, ctx.out / answers.name)
+    model, facts = short_training(switched_off(ctx.market, [without]), given, repeat, ctx.work)
+    write_table(answers_of(model, ctx.input("snapshot").path), ANSWERS, ctx.out / FILE)
     return {"without": without, "repeat": repeat} | facts
 
 
@@ -72,7 +73,8 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
     inputs=["snapshot"],
     many=["runs"],
     config=[
-        "ablation.enabled", "ablation.seeds", "ablation.margin", "llm.negatives.per_query",
+        "ablation.enabled", "ablation.seeds", "ablation.gain", "ablation.margin", "tasks",
+        "target_locale", "evaluation_locales", "llm.mixture", "llm.negatives.per_query",
         "llm.augmentation.translator", "llm.misspelt_share", "llm.label_smoothing", "llm.pivot",
         "llm.mix_languages", "filter.action",
     ],
@@ -84,28 +86,32 @@ def ablate(ctx: Context) -> Metadata:
     seed. The facts, also in ``ablation.json``, hold of each option its difference on dev with its
     interval, whether it is kept, and the reason.
     """
-    from csrm_tasks.curation.ablation import decide
+    from csrm_tasks.curation.ablation import decide, scopes
+    from csrm_tasks.curation.translation.asked import missing_locales
+    from csrm_tasks.dataset.tables import judged_anywhere
     from csrm_tasks.options import EVERYTHING
 
     answers = _answers(ctx)
-    margin = ctx.market.ablation.margin
+    rules = ctx.market.ablation
     everything = answers.pop(EVERYTHING)
-    decided = decide(everything, answers, margin)
+    missing = missing_locales(ctx.market, judged_anywhere(ctx.input("snapshot").path))
+    decided, noise = decide(everything, answers, scopes(ctx.market, missing), rules)
     for one in decided:
         log.info(
-            "%s is %s: dev micro-F1 %+.4f [%+.4f, %+.4f] with it; %s",
+            "%s is %s: dev F1 %+.4f [%+.4f, %+.4f] with it; %s",
             one.option, "kept" if one.kept else "dropped", one.delta.value, one.delta.lo,
             one.delta.hi, one.reason,
         )  # fmt: skip
-    first = ctx.lists["runs"][0]
+    first, dev = ctx.lists["runs"][0], everything[0]
     facts: Metadata = {
         "options": [one.as_json() for one in decided],
         "kept": [one.option for one in decided if one.kept],
         "dropped": [one.option for one in decided if not one.kept],
-        "margin": margin, "seeds": len(everything), "steps": first.facts["steps"],
-        "dev_pairs": everything[0].height, "dev_queries": everything[0]["query_id"].n_unique(),
-        "dev_locale": first.facts["dev_locale"],
-        "dev_micro_f1": [r.facts["dev_micro_f1"] for r in ctx.lists["runs"] if not _without(r)],
+        "gain": rules.gain, "margin": rules.margin, "noise": noise,
+        "seeds": len(everything), "steps": first.facts["steps"],
+        "tasks": dev["task"].unique().sort().to_list(),
+        "dev_pairs": dev.height, "dev_queries": dev["query_id"].n_unique(),
+        "dev_locale": ", ".join(dev["locale"].unique().sort()),
     }  # fmt: skip
     write_json(ctx.out / "ablation.json", facts, sort_keys=False)
     return facts
@@ -116,23 +122,26 @@ def _without(run: Artifact) -> str:
 
 
 def _answers(ctx: Context) -> dict[str, list[pl.DataFrame]]:
-    """Return option → answers on dev without it, seed by seed; "" is with everything.
+    """Return option → ANSWERS without it, with ``hard``, seed by seed; "" is with everything.
 
     Raises :class:`ConfigError` where the market has nothing to try, :class:`DataError` unless the
     runs are all of this snapshot and of one set of inputs, in order.
     """
     import polars as pl
 
-    from csrm_tasks.dataset.tables import table
+    from csrm_tasks.curation.dev_answers import ANSWERS, FILE, hard_pairs
+    from csrm_tasks.records import read_table
 
     runs = ctx.lists["runs"]
     _check(ctx, runs)
-    queries = table(ctx.input("snapshot").path, "pairs").select("pair_id", "query_id")
+    near = hard_pairs(ctx.input("snapshot").path).with_columns(hard=pl.lit(True))
     found: dict[str, list[pl.DataFrame]] = {}
     for run in runs:
-        scores = pl.read_parquet(run.file("dev_scores.parquet")).sort("pair_id")
-        named = scores.join(queries, on="pair_id", how="left", maintain_order="left")
-        found.setdefault(_without(run), []).append(named)
+        told = read_table(run.file(FILE), ANSWERS)
+        marked = told.join(near, on=["task", "pair_id"], how="left", maintain_order="left")
+        found.setdefault(_without(run), []).append(
+            marked.with_columns(pl.col("hard").fill_null(False))
+        )
     return found
 
 

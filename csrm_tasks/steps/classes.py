@@ -11,7 +11,7 @@ RELEASING = frozenset({
 # Steps that train or score for long and fill the memory: schedule.training_hours, training_pool
 TRAINING = frozenset({
     "ablation_run", "baseline_encoder", "baseline_prompt", "build_index", "embed_products",
-    "embed_shard", "filter_fold", "leave_out", "mine_negatives", "pretrain_llm", "refresh",
-    "score_pairs", "score_shard", "shorten_query_tower", "train_cross_encoder", "train_ebr",
-    "train_llm", "train_towers", "translate_shard",
+    "embed_shard", "filter_fold", "leave_out", "mine_negatives", "mine_task_negatives",
+    "pretrain_llm", "refresh", "score_pairs", "score_shard", "shorten_query_tower",
+    "train_cross_encoder", "train_ebr", "train_llm", "train_towers", "translate_shard",
 })  # fmt: skip

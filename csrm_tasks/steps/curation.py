@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("csrm")
 
+RELEVANCE = "relevance"
+
 
 def _scorer_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
     """The base model's files are an input of the LLM's training, though no artifact."""
@@ -76,6 +78,7 @@ def _scored() -> dict[str, Any]:
     many=["folds"],
     config=[
         "filter.action", "filter.folds", "filter.threshold", "filter.weight", "filter.max_share",
+        "tasks",
     ],
 )  # fmt: skip
 def filter_noise(ctx: Context) -> Metadata:
@@ -84,29 +87,53 @@ def filter_noise(ctx: Context) -> Metadata:
     Writes ``decisions.parquet``, a row for every train pair, and for ``review`` a sheet for each
     language, ``review-{locale}.csv``. Raises :class:`DataError` where it would remove too many.
     """
+    import polars as pl
+
     from csrm_tasks.curation import noise, review
     from csrm_tasks.records import DECISIONS, write_table
 
     rules = ctx.market.filter
     if rules.action is None:
         raise ConfigError("filter.action is null: this market has no filter")
-    scored = _out_of_fold(ctx)
-    threshold = noise.choose_threshold(scored, rules)
-    decided = noise.decide(scored, rules, threshold.value)
+    if rules.action == "review" and RELEVANCE not in ctx.market.tasks:
+        raise ConfigError(
+            "filter.action review: sheets are of relevance labels, which this market does not "
+            "learn; choose remove or down_weight"
+        )
+    parts, thresholds = [], {}
+    for task, scored in _by_task(ctx, _out_of_fold(ctx)):
+        thresholds[task] = noise.choose_threshold(scored, rules)
+        parts.append(noise.decide(scored, rules, thresholds[task].value))
+    decided = pl.concat(parts).sort("pair_id")
     write_table(decided, DECISIONS, ctx.out / "decisions.parquet")
     flagged = decided.filter(decided["action"] != "keep")
     if rules.action == "review":
         review.write_sheets(ctx.input("snapshot").path, flagged, ctx.out)
-    log.info(
-        "%s: %d of %d train pairs, threshold %g (by %s)",
-        rules.action, flagged.height, decided.height, threshold.value, threshold.chosen_by,
-    )  # fmt: skip
-    if threshold.value == noise.NOTHING:
-        log.warning("by dev no threshold flags mostly wrong labels: nothing is flagged")
+    for task, threshold in thresholds.items():
+        log.info(
+            "%s: %d of %d train pairs, threshold of %s %g (by %s)", rules.action, flagged.height,
+            decided.height, task, threshold.value, threshold.chosen_by,
+        )  # fmt: skip
+        if threshold.value == noise.NOTHING:
+            log.warning("%s: by dev no threshold flags mostly wrong labels: none is flagged", task)
+    told = {task: asdict(threshold) for task, threshold in thresholds.items()}
     return {
         "action": rules.action, "pairs": decided.height, "flagged": flagged.height,
-        "threshold": asdict(threshold), "counts": noise.counts(decided),
+        "threshold": told.pop(RELEVANCE, None), "task_thresholds": told,
+        "counts": noise.counts(decided),
     }  # fmt: skip
+
+
+def _by_task(ctx: Context, scored: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """Return the pairs of relevance; where a market does not learn it, those of each task."""
+    from csrm_tasks.llm.task_data import learns_tasks_alone, load_task_pairs
+
+    folder = ctx.input("snapshot").path
+    if not learns_tasks_alone(folder):
+        return [(RELEVANCE, scored)]
+    named = scored.join(load_task_pairs(folder).select("task", "pair_id"), on="pair_id")
+    by_task = named.sort("pair_id").partition_by("task", as_dict=True, include_key=False)
+    return sorted((str(task), own) for (task,), own in by_task.items())
 
 
 def _out_of_fold(ctx: Context) -> pl.DataFrame:

@@ -94,21 +94,24 @@ def translate_shard(ctx: Context, *, shard: int, of: int) -> Metadata:
 def translate_queries(ctx: Context) -> Metadata:
     """Put all shards together: train pairs with translated queries, their labels kept (A37).
 
-    Writes ``translated.parquet``, a row for each that may be learnt, and ``decisions.parquet``,
-    what became of every query that was asked. Raises :class:`DataError` where none is left.
+    Writes ``translated.parquet``, a row for each of relevance that may be learnt, and
+    ``decisions.parquet``, what became of every query that was asked: qc and qi learn their pairs of
+    those that are kept. Raises :class:`DataError` where none is left.
     """
     from csrm_tasks.curation.translation.rows import translated_pairs
     from csrm_tasks.curation.translation.run import DECIDED
     from csrm_tasks.dataset.tables import table
+    from csrm_tasks.llm.task_augmented import translated_counts
     from csrm_tasks.records import TRANSLATED, write_table
 
     asked = _asked(ctx)
     decided = _joined(ctx, asked.queries)
     pairs = table(ctx.input("snapshot").path, "pairs")
     rows, counts = translated_pairs(decided, pairs)
-    told = "; ".join(f"{k}: {_said(v)}" for k, v in counts.items())
+    of_tasks = translated_counts(ctx.input("snapshot").path, decided)
+    told = "; ".join(f"{k}: {_said(v)}" for k, v in {**counts, **_by_task(of_tasks)}.items())
     log.info("translated: %d pairs of %d queries asked (%s)", rows.height, decided.height, told)
-    if decided.height and rows.is_empty():
+    if decided.height and rows.is_empty() and not any(of_tasks.values()):
         raise DataError(
             f"translate_queries: no translation is left of {decided.height} queries ({told}); look "
             "at decisions.parquet of the shards, change llm.augmentation, or set its translator to "
@@ -117,10 +120,14 @@ def translate_queries(ctx: Context) -> Metadata:
     write_table(rows, TRANSLATED, ctx.out / "translated.parquet")
     write_table(decided, DECIDED, ctx.out / "decisions.parquet")
     return {
-        "queries": decided.height, "pairs": rows.height, "counts": counts,
+        "queries": decided.height, "pairs": rows.height, "counts": counts, "task_pairs": of_tasks,
         "held_out": asked.held_out, "capped": asked.capped,
         "translators": decided["translator"].unique().sort().to_list(),
     }  # fmt: skip
+
+
+def _by_task(pairs: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    return {task: {"kept": n} for task, n in pairs.items()}
 
 
 def _said(counts: Mapping[str, int]) -> str:
@@ -130,15 +137,16 @@ def _said(counts: Mapping[str, int]) -> str:
 def _asked(ctx: Context) -> Asked:
     """Return the queries to translate; raises :class:`ConfigError` where a market has none to."""
     from csrm_tasks.curation.translation.asked import asked_queries, missing_locales
-    from csrm_tasks.dataset.tables import table
+    from csrm_tasks.dataset.tables import judged_anywhere, table
 
     if ctx.market.llm.augmentation.translator is None:
         raise ConfigError("llm.augmentation.translator is null: this market translates no queries")
-    queries, pairs = (table(ctx.input("snapshot").path, name) for name in ("queries", "pairs"))
-    missing = missing_locales(ctx.market, pairs)
+    folder = ctx.input("snapshot").path
+    judged = judged_anywhere(folder)
+    missing = missing_locales(ctx.market, judged)
     if not missing:
         log.info("every language that models are judged in has train labels: nothing to translate")
-    return asked_queries(queries, pairs, missing, ctx.market.seed)
+    return asked_queries(table(folder, "queries"), judged, missing, ctx.market.seed)
 
 
 def _joined(ctx: Context, asked: pl.DataFrame) -> pl.DataFrame:
@@ -180,13 +188,13 @@ def _judges(ctx: Context, known: Table) -> Judges:
     from csrm_tasks.curation.translation.asked import Barred
     from csrm_tasks.curation.translation.checks import Brands
     from csrm_tasks.curation.translation.run import Judges
-    from csrm_tasks.dataset.tables import table
+    from csrm_tasks.dataset.tables import judged_anywhere, table
 
-    queries, pairs, products, translations = (
-        table(ctx.input("snapshot").path, name)
-        for name in ("queries", "pairs", "products", "translations")
+    folder = ctx.input("snapshot").path
+    queries, products, translations = (
+        table(folder, name) for name in ("queries", "products", "translations")
     )
-    barred = Barred.of(queries, pairs, _held_out(ctx.market, ctx.settings))
+    barred = Barred.of(queries, judged_anywhere(folder), _held_out(ctx.market, ctx.settings))
     brands = Brands(products, translations)
     return Judges(brands, barred, known, ctx.market.llm.augmentation.round_trip)
 

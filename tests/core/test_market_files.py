@@ -225,7 +225,7 @@ def test_a_word_that_yaml_takes_for_a_truth_value_is_refused(tmp_path: Path) -> 
         ({"ablation": {"enabled": True}}, "ablation.enabled: nothing is tried; none of llm.neg"),
         (
             {"ablation": {"enabled": True}, "llm": {"base": "./b", "label_smoothing": 0.1}},
-            "ablation: 2 short trainings of at most 125,000 steps",
+            "ablation: 4 short trainings of at most 250,000 steps",
         ),
         ({}, "llm.steps: 500,000"),
         ({}, "landing zone"),

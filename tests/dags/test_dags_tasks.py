@@ -34,3 +34,22 @@ def test_a_market_without_relevance_trains_and_judges_and_serves_nothing(tmp_pat
     # A PASS is what the next week is compared with and starts from: not one of a backfill.
     assert {n for n, t in tasks.items() if t["withheld"]} == {"judge"}
     assert set(tasks["find_champion"]["after"]) >= {"evaluate_tasks"}
+
+
+def test_without_relevance_what_a_market_adds_stands_before_its_training(tmp_path: Path) -> None:
+    more = (
+        "tasks: [qc, qi]\nablation: {enabled: true}\nfilter: {action: remove, scorer: linear}\n"
+        "llm:\n  negatives: {per_query: 2}\n  augmentation: {translator: table}\n"
+    )
+    found = load_changed(tmp_path, "llm:\n", more)["dags"]
+    tasks = found["csrm_retrain__mini"]["tasks"]
+    added = {"negatives": "mine_task_negatives", "filtered": "filter_noise",
+             "translated": "translate_queries", "ablation": "ablate"}  # fmt: skip
+    assert set(tasks["train_llm"]["inputs"]) == {"snapshot", *added}
+    for step in added.values():
+        assert tasks[step]["step"] == step and "train_llm" in tasks[step]["after"]
+    assert set(tasks["mine_task_negatives"]["inputs"]) == {"snapshot", "llm"}
+    assert tasks["ablation_runs"]["shards"] == 8  # two seeds, everything and without each of three
+    assert set(tasks["ablation_runs"]["inputs"]) == {
+        "snapshot", "negatives", "filtered", "translated"
+    }  # fmt: skip

@@ -274,7 +274,9 @@ class Recorder:
         _: Any,
     ) -> str:
         self.asked.append((name, market, dict(inputs), dict(params)))
-        return f"{name}-{text_digest(f'{name} {market.seed} {params} {inputs}')[:8]}"
+        told = f"{name} {market.seed} {params} {inputs}"
+        told += market.filter.action or "" if name == "filter_noise" else ""
+        return f"{name}-{text_digest(told)[:8]}"
 
     def trained(self) -> dict[str, tuple[MarketConfig, dict[str, Any]]]:
         """Return market and inputs of every arm; of two of a name the first."""
@@ -303,7 +305,9 @@ def recorded(
     seed = SeedMarket(market, settings, "frozen", "frozen")
     result = SeedResult(0)
     parts = list(run.one_seed(CurationMarket(seed, truth), Recipe(), result))
-    assert parts == ["base", "translated", "negatives", "filtered", "merged", "kept"]
+    assert parts == [
+        "base", "translated", "negatives", "filtered", "weighed", "merged", "kept",
+    ]  # fmt: skip
     assert set(ARMS) <= set(result.answers)
     return made
 
@@ -312,12 +316,16 @@ def test_an_arm_differs_from_its_control_in_one_input(recorded: Recorder) -> Non
     trained = recorded.trained()
     own, base = trained["base"]
     added = {"translated": {"translated"}, "negatives": {"negatives"}, "filtered": {"filtered"},
+             "weighed": {"filtered"},
              "kept": {"translated", "negatives", "filtered", "ablation"}}  # fmt: skip
     for arm, names in added.items():
         other, given = trained[arm]
         assert {k for k in given if given.get(k) != base.get(k)} == names
         same = ("steps", "batch", "lr", "lora", "mixture", "siblings")
         assert all(getattr(other.llm, k) == getattr(own.llm, k) for k in same)
+    weighed, filtered = trained["weighed"], trained["filtered"]
+    assert weighed[1]["filtered"] != filtered[1]["filtered"]
+    assert (weighed[0].filter.action, filtered[0].filter.action) == ("down_weight", "remove")
     seeds = [m.seed for n, m, _, p in recorded.asked if n == "train_llm" and p["arm"] == "base"]
     assert len(seeds) == len(set(seeds)) == Recipe.trainings
 
@@ -327,7 +335,9 @@ def test_gold_is_only_scored_and_options_are_tried_on_what_the_arms_learn(
 ) -> None:
     assert not [n for n, _, _, p in recorded.asked if p.get("split") == "gold"]  # by _judge alone
     runs = [(m, i, p) for n, m, i, p in recorded.asked if n == "ablation_run"]
-    assert [p["without"] for _, _, p in runs] == ["", "llm.negatives", "llm.augmentation", "filter"]
+    tried = ["", "llm.negatives", "llm.augmentation", "filter"]
+    assert [p["without"] for _, _, p in runs] == tried * Recipe.ablation_seeds
+    assert {m.ablation.steps for m, _, _ in runs} == {None}  # half of a training's, by default
     trained = recorded.trained()
     for name in ("translated", "negatives", "filtered"):
         assert {i[name] for _, i, _ in runs} == {trained[name][1][name]}

@@ -227,8 +227,8 @@ def test_the_live_releases_vectors_are_those_of_todays_catalogue(
 NOT_IN_FLOW = {
     "baseline_encoder", "baseline_prompt", "export_llm", "train_cross_encoder", "embed_shard",
     "join_index", "shorten_query_tower", "rollout_state", "rollout_evaluate", "audit_tasks",
-    "pretrain_llm", "merge_llms", "mine_negatives", "filter_fold", "filter_noise",
-    "ablation_run", "ablate", "evaluate_tasks", "gate_tasks", "translate_shard",
+    "pretrain_llm", "merge_llms", "mine_negatives", "mine_task_negatives", "filter_fold",
+    "filter_noise", "ablation_run", "ablate", "evaluate_tasks", "gate_tasks", "translate_shard",
     "translate_queries", "leave_out", "second_stage", "score_second_stage", "review_queue",
     "claim_week",
 }  # fmt: skip

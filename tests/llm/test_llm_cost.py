@@ -303,9 +303,9 @@ def test_an_ablation_costs_its_short_trainings() -> None:
             "llm": market.llm.model_copy(update=on),
         }
     )
-    assert tried_steps(market) == [] and tried_steps(tried) == [100] * 4
+    assert tried_steps(market) == [] and tried_steps(tried) == [200] * 4
     off = tried.model_copy(update={"ablation": Ablation()})
-    assert most_steps(tried) == most_steps(off) + [100] * 8  # of a cold start, and of a week
+    assert most_steps(tried) == most_steps(off) + [200] * 8  # of a cold start, and of a week
 
 
 def test_the_command_prints_hours_and_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csrm_tasks.errors import DataError
 from csrm_tasks.llm.data import Fields
 from csrm_tasks.llm.prompt.prompts import ProductFields, QueryFields
-from csrm_tasks.llm.task_augmented import with_negatives, with_translated
+from csrm_tasks.llm.task_augmented import load_texts, with_negatives, with_translated
 from csrm_tasks.llm.task_data import load_task_pairs
 from csrm_tasks.llm.training.inputs import FinetuneInputs, load_training_data
 from csrm_tasks.records import NEGATIVES, PAIRS, TASK_PAIRS, TRANSLATED, WEIGHTS, write_table
@@ -144,6 +145,8 @@ def test_a_training_learns_them_and_a_filtered_pair_stays_out(
     write_table(
         translated.select(list(TRANSLATED)), TRANSLATED, tmp_path / "translated/translated.parquet"
     )
+    decided = translated.select("query_id", "to_locale", "text", reason=pl.lit("")).unique()
+    decided.write_parquet(tmp_path / "translated/decisions.parquet")
     given = FinetuneInputs(folder, None, None, "plain", 0, translated=tmp_path / "translated")
     rows = {r.space.name: r for r in load_training_data(make_market(base), given).tasks}
     made = [n for n in rows["qi"].names if n.startswith("translated/")]
@@ -158,3 +161,10 @@ def test_a_training_learns_them_and_a_filtered_pair_stays_out(
     given = replace(given, filtered=tmp_path / "filtered")
     rows = {r.space.name: r for r in load_training_data(make_market(base), given).tasks}
     assert sum(n.startswith("translated/") for n in rows["qi"].names) == 3
+    other = load_task_pairs(snapshot).filter(split="gold").head(1)
+    for wrong in ({"query_id": other["query_id"][0]}, {"text": other["query"][0].upper()}):
+        bad = decided.head(1).with_columns(**{k: pl.lit(v) for k, v in wrong.items()})
+        bad.write_parquet(tmp_path / "translated/decisions.parquet")
+        with pytest.raises(DataError, match="1 of 1 queries are not of this") as caught:
+            load_texts(folder, tmp_path / "translated")
+        assert "\n" not in str(caught.value)

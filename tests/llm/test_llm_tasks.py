@@ -44,7 +44,7 @@ from csrm_tasks.llm.task_data import (
 from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.task_judge import TaskJudge, task_figures
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import TASK_PAIRS, WEIGHTS, write_table
+from csrm_tasks.records import PAIRS, TASK_PAIRS, WEIGHTS, write_table
 from csrm_tasks.text import normalise
 from tests.llm_fixtures import SOURCE, TARGET, make_base, make_market, run_as
 from tests.task_fixtures import make_task_snapshot, pair, task_frame
@@ -160,6 +160,7 @@ def test_what_the_filter_leaves_out_of_relevance_is_left_out_of_query_item(tmp_p
     write_table(frame, TASK_PAIRS, tmp_path / "task_pairs.parquet")
     train = frame.filter(split="train")
     ids = train.filter(task="qi")["pair_id"]
+    write_table(train.filter(task="qi"), PAIRS, tmp_path / "pairs.parquet")  # of relevance
     weights = pl.DataFrame({"pair_id": ids[:4], "weight": [0.0, 0.25, 1.0, 0.0]})
     more = train.filter(task="qc")["pair_id"][:1].to_frame().with_columns(weight=pl.lit(0.0))
     known = pl.concat([weights, more])

@@ -91,8 +91,10 @@ def test_the_report_shows_what_the_runs_ablation_kept(settings: Settings, tmp_pa
     (tmp_path / "made").mkdir()
     facts = {
         "options": [{"option": "filter", "delta": {"value": -0.02, "lo": -0.03, "hi": -0.01},
-                     "by_seed": [-0.02], "kept": False, "reason": "dev is worse with it"}],
-        "margin": 0.01, "steps": 4, "dev_queries": 40, "dev_locale": "zh-TW",
+                     "hard": None, "by_seed": [-0.02], "kept": False,
+                     "reason": "dev is worse with it"}],
+        "gain": 0.005, "margin": 0.01, "noise": 0.01, "seeds": 2, "steps": 4,
+        "tasks": ["relevance"], "dev_queries": 40, "dev_locale": "zh-TW",
     }  # fmt: skip
     decided = store_of(settings).publish(
         "tiny/ablate/a", tmp_path / "made", facts=facts, inputs={}, about={}

@@ -39,8 +39,7 @@ class Recipe:
     per_query: int = 2  # negatives: half of middle ranks, half found by one channel only
     scorer: str = "linear"  # of the filter: seconds, where the LLM's folds cost a training
     max_share: float = 0.5  # 29 % of the "no" are wrong: a filter at A39's 10 % would refuse
-    ablation_steps: int = 60  # a quarter of a training's
-    ablation_margin: float = 0.03
+    ablation_seeds: int = 2  # each of half as many steps as a training
     trainings: int = 2  # of the same data by other seeds, to merge
 
 
@@ -137,7 +136,7 @@ class Arms:
     def whole(self) -> SeedMarket:
         """The market with all options on, and the ablation."""
         recipe = self.recipe
-        rules = Ablation(enabled=True, steps=recipe.ablation_steps, margin=recipe.ablation_margin)
+        rules = Ablation(enabled=True, seeds=recipe.ablation_seeds)
         own = with_llm(self.filtering("remove"), augmentation=TABLE, negatives=_drawn(recipe))
         return replace(own, market=own.market.model_copy(update={"ablation": rules}))
 

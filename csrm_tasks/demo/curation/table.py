@@ -11,7 +11,9 @@ from csrm_tasks.demo.curation.effects import F1, HARD_PRECISION, TASKS, Effect, 
 from csrm_tasks.demo.curation.run import PRECISION, SeedResult, effects, filter_precision
 from csrm_tasks.evaluation.paired import Interval
 
-ARMS = ("base", "translated", "negatives", "filtered", "again", "best", "merged", "kept")
+ARMS = (
+    "base", "translated", "negatives", "filtered", "weighed", "again", "best", "merged", "kept",
+)  # fmt: skip
 
 
 def table(results: Sequence[SeedResult]) -> str:
@@ -23,7 +25,7 @@ def table(results: Sequence[SeedResult]) -> str:
     ]
     found = filter_precision(results)
     if found is not None:
-        claims.insert(3, _claim(f"{PRECISION} (share)", found, len(results), ".1f"))
+        claims.insert(4, _claim(f"{PRECISION} (share)", found, len(results), ".1f"))
     lines = [
         *_head("claim", "measured", "95 % by query", "95 % by seed", "verdict", *head),
         *claims,

@@ -49,7 +49,8 @@ def _options(ablation: Json | None) -> list[str]:
         return []
     lines = [
         "", "Options of the training that were tried on dev, which is used to choose more than "
-        f"once: micro-F1 with all of them minus without the one, {ablation['steps']} steps, "
+        f"once: F1 of its tasks with all of them minus without the one, {ablation['steps']} steps, "
+        f"{ablation['seeds']} seeds, "
         f"{ablation['dev_queries']:,} dev queries of {ablation['dev_locale']}.", "",
     ]  # fmt: skip
     for o in ablation["options"]:

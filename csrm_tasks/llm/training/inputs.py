@@ -35,7 +35,13 @@ from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import LABEL_SPACES
 from csrm_tasks.llm.scoring.transfer import ParallelPairs, parallel_pairs
-from csrm_tasks.llm.task_augmented import with_negatives, with_translated
+from csrm_tasks.llm.task_augmented import (
+    load_task_negatives,
+    load_texts,
+    with_negatives,
+    with_task_negatives,
+    with_translated,
+)
 from csrm_tasks.llm.task_data import held_out_task_texts, task_rows, training_task_pairs
 from csrm_tasks.llm.training.mixture import Mixture, TaskShare
 from csrm_tasks.llm.training.tasks import LabelTask, TranslationTask
@@ -125,11 +131,17 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     else:
         targets = distilled_targets(pairs, given.soft, alpha, smoothing)
     rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
-    negatives, translated = _negatives(given), load_translated(given.snapshot, given.translated)
+    negatives = _negatives(given, only_tasks)
+    translated = load_translated(given.snapshot, given.translated)
     lighter = market.llm.negatives.weight, market.llm.augmentation.weight
-    held_out = held_out_task_texts(given.snapshot)
-    task_train = with_translated(task_train, held_out, translated, lighter[1])
-    task_train = with_negatives(task_train, fields, negatives, lighter[0])
+    if not task_train.is_empty():
+        held_out = held_out_task_texts(given.snapshot)
+        texts = load_texts(given.snapshot, given.translated)
+        task_train = with_translated(task_train, held_out, texts, lighter[1])
+        task_train = with_negatives(task_train, fields, negatives, lighter[0])
+        if only_tasks:
+            drawn = load_task_negatives(given.snapshot, given.negatives)
+            task_train = with_task_negatives(task_train, drawn, lighter[0])
     return TrainingData(
         rows,
         pairs["grade"].to_numpy().astype(np.int64),
@@ -147,9 +159,12 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     )
 
 
-def _negatives(given: FinetuneInputs) -> pl.DataFrame:
-    """Return what was drawn for the train queries, of this half only where cross-fitting (A38)."""
-    found = load_negatives(given.snapshot, given.negatives)
+def _negatives(given: FinetuneInputs, only_tasks: bool) -> pl.DataFrame:
+    """Return what was drawn for the train queries, of this half only where cross-fitting (A38).
+
+    Without relevance there are none: those of its tasks are in a file of their own.
+    """
+    found = load_negatives(given.snapshot, None if only_tasks else given.negatives)
     return found if given.fold is None else in_fold(found, given.fold)
 
 
