@@ -84,11 +84,10 @@ def _give(market: str, ref: str, locale: str, out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.copyfile(sent, part)
     part.replace(out)
-    option = "--queue" if ref.split("/")[1] == "review_queue" else "--filter"
+    of_queue = ref.split("/")[1] == "review_queue"
+    sheet = f"--queue {ref}" if of_queue else f"--filter {ref}"
     click.echo(f"{out}; next, with the day to land on and the filled-in file:")
-    click.echo(
-        f"csrm data accept --market {market} {option} {ref} --locale {locale} --day DAY {out}"
-    )
+    click.echo(f"csrm data accept {out} --market {market} --locale {locale} --day DAY {sheet}")
 
 
 @data.command()

@@ -168,7 +168,7 @@ def judged_sureness(table: Floats, metric: Metric, alpha: float) -> str:
 
 def judged_queries(table: Floats) -> int:
     """Return how many of the queries of ``table`` (Q, K, K or Q, 2) have anything judged."""
-    return int((table.reshape(len(table), -1).sum(1) > 0).sum())
+    return int((table.sum(axis=tuple(range(1, table.ndim))) > 0).sum())
 
 
 def more_queries(diff: Interval, bound: float, queries: int) -> int:

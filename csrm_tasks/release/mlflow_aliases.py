@@ -142,14 +142,19 @@ def _mark(entries: Sequence[ledger.Entry]) -> str:
     return move.hash if move else ledger.GENESIS
 
 
-def reconcile(api: MlflowClient, model: str, entries: Sequence[ledger.Entry]) -> list[str]:
+def reconcile(
+    api: MlflowClient, model: str, entries: Sequence[ledger.Entry], have: AliasState
+) -> list[str]:
     """Make the aliases equal what the ledger implies; returns what was repaired, in words.
+
+    ``have``: as :func:`moved_by_hand` saw them. Read again here, a move between the two looks would
+    be put back and nobody told of it; so it is left to the next look, which its own event starts.
 
     Raises :class:`RefusedError` when a release of the ledger has no version in MLflow.
     """
     if not entries:
         return []
-    known, have = versions(api, model), read_aliases(api, model)
+    known = versions(api, model)
     repairs = []
     for alias, release in desired(entries).items():
         version = None if release is None else _version(known, model, release)

@@ -81,7 +81,7 @@ def follow(settings: Settings, config: MarketConfig, api: MlflowClient, why: str
         moved = registry.moved_by_hand(seen, versions, entries)
         if moved is not None:
             _record(settings, config, ledger.live(entries), moved, why)
-        return registry.reconcile(api, config.model_name, entries)
+        return registry.reconcile(api, config.model_name, entries, seen)
 
 
 @contextmanager

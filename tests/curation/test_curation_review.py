@@ -288,9 +288,9 @@ def test_a_queue_of_unsure_pairs_comes_back_as_labels_once(
         inputs={"snapshot": snapshot}, about={},
     ).ref  # fmt: skip
     lines = said(capsys, *give)
-    accept = f"csrm data accept --market mini --queue {ref} --locale {KO} --day DAY"
-    assert lines[1].startswith(accept)
     sheet = tmp_path / "sheet.csv"
+    accept = f"csrm data accept {sheet} --market mini --locale {KO} --day DAY --queue {ref}"
+    assert lines[1] == accept
     head, *rows = sheet.read_text(encoding="utf-8-sig").splitlines()
     assert [r.split(",")[1] for r in rows] == ["우유", "라면"]  # worth most first
     sheet.write_text("\n".join([head, f"{rows[0][:-1]}2,kim", rows[1]]), encoding="utf-8-sig")

@@ -257,10 +257,10 @@ def test_a_step_declares_the_keys_of_the_markets_file_that_it_reads(
 
 
 def test_lineage_leads_from_a_landed_day_over_its_publication_to_the_release(
-    runs: list[Run], settings: Settings
+    all_runs: list[Run], runs: list[Run], settings: Settings
 ) -> None:
     """Whatever was promoted: from days, and by names that a step made and others read."""
-    edges = [edges_of(settings, ref) for run in runs for ref in refs(run).values()]
+    edges = [edges_of(settings, ref) for run in all_runs for ref in refs(run).values()]
     before: dict[str, set[str]] = {}
     for read, made in edges:
         for name in made:

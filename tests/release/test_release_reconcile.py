@@ -95,6 +95,24 @@ def test_a_champion_moved_by_hand_is_put_back_and_recorded(
     assert world.live() == three["live"].id
 
 
+def test_a_champion_moved_while_the_views_are_looked_at_is_not_put_back_unsaid(
+    world: World, three: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = registry.moved_by_hand
+
+    def moves_next(*seen: Any) -> Any:
+        found = looked(*seen)
+        point_champion(world, three["waits"].id)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "moved_by_hand", moves_next)
+        world.refresh()
+    assert world.aliases()["champion"] == three["waits"].id  # its own event starts the next look
+    assert settle(world, REVERT) == ["champion: 3 → 2"]
+    assert (last(world).action, last(world).actor) == ("reverted", HAND)
+
+
 def test_whatever_repairs_the_views_first_writes_the_hand_down(
     world: World, three: dict[str, Any]
 ) -> None:

@@ -54,6 +54,7 @@ def test_champion_of_an_empty_ledger_is_all_null(settings: Settings) -> None:
         "snapshot",
         "towers",
         "bm25",
+        "second_stage",
     )
     assert dict(made.facts) == dict.fromkeys(names)
 

@@ -41,7 +41,7 @@ def _unsure(review: Json) -> str:
         f'<p class="note">{escape(review["locale"])}: {review["unsure_shown"]:.0%} of what '
         f"shoppers were shown of {review['served']:,} unjudged pairs has no sure grade{dev}. The "
         f"{review['queue']:,} of which a judgement is worth most are on the week’s sheet "
-        "(<code>csrm data review-queue</code>).</p>" + parts.table(caption, head, rows)
+        "(csrm data review-queue).</p>" + parts.table(caption, head, rows)
     )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from csrm_tasks.towers.serving.tokens import TokenTable
+if TYPE_CHECKING:  # who only names these files needs no tokenizer
+    from csrm_tasks.towers.serving.tokens import TokenTable
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
