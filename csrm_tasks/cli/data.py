@@ -84,10 +84,13 @@ def _give(market: str, ref: str, locale: str, out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.copyfile(sent, part)
     part.replace(out)
-    of_queue = ref.split("/")[1] == "review_queue"
-    sheet = f"--queue {ref}" if of_queue else f"--filter {ref}"
+    said = f"csrm data accept --market {market} --locale {locale} --day DAY --queue {ref} {out}"
+    if ref.split("/")[1] != "review_queue":
+        said = (
+            f"csrm data accept --market {market} --locale {locale} --day DAY --filter {ref} {out}"
+        )
     click.echo(f"{out}; next, with the day to land on and the filled-in file:")
-    click.echo(f"csrm data accept {out} --market {market} --locale {locale} --day DAY {sheet}")
+    click.echo(said)
 
 
 @data.command()

@@ -289,7 +289,7 @@ def test_a_queue_of_unsure_pairs_comes_back_as_labels_once(
     ).ref  # fmt: skip
     lines = said(capsys, *give)
     sheet = tmp_path / "sheet.csv"
-    accept = f"csrm data accept {sheet} --market mini --locale {KO} --day DAY --queue {ref}"
+    accept = f"csrm data accept --market mini --locale {KO} --day DAY --queue {ref} {sheet}"
     assert lines[1] == accept
     head, *rows = sheet.read_text(encoding="utf-8-sig").splitlines()
     assert [r.split(",")[1] for r in rows] == ["우유", "라면"]  # worth most first
