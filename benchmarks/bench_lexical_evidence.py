@@ -14,7 +14,6 @@ takes several times as long with and without. Ratios are with over without, 1 is
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import tempfile
 from contextlib import ExitStack
@@ -27,7 +26,7 @@ import polars as pl
 
 from benchmarks.bench_serving import ours_body, searches
 from benchmarks.harness import closing_line, table
-from benchmarks.load import drive, for_seconds, post
+from benchmarks.load import drive, for_seconds, post, run
 from benchmarks.servers import earlier, ours_of, server
 from benchmarks.serving_world import MARKET, Releases, route
 from csrm_tasks.demo.market.generate import demo_world
@@ -172,7 +171,7 @@ def costs(size: Size, home: Path) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {name: [] for name in ports}
         for turn in range(size.repeats + 1):  # the first warms up
             for name, port in ports.items():
-                load = asyncio.run(drive(port, asked, 1, for_seconds(size.seconds)))
+                load = run(drive(port, asked, 1, for_seconds(size.seconds)))
                 if load.failed:
                     raise RuntimeError(f"{load.failed} requests {name} evidence failed")
                 if turn:

@@ -13,7 +13,6 @@ turn, and both are asked at one rate in an open loop, where a request's time beg
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
@@ -26,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.harness import closing_line, table
-from benchmarks.load import Load, drive, drive_open, for_seconds, post
+from benchmarks.load import Load, drive, drive_open, for_seconds, post, run
 from benchmarks.servers import BIN, earlier, ours_of, server
 from benchmarks.serving_scale import ready_and_memory
 from benchmarks.serving_world import MARKET, Releases, route
@@ -129,7 +128,7 @@ def open_loops(
     for _ in range(repeats):
         for name, each in found.items():
             port, requests = streams[name]
-            each.append(asyncio.run(drive_open(port, requests, 64, rate, seconds)))
+            each.append(run(drive_open(port, requests, 64, rate, seconds)))
     return {name: sorted(each, key=lambda one: one.quantile(0.99)) for name, each in found.items()}
 
 
@@ -167,10 +166,10 @@ def main(quick: bool) -> None:
             for _ in range(repeats):
                 for clients in CLIENTS:
                     for name, (port, requests) in streams.items():
-                        load = asyncio.run(drive(port, requests, clients, for_seconds(seconds)))
+                        load = run(drive(port, requests, clients, for_seconds(seconds)))
                         loads.setdefault((name, clients), []).append(load)
             arrivals = open_loops(streams, loads, seconds, repeats)
-            moved = asyncio.run(switches(settings, ports[0], streams["csrm serve"][1], made))
+            moved = run(switches(settings, ports[0], streams["csrm serve"][1], made))
         whole, part, encoded = refresh(releases.export.path, titles[: 200 if quick else 3000],
                                        settings.home)  # fmt: skip
         large = 3000 if quick else 1_000_000

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from pathlib import Path
 
-from benchmarks.load import drive, post
+from benchmarks.load import drive, post, run
 from benchmarks.servers import ours_of, server
 from benchmarks.serving_world import MARKET, Releases, route
 from csrm_tasks.settings import load_settings
@@ -42,7 +41,7 @@ def ready_and_memory(home: Path, products: int, bodies: list[bytes]) -> dict[str
         with server(["csrm", "serve", "--market", MARKET], port, "/readyz", env) as pid:
             ready = ready or time.perf_counter() - began
             memory[""].append(_resident(pid, "VmRSS"))
-            load = asyncio.run(drive(port, requests, 1, lambda seen: len(seen.seconds) < ASKED))
+            load = run(drive(port, requests, 1, lambda seen: len(seen.seconds) < ASKED))
             if load.failed:
                 raise RuntimeError(f"{load.failed} requests to {count} releases failed")
             memory["_asked"].append(_resident(pid, "VmRSS"))
