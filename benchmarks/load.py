@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -54,13 +54,40 @@ async def drive(
     port: int, requests: list[bytes], clients: int, going: Callable[[Load], bool]
 ) -> Load:
     """Let ``clients`` ask one after another for as long as ``going`` says so."""
+
+    async def starts(load: Load) -> AsyncIterator[float]:
+        while going(load):
+            yield time.perf_counter()
+
+    return await _ask(port, requests, clients, starts)
+
+
+async def drive_open(
+    port: int, requests: list[bytes], clients: int, rate: float, seconds: float
+) -> Load:
+    """Ask ``rate`` times a second by ``clients`` connections; each takes what is due next."""
+    began = time.perf_counter()
+    due = (began + n / rate for n in range(int(rate * seconds)))
+
+    async def starts(_: Load) -> AsyncIterator[float]:
+        for at in due:
+            if (early := at - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            yield at
+
+    return await _ask(port, requests, clients, starts)
+
+
+async def _ask(
+    port: int, requests: list[bytes], clients: int, starts: Callable[[Load], AsyncIterator[float]]
+) -> Load:
+    """Let each client ask once for each of its ``starts``, from when a request's time counts."""
     load, stream = Load(), cycle(requests)
     began = time.perf_counter()
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while going(load):
-            start = time.perf_counter()
+        async for start in starts(load):
             try:
                 writer.write(next(stream))
                 status, load.last = await _answer(reader)
@@ -69,30 +96,6 @@ async def drive(
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 continue
             load.seconds.append(time.perf_counter() - start)
-            load.failed += status != 200
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    load.elapsed = time.perf_counter() - began
-    return load
-
-
-async def drive_open(
-    port: int, requests: list[bytes], clients: int, rate: float, seconds: float
-) -> Load:
-    """Ask ``rate`` times a second by ``clients`` connections; each takes what is due next."""
-    load, stream = Load(), cycle(requests)
-    began = time.perf_counter()
-    due = (began + n / rate for n in range(int(rate * seconds)))
-
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for at in due:
-            if (early := at - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            writer.write(next(stream))
-            status, load.last = await _answer(reader)
-            load.seconds.append(time.perf_counter() - at)
             load.failed += status != 200
         writer.close()
 

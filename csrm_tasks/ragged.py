@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
+T = TypeVar("T", np.int32, np.uint32)
 
 
 class Ragged:
@@ -62,3 +65,15 @@ def length_chunks(lengths: Rows, max_tokens: int) -> Iterator[Rows]:
         take = max(int(np.searchsorted(width, max_tokens, side="right")), 1)
         yield order[start : start + take]
         start += take
+
+
+def map_rows(values: Path, ends: Path, kind: type[T]) -> tuple[npt.NDArray[T], Rows] | None:
+    """Map N rows of numbers from disk: one behind the other (T,), and where each ends (N,).
+
+    None where there is no file. Plain arrays over the mapped pages: a request reads them faster.
+    """
+    if not values.exists():
+        return None
+    empty = not values.stat().st_size  # nothing can be mapped
+    mapped = np.zeros(0, kind) if empty else np.memmap(values, kind, "r")
+    return np.asarray(mapped), np.asarray(np.load(ends, mmap_mode="r"))

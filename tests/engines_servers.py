@@ -127,6 +127,19 @@ class Engine:
         self.mappings: dict[str, Any] = {}
         self.sent: list[str] = []  # bodies that went to the scoring service
 
+    def handle(self, method: str, path: str, asked: Mapping[str, list[str]], text: str) -> Any:
+        """Answer one request."""
+        parts = path.strip("/").split("/")
+        if parts[-1] == "_bulk":
+            return self.bulk(parts[0], text)
+        return self.answer(method, parts, asked, json.loads(text))
+
+    def answer(
+        self, method: str, parts: list[str], asked: Mapping[str, list[str]], body: Any
+    ) -> Any:
+        """Answer one request but bulk bodies."""
+        raise NotImplementedError
+
     def put_index(self, name: str, body: Any) -> Any:
         assert name == name.lower()
         self.indexes[name], self.mappings[name] = {}, body["mappings"]["properties"]
@@ -187,12 +200,10 @@ class OpenSearch(Engine):
         self.models: dict[str, str] = {}
         self.pipelines: dict[str, Pipeline] = {}
 
-    def handle(self, method: str, path: str, asked: Mapping[str, list[str]], text: str) -> Any:
-        """Answer one request."""
-        parts = path.strip("/").split("/")
-        if parts[-1] == "_bulk":
-            return self.bulk(parts[0], text)
-        body = json.loads(text)
+    def answer(
+        self, method: str, parts: list[str], asked: Mapping[str, list[str]], body: Any
+    ) -> Any:
+        """Answer one request but bulk bodies."""
         match method, *parts:
             case "PUT", "_cluster", "settings":
                 name = "plugins.ml_commons.trusted_connector_endpoints_regex"
@@ -214,7 +225,7 @@ class OpenSearch(Engine):
             case "POST", name, "_search":
                 used = asked.get("search_pipeline", [None])[0]
                 return self._search(name, Search.model_validate(body), used)
-        raise RefusedByEngineError(f"{method} {path}")
+        raise RefusedByEngineError(f"{method} /{'/'.join(parts)}")
 
     def _connector(self, body: Any) -> str:
         made = Connector.model_validate(body)
@@ -285,12 +296,10 @@ class Elasticsearch(Engine):
         super().__init__()
         self.endpoints: dict[str, InferenceSettings] = {}
 
-    def handle(self, method: str, path: str, asked: Mapping[str, list[str]], text: str) -> Any:
-        """Answer one request."""
-        parts = path.strip("/").split("/")
-        if parts[-1] == "_bulk":
-            return self.bulk(parts[0], text)
-        body = json.loads(text)
+    def answer(
+        self, method: str, parts: list[str], asked: Mapping[str, list[str]], body: Any
+    ) -> Any:
+        """Answer one request but bulk bodies."""
         match method, *parts:
             case "PUT", "_inference", "rerank", name:
                 self.endpoints[name] = Inference.model_validate(body).service_settings
@@ -303,7 +312,7 @@ class Elasticsearch(Engine):
                 ((kind, inner),) = body["retriever"].items()
                 assert kind == "text_similarity_reranker"
                 return self._search(name, TextSimilarityReranker.model_validate(inner))
-        raise RefusedByEngineError(f"{method} {path}")
+        raise RefusedByEngineError(f"{method} /{'/'.join(parts)}")
 
     def _search(self, name: str, reranker: TextSimilarityReranker) -> Any:
         query = reranker.retriever["standard"]["query"]

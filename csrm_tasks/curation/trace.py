@@ -17,7 +17,8 @@ from csrm_tasks.curation.trace_tasks import judged_in_tasks, negatives_of_tasks
 from csrm_tasks.curation.trace_training import (
     Weights,
     decisions_on,
-    input_of,
+    found_as,
+    learnt_negatives,
     learnt_translated,
     made_from,
     trainings_of,
@@ -159,17 +160,12 @@ def _negatives(store: ArtifactStore, market: str, frozen: Artifact, pair_id: str
     for mined in made_from(store, market, "mine_negatives", frozen):
         own = read_table(mined.file("negatives.parquet"), NEGATIVES).filter(pair_id=pair_id)
         for row in own.iter_rows(named=True):
-            where = "" if row["rank"] is None else f" at rank {row['rank']}, from 0"
             yield (
                 f"negative {pair_id}, {row['locale']}: query {row['query_id']} with "
                 f"{row['product_id']}, which nobody judged"
             )
-            yield f"{mined.ref}: {row['kind']}, by {row['channel']}{where}" + (
-                "" if row["p0"] is None else f"; the LLM calls it irrelevant by {row['p0']:.3f}"
-            )
-            for model in made_from(store, market, "train_llm", frozen):
-                if input_of(store, model, "negatives") == mined.ref:
-                    yield f"training {model.ref}: learnt as irrelevant"
+            yield found_as(mined, row, "calls it irrelevant")
+            yield from learnt_negatives(store, market, frozen, mined, "irrelevant")
 
 
 def _conversions(connection: Connection, market: str, frozen: Artifact, row: str) -> Iterator[str]:

@@ -8,7 +8,8 @@ from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.curation.trace_training import (
     Weights,
     decisions_on,
-    input_of,
+    found_as,
+    learnt_negatives,
     learnt_translated,
     made_from,
     trainings_of,
@@ -57,14 +58,9 @@ def negatives_of_tasks(
     for mined in made_from(store, market, "mine_task_negatives", frozen):
         own = read_table(mined.file("task_negatives.parquet"), TASK_NEGATIVES)
         for row in own.filter(pair_id=pair_id).iter_rows(named=True):
-            rank = "" if row["rank"] is None else f" at rank {row['rank']}, from 0"
             yield (
                 f"negative {pair_id} of {row['task']}, {row['locale']}: {row['query']!r} with "
                 f"{row['item']!r}, which nobody judged"
             )
-            yield f"{mined.ref}: {row['kind']}, by {row['channel']}{rank}" + (
-                "" if row["p0"] is None else f"; the LLM says no by {row['p0']:.3f}"
-            )
-            for model in made_from(store, market, "train_llm", frozen):
-                if input_of(store, model, "negatives") == mined.ref:
-                    yield f"training {model.ref}: learnt as a no"
+            yield found_as(mined, row, "says no")
+            yield from learnt_negatives(store, market, frozen, mined, "a no")

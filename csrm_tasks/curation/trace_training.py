@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -52,6 +53,25 @@ def learnt_translated(
             yield f"training {model.ref}: translated pair " + (
                 "learnt" if kept else "left out, too"
             )
+
+
+def found_as(mined: Artifact, row: Mapping[str, Any], verb: str) -> str:
+    """Return how a negative was found (kind, channel, rank) and how sure the LLM is (A38).
+
+    ``verb``: what the LLM does of the pair by its probability p0.
+    """
+    where = "" if row["rank"] is None else f" at rank {row['rank']}, from 0"
+    sure = "" if row["p0"] is None else f"; the LLM {verb} by {row['p0']:.3f}"
+    return f"{mined.ref}: {row['kind']}, by {row['channel']}{where}{sure}"
+
+
+def learnt_negatives(
+    store: ArtifactStore, market: str, frozen: Artifact, mined: Artifact, as_what: str
+) -> Iterator[str]:
+    """Yield which trainings have learnt the negatives ``mined``."""
+    for model in made_from(store, market, "train_llm", frozen):
+        if input_of(store, model, "negatives") == mined.ref:
+            yield f"training {model.ref}: learnt as {as_what}"
 
 
 def made_from(store: ArtifactStore, market: str, step: str, frozen: Artifact) -> Iterator[Artifact]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from csrm_tasks.lexical.analyser import pieces
 from csrm_tasks.lexical.brands import BrandForms
+from csrm_tasks.ragged import map_rows
 from csrm_tasks.text import normalise
 
 Hashes = npt.NDArray[np.uint32]
@@ -122,13 +123,8 @@ class ProductTerms:
     @classmethod
     def load(cls, folder: Path) -> ProductTerms | None:
         """Open what :meth:`save` wrote, mapped from disk; None where there is nothing."""
-        values, ends = (folder / name for name in FILES)
-        if not values.exists():
-            return None
-        empty = not values.stat().st_size  # nothing can be mapped
-        mapped = np.zeros(0, np.uint32) if empty else np.memmap(values, np.uint32, "r")
-        # As plain arrays over the same pages: a request reads them faster.
-        return cls(np.asarray(mapped), np.asarray(np.load(ends, mmap_mode="r")))
+        mapped = map_rows(folder / FILES[0], folder / FILES[1], np.uint32)
+        return cls(*mapped) if mapped else None
 
     def save(self, folder: Path) -> None:
         """Write both files."""

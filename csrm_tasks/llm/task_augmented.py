@@ -12,12 +12,12 @@ from pathlib import Path
 
 import polars as pl
 
-from csrm_tasks.dataset.splits import held_out_queries
 from csrm_tasks.dataset.tables import judged_anywhere, table
 from csrm_tasks.errors import DataError
 from csrm_tasks.llm.data import Fields
 from csrm_tasks.llm.prompt.prompts import QI
 from csrm_tasks.llm.task_data import held_out_task_texts, load_task_pairs
+from csrm_tasks.llm.translated import require_train
 from csrm_tasks.records import TASK_NEGATIVES, TASK_PAIRS, Schema, read_table
 from csrm_tasks.text import normalised
 
@@ -62,21 +62,8 @@ def load_texts(snapshot: Path, translated: Path | None) -> pl.DataFrame:
     schema: Schema = {name: pl.String for name in (*columns, "reason")}
     kept = read_table(translated / "decisions.parquet", schema).filter(reason="").select(columns)
     judged, queries = judged_anywhere(snapshot), table(snapshot, "queries")
-    held_out = held_out_queries(queries, judged)
-    known = queries.join(held_out, on="query_id", how="semi")["norm"]
-    norms = pl.concat([known, normalised(held_out_task_texts(snapshot)).alias("norm")]).unique()
-    allowed = (
-        kept.with_columns(normalised(kept["text"]).alias("norm"))
-        .join(judged.filter(split="train"), on="query_id", how="semi")
-        .join(held_out, on="query_id", how="anti")
-        .filter(~pl.col("norm").is_in(norms.implode()))
-    )
-    if allowed.height < kept.height:
-        raise DataError(
-            f"translated: {kept.height - allowed.height} of {kept.height} queries are not of this "
-            "snapshot's train pairs, or are dev or gold queries of it; run translate_queries on "
-            "this snapshot"
-        )
+    also = held_out_task_texts(snapshot)
+    require_train(kept, ["query_id"], queries, judged, also, noun=" queries")
     return kept.unique()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +27,36 @@ def load_translated(snapshot: Path, translated: Path | None) -> pl.DataFrame:
         return pl.DataFrame(schema=TRANSLATED)
     found = read_table(translated / "translated.parquet", TRANSLATED)
     queries, pairs = table(snapshot, "queries"), table(snapshot, "pairs")
-    train = pairs.filter(split="train")
-    held_out = held_out_queries(queries, pairs)
-    norms = queries.join(held_out, on="query_id", how="semi")["norm"].unique()
+    named = ["pair_id", "query_id", "product_id", "locale", "grade"]
+    require_train(found, named, queries, pairs)
+    return found
+
+
+def require_train(
+    found: pl.DataFrame, named: Sequence[str], queries: pl.DataFrame, judged: pl.DataFrame,
+    also: pl.Series | None = None, noun: str = "",
+) -> None:  # fmt: skip
+    """Raise :class:`DataError` where a row of ``found`` is no train query's, or a held-out one's.
+
+    ``named``: the columns by which a row is one of the snapshot's train rows of ``judged``;
+    ``also``: texts that are dev's or gold's besides those of ``queries``; ``noun``: of the rows.
+    """
+    held_out = held_out_queries(queries, judged)
+    norms = queries.join(held_out, on="query_id", how="semi")["norm"]
+    if also is not None:
+        norms = pl.concat([norms, normalised(also).alias("norm")])
     allowed = (
         found.with_columns(normalised(found["text"]).alias("norm"))
-        .join(train, on=["pair_id", "query_id", "product_id", "locale", "grade"], how="semi")
+        .join(judged.filter(split="train"), on=list(named), how="semi")
         .join(held_out, on="query_id", how="anti")
-        .filter(~pl.col("norm").is_in(norms.implode()))
+        .filter(~pl.col("norm").is_in(norms.unique().implode()))
     )
     if allowed.height < found.height:
         raise DataError(
-            f"translated: {found.height - allowed.height} of {found.height} are not of this "
+            f"translated: {found.height - allowed.height} of {found.height}{noun} are not of this "
             "snapshot's train pairs, or are dev or gold queries of it; run translate_queries on "
             "this snapshot"
         )
-    return found
 
 
 def translated_rows(

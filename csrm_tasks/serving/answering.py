@@ -19,7 +19,7 @@ from csrm_tasks.serving.alarms import Alarms
 from csrm_tasks.serving.figures import Figures
 from csrm_tasks.serving.follower import Follower, State
 from csrm_tasks.serving.lists import Ranking, interleave
-from csrm_tasks.serving.loading import LoadedRelease, Read
+from csrm_tasks.serving.loading import LoadedRelease
 from csrm_tasks.serving.metrics import Metrics
 from csrm_tasks.serving.requests import Asked, Item, Listing, Search, judged
 from csrm_tasks.serving.second_stage import FirstStage, SecondStages
@@ -69,8 +69,9 @@ class ScoringService:
             raise DataError(
                 f"{len(unknown)} products are unknown to {release.release} ({named}); give titles"
             )
-        with self._counted(state, release, arm, listing):
-            scored, read = await self._scored(release, listing, rows, range(len(rows)))
+        with self._counted(state, release, arm, listing) as query:
+            titles = _titles(release, listing, rows, range(len(rows)))
+            scored, read = await release.score(query, rows, [*titles.values()])
         self._shadow(state, listing)
         columns = (column.tolist() for column in scored)
         products: list[dict[str, Any]] = [  # written out: a hundred times a request
@@ -138,16 +139,16 @@ class ScoringService:
         self, state: State, release: LoadedRelease, arm: str, search: Search, deadline: float
     ) -> Ranking:
         """Rank a search by one release: by its first stage, then by its second, if it has one."""
-        rows = release.products.rows(search.ids())
-        known = [i for i, r in enumerate(rows) if r is not None or _title(search, i) is not None]
-        with self._counted(state, release, arm, search):
-            scored, _ = await self._scored(release, search, rows, known)
+        rows, known = _readable(release, search)
+        with self._counted(state, release, arm, search) as query:
+            titles = _titles(release, search, rows, known)
+            asked = [rows[i] for i in known]
+            scored, _ = await release.score(query, asked, [*titles.values()])
             order, defects = _order(scored, known, len(rows), release.scorer.em_threshold)
             found = []
             if self._second.serves(release):
                 em = dict(zip(known, scored.em.tolist(), strict=True))
-                titles = _titles(release, search, rows, known)
-                first = FirstStage(normalise(search.query), order, em, rows, titles)
+                first = FirstStage(query, order, em, rows, titles)
                 order, one = await self._second.rerank(release, first, deadline, copy=arm == SHADOW)
                 found.append(one)
         unknown = sorted({*range(len(rows))} - {*known})
@@ -201,23 +202,19 @@ class ScoringService:
             raise NotReadyError
         return state, *state.answers(listing.session_id)
 
-    async def _scored(
-        self, release: LoadedRelease, listing: Listing, rows: Sequence[int | None],
-        chosen: Sequence[int],
-    ) -> tuple[Scored, Read]:  # fmt: skip
-        """Score the products at ``chosen``."""
-        titles = [*_titles(release, listing, rows, chosen).values()]
-        return await release.score(normalise(listing.query), [rows[i] for i in chosen], titles)
-
     @contextmanager
     def _counted(
         self, state: State, release: LoadedRelease, arm: str, listing: Listing
-    ) -> Iterator[None]:
-        """Time what a release does of a request, and count how that went."""
+    ) -> Iterator[str]:
+        """Time what a release does of a request, and count how that went.
+
+        Yields the normalised query.
+        """
         began, failed = time.perf_counter(), True
-        remembered = release.queries.remembers(normalise(listing.query))
+        query = normalise(listing.query)
+        remembered = release.queries.remembers(query)
         try:
-            yield
+            yield query
             failed = False
         finally:
             seconds = time.perf_counter() - began
@@ -252,12 +249,10 @@ class ScoringService:
             if isinstance(listing, Search):
                 await self._ranking(state, release, SHADOW, listing, self._second.deadline())
                 return
-            rows = release.products.rows(listing.ids())
-            known = [
-                i for i, r in enumerate(rows) if r is not None or _title(listing, i) is not None
-            ]
-            with self._counted(state, release, SHADOW, listing):
-                await self._scored(release, listing, rows, known)
+            rows, known = _readable(release, listing)
+            with self._counted(state, release, SHADOW, listing) as query:
+                titles = _titles(release, listing, rows, known)
+                await release.score(query, [rows[i] for i in known], [*titles.values()])
         except Exception as e:  # noqa: BLE001 it is counted; who asked was answered by another release
             log.warning("serving: %s failed in shadow: %s", release.release, type(e).__name__)
 
@@ -279,6 +274,13 @@ def _tables(parts: Mapping[str, Any]) -> list[dict[str, dict[str, float]]]:
         {name: {"em": em, "defect": defect} for name, em, defect in table}
         for table in zip(*rows, strict=True)
     ]
+
+
+def _readable(release: LoadedRelease, listing: Listing) -> tuple[list[int | None], list[int]]:
+    """Return each product's row of the release, and which have one or bring a title."""
+    rows = release.products.rows(listing.ids())
+    known = [i for i, row in enumerate(rows) if row is not None or _title(listing, i) is not None]
+    return rows, known
 
 
 def _titles(

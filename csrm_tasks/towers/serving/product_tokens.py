@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from csrm_tasks.ragged import map_rows
+
 if TYPE_CHECKING:  # who only names these files needs no tokenizer
     from csrm_tasks.towers.serving.tokens import TokenTable
 
@@ -42,12 +44,8 @@ class ProductTokens:
     @classmethod
     def load(cls, folder: Path) -> ProductTokens | None:
         """Open what :func:`write_tokens` wrote, mapped from disk; None where there is nothing."""
-        values, ends = (folder / name for name in FILES)
-        if not values.exists():
-            return None
-        empty = not values.stat().st_size  # nothing can be mapped
-        mapped = np.zeros(0, np.int32) if empty else np.memmap(values, np.int32, "r")
-        return cls(np.asarray(mapped), np.asarray(np.load(ends, mmap_mode="r")))
+        mapped = map_rows(folder / FILES[0], folder / FILES[1], np.int32)
+        return cls(*mapped) if mapped else None
 
 
 def write_tokens(
