@@ -132,6 +132,38 @@ def open_loops(
     return {name: sorted(each, key=lambda one: one.quantile(0.99)) for name, each in found.items()}
 
 
+def printed(
+    loads: dict[tuple[str, int], list[Load]], arrivals: dict[str, list[Load]], moved: Load
+) -> None:
+    """Print what the clients saw: of each contest the run of the median rate."""
+    best = {k: sorted(v, key=lambda one: one.rate)[len(v) // 2] for k, v in loads.items()}
+    rows = [row(name, clients, load) for (name, clients), load in best.items()]
+    print(table([*rows, row("csrm serve, 3 switches and a rollback", 8, moved)]))
+    opened = [row(name, 64, each[len(each) // 2]) for name, each in arrivals.items()]
+    print("\nOpen loop, one rate for all:\n\n" + table(opened) if opened else "")
+
+
+def figures_of(loads: dict[tuple[str, int], list[Load]], moved: Load) -> dict[str, float]:
+    """Return what the clients saw as figures."""
+    ours, theirs = loads["csrm serve", 8], loads["mlflow models serve", 8]
+    failed = moved.failed + sum(one.failed for key, v in loads.items()
+                                if key[0] == "csrm serve" for one in v)  # fmt: skip
+    figures = {
+        "requests_per_s": median(one.rate for one in ours),
+        "p99_s": median(one.quantile(0.99) for one in ours),
+        "failed": failed,
+        "ratio_mlflow": median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True)),
+        "p99_switching_s": moved.quantile(0.99),
+    }
+    if (PREVIOUS, 64) in loads:
+        pairs = list(zip(loads["csrm serve", 64], loads[PREVIOUS, 64], strict=True))
+        figures |= {
+            "ratio_previous_64": median(a.rate / b.rate for a, b in pairs),
+            "p99_ratio_previous_64": median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
+        }
+    return figures
+
+
 def main(quick: bool) -> None:
     """Print the tables and the figures."""
     seconds, repeats = (0.3, 1) if quick else (5.0, 5)
@@ -175,29 +207,9 @@ def main(quick: bool) -> None:
         large = 3000 if quick else 1_000_000
         everywhere = searches(titles, [f"p{i}" for i in range(large)], 500)
         scale = ready_and_memory(settings.home / "large", large, of_sessions(everywhere))
-    best = {k: sorted(v, key=lambda one: one.rate)[len(v) // 2] for k, v in loads.items()}
-    rows = [row(name, clients, load) for (name, clients), load in best.items()]
-    print(table([*rows, row("csrm serve, 3 switches and a rollback", 8, moved)]))
-    opened = [row(name, 64, each[len(each) // 2]) for name, each in arrivals.items()]
-    print("\nOpen loop, one rate for all:\n\n" + table(opened) if opened else "")
+    printed(loads, arrivals, moved)
     distinct = len({q for q, _ in asked})
     print(f"\n{PRODUCTS} products a request; {distinct} distinct of {len(asked)} queries.")
     print(f"\nRefresh: {encoded} titles in {part:.3f} s, all in {whole:.2f} s.\n")
-    ours, theirs = loads["csrm serve", 8], loads["mlflow models serve", 8]
-    failed = moved.failed + sum(one.failed for key, v in loads.items()
-                                if key[0] == "csrm serve" for one in v)  # fmt: skip
-    figures = {
-        "requests_per_s": median(one.rate for one in ours),
-        "p99_s": median(one.quantile(0.99) for one in ours),
-        "failed": failed,
-        "ratio_mlflow": median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True)),
-        "p99_switching_s": moved.quantile(0.99),
-        "refresh_share": part / whole,
-    } | scale
-    if (PREVIOUS, 64) in loads:
-        pairs = list(zip(loads["csrm serve", 64], loads[PREVIOUS, 64], strict=True))
-        figures |= {
-            "ratio_previous_64": median(a.rate / b.rate for a, b in pairs),
-            "p99_ratio_previous_64": median(a.quantile(0.99) / b.quantile(0.99) for a, b in pairs),
-        }
+    figures = figures_of(loads, moved) | {"refresh_share": part / whole} | scale
     print(closing_line("serving", figures, ("starlette", "uvicorn", "onnxruntime", "mlflow")))
