@@ -49,7 +49,9 @@ def write_export(folder: Path, work: Path) -> None:
 
 def _write_evidence(folder: Path, lexicon: Lexicon) -> None:
     weights = np.full((len(NAMES), 2), 0.1, np.float32)
-    evidence = Evidence(lexicon, np.ones(2, np.float32), weights, np.zeros(2, np.float32))
+    products = np.full((2, len(NAMES), len(NAMES)), 0.01, np.float32)
+    own, bias = np.ones(2, np.float32), np.zeros(2, np.float32)
+    evidence = Evidence(lexicon, own, weights, products, bias)
     about = json.loads((folder / "serving.json").read_text()) | {"evidence": evidence.describe()}
     (folder / "serving.json").write_text(json.dumps(about))
     save_lexicon(folder, lexicon)

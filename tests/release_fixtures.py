@@ -193,8 +193,11 @@ LEXICON = Lexicon.fit(TEXTS, FORMS)
 def write_evidence(export: Path, seed: int = 0) -> None:
     """Give exported towers lexical evidence of drawn coefficients."""
     rng = np.random.default_rng(seed)
-    own, weights, bias = (rng.normal(size=shape) for shape in (2, (len(NAMES), 2), 2))
-    arrays = (a.astype(np.float32) for a in (np.abs(own), weights, bias))
+    count = len(NAMES)
+    own, weights, bias = (rng.normal(size=shape) for shape in (2, (count, 2), 2))
+    products = rng.normal(scale=0.1, size=(2, count, count))
+    products += products.transpose(0, 2, 1)
+    arrays = (a.astype(np.float32) for a in (np.abs(own), weights, products, bias))
     about = json.loads((export / "serving.json").read_text())
     about["evidence"] = Evidence(LEXICON, *arrays).describe()
     (export / "serving.json").write_text(json.dumps(about))

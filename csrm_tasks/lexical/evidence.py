@@ -1,14 +1,17 @@
 """Lexical evidence beside a model's own logit: the coefficients of both heads (A50).
 
-What is served for a head is σ(w · [z, features]), z = s·c + b of the towers (A28). The weights are
-those of a good pair (exact; not defect), so a defect's probability is 1 less its own. Weights stand
-in the towers' ``serving.json``, the lexicon in a file beside it: both belong to the release.
+What is served for a head is σ(w·z + f·u + f·S·f + b) of its own logit z = s·c + b (A28) and the
+features f. Products of two features say what their sum cannot: that every word is found *and* no
+number differs. The weights are those of a good pair (exact; not defect), so a defect's probability
+is 1 less its own. They stand in the towers' ``serving.json``, the lexicon in a file beside it: both
+belong to the release.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from csrm_tasks.lexical.features import NAMES, VERSION, Floats
 from csrm_tasks.lexical.terms import Lexicon, TermWeights
 
 FILE = "lexicon.npz"
+LINEAR = 1  # version of evidence without products of features
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,37 @@ class Evidence:
 
     lexicon: Lexicon
     own: Floats  # (2,) weight of each head's own logit
-    weights: Floats  # (F, 2) of the features
+    weights: Floats  # (F, 2) of the features: u
+    products: Floats  # (2, F, F) of features by features, symmetric: S
     bias: Floats  # (2,)
 
     @property
     def kept(self) -> tuple[bool, bool]:
         """Which heads have evidence; the other is served as the towers give it."""
-        return bool(self.weights[:, 0].any()), bool(self.weights[:, 1].any())
+        kept = [bool(self.weights[:, i].any() or self.products[i].any()) for i in range(2)]
+        return kept[0], kept[1]
+
+    @cached_property
+    def _side_by_side(self) -> Floats:
+        """Return S of both heads as one matrix (F, 2·F): one product for all pairs."""
+        return np.ascontiguousarray(np.hstack(list(self.products)))
+
+    def parts(self, features: Floats) -> Floats:
+        """Return what each feature adds to both heads' logits, (..., 2, F), of features (..., F).
+
+        Half of what a product of two features says is counted to each.
+        """
+        turned = (features @ self._side_by_side).reshape(
+            *features.shape[:-1], *self.weights.T.shape
+        )
+        turned += self.weights.T
+        turned *= features[..., None, :]
+        made: Floats = turned
+        return made
 
     def logits(self, own: Floats, features: Floats) -> Floats:
         """Return logits (..., 2) of good pairs from the heads' own and features (..., F)."""
-        combined: Floats = own * self.own + features @ self.weights + self.bias
+        combined: Floats = own * self.own + self.parts(features).sum(-1) + self.bias
         return combined
 
     def describe(self) -> dict[str, Any]:
@@ -49,19 +73,22 @@ class Evidence:
             "features": list(NAMES),
             "own": self.own.tolist(),
             "weights": self.weights.tolist(),
+            "products": self.products.tolist(),
             "bias": self.bias.tolist(),
         }
 
     @classmethod
     def load(cls, folder: Path, about: Mapping[str, Any]) -> Evidence:
         """Open what stands in ``folder``; raises :class:`ArtifactError` for other features."""
-        if (about["version"], about["features"]) != (VERSION, list(NAMES)):
+        if about["version"] not in (LINEAR, VERSION) or about["features"] != list(NAMES):
             raise ArtifactError(
                 f"{folder}: lexical evidence of version {about['version']}, this code reads "
                 f"{VERSION}; run the code of that release, or train the towers again"
             )
         own, weights, bias = (np.array(about[k], np.float32) for k in ("own", "weights", "bias"))
-        return cls(load_lexicon(folder), own, weights, bias)
+        none = np.zeros((2, len(NAMES), len(NAMES)), np.float32)
+        products = none if about["version"] == LINEAR else np.array(about["products"], np.float32)
+        return cls(load_lexicon(folder), own, weights, products, bias)
 
 
 def save_lexicon(folder: Path, lexicon: Lexicon) -> None:

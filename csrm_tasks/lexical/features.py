@@ -42,7 +42,7 @@ TITLE = np.uint32(1)  # of a product's term: the title has it
 WHOLE = 1 - 1e-4  # of a word; sums of float32
 NO_BRANDS = BrandForms({})
 
-VERSION = 1  # of terms and features: coefficients of another are not read
+VERSION = 2  # of terms, features and what is made of them; .evidence reads 1, too
 NAMES = (
     "terms_in_title",  # share of the query's terms, by weight
     "terms_in_text",  # likewise in title, brand and category

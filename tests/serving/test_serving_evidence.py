@@ -162,7 +162,7 @@ def test_evidence_of_other_features_is_refused(settings: Settings, tmp_path: Pat
     about = json.loads((folder / "serving.json").read_text())
     about["evidence"]["version"] += 1
     (folder / "serving.json").write_text(json.dumps(about))
-    with pytest.raises(ArtifactError, match="lexical evidence of version 2"):
+    with pytest.raises(ArtifactError, match="lexical evidence of version 3"):
         TowerRuntime(folder)
     about["evidence"]["version"] -= 1
     (folder / "serving.json").write_text(json.dumps(about))

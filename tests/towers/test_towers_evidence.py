@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from csrm_tasks.errors import ArtifactError
+from csrm_tasks.lexical.evidence import Evidence, save_lexicon
 from csrm_tasks.lexical.features import NAMES
 from csrm_tasks.lexical.terms import Lexicon
-from csrm_tasks.towers.evidence import MOST, Floats, Pairs, _Data, _held_out, _regression, fit
+from csrm_tasks.towers.evidence import (
+    MOST,
+    PRODUCTS,
+    Floats,
+    Pairs,
+    _Data,
+    _held_out,
+    _regression,
+    fit,
+)
 
 LEXICON = Lexicon.fit(["a b", "a c"], {})
 
@@ -85,9 +98,59 @@ def test_the_fit_minimises_the_soft_log_loss() -> None:
         return float(0.5 * w[1:] @ w[1:] + 0.1 * (data.weight * each).sum())
 
     best = minimize(loss, np.zeros(data.x.shape[1] + 1), method="BFGS").x
-    model = _regression(data, 0.1)
-    np.testing.assert_allclose(model.coef_[0], best[1:], atol=2e-3)
-    assert model.intercept_[0] == pytest.approx(best[0], abs=2e-3)
+    np.testing.assert_allclose(_regression(data, 0.1), best, atol=2e-3)
+
+
+def test_two_features_together_say_what_neither_does() -> None:
+    def both(n: int, seed: int) -> Pairs:
+        plain = drawn(n, seed, 0.0)
+        together = plain.features[:, 1:2] * plain.features[:, 2:3] - 0.25
+        good = sigmoid(plain.own + 6.0 * together * [1.0, 0.0])
+        return Pairs(plain.own, plain.features, good, plain.query)
+
+    made = fit(LEXICON, {"teacher": both(4000, 0)}, both(800, 1), seed=0)
+    assert made.evidence is not None and made.facts["evidence_em_form"] == PRODUCTS
+    assert 4 < 2 * made.evidence.products[0, 1, 2] < 7  # the penalty shares it with both sums
+    assert not made.evidence.products[1].any()  # nothing to say of a defect
+    dev = both(500, 2)
+    said = sigmoid(made.evidence.logits(dev.own.astype(np.float32), dev.features))
+    assert np.abs(said - dev.good).max() < 0.08
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
+def test_the_parts_of_products_are_the_sum_written_out(shape: tuple[int, ...]) -> None:
+    rng, count = np.random.default_rng(0), len(NAMES)
+    own, bias, weights = rng.normal(size=2), rng.normal(size=2), rng.normal(size=(count, 2))
+    products = rng.normal(size=(2, count, count))
+    products += products.transpose(0, 2, 1)
+    arrays = (a.astype(np.float32) for a in (own, weights, products, bias))
+    evidence = Evidence(LEXICON, *arrays)
+    z, f = rng.normal(size=(*shape, 2)), rng.random((*shape, count))
+    logits = evidence.logits(z.astype(np.float32), f.astype(np.float32))
+    assert logits.shape == (*shape, 2)
+    for at in np.ndindex(*shape):
+        for head in range(2):
+            slow = own[head] * z[at][head] + bias[head]
+            for i in range(count):
+                slow += weights[i, head] * f[at][i]
+                slow += sum(products[head, i, j] * f[at][i] * f[at][j] for j in range(count))
+            assert logits[at][head] == pytest.approx(slow, rel=1e-4, abs=1e-3)
+
+
+def test_towers_from_before_products_are_served_as_they_were(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=(len(NAMES), 2)).astype(np.float32)
+    none = np.zeros((2, len(NAMES), len(NAMES)), np.float32)
+    evidence = Evidence(LEXICON, np.ones(2, np.float32), weights, none, np.zeros(2, np.float32))
+    save_lexicon(tmp_path, LEXICON)
+    about = evidence.describe()
+    del about["products"]
+    found = Evidence.load(tmp_path, about | {"version": 1})
+    own, features = np.ones((5, 2), np.float32), np.eye(5, len(NAMES), dtype=np.float32)
+    np.testing.assert_allclose(
+        found.logits(own, features), own + features @ weights, rtol=1e-6, atol=1e-6
+    )
+    with pytest.raises(ArtifactError, match="evidence of version 3"):
+        Evidence.load(tmp_path, about | {"version": 3})
 
 
 def test_a_query_is_never_fitted_on_and_held_out_at_once() -> None:

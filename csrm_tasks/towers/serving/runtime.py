@@ -137,8 +137,8 @@ class TowerRuntime:
             return {"cosine": sign * scaled, "bias": sign * self._bias * one}
         own, bias = self.evidence.own, self.evidence.bias
         parts = {"cosine": sign * own * scaled, "bias": sign * (own * self._bias + bias) * one}
-        each = zip(NAMES, features.T, self.evidence.weights, strict=True)
-        return parts | {name: sign * np.outer(values, w) for name, values, w in each}
+        each = self.evidence.parts(features)  # (n, 2, F)
+        return parts | {name: sign * each[..., i] for i, name in enumerate(NAMES)}
 
     def score_texts(self, queries: Sequence[str], products: Sequence[str]) -> Scores:
         """Score N pairs of texts; one that stands in several is embedded once."""
