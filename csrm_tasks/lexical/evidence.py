@@ -44,27 +44,32 @@ class Evidence:
         return kept[0], kept[1]
 
     @cached_property
-    def _side_by_side(self) -> Floats:
-        """Return S of both heads as one matrix (F, 2·F): one product for all pairs."""
-        return np.ascontiguousarray(np.hstack(list(self.products)))
+    def _squares(self) -> tuple[Floats, Floats]:
+        """Return S of both heads as sums of squares, and u behind them; made once for serving.
+
+        (F, 2·F + 2) directions and u; (2·F, 2) what the square of each direction weighs.
+        """
+        value, vector = np.linalg.eigh(self.products.astype(np.float64))  # (2, F), (2, F, F)
+        weighs = np.zeros((vector.shape[1] * 2, 2), np.float32)
+        weighs[: len(weighs) // 2, 0], weighs[len(weighs) // 2 :, 1] = value
+        return np.hstack([*vector, self.weights]).astype(np.float32), weighs
+
+    def logits(self, own: Floats, features: Floats) -> Floats:
+        """Return logits (..., 2) of good pairs from the heads' own and features (..., F)."""
+        directions, weighs = self._squares
+        along = features @ directions
+        squares, said = along[..., :-2], along[..., -2:]
+        combined: Floats = own * self.own + np.square(squares) @ weighs + said + self.bias
+        return combined
 
     def parts(self, features: Floats) -> Floats:
         """Return what each feature adds to both heads' logits, (..., 2, F), of features (..., F).
 
         Half of what a product of two features says is counted to each.
         """
-        turned = (features @ self._side_by_side).reshape(
-            *features.shape[:-1], *self.weights.T.shape
-        )
-        turned += self.weights.T
-        turned *= features[..., None, :]
-        made: Floats = turned
+        turned = np.stack([features @ products for products in self.products], -2)
+        made: Floats = (turned + self.weights.T) * features[..., None, :]
         return made
-
-    def logits(self, own: Floats, features: Floats) -> Floats:
-        """Return logits (..., 2) of good pairs from the heads' own and features (..., F)."""
-        combined: Floats = own * self.own + self.parts(features).sum(-1) + self.bias
-        return combined
 
     def describe(self) -> dict[str, Any]:
         """Return what :meth:`load` reads beside the lexicon's file."""

@@ -127,7 +127,8 @@ def test_the_parts_of_products_are_the_sum_written_out(shape: tuple[int, ...]) -
     evidence = Evidence(LEXICON, *arrays)
     z, f = rng.normal(size=(*shape, 2)), rng.random((*shape, count))
     logits = evidence.logits(z.astype(np.float32), f.astype(np.float32))
-    assert logits.shape == (*shape, 2)
+    parts = evidence.parts(f.astype(np.float32))
+    assert logits.shape == (*shape, 2) and parts.shape == (*shape, 2, count)
     for at in np.ndindex(*shape):
         for head in range(2):
             slow = own[head] * z[at][head] + bias[head]
@@ -135,6 +136,8 @@ def test_the_parts_of_products_are_the_sum_written_out(shape: tuple[int, ...]) -
                 slow += weights[i, head] * f[at][i]
                 slow += sum(products[head, i, j] * f[at][i] * f[at][j] for j in range(count))
             assert logits[at][head] == pytest.approx(slow, rel=1e-4, abs=1e-3)
+            said = slow - own[head] * z[at][head] - bias[head]
+            assert parts[at][head].sum() == pytest.approx(said, rel=1e-4, abs=1e-3)
 
 
 def test_towers_from_before_products_are_served_as_they_were(tmp_path: Path) -> None:
