@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import (
     AliasChoices,
-    BaseModel,
     BeforeValidator,
     Field,
     StringConstraints,
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.presets import with_presets
 from csrm_tasks.sections import (
-    FORMS,
     Ablation,
     Controls,
     Filter,
@@ -47,9 +42,11 @@ from csrm_tasks.sections import (
     Worker,
 )
 from csrm_tasks.sections.base import Unit
+from csrm_tasks.sections.faults import ONE_SOURCE, explained
 from csrm_tasks.sections.release import LANGUAGE
 from csrm_tasks.sections.tasks import BINARY, Task, check_tasks
 from csrm_tasks.sections.workers import check_names
+from csrm_tasks.yaml_files import read_yaml
 
 Name = Annotated[
     str,
@@ -68,38 +65,6 @@ def _several(given: object) -> object:
     if isinstance(given, str):
         return (given,)
     return tuple(given) if isinstance(given, list) else given
-
-
-ONE_SOURCE = "source_locale"  # spells ``source_locales`` where there is one
-
-
-class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
-    """PyYAML's, which takes the last of a key that is given twice: here that is refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping; raises PyYAML's error where a key is given twice."""
-        names = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if names.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is given more than once", key.start_mark
-                )
-            if key.tag == "tag:yaml.org,2002:bool":
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"key {key.value!r} is true or false to YAML; put it in quotes",
-                    key.start_mark,
-                )
-        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
-        return found
-
-
-# A day is text, as in all else that a market reads: YAML would make a date of it.
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 class MarketConfig(Section):
@@ -270,7 +235,7 @@ def parse_market(path: Path) -> MarketConfig:
     try:
         config = validated(keys)
     except ValidationError as e:
-        first, *others = explained(e)
+        first, *others = explained(MarketConfig, e)
         more = f" (and {len(others)} more: csrm market check)" if others else ""
         raise ConfigError(f"{path}: {first}{more}") from e
     except TypeError as e:  # a YAML set or the like
@@ -282,76 +247,13 @@ def parse_market(path: Path) -> MarketConfig:
 
 def read_keys(path: Path) -> dict[str, Any]:
     """Return the keys of a market file over its presets; raises :class:`ConfigError`."""
-    return with_presets(raw_keys(path))
-
-
-def raw_keys(path: Path) -> dict[str, Any]:
-    """Return the keys that stand in a market file; raises :class:`ConfigError`."""
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
-    return raw
+    return with_presets(read_yaml(path))
 
 
 def validated(keys: Mapping[str, Any]) -> MarketConfig:
     """Return the market that keys of a file say; raises pydantic's error, TypeError for a date."""
     # JSON mode: lists become tuples, as YAML cannot write a tuple; types stay strict.
     return MarketConfig.model_validate_json(json.dumps(keys))
-
-
-def explained(error: ValidationError) -> list[str]:
-    """Return one line per fault of a market file: the key, what is wrong, what to do."""
-    return [_explained(dict(one)) for one in error.errors()]
-
-
-def _explained(one: Mapping[str, Any]) -> str:
-    loc = one["loc"][:1] if one["loc"][:1] == (ONE_SOURCE,) else one["loc"]
-    loc = [part for part in loc if part not in FORMS]
-    *section, last = map(str, loc) if loc else ("",)
-    known = fields_of(section)
-    message = one["msg"].removeprefix("Value error, ")
-    if one["type"] == "extra_forbidden" and last == ONE_SOURCE:
-        message = "stands beside source_locales, which says the same of several; give one of them"
-    elif one["type"] == "extra_forbidden" and known:
-        near = difflib.get_close_matches(last, known, n=1)
-        message = (
-            f"there is no such key; did you mean {near[0]}?"
-            if near
-            else (f"there is no such key; known here: {', '.join(sorted(known))}")
-        )
-    elif one["type"] == "float_type" and isinstance(one["input"], str):
-        message += f"; YAML reads {one['input']} as text, numbers need a point: 2.0e-5"
-    elif one["type"] == "missing":
-        message = "has no default, give it (docs/MARKET.md says what it is)"
-    return ": ".join(part for part in (".".join([*section, last]), message) if part)
-
-
-def fields_of(section: Sequence[str]) -> Mapping[str, FieldInfo]:
-    """Return the keys that a section may have; none where it is none."""
-    model: type[BaseModel] = MarketConfig
-    names = iter(section)
-    for name in names:
-        if name.isdecimal():
-            continue
-        field = model.model_fields.get(name)
-        inner = section_in(field.annotation) if field else None
-        if field is None or inner is None:
-            return {}
-        if get_origin(field.annotation) is dict and next(names, None) is None:
-            return {}  # a mapping of sections has whatever keys
-        model = inner
-    return model.model_fields
-
-
-def section_in(annotation: object) -> type[Section] | None:
-    """Return the section that a type is, or holds (an optional one, a list of them)."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    found = (section_in(part) for part in get_args(annotation))
-    return next((part for part in found if part is not None), None)
 
 
 def bases_of(config: MarketConfig) -> dict[str, str]:

@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("base_models", "text", "tracking"),
     ("file_state",),
     ("artifacts", "notify"),
-    ("airflow_api", "blobs", "connections", "json_files", "records", "settings"),
+    ("airflow_api", "blobs", "connections", "json_files", "records", "settings", "yaml_files"),
     (
         "errors",
         "ragged",

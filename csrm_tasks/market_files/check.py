@@ -16,8 +16,9 @@ from csrm_tasks.ingest.contract.contracts import contract_of
 from csrm_tasks.market_files.encoders import SHIPPED, of_encoders
 from csrm_tasks.market_files.raters import rated_enough
 from csrm_tasks.market_files.reference import flat, in_effect
-from csrm_tasks.markets import MarketConfig, bases_of, explained, read_keys, validated
+from csrm_tasks.markets import MarketConfig, bases_of, read_keys, validated
 from csrm_tasks.options import OPTIONS, ablation_arms, ablation_steps
+from csrm_tasks.sections.faults import explained
 from csrm_tasks.settings import Settings
 
 WHOLE = ("ingest", "retrain", "refresh", "rollout")
@@ -51,7 +52,7 @@ def faults_of(path: Path) -> tuple[MarketConfig | None, list[str]]:
     except ConfigError as e:
         return None, [str(e).removeprefix(f"{path}: ")]
     except ValidationError as e:
-        return None, explained(e)
+        return None, explained(MarketConfig, e)
     except TypeError as e:
         return None, [f"{e}; put it in quotes"]
     return config, list(_faults(config, path))

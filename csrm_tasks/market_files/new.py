@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from csrm_tasks.base_models import check_base
 from csrm_tasks.errors import ConfigError
-from csrm_tasks.markets import bases_of, explained, validated
+from csrm_tasks.markets import MarketConfig, bases_of, validated
+from csrm_tasks.sections.faults import explained
 
 LLM, ENCODER = "csrm_tasks/demo/bases/shipped/llm", "csrm_tasks/demo/bases/shipped/encoder"
 HEAD = """\
@@ -84,7 +85,7 @@ def new_market(
     except yaml.YAMLError as e:
         raise ConfigError(f"{name}: cannot be written as YAML: {' '.join(str(e).split())}") from e
     except ValidationError as e:
-        raise ConfigError("; ".join(explained(e))) from e
+        raise ConfigError("; ".join(explained(MarketConfig, e))) from e
     for key, base in bases_of(config).items():
         check_base(key, base)
     return text

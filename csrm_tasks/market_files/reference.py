@@ -15,9 +15,10 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from csrm_tasks.markets import MarketConfig, section_in
+from csrm_tasks.markets import MarketConfig
 from csrm_tasks.presets import SECTIONS
 from csrm_tasks.sections.base import Section, Unit
+from csrm_tasks.sections.faults import section_in
 from csrm_tasks.settings import PROJECT_ROOT
 
 MARKET_MD = PROJECT_ROOT / "docs" / "MARKET.md"

@@ -30,9 +30,11 @@ from csrm_tasks.demo.runner.home import Home, check_disk
 from csrm_tasks.demo.runner.plan import Stage
 from csrm_tasks.demo.runner.processes import Processes
 from csrm_tasks.errors import ConfigError, CsrmError, RefusedError
-from csrm_tasks.markets import MarketConfig, bases_of, explained, load_market, raw_keys, validated
+from csrm_tasks.markets import MarketConfig, bases_of, load_market, validated
 from csrm_tasks.presets import with_presets
+from csrm_tasks.sections.faults import explained
 from csrm_tasks.settings import PROJECT_ROOT, bases_folder, load_settings
+from csrm_tasks.yaml_files import read_yaml
 
 EXTRA = "bases"
 NEEDED_BYTES = 5 * 1024**3  # of the home: a week of adapters, towers and their checkpoints
@@ -55,7 +57,7 @@ def market_keys(home: Home) -> dict[str, Any]:
             f"(there are some for: {', '.join(known) or 'none'})"
         )
     load_market(home.market, folder)  # says what is wrong there
-    return raw_keys(folder / f"{home.market}.yaml") | raw_keys(path)
+    return read_yaml(folder / f"{home.market}.yaml") | read_yaml(path)
 
 
 def market(home: Home) -> MarketConfig:
@@ -64,7 +66,7 @@ def market(home: Home) -> MarketConfig:
         return validated(with_presets(market_keys(home)))
     except ValidationError as e:
         where = f"markets/{home.bases}/{home.market}.yaml over markets/{home.market}.yaml"
-        raise ConfigError(f"{where}: {explained(e)[0]}") from e
+        raise ConfigError(f"{where}: {explained(MarketConfig, e)[0]}") from e
 
 
 def write_market(home: Home) -> None:
