@@ -118,28 +118,16 @@ def fit(lexicon: Lexicon, learnt: Mapping[str, Pairs], dev: Pairs | None, seed: 
     ``dev``: pairs that are not among them, and judge; None where the folds alone do.
     """
     kinds = [pairs.some(seed) for pairs in learnt.values() if len(pairs)]
-    made = {head: _Head() for head in HEADS}
     facts: dict[str, Any] = {f"evidence_{name}_pairs": len(p) for name, p in learnt.items()}
     if not kinds or len(np.unique(np.concatenate([_folds(p.query) for p in kinds]))) < 2:
         return Fitted(None, facts)  # nothing to fit, or nothing to hold back
+    heads = []
     for i, head in enumerate(HEADS):
-        data = _Data.of(kinds, i)
-        losses = {(form, c): _held_out(data.read_as(form), c) for form in FORMS for c in STRENGTHS}
-        form, best = min(losses, key=lambda setting: losses[setting])
-        gain = _held_out(data.alone(), STRENGTHS[-1]) - losses[form, best]
-        model = _regression(data.read_as(form), best)
-        facts |= {f"evidence_{head}_form": form, f"evidence_{head}_strength": best}
-        facts[f"evidence_{head}_gain"] = gain
-        if dev is not None and len(dev):
-            judged = _Data.of([dev], i)
-            alone = data.alone()
-            before = _loss(_regression(alone, STRENGTHS[-1]), judged.alone())
-            facts[f"evidence_{head}_dev_gain"] = before - _loss(model, judged.read_as(form))
-            gain = min(gain, facts[f"evidence_{head}_dev_gain"])
-        facts[f"evidence_{head}"] = gain > 0
-        if gain > 0:
-            made[head] = _Head.of(model)
-    return Fitted(_joined(lexicon, list(made.values())), facts)
+        judged = _Data.of([dev], i) if dev is not None and len(dev) else None
+        made, about = _fit_head(_Data.of(kinds, i), judged)
+        heads.append(made)
+        facts |= {f"evidence_{head}_{name}": fact for name, fact in about.items()}
+    return Fitted(_joined(lexicon, heads), facts)
 
 
 @dataclass(frozen=True)
@@ -160,6 +148,20 @@ class _Head:
             products[FIRST, SECOND] = rest[len(NAMES) :]
         weights = np.array(rest[: len(NAMES)])
         return cls(float(own), float(bias), weights, (products + products.T) / 2, True)
+
+
+def _fit_head(data: _Data, dev: _Data | None) -> tuple[_Head, dict[str, Any]]:
+    """Return one head's coefficients, those of no evidence where it is not confirmed, and facts."""
+    losses = {(form, c): _held_out(data.read_as(form), c) for form in FORMS for c in STRENGTHS}
+    form, best = min(losses, key=lambda setting: losses[setting])
+    model, alone = _regression(data.read_as(form), best), data.alone()
+    gains = {"gain": _held_out(alone, STRENGTHS[-1]) - losses[form, best]}
+    if dev is not None:
+        before = _loss(_regression(alone, STRENGTHS[-1]), dev.alone())
+        gains["dev_gain"] = before - _loss(model, dev.read_as(form))
+    kept = min(gains.values()) > 0
+    facts = {"form": form, "strength": best, **gains, "kept": kept}
+    return _Head.of(model) if kept else _Head(), facts
 
 
 def _joined(lexicon: Lexicon, heads: list[_Head]) -> Evidence | None:

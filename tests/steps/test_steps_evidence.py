@@ -63,7 +63,7 @@ def made(world: Installation, towers: Any) -> dict[str, Any]:
 def test_evidence_is_kept_and_helps_towers_that_know_little(
     world: Installation, towers: Any
 ) -> None:
-    assert towers.facts["evidence_em"] and towers.facts["evidence_defect"]
+    assert towers.facts["evidence_em_kept"] and towers.facts["evidence_defect_kept"]
     assert towers.facts["evidence_em_dev_gain"] > 0
     off = world.market.towers.model_copy(update={"evidence": False})
     plain = world.market.model_copy(update={"towers": off})

@@ -47,7 +47,7 @@ def test_what_the_features_say_is_found_and_kept() -> None:
     assert made.evidence.weights[0] == pytest.approx([4.0, 4.0], abs=0.5)
     assert np.abs(made.evidence.weights[1:]).max() < 0.5
     assert made.evidence.own == pytest.approx([1.0, 1.0], abs=0.1)
-    assert made.facts["evidence_em"] and made.facts["evidence_defect"]
+    assert made.facts["evidence_em_kept"] and made.facts["evidence_defect_kept"]
     assert made.facts["evidence_em_dev_gain"] > 0.05
 
 
@@ -55,7 +55,7 @@ def test_features_that_say_nothing_are_left_out() -> None:
     learnt = {"train": drawn(400, 0, 0.0, soft=False)}
     made = fit(LEXICON, learnt, drawn(200, 1, 0.0, soft=False), seed=0)
     assert made.evidence is None
-    assert not made.facts["evidence_em"] and not made.facts["evidence_defect"]
+    assert not made.facts["evidence_em_kept"] and not made.facts["evidence_defect_kept"]
 
 
 def test_what_dev_does_not_confirm_is_left_out_by_head() -> None:
@@ -66,7 +66,7 @@ def test_what_dev_does_not_confirm_is_left_out_by_head() -> None:
     assert fit(LEXICON, {"teacher": learnt}, other, seed=0).evidence is None
     made = fit(LEXICON, {"teacher": learnt}, mixed, seed=0)
     assert made.evidence is not None
-    assert made.facts["evidence_em"] and not made.facts["evidence_defect"]
+    assert made.facts["evidence_em_kept"] and not made.facts["evidence_defect_kept"]
     own = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
     features = np.random.default_rng(4).random((5, len(NAMES))).astype(np.float32)
     logits = made.evidence.logits(own, features)
