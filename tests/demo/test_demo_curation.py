@@ -32,7 +32,14 @@ from csrm_tasks.demo.curation.market import (
     relevance_of,
 )
 from csrm_tasks.demo.curation.pages import RIGHT, Questions
-from csrm_tasks.demo.curation.run import CLAIMS, SeedResult, effects, filter_precision, removed
+from csrm_tasks.demo.curation.run import (
+    CLAIMS,
+    PRECISION,
+    SeedResult,
+    effects,
+    filter_precision,
+    removed,
+)
 from csrm_tasks.demo.curation.table import ARMS, table
 from csrm_tasks.demo.market.generate import lexicon_of
 from csrm_tasks.demo.market.grades import true_grade
@@ -149,6 +156,9 @@ def test_the_filters_precision_is_the_share_of_wrong_labels_that_it_removed() ->
     assert found.by_query.value == pytest.approx(0.95) and found.seeds == (0.95,) * 3
     assert found.verdict == "holds"
     assert filter_precision([SeedResult(0)]) is None
+    results = [SeedResult(i, flagged=flagged) for i, flagged in enumerate([many, many[:0], many])]
+    row = next(line for line in table(results).splitlines() if line.startswith(f"| {PRECISION}"))
+    assert row.split(" | ")[-3:] == ["95.0", "–", "95.0 |"]  # each below its seed
     assert filter_precision([SeedResult(0, flagged=gone.clear())]) is None
 
 

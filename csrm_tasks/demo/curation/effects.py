@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Literal
 
 import numpy as np
@@ -44,7 +45,7 @@ class Effect:
 
     by_query: Interval
     by_seed: Interval
-    seeds: tuple[float, ...]
+    seeds: tuple[float, ...]  # no number (nan) where a seed has no figure
     verdict: str
 
 
@@ -104,11 +105,11 @@ def compare(
 def share_right(flagged: Sequence[pl.DataFrame]) -> Effect:
     """Hold the share of ``wrong`` among flagged labels (query_id, wrong) of each seed to the bar.
 
-    A seed without a flagged label has no share and is left out.
+    A seed without a flagged label has no share: it counts for nothing, in its own place.
     """
-    counts = [_wrong_by_query(table) for table in flagged if table.height]
+    counts = [_wrong_by_query(table) for table in flagged]
     pooled = np.concatenate(counts)
-    own = [float(_share(c.sum(0))) for c in counts]
+    own = [float(_share(c.sum(0))) if len(c) else nan for c in counts]
     return _judged(interval(pooled, _share, resample(len(pooled))), own, "bar")
 
 
@@ -122,7 +123,7 @@ def _share(counts: Floats) -> Floats:
 
 
 def _judged(pooled: Interval, own: Sequence[float], rule: Rule) -> Effect:
-    spread = over_seeds(own)
+    spread = over_seeds([x for x in own if not isnan(x)])
     return Effect(pooled, spread, tuple(own), verdict(rule, pooled, spread))
 
 

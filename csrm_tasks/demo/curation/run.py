@@ -186,5 +186,5 @@ def effects(results: Sequence[SeedResult]) -> list[tuple[Claim, Effect]]:
 
 def filter_precision(results: Sequence[SeedResult]) -> Effect | None:
     """Return how many of the removed labels are wrong; None where nothing was removed yet."""
-    flagged = [r.flagged for r in results if r.flagged is not None and r.flagged.height]
-    return share_right_of(flagged) if flagged else None
+    flagged = [r.flagged for r in results if r.flagged is not None]
+    return share_right_of(flagged) if any(f.height for f in flagged) else None

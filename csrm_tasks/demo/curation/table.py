@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, isnan
 
 import polars as pl
 
@@ -42,7 +42,7 @@ def table(results: Sequence[SeedResult]) -> str:
 
 
 def _claim(title: str, effect: Effect, seeds: int, form: str) -> str:
-    own = _filled([f"{100 * x:{form}}" for x in effect.seeds], seeds)
+    own = _filled(["–" if isnan(x) else f"{100 * x:{form}}" for x in effect.seeds], seeds)
     limits = (_limits(x, form) for x in (effect.by_query, effect.by_seed))
     value = f"{100 * effect.by_query.value:{form}}"
     return _row(title, value, *limits, f"**{effect.verdict}**", *own)
