@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 GRAPH = "CSRM_BENCHMARK_GRAPH"  # environment: FILE, for a peer's processes that load the graph
+HOW = "CSRM_BENCHMARK_TASKS"  # of Prefect's: threads or processes
 POLL = 0.1  # seconds between looks at whether a run has ended, for every contestant
 READY = 300.0  # seconds until a server answers, on a machine that is busy with others
 REFERENCE = "demo/step/0123456789abcdef"  # what an empty step returns: as long as an artifact's

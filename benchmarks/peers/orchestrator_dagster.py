@@ -7,26 +7,12 @@ would start a fresh interpreter for each step.
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.peers.orchestrator import (
-    GRAPH,
-    REFERENCE,
-    Task,
-    ask,
-    free_port,
-    serve,
-    started,
-    wait_for,
-)
+from benchmarks.peers.orchestrator import GRAPH, Task, ask, free_port, serve, started, wait_for
 
-if TYPE_CHECKING:
-    from dagster import Definitions
-
-MODULE = "benchmarks.peers.orchestrator_dagster"
 SETTINGS = """\
 storage:
   {kind}
@@ -50,34 +36,6 @@ WHERE = (
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
-def definitions() -> Definitions:
-    """Return the job for Dagster's processes, which load it by this function."""
-    import dagster as dg
-
-    given = Task.read(os.environ[GRAPH])
-
-    def step(name: str, read: list[str]) -> dg.OpDefinition:
-        @dg.op(name=name, ins={one: dg.In() for one in read})
-        def empty(**made: str) -> str:
-            return REFERENCE
-
-        return empty
-
-    graph = dg.GraphDefinition(
-        name="retrain",
-        node_defs=[step(name, read) for name, read in given.graph.items()],
-        dependencies={
-            name: {one: dg.DependencyDefinition(one) for one in read}
-            for name, read in given.graph.items()
-        },
-    )
-    forked = {"forkserver": {"preload_modules": ["dagster", MODULE]}}
-    executor = dg.multiprocess_executor.configured(
-        {"max_concurrent": given.at_once, "start_method": forked}
-    )
-    return dg.Definitions(jobs=[graph.to_job(executor_def=executor)])
-
-
 def main() -> None:
     """See :mod:`benchmarks.peers.orchestrator`."""
     task, port = Task.read(sys.argv[1]), free_port()
@@ -86,7 +44,7 @@ def main() -> None:
         kind = f'sqlite: {{base_dir: "{task.folder}"}}'
     (task.folder / "dagster.yaml").write_text(SETTINGS.format(kind=kind), encoding="utf-8")
     env = {"DAGSTER_HOME": str(task.folder), GRAPH: sys.argv[1]}
-    code = ["-m", MODULE, "-a", "definitions"]
+    code = ["-m", "benchmarks.peers.dagster_job"]
     servers = {
         "daemon": ["dagster-daemon", "run", *code],
         "webserver": ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port), *code],

@@ -6,14 +6,12 @@ runs in one of a pool of processes, so that one that dies does not take the run 
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
-from typing import Any
 
 from benchmarks.peers.orchestrator import (
     GRAPH,
-    REFERENCE,
+    HOW,
     Task,
     ask,
     free_port,
@@ -22,36 +20,7 @@ from benchmarks.peers.orchestrator import (
     wait_for,
 )
 
-MODULE = "benchmarks.peers.orchestrator_prefect"
-HOW = "CSRM_BENCHMARK_TASKS"  # environment of the runner: threads or processes
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def empty(name: str, read: list[str]) -> str:
-    """One step that does nothing."""
-    return REFERENCE
-
-
-def offer() -> None:
-    """Be the runner: offer the flow to be run, until this process ends."""
-    from prefect import flow, task
-    from prefect.futures import wait
-    from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
-
-    given = Task.read(os.environ[GRAPH])
-    pool = {"threads": ThreadPoolTaskRunner, "processes": ProcessPoolTaskRunner}[os.environ[HOW]]
-    step = task(empty)
-
-    @flow(task_runner=pool(max_workers=given.at_once))
-    def retrain() -> None:
-        made: dict[str, Any] = {}
-        for name, read in given.graph.items():
-            one = step.with_options(name=name)
-            made[name] = one.submit(name, [made[r] for r in read])
-        wait([*made.values()])
-        assert all(future.state.is_completed() for future in made.values())
-
-    retrain.serve(name="benchmark", print_starting_message=False)
 
 
 def main() -> None:
@@ -67,7 +36,7 @@ def main() -> None:
         "PREFECT_LOGGING_LEVEL": "WARNING", GRAPH: sys.argv[1], HOW: how,
     }  # fmt: skip
     server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    runner = ["python", "-c", f"from {MODULE} import offer; offer()"]
+    runner = ["python", "-c", "from benchmarks.peers import prefect_flow; prefect_flow.offer()"]
 
     def deployment() -> str:
         found = ask(f"{api}/deployments/filter", {})

@@ -39,7 +39,7 @@ def environment(name: str) -> Path:
     python, made = folder / "bin" / "python", folder / "made"
     if not made.exists():  # a path is written into its programs: it is not moved into its place
         _uv(name, "venv", "-q", "--clear", "--python", sys.executable, str(folder))
-        _install(name, "--python", str(python))
+        _install(name, "--compile-bytecode", "--python", str(python))
         made.touch()
     return python
 
@@ -64,8 +64,10 @@ class Process:
     """A command of the project's folder with which lines of JSON are exchanged."""
 
     def __init__(self, command: Sequence[str | Path], env: Mapping[str, str]) -> None:
+        # Compiled modules are kept, else every process of a contestant compiles what it imports.
+        kept = {k: v for k, v in env.items() if k != "PYTHONDONTWRITEBYTECODE"}
         self._process = subprocess.Popen(
-            command, env=env, cwd=PROJECT_ROOT, text=True,
+            command, env=kept, cwd=PROJECT_ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self.hello = self._read()
