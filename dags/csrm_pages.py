@@ -14,7 +14,7 @@ def explain(dag: DAG) -> None:
     process only that task is asked for its page, by those who collect lineage.
     """
     own = get_parsing_context().task_id
-    for one in [dag.get_task(own)] if own in dag.task_ids else dag.tasks:
+    for one in [dag.get_task(own)] if own and own in dag.task_ids else dag.tasks:
         given = (one.partial_kwargs if one.is_mapped else vars(one)).get("op_kwargs") or {}
         if "step" not in given:
             continue
