@@ -108,8 +108,8 @@ def parses(sizes: Sequence[int], rounds: int) -> dict[int, Timing]:
 def weeks(quick: bool) -> dict[str, float]:
     """Run the week's graph by every orchestrator, print their seconds, return the ratios."""
     graph = graph_of(THIS)
-    print(f"\nA week of the demo market with empty steps: {len(graph.tasks)} tasks, {graph.edges} ")
-    print(f"edges, {graph.depth} tasks on the longest path; seconds from trigger to end:\n")
+    size = f"{len(graph.tasks)} tasks, {graph.edges} edges, {graph.depth} on the longest path"
+    print(f"\nA week of the demo market with empty steps, seconds from trigger to end ({size}):\n")
     with postgres() as (server, _), tempfile.TemporaryDirectory() as folder:
         contest = Contest(server, Path(folder), graph, warm=not quick)
         found = contest.compete(peers=not quick, rounds=1 if quick else 3, runs=1 if quick else 3)
