@@ -38,7 +38,6 @@ def main(folder: str, database: str, dags: str, port: str, dag: str, week: str, 
     more = {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
         "AIRFLOW__CORE__DAGS_FOLDER": dags,
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
     }
     started = processes.Processes(home.processes, home.logs, home.environment() | more)
     started.run("migrate", ["airflow", "db", "migrate"])
@@ -48,6 +47,7 @@ def main(folder: str, database: str, dags: str, port: str, dag: str, week: str, 
         client = api.AirflowApi(home.url, homes.USER, home.password())
         started.wait_until(client.healthy, "Airflow", READY)
         started.wait_until(lambda: client.has_dag(dag), dag, READY)
+        client.unpause(dag)
 
         def run(name: str) -> float:
             begun = time.perf_counter()
