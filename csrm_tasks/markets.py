@@ -215,15 +215,15 @@ def load_market(name: str, folder: Path) -> MarketConfig:
     return config
 
 
-def load_markets(folder: Path) -> tuple[list[MarketConfig], list[str]]:
+def load_markets(folder: Path, only: str | None = None) -> tuple[list[MarketConfig], list[str]]:
     """Load every market file of ``folder``, sorted by name, and say what is wrong with others.
 
-    A file that is no market costs the other markets nothing.
+    A file that is no market costs the other markets nothing. With ``only`` one market is read.
     """
     found, wrong = [], []
-    for path in sorted(folder.glob("*.yaml")):
+    for name in [only] if only else sorted(path.stem for path in folder.glob("*.yaml")):
         try:
-            found.append(load_market(path.stem, folder))
+            found.append(load_market(name, folder))
         except ConfigError as e:
             wrong.append(str(e))
     return found, wrong

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import get_parsing_context
 from csrm_faults import retried
 
 from csrm_tasks.errors import ConfigError
@@ -22,8 +24,10 @@ def examined() -> tuple[list[MarketConfig], list[str]]:
     """Return the markets that can have DAGs, and what is wrong with the others.
 
     What one market cannot have must not cost the others theirs: they stand in the same DAG file.
+    A task's own process needs its market alone (docs/decisions/0011-what-a-task-loads.md).
     """
-    found, wrong = load_markets(load_settings().markets)
+    folder = load_settings().markets
+    found, wrong = load_markets(folder, own_market(folder))
     usable = []
     for market in found:
         try:
@@ -33,6 +37,13 @@ def examined() -> tuple[list[MarketConfig], list[str]]:
         else:
             usable.append(market)
     return usable, wrong
+
+
+def own_market(folder: Path) -> str | None:
+    """Return the market whose task this process is for; None where all DAGs are wanted."""
+    asked = get_parsing_context()
+    name = (asked.dag_id or "").partition("__")[2] if asked.task_id else ""
+    return name if name and (folder / f"{name}.yaml").is_file() else None
 
 
 def every_task(market: MarketConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from csrm_assets import PUBLISHING, announce, days_of, note_made, on_days
 from csrm_faults import refusals_fail
 from csrm_limits import every_task, examined, limits_of, owner_links, watched
+from csrm_pages import explain
 from csrm_windows import asked, day_of, kind_of, week_end, withheld
 from csrm_workers import place
 
@@ -28,7 +29,6 @@ from csrm_tasks.sections import WeekOfDays
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.asked import REUSABLE
 from csrm_tasks.steps.classes import RELEASING
-from csrm_tasks.steps.docs import task_doc
 
 log = logging.getLogger("csrm")
 ASKED = "{{ asked(params, dag_run) }}"  # what every step is told of its run
@@ -117,22 +117,6 @@ def market_dag(
     explain(dag)
     place(dag, market)
     return dag
-
-
-def explain(dag: DAG) -> None:
-    """Have each task's page say what its step does, reads and makes, and what to do if it fails.
-
-    Tasks that run no step have the docstring of their function, as Airflow sets it.
-    """
-    for one in dag.tasks:
-        given = (one.partial_kwargs if one.is_mapped else vars(one)).get("op_kwargs") or {}
-        if "step" not in given:
-            continue
-        doc = task_doc(given["step"], given["inputs"])
-        if one.is_mapped:
-            one.partial_kwargs["doc_md"] = doc
-        else:
-            one.doc_md = doc
 
 
 @task

@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -70,7 +74,7 @@ def keys(
     for name, field in model.model_fields.items():
         dotted = f"{prefix}{name}"
         inner = section_in(field.annotation)
-        effect = " ".join((field.description or "").split()) or about(inner).split("\n\n")[0]
+        effect = " ".join(texts(model).get(name, "").split()) or about(inner).split("\n\n")[0]
         value = getattr(given, name) if given else field.get_default(call_default_factory=True)
         default = "required" if field.is_required() and not given else written(value)
         yield Key(dotted, kind_of(shapes[name]), default, unit_of(field), " ".join(effect.split()))
@@ -78,6 +82,25 @@ def keys(
             each = EACH.get(get_origin(field.annotation), "")
             below = value if isinstance(value, inner) else None
             yield from keys(inner, f"{dotted}{each}.", below)
+
+
+@cache
+def texts(model: type[BaseModel]) -> dict[str, str]:
+    """Return field → the text under its declaration, in a section or one that it extends."""
+    found: dict[str, str] = {}
+    for one in reversed(model.__mro__):
+        if not issubclass(one, Section):
+            continue
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(declared, ast.ClassDef)
+        for field, below in pairwise(declared.body):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = inspect.cleandoc(text)
+    return found
 
 
 def about(section: type[Section] | None) -> str:
@@ -145,7 +168,8 @@ def reference() -> str:
     for name, field in MarketConfig.model_fields.items():
         inner = section_in(field.annotation)
         if inner is not None:
-            more = f"\n\n{field.description}" if field.description else ""
+            text = texts(MarketConfig).get(name)
+            more = f"\n\n{text}" if text else ""
             own = [row for row in rows if row.name.startswith(f"{name}.")]
             parts += [f"\n## `{name}`\n\n{about(inner)}{more}\n", _table(own)]
     return "\n".join([*parts, _presets()])

@@ -26,7 +26,7 @@ REPEATED = "It acts outside its artifact and always runs; to run it again does n
 
 def task_doc(step: str, inputs: Iterable[str]) -> str:
     """Return the Markdown of a task that runs ``step`` on ``inputs``; KeyError: no such step."""
-    text, repeated = _steps()[step]
+    text, repeated = _found(step)
     reads = ", ".join(f"`{name}`" for name in inputs)
     parts = [
         text,
@@ -39,18 +39,33 @@ def task_doc(step: str, inputs: Iterable[str]) -> str:
     return "\n\n".join(parts)
 
 
+def _found(step: str) -> tuple[str, bool]:
+    """Return the docstring of ``step``, and whether it acts; only modules that name it are parsed.
+
+    A task's own process asks for one step of eighty.
+    """
+    for module in MODULES:
+        if f'"{step}"' in _text(module) and step in _steps(module):
+            return _steps(module)[step]
+    raise KeyError(step)
+
+
 @cache
-def _steps() -> dict[str, tuple[str, bool]]:
+def _text(module: str) -> str:
+    return (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+
+
+@cache
+def _steps(module: str) -> dict[str, tuple[str, bool]]:
     """Return step → its function's docstring as Markdown, and whether it has side effects."""
     found = {}
-    for module in MODULES:
-        tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
-        for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
-            for call in filter(_declares, function.decorator_list):
-                text = inspect.cleandoc(ast.get_docstring(function) or "")
-                acts = any(k.arg == "side_effect" for k in call.keywords)
-                name = str(ast.literal_eval(call.args[0]))
-                found[name] = ROLE.sub(r"`\1`", text).replace("``", "`"), acts
+    tree = ast.parse(_text(module))
+    for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
+        for call in filter(_declares, function.decorator_list):
+            text = inspect.cleandoc(ast.get_docstring(function) or "")
+            acts = any(k.arg == "side_effect" for k in call.keywords)
+            name = str(ast.literal_eval(call.args[0]))
+            found[name] = ROLE.sub(r"`\1`", text).replace("``", "`"), acts
     return found
 
 

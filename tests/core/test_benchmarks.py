@@ -37,7 +37,7 @@ FIGURES = {
     "llm_step": {"time_ratio_fp32", "memory_ratio_fp32", "memory_ratio_fp32_resident",
                  "time_ratio_bf16", "time_ratio_fp32_checkpointed",
                  "memory_ratio_fp32_checkpointed_resident"},
-    "orchestration": {"overhead_share", "parse_s_1", "parse_s_5"},
+    "orchestration": {"parse_s_1", "parse_s_5", "week_s"},
     "paired": {"ratio_loop", "ratio_scipy", "baseline_s"},
     "serving": {"requests_per_s", "p99_s", "failed", "ratio_mlflow", "p99_switching_s",
                 "refresh_share", "ready_s_1m", "memory_two_over_one",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -30,6 +32,7 @@ from csrm_tasks.errors import CsrmError
 from csrm_tasks.preload import MODULES, preload
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.code_digest import closure_of, code_digest
+from csrm_tasks.steps.declaration import MODULES as STEP_MODULES
 from csrm_tasks.steps.declaration import all_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -378,14 +381,53 @@ def test_a_log_entry_shows_our_frames_and_the_error() -> None:
 def test_only_a_component_that_forks_tasks_preloads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(find_spec(name.split(".")[0]) for name in MODULES)
     monkeypatch.setattr("csrm_tasks.preload.MODULES", ("colorsys", "not_installed_here", "wave"))
+    monkeypatch.setattr("csrm_tasks.preload.OWN", ())
+    monkeypatch.setattr("os.register_at_fork", lambda **_: None)
     for component in ("api-server", "dag-processor", "tasks", "celery"):
         assert preload(["airflow", component]) == []
     for words in (["scheduler", "--skip-serve-logs"], ["celery", "worker"]):
         assert preload(["airflow", *words]) == ["colorsys", "wave"]
 
 
-def test_the_schedulers_settings_file_loads_none_of_our_steps() -> None:
-    """A task imports our code itself: its digest, taken then, is part of the fingerprint."""
+FORKS = """
+import os, sys
+from pathlib import Path
+from csrm_tasks import preload
+preload.MODULES = ()
+assert preload.preload(["airflow", "scheduler"]) == [*preload.OWN]
+def in_a_fork():
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        inherited = "csrm_tasks.markets" in sys.modules
+        from csrm_tasks import options
+        print(inherited, getattr(options, "ADDED", None), flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+print(sorted(m for m in sys.modules if m.startswith("csrm_tasks.steps.")))
+in_a_fork()
+with Path(preload.HERE, "options.py").open("a") as f:
+    f.write("ADDED = 1\\n")
+in_a_fork()
+sys.modules["csrm_wiring"] = sys
+in_a_fork()
+"""
+
+
+def test_a_fork_has_our_code_as_it_lies_there_unless_its_task_is_at_work(tmp_path: Path) -> None:
+    """Its digest, taken in the task, is part of the fingerprint."""
+    shutil.copytree(ROOT / "csrm_tasks", tmp_path / "csrm_tasks")
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    loaded, *forks = done.stdout.splitlines()
+    assert forks == ["True None", "False 1", "True None"]
+    steps = {f"csrm_tasks.steps.{module}" for module in STEP_MODULES}
+    assert not steps & set(ast.literal_eval(loaded))  # no step's own module
+
+
+def test_the_settings_file_loads_nothing_where_no_task_is_forked() -> None:
     script = f"{PRELOAD}\nprint([m for m in sys.modules if m.startswith('csrm_tasks')])"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True

@@ -129,9 +129,10 @@ class Home:
             "EXECUTOR": "LocalExecutor",
             # LocalExecutor 3.3 takes every ready task into a first-in-first-out queue, whatever
             # its priority; a small pool keeps that queue empty, so the longest path goes first.
-            # One worker more than that, for the moment in which a finished one is not yet free.
+            # Twice as many workers: one whose task has ended is taken for up to a second more, as
+            # its supervisor may miss the exit (see MIN_HEARTBEAT_INTERVAL), while its slot is free.
             "DEFAULT_POOL_TASK_SLOT_COUNT": str(at_once),
-            "PARALLELISM": str(at_once + 1),
+            "PARALLELISM": str(2 * at_once),
             "LOAD_EXAMPLES": "false",
             "EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
