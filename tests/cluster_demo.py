@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Thread
@@ -113,6 +114,20 @@ def run(market: str, root: Path, server: str, wanted: Sequence[str]) -> dict[str
         }
 
 
+@contextmanager
+def own_folder(name: str) -> Iterator[Path]:
+    """Give a folder that no other run has: of one name, as references to landed files name it."""
+    folder = Path(tempfile.gettempdir()) / name
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise SystemExit(f"{folder} is there: another run has it, or left it; remove it") from None
+    try:
+        yield folder / "run"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     """See the module's docstring."""
     args = argparse.ArgumentParser(description=__doc__)
@@ -122,8 +137,8 @@ def main() -> None:
     args.add_argument("--out", type=Path, required=True, help="where the report is written")
     asked = args.parse_args()
     wanted = ["worker"] * asked.lose_worker + ["broker"] * asked.restart_broker
-    with tempfile.TemporaryDirectory(prefix="csrm-cluster-") as folder, postgres() as server:
-        told = run(asked.market, Path(folder) / "run", server, wanted)
+    with own_folder(f"csrm-cluster-{asked.market}") as folder, postgres() as server:
+        told = run(asked.market, folder, server, wanted)
     asked.out.write_text(json.dumps(told, indent=1), encoding="utf-8")
     print(json.dumps({k: v for k, v in told.items() if k != "digests"}, indent=1))
 
