@@ -37,9 +37,13 @@ class Towers:
     def seed(self) -> SeedMarket:
         """The market with the paper's towers."""
         seed = self.market.seed
-        plain = {"evidence": False, "stacked_teacher": False, "query_layers": None}
-        steps = self.made.recipe.tower_steps or seed.market.towers.steps
-        towers = seed.market.towers.model_copy(update=plain | {"steps": steps})
+        own, recipe = seed.market.towers, self.made.recipe
+        plain = {
+            "evidence": False, "stacked_teacher": False, "query_layers": None,
+            "queries": recipe.tower_queries or own.queries,
+            "steps": recipe.tower_steps or own.steps,
+        }  # fmt: skip
+        towers = own.model_copy(update=plain)
         return replace(seed, market=seed.market.model_copy(update={"towers": towers}))
 
     def by_hard_labels(self) -> str:

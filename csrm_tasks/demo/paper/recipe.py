@@ -30,7 +30,8 @@ class Recipe:
     source_share: float = TINY.noise_source  # of the source's train queries that these see
     label_steps: int = 300  # as on development seeds (docs/STUDY.md): 4 to 9 passes
     memorised: float = TINY.noise_memorised  # train fit from which these cross-fit (A18)
-    tower_steps: int | None = None  # None: the market's own
+    tower_queries: int | None = 3000  # that towers are distilled on; None: as the market says
+    tower_steps: int | None = None  # likewise
     products: int = DEMO_PRODUCTS
     curation_products: int = MULTI_PRODUCTS
     curation: CurationRecipe = field(default_factory=CurationRecipe)
@@ -52,6 +53,7 @@ def recipe_of(market: MarketConfig) -> Recipe:
         source_share=1.0,
         label_steps=llm.steps,
         memorised=llm.distillation.memorised,
+        tower_queries=None,
     )
 
 
@@ -63,7 +65,6 @@ def small_market(market: MarketConfig) -> MarketConfig:
         "snapshot": market.snapshot.model_copy(update=few),
         "llm": market.llm.model_copy(update={"ranker_steps": SMALL}),
         "retrieval": market.retrieval.model_copy(update={"ebr": ebr, "bm25_k": 2}),
-        "towers": market.towers.model_copy(update={"queries": 40}),
     }
     return market.model_copy(update=changes)
 
@@ -74,4 +75,5 @@ def small(recipe: Recipe) -> Recipe:
     return replace(
         recipe, steps=SMALL, relevance=16, label_steps=SMALL, rounds=2, shares=recipe.shares[-1:],
         products=FEWEST, curation_products=FEWEST, curation=few, tower_steps=SMALL,
+        tower_queries=40,
     )  # fmt: skip

@@ -38,7 +38,7 @@ class Found:
     counts: list[pl.DataFrame] = field(default_factory=list)  # COUNTS
     curves: list[pl.DataFrame] = field(default_factory=list)  # CURVE
     notes: dict[str, str] = field(default_factory=dict)  # what was not run, and why
-    seconds: float = 0.0
+    seconds: float = 0.0  # of the processors, all threads
 
     def add(self, arm: str, measure: str, queries: Sequence[str], counts: Floats) -> None:
         """Keep (Q, …) ``counts`` of an arm, by query."""

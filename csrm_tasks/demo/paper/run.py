@@ -89,13 +89,13 @@ class PaperStudy:
             log.info("study: seed %d is not needed, all claims of %s are decided", seed, part)
             return
         log.info("study: seed %d, %s", seed, part)
-        found, begun = Found(), time.monotonic()
+        found, begun = Found(), time.process_time()
         if part in OF_PAPER_1:
             OF_PAPER_1[part](self._study_market(seed), self.recipe, found)
         elif self.languages is not None:
             OF_PAPER_2[part](self._curation(seed, self.languages), self.recipe, found)
         # What is found again takes seconds: that is not what it takes.
-        found.seconds = max(time.monotonic() - begun, before.seconds if before else 0.0)
+        found.seconds = max(time.process_time() - begun, before.seconds if before else 0.0)
         self.results.write(seed, part, found)
 
     def chosen(self, names: str | None) -> tuple[str, ...]:

@@ -96,12 +96,12 @@ def notes(results: Sequence[PartResult]) -> list[str]:
 
 
 def times(results: Sequence[PartResult]) -> list[str]:
-    """Return how long each part took, of a seed in the mean."""
+    """Return what each part took of the processors, of a seed in the mean."""
     parts: dict[str, list[float]] = {}
     for r in results:
         parts.setdefault(r.part, []).append(r.seconds)
     return [
-        f"{part}: {sum(own) / len(own) / 60:.1f} minutes a seed, {len(own)} seeds"
+        f"{part}: {sum(own) / len(own) / 60:.1f} CPU-minutes a seed, {len(own)} seeds"
         for part, own in parts.items()
     ]
 
