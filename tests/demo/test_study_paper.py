@@ -18,7 +18,7 @@ from csrm_tasks.demo.paper.effects import Effect, decided, effect_of, effects, f
 from csrm_tasks.demo.paper.market import held_aside
 from csrm_tasks.demo.paper.measures import MEASURES, session_conversion
 from csrm_tasks.demo.paper.plan import CELLS, CLAIMS, PARTS, Claim, chosen
-from csrm_tasks.demo.paper.recipe import Recipe, recipe_of, small
+from csrm_tasks.demo.paper.recipe import Recipe, as_studied, recipe_of, small
 from csrm_tasks.demo.paper.results import Found, PartResult, Results
 from csrm_tasks.demo.paper.run import PaperStudy
 from csrm_tasks.demo.paper.stopping import LOOKS, SPENT, level, limits, look_at, over_seeds
@@ -397,4 +397,11 @@ def test_an_own_market_trains_as_its_week_does_and_spoils_no_label() -> None:
     market = load_market("demo", load_settings().markets)
     recipe = recipe_of(market)
     assert (recipe.steps, recipe.noise, recipe.source_share) == (market.llm.steps, 0.0, 1.0)
-    assert recipe.mt == market.llm.mixture.mt
+    assert (recipe.mt, recipe.relevance) == (market.llm.mixture.mt, 48)
+    options = {"label_smoothing": 0.1, "warm_start": "live"}
+    negatives = market.llm.negatives.model_copy(update={"per_query": 2})
+    llm = market.llm.model_copy(update=options | {"negatives": negatives})
+    plain = as_studied(market.model_copy(update={"llm": llm})).llm
+    assert plain.negatives.per_query == 0  # no step of the study draws them
+    assert plain.label_smoothing == 0.1  # which a training does by itself
+    assert (plain.must_learn, plain.warm_start) == (False, "none")

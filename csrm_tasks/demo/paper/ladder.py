@@ -105,6 +105,8 @@ def ladder(market: StudyMarket, recipe: Recipe, found: Found) -> None:
         said(arm, llm, titles)
         about = arms.facts(seed, llm)
         found.value(arm, "fit", about["train_fit"])
+        if "unlearnt" in about:
+            found.notes[arm] = about["unlearnt"]
         if about.get("transfer_gap") is not None:
             found.value(arm, "gap", about["transfer_gap"])
 

@@ -164,7 +164,11 @@ def _rungs(results: Sequence[PartResult]) -> str:
 
 
 def _by_share(results: Sequence[PartResult]) -> str:
-    known = [(c.arm, fmean(by.values())) for c, by in cells(results) if c.part == "labels"]
+    known = [
+        (c.arm, fmean(by.values()))
+        for c, by in cells(results)
+        if c.part == "labels" and c.measure == "micro_f1"
+    ]
     series = []
     for arm, name in (("sd", "self-distilled"), ("hard", "hard labels")):
         points = [

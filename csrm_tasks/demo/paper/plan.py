@@ -98,6 +98,11 @@ CELLS: tuple[Cell, ...] = (
              f"{name}, {round(100 * share)} % of the target's queries labelled", F3)
         for share in SHARES for arm, name in (("hard", "hard labels"), ("sd", "self-distilled"))
     ),
+    *(
+        Cell("labels", f"{arm}_{round(100 * share)}", "fit",
+             f"fit of own train labels, {round(100 * share)} %, {name} (A18)", "–")
+        for share in SHARES for arm, name in (("hard", "hard"), ("sd", "self-distilled"))
+    ),
     Cell("curation", "sft", "qc_f1", "QC: SFT", P2, 0.8760),
     Cell("curation", "ta", "qc_f1", "QC: + translation", P2, 0.8834),
     Cell("curation", "ta_sns", "qc_f1", "QC: + translation, negatives", P2, 0.8885),

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from csrm_tasks.demo.curation.arms import Recipe as CurationRecipe
 from csrm_tasks.demo.market.generate import DEMO_PRODUCTS, FEWEST, MULTI_PRODUCTS
 from csrm_tasks.demo.paper.plan import SHARES
+from csrm_tasks.demo.public.ladder import left_to_the_week
 from csrm_tasks.demo.study.run import Recipe as StepRecipe
 from csrm_tasks.markets import MarketConfig
+from csrm_tasks.options import without
 
 ENCODER_LR = 1.0e-3  # of the demo's encoder of a million parameters; the paper's rate is 2e-5
 TINY = StepRecipe()
@@ -40,12 +42,13 @@ class Recipe:
 def recipe_of(market: MarketConfig) -> Recipe:
     """Return the recipe of a market of the user's own: as its weekly run trains, no label spoilt.
 
-    A step has as many relevance samples as a weekly run's has of all tasks together.
+    A step has as many relevance samples as one of a weekly run has of a batch that is shared with
+    translations and conversions.
     """
     llm, mixture = market.llm, market.llm.mixture
     return Recipe(
         steps=llm.steps,
-        relevance=llm.batch,
+        relevance=max(1, round(llm.batch / (1.0 + mixture.mt + mixture.cvr))),
         mt=mixture.mt,
         mt_weight=mixture.mt_weight,
         encoder_lr=market.towers.lr,
@@ -55,6 +58,16 @@ def recipe_of(market: MarketConfig) -> Recipe:
         memorised=llm.distillation.memorised,
         tower_queries=None,
     )
+
+
+def as_studied(market: MarketConfig) -> MarketConfig:
+    """Return a market whose trainings start from the base and are judged whatever they have learnt.
+
+    Options that other steps of a week bring are off: no arm of this study has their inputs.
+    """
+    plain = without(market, left_to_the_week(market))
+    alone = {"must_learn": False, "warm_start": "none"}  # a study is no release
+    return plain.model_copy(update={"llm": plain.llm.model_copy(update=alone)})
 
 
 def small_market(market: MarketConfig) -> MarketConfig:

@@ -25,7 +25,7 @@ from csrm_tasks.demo.paper.labels import labels
 from csrm_tasks.demo.paper.ladder import ladder
 from csrm_tasks.demo.paper.market import StudyMarket, generated, own
 from csrm_tasks.demo.paper.plan import chosen
-from csrm_tasks.demo.paper.recipe import Recipe, recipe_of, small, small_market
+from csrm_tasks.demo.paper.recipe import Recipe, as_studied, recipe_of, small, small_market
 from csrm_tasks.demo.paper.results import Found, PartResult, Results
 from csrm_tasks.demo.paper.titles import titles
 from csrm_tasks.errors import ConfigError
@@ -129,11 +129,11 @@ def study_of(market: str, first: int, quick: bool = False) -> PaperStudy:
     the papers' steps earn. Raises :class:`ConfigError` for a market without relevance.
     """
     whose = load_settings(market=market)
-    config = load_market(market, whose.markets)
+    config = as_studied(load_market(market, whose.markets))
     if "relevance" not in config.tasks:
         raise ConfigError(f"market {market} has no task relevance: paper 1 has nothing to judge")
     recipe = Recipe() if market == GENERATED else recipe_of(config)
-    languages = load_market(LANGUAGES, whose.markets) if market == GENERATED else None
+    languages = as_studied(load_market(LANGUAGES, whose.markets)) if market == GENERATED else None
     if quick:
         config, recipe = small_market(config), small(recipe)
         languages = languages and small_market(languages)
