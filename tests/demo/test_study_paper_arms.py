@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from csrm_tasks.demo.curation.arms import Arms
 from csrm_tasks.demo.curation.market import CurationMarket
 from csrm_tasks.demo.market.generate import demo_world
+from csrm_tasks.demo.market.grades import true_grade
 from csrm_tasks.demo.paper.curated import curated
 from csrm_tasks.demo.paper.labels import labels
 from csrm_tasks.demo.paper.ladder import ladder
@@ -19,7 +21,8 @@ from csrm_tasks.demo.paper.market import StudyMarket, Truth
 from csrm_tasks.demo.paper.plan import CELLS, CLAIMS
 from csrm_tasks.demo.paper.recipe import Recipe
 from csrm_tasks.demo.paper.results import Found
-from csrm_tasks.demo.paper.titles import _true
+from csrm_tasks.demo.paper.searches import candidates, carted
+from csrm_tasks.demo.paper.titles import right_titles
 from csrm_tasks.demo.study.data import SeedMarket
 from csrm_tasks.markets import load_market
 from csrm_tasks.records import PAIRS
@@ -150,6 +153,31 @@ def test_titles_are_right_by_the_generators_rule() -> None:
     groups = truth.world.lexicon.types
     own = groups[query.type or 0].group
     other = next(p.product_id for p in shop if groups[p.spec.type].group != own)
-    assert list(_true([(identifier, [*same, other]), (identifier, [])], truth)) == [
+    assert list(right_titles([(identifier, [*same, other]), (identifier, [])], truth)) == [
         (len(same), len(same) + 1), (0, 0),
     ]  # fmt: skip
+
+
+def test_candidates_of_a_search_carry_the_truth_and_are_sold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth = Truth(demo_world(500, 0))
+    shop = {p.product_id: p.spec for p in truth.world.target.products}
+    sold = pl.DataFrame({"product_id": list(shop)[::2]})
+    monkeypatch.setattr("csrm_tasks.demo.paper.searches.table", lambda *_: sold)
+    queries = tuple(sorted(truth.places)[:60])
+    store = SimpleNamespace(open=lambda _: SimpleNamespace(path=None))
+    market: Any = SimpleNamespace(
+        gold=SimpleNamespace(query_ids=queries), seed=SimpleNamespace(store=store, stage2="")
+    )
+    found = candidates(market, truth)
+    assert set(found.products) <= set(sold["product_id"]) and len(found.products) > 60
+    for q, text, product, grade in zip(
+        found.query.tolist(), found.texts, found.products, found.grade.tolist(), strict=True
+    ):
+        query = truth.query(queries[q])
+        assert text == query.text
+        assert grade == true_grade(truth.world.lexicon, query, shop[product])
+    better, worse = (carted(found.query, s * found.grade, found.cart, 60).mean() for s in (1, -1))
+    assert better > worse  # shoppers take what is right
+    assert found.weight.mean() == pytest.approx(1.0)

@@ -106,7 +106,7 @@ def ladder(market: StudyMarket, recipe: Recipe, found: Found) -> None:
         about = arms.facts(seed, llm)
         found.value(arm, "fit", about["train_fit"])
         if "unlearnt" in about:
-            found.notes[arm] = about["unlearnt"]
+            found.notes[arm] = f"learnt nothing: {about['unlearnt'].partition(': ')[0]}"
         if about.get("transfer_gap") is not None:
             found.value(arm, "gap", about["transfer_gap"])
 

@@ -33,11 +33,11 @@ def titles(market: StudyMarket, recipe: Recipe, found: Found) -> None:
         table = read_table(seed.store.open(ref).file("rqa.parquet"), RQA)
         of = dict(table.select("query_id", "product_ids").iter_rows())
         rows = [(q, list(of.get(q) or ())) for q in queries]
-        by = _known(rows, judged) if market.truth is None else _true(rows, market.truth)
+        by = _known(rows, judged) if market.truth is None else right_titles(rows, market.truth)
         found.add(arm, "titles", queries, np.array(list(by), np.float64).reshape(-1, 2))
 
 
-def _true(rows: list[tuple[str, list[str]]], truth: Truth) -> Iterator[tuple[int, int]]:
+def right_titles(rows: list[tuple[str, list[str]]], truth: Truth) -> Iterator[tuple[int, int]]:
     """Yield of each query how many titles are right, and how many there are."""
     shop = truth.world.target
     shelves = Shelves(truth.world.lexicon, shop)
