@@ -280,7 +280,9 @@ def test_another_process_widens_the_same_report(study: PaperStudy) -> None:
     study.run_part(11, "ladder")
     study.run_part(10, "ladder")
     text = page.write(study, study.read()).with_suffix(".md").read_text(encoding="utf-8")
-    assert "`mt` − `sft`" in text and "| 2 | **not decided** |" in text
+    assert (
+        "`mt` − `sft`" in text and "| **not decided** | +0.80 |" in text and "| – | – | 2 |" in text
+    )
     changed = replace(study, recipe=small(study.recipe))
     assert changed.read() == []
 
@@ -347,7 +349,9 @@ def test_the_table_is_written_from_the_first_part_on() -> None:
     assert all(f"`{c.arm}`" in text for c in CELLS)
     assert "| 95.1 |" in text and "ladder: 1.0 CPU-minutes a seed, 4 seeds" in text
     early = table.markdown(whole[:1], 10, shared=False)
-    assert "nan" not in early and "| – | – | 1 | **not decided** |" in early
+    assert (
+        "nan" not in early and "| **not decided** | +0.80 |" in early and "| – | – | 1 |" in early
+    )
     assert page.render("m", [], 10, shared=False).count("<table") == 0
 
 

@@ -103,7 +103,7 @@ def _part(name: str, results: Sequence[PartResult], found: Sequence[Effect]) -> 
     known = [(c, by_seed) for c, by_seed in cells(results) if c.part == name]
     if not known:
         return ""
-    claims = [[*_escaped(table.claim_row(e)[1:-1]), _chip(e.verdict)] for e in own]
+    claims = [_claim(e) for e in own]
     figures = [_escaped(table.cell_row(c, by_seed)[1:]) for c, by_seed in known]
     return (
         f"<h2>{escape(TITLES[name])}</h2>"
@@ -112,6 +112,12 @@ def _part(name: str, results: Sequence[PartResult], found: Sequence[Effect]) -> 
         + parts.table("Figures, means over seeds", table.CELL_HEAD[1:], figures)
         + _plots(name, results)
     )
+
+
+def _claim(effect: Effect) -> list[str]:
+    """Return the row of a claim, as the table of text has it, with its verdict marked."""
+    _, title, _, *rest = _escaped(table.claim_row(effect))
+    return [title, _chip(effect.verdict), *rest]
 
 
 def _escaped(row: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from csrm_tasks.evaluation.paired import Interval
 
 CELL_HEAD = ("part", "what", "source", "paper", "here", "seeds")
 CLAIM_HEAD = (
-    "part", "claim", "source", "paper", "here", "by query", "by seed", "seeds", "verdict",
+    "part", "claim", "verdict", "paper", "here", "by query", "by seed", "seeds", "source",
 )  # fmt: skip
 RULE = (
     "Seeds are looked at when there are "
@@ -45,13 +45,13 @@ def claim_row(effect: Effect) -> list[str]:
         f"{claim.title} (`{claim.arm}` − `{claim.control}`, {what.title})"
         if what.sign > 0
         else f"{claim.title} (`{claim.control}` − `{claim.arm}`, {what.title})",
-        claim.source,
+        f"**{effect.verdict}**",
         claim.paper_step(),
         step(what, effect.by_seed.value),
         limits(what, effect.by_query) if what.by_query else "–",
         limits(what, effect.by_seed),
         f"{len(effect.seeds)}" if effect.look is None else f"{effect.look} of {len(effect.seeds)}",
-        f"**{effect.verdict}**",
+        claim.source,
     ]
 
 
