@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from csrm_tasks.demo.paper.ladder import Ladder, judge, keep_graded
@@ -43,7 +45,12 @@ def baselines(market: StudyMarket, recipe: Recipe, found: Found) -> None:
 
 
 def _keep(
-    market: StudyMarket, found: Found, arm: str, step: str, snapshot: str, params: dict[str, object]
+    market: StudyMarket,
+    found: Found,
+    arm: str,
+    step: str,
+    snapshot: str,
+    params: Mapping[str, object],
 ) -> None:
     scored = arms.step(market.seed, step, {"snapshot": snapshot}, **params)
     table = pl.read_parquet(market.seed.store.open(scored).file("scored.parquet"))
