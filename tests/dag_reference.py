@@ -25,7 +25,7 @@ NONE = "–"
 # In the order in which a market meets them, with the section of the market file that times them
 ORDER = (
     "csrm_ingest", "csrm_replay", "csrm_cold_start", "csrm_retrain", "csrm_rollout", "csrm_refresh",
-    "csrm_rollback", "csrm_drill",
+    "csrm_rollback", "csrm_drill", "csrm_study",
 )  # fmt: skip
 STEPS = "rollout: {steps: []}"
 # What adds tasks: the key as the page says it, and how the plain file is changed (old, new)

@@ -22,6 +22,7 @@ Graph = dict[str, set[str]]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
+    ("demo.paper",),
     ("demo.curation", "demo.public"),
     ("demo.study",),
     ("demo.runner", "demo.bases"),

@@ -32,6 +32,7 @@ from csrm_tasks.cli.rollout import rollout
 from csrm_tasks.cli.rqa import rqa
 from csrm_tasks.cli.serve import serve
 from csrm_tasks.cli.study import study
+from csrm_tasks.cli.study_paper import paper
 from csrm_tasks.cli.study_public import cikm2025, esci, names
 from csrm_tasks.errors import ArtifactError, CsrmError, disk_full_as_one_line
 from csrm_tasks.settings import Settings, load_settings
@@ -221,7 +222,7 @@ for group in groups:
     cli.add_command(group)
 for plugged in (vectors, search_pipeline):
     export.add_command(plugged)
-for public in (names, cikm2025, esci):
+for public in (names, cikm2025, esci, paper):
     study.add_command(public)
 cli.add_command(llm_cost)
 cli.add_command(doctor)

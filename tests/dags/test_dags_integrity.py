@@ -24,11 +24,15 @@ folder = sys.argv[1]
 bag = BundleDagBag(folder, bundle_path=folder, bundle_name="dags")
 def kwargs(task):
     if task.is_mapped:
-        first = {k: v[0] for k, v in task.op_kwargs_expand_input.value.items()}
+        given = task.op_kwargs_expand_input.value
+        first = {k: v[0] for k, v in given.items() if isinstance(v, list)}
         return task.partial_kwargs["op_kwargs"] | first
     return getattr(task, "op_kwargs", {})
 def shards(task):
-    return len(task.op_kwargs_expand_input.value["options"]) if task.is_mapped else 0
+    if not task.is_mapped:
+        return 0
+    given = task.op_kwargs_expand_input.value
+    return len(given["options"]) if "options" in given else -1  # as many as a run finds
 def is_list(value):
     return isinstance(value, list) or getattr(getattr(value, "operator", None), "is_mapped", False)
 def inputs(task):
@@ -95,6 +99,9 @@ OWN = {
     "is_under_way",
     "has_queries",
     "is_due",
+    "list_seeds",
+    "study_seed",
+    "report",
 }  # no steps
 COLD_START = [
     "snapshot", "build_bm25", "pseudo_pairs", "train_llm_plain", "score_pseudo_shards",
@@ -154,7 +161,7 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
     assert loaded["errors"] == {}
     names = [
         "csrm_cold_start", "csrm_drill", "csrm_ingest", "csrm_refresh", "csrm_replay",
-        "csrm_retrain", "csrm_rollback", "csrm_rollout",
+        "csrm_retrain", "csrm_rollback", "csrm_rollout", "csrm_study",
     ]  # fmt: skip
     assert sorted(loaded["dags"]) == [f"{n}__mini" for n in names]
 
@@ -166,6 +173,7 @@ def test_the_exact_dags_load_without_an_error(loaded: dict) -> None:
         ("csrm_ingest", INGEST), ("csrm_refresh", REFRESH), ("csrm_replay", REPLAY),
         ("csrm_cold_start", COLD_START), ("csrm_retrain", RETRAIN), ("csrm_rollout", ROLLOUT),
         ("csrm_rollback", ["roll_back"]), ("csrm_drill", ["drill"]),
+        ("csrm_study", ["list_seeds", "study_seed", "report"]),
     ],
 )  # fmt: skip
 def test_the_exact_tasks(loaded: dict, dag: str, tasks: list[str]) -> None:

@@ -7,7 +7,7 @@ batches, so an arm costs what its control costs and differs from it in one thing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +111,15 @@ class Arms:
         )
         return replace(self.seed, market=self.seed.market.model_copy(update={"filter": rules}))
 
+    def combined(self, names: Collection[str]) -> SeedMarket:
+        """The market with the options on that bring these inputs of a training, and no others."""
+        own = self.filtering("remove") if "filtered" in names else self.seed
+        return with_llm(
+            own,
+            **({"augmentation": TABLE} if "translated" in names else {}),
+            **({"negatives": _drawn(self.recipe)} if "negatives" in names else {}),
+        )
+
     def filtered(self, action: str) -> str:
         """Say which train labels are wrong (A39)."""
         own, given = self.filtering(action), {"snapshot": self.snapshot}
@@ -135,9 +144,8 @@ class Arms:
     @property
     def whole(self) -> SeedMarket:
         """The market with all options on, and the ablation."""
-        recipe = self.recipe
-        rules = Ablation(enabled=True, seeds=recipe.ablation_seeds)
-        own = with_llm(self.filtering("remove"), augmentation=TABLE, negatives=_drawn(recipe))
+        rules = Ablation(enabled=True, seeds=self.recipe.ablation_seeds)
+        own = self.combined(("translated", "negatives", "filtered"))
         return replace(own, market=own.market.model_copy(update={"ablation": rules}))
 
     def facts(self, ref: str) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ import polars as pl
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.demo.study.data import SeedMarket
-from csrm_tasks.steps.running import run_step
+from csrm_tasks.steps.running import Inputs, run_step
 
 
 def with_llm(seed: SeedMarket, **changes: object) -> SeedMarket:
@@ -61,7 +61,7 @@ def relabel(seed: SeedMarket, llm: str, snapshot: str, rqa: str | None = None) -
     return step(seed, "score_pairs", {"snapshot": snapshot, "llm": llm, "rqa": rqa}, split="train")
 
 
-def step(seed: SeedMarket, name: str, inputs: Mapping[str, str | None], **params: object) -> str:
+def step(seed: SeedMarket, name: str, inputs: Inputs, **params: object) -> str:
     """Run a step of the product for this seed."""
     return run_step(name, seed.market, inputs, params, seed.settings)
 

@@ -66,7 +66,11 @@ def render(summary: Json, verdict: Json | None = None) -> str:
             _method(summary),
         ]
     )
-    title = f"CSRM evaluation, {summary['market']}"
+    return document(f"CSRM evaluation, {summary['market']}", body)
+
+
+def document(title: str, body: str) -> str:
+    """Return a page of this style: ``title`` is plain text, ``body`` HTML."""
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=escape(title), body=body)
 
