@@ -107,12 +107,12 @@ class Results:
         """Yield every part of every seed that is whole."""
         for path in sorted((self.folder / self.digest).glob("seed*/*.json")):
             seed, part = int(path.parent.name.removeprefix("seed")), path.stem
-            tables = [
+            counts, curves = (
                 pl.read_parquet(self._path(seed, part, f"{name}.parquet"))
                 for name in ("counts", "curves")
-            ]
+            )
             about = json.loads(path.read_text(encoding="utf-8"))
-            yield PartResult(seed, part, *tables, about["notes"], about["seconds"])
+            yield PartResult(seed, part, counts, curves, about["notes"], about["seconds"])
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
