@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
+
 from airflow.sdk import DAG, get_parsing_context
 
 from csrm_tasks.steps.docs import task_doc
@@ -10,15 +12,19 @@ from csrm_tasks.steps.docs import task_doc
 def explain(dag: DAG) -> None:
     """Have each task's page say what its step does, reads and makes, and what to do if it fails.
 
-    Tasks that run no step have the docstring of their function, as Airflow sets it. In a task's own
-    process only that task is asked for its page, by those who collect lineage.
+    Tasks that run no step have the docstring of their function: Airflow sets it, but where they are
+    mapped. In a task's own process only that task is asked for its page, by those who collect
+    lineage.
     """
     own = get_parsing_context().task_id
     for one in [dag.get_task(own)] if own and own in dag.task_ids else dag.tasks:
         given = (one.partial_kwargs if one.is_mapped else vars(one)).get("op_kwargs") or {}
-        if "step" not in given:
+        if "step" in given:
+            doc = task_doc(given["step"], given["inputs"])
+        elif one.is_mapped:
+            doc = getdoc(getattr(one, "python_callable", None)) or ""
+        else:
             continue
-        doc = task_doc(given["step"], given["inputs"])
         if one.is_mapped:
             one.partial_kwargs["doc_md"] = doc
         else:
