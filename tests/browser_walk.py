@@ -3,7 +3,7 @@
 What an operator does, in a real Chromium without a window, on an Airflow that is started here on
 free ports: log in, read the release board within Airflow, start a retrain by its form, be written
 to when a night fails, approve, advance, roll back; and what comes of trying without permission. By
-hand: it takes playwright, which no lock has (docs/OPERATIONS.md, "Release board").
+hand: it takes playwright, which no lock has (CONTRIBUTING.md).
 
 A line a step says what was seen; the first that does not show what it should ends the walk with 1.
 """
