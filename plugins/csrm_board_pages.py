@@ -93,7 +93,8 @@ def around(request: Request) -> Around:
     from csrm_tasks.board.page import Around
 
     user, readable = request.state.csrm
-    return Around(ROOT, AIRFLOW, user.get_name(), readable)
+    framed = request.headers.get("sec-fetch-dest") == "iframe"
+    return Around(ROOT, AIRFLOW, user.get_name(), readable, framed)
 
 
 def style(request: Request) -> Response:

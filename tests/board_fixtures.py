@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from csrm_tasks.board.actions import ACTIONS
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import PROJECT_ROOT, Settings
 from tests.ports import reserve_port
@@ -32,6 +33,25 @@ import uvicorn
 from airflow.api_fastapi.app import create_app
 uvicorn.run(create_app("core"), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 """
+
+
+def gets(market: str) -> tuple[str, ...]:
+    """Return what may be asked for below the board's path: pages, and what is none."""
+    return (
+        "/", f"/markets/{market}", f"/markets/{market}/reports/x", "/markets/none",
+        "/markets/..%2f..", "/static/board.css", "/static/", "/static/..%2f..%2fcsrm_board.py",
+        "/docs", "/redoc", "/openapi.json", "/nothing/here", "/markets", f"/markets/{market}/",
+    )  # fmt: skip
+
+
+def routes(market: str) -> list[tuple[str, str]]:
+    """Return every method and path that the board may be tried by."""
+    posts = (*(f"/markets/{market}/{action}" for action in ACTIONS), "/markets/none/hold", "/")
+    return [
+        *(("GET", path) for path in gets(market)), *(("POST", path) for path in posts),
+        ("HEAD", f"/markets/{market}"), ("PUT", f"/markets/{market}"), ("OPTIONS", "/"),
+        ("DELETE", f"/markets/{market}/hold"), ("TRACE", "/static/board.css"),
+    ]  # fmt: skip
 
 
 @dataclass

@@ -44,6 +44,7 @@ class Around:
     airflow: str  # path of Airflow's own pages, likewise
     user: str
     markets: Sequence[str]  # that the user may look at
+    framed: bool = False  # in Airflow's frame, of which no link leads out
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from csrm_tasks.markets import MarketConfig
 from csrm_tasks.release import ledger, manage
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings, load_settings
-from tests.board_fixtures import PREFIX, ROLES, SECRET, Airflow, airflow, write_market
+from tests.board_fixtures import (
+    PREFIX,
+    ROLES,
+    SECRET,
+    Airflow,
+    airflow,
+    gets,
+    routes,
+    write_market,
+)
 from tests.release_fixtures import MARKET, market, publish
 from tests.release_world import World
 
@@ -57,17 +66,7 @@ def rows(world: World) -> list[ledger.Entry]:
     return manage.history(world.settings, MARKET)
 
 
-GETS = (
-    "/", f"/markets/{MARKET}", f"/markets/{MARKET}/reports/x", "/markets/none", "/markets/..%2f..",
-    "/static/board.css", "/static/", "/static/..%2f..%2fcsrm_board.py",
-    "/docs", "/redoc", "/openapi.json", "/nothing/here", "/markets", f"/markets/{MARKET}/",
-)  # fmt: skip
-POSTS = (*(f"/markets/{MARKET}/{action}" for action in ACTIONS), "/markets/none/hold", "/")
-ROUTES = [
-    *(("GET", path) for path in GETS), *(("POST", path) for path in POSTS),
-    ("HEAD", f"/markets/{MARKET}"), ("PUT", f"/markets/{MARKET}"), ("OPTIONS", "/"),
-    ("DELETE", f"/markets/{MARKET}/hold"), ("TRACE", "/static/board.css"),
-]  # fmt: skip
+GETS, ROUTES = gets(MARKET), routes(MARKET)
 
 
 @pytest.mark.parametrize(("name", "status"), [("", 401), ("nemo", 403)])
@@ -281,6 +280,17 @@ def test_all_links_and_forms_lie_below_the_prefix(ui: Airflow, world: World) -> 
     plugins = httpx.get(f"{ui.url}/api/v2/plugins", headers=header).json()["plugins"]
     [ours] = [p for p in plugins if p["name"] == "csrm_board"]
     assert {view["href"] for view in ours["external_views"]} == {f"{PREFIX}/csrm/"}
+
+
+def test_in_airflow_s_frame_no_link_leads_out_of_the_board(ui: Airflow, world: World) -> None:
+    """One to a run would draw Airflow within Airflow; the frame opens no window either."""
+    for dest, out in (("document", True), ("iframe", False)):
+        headers = {"Sec-Fetch-Dest": dest}
+        text = ui.browser("uli").get(f"/markets/{MARKET}", headers=headers).text
+        links = [str(a["href"]) for tag, a in Page(text).tags if tag == "a"]
+        assert any(f"{PREFIX}/dags/" in link for link in links) == out
+        assert out or all(link.startswith((f"{PREFIX}/csrm/", "#")) for link in links)
+        assert ("This frame lets no link out" in text) != out and "csrm_retrain__" in text
 
 
 def test_mlflows_webhook_needs_a_signature_and_no_login(ui: Airflow) -> None:

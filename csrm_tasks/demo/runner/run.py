@@ -121,14 +121,9 @@ def serve_ui(home: Home, *, port: int | None, mlflow_port: int | None) -> int:
         home = take_over(home, console).at(port, mlflow_port)
         if home.bases:
             real.write_market(home)
-        command = [
-            "mlflow", "server", "--host", "127.0.0.1", "--port", str(home.mlflow_port),
-            "--workers", "1", "--backend-store-uri", home.settings.mlflow_uri,
-            "--default-artifact-root", (home.root / "mlartifacts").as_uri(),
-        ]  # fmt: skip
         migrate(home)
         with airflow_at(home, console) as (_, processes):
-            processes.start("mlflow", command)
+            processes.start("mlflow", mlflow_command(home))
             processes.wait_until(lambda: answers(home.mlflow_url), "MLflow", READY_SECONDS)
             console.print(f"Airflow  {home.url}  user {USER}, password {home.password()}")
             console.print(f"MLflow   {home.mlflow_url}")
@@ -138,6 +133,15 @@ def serve_ui(home: Home, *, port: int | None, mlflow_port: int | None) -> int:
             except KeyboardInterrupt:
                 console.print("ending …")
     return 0
+
+
+def mlflow_command(home: Home) -> list[str]:
+    """Return the command of an MLflow server on what a demo has logged."""
+    return [
+        "mlflow", "server", "--host", "127.0.0.1", "--port", str(home.mlflow_port),
+        "--workers", "1", "--backend-store-uri", home.settings.mlflow_uri,
+        "--default-artifact-root", (home.root / "mlartifacts").as_uri(),
+    ]  # fmt: skip
 
 
 def take_over(home: Home, console: Console) -> Home:
