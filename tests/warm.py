@@ -7,15 +7,15 @@ exit status are its own, and nothing of it is left for the next.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -27,13 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 class Warm:
     """A warm process; it ends with the one that made it."""
 
-    def __init__(self, imports: Iterable[str], env: Mapping[str, str]) -> None:
-        """Start it in the project's folder, to import ``imports`` with the environment ``env``."""
+    def __init__(self, imports: Iterable[str], env: Mapping[str, str], folder: str = "") -> None:
+        """Start it in the project's folder, to import ``imports`` with the environment ``env``.
+
+        It removes ``folder``, where one is given, when it ends.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm", *imports], cwd=ROOT, env=dict(env), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "tests.warm", folder, *imports], cwd=ROOT, env=dict(env),
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
-        atexit.register(self._process.communicate)
 
     def run(
         self, code: str, *argv: str, env: Mapping[str, str]
@@ -55,19 +57,19 @@ class Warm:
 @cache
 def warm_airflow() -> Warm:
     """Return a process that has imported what loads DAGs, and no DAG."""
-    return Warm(["airflow.dag_processing.dagbag"], airflow_environment())
+    env = airflow_environment()
+    return Warm(["airflow.dag_processing.dagbag"], env, env["AIRFLOW_HOME"])
 
 
 @cache
 def airflow_environment() -> dict[str, str]:
     """Return the environment in which :func:`warm_airflow` imports: a home of its own, plugins."""
-    home = tempfile.TemporaryDirectory(prefix="csrm-airflow-")
-    atexit.register(home.cleanup)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))}
     return env | {
-        "AIRFLOW_HOME": home.name, "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW_HOME": tempfile.mkdtemp(prefix="csrm-airflow-"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "false", "PYTHONPATH": str(ROOT),
         "AIRFLOW__CORE__UNIT_TEST_MODE": "false", "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"), "PYTHONPATH": str(ROOT),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
     }  # fmt: skip
 
 
@@ -78,8 +80,8 @@ def warm_models() -> Warm:
     return Warm(names, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def main(imports: Sequence[str]) -> None:
-    """Import, then run what comes until nobody asks any more."""
+def main(folder: str, *imports: str) -> None:
+    """Import, then run what comes until nobody asks any more; remove ``folder``."""
     for name in imports:
         import_module(name)
     answers = os.fdopen(os.dup(1), "w")
@@ -94,6 +96,8 @@ def main(imports: Sequence[str]) -> None:
         _, status = os.waitpid(child, 0)
         answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
         answers.flush()
+    if folder:
+        shutil.rmtree(folder)
 
 
 def carry_out(asked: dict[str, Any]) -> None:
@@ -122,4 +126,4 @@ def carry_out(asked: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])
