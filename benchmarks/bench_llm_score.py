@@ -9,6 +9,7 @@ lengths in arrival order, ours in whatever precision our probe chooses on this m
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
+from benchmarks.harness import QUICK, alternate, closing_line, ratio, table, timing_rows
 from benchmarks.llm_shapes import LABELS, Lengths, qwen3, realistic_lengths
 from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import Ids
 from csrm_tasks.llm.scoring.predict import label_probabilities
 from csrm_tasks.training.precision import choose_dtype
 
-PREFIX, PRODUCT = 110, 60
+SHARE = 4 if os.environ.get(QUICK) else 1  # a quick run has a quarter of the tokens
+PREFIX, PRODUCT = 110 // SHARE, 60 // SHARE
 BATCH = 32  # pairs per batch of the peer
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of a probability
 
@@ -107,7 +109,7 @@ def main(quick: bool) -> None:
         name = f"{n} products per query, {PREFIX} + {PRODUCT} tokens, both fp32"
         case = make(name, queries, np.full(n, PRODUCT), n)
         ratios[f"ratio_{n}"] = run(exact, peer, case, repeats, TOLERANCE[torch.float32])
-    varied = np.maximum(realistic_lengths(120) - PREFIX, 10)
+    varied = np.maximum(realistic_lengths(120) // SHARE - PREFIX, 10)
     name = f"120 products, lengths as delivered, ours in {fast.precision}, peer in fp32"
     case = make(name, queries, varied, 7)
     ratios["ratio_all"] = run(fast, peer, case, repeats, TOLERANCE[dtype])

@@ -38,10 +38,10 @@ OURS_CHECKPOINTED, PEER_CHECKPOINTED = OURS + CHECKPOINTED, PEER + CHECKPOINTED
 Step = Callable[[], object]
 
 
-def steps(dtype: torch.dtype, batch: int) -> dict[str, Step]:
+def steps(dtype: torch.dtype, batch: int, layers: int = 8) -> dict[str, Step]:
     """Return one optimizer step of each contestant on one batch."""
-    plain = _steps(with_lora(qwen3().to(dtype)).train(), batch)
-    thrifty = with_lora(qwen3().to(dtype)).train()
+    plain = _steps(with_lora(qwen3(layers=layers).to(dtype)).train(), batch)
+    thrifty = with_lora(qwen3(layers=layers).to(dtype)).train()
     checkpoint_activations(thrifty)
     return plain | {f"{name}{CHECKPOINTED}": run for name, run in _steps(thrifty, batch).items()}
 
@@ -119,10 +119,10 @@ def native() -> str:
 def main(quick: bool) -> None:
     """Print tables and the closing line."""
     torch.set_num_threads(1)
-    batch, repeats = (2, 1) if quick else (BATCH, 5)
-    contestants = steps(torch.float32, batch)
+    batch, repeats, layers = (2, 1, 1) if quick else (BATCH, 5, 8)
+    contestants = steps(torch.float32, batch, layers)
     fp32 = alternate(contestants, repeats)
-    bf16 = alternate(steps(torch.bfloat16, batch), 1 if quick else 3)
+    bf16 = alternate(steps(torch.bfloat16, batch, layers), 1 if quick else 3)
     memory = fresh(list(contestants), batch, together=quick)
     for title, timings in (("fp32", fp32), (f"bf16 ({native()} on this CPU)", bf16)):
         print(f"{title}, batch {batch} × {LENGTH}\n")

@@ -117,7 +117,7 @@ def reference() -> str:
         folder = Path(temporary, "markets")
         folder.mkdir()
         markets(folder)
-        found = load(Path(temporary, "airflow"), folder)
+        found = load(folder)
     assert found["errors"] == {}, found["errors"]
     dags = found["dags"]
     assert {name.partition("__")[0] for name in dags} == set(ORDER)

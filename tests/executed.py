@@ -54,11 +54,15 @@ class Recorder:
     @contextmanager
     def _recording(self, seen: set[str]) -> Iterator[None]:
         known: set[tuple[str, str]] = set()
+        foreign: set[str] = set()  # files: first of all, for this is asked at every call
 
         def trace(frame: FrameType, event: str, arg: Any) -> None:
             code = frame.f_code
+            if code.co_filename in foreign:
+                return
             module = self._module(code.co_filename)
             if module is None or module == excluded.__module__:  # called by this very recorder
+                foreign.add(code.co_filename)
                 return
             if (module, code.co_qualname) in known:
                 return

@@ -23,6 +23,7 @@ from csrm_tasks.cli.main import main
 from csrm_tasks.errors import ArtifactError, ConfigError, RefusedError
 from csrm_tasks.settings import bases_folder
 from tests.bases_fixtures import tiny_e5, tiny_gemma
+from tests.warm import warm_models
 
 COMMIT = "a" * 40
 
@@ -147,10 +148,8 @@ def test_killed_at_any_moment_nothing_half_is_seen_and_the_next_one_clears_it(
     gemma: Path, tmp_path: Path, point: str
 ) -> None:
     bases = tmp_path / "bases"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, point, str(bases), str(gemma)], check=False, env=os.environ
-    )
-    assert done.returncode == 9
+    done = warm_models().run(KILLED, point, str(bases), str(gemma), env=os.environ)
+    assert done.returncode == 9, done.stderr
     assert kept_bases(bases) == {} and not (bases / "small").exists()
     assert [p.name for p in bases.iterdir() if p.is_dir()] != []  # it did get somewhere
     assert add_base(bases, "small", Folder(gemma), accept_terms=False)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import RESULTS, _sections, names
+from tests.warm import warm_models
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
@@ -45,6 +44,7 @@ FIGURES = {
     "tower_query": {"int8_ratio_torch", "p99_2layer_s", "flips", "flips_2layer"},
     "tower_train": {"ratio_naive", "ratio_sentence_transformers", "ratio_naive_chosen_precision"},
 }  # fmt: skip
+AS_MODULE = "import runpy; runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)"
 OPTIONAL = {"tower_query": {"ratio_st_onnx_int8", "ratio_2layer_st_onnx_int8"}}  # with its peer
 
 
@@ -57,12 +57,8 @@ def test_the_list_is_complete() -> None:
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_it_runs_to_its_end_and_closes_with_its_figures(name: str) -> None:
     before = RESULTS.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", name, "--quick"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={k: v for k, v in os.environ.items() if k != "CSRM_PREVIOUS"}
-        | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    env = {k: v for k, v in os.environ.items() if k != "CSRM_PREVIOUS"}
+    done = warm_models().run(AS_MODULE, name, "--quick", env=env | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["name"] == name

@@ -6,7 +6,8 @@ import ast
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from csrm_tasks.llm.network import identity
 from csrm_tasks.llm.scoring import calibration
 from csrm_tasks.llm.training import train, worker
 from csrm_tasks.release.bundle import probe
-from csrm_tasks.steps import all_steps, code_digest
+from csrm_tasks.steps import all_steps, closure, code_digest
 from csrm_tasks.steps.closure import EXCLUDED, WHOLE, SourceTree
 from csrm_tasks.steps.code_digest import PACKAGE, closure_of, stamp
-from csrm_tasks.steps.source import imports_in
+from csrm_tasks.steps.source import Module, imports_in, read_module
 from csrm_tasks.towers.serving import tokens
 
 LLM = {"train_llm", "score_pairs", "score_shard", "join_shards", "export_llm", "select_llm"}
@@ -46,14 +47,39 @@ def package(tmp_path: Path) -> Path:
     return Path(shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=binaries))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def files_are_parsed_once() -> Iterator[None]:
+    """A copy of a file under the same name reads as the first one did: most tests edit one."""
+    known: dict[tuple[str, bytes], Module] = {}
+
+    def read_once(name: str, path: Path) -> Module:
+        key = name, path.read_bytes()
+        if key not in known:
+            known[key] = read_module(name, path)
+        return replace(known[key], path=path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closure, "read_module", read_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tree(files_are_parsed_once: None) -> SourceTree:
+    """The package as it is."""
+    return SourceTree(PACKAGE)
+
+
 def digests(package: Path) -> dict[str, str]:
-    tree = SourceTree(package)
+    return digests_in(SourceTree(package))
+
+
+def digests_in(tree: SourceTree) -> dict[str, str]:
     return {name: closure_of(s.function, tree).digest() for name, s in all_steps().items()}
 
 
 @pytest.fixture(scope="module")
-def before() -> dict[str, str]:
-    return digests(PACKAGE)
+def before(tree: SourceTree) -> dict[str, str]:
+    return digests_in(tree)
 
 
 def edit(package: Path, *definitions: Any) -> None:
@@ -103,9 +129,9 @@ def test_an_edit_makes_those_steps_run_again_that_use_what_was_edited(
     assert {name for name in before if before[name] != after[name]} == steps
 
 
-def test_the_towers_tokenizer_is_nothing_to_the_llm_and_its_card_is() -> None:
+def test_the_towers_tokenizer_is_nothing_to_the_llm_and_its_card_is(tree: SourceTree) -> None:
     assert not TOKENISES_FOR_TOWERS & LLM
-    reached = {n: closure_of(s.function) for n, s in all_steps().items()}
+    reached = {n: closure_of(s.function, tree) for n, s in all_steps().items()}
     card = identity.__name__
     assert {n for n in LLM if reached[n].covers(card, "LlmCard")} == LLM
     assert reached["select_llm"].covers(calibration.__name__, "calibrate")
@@ -146,8 +172,7 @@ def test_comments_docstrings_formatting_logs_and_type_hints_leave_every_step_alo
     assert digests(package) == before
 
 
-def test_what_is_excluded_exists_and_is_loaded_by_what_is_reached() -> None:
-    tree = SourceTree(PACKAGE)
+def test_what_is_excluded_exists_and_is_loaded_by_what_is_reached(tree: SourceTree) -> None:
     reached = {m for s in all_steps().values() for m in closure_of(s.function, tree).modules}
     modules = [tree.module(name) for name in reached]
     inside = [node for m in modules for s in m.statements for node in ast.walk(s)]
@@ -178,7 +203,7 @@ def test_a_digest_is_kept_for_other_processes_until_a_file_changes(
     monkeypatch.setattr(code_digest, "stamp", lambda _: stamp(package))
 
     def another_process() -> str:
-        code_digest.code_digest.cache_clear()
+        forget()
         return code_digest.code_digest(function, kept)
 
     assert another_process() == before["land"]
@@ -190,4 +215,10 @@ def test_a_digest_is_kept_for_other_processes_until_a_file_changes(
     file.write_text("0" * 64)
     os.utime(package / "errors.py", (1, 1))
     assert another_process() == before["land"]
+    forget()
+
+
+def forget() -> None:
+    """Forget what this process has found."""
     code_digest.code_digest.cache_clear()
+    code_digest.own_stamp.cache_clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from csrm_tasks.steps.classes import RELEASING, TRAINING
 from csrm_tasks.steps.declaration import all_steps
+from tests.warm import airflow_environment, warm_airflow
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKETS = ROOT / "tests" / "markets"
@@ -124,18 +124,10 @@ RETRAIN = [
 ]  # fmt: skip
 
 
-def load(home: Path, markets: Path, dags: Path = ROOT / "dags") -> dict:
-    """Load the DAG folder in a fresh process, as the dag-processor does."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "CSRM"))} | {
-        "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-        "AIRFLOW__CORE__UNIT_TEST_MODE": "false", "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "CSRM_MARKETS": str(markets), "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(dags), ",".join(HEAVY)],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def load(markets: Path, dags: Path = ROOT / "dags") -> dict:
+    """Load the DAG folder in a process of its own, forked as the dag-processor forks."""
+    env = airflow_environment() | {"CSRM_MARKETS": str(markets)}
+    done = warm_airflow().run(LOAD, str(dags), ",".join(HEAVY), env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("LOADED")]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[0].removeprefix("LOADED"))
@@ -146,14 +138,14 @@ def load_changed(folder: Path, old: str, new: str) -> dict:
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     assert old in text
     (folder / "mini.yaml").write_text(text.replace(old, new), encoding="utf-8")
-    found = load(folder / "home", folder)
+    found = load(folder)
     assert found["errors"] == {}
     return found
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return load(tmp_path_factory.mktemp("airflow"), MARKETS)
+def loaded() -> dict:
+    return load(MARKETS)
 
 
 @pytest.mark.airflow
@@ -498,7 +490,7 @@ def test_a_market_with_steps_has_audits_and_asks_its_approvers(tmp_path: Path) -
     steps = "rollout: {approvers: [ann], approval_hours: 5}\n"
     text = "\n".join(line for line in text.splitlines() if not line.startswith("rollout:"))
     (tmp_path / "mini.yaml").write_text(f"{text}\n{steps}")
-    loaded = load(tmp_path / "home", tmp_path)
+    loaded = load(tmp_path)
     assert loaded["errors"] == {}
     tasks = loaded["dags"]["csrm_rollout__mini"]["tasks"]
     assert sorted(tasks) == sorted(ROLLOUT + AUDITS)
@@ -620,9 +612,9 @@ def test_a_second_market_is_a_file_and_a_broken_one_names_its_key(tmp_path: Path
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(text.replace("market: mini", f"market: {name}"))
-    assert len(load(tmp_path / "home", tmp_path)["dags"]) == 18
+    assert len(load(tmp_path)["dags"]) == 18
     (tmp_path / "two.yaml").write_text(text.replace("market: mini", "market: two\ncolour: red"))
-    broken = load(tmp_path / "home", tmp_path)
+    broken = load(tmp_path)
     ((file, said),) = broken["errors"].items()
     assert Path(file).name == "csrm_market_files.py" and "two.yaml: colour:" in said
     assert {name.partition("__")[2] for name in broken["dags"]} == {"one"}  # as if it were alone
@@ -635,7 +627,7 @@ def test_a_second_stage_is_chosen_before_products_are_embedded_and_judged_as_ser
 ) -> None:
     text = (MARKETS / "mini.yaml").read_text(encoding="utf-8")
     (tmp_path / "mini.yaml").write_text(text + "second_stage: {enabled: true}\n")
-    loaded = load(tmp_path / "home", tmp_path)
+    loaded = load(tmp_path)
     assert loaded["errors"] == {}
     tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
     more = {"train_cross_encoder", "second_stage", "score_champion_served", "score_served"}
@@ -661,7 +653,7 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     text = text.replace("approval: auto", "approval: auto, export_llm: true")
     text = text.replace("towers:\n", "towers:\n  stacked_teacher: true\n")
     (tmp_path / "mini.yaml").write_text(text + asked)
-    loaded = load(tmp_path / "home", tmp_path)
+    loaded = load(tmp_path)
     assert loaded["errors"] == {}
     tasks = loaded["dags"]["csrm_retrain__mini"]["tasks"]
     more = {"baseline_encoder", "baseline_prompt", "export_llm", "leave_out", "review_queue"}

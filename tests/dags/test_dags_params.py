@@ -55,8 +55,8 @@ print("TRIGGERED" + json.dumps([found, kept]))
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return load(tmp_path_factory.mktemp("airflow"), MARKETS)
+def loaded() -> dict[str, Any]:
+    return load(MARKETS)
 
 
 @pytest.fixture(scope="module")

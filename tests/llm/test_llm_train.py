@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from csrm_tasks.llm.training.mixture import Draw
 from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig
 from tests.llm_fixtures import make_base, make_given, make_market, run_as
+from tests.warm import warm_models
 
 STEPS = 12
 
@@ -87,12 +86,8 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_finds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole = run_as("whole", market, given, tmp_path)
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, market.model_dump_json(), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    child = warm_models().run(CHILD, market.model_dump_json(), str(tmp_path), env=os.environ)
+    assert child.returncode == -signal.SIGKILL, child.stderr
     (tmp_path / "out-cut").rmdir()  # nothing was written
     with caplog.at_level(logging.INFO, "csrm"):
         resumed = run_as("cut", market, given, tmp_path)
