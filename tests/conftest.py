@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import tempfile
 import uuid
@@ -34,12 +33,6 @@ from tests.object_store import run_rclone, run_seaweed
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("nightly", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci")
-
-
-def pytest_collection_finish() -> None:
-    """Take what was imported out of the garbage collector's rounds: it is never garbage."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
