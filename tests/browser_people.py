@@ -5,16 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from csrm_tasks.demo.runner.plan import plan
 from tests.board_fixtures import routes
 from tests.browser_airflow import Installation
-from tests.browser_pages import Person
+from tests.browser_pages import Browser, Person
 from tests.flow_fixtures import MARKET
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 RUN_SECONDS = 1800.0  # that a run may take
 LETTER_SECONDS = 300.0

@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 from tests.browser_airflow import installation
@@ -27,7 +28,7 @@ def main() -> int:
     args.add_argument("--chromium", help="the browser's program; else playwright's own")
     args.add_argument("--pictures", type=Path, help="folder for pictures; else there are none")
     asked = args.parse_args()
-    from playwright.sync_api import sync_playwright
+    sync_playwright = import_module("playwright.sync_api").sync_playwright
 
     with (
         tempfile.TemporaryDirectory(prefix="csrm-walk-") as folder,

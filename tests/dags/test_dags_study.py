@@ -16,8 +16,8 @@ pytestmark = pytest.mark.airflow
 
 
 @pytest.fixture(scope="module")
-def dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    found = load(tmp_path_factory.mktemp("airflow"), MARKETS)
+def dag() -> dict[str, Any]:
+    found = load(MARKETS)
     one: dict[str, Any] = found["dags"]["csrm_study__mini"]
     return one
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,15 @@ def lone_logits(causal: Any, parts: Parts) -> Tensor:
 
 
 def test_loss_and_gradients_are_those_of_one_prompt_at_a_time(causal: Any) -> None:
+    causal = deepcopy(causal).double()  # in fp32 some processors' sums differ by more than 1e-6
     parts = prompts()
     target = torch.randn(len(parts), 3, generator=torch.Generator().manual_seed(2)).softmax(-1)
     losses = [soft_cross_entropy(f(causal, parts), target) for f in (packed_logits, lone_logits)]
-    assert (losses[0] - losses[1]).abs().item() <= 1e-6
+    assert (losses[0] - losses[1]).abs().item() <= 2e-7
     trained = [p for p in causal.parameters() if p.requires_grad]
     for ours, theirs in zip(*(torch.autograd.grad(x, trained) for x in losses), strict=True):
         assert theirs.abs().max() > 1e-4
-        assert (ours - theirs).abs().max() <= 1e-6
+        assert (ours - theirs).abs().max() <= 2e-7
 
 
 @pytest.mark.parametrize("seed", range(4))
