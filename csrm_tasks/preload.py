@@ -49,7 +49,7 @@ OWN = (
 )
 HERE = Path(__file__).parent
 AT_WORK = "csrm_wiring"  # what every task's DAG file has imported
-Stamp = tuple[int, int]
+Stamp = tuple[int, ...]
 
 
 def preload(argv: Sequence[str]) -> list[str]:
@@ -77,12 +77,16 @@ def stamps() -> dict[str, Stamp]:
 
 
 def stamp(path: Path) -> Stamp:
-    """Return the time of a file's last change (ns) and its size; zeros where there is none."""
+    """Return what tells a file from one that was put in its place; nothing where there is none.
+
+    The numbers of :mod:`csrm_tasks.file_state`, which no process that only forks needs to import:
+    a tool that copies sets the time of the content back, not that of the entry.
+    """
     try:
         about = path.stat()
     except FileNotFoundError:
-        return 0, 0
-    return about.st_mtime_ns, about.st_size
+        return ()
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
 
 
 def forget_if_changed(taken: Mapping[str, Stamp]) -> None:

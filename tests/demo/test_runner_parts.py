@@ -29,7 +29,7 @@ from csrm_tasks.demo.runner.processes import Processes, only_one, stop_leftovers
 from csrm_tasks.demo.runner.run import Watch, run_stages
 from csrm_tasks.demo.runner.view import RunProgress
 from csrm_tasks.errors import CsrmError
-from csrm_tasks.preload import MODULES, preload
+from csrm_tasks.preload import MODULES, preload, stamp
 from csrm_tasks.settings import load_settings
 from csrm_tasks.steps.code_digest import closure_of, code_digest
 from csrm_tasks.steps.declaration import MODULES as STEP_MODULES
@@ -453,3 +453,17 @@ def test_unfinished_runs_of_an_older_version_are_ended_first(
     api.end_others("dag", {"b", "z"})
     api.end_others("new_dag", {"b"})  # which Airflow has not parsed yet
     assert ended == ["/dags/dag/dagRuns/a", "/dags/dag/dagRuns/c"]
+
+
+def test_a_file_in_anothers_place_is_noticed_though_size_and_time_are_its(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.py", tmp_path / "b.py"
+    path.write_text("A = 1\n")
+    other.write_text("A = 2\n")
+    before, about = stamp(path), path.stat()
+    assert stamp(path) == before
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
+    other.replace(path)
+    assert path.stat().st_mtime_ns == about.st_mtime_ns and path.stat().st_size == about.st_size
+    assert stamp(path) != before
+    path.unlink()
+    assert stamp(path) != before
