@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from csrm_tasks.settings import PROJECT_ROOT, Settings
+from csrm_tasks.store.engine import writing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +84,36 @@ def client(settings: Settings) -> MlflowClient:
     """Return an ``MlflowClient`` of this installation."""
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
+    uri = settings.mlflow_uri
+    with _one_at_a_time(uri) if uri not in _opened else nullcontext():
+        made = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    _opened.add(uri)
+    return made
+
+
+_opened: set[str] = set()  # tracking URIs that this process has opened
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep others out while a database is opened: MLflow makes its tables at the first opening.
+
+    Its tracking store does so without a lock, and of two processes that open a new database one
+    fails, or both do. A server's (``http``) are made by the server alone.
+    """
+    from sqlalchemy import NullPool, create_engine, make_url
+
+    path = make_url(uri).database if uri.startswith("sqlite") else None
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            yield
+    elif uri.startswith("postgresql"):
+        engine = create_engine(uri, poolclass=NullPool)  # no connection is kept
+        with writing(engine, "MLflow's tables"):
+            yield
+    else:
+        yield
 
 
 class LaterClient:
