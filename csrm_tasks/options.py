@@ -58,6 +58,8 @@ OPTIONS = (
     Option("llm.misspelt_share", lambda m: m.llm.misspelt_share > 0, {"misspelt_share": 0.0},
            tasks=RELEVANCE, alone=()),
     Option("llm.label_smoothing", lambda m: m.llm.label_smoothing > 0, {"label_smoothing": 0.0}),
+    Option("llm.noise_correction", lambda m: m.llm.noise_correction, {"noise_correction": False},
+           tasks=RELEVANCE, alone=()),
     Option("llm.pivot", lambda m: m.llm.pivot is not None, {"pivot": None},
            tasks=RELEVANCE, alone=()),
     Option("llm.mix_languages", lambda m: m.llm.mix_languages, {"mix_languages": False},

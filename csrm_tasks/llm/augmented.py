@@ -16,6 +16,7 @@ from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.splits import held_out_queries
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
+from csrm_tasks.llm.corrected import as_they_are, one_after_the_other
 from csrm_tasks.llm.data import Fields, LabelRows
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, QueryFields
 from csrm_tasks.llm.soft_targets import one_hot
@@ -88,12 +89,14 @@ def misspelt_rows(
         [rows.products[i] for i in taken],
         rows.targets[taken],
         None if rows.weights is None else rows.weights[taken],
+        None if rows.corrected is None else rows.corrected.take(taken),
     )
 
 
 def joined(*parts: LabelRows) -> LabelRows:
     """Return rows of one label space, one after the other."""
     weights = [np.ones(len(p), np.float32) if p.weights is None else p.weights for p in parts]
+    corrected = [p.corrected or as_they_are(p.targets) for p in parts]
     return LabelRows(
         parts[0].space,
         [name for p in parts for name in p.names],
@@ -101,4 +104,5 @@ def joined(*parts: LabelRows) -> LabelRows:
         [product for p in parts for product in p.products],
         np.concatenate([p.targets for p in parts]),
         None if all(p.weights is None for p in parts) else np.concatenate(weights),
+        None if all(p.corrected is None for p in parts) else one_after_the_other(corrected),
     )

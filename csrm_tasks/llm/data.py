@@ -14,6 +14,7 @@ import polars as pl
 from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
+from csrm_tasks.llm.corrected import Corrected, seen_through_raters
 from csrm_tasks.llm.pivot import load_translated
 from csrm_tasks.llm.prompt.prompts import (
     CVR,
@@ -185,6 +186,14 @@ def distilled_targets(
 ) -> Floats:
     """Mix :func:`human_targets` with the teacher's soft labels from ``soft/scored.parquet`` (A15).
 
+    Raises :class:`DataError` where a pair was not scored.
+    """
+    return mixed_target(human_targets(pairs, smoothing), soft_labels(pairs, soft), alpha)
+
+
+def soft_labels(pairs: pl.DataFrame, soft: Path) -> Floats:
+    """Return the teacher's probabilities of ``pairs``, (N, 3), from ``soft/scored.parquet``.
+
     Raises :class:`DataError` where a pair was not scored: a silent human label would be a
     different experiment.
     """
@@ -197,7 +206,22 @@ def distilled_targets(
             f"soft labels: {int(missing.sum())} of {len(pairs)} train pairs have none, first "
             f"{joined['pair_id'][int(missing.argmax())]!r}; score split=train of this snapshot"
         )
-    return mixed_target(human_targets(pairs, smoothing), teacher, alpha)
+    return teacher
+
+
+def corrected_targets(
+    pairs: pl.DataFrame, snapshot: Path, soft: Path | None, alpha: float
+) -> Corrected:
+    """Return what is learnt of human labels through their raters' confusion (A51).
+
+    ``soft``: with a teacher's soft labels, of weight 1 − ``alpha`` (A15). Raises
+    :class:`DataError` where a pair was not scored.
+    """
+    votes = seen_through_raters(pairs, snapshot, human_targets(pairs))
+    if soft is None:
+        return Corrected(votes, np.zeros_like(votes))
+    rest = np.float32(1.0 - alpha) * soft_labels(pairs, soft)
+    return Corrected(np.float32(alpha) * votes, rest)
 
 
 def cvr_rows(fields: Fields, snapshot: Path) -> LabelRows:
@@ -237,6 +261,7 @@ class LabelRows:
     products: Sequence[ProductFields]
     targets: npt.NDArray[np.float32]  # (N, K), rows sum to 1
     weights: npt.NDArray[np.float32] | None = None  # (N,), of each sample's loss; None: all 1
+    corrected: Corrected | None = None  # what is learnt instead of ``targets`` (A51)
 
     def __len__(self) -> int:
         return len(self.names)

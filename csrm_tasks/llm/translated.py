@@ -83,4 +83,5 @@ def translated_rows(
         [rows.products[i] for i in at],
         rows.targets[at],
         given[at] * np.float32(weight),
+        None if rows.corrected is None else rows.corrected.take(at),
     )

@@ -14,8 +14,9 @@ class Ablation(Section):
 
     enabled: bool = False
     """Train short LLMs with all that is on of `llm.negatives`, `llm.augmentation`,
-    `llm.misspelt_share`, `llm.label_smoothing`, `llm.pivot`, `llm.mix_languages` and `filter`, and
-    without each in turn; an option that dev says does not help is off in the run's trainings."""
+    `llm.misspelt_share`, `llm.label_smoothing`, `llm.noise_correction`, `llm.pivot`,
+    `llm.mix_languages` and `filter`, and without each in turn; an option that dev says does not
+    help is off in the run's trainings."""
     steps: Steps | None = None
     """Optimizer steps of each; null: half of `llm.steps`."""
     seeds: Annotated[int, Field(ge=2, le=10), Unit("seeds")] = 2

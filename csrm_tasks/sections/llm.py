@@ -178,6 +178,10 @@ class Llm(Section):
     label_smoothing: Annotated[float, Field(ge=0.0, le=0.2), Unit("share")] = 0.0
     """Share of a human label that is spread over all labels (A53); soft labels, conversions and dev
     stay as they are."""
+    noise_correction: bool = False
+    """Compare what the model says, seen through the raters' confusion, with what they said (A51).
+    Needs 100 pairs of a locale, train and dev together, with two raters or more; labels of other
+    locales are learnt as they are."""
     weight_decay: float = 0.01
     """Weight decay of AdamW."""
     warmup: Share = 0.03
@@ -246,6 +250,15 @@ class Llm(Section):
         learnt: the LLM as translator is asked the way back, too (A37).
         """
         return self.mixture.mt * (2 if self.augmentation.translator == "llm" else 1)
+
+    @model_validator(mode="after")
+    def _takes_errors_once(self) -> Self:
+        if self.noise_correction and self.label_smoothing:
+            raise ValueError(
+                "noise_correction and label_smoothing both say that human labels may be wrong, the "
+                "one by how, the other evenly: set label_smoothing to 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _translates(self) -> Self:

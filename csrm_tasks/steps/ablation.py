@@ -75,8 +75,8 @@ def ablation_run(ctx: Context, *, without: str = "", repeat: int = 0) -> Metadat
     config=[
         "ablation.enabled", "ablation.seeds", "ablation.gain", "ablation.margin", "tasks",
         "target_locale", "evaluation_locales", "llm.mixture", "llm.negatives.per_query",
-        "llm.augmentation.translator", "llm.misspelt_share", "llm.label_smoothing", "llm.pivot",
-        "llm.mix_languages", "filter.action",
+        "llm.augmentation.translator", "llm.misspelt_share", "llm.label_smoothing",
+        "llm.noise_correction", "llm.pivot", "llm.mix_languages", "filter.action",
     ],
 )  # fmt: skip
 def ablate(ctx: Context) -> Metadata:

@@ -30,6 +30,7 @@ TITLES = {
     "curation": "Paper 2, table 2 and figure 2: curation",
 }
 TONE = {"holds": ("good", "✓"), "does not hold": ("bad", "✗"), "not decided": ("open", "?")}
+BY_SHARE = {"sd": "self-distilled", "hard": "hard labels", "nc": "noise-corrected"}
 RUNGS = ("sft", "mt", "mt_rqa", "labels", "rqa_star", "sd1", "sd2", "sd3")
 
 
@@ -176,7 +177,7 @@ def _by_share(results: Sequence[PartResult]) -> str:
         if c.part == "labels" and c.measure == "micro_f1"
     ]
     series = []
-    for arm, name in (("sd", "self-distilled"), ("hard", "hard labels")):
+    for arm, name in BY_SHARE.items():
         points = [
             (float(a.removeprefix(f"{arm}_")), 100 * y) for a, y in known if a.startswith(f"{arm}_")
         ]

@@ -66,7 +66,9 @@ class PaperStudy:
     @property
     def results(self) -> Results:
         """Where what was found is kept: of this market file and this recipe."""
-        read = [m and m.model_dump(mode="json") for m in (self.market, self.languages)]
+        # Without what is as by default: a setting that is new, and off, loses nothing found.
+        asked = (self.market, self.languages)
+        read = [m and m.model_dump(mode="json", exclude_defaults=True) for m in asked]
         about = {"recipe": asdict(self.recipe), "markets": read}
         return Results(self.home / "results", json_digest(about)[:12])
 

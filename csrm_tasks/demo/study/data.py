@@ -27,7 +27,7 @@ from csrm_tasks.demo.market.search import LexicalIndex, Shelves
 from csrm_tasks.demo.market.world import TARGET, World, stream
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.records import PAIRS, write_table
+from csrm_tasks.records import PAIRS, VOTES, write_table
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps.code_digest import closure_of
 from csrm_tasks.steps.running import run_step
@@ -109,7 +109,7 @@ def derive(
     Returns the reference, the same every time; ``about`` must tell one set of them from another.
     """
     source = seed.store.open(snapshot)
-    code = [closure_of(f).digest() for f in (with_truth, with_noise, thinned)]
+    code = [closure_of(f).digest() for f in (with_truth, with_noise, with_votes, thinned)]
     about = {"step": "study_snapshot", "of": source.digest, "code": code} | about
     ref = f"{seed.market.market}/study_snapshot/{json_digest(about)[:20]}"
     if seed.store.manifest(ref) is None:
@@ -162,6 +162,23 @@ def with_noise(pairs: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
     wrong = (rng.random(len(grade)) < share) & (pairs["split"] == "train").to_numpy()
     other = (grade + rng.integers(1, GRADES, len(grade))) % GRADES
     return pairs.with_columns(pl.Series("grade", np.where(wrong, other, grade), dtype=pl.Int8))
+
+
+def with_votes(pairs: pl.DataFrame, share: float, seed: int, panel: int = 3) -> pl.DataFrame:
+    """Return votes (VOTES) of raters who err in ``share`` of all cases: what ``with_noise`` says.
+
+    Of a train pair there is one vote, its spoilt grade in ``pairs``. A ``panel`` of raters who err
+    as often has rated every dev pair: that tells their confusion (A49), and no train label more
+    than the others' losses know.
+    """
+    train = pairs.filter(split="train").select("pair_id", "locale", "grade", rater=pl.lit("one"))
+    dev = pairs.filter(split="dev").with_columns(split=pl.lit("train"))
+    raters = [
+        with_noise(dev, share, seed + 1000 * number).with_columns(rater=pl.lit(f"panel {number}"))
+        for number in range(1, panel + 1)
+    ]
+    columns = [pl.col(c).cast(t) for c, t in VOTES.items()]
+    return pl.concat([frame.select(columns) for frame in (train, *raters)])
 
 
 def thinned(

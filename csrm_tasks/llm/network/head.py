@@ -50,6 +50,22 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * functional.log_softmax(logits, dim=-1)).sum(-1).mean()
 
 
+def corrected_cross_entropy(logits: Tensor, votes: Tensor, rest: Tensor) -> Tensor:
+    """Return the mean over samples of −α·log Σₖ pₖ·votesₖ/α − Σₖ restₖ·log pₖ; all (B, K), fp32.
+
+    Forward correction (A51): α is the sum of a sample's ``votes``, which are in proportion to how
+    likely its raters' answers are under each true label. Votes of one label alone give
+    :func:`soft_cross_entropy`.
+    """
+    logs = functional.log_softmax(logits, dim=-1)
+    share = votes.sum(-1)
+    # A sample without votes has none in proportion to anything: ones, of weight 0.
+    likely = torch.where(share[:, None] > 0, votes, 1.0).log()
+    seen = torch.logsumexp(logs + likely, dim=-1)
+    losses = share * (seen - torch.where(share > 0, share, 1.0).log()) + (rest * logs).sum(-1)
+    return -losses.mean()
+
+
 def translation_loss(
     causal: Any, hidden: Tensor, ids: Tensor, start: Tensor, end: Tensor
 ) -> Tensor:

@@ -18,6 +18,7 @@ from csrm_tasks.llm.data import (
     Fields,
     LabelRows,
     TranslationRows,
+    corrected_targets,
     cvr_rows,
     distilled_targets,
     human_targets,
@@ -131,6 +132,9 @@ def load_training_data(market: MarketConfig, given: FinetuneInputs) -> TrainingD
     else:
         targets = distilled_targets(pairs, given.soft, alpha, smoothing)
     rows = replace(relevance_rows(fields, pairs, targets), weights=weights)
+    if market.llm.noise_correction:
+        corrected = corrected_targets(pairs, given.snapshot, given.soft, alpha)
+        rows = replace(rows, corrected=corrected)
     negatives = _negatives(given, only_tasks)
     translated = load_translated(given.snapshot, given.translated)
     lighter = market.llm.negatives.weight, market.llm.augmentation.weight

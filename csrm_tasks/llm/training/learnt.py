@@ -5,7 +5,8 @@ entropy of these shares. Both are taken of one fixed sample of what was trained 
 that is kept and dropout off: its shares are the best constant answer to just these samples, so no
 constant, and no luck, is below it.
 
-Where targets are smoothed (A53) or soft, both count the uncertainty that is in the targets
+Where labels are learnt through their raters' confusion (A51), it is that loss on both sides. Where
+targets are smoothed (A53) or soft, both count the uncertainty that is in the targets
 themselves: no model has less than the mean of their own entropies. Where that is the entropy of
 the shares, all targets are the same, and there was nothing to learn.
 """
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from csrm_tasks.llm.corrected import best_answers, corrected_loss
 from csrm_tasks.llm.data import LabelRows
 from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
@@ -50,13 +52,22 @@ def fit(
         model, encoder, rows.space,
         [rows.queries[i] for i in chosen], [rows.products[i] for i in chosen],
     ).astype(np.float64)  # fmt: skip
-    targets = rows.targets[chosen].astype(np.float64)
-    return {
+    facts = {
         "train_fit": float((probabilities.argmax(axis=1) == labels[chosen]).mean()),
+        "fitted_on": rows.space.name,
+    }
+    if rows.corrected is not None:
+        learnt = rows.corrected.take(chosen)
+        return facts | {
+            "train_loss": corrected_loss(probabilities, learnt),
+            "class_entropy": corrected_loss(best_answers(learnt, alike=True), learnt),
+            "target_entropy": corrected_loss(best_answers(learnt, alike=False), learnt),
+        }
+    targets = rows.targets[chosen].astype(np.float64)
+    return facts | {
         "train_loss": cross_entropy(probabilities, targets),
         "class_entropy": class_entropy(targets),
         "target_entropy": cross_entropy(targets, targets),
-        "fitted_on": rows.space.name,
     }
 
 

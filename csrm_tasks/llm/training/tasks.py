@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csrm_tasks.llm.data import LabelRows, TranslationRows
 from csrm_tasks.llm.network.head import (
+    corrected_cross_entropy,
     label_logits,
     run_trunk,
     soft_cross_entropy,
@@ -78,6 +79,10 @@ class LabelTask:
         # Cross-entropy is linear in its target: a weighted target is a weighted loss (A38, A39).
         weights = np.float32(1.0) if rows.weights is None else rows.weights[:, None]
         self._targets = torch.from_numpy(rows.targets * weights).to(model.device)
+        self._corrected = None if rows.corrected is None else [
+            torch.from_numpy(part * weights).to(model.device)
+            for part in (rows.corrected.votes, rows.corrected.rest)
+        ]  # fmt: skip
         numbers: dict[QueryFields, int] = {}
         self._pivot = any(x.pivot for texts in (rows.queries, rows.products) for x in texts)
         self._owners = np.asarray([numbers.setdefault(q, len(numbers)) for q in rows.queries])
@@ -122,7 +127,7 @@ class LabelTask:
         return replace(product, pivot="") if variant & NO_PIVOT and product.pivot else product
 
     def loss(self, epoch: Epoch, at: Indices) -> tuple[Tensor, int]:
-        """Return the soft-target cross-entropy and how many tokens were run."""
+        """Return the soft-target cross-entropy, corrected (A51) or not, and the tokens run."""
         samples = zip(epoch.order[at], epoch.variants[at], strict=True)
         parts = [
             self._encoder.parts(self._rows.space, self._query(i, v), self._product(i, v))
@@ -131,8 +136,11 @@ class LabelTask:
         packed = pack(parts, self._model.device)
         hidden = run_packed(self._model.causal, packed)
         logits = label_logits(self._model.causal, hidden, self._model.labels[self.name])
-        target = self._targets[torch.from_numpy(epoch.order[at])]
-        return soft_cross_entropy(logits, target), packed.ids.shape[1]
+        chosen, tokens = torch.from_numpy(epoch.order[at]), packed.ids.shape[1]
+        if self._corrected is not None:
+            votes, rest = (part[chosen] for part in self._corrected)
+            return corrected_cross_entropy(logits, votes, rest), tokens
+        return soft_cross_entropy(logits, self._targets[chosen]), tokens
 
     def sample_names(self, epoch: Epoch, at: Indices) -> list[str]:
         """Return pair ids."""
