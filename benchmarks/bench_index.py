@@ -1,8 +1,9 @@
 """A product index of 300,000 × 128: recall, speed and size; then a million vectors in a bound.
 
 Vectors are those of 20,000 generated titles by the shipped base encoder, each with fourteen
-neighbours beside it; queries are the generated market's, by the same encoder. The peer is faiss's
-exact search. One thread. The million is built from a mapped file in a process of its own.
+neighbours beside it; queries are the generated market's, by the same encoder. Peers are faiss's
+exact search and, in processes of their own, the indexes of :mod:`benchmarks.index_peers`. One
+thread. The million is built from a mapped file in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import faiss
 import numpy as np
 
 from benchmarks.harness import alternate, closing_line, ratio, table, timing_rows
+from benchmarks.index_peers import compare
 from csrm_tasks.demo.market.generate import demo_world
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.release.bundle.probe import peak_memory
@@ -103,6 +105,7 @@ def main(quick: bool) -> None:
         truth = flat.search(some, 100)[1].tolist()
         found = index.search(some, 100)[0].tolist()
         recall = np.mean([len(set(t) & set(f)) / 100 for t, f in zip(truth, found, strict=True)])
+        beside = compare(Path(folder), queries, 500, 1 if quick else 5)
         write_vectors(Path(folder) / "v.npy", titles, 20_000 if quick else 1_000_000)
         np.save(Path(folder) / "q.npy", queries[:500])
         command = [sys.executable, "-c", f"from {__name__} import large; large({folder!r})"]
@@ -125,5 +128,6 @@ def main(quick: bool) -> None:
         "bytes": held,
         "ratio_flat": ratio(timings[2], timings[1]),
         "peak_bytes_1m": million["peak bytes"],
+        **beside,
     }
     print(closing_line("index", figures, ("faiss-cpu", "numpy")))
