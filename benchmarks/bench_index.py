@@ -105,7 +105,7 @@ def main(quick: bool) -> None:
         truth = flat.search(some, 100)[1].tolist()
         found = index.search(some, 100)[0].tolist()
         recall = np.mean([len(set(t) & set(f)) / 100 for t, f in zip(truth, found, strict=True)])
-        beside = compare(Path(folder), queries, 500, 1 if quick else 5)
+        beside = compare(Path(folder), queries, 500, quick)
         write_vectors(Path(folder) / "v.npy", titles, 20_000 if quick else 1_000_000)
         np.save(Path(folder) / "q.npy", queries[:500])
         command = [sys.executable, "-c", f"from {__name__} import large; large({folder!r})"]

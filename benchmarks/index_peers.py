@@ -7,8 +7,10 @@ products goes and another tenth gets other vectors, and those that can take that
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import table
-from benchmarks.peers.process import Peer, PeerError
+from benchmarks.peers.process import Peer, PeerError, Process
 
 OURS = "ours"
-KINDS = ("ours", "usearch", "hnswlib", "svs", "svs_dynamic", "faiss_hnsw", "faiss_ivf_pq")
+HERE = (OURS, "faiss_hnsw", "faiss_ivf_pq")  # of what is installed with us
+ELSEWHERE = ("usearch", "hnswlib", "svs", "svs_dynamic")
 K, ONES = 100, 200
 Vectors = npt.NDArray[np.float32]
 
@@ -30,7 +33,7 @@ Vectors = npt.NDArray[np.float32]
 class Contestant:
     """One index in its process; seconds of its turns."""
 
-    peer: Peer
+    peer: Process
     told: dict[str, Any]
     turns: list[float] = field(default_factory=list)
     ones: list[float] = field(default_factory=list)
@@ -81,10 +84,10 @@ def write_inputs(folder: Path, queries: Vectors, tuning: int) -> int:
     return len(parts["q"])
 
 
-def compare(folder: Path, queries: Vectors, tuning: int, repeats: int) -> dict[str, float]:
-    """Print both tables; return ratio_best_peer and memory_ratio_best_peer."""
-    timed = write_inputs(folder, queries, tuning)
-    found = start(folder)
+def compare(folder: Path, queries: Vectors, tuning: int, quick: bool) -> dict[str, float]:
+    """Print both tables; return our ratios to the best peers; ``quick``: to those at hand."""
+    timed, repeats = write_inputs(folder, queries, tuning), 1 if quick else 5
+    found = start(folder, HERE if quick else (*HERE, *ELSEWHERE))
     take_turns(found, "before", repeats)
     figures = shown(found, timed, "")
     changing = {name: one for name, one in found.items() if one.told["changes"]}
@@ -99,16 +102,23 @@ def compare(folder: Path, queries: Vectors, tuning: int, repeats: int) -> dict[s
     return figures
 
 
-def start(folder: Path) -> dict[str, Contestant]:
+def start(folder: Path, kinds: Sequence[str]) -> dict[str, Contestant]:
     """Build every index, one after the other."""
     found = {}
-    for kind in KINDS:
+    for kind in kinds:
         try:
-            peer = Peer("vectors", kind, str(folder), alone=kind != OURS)
+            peer = process(kind, str(folder))
             found[kind] = Contestant(peer, dict(peer.hello))
         except PeerError as e:
             print(f"without {kind}: {e}\n")
     return found
+
+
+def process(kind: str, folder: str) -> Process:
+    """Start an index in its process."""
+    if kind in ELSEWHERE:
+        return Peer("vectors", kind, folder, alone=True)
+    return Process([sys.executable, "-m", "benchmarks.peers.vectors", kind, folder], os.environ)
 
 
 def take_turns(found: Mapping[str, Contestant], when: str, repeats: int) -> None:

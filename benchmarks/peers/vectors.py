@@ -232,8 +232,7 @@ def main() -> None:
     kind, folder = sys.argv[1], Path(sys.argv[2])
     vectors: Vectors = np.load(folder / "v.npy", mmap_mode="r")
     queries = np.load(folder / "q.npy")
-    for name in ("faiss", PACKAGES.get(kind, "faiss")):  # code is not what an index takes
-        import_module(name)
+    import_module(PACKAGES.get(kind, "faiss"))  # code is not what an index takes
     before = private()
     names = None if kind == "ours" else [f"p{i:08d}" for i in range(len(vectors))]
     start = time.perf_counter()
