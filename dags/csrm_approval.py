@@ -9,7 +9,7 @@ task that records the answer skips everything below it (``ignore_downstream_trig
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -79,6 +79,15 @@ def is_approved_by_a_person(state: str, answer: dict[str, Any]) -> bool:
     return record(state, answer, get_current_context()["run_id"])
 
 
+def _when(answer: dict[str, Any]) -> str:
+    """Return when it was answered (ISO 8601), empty where nothing says so.
+
+    A time comes out of an XCom as a time: Airflow's operator declares its own type in its output.
+    """
+    at = answer.get("responded_at")
+    return at.isoformat() if isinstance(at, datetime) else str(at or "")
+
+
 def record(state: str, answer: dict[str, Any], run: str) -> bool:
     """Write an answer into the ledger; a yes that nobody gave is none.
 
@@ -99,5 +108,5 @@ def record(state: str, answer: dict[str, Any], run: str) -> bool:
     with refusals_fail():
         return write(
             settings, market, LaterClient(settings), asked["candidate"], approved=said, actor=name,
-            run=run, verdict=asked["verdict"], said=answer.get("responded_at") or "",
+            run=run, verdict=asked["verdict"], said=_when(answer),
         )  # fmt: skip

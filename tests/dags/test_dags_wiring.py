@@ -244,6 +244,19 @@ def test_without_an_answering_mlflow_there_is_no_link(
 ANN = {"id": "7", "name": "ann"}
 
 
+def answered(chosen: list[str], user: dict[str, str] | None) -> Any:
+    """Return an answer as Airflow's operator returns it and as an XCom gives it back."""
+    from airflow.providers.standard.operators.hitl import HITLOperator
+    from airflow.sdk.serde import deserialize, serialize
+
+    asked = HITLOperator(task_id="ask", subject="release?", options=["Approve", "Reject"])
+    event = {
+        "chosen_options": chosen, "params_input": {}, "responded_at": datetime.now(UTC),
+        "responded_by_user": user,
+    }  # fmt: skip
+    return deserialize(serialize(asked.execute_complete({}, event)))  # type: ignore[typeddict-item]
+
+
 @pytest.mark.parametrize(
     ("chosen", "user", "approved", "actor"),
     [
@@ -268,7 +281,7 @@ def test_only_a_persons_yes_lets_a_release_start(
 
     state = run_step("rollout_state", config, settings=settings)
     assert approval.whether_to_ask.function(state) == "ask"
-    answer = {"chosen_options": chosen, "responded_by_user": user}
+    answer = answered(chosen, user)
     assert approval.record(state, answer, "run1") is approved
     last = ledger.history(settings, MARKET)[-1]
     assert (last.action, last.actor) == ("approved" if approved else "rejected", actor)
@@ -329,7 +342,7 @@ def test_a_no_in_airflow_that_comes_too_late_fails_in_words(
     state = run_step("rollout_state", config, settings=settings)
     manage.approve(settings, MARKET, two.id, "ann", "by command, while Airflow asks")
     run_step("rollout_start", config, {"state": state}, settings=settings)
-    answer = {"chosen_options": ["Reject"], "responded_by_user": {"name": "bob"}}
+    answer = answered(["Reject"], {"id": "8", "name": "bob"})
     record: Any = modules["csrm_approval"]
     gives_up = f"at step 0.*--leaving {two.id} --actor NAME --reason WHY"
     with pytest.raises(AirflowFailException, match=gives_up):
