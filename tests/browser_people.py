@@ -25,6 +25,7 @@ class Walk:
     pictures: Path | None
     people: dict[str, Person] = field(default_factory=dict)
     run: str = ""  # the retrain's
+    token: str = ""  # of a form that somebody else was shown
 
     def person(self, name: str) -> Person:
         """Return a browser of ``name``'s own, in which nobody is logged in at first."""
