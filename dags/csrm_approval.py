@@ -62,8 +62,8 @@ def ask(market: MarketConfig, state: XComArg) -> HITLOperator:
         "answer within `rollout.approval_hours` is a no. `csrm release approve` answers as well.",
         subject=f"Roll out a new release of {market.market}?",
         body=(
-            "`csrm release history` and the report of the retraining run say what it is: "
-            "{{ ti.xcom_pull('find') }}. A rejected release is not asked about again."
+            "{{ waiting(ti.xcom_pull('find')) }}\n\nThe release board has its report; a rejected "
+            "release is not asked about again."
         ),
         options=[APPROVE, REJECT],
         defaults=REJECT,

@@ -108,6 +108,7 @@ def market_dag(
             "asked": partial(asked, market=market, known=frozenset(params)),
             "withheld": partial(withheld, market=market),
             "kind_of": kind_of,
+            "waiting": waiting,
             "day_of": partial(day_of, zone=zone),
             "week_end": partial(week_end, zone=zone, by_days=isinstance(schedule, WeekOfDays)),
         },
@@ -117,6 +118,14 @@ def market_dag(
     explain(dag)
     place(dag, market)
     return dag
+
+
+def waiting(state: str) -> str:
+    """Return which release waits, and why the gate let it pass: what a person is asked about."""
+    from csrm_approval import facts_of  # brings Airflow's operator, which one DAG of all needs
+
+    facts = facts_of(state)
+    return f"`{facts['candidate']}`. The gate let it pass: {facts.get('reasons', '')}"
 
 
 @task

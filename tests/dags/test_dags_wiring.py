@@ -281,6 +281,9 @@ def test_only_a_persons_yes_lets_a_release_start(
 
     state = run_step("rollout_state", config, settings=settings)
     assert approval.whether_to_ask.function(state) == "ask"
+    wiring: Any = modules["csrm_wiring"]
+    asked = wiring.waiting(state)  # what the person is asked names what it is about
+    assert f"`{two.id}`. The gate let it pass: " in asked
     answer = answered(chosen, user)
     assert approval.record(state, answer, "run1") is approved
     last = ledger.history(settings, MARKET)[-1]
