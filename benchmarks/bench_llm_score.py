@@ -1,10 +1,12 @@
 """Scoring many products of one query: the query's prefix once, against padded batches.
 
-The peer is batch scoring as one writes it with transformers: prompts padded on the left to the
-longest of the batch, an attention mask, logits of the last position only
-(``logits_to_keep=1``: its best setting), softmax over the label rows. ``ratio_32`` and
-``ratio_120``: prefix of 110 tokens, products of 60. ``ratio_all``: 120 products of realistic
-lengths in arrival order, ours in whatever precision our probe chooses on this machine.
+The first peer is batch scoring as one writes it with transformers: prompts padded on the left to
+the longest of the batch, an attention mask, logits of the last position only
+(``logits_to_keep=1``: its best setting), softmax over the label rows. The second has a query and
+all its products in one row, under a compiled tree mask (:mod:`benchmarks.tree_mask`).
+``ratio_32`` and ``ratio_120``: prefix of 110 tokens, products of 60. ``ratio_all``: 120 products of
+realistic lengths in arrival order, ours in whatever precision our probe chooses on this machine.
+``ratio_tree_mask``: the tree mask's time over ours at 120 products, both fp32.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch.nn import functional
 
 from benchmarks.harness import QUICK, alternate, closing_line, ratio, table, timing_rows
 from benchmarks.llm_shapes import LABELS, Lengths, qwen3, realistic_lengths
+from benchmarks.tree_mask import tree_model, tree_scores, trees
 from csrm_tasks.llm.network.model import Model
 from csrm_tasks.llm.prompt.encoding import Ids
 from csrm_tasks.llm.scoring.predict import label_probabilities
@@ -67,52 +70,67 @@ def peer_scores(causal: Any, case: Case) -> torch.Tensor:
     return torch.cat(found)
 
 
-def run(model: Model, peer: Any, case: Case, repeats: int, tolerance: float) -> float:
-    """Print the table of one case and return the ratio.
+@dataclass(frozen=True)
+class Peers:
+    """The same random model twice: with the attention that it comes with, and with a tree mask."""
+
+    padded: Any
+    tree: Any
+
+
+def run(model: Model, peers: Peers, case: Case, repeats: int, tolerance: float) -> list[float]:
+    """Print the table of one case; returns time of padded batches and of the tree mask over ours.
 
     Raises :class:`ValueError` where a probability differs by more than ``tolerance``.
     """
     found: dict[str, np.ndarray] = {}
+    queries = trees(case.parts)
 
     def ours() -> None:
         found["ours"] = label_probabilities(model, case.parts, "bench")
 
     def padded() -> None:
-        found["peer"] = peer_scores(peer, case).numpy()
+        found["padded"] = peer_scores(peers.padded, case).numpy()
+
+    def tree() -> None:
+        found["tree"] = tree_scores(peers.tree, queries).numpy()
 
     with torch.inference_mode():
         timings = alternate(
             {
                 "packed rows, shared prefix (ours)": ours,
                 "transformers, padded batches": padded,
+                "transformers, compiled tree mask": tree,
             },
             repeats,
         )
-    difference = float(np.abs(found["ours"] - found["peer"]).max())
+    difference = max(float(np.abs(found["ours"] - found[p]).max()) for p in ("padded", "tree"))
     if not difference <= tolerance:
         raise ValueError(f"{case.name}: scores differ by {difference:.2g}, allowed {tolerance}")
     print(f"{case.name}\n\n{table(timing_rows(timings, len(case.parts), 'pairs/s'))}")
     print(f"\nlargest difference of a probability: {difference:.2g}, allowed {tolerance}\n")
-    mine, theirs = timings.values()
-    return ratio(theirs, mine)
+    mine, *theirs = timings.values()
+    return [ratio(t, mine) for t in theirs]
 
 
 def main(quick: bool) -> None:
     """Print tables and the closing line."""
     torch.set_num_threads(1)
     layers, repeats, queries = (1, 1, 1) if quick else (8, 5, 2)
-    peer = qwen3(layers=layers)
-    dtype = choose_dtype(torch.device("cpu"), peer.config.hidden_size)
+    peers = Peers(qwen3(layers=layers), tree_model(qwen3(layers=layers)))
+    dtype = choose_dtype(torch.device("cpu"), peers.padded.config.hidden_size)
     exact, fast = (scorer(layers, d) for d in (torch.float32, dtype))
     ratios = {}
     for n in (32, 120):
         name = f"{n} products per query, {PREFIX} + {PRODUCT} tokens, both fp32"
         case = make(name, queries, np.full(n, PRODUCT), n)
-        ratios[f"ratio_{n}"] = run(exact, peer, case, repeats, TOLERANCE[torch.float32])
+        found = run(exact, peers, case, repeats, TOLERANCE[torch.float32])
+        ratios[f"ratio_{n}"] = found[0]
+    ratios["ratio_tree_mask"] = found[1]  # of 120 products
     varied = np.maximum(realistic_lengths(120) // SHARE - PREFIX, 10)
-    name = f"120 products, lengths as delivered, ours in {fast.precision}, peer in fp32"
+    name = f"120 products, lengths as delivered, ours in {fast.precision}, peers in fp32"
     case = make(name, queries, varied, 7)
-    ratios["ratio_all"] = run(fast, peer, case, repeats, TOLERANCE[dtype])
+    ratios["ratio_all"] = run(fast, peers, case, repeats, TOLERANCE[dtype])[0]
     print(closing_line("llm_score", ratios, ("torch", "transformers")))
 
 

@@ -33,7 +33,7 @@ FIGURES = {
                          "latency_ratio", "memory_ratio"},
     "llm_cost": {"error_train", "error_score"},
     "llm_epoch": {"pairs_ratio_trl", "pairs_ratio_trl_label_head", "dev_loss", "dev_loss_trl"},
-    "llm_score": {"ratio_32", "ratio_120", "ratio_all"},
+    "llm_score": {"ratio_32", "ratio_120", "ratio_all", "ratio_tree_mask"},
     "llm_step": {"time_ratio_fp32", "memory_ratio_fp32", "memory_ratio_fp32_resident",
                  "time_ratio_bf16", "time_ratio_fp32_checkpointed",
                  "memory_ratio_fp32_checkpointed_resident"},

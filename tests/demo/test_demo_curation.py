@@ -22,7 +22,6 @@ from csrm_tasks.demo.curation.effects import (
     compare,
     f1_of,
     share_right,
-    verdict,
 )
 from csrm_tasks.demo.curation.market import (
     GROUPS,
@@ -45,7 +44,6 @@ from csrm_tasks.demo.market.generate import lexicon_of
 from csrm_tasks.demo.market.grades import true_grade
 from csrm_tasks.demo.market.world import World, make_multi_world
 from csrm_tasks.demo.study.data import SeedMarket
-from csrm_tasks.demo.study.effects import SMALLEST
 from csrm_tasks.evaluation.paired import Interval
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import Grade
@@ -116,25 +114,6 @@ def test_precision_on_hard_ones_sees_what_is_near_alone() -> None:
     ]
     same = compare(HARD_PRECISION, "gain", far, control)
     assert same.by_query == Interval(0.0, 0.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("rule", "intervals", "expected"),
-    [
-        ("gain", [(0.001, 0.02), (0.002, 0.03)], "holds"),
-        ("gain", [(0.0, 0.02), (0.002, 0.03)], "not decided"),
-        ("gain", [(-0.02, SMALLEST / 2), (-0.03, SMALLEST / 2)], "does not hold"),
-        ("no loss", [(-SMALLEST / 2, 0.02), (-SMALLEST / 2, 0.03)], "holds"),
-        ("no loss", [(-SMALLEST / 2, 0.02), (-2 * SMALLEST, 0.03)], "not decided"),
-        ("no loss", [(-0.02, -0.001), (-0.03, -0.001)], "does not hold"),
-        ("bar", [(0.9, 0.95), (0.91, 1.0)], "holds"),
-        ("bar", [(0.89, 0.95), (0.91, 1.0)], "not decided"),
-        ("bar", [(0.7, 0.89), (0.6, 0.88)], "does not hold"),
-        ("bar", [(0.95, 0.99), (float("nan"), float("nan"))], "not decided"),
-    ],
-)
-def test_the_rules(rule: Any, intervals: list[tuple[float, float]], expected: str) -> None:
-    assert verdict(rule, *(Interval((a + b) / 2, a, b) for a, b in intervals)) == expected
 
 
 def test_the_filters_precision_is_the_share_of_wrong_labels_that_it_removed() -> None:

@@ -18,17 +18,10 @@ from csrm_tasks.demo.market.labels import default_queries
 from csrm_tasks.demo.market.queries import make_queries
 from csrm_tasks.demo.market.world import TARGET
 from csrm_tasks.demo.study.data import PAGE, SeedMarket, thinned, with_noise, with_truth
-from csrm_tasks.demo.study.effects import (
-    SMALLEST,
-    Effect,
-    compare,
-    over_seeds,
-    queries_needed,
-    verdict,
-)
+from csrm_tasks.demo.study.effects import Effect, compare, over_seeds, queries_needed
 from csrm_tasks.demo.study.run import COMPARISONS, Recipe, SeedResult, effects, run_study
 from csrm_tasks.demo.study.table import table
-from csrm_tasks.evaluation.paired import Interval
+from csrm_tasks.demo.study.verdict import verdict
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import PAIRS
 from csrm_tasks.settings import load_settings
@@ -96,20 +89,7 @@ def test_the_interval_over_seeds_is_students() -> None:
     found = over_seeds(values)
     assert (found.value, found.lo, found.hi) == pytest.approx((0.024, lo, hi))
     assert np.isnan(over_seeds([0.01]).lo)  # one seed decides nothing
-    assert verdict(over_seeds([0.01])) == "not decided"
-
-
-@pytest.mark.parametrize(
-    ("intervals", "expected"),
-    [
-        ([(0.001, 0.02), (0.002, 0.03)], "holds"),
-        ([(0.001, 0.02), (-0.002, 0.03)], "not decided"),
-        ([(-0.02, SMALLEST / 2), (-0.03, SMALLEST / 2)], "does not hold"),
-        ([(-0.02, SMALLEST / 2), (-0.03, 2 * SMALLEST)], "not decided"),
-    ],
-)
-def test_the_rule_of_the_verdict(intervals: list[tuple[float, float]], expected: str) -> None:
-    assert verdict(*(Interval((a + b) / 2, a, b) for a, b in intervals)) == expected
+    assert verdict("gain", over_seeds([0.01])) == "not decided"
 
 
 def test_as_many_queries_as_it_says_decide_a_point() -> None:

@@ -3,12 +3,7 @@
 A claim compares an arm with its control on the same questions, or holds a share against a bar. Its
 first interval resamples the queries of all seeds together (A45), its second is Student's t over the
 seeds' own values, as in :mod:`csrm_tasks.demo.study.effects`. The verdict needs both, by a rule
-that was fixed before a reported seed was trained::
-
-    rule      holds where both are      does not hold where both are
-    gain      above 0                   below SMALLEST
-    no loss   above -SMALLEST           below 0
-    bar       at BAR or above           below BAR
+that was fixed before a reported seed was trained (:mod:`csrm_tasks.demo.study.verdict`).
 """
 
 from __future__ import annotations
@@ -16,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from csrm_tasks.demo.study.effects import SMALLEST, over_seeds
+from csrm_tasks.demo.study.effects import over_seeds
+from csrm_tasks.demo.study.verdict import Rule, verdict
 from csrm_tasks.evaluation.metrics import Floats, confusion_by_query, positive_f1, ratio
 from csrm_tasks.evaluation.paired import Interval, difference, interval, resample
 
-Rule = Literal["gain", "no loss", "bar"]
 BAR = 0.9  # of the filter's precision
 TASKS = ("qc", "qi")
 
@@ -124,14 +118,4 @@ def _share(counts: Floats) -> Floats:
 
 def _judged(pooled: Interval, own: Sequence[float], rule: Rule) -> Effect:
     spread = over_seeds([x for x in own if not isnan(x)])
-    return Effect(pooled, spread, tuple(own), verdict(rule, pooled, spread))
-
-
-def verdict(rule: Rule, *intervals: Interval) -> str:
-    """Return what the intervals together decide (see the module's rule)."""
-    least, most = {"gain": (0.0, SMALLEST), "no loss": (-SMALLEST, 0.0), "bar": (BAR, BAR)}[rule]
-    if all(x.lo > least or (rule == "bar" and x.lo == least) for x in intervals):
-        return "holds"
-    if all(x.hi < most for x in intervals):
-        return "does not hold"
-    return "not decided"
+    return Effect(pooled, spread, tuple(own), verdict(rule, pooled, spread, bar=BAR))

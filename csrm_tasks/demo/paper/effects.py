@@ -2,12 +2,8 @@
 
 By query: the queries of the seeds resampled together, given these models (A45); where all seeds
 are judged by the same queries (one market, trained again), a query is resampled with all that the
-seeds say of it. By seed: :func:`.stopping.over_seeds`. The verdict needs both, by the rules of
-docs/STUDY.md, with the measure's own smallest effect that matters::
-
-    rule      holds where both are      does not hold where both are
-    gain      above 0                   below the smallest
-    no loss   above minus the smallest  below 0
+seeds say of it. By seed: :func:`.stopping.over_seeds`. The verdict needs both
+(:mod:`csrm_tasks.demo.study.verdict`), with the measure's own smallest effect that matters.
 
 Before the first look, and of a claim that a seed in between lacks, nothing is decided.
 """
@@ -24,6 +20,7 @@ from csrm_tasks.demo.paper.measures import MEASURES, Measure
 from csrm_tasks.demo.paper.plan import CELLS, CLAIMS, Cell, Claim
 from csrm_tasks.demo.paper.results import PartResult
 from csrm_tasks.demo.paper.stopping import level, look_at, over_seeds
+from csrm_tasks.demo.study.verdict import OPEN, verdict
 from csrm_tasks.evaluation.metrics import Floats
 from csrm_tasks.evaluation.paired import Interval, difference, resample
 
@@ -68,13 +65,13 @@ def effect_of(claim: Claim, results: BySeed, first: int, shared: bool) -> Effect
     if look is None:
         value = float(np.mean(list(own.values())))
         open_ = Interval(value, UNKNOWN, UNKNOWN)
-        return Effect(claim, open_, open_, own, None, "not decided")
+        return Effect(claim, open_, open_, own, None, OPEN)
     seeds = range(first, first + look)
     spread = over_seeds([own[s] for s in seeds], look)
     if not what.by_query:
-        return Effect(claim, spread, spread, own, look, verdict(claim, spread))
+        return Effect(claim, spread, spread, own, look, _judged(claim, spread))
     pooled = _pooled(what, [both[s] for s in seeds], shared, level(look))
-    return Effect(claim, pooled, spread, own, look, verdict(claim, pooled, spread))
+    return Effect(claim, pooled, spread, own, look, _judged(claim, pooled, spread))
 
 
 def _pair(result: PartResult, claim: Claim) -> tuple[Floats, Floats] | None:
@@ -101,15 +98,8 @@ def _pooled(
     return found if what.sign > 0 else found.negated()
 
 
-def verdict(claim: Claim, *intervals: Interval) -> str:
-    """Return what the intervals together decide (see the module's rule)."""
-    smallest = MEASURES[claim.measure].smallest
-    least, most = (0.0, smallest) if claim.rule == "gain" else (-smallest, 0.0)
-    if all(x.lo > least for x in intervals):
-        return "holds"
-    if all(x.hi < most for x in intervals):
-        return "does not hold"
-    return "not decided"
+def _judged(claim: Claim, *intervals: Interval) -> str:
+    return verdict(claim.rule, *intervals, smallest=MEASURES[claim.measure].smallest)
 
 
 def effects(results: Iterable[PartResult], first: int, shared: bool) -> list[Effect]:
@@ -122,7 +112,7 @@ def effects(results: Iterable[PartResult], first: int, shared: bool) -> list[Eff
 def decided(part: str, results: Iterable[PartResult], first: int, shared: bool) -> bool:
     """Whether every claim of a part is decided: no further seed of it needs to be trained."""
     own = [e for e in effects(results, first, shared) if e.claim.part == part]
-    return bool(own) and all(e.verdict != "not decided" for e in own)
+    return bool(own) and all(e.verdict != OPEN for e in own)
 
 
 def cells(results: Iterable[PartResult]) -> list[tuple[Cell, dict[int, float]]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from csrm_tasks.demo.study.effects import SMALLEST
+from csrm_tasks.demo.study.verdict import SMALLEST
 from csrm_tasks.evaluation import metrics
 from csrm_tasks.evaluation.measures import share
 from csrm_tasks.evaluation.metrics import Floats, Metric

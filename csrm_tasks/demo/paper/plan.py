@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from csrm_tasks.demo.curation.effects import Rule
 from csrm_tasks.demo.paper.measures import MEASURES
+from csrm_tasks.demo.study.verdict import Rule
 from csrm_tasks.errors import ConfigError
 
 T2, T3 = "paper 1, table 2", "paper 1, table 3"

@@ -3,11 +3,8 @@
 An effect is the difference in micro-F1 between an arm and its control, paired by query (A45). Its
 first interval resamples the queries of all seeds together: what these very models would differ by
 on other queries. Its second is Student's t over the seeds' own effects: what models trained again,
-in another market, would differ by. The verdict needs both::
-
-    holds           both intervals lie above 0
-    does not hold   both lie below SMALLEST, the smallest step that the paper claims
-    not decided     anything else
+in another market, would differ by. The verdict needs both, as a *gain*
+(:mod:`csrm_tasks.demo.study.verdict`).
 """
 
 from __future__ import annotations
@@ -18,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from csrm_tasks.demo.study.verdict import verdict
 from csrm_tasks.evaluation.metrics import Floats, confusion_by_query, micro_f1
 from csrm_tasks.evaluation.paired import Interval, difference, resample
 
 GRADES = 3
-SMALLEST = 0.005  # RQA* over RQA in paper 1, table 2: half a point
 CONFIDENT, POWER = 1.959964, 0.841621  # normal quantiles of a 95 % interval and of 80 % power
 
 
@@ -49,7 +46,7 @@ def compare(
     pooled_one, pooled_other = np.concatenate(one), np.concatenate(other)
     pooled = difference(pooled_one, pooled_other, micro_f1, resample(len(pooled_one)))
     spread = over_seeds([x.value for x in own])
-    return Effect(arm, control, pooled, spread, own, verdict(pooled, spread))
+    return Effect(arm, control, pooled, spread, own, verdict("gain", pooled, spread))
 
 
 def _counts(answers: pl.DataFrame) -> Floats:
@@ -73,15 +70,6 @@ def over_seeds(values: Sequence[float]) -> Interval:
         return Interval(mean, float("nan"), float("nan"))
     half = float(t.ppf(0.975, n - 1)) * float(found.std(ddof=1)) / n**0.5
     return Interval(mean, mean - half, mean + half)
-
-
-def verdict(*intervals: Interval) -> str:
-    """Return what the intervals together decide (see the module's rule)."""
-    if all(x.lo > 0 for x in intervals):
-        return "holds"
-    if all(x.hi < SMALLEST for x in intervals):
-        return "does not hold"
-    return "not decided"
 
 
 def queries_needed(effect: Effect, queries: int, points: float = 0.01) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from csrm_tasks.demo.study.effects import Effect, over_seeds, queries_needed, verdict
+from csrm_tasks.demo.study.effects import Effect, over_seeds, queries_needed
 from csrm_tasks.demo.study.run import SeedResult, effects
+from csrm_tasks.demo.study.verdict import verdict
 from csrm_tasks.evaluation.paired import Interval
 
 TITLES = {
@@ -58,8 +59,8 @@ def _gap_row(results: Sequence[SeedResult]) -> list[str]:
         return []
     spread = over_seeds(own)
     each = _filled([f"{x:+.3f}" for x in own], len(results))
-    limits = _limits(spread, 1.0, 3)
-    return [_row(GAP, f"{spread.value:+.3f}", "–", limits, f"**{verdict(spread)}**", *each)]
+    limits, said = _limits(spread, 1.0, 3), verdict("gain", spread)
+    return [_row(GAP, f"{spread.value:+.3f}", "–", limits, f"**{said}**", *each)]
 
 
 def _limits(x: Interval, unit: float, digits: int) -> str:
