@@ -172,15 +172,12 @@ def evaluated(
         readers["rqa_cold"] = (cold, rqa0)
     readers |= {name: (one, found.rqa) for name, one in llms.items()}
     readers |= {name: (llm, titles) for name, titles in found.unclicked.items()}
-    readers["final"] = (llm, found.rqa)
-    scores = [
-        add("score_pairs", f"score_{name}", split="gold", llm=one, rqa=titles)
+    by_llm = {
+        name: add("score_pairs", f"score_{name}", split="gold", llm=one, rqa=titles)
         for name, (one, titles) in readers.items()
-    ]
-    if market.towers.stacked_teacher:
-        given = {"llm": llm, "rqa": found.rqa, "teacher": towers.teacher}
-        scores += [add("score_pairs", "score_teacher", split="gold", **given)]
-        readers["teacher"] = (llm, found.rqa)
+    }
+    by_llm |= without_scoring_again(week, found, [by_llm[name] for name in llms], llm, towers)
+    scores = [*by_llm.values()]
     untrained = peers_of(market, tasks_of(market), week.snap, found.rqa)
     scores += untrained.values()
     tower_scores = {
@@ -189,11 +186,24 @@ def evaluated(
     }
     tower_scores |= served_orders(week, towers, tower_scores)
     peers = {"baselines": add("baselines"), "champion": week.live}
-    names = ",".join([*readers, *untrained, *tower_scores])
+    names = ",".join([*by_llm, *untrained, *tower_scores])
     peers |= controls_of(market, tasks_of(market), week.snap, llm) | ablation_in(learnt)
     peers |= towers.review
     scored = {"llm_scores": scores, "tower_scores": [*tower_scores.values()]}
     return add("evaluate", names=names, **scored, **peers)
+
+
+def without_scoring_again(
+    week: Week, found: Retrieved, candidates: list[XComArg], llm: XComArg, towers: Towers
+) -> dict[str, XComArg]:
+    """Return what the chosen LLM, and the stack on it, say of gold; it is one of ``candidates``."""
+    read = {"llm": llm, "rqa": found.rqa}
+    final = tasks_of(week.market)("chosen_scores", "score_final", scored=candidates, **read)
+    scores = {"final": final}
+    if week.market.towers.stacked_teacher:
+        given = read | {"teacher": towers.teacher, "scored": final}
+        scores["teacher"] = week.add("taught_scores", "score_teacher", **given)
+    return scores
 
 
 def served_orders(week: Week, towers: Towers, scores: dict[str, XComArg]) -> dict[str, XComArg]:

@@ -44,7 +44,7 @@ class Index:
 
 def usearch(vectors: Vectors) -> Index:
     """usearch's HNSW over 8-bit vectors."""
-    from usearch.index import Index as Made
+    Made = import_module("usearch.index").Index  # of the peers' environment alone
 
     made = Made(
         ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=DEGREE // 2,
@@ -65,7 +65,7 @@ def usearch(vectors: Vectors) -> Index:
 
 def hnswlib(vectors: Vectors) -> Index:
     """hnswlib, of 32-bit vectors: it has no other."""
-    import hnswlib as package
+    package = import_module("hnswlib")
 
     made = package.Index("ip", vectors.shape[1])
     made.init_index(len(vectors), M=DEGREE // 2, ef_construction=WIDTH, allow_replace_deleted=True)
@@ -82,7 +82,7 @@ def hnswlib(vectors: Vectors) -> Index:
 
 def svs(vectors: Vectors) -> Index:
     """Intel's SVS: a Vamana graph over LVQ, 8 bits; as such it takes no updates."""
-    import svs as package
+    package = import_module("svs")
 
     path = str(Path(sys.argv[2]) / "svs.fvecs")
     package.write_vecs(np.asarray(vectors), path)
@@ -96,7 +96,7 @@ def svs(vectors: Vectors) -> Index:
 
 def svs_dynamic(vectors: Vectors) -> Index:
     """SVS as it takes updates: 32-bit vectors."""
-    import svs as package
+    package = import_module("svs")
 
     ids = np.arange(len(vectors), dtype=np.uint64)
     made = package.DynamicVamana.build(

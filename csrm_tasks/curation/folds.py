@@ -22,7 +22,8 @@ from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.baselines import CharacterModel, Texts, texts_of
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, TASK_SPACES
-from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
+from csrm_tasks.llm.scoring.probabilities import with_probabilities
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.llm.task_data import TaskTexts, learns_tasks_alone, load_task_pairs
 from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.launch import train_anew

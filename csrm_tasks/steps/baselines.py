@@ -113,7 +113,7 @@ def baseline_prompt(ctx: Context, *, model: str, remote: bool = False) -> Metada
 
 def _write(ctx: Context, gold: pl.DataFrame, probabilities: Floats) -> None:
     """Write ``scored.parquet`` as ``score_pairs`` does."""
-    from csrm_tasks.llm.scoring.scoring import with_probabilities
+    from csrm_tasks.llm.scoring.probabilities import with_probabilities
     from csrm_tasks.records import PAIRS, SCORED, write_table
 
     schema = {k: PAIRS[k] for k in ("pair_id", "grade")} | SCORED

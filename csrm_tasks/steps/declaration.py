@@ -22,11 +22,11 @@ from csrm_tasks.settings import Settings
 
 # under csrm_tasks.steps
 MODULES = (
-    "data", "replay", "curation", "llm", "ablation", "llm_merge", "llm_scores", "llm_export",
-    "retrieval", "retrieval_index", "negatives", "task_negatives", "translation", "teacher",
-    "towers", "towers_short", "towers_scores", "cross_encoder", "second_stage", "baselines",
-    "leave_out", "evaluation", "tasks", "release", "serving", "rollout", "audits", "review",
-    "upkeep", "weeks",
+    "data", "replay", "curation", "llm", "ablation", "llm_merge", "llm_scores", "gold_scores",
+    "llm_export", "retrieval", "retrieval_index", "negatives", "task_negatives", "translation",
+    "teacher", "towers", "towers_short", "towers_scores", "cross_encoder", "second_stage",
+    "baselines", "leave_out", "evaluation", "tasks", "release", "serving", "rollout", "audits",
+    "review", "upkeep", "weeks",
 )  # fmt: skip
 
 

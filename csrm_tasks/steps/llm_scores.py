@@ -64,7 +64,7 @@ def score_shard(
     if stopped:
         return _no_labels(stopped)
     scored, truncated = _score(ctx, pairs.filter(shard_numbers(pairs, of) == shard), space, split)
-    _write(ctx, scored, split)
+    write_scores(ctx, scored, judged=bool(split))
     log.info("shard %d of %d: %d of %d pairs", shard, of, len(scored), len(pairs))
     return _shard_facts(shard, of, space, split) | {"pairs": len(scored), "truncated": truncated}
 
@@ -145,18 +145,19 @@ def _finish(ctx: Context, scored: pl.DataFrame, truncated: int, space: str, spli
     """Write what was scored, with its agreement with people and, of train, as soft labels."""
     facts: Metadata = {"pairs": len(scored), "truncated": truncated}
     if split and space == "relevance":
-        facts |= _agreement(scored)
+        facts |= agreement(scored)
     if _relabels(space, split):
         scored, facts = _soft_labels(ctx, scored, facts)
-    _write(ctx, scored, split)
+    write_scores(ctx, scored, judged=bool(split))
     return facts
 
 
-def _write(ctx: Context, scored: pl.DataFrame, split: str) -> None:
+def write_scores(ctx: Context, scored: pl.DataFrame, judged: bool) -> None:
+    """Write ``scored.parquet``; of ``judged`` pairs with pair_id and grade."""
     from csrm_tasks.records import PAIRS, SCORED, write_table
 
-    judged = {k: PAIRS[k] for k in ("pair_id", "grade")} if split else {}
-    write_table(scored, judged | SCORED, ctx.out / "scored.parquet")
+    grades = {k: PAIRS[k] for k in ("pair_id", "grade")} if judged else {}
+    write_table(scored, grades | SCORED, ctx.out / "scored.parquet")
 
 
 def _shard_facts(shard: int, of: int, space: str, split: str) -> Metadata:
@@ -198,7 +199,7 @@ def _with_scores(own: pl.DataFrame, shard: Artifact) -> pl.DataFrame:
     return own.hstack(scored.select("p0", "p1", "p2"))
 
 
-def _agreement(scored: pl.DataFrame) -> Metadata:
+def agreement(scored: pl.DataFrame) -> Metadata:
     """Agreement with the human grades, over all and by locale."""
     import polars as pl
 
@@ -290,7 +291,7 @@ def _soft_labels(
             translated=_input_of(ctx, teacher, "translated"),
         ).leaving_out(unread)  # fmt: skip
         scored, folds = cross_fit(market, given, ctx.work)
-        facts |= folds | _agreement(scored)
+        facts |= folds | agreement(scored)
     fields = load_fields(ctx.input("snapshot").path, _rqa(ctx))
     about = {"agreement": facts["agreement"], "cross_fitted": memorised} | changes(scored, fields)
     write_json(ctx.out / "changes.json", about, sort_keys=False)

@@ -71,7 +71,7 @@ def _calibrated(ctx: Context, stack: Stack, dev: Gold, made: Stacked) -> Stack:
     """Return the stack with the temperature that its cross-fitted word on dev asks for (A49)."""
     from csrm_tasks.dataset.tables import table
     from csrm_tasks.llm.scoring.calibration import calibrate
-    from csrm_tasks.llm.scoring.scoring import with_probabilities
+    from csrm_tasks.llm.scoring.probabilities import with_probabilities
 
     said = with_probabilities(dev.frame.select("pair_id", "grade", "locale"), made.said)
     said.write_parquet(ctx.work / "cross_fitted.parquet")

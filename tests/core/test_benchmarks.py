@@ -37,6 +37,9 @@ FIGURES = {
     "llm_step": {"time_ratio_fp32", "memory_ratio_fp32", "memory_ratio_fp32_resident",
                  "time_ratio_bf16", "time_ratio_fp32_checkpointed",
                  "memory_ratio_fp32_checkpointed_resident"},
+    "night_scale": {f"{what}_{step}" for what in ("seconds", "peak_memory") for step in (
+        "land", "validate", "store", "aggregate", "publish_day", "snapshot", "build_bm25",
+        "pseudo_pairs")} | {"day100_over_day1", "night_s", "day1_s"},
     "orchestration": {"parse_s_1", "parse_s_5", "week_s"},
     "paired": {"ratio_loop", "ratio_scipy", "baseline_s"},
     "serving": {"requests_per_s", "p99_s", "failed", "ratio_mlflow", "p99_switching_s",

@@ -680,6 +680,10 @@ def test_a_market_may_ask_for_more_than_the_papers_system(tmp_path: Path) -> Non
     # Who teaches is known before the first pair is scored for the towers.
     for scoring in ("score_tower_pairs_shards", "score_tower_pairs", "score_teacher"):
         assert "teacher" in tasks[scoring]["inputs"] and scoring in tasks["choose_teacher"]["after"]
+    # No LLM scores gold twice: what the chosen one and the stack on it say is there already.
+    steps = {task: tasks[task]["step"] for task in ("score_final", "score_teacher")}
+    assert steps == {"score_final": "chosen_scores", "score_teacher": "taught_scores"}
+    assert all("score_final" in tasks[f"score_{one}"]["after"] for one in ("stage2", "round2"))
     assert "evaluate" in tasks["baseline_prompt"]["after"]
 
 

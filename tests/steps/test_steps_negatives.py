@@ -13,7 +13,8 @@ from csrm_tasks import records, tracking
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.llm.data import load_fields
-from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
+from csrm_tasks.llm.scoring.probabilities import with_probabilities
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.records import NEGATIVES, read_table, write_table
 from csrm_tasks.sections import Negatives
 from tests.retrieval_fixtures import behaviour, pairs, products, queries

@@ -32,12 +32,12 @@ from csrm_tasks.demo.curation.effects import (
     HARD_PRECISION,
     Effect,
     Measure,
-    Rule,
     compare,
     f1_of,
 )
 from csrm_tasks.demo.curation.effects import share_right as share_right_of
 from csrm_tasks.demo.curation.market import CurationMarket
+from csrm_tasks.demo.study.verdict import Rule
 from csrm_tasks.llm.training.task_judge import SCORES
 from csrm_tasks.records import DECISIONS, read_table
 

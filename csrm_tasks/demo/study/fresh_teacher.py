@@ -28,7 +28,8 @@ from csrm_tasks.evaluation.gold import judged_set
 from csrm_tasks.evaluation.measures import MEASURES
 from csrm_tasks.evaluation.paired import difference, resample
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, QueryFields
-from csrm_tasks.llm.scoring.scoring import RelevanceScorer, with_probabilities
+from csrm_tasks.llm.scoring.probabilities import with_probabilities
+from csrm_tasks.llm.scoring.scoring import RelevanceScorer
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.encoder import BiEncoder

@@ -17,9 +17,9 @@ from csrm_tasks.llm.network.identity import LlmCard, own_pretraining, read_card
 from csrm_tasks.llm.network.model import Model, load_base, merge_adapter
 from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, LabelSpace
-from csrm_tasks.llm.scoring.calibration import Floats, apply_temperature
+from csrm_tasks.llm.scoring.calibration import apply_temperature
 from csrm_tasks.llm.scoring.predict import predict
-from csrm_tasks.records import SCORED
+from csrm_tasks.llm.scoring.probabilities import with_probabilities
 
 log = logging.getLogger("csrm")
 
@@ -97,13 +97,3 @@ def load_own_base(card: LlmCard, folder: Path, dtype: torch.dtype | None = None)
             "restore that base model or train again"
         )
     return model
-
-
-def with_probabilities(pairs: pl.DataFrame, probabilities: Floats) -> pl.DataFrame:
-    """Append p0, p1, p2 (N, K ≤ 3) to ``pairs`` as float32."""
-    columns = ("p0", "p1", "p2")
-    missing = np.zeros((len(probabilities), len(columns) - probabilities.shape[1]))
-    table = np.hstack([probabilities, missing])
-    return pairs.with_columns(
-        pl.Series(c, table[:, k]).cast(SCORED[c]) for k, c in enumerate(columns)
-    )

@@ -14,7 +14,7 @@ from csrm_tasks.llm.prompt.encoding import PromptEncoder
 from csrm_tasks.llm.prompt.prompts import RELEVANCE
 from csrm_tasks.llm.scoring.calibration import log_loss
 from csrm_tasks.llm.scoring.predict import Floats, predict
-from csrm_tasks.llm.scoring.scoring import with_probabilities
+from csrm_tasks.llm.scoring.probabilities import with_probabilities
 from csrm_tasks.llm.training.train import DevScore
 
 
