@@ -1,5 +1,5 @@
 """
-### Drill: the way back, rehearsed every month
+### Drill: a monthly rehearsal of the rollback, on copies
 
 The real rollback on a copy of the ledger, another routing document and a copy of the aliases; every
 release it goes back to is loaded and scores a query. Nothing that is served changes.

@@ -1,5 +1,5 @@
 """
-### Nightly refresh: today's catalogue in the vectors of what is live
+### Nightly refresh: product vectors of the live releases, up to date with the catalogue
 
 `refresh` embeds what is new or changed (by content hash) with the towers of every release that
 serves somebody (stable, next, hold-out) and copies the rest · `publish_refresh` names the new

@@ -1,5 +1,5 @@
 """
-### Weekly retraining (stage 2): yesterday's release against one that has seen this market
+### Weekly retraining (stage 2): a candidate from this market's labels and behaviour, judged
 
 Snapshot with target labels and behaviour → retriever with local clicks (RQA*) → LLM on all
 languages' labels (from the live LLM's stage 0, if the market has one; without those that a filter

@@ -1,7 +1,7 @@
 """Where MLflow's webhook comes in: ``POST {Airflow}/csrm-mlflow/aliases`` of the API server.
 
 Nobody is logged in here: an event counts by its signature alone, and nothing but a repair from the
-ledger can come of it. docs/OPERATIONS.md, "An alias moved by hand", says how it is set up.
+ledger can come of it. docs/OPERATIONS.md, "MLflow's webhook", says how it is set up.
 """
 
 from __future__ import annotations

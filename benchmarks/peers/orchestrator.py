@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,13 @@ def serve(version: str, run: Callable[[], None]) -> None:
 
 
 @contextmanager
-def started(folder: Path, commands: Mapping[str, list[str]], **env: str) -> Iterator[None]:
+def started(
+    folder: Path, commands: Mapping[str, list[str]], **env: str
+) -> Iterator[Callable[[], None]]:
     """Run servers for the block, each in a session of its own with its log in ``folder``.
 
-    A command is a program of this peer's environment and its arguments.
+    A command is a program of this peer's environment and its arguments. Yields a function that
+    raises :class:`RuntimeError`, with the end of its log, where one of them has ended.
     """
     children: list[subprocess.Popen[bytes]] = []
     try:
@@ -76,10 +79,11 @@ def started(folder: Path, commands: Mapping[str, list[str]], **env: str) -> Iter
                     [str(path), *arguments], env=os.environ | env, stdin=subprocess.DEVNULL,
                     stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 ))  # fmt: skip
-        yield
+        yield lambda: _still_running(folder, commands, children)
     finally:
         for child in reversed(children):
-            os.killpg(child.pid, signal.SIGTERM)
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
         for child in children:
             try:
                 child.wait(10)
@@ -88,10 +92,28 @@ def started(folder: Path, commands: Mapping[str, list[str]], **env: str) -> Iter
                 child.wait()
 
 
-def wait_for(done: Callable[[], bool], what: str, seconds: float = READY) -> None:
-    """Return once ``done()``; an :class:`OSError` means not yet. Raises ``TimeoutError``."""
+def _still_running(
+    folder: Path, names: Iterable[str], children: Iterable[subprocess.Popen[bytes]]
+) -> None:
+    for name, child in zip(names, children, strict=True):
+        if child.poll() is not None:
+            log = (folder / f"{name}.log").read_text(errors="replace")
+            raise RuntimeError(f"{name} ended by itself ({child.returncode}):\n{log[-2000:]}")
+
+
+def wait_for(
+    done: Callable[[], bool],
+    what: str,
+    seconds: float = READY,
+    running: Callable[[], None] = lambda: None,
+) -> None:
+    """Return once ``done()``; an :class:`OSError` means not yet. Raises ``TimeoutError``.
+
+    ``running`` is asked each time: it raises where nothing can come any more.
+    """
     end = time.monotonic() + seconds
     while True:
+        running()
         try:
             if done():
                 return

@@ -8,6 +8,7 @@ would start a fresh interpreter for each step.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -49,21 +50,22 @@ def main() -> None:
         "daemon": ["dagster-daemon", "run", *code],
         "webserver": ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port), *code],
     }
-    with started(task.folder, servers, **env):
-        serve(f"dagster {version('dagster')}", Client(f"http://127.0.0.1:{port}/graphql").run)
+    with started(task.folder, servers, **env) as running:
+        client = Client(f"http://127.0.0.1:{port}/graphql", running)
+        serve(f"dagster {version('dagster')}", client.run)
 
 
 class Client:
     """Launches runs over GraphQL."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, running: Callable[[], None]) -> None:
+        self._url, self._running = url, running
         self._where: dict[str, str] = {}
 
     def run(self) -> None:
         """Launch a run and wait for its end."""
         if not self._where:
-            wait_for(self._is_there, "Dagster's webserver")
+            wait_for(self._is_there, "Dagster's webserver", running=self._running)
         launched = self._ask(LAUNCH, where=self._where)["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         run = launched["run"]["runId"]

@@ -29,7 +29,8 @@ def main() -> None:
     how = sys.argv[2] if len(sys.argv) > 2 else "threads"
     api = f"http://127.0.0.1:{port}/api"
     env = {
-        "PREFECT_HOME": str(task.folder), "PREFECT_API_URL": api, "PREFECT_PROFILES_PATH": "",
+        "PREFECT_HOME": str(task.folder), "PREFECT_API_URL": api,
+        "PREFECT_PROFILES_PATH": str(task.folder / "none.toml"),
         "PREFECT_API_DATABASE_CONNECTION_URL": driven(task.database),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # 10 seconds by default
@@ -49,10 +50,10 @@ def main() -> None:
         state = ask(url)["state"]
         assert state["type"] == "COMPLETED", state
 
-    with started(task.folder, {"server": server}, **env):
-        wait_for(lambda: ask(f"{api}/health") is True, "Prefect's server")
-        with started(task.folder, {"runner": runner}, **env):
-            wait_for(lambda: deployment() != "", "Prefect's runner")
+    with started(task.folder, {"server": server}, **env) as serving:
+        wait_for(lambda: ask(f"{api}/health") is True, "Prefect's server", running=serving)
+        with started(task.folder, {"runner": runner}, **env) as offering:
+            wait_for(lambda: deployment() != "", "Prefect's runner", running=offering)
             serve(f"prefect {version('prefect')}", run)
 
 

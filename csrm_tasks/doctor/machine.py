@@ -28,6 +28,7 @@ LEAST_MEMORY = 2 * GB  # what a step of the smallest market takes, with its libr
 COPIES = 4  # of a base's weights in a training: itself twice while it is loaded, and what it keeps
 
 Room = Callable[[Path], tuple[int, int]]  # bytes and files that a folder may still take
+ALONE = 10_000  # turns of a waiting thread that pay where a machine does nothing else
 
 
 def room_of(folder: Path) -> tuple[int, int]:
@@ -123,7 +124,12 @@ def threads(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
             "take it out of the environment: it is then set to what is granted",
         )
     policy, spins = env.get("OMP_WAIT_POLICY", ""), env.get("GOMP_SPINCOUNT", "0")
-    if policy.lower() != "passive" or spins != "0":
+    if policy.lower() == "passive" and spins.isdecimal() and 0 < int(spins) <= ALONE:
+        yield say.ok(
+            f"waiting threads spin for {spins} turns, then sleep (GOMP_SPINCOUNT): for a machine "
+            "that nobody else computes on"
+        )
+    elif policy.lower() != "passive" or spins != "0":
         which = f"OMP_WAIT_POLICY={policy}" if spins == "0" else f"GOMP_SPINCOUNT={spins}"
         yield say.warning(
             f"{which}: OpenMP's threads spin while they wait, which costs a machine that is "

@@ -58,7 +58,7 @@ class Service:
         self.follower = Follower(settings, market.market, loader, self.alarms, self.metrics)
         self.ubi = UbiLog(
             settings.landing, market.market, market.target_locale, instance,
-            lambda: datetime.now(UTC),
+            lambda: datetime.now(UTC), market.schedule.timezone,
         )  # fmt: skip
         self.figures = Figures(market.market)
         self.second = SecondStages(market.second_stage, settings.threads, self.metrics)

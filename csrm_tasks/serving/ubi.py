@@ -2,9 +2,11 @@
 
 A record goes to a file whose name begins with a dot (an upload under way, which ingest leaves
 alone) in the folder of its day, whole or not at all; after midnight, and when the service ends,
-the file gets its name by one rename. What a killed service left is published by the next one that
-starts, whatever its name, less a last line that was cut. A file that is ready only when its day may
-have been ingested already is delivered with today: ingest takes late events.
+the file gets its name by one rename. Days and midnight are those of the market's clocks, by which
+its nights begin, too: by others a file would be finished hours after its night, and never read.
+What a killed service left is published by the next one that starts, whatever its name, less a last
+line that was cut. A file that is ready only when its day may have been ingested already is
+delivered with today: ingest takes late events.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from filelock import FileLock, Timeout
 
+from csrm_tasks import clocks
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.ingest.contract.contracts import OWN
 
@@ -42,16 +45,18 @@ class _Open:
 class UbiLog:
     """Writes one instance's records for one locale; safe to call from several threads."""
 
-    def __init__(self, landing: Path, market: str, locale: str, instance: str, now: Clock) -> None:
+    def __init__(
+        self, landing: Path, market: str, locale: str, instance: str, now: Clock, zone: str = "UTC"
+    ) -> None:
         """Take the instance's name and publish what killed services left.
 
-        Raises :class:`ConfigError` when another running service has that name, or the landing
-        zone takes no files.
+        Days are those of ``zone``. Raises :class:`ConfigError` when another running service has
+        that name, or the landing zone takes no files.
         """
         self._root = landing / market
         self._locale = locale
         self._instance = instance
-        self._now = now
+        self._now, self._zone = now, zone
         self._open: dict[str, _Open] = {}
         self._mutex = threading.Lock()
         self._name = self._lock(instance)
@@ -101,7 +106,7 @@ class UbiLog:
             self._name.release()
 
     def _day(self) -> str:
-        return self._now().date().isoformat()
+        return clocks.day_of(self._now(), self._zone).isoformat()
 
     def _file(self, kind: Kind) -> BinaryIO:
         day = self._day()
@@ -134,8 +139,8 @@ class UbiLog:
         if part.stat().st_size == 0:
             part.unlink()
             return
-        day = datetime.fromisoformat(part.parent.parent.name).replace(tzinfo=UTC)
-        in_time = self._now() < day + timedelta(days=1) + IN_TIME
+        day = date.fromisoformat(part.parent.parent.name)
+        in_time = self._now() < clocks.ends(day, self._zone) + IN_TIME
         folder = part.parent if in_time else self._root / self._day() / self._locale
         folder.mkdir(parents=True, exist_ok=True)
         kind = part.name[1:].split("-", 1)[0]

@@ -419,10 +419,13 @@ def test_threads_that_spin_or_are_too_many(
     monkeypatch.setattr(machine, "granted_cpus", lambda: 2)
     passive = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
     assert faults(list(machine.threads(settings, passive)), "warning") == []
-    for spinning in ({"OMP_WAIT_POLICY": "active"}, passive | {"GOMP_SPINCOUNT": "1000"}):
+    for spinning in ({"OMP_WAIT_POLICY": "active"}, passive | {"GOMP_SPINCOUNT": "300000"}):
         found = list(machine.threads(settings, spinning))
         (said,) = faults(found, "warning")
         assert "spin while they wait" in said and "PASSIVE" in cures(found)
+    alone = list(machine.threads(settings, passive | {"GOMP_SPINCOUNT": "10000"}))
+    assert faults(alone, "warning") == []
+    assert "for a machine that nobody else computes on" in alone[-1].said
     many = list(machine.threads(replace(settings, threads=8), passive | {"OMP_NUM_THREADS": "9"}))
     assert [s.split(" is ")[0] for s in faults(many, "warning")] == [
         "CSRM_THREADS",

@@ -36,8 +36,8 @@ class Clock:
         return self.at
 
 
-def log_at(folder: Path, clock: Clock, instance: str = "a") -> UbiLog:
-    return UbiLog(folder, MARKET, LOCALE, instance, clock)
+def log_at(folder: Path, clock: Clock, instance: str = "a", zone: str = "UTC") -> UbiLog:
+    return UbiLog(folder, MARKET, LOCALE, instance, clock, zone)
 
 
 def landed(folder: Path) -> dict[str, list[Any]]:
@@ -82,6 +82,43 @@ def test_the_first_record_after_midnight_closes_the_day_by_itself(tmp_path: Path
     log.write("ubi_events", [{"n": 2}])
     assert list(landed(tmp_path)) == ["2026-01-01/zh-TW/ubi_events-a.0.jsonl"]
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("zone", "midnight"),
+    [
+        ("Asia/Taipei", "2026-03-29T16:00:00"),
+        ("America/Sao_Paulo", "2026-03-30T03:00:00"),
+        ("Europe/Berlin", "2026-03-29T22:00:00"),  # a day of 23 hours
+    ],
+)
+def test_days_end_by_the_clocks_of_the_market(tmp_path: Path, zone: str, midnight: str) -> None:
+    """So that what a night at two, there, reads has got its name."""
+    clock = Clock(midnight)
+    clock.at -= timedelta(seconds=1)
+    log = log_at(tmp_path, clock, zone=zone)
+    log.write("ubi_events", [{"n": 1}])
+    clock.at += timedelta(seconds=2)
+    log.rotate()
+    ended = {"2026-03-29/zh-TW/ubi_events-a.0.jsonl": [{"n": 1}]}
+    assert landed(tmp_path) == ended
+    log.write("ubi_events", [{"n": 2}])
+    log.close()
+    assert landed(tmp_path) == ended | {"2026-03-30/zh-TW/ubi_events-a.0.jsonl": [{"n": 2}]}
+    # What a killed service left comes with its own day for an hour, then with today.
+    clock.at -= timedelta(minutes=30)
+    dead = log_at(tmp_path, clock, "b", zone)
+    dead.write("ubi_events", [{"n": 3}])
+    dead._name.release()
+    clock.at += timedelta(minutes=80)
+    log_at(tmp_path, clock, "c", zone).close()
+    assert {"2026-03-29/zh-TW/ubi_events-b.0.jsonl": [{"n": 3}]}.items() <= landed(tmp_path).items()
+    late = log_at(tmp_path, Clock("2026-03-29T12:00:00"), "d", zone)
+    late.write("ubi_events", [{"n": 4}])
+    late._name.release()
+    clock.at += timedelta(minutes=20)
+    log_at(tmp_path, clock, "e", zone).close()
+    assert {"2026-03-30/zh-TW/ubi_events-e.0.jsonl": [{"n": 4}]}.items() <= landed(tmp_path).items()
 
 
 def test_what_a_killed_service_left_is_published_less_a_line_that_was_cut(tmp_path: Path) -> None:
