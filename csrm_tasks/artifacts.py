@@ -200,7 +200,11 @@ class ArtifactStore:
         for entry in files:
             self._blobs.upload(f"{ref}/{data}/{entry['path']}", source / entry["path"])
         if not self._blobs.put_if_absent(f"{ref}/{MANIFEST}", text.encode()):
-            self._blobs.delete_tree(f"{ref}/{data}")
+            # An object store that took ours and whose answer was lost refuses the second try: then
+            # the manifest that lies there is ours, known by its own name of the data.
+            there = self._blobs.read(f"{ref}/{MANIFEST}")
+            if there is None or json.loads(there)["data"] != data:
+                self._blobs.delete_tree(f"{ref}/{data}")
         return self.open(ref)
 
     def _fetch(self, data: str, files: list[dict[str, Any]]) -> Path:
@@ -210,7 +214,12 @@ class ArtifactStore:
             return target
         part = target.with_name(f"{target.name}.part-{uuid.uuid4().hex[:8]}")
         for entry in files:
-            self._blobs.download(f"{data}/{entry['path']}", part / entry["path"])
+            try:
+                self._blobs.download(f"{data}/{entry['path']}", part / entry["path"])
+            except FileNotFoundError as e:
+                shutil.rmtree(part, ignore_errors=True)
+                what = data.rpartition("/")[0]
+                raise ArtifactError(f"{what}: file {entry['path']} is gone; {REMEDY}") from e
         part.mkdir(parents=True, exist_ok=True)
         try:
             part.rename(target)

@@ -12,7 +12,8 @@ none.
 starts. Nights may run in any order: a late one ends as if it had come in time.
 **A task failed?** Its log ends with one line that names file, row and remedy. Mend or remove the
 file, then clear `land` with its downstream tasks: no other sees that a file has changed. Files
-already stored are recognised by their digest and not stored twice. `csrm quarantine list --market M` shows the rows that were set aside.
+already stored are recognised by their digest and not stored twice.
+`csrm quarantine list --market M` shows the rows that were set aside.
 """
 
 from __future__ import annotations

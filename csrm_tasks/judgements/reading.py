@@ -87,7 +87,14 @@ def _add(
         one = _judgement(rated, meaning, wanted)
         key = (normalise(one.query), one.product_id, one.rater)
         earlier = said.setdefault(key, [])
-        if any(one.grade == e.grade and one.rated_at == e.rated_at for e, _ in earlier):
+        times = {
+            one.rated_at,
+            None,
+            "",
+        }  # unsaid, it differs from none
+        if any(
+            one.grade == e.grade and (e.rated_at in times or not one.rated_at) for e, _ in earlier
+        ):
             found.repeated += 1
             continue
         for other, place in earlier:

@@ -99,6 +99,7 @@ def write_page(page: Page, to: str, out: Path) -> list[Path]:
     """Write a page into a folder, which has all its files or none of them; return these."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; --out is a folder")
+    out = out.resolve()  # of "." a name is needed, too
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

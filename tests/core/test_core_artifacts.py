@@ -139,3 +139,38 @@ def test_equal_content_has_one_first_reference_whoever_claims_it_when(
 
     monkeypatch.setattr(LocalBlobs, "read", read)
     assert store.first_like(one) == two
+
+
+def test_a_manifest_whose_answer_was_lost_is_known_as_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client tries again by itself, and the store says that something is there: it is ours."""
+    stored = LocalBlobs.put_if_absent
+
+    def lost(self: LocalBlobs, key: str, data: bytes) -> bool:
+        stored(self, key, data)
+        return False
+
+    monkeypatch.setattr(LocalBlobs, "put_if_absent", lost)
+    source = tmp_path / "made"
+    source.mkdir()
+    (source / "x").write_text("content")
+    store = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+    made = store.publish("m/s/f", source, facts={}, inputs={}, about={})
+    assert made.file("x").read_text() == "content"
+
+
+def test_a_file_that_is_gone_from_a_remote_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "made"
+    source.mkdir()
+    (source / "x").write_text("content")
+    store = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+    made = store.publish("m/s/f", source, facts={}, inputs={}, about={})
+    (made.path / "x").unlink()
+    monkeypatch.setattr(LocalBlobs, "local_path", lambda self, key: None)
+    fresh = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+    with pytest.raises(ArtifactError, match="m/s/f: file x is gone; delete"):
+        fresh.open("m/s/f")
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]

@@ -11,6 +11,7 @@ import pytest
 
 from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.judgements import scales
+from csrm_tasks.judgements.formats import quepid
 from csrm_tasks.judgements.formats.book import Asked
 from csrm_tasks.judgements.reading import Readings, Wanted, read_files
 
@@ -336,3 +337,11 @@ def test_grades_that_say_nothing_are_refused(given: str) -> None:
 def test_an_export_needs_one_rating_for_each_grade(given: str) -> None:
     with pytest.raises(ConfigError, match="--grades"):
         scales.writing(given)
+
+
+def test_a_quote_that_is_never_closed_in_a_large_book_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "book.csv"
+    rows = "".join(f"shoe {i},doc-{i},2\n" for i in range(9_000))
+    path.write_text(f'query,docid,ann\nshoe,"1,2\n{rows}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"book\.csv: row 1: cannot be read .* look for a quote"):
+        quepid.read(path, Asked())

@@ -87,7 +87,10 @@ def _scale(book: Json) -> dict[str, str]:
 
 def _read_csv(path: Path) -> Book:
     text = "\n".join(line for _, line in lines(path))
-    rows = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(text)))
+    except csv.Error as e:  # a quote that is never closed makes one field of all that follows
+        raise fault(path, 1, "", f"cannot be read ({e}); look for a quote without its other") from e
     header = [name.strip() for name in rows[0]]
     if [name.lower() for name in header[:2]] != ["query", "docid"]:
         have = ", ".join(header)[:200]
