@@ -230,7 +230,7 @@ NOT_IN_FLOW = {
     "pretrain_llm", "merge_llms", "mine_negatives", "mine_task_negatives", "filter_fold",
     "filter_noise", "ablation_run", "ablate", "evaluate_tasks", "gate_tasks", "translate_shard",
     "translate_queries", "leave_out", "second_stage", "score_second_stage", "review_queue",
-    "claim_week",
+    "claim_week", "taught_scores",
 }  # fmt: skip
 # What only the training of a cross-fit reads, which no teacher of this flow needs (A18).
 CROSS_FIT = {"score_pairs": {"llm", "seed"}, "join_shards": {"seed"}}
