@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 import sqlalchemy as sa
 
-from benchmarks.database import postgres
+from benchmarks.database import copy_database, postgres, url_of
 from benchmarks.harness import Timing, closing_line, ratio, table, timing_rows
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.sections import Ebr, Ingest, Llm, Retrieval, Towers
@@ -57,16 +57,11 @@ class Site:
 
     def database(self, name: str, template: str) -> str:
         """Create a database (anew) as a copy of another; returns its URL."""
-        engine = sa.create_engine(self.server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
-            connection.exec_driver_sql("CHECKPOINT")  # its pages are not written in our time
-        return self.url(name)
+        return copy_database(self.server, name, template)
 
     def url(self, name: str) -> str:
         """Return the URL of a database."""
-        return sa.make_url(self.server).set(database=name).render_as_string(hide_password=False)
+        return url_of(self.server, name)
 
     def settings(self, name: str, url: str) -> Settings:
         """Return an installation of its own on a database."""

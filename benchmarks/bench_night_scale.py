@@ -15,9 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
-
-from benchmarks.database import postgres
+from benchmarks.database import copy_database, postgres
 from benchmarks.harness import Timing, closing_line, ratio, table, timing_rows
 from benchmarks.scale import (
     KO,
@@ -58,20 +56,12 @@ class World:
     def __init__(self, server: str, root: Path, size: Size) -> None:
         self._server, self._root, self.size = server, root, size
 
-    def database(self, name: str, template: str) -> str:
-        """Create a database as a copy of another; returns its URL."""
-        engine = sa.create_engine(self._server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
-            connection.exec_driver_sql("CHECKPOINT")  # its pages are not written in our time
-        return sa.make_url(self._server).set(database=name).render_as_string(hide_password=False)
-
     def place(self, name: str, template: str = "base") -> Place:
         """Return an installation whose database and lake are copies."""
         home, lake = self._root / name, self._root / template / "lake"
         if lake.is_dir():
             shutil.copytree(lake, home / "lake")
-        return Place(home, self.database(name, template), self._root / "landing")
+        return Place(home, copy_database(self._server, name, template), self._root / "landing")
 
     def history(self) -> float:
         """Take catalogues and labels in; returns the seconds of their days."""

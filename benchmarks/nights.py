@@ -11,7 +11,7 @@ import polars as pl
 
 from benchmarks.events import DAY, LOCALE, hour
 from csrm_tasks.markets import MarketConfig, load_market
-from csrm_tasks.settings import load_settings
+from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.steps import run_step
 
 PRODUCTS = 20_000
@@ -51,10 +51,19 @@ class Market:
         frame.write_parquet(path)
 
     def _ingest(self, day: str) -> None:
-        inputs: dict[str, str] = {}
-        for name in NIGHTLY:
-            takes_day = {"day": day} if name in ("land", "aggregate", "publish_day") else {}
-            inputs = {name: run_step(name, self.config, inputs, takes_day, self.settings)}
+        take_in(self.config, self.settings, day)
+
+
+def take_in(market: MarketConfig, settings: Settings, day: str) -> None:
+    """Run the five nightly steps of a day."""
+    inputs: dict[str, str] = {}
+    for name in NIGHTLY:
+        inputs = {name: run_step(name, market, inputs, params_of(name, day), settings)}
+
+
+def params_of(name: str, day: str) -> dict[str, str]:
+    """Return the parameters of a nightly step."""
+    return {"day": day} if name in ("land", "aggregate", "publish_day") else {}
 
 
 def _day(number: int) -> str:

@@ -22,6 +22,7 @@ import polars as pl
 
 from benchmarks.concepts import word
 from benchmarks.events import EVENTS_PER_SEARCH, QUERIES, hour
+from benchmarks.nights import NIGHTLY, params_of, take_in
 from csrm_tasks.markets import load_market
 from csrm_tasks.release.bundle.probe import peak_memory
 from csrm_tasks.settings import Settings, load_settings
@@ -29,7 +30,6 @@ from csrm_tasks.steps import run_step
 
 FIRST = date(2026, 1, 1)
 MARKET, KO, ZH = "demo", "ko-KR", "zh-TW"
-NIGHTLY = ("land", "validate", "store", "aggregate", "publish_day")
 THREADS = 2
 WORDS = 60_000
 
@@ -62,10 +62,8 @@ class Place:
     def take_in(self, day: str) -> float:
         """Run the nightly steps of a day in this process; returns their seconds."""
         market = load_market(MARKET, self.settings.markets)
-        inputs: dict[str, str] = {}
         start = time.perf_counter()
-        for name in NIGHTLY:
-            inputs = {name: run_step(name, market, inputs, _params(name, day), self.settings)}
+        take_in(market, self.settings, day)
         return time.perf_counter() - start
 
     def night(self, day: str) -> list[Used]:
@@ -73,7 +71,7 @@ class Place:
         inputs: dict[str, str] = {}
         made = []
         for name in NIGHTLY:
-            ref, used = self.step(name, inputs, _params(name, day))
+            ref, used = self.step(name, inputs, params_of(name, day))
             inputs = {name: ref}
             made.append(used)
         return made
@@ -92,10 +90,6 @@ class Place:
             sys.exit(f"step {name} failed:\n{done.stderr}")
         said = json.loads(done.stdout.splitlines()[-1])
         return said["ref"], Used(name, seconds, said["peak"])
-
-
-def _params(name: str, day: str) -> dict[str, str]:
-    return {"day": day} if name in ("land", "aggregate", "publish_day") else {}
 
 
 def day_of(number: int) -> str:

@@ -69,6 +69,12 @@ def read_files(paths: Sequence[Path], wanted: Wanted) -> Readings:
     return found
 
 
+def _repeats(one: Judgement, other: Judgement) -> bool:
+    """Whether two say the same at one time; a time that is not said may be any."""
+    same_time = not (one.rated_at and other.rated_at) or one.rated_at == other.rated_at
+    return one.grade == other.grade and same_time
+
+
 def _add(
     path: Path,
     book: Book,
@@ -87,14 +93,7 @@ def _add(
         one = _judgement(rated, meaning, wanted)
         key = (normalise(one.query), one.product_id, one.rater)
         earlier = said.setdefault(key, [])
-        times = {
-            one.rated_at,
-            None,
-            "",
-        }  # unsaid, it differs from none
-        if any(
-            one.grade == e.grade and (e.rated_at in times or not one.rated_at) for e, _ in earlier
-        ):
+        if any(_repeats(one, e) for e, _ in earlier):
             found.repeated += 1
             continue
         for other, place in earlier:

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from csrm_tasks.evaluation.baselines import CharacterModel
-from csrm_tasks.llm.scoring.probabilities import with_probabilities
-from csrm_tasks.teacher.evidence import PROBABILITIES, JudgedTexts, read_as
+from csrm_tasks.llm.scoring.probabilities import PROBABILITIES, with_probabilities
+from csrm_tasks.teacher.evidence import JudgedTexts, read_as
 from csrm_tasks.teacher.stack import FILE, Stack
 
 

@@ -14,6 +14,7 @@ from csrm_tasks.evaluation.gold import judgeable
 from csrm_tasks.evaluation.metrics import Floats, Ints
 from csrm_tasks.lexical.features import pair_features
 from csrm_tasks.lexical.terms import Lexicon
+from csrm_tasks.llm.scoring.probabilities import PROBABILITIES
 from csrm_tasks.towers.examples import distinct
 from csrm_tasks.towers.serving.texts import with_product_text
 
@@ -22,7 +23,6 @@ CHUNK = 20_000  # pairs whose n-grams are in memory at a time
 # Sets of features: without lexical evidence, which the others have to beat; with the n-gram model;
 # with that and the features of csrm_tasks.lexical, which few dev pairs do not suffice to weigh.
 LLM, NGRAMS, LEXICAL = VARIANTS = ("llm", "llm, n-grams", "llm, n-grams, lexical features")
-PROBABILITIES = ("p0", "p1", "p2")
 
 
 def logits(probabilities: Floats) -> Floats:

@@ -190,6 +190,22 @@ def task(*annotations: dict[str, Any], **data: Any) -> dict[str, Any]:
             "predictions": [{"result": [chosen(["exact"])]}]}  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("times", "repeated"),
+    [(("", "2026-01-02"), 1), (("2026-01-02", ""), 1), (("2026-01-02", "2026-01-02"), 1),
+     (("2026-01-02", "2026-01-03"), 0)],
+)  # fmt: skip
+def test_one_grade_said_twice_contradicts_nothing(
+    tmp_path: Path, times: tuple[str, str], repeated: int
+) -> None:
+    """Said at two times it is said again; a time that is not said may be either."""
+    told = [{"result": [chosen(["Exact"])], "completed_by": 6} | ({"created_at": at} if at else {})
+            for at in times]  # fmt: skip
+    found = read(tmp_path, "label-studio", [task(*told)])
+    assert {j.grade for j in found.judgements} == {2}
+    assert (len(found.judgements), found.repeated) == (2 - repeated, repeated)
+
+
 def test_label_studio_annotations_are_judgements_predictions_are_not(tmp_path: Path) -> None:
     why = {"from_name": "why", "type": "textarea", "value": {"text": ["same", "brand"]}}
     who = {"id": 4, "email": "anna@x.example"}

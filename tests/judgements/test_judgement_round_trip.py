@@ -127,3 +127,12 @@ def test_opensearch_gets_a_query_set_of_the_same_queries(tmp_path: Path) -> None
     assert queries["sampling"] == "manual"
     assert queries["querySetQueries"] == [{"queryText": "milk"}, {"queryText": "tea"}]
     assert max(len(body["name"]) for body in (judged_, queries)) <= 50
+
+
+def test_an_export_into_the_folder_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Page("consensus", "demo ko-KR", [Judgement("milk", "p1", 2)], scales.writing(None))
+    paths = write_page(page, "trec", Path())
+    assert paths and all(p.parent == tmp_path and p.is_file() for p in paths)

@@ -69,9 +69,9 @@ def effect_of(claim: Claim, results: BySeed, first: int, shared: bool) -> Effect
     seeds = range(first, first + look)
     spread = over_seeds([own[s] for s in seeds], look)
     if not what.by_query:
-        return Effect(claim, spread, spread, own, look, _judged(claim, spread))
+        return Effect(claim, spread, spread, own, look, judged(claim, spread))
     pooled = _pooled(what, [both[s] for s in seeds], shared, level(look))
-    return Effect(claim, pooled, spread, own, look, _judged(claim, pooled, spread))
+    return Effect(claim, pooled, spread, own, look, judged(claim, pooled, spread))
 
 
 def _pair(result: PartResult, claim: Claim) -> tuple[Floats, Floats] | None:
@@ -98,7 +98,8 @@ def _pooled(
     return found if what.sign > 0 else found.negated()
 
 
-def _judged(claim: Claim, *intervals: Interval) -> str:
+def judged(claim: Claim, *intervals: Interval) -> str:
+    """Return what the intervals together decide, by the claim's rule and its measure."""
     return verdict(claim.rule, *intervals, smallest=MEASURES[claim.measure].smallest)
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from csrm_tasks.llm.scoring.calibration import Floats, apply_temperature
 from csrm_tasks.records import SCORED
 
-COLUMNS = ["p0", "p1", "p2"]
+PROBABILITIES = ("p0", "p1", "p2")
 
 
 def tempered(scored: pl.DataFrame, temperature: float) -> pl.DataFrame:
@@ -18,14 +18,16 @@ def tempered(scored: pl.DataFrame, temperature: float) -> pl.DataFrame:
     """
     if temperature == 1.0:
         return scored
-    probabilities = scored.select(COLUMNS).to_numpy().astype(np.float64)
-    return with_probabilities(scored.drop(COLUMNS), apply_temperature(probabilities, temperature))
+    probabilities = scored.select(PROBABILITIES).to_numpy().astype(np.float64)
+    return with_probabilities(
+        scored.drop(PROBABILITIES), apply_temperature(probabilities, temperature)
+    )
 
 
 def with_probabilities(pairs: pl.DataFrame, probabilities: Floats) -> pl.DataFrame:
     """Append p0, p1, p2 (N, K ≤ 3) to ``pairs`` as float32."""
-    missing = np.zeros((len(probabilities), len(COLUMNS) - probabilities.shape[1]))
+    missing = np.zeros((len(probabilities), len(PROBABILITIES) - probabilities.shape[1]))
     table = np.hstack([probabilities, missing])
     return pairs.with_columns(
-        pl.Series(c, table[:, k]).cast(SCORED[c]) for k, c in enumerate(COLUMNS)
+        pl.Series(c, table[:, k]).cast(SCORED[c]) for k, c in enumerate(PROBABILITIES)
     )
