@@ -87,10 +87,12 @@ def _scale(book: Json) -> dict[str, str]:
 
 def _read_csv(path: Path) -> Book:
     text = "\n".join(line for _, line in lines(path))
+    rows: list[list[str]] = []
     try:
-        rows = list(csv.reader(io.StringIO(text)))
-    except csv.Error as e:  # a quote that is never closed makes one field of all that follows
-        raise fault(path, 1, "", f"cannot be read ({e}); look for a quote without its other") from e
+        rows.extend(csv.reader(io.StringIO(text), strict=True))  # keeps those before a fault
+    except csv.Error as e:  # by the end of the file, or by a limit that is the whole process's
+        what = f"cannot be read ({e}); look for a quote without its other"
+        raise fault(path, len(rows) + 1, "", what) from e
     header = [name.strip() for name in rows[0]]
     if [name.lower() for name in header[:2]] != ["query", "docid"]:
         have = ", ".join(header)[:200]
