@@ -117,6 +117,10 @@ def test_its_state_is_apart_and_one_step_runs_at_a_time(
     assert found[0] != found[1] == "1"
     assert other.environment()["CSRM_THREADS"] == "2"
     assert other.environment()["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    found = [h.environment().get("GOMP_SPINCOUNT") for h in (plain, other)]
+    monkeypatch.setenv("GOMP_SPINCOUNT", "0")  # somebody's own is kept
+    assert [*found, other.environment()["GOMP_SPINCOUNT"]] == [None, "3000", "0"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

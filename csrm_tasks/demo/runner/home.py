@@ -24,8 +24,11 @@ AIRFLOW_PORT, MLFLOW_PORT = 8080, 5000  # where they are looked for
 PORTS = 100  # that are tried from there on
 USER = "admin"
 OTHERS = ("AIRFLOW_", "CSRM_", "MLFLOW_")  # prefixes that are not inherited
-# Of a demo on real bases: a step takes both cores, and a thread that waits takes none.
+# Of a demo on real bases: a step takes both cores, and a thread that waits takes none, but for
+# the tens of microseconds that its neighbour is late by: to wake it takes as long, and a pass
+# has thousands of such waits (0.92 s asleep at once, 0.80 s so; docs/OPERATIONS.md, Threads).
 ONE_AT_A_TIME = {"CSRM_THREADS": "2", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+SPINS = {"GOMP_SPINCOUNT": "3000"}
 PRELOAD = """\
 # Written by `csrm demo run`: see csrm_tasks/preload.py.
 import sys
@@ -102,23 +105,27 @@ class Home:
         """Return the environment of the processes of this home."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
         local = f"{HOST},localhost"
-        return kept | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
-            "PYTHONPATH": str(PROJECT_ROOT),
-            "NO_PROXY": local,
-            "no_proxy": local,
-            "OMP_NUM_THREADS": "1",  # one process per core beats two threads
-            "TOKENIZERS_PARALLELISM": "false",
-            "CSRM_HOME": str(self.root),
-            "CSRM_BASES": str(bases_folder()),  # base models are every market's
-            "CSRM_MARKETS": str(self.settings.markets),
-            "CSRM_MLFLOW_UI": self.mlflow_url,
-            "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.7 GB less
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            **(ONE_AT_A_TIME if self.bases else {}),
-            **self._airflow_environment(),
-        }
+        return (
+            (SPINS if self.bases else {})
+            | kept
+            | {
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+                "PYTHONPATH": str(PROJECT_ROOT),
+                "NO_PROXY": local,
+                "no_proxy": local,
+                "OMP_NUM_THREADS": "1",  # one process per core beats two threads
+                "TOKENIZERS_PARALLELISM": "false",
+                "CSRM_HOME": str(self.root),
+                "CSRM_BASES": str(bases_folder()),  # base models are every market's
+                "CSRM_MARKETS": str(self.settings.markets),
+                "CSRM_MLFLOW_UI": self.mlflow_url,
+                "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.7 GB less
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                **(ONE_AT_A_TIME if self.bases else {}),
+                **self._airflow_environment(),
+            }
+        )
 
     def _airflow_environment(self) -> dict[str, str]:
         # SQLite bears four workers. Real bases: no two trainings in memory at once.
