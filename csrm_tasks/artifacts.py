@@ -60,6 +60,16 @@ class Artifact:
         """Whether its input ``name`` was ``other``, or the same content under another reference."""
         return other.ref == self.inputs.get(name) or other.digest == self.made_of.get(name)
 
+    def was_made_from_all(self, others: Mapping[str, Artifact]) -> bool:
+        """Whether its inputs were ``others`` and no more, each as :meth:`was_made_from` says."""
+        same = (self.was_made_from(name, other) for name, other in others.items())
+        return self.inputs.keys() == others.keys() and all(same)
+
+    def shares_inputs(self, other: Artifact) -> bool:
+        """Whether both were made from the same inputs, each as :meth:`shares_input` says."""
+        names = self.inputs.keys()
+        return names == other.inputs.keys() and all(self.shares_input(n, other) for n in names)
+
     def shares_input(self, name: str, other: Artifact) -> bool:
         """Whether both were made from the same ``name``, or from ones of the same content."""
         digest = self.made_of.get(name)
@@ -200,8 +210,8 @@ class ArtifactStore:
         for entry in files:
             self._blobs.upload(f"{ref}/{data}/{entry['path']}", source / entry["path"])
         if not self._blobs.put_if_absent(f"{ref}/{MANIFEST}", text.encode()):
-            # An object store that took ours and whose answer was lost refuses the second try: then
-            # the manifest that lies there is ours, known by its own name of the data.
+            # Nearly always another's, but what a manifest names is never deleted: it may be ours,
+            # written by a try whose answer was lost.
             there = self._blobs.read(f"{ref}/{MANIFEST}")
             if there is None or json.loads(there)["data"] != data:
                 self._blobs.delete_tree(f"{ref}/{data}")

@@ -4,6 +4,10 @@
 Some servers take these headers and overwrite all the same: a store is tried before the first such
 write of a process, and refused. Credentials come from the environment or the instance and are never
 logged.
+
+A conditional write whose answer is lost is sent again by the client, or by a proxy, and the second
+one is refused by what the first has written: each write has a name of its own in the object's
+metadata, by which it is known again.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from typing import Any, ClassVar
 from csrm_tasks.blobs.store import Entry
 from csrm_tasks.errors import ConfigError
 
+WRITE = "csrm-write"  # metadata: which write the object is of
+TRIES = 3  # of a write that met another one's, which was not over yet
 PROBE = ".probe-"  # begins the name of a key by which a store is tried, and deleted at once
 
 
@@ -53,15 +59,33 @@ class S3Blobs:
     def _put(self, key: str, data: bytes, **condition: str) -> bool:
         from botocore.exceptions import ClientError
 
+        write = uuid.uuid4().hex
+        where = {"Bucket": self._bucket, "Key": self._prefix + key}
+        for _ in range(TRIES):
+            try:
+                self._client.put_object(Body=data, Metadata={WRITE: write}, **where, **condition)
+            except ClientError as e:
+                code = e.response["Error"]["Code"]
+                if code == "PreconditionFailed":
+                    break
+                if code != "ConditionalRequestConflict":
+                    raise
+            else:
+                return True
+        return self._written_by(write, where)
+
+    def _written_by(self, write: str, where: dict[str, str]) -> bool:
+        """Whether an object is of this write, which was refused because it is there."""
+        from botocore.exceptions import ClientError
+
         try:
-            self._client.put_object(
-                Bucket=self._bucket, Key=self._prefix + key, Body=data, **condition
-            )
+            found = self._client.head_object(**where)
         except ClientError as e:
-            if e.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
-                return False
+            if e.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return False  # taken away since by somebody who found it
             raise
-        return True
+        about = {name.lower(): value for name, value in found["Metadata"].items()}
+        return about.get(WRITE) == write  # in lower case: some servers write names with capitals
 
     def _require_conditions(self, key: str) -> None:
         """Try beside ``key`` whether conditions hold; raises :class:`ConfigError` where not."""

@@ -9,9 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlparse
 
 from csrm_tasks.base_models import weights_bytes
+from csrm_tasks.blobs import local_folder
 from csrm_tasks.doctor.findings import Asked, Finding, Said, explained
 from csrm_tasks.errors import CsrmError
 from csrm_tasks.markets import load_market
@@ -69,9 +69,9 @@ def _written(settings: Settings) -> dict[str, Path]:
     found = {"CSRM_HOME": settings.home, "CSRM_BASES": bases_folder()}
     found["TMPDIR"] = Path(tempfile.gettempdir())
     for name in ("artifacts", "lake", "routing"):
-        root = urlparse(str(getattr(settings, name)))
-        if root.scheme in ("", "file"):
-            found[f"CSRM_{name.upper()}"] = Path(root.path)
+        folder = local_folder(str(getattr(settings, name)))
+        if folder is not None:
+            found[f"CSRM_{name.upper()}"] = folder
     return found
 
 

@@ -174,3 +174,14 @@ def test_a_file_that_is_gone_from_a_remote_store_is_named(
     with pytest.raises(ArtifactError, match="m/s/f: file x is gone; delete"):
         fresh.open("m/s/f")
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("name", ["csrm#1", "what?", "a b", "ü%20"])
+def test_a_folder_is_the_folder_that_was_named(tmp_path: Path, name: str) -> None:
+    for root in (f"{tmp_path}/{name}", f"file://{tmp_path}/{name}"):
+        blobs = open_blobs(root)
+        assert blobs.local_path("k") == tmp_path / name / "k"
+    assert open_blobs("relative/x").local_path("k") == Path("relative/x/k")
+    for wrong in ("s3://", "gs://bucket/x"):
+        with pytest.raises(ConfigError, match="s3://bucket/prefix"):
+            open_blobs(wrong)

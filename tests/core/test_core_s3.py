@@ -13,6 +13,8 @@ import pytest
 from csrm_tasks.artifacts import ArtifactStore
 from csrm_tasks.blobs import BlobStore, S3Blobs, open_blobs
 from csrm_tasks.errors import ArtifactError, ConfigError
+from csrm_tasks.notify import once
+from csrm_tasks.notify.messages import Message
 from csrm_tasks.release import ledger, routing, snapshots
 from csrm_tasks.settings import Settings
 from tests.object_store import credentials, new_bucket
@@ -266,3 +268,75 @@ def test_two_publishers_of_routing_on_s3_agree_and_the_newer_row_stays(
     assert blobs.read("m.json") == before
     assert blobs.replace("m.json", before + b" ", before)
     assert not blobs.replace("m.json", b"{}", before)
+
+
+def sent_twice(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each write sent again, as a client does whose first answer was lost."""
+    assert isinstance(blobs, S3Blobs)
+    put = blobs._client.put_object
+
+    def again(**given: Any) -> Any:
+        found = put(**given)
+        return put(**given) if given.keys() & {"IfMatch", "IfNoneMatch"} else found
+
+    monkeypatch.setattr(blobs._client, "put_object", again)
+
+
+def test_a_write_that_was_sent_again_is_known_as_ours(
+    honest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = open_blobs(honest)
+    sent_twice(blobs, monkeypatch)
+    assert blobs.put_if_absent("k", b"1")
+    assert blobs.replace("k", b"2", b"1") and blobs.read("k") == b"2"
+    assert not blobs.put_if_absent("k", b"2")  # the same bytes, and somebody else's
+    assert not blobs.replace("k", b"3", b"1")
+
+
+def test_a_write_that_meets_another_is_sent_again_and_known_whatever_case_names_have(
+    honest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+
+    blobs, trouble = open_blobs(honest), ["ConditionalRequestConflict"]
+    assert isinstance(blobs, S3Blobs)
+    assert blobs.put_if_absent("other", b"-")  # the store has been tried
+    put, head = blobs._client.put_object, blobs._client.head_object
+
+    def busy(**given: Any) -> Any:
+        if trouble:
+            raise ClientError({"Error": {"Code": trouble.pop()}}, "PutObject")
+        return put(**given)
+
+    def proxied(**given: Any) -> Any:
+        found = head(**given)
+        return found | {"Metadata": {k.title(): v for k, v in found["Metadata"].items()}}
+
+    monkeypatch.setattr(blobs._client, "put_object", busy)
+    monkeypatch.setattr(blobs._client, "head_object", proxied)
+    assert blobs.put_if_absent("k", b"1") and blobs.read("k") == b"1"
+    monkeypatch.setattr(blobs._client, "put_object", lambda **k: (put(**k), put(**k))[1])
+    assert blobs.put_if_absent("m", b"1")
+
+
+def test_an_artifact_that_was_published_by_a_write_sent_again_keeps_its_files(
+    honest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "x").write_text("hello")
+    store = ArtifactStore(honest, tmp_path / "cache")
+    sent_twice(store._blobs, monkeypatch)
+    store.publish("m/s/f", tmp_path / "src", facts={}, inputs={}, about={})
+    fresh = ArtifactStore(honest, tmp_path / "other-cache")
+    assert fresh.open("m/s/f").file("x").read_text() == "hello"
+
+
+def test_a_message_whose_claim_was_sent_again_is_told_once(
+    honest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = open_blobs(honest)
+    told: list[Message] = []
+    sent_twice(blobs, monkeypatch)
+    message = Message("failed", "m", "key", "a task failed", "it did", "")
+    assert [once.deliver(blobs, message, told.append) for _ in range(2)] == [True, False]
+    assert told == [message]
