@@ -73,10 +73,21 @@ def load_settings(env: Mapping[str, str] | None = None, *, market: str | None = 
         landing=Path(e.get("CSRM_LANDING", home / "landing")),
         routing=e.get("CSRM_ROUTING", str(home / "routing")),
         db_url=e.get("CSRM_DB_URL", f"sqlite:///{home / 'csrm.db'}"),
-        mlflow_uri=e.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
+        mlflow_uri=_mlflow(e.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")),
         markets=Path(e.get("CSRM_MARKETS", STATE_ROOT / "dags" / "markets")),
         threads=_threads(e.get("CSRM_THREADS", "1")),
     )
+
+
+def _mlflow(given: str) -> str:
+    """Refuse a server's address with a login in it: its client puts addresses into its errors."""
+    scheme, _, rest = given.partition("://")
+    if scheme in ("http", "https") and "@" in rest:
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI holds a login, which errors and logs would show: give the address "
+            "without it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return given
 
 
 def _threads(given: str) -> int:

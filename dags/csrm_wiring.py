@@ -23,7 +23,7 @@ from csrm_pages import explain
 from csrm_windows import asked, day_of, kind_of, week_end, withheld
 from csrm_workers import place
 
-from csrm_tasks.connections import url_of
+from csrm_tasks.connections import address_of
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.sections import WeekOfDays
 from csrm_tasks.settings import load_settings
@@ -251,8 +251,8 @@ def endpoint_of(connection: Connection) -> dict[str, str]:
     :class:`ConfigError` where there is no host.
     """
     c = connection
-    url = url_of(c.conn_type, c.host, c.schema, c.port, "v1")
-    return {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": c.password or ""}
+    found = address_of(c.conn_type, c.host, c.schema, c.port, c.login, c.password, "v1")
+    return {"CSRM_LLM_URL": found.url, "CSRM_LLM_TOKEN": found.password}
 
 
 def fact(of: XComArg, name: str) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _tell(market: str, build: Build, connection: Connection | None = None) -> No
 
 def _target(settings: Settings, market: str, connection: Connection | None) -> Target:
     """Return where the market's messages go; raises where its connection is missing or unfit."""
-    from csrm_tasks.connections import url_of
+    from csrm_tasks.connections import address_of
     from csrm_tasks.notify import sending
 
     notify = load_market(market, settings.markets).notify
@@ -252,8 +252,8 @@ def _target(settings: Settings, market: str, connection: Connection | None) -> T
     extra = {} if not found.extra else found.extra_dejson
     if found.conn_type in sending.MAIL:
         return sending.mail(found.host or "", found.port, login, password, extra, notify.to)
-    url = url_of(found.conn_type, found.host, found.schema, found.port)
-    return sending.webhook(url, login, password, extra)
+    where = address_of(found.conn_type, found.host, found.schema, found.port, login, password)
+    return sending.webhook(where.url, where.login, where.password, extra)
 
 
 def _is_ours(error: BaseException) -> bool:

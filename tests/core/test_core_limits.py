@@ -115,6 +115,16 @@ def test_threads_that_are_no_number_are_named(threads: str) -> None:
         load_settings({"CSRM_THREADS": threads})
 
 
+@pytest.mark.parametrize("at", ["ann:secret@h:5000", "ann:sec/secret@h/x", ":secret@h"])
+def test_a_login_in_mlflows_address_is_refused_and_not_shown(at: str) -> None:
+    for scheme in ("http", "https"):
+        with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_USERNAME and") as caught:
+            load_settings({"MLFLOW_TRACKING_URI": f"{scheme}://{at}"})
+        assert "secret" not in str(caught.value)
+    database = "postgresql://ann:secret@h/mlflow"  # a database's is no server's
+    assert load_settings({"MLFLOW_TRACKING_URI": database}).mlflow_uri == database
+
+
 @pytest.mark.parametrize(
     "name", ["org/model", "org/model@main", f"org/model@{COMMIT[:12]}", "model", "model@", "a/b@v1"]
 )

@@ -6,7 +6,7 @@ import importlib
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -59,16 +59,18 @@ def csrm_links(modules: dict[str, ModuleType]) -> Any:
         ({"host": "llm.example"}, "https://llm.example/v1"),
         ({"host": "llm.example", "schema": "http", "port": 8000}, "http://llm.example:8000/v1"),
         ({"host": "http://llm.example", "port": 8000}, "http://llm.example:8000/v1"),
+        ({"host": "https://:other@llm.example/v1"}, "https://llm.example/v1"),
     ],
 )
 def test_a_connection_becomes_the_environment_of_the_step(
     wiring: Any, connection: dict[str, Any], url: str
 ) -> None:
-    empty = dict.fromkeys(("conn_type", "host", "schema", "port", "password"))
+    empty = dict.fromkeys(("conn_type", "host", "schema", "port", "login", "password"))
     found = SimpleNamespace(**(empty | connection | {"password": "secret"}))
     assert wiring.endpoint_of(found) == {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": "secret"}
     open_to_all = SimpleNamespace(**(empty | connection))
-    assert wiring.endpoint_of(open_to_all)["CSRM_LLM_TOKEN"] == ""
+    inside = "other" if "@" in connection["host"] else ""
+    assert wiring.endpoint_of(open_to_all) == {"CSRM_LLM_URL": url, "CSRM_LLM_TOKEN": inside}
 
 
 @pytest.mark.parametrize(
@@ -300,6 +302,37 @@ def test_only_a_persons_yes_lets_a_release_start(
         run_step("rollout_start", config, {"state": state}, settings=settings)
     assert (world.doc()["next"], world.doc()["stable"] == two.id) == (None, False)
     manage.approve(settings, MARKET, two.id, "bob", "looked again")
+    again = run_step("rollout_state", config, settings=settings)
+    assert approval.whether_to_ask.function(again) == "start"
+
+
+def test_while_a_hold_out_is_open_nobody_is_asked_and_a_yes_elsewhere_starts(
+    modules: dict[str, ModuleType], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that waits for an answer would hold up the runs that judge the launched release."""
+    plan = Rollout(steps=(Step(weight=5),), holdout=5, holdout_days=3)
+    config = market(approval="manual", rollout=plan)
+    world = World(settings)
+    world.promote(world.release("one"))
+    two = world.release("two")
+    world.start(two, market(rollout=plan))
+    world.settle(world.judgement(), market(rollout=plan))
+    opened = world.opened()
+    assert opened is not None and opened.launched and world.live() == two.id
+    three = world.release("three")
+    monkeypatch.setattr(tracking, "client", lambda _: world.api)
+    world.at_the_command_line(config, monkeypatch)
+    approval: Any = modules["csrm_approval"]
+    state = run_step("rollout_state", config, settings=settings)
+    facts = approval.facts_of(state)
+    assert (facts["open"], facts["candidate"]) == (two.id, three.id)
+    assert approval.whether_to_ask.function(state) is None
+    first = date.fromisoformat(facts["first_day"])
+    under_way = [
+        approval.is_under_way.function(state, str(first + timedelta(days=n))) for n in (-1, 0, 1)
+    ]
+    assert under_way == [False, True, True]  # of the day before nothing can be said
+    manage.approve(settings, MARKET, three.id, "bob", "looked at it")
     again = run_step("rollout_state", config, settings=settings)
     assert approval.whether_to_ask.function(again) == "start"
 

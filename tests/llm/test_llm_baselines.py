@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,6 +201,16 @@ def test_no_field_forges_a_line_of_the_question() -> None:
     lines = text.splitlines()
     assert [x for x in lines if x.startswith("Grade")] == ["Grade:"]
     assert "Brand: none" in lines and "Similar products" not in text
+
+
+def test_a_digit_with_a_blank_before_it_is_the_same_answer() -> None:
+    near = [("2", -0.0001), ("1", -11.0), (" 2", -14.0), ("2 ", -16.0), ("two", -12.0)]
+    listed = [{"token": token, "logprob": chance} for token, chance in near]
+    content = [{"token": "2", "logprob": -0.0001, "top_logprobs": listed}]
+    answer = {"choices": [{"message": {"content": "2"}, "logprobs": {"content": content}}]}
+    chance = np.array([0.0, math.exp(-11), sum(math.exp(x) for x in (-0.0001, -14.0, -16.0))])
+    found = asked.read_answer(answer)
+    assert found == pytest.approx(chance / chance.sum(), abs=2 * asked.UNSURE)
 
 
 class Endpoint:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csrm_tasks.connections import url_of
+from csrm_tasks.connections import Address, address_of, parse_address
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.notify import sending
 from csrm_tasks.notify.messages import Message
@@ -117,9 +117,43 @@ def test_a_mail_connection_is_encrypted_unless_it_says_otherwise(
 
 
 def test_a_webhooks_address_is_what_its_connection_says() -> None:
-    whole = "https://hook.example/a/b?sig=x"
-    assert url_of("http", whole, None, None) == whole
-    assert url_of("https", "hook.example", "services/T0/B0", None) == (
+    whole = "https://hook.example/a/b@c?sig=x"
+    assert address_of("http", whole, None, None) == Address(whole)
+    assert address_of("https", "hook.example", "services/T0/B0", None) == Address(
         "https://hook.example/services/T0/B0"
     )
-    assert url_of("http", "hook.example", "https", 8443) == "https://hook.example:8443/"
+    assert address_of("http", "hook.example", "https", 8443) == Address(
+        "https://hook.example:8443/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("hook.example:8443", None, "https://hook.example:8443/x"),
+        ("hook.example:8443", 99, "https://hook.example:8443/x"),
+        ("::1", 8443, "https://[::1]:8443/x"), ("[::1]:8443", None, "https://[::1]:8443/x"),
+        ("10.0.0.1", 80, "https://10.0.0.1:80/x"), ("hook.example/y", None, "https://hook.example/y"),
+        ("ann:pass@hook.example:8443", None, "https://hook.example:8443/x"),
+    ],
+)  # fmt: skip
+def test_a_host_may_hold_its_port(host: str, port: int | None, url: str) -> None:
+    assert address_of("", host, None, port, path="x").url == url
+
+
+def test_a_login_that_stands_in_a_host_is_sent_and_not_told() -> None:
+    host = "https://ann:a%2Fpass@hook.example:8443/x"
+    found = address_of("http", host, None, None)
+    assert found == Address("https://hook.example:8443/x", "ann", "a/pass")
+    assert "pass" not in repr(found)
+    own = address_of("http", host, None, None, "ben", "other")
+    assert own == Address("https://hook.example:8443/x", "ben", "other")
+
+
+@pytest.mark.parametrize("host", ["https://ann:a/pass@h/x", "https://ann:pass@h:x/", "https://[::"])
+def test_an_address_that_cannot_be_read_is_named_and_not_shown(host: str) -> None:
+    for read in (lambda: address_of("", host, None, None), lambda: parse_address(host, "X")):
+        with pytest.raises(ConfigError, match="is no URL: write it as https://host") as caught:
+            read()
+        assert "pass" not in str(caught.value)
+        assert caught.value.__suppress_context__

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from csrm_tasks.connections import parse_address
 from csrm_tasks.errors import ConfigError, CsrmError
 from csrm_tasks.llm.prompt.prompts import RELEVANCE, ProductFields, QueryFields
 
@@ -77,13 +78,14 @@ class Endpoint:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Endpoint:
-        """Read URL and token; raises :class:`ConfigError` where the URL is missing."""
+        """Read URL and token; raises :class:`ConfigError` where the URL is missing or is none."""
         if not env.get(URL):
             raise ConfigError(
                 f"{URL} is not set: name an Airflow connection in controls.prompt_connection, or "
                 f"set {URL} and {TOKEN} for a run by hand"
             )
-        return cls(env[URL].rstrip("/"), env.get(TOKEN, ""))
+        found = parse_address(env[URL], URL)
+        return cls(found.url.rstrip("/"), env.get(TOKEN) or found.password)
 
 
 def ask_all(endpoint: Endpoint, model: str, prompts: Sequence[str], kept: Path) -> Floats:
@@ -173,12 +175,15 @@ def read_answer(answer: Mapping[str, Any]) -> list[float]:
     choice = answer["choices"][0]
     for token in (choice.get("logprobs") or {}).get("content") or []:
         if token["token"].strip() in DIGITS:
-            near = {t["token"].strip(): t["logprob"] for t in token.get("top_logprobs") or [token]}
-            return _normalised([math.exp(near[d]) if d in near else 0.0 for d in DIGITS])
-    digit = re.search(r"[012]", choice["message"]["content"])
-    if digit is None:
+            chance = dict.fromkeys(DIGITS, 0.0)
+            for near in token.get("top_logprobs") or [token]:
+                if (digit := near["token"].strip()) in chance:  # "2" and " 2" are one answer
+                    chance[digit] += math.exp(near["logprob"])
+            return _normalised(chance.values())
+    said = re.search(r"[012]", choice["message"]["content"])
+    if said is None:
         raise ValueError("no digit 0, 1 or 2")
-    return _normalised([float(d == digit.group()) for d in DIGITS])
+    return _normalised([float(d == said.group()) for d in DIGITS])
 
 
 def _normalised(weights: Iterable[float]) -> list[float]:
