@@ -27,7 +27,8 @@ def cvr_examples(
     rows: list[tuple[str, str, str, int]] = []
     bought = sums.filter(pl.col("purchases") > 0).sort(PAIR)
     touched = _lists(sums.filter(acted))
-    skipped = _lists(sums.filter(~acted & (pl.col("skips") > 0)).sort("skips", descending=True))
+    passed = sums.filter(~acted & (pl.col("skips") > 0))
+    skipped = _lists(passed.sort(-pl.col("skips").cast(pl.Int64), *PAIR))
     catalogue = {locale: sorted(ids) for locale, ids in products.items()}
     for (locale, query), positives in _lists(bought).items():
         wanted = negatives * len(positives)

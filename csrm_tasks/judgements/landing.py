@@ -166,6 +166,7 @@ def _leave_out_unknown(
     statement = (
         sa.select(PRODUCTS.c.product_id)
         .where(PRODUCTS.c.market == market.market, PRODUCTS.c.locale == asked.locale)
+        .where(PRODUCTS.c.day <= asked.day)
         .distinct()
     )
     with reading(open_store(settings.db_url)) as connection:
@@ -230,8 +231,8 @@ def _left_out(sorting: _Sorted, folder: Path) -> list[str]:
 
 
 ADVICE = {
-    "unknown_product": "the market's catalogue has no such product: ingest it first, or say the "
-    "documents by its product_id",
+    "unknown_product": "the market's catalogue has no such product by --day: ingest it first, or "
+    "say the documents by its product_id",
     "disputed": "have a third person judge these, and give all files with --adjudicator NAME",
     "learnt_from": "an earlier snapshot has learnt from these queries; judge others",
 }

@@ -100,7 +100,7 @@ def tab_separated(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t")
+            reader = csv.reader(file, delimiter="\t", strict=True)
             header = next(reader, [])
             at = {name: _column(path, header, names) for name, names in columns.items()}
             for number, fields in enumerate(reader, 1):

@@ -114,7 +114,11 @@ def of_folder(key: str, folder: Path) -> Iterator[str]:
     if not about.is_file():
         yield f"{key}: {folder} has no config.json; it is no Hugging Face model"
         return
-    config = json.loads(about.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(about.read_text(encoding="utf-8"))
+    except ValueError as e:
+        yield f"{key}: {about} cannot be read ({e}); fetch the base again"
+        return
     if not any(folder.glob("*.safetensors")):
         yield f"{key}: {folder} has no weights in safetensors, the only format that is loaded"
     if "quantization_config" in config:

@@ -62,5 +62,8 @@ def _about(encoder: str, file: str) -> dict[str, Any]:
     folder = local_folder(encoder)
     if folder is None or not (folder / file).is_file():
         return {}
-    found: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+    except ValueError:  # the check of its folder says so
+        return {}
     return found

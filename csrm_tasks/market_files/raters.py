@@ -13,14 +13,20 @@ from csrm_tasks.settings import Settings
 def rated_enough(config: MarketConfig, settings: Settings) -> tuple[int, int] | None:
     """Return pairs, and their queries, that ``snapshot.gold_raters`` raters graded so far.
 
-    None where this installation has no store yet; none is made. Whether they agree, and whether an
+    None where this installation has no store yet, or one of another version; none is made or
+    changed. Whether they agree, and whether an
     earlier snapshot has learnt from the query, is for the snapshot to say (A10).
     """
     url = sa.make_url(settings.db_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return None
-    from csrm_tasks.store import open_store, reading
+    from csrm_tasks.store import HEAD, reading
+    from csrm_tasks.store.engine import connect, revision_of
     from csrm_tasks.store.tables import LABELS
+
+    engine = connect(settings.db_url)
+    if revision_of(engine) != HEAD:
+        return None
 
     named = sa.func.count(sa.distinct(sa.func.nullif(LABELS.c.rater_id, "")))
     nameless = sa.func.sum(sa.case((LABELS.c.rater_id == "", 1), else_=0))
@@ -33,6 +39,6 @@ def rated_enough(config: MarketConfig, settings: Settings) -> tuple[int, int] | 
     )
     asked = sa.func.count(sa.distinct(pairs.c.locale + "/" + pairs.c.query))
     counted = sa.select(sa.func.count(), asked)
-    with reading(open_store(settings.db_url)) as connection:
+    with reading(engine) as connection:
         found, queries = connection.execute(counted.select_from(pairs)).one()
     return int(found), int(queries)

@@ -6,11 +6,21 @@ The text under a field is its description: ``csrm market reference`` writes docs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from csrm_tasks.sections.cron import check_cron
+
+
+def _check_day(value: str) -> str:
+    try:
+        if date.fromisoformat(value).isoformat() == value:
+            return value
+    except ValueError:
+        pass
+    raise ValueError("write a day as YYYY-MM-DD")
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ Steps = Annotated[Positive, Unit("optimizer steps")]
 Products = Annotated[Positive, Unit("products")]
 Queries = Annotated[Positive, Unit("queries")]
 Tasks = Annotated[Positive, Unit("Airflow tasks")]
+Day = Annotated[str, AfterValidator(_check_day), Unit("day, YYYY-MM-DD")]
 Cron = Annotated[str, AfterValidator(check_cron), Unit("cron expression")]
 BaseModelName = Annotated[str, Unit("base model")]
 

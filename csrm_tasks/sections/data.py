@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from csrm_tasks.sections.base import Days, Positive, Products, Queries, Section, Share, Unit, Whole
+from csrm_tasks.sections.base import (
+    Day,
+    Days,
+    Positive,
+    Products,
+    Queries,
+    Section,
+    Share,
+    Unit,
+    Whole,
+)
 
 
 class Spark(Section):
@@ -143,7 +153,7 @@ class Health(Section):
 
     least: Annotated[Positive, Unit("rows")] = 200
     """Rows on either side below which nothing is compared."""
-    accept: tuple[str, ...] = ()
+    accept: tuple[Day, ...] = ()
     """Days that somebody looked at, YYYY-MM-DD: the week of one never fails."""
     columns: Limits = Limits(warn=0.0, fail=0.4)
     """Share of the optional columns once filled that are wholly empty now."""

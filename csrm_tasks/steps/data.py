@@ -146,16 +146,19 @@ def publish_day(ctx: Context, *, day: str) -> Metadata:
     """Let snapshots use the day, unless more of it is in quarantine than the market tolerates.
 
     Days that this one changed (it came late, or was corrected) are summed up and published again.
+    So is this one, where another run has stored a file of it since it was summed up.
     """
-    from csrm_tasks.ingest.aggregates.sums import follow_corrections
+    from csrm_tasks.ingest.aggregates.sums import follow_corrections, summed_up
 
     window = _window(ctx, day)
+    terms, threads = ctx.market.ingest, ctx.settings.threads
+    summed = ctx.input("aggregate").facts.get("summed")
     try:
-        with writing(window.engine, window.market) as connection:
-            state = publish(connection, window.market, day, ctx.market.ingest.tolerance)
+        with summed_up(window, terms, ctx.work / "sums", threads, summed) as connection:
+            state = publish(connection, window.market, day, terms.tolerance)
             reasons = quarantine_counts(connection, window.market, day)
     finally:  # what this day changed elsewhere it changed, whether it may be published or not
-        follow_corrections(window, ctx.market.ingest, ctx.work / "scratch", ctx.settings.threads)
+        follow_corrections(window, terms, ctx.work / "scratch", threads)
     return {
         "day": day, "digest": state.digest, "rows_in": state.rows_in,
         "quarantined": state.quarantined, "ignored": state.ignored, "notes": state.notes,

@@ -83,12 +83,18 @@ def among(
     """Give the condition that ``key`` is among ``values``; it holds inside the block.
 
     More than a few go into a temporary table: the join asks the index once per value, whatever
-    history is behind it, and no statement grows with the delivery.
+    history is behind it, and no statement grows with the delivery. Texts may be longer than the
+    key's, and those with a NUL, which no text of PostgreSQL holds, are left out.
     """
+    kind = key.type
+    if isinstance(kind, sa.String):  # what is asked for may be what no key can be
+        kind = sa.Text(collation=kind.collation)
+        texts = pl.Series(values, dtype=pl.String)
+        values = texts.filter(~texts.str.contains("\0", literal=True).fill_null(False))
     if len(values) <= FEW:
         yield key.in_(list(values))
         return
-    column = sa.Column("value", key.type)
+    column = sa.Column("value", kind)
     table = sa.Table("csrm_among", sa.MetaData(), column, prefixes=["TEMPORARY"])
     table.create(connection)
     insert(connection, table, pl.DataFrame({"value": values}))

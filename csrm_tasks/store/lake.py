@@ -104,10 +104,17 @@ class Lake:
             self._blobs.upload(self._known_key(file), part)
 
     def read_unstored(self, file: Stored) -> pl.DataFrame:
-        """Return what :meth:`write_unstored` kept."""
+        """Return what :meth:`write_unstored` kept; raises :class:`DataError` when it is gone."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.parquet"
-            self._blobs.download(self._known_key(file), path)
+            key = self._known_key(file)
+            try:
+                self._blobs.download(key, path)
+            except FileNotFoundError as e:
+                raise DataError(
+                    f"lake file {key} is gone, with the rows of {file.day} that were known already "
+                    "or refused: restore it from a backup"
+                ) from e
             return pl.read_parquet(path)
 
     def _known_key(self, file: Stored) -> str:
@@ -169,9 +176,9 @@ class Lake:
         found: dict[str, dict[str, Entry]] = {}
         tables = {table for table, _ in TABLES.values()}
         for key, entry in self._blobs.entries(self._market).items():
-            _, table, *_, day, _ = key.split("/")
-            if table in tables | {KNOWN} and day.startswith(DAY):
-                found.setdefault(day.removeprefix(DAY), {})[key] = entry
+            _, *folders, _ = key.split("/") if "/" in key else ("", "")
+            if len(folders) > 1 and folders[0] in tables | {KNOWN} and folders[-1].startswith(DAY):
+                found.setdefault(folders[-1].removeprefix(DAY), {})[key] = entry
         return found
 
     def names(self, stored: Iterable[Stored], known: Iterable[Stored]) -> set[str]:

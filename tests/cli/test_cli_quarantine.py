@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,32 @@ def test_mended_rows_of_csv_are_a_delivery(
     (day / mended.name).write_bytes(mended.read_bytes().replace(b"9", b"1"))
     ingest(capsys, 2)  # the old row is still there
     assert len(said(capsys, "quarantine", "list", "--market", "mini")) == 1
+
+
+def test_rows_of_csv_that_a_correction_refused_are_written_as_the_json_they_are(
+    night: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings({"CSRM_HOME": str(night)})
+    day = night / "landing" / "mini" / DAY0 / KO
+    (day / "labels-b.csv.zst").unlink()
+    (day / "labels.jsonl").unlink()
+    header, bad = b"label_id,query,product_id,grade\n", b"l2,q,p1,9\n"
+    for name in ("labels-a.csv", "labels-b.csv"):
+        land_lines(settings, DAY0, f"{KO}/{name}", [], "mini").write_bytes(
+            header + b"l1,q,p1,2\n" + (bad if "b" in name[6:-4] else b"")
+        )
+    ingest(capsys, 2)
+    (day / "labels-a.csv").write_bytes(header + b"l1,q,p1,0\n")  # now the other one contradicts it
+    ingest(capsys, 2)
+    said(capsys, "quarantine", "show", "--market", "mini", "--raw", str(tmp_path / "mend"))
+    folder = tmp_path / "mend" / DAY0 / KO
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "labels-b.csv.mended.csv", "labels-b.csv.mended.jsonl"
+    ]  # fmt: skip
+    mended = folder / "labels-b.csv.mended"
+    assert mended.with_suffix(".mended.csv").read_bytes() == b"\xef\xbb\xbf" + header + bad
+    row = json.loads(mended.with_suffix(".mended.jsonl").read_text(encoding="utf-8"))
+    assert (row["label_id"], row["grade"]) == ("l1", 2)
 
 
 def test_replay_is_dry_until_told_then_stores_and_publishes(

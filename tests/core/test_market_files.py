@@ -18,6 +18,7 @@ from csrm_tasks.market_files.reference import main as write_reference
 from csrm_tasks.markets import ONE_SOURCE, load_market, validated
 from csrm_tasks.sections.base import Section
 from csrm_tasks.settings import PROJECT_ROOT, load_settings
+from csrm_tasks.store.engine import connect, revision_of
 
 LEAST = {
     "market": "m", "source_locale": "ko-KR", "target_locale": "zh-TW",
@@ -172,6 +173,7 @@ def test_every_fault_is_one_line_with_key_and_remedy(
             "ingest.columns is a proposal that nobody has confirmed",
         ),
         ({"source_locale": "zh-TW"}, "source_locale and target_locale are both zh-TW"),
+        ({"health": {"accept": ["2026-1-5"]}}, "health.accept.0: "),
     ],
 )
 def test_what_only_a_run_would_show_is_a_fault(
@@ -273,6 +275,11 @@ def test_raters_in_the_store_are_counted_and_no_store_is_made(tmp_path: Path) ->
     assert main(["ingest", "--market", "m", "--day", DAY1]) == 0
     notes = check(path, settings).surprises
     assert any("3 zh-TW pairs of 2 queries in the store have 3 raters" in n for n in notes), notes
+    older = connect(settings.db_url)
+    with older.begin() as connection:
+        connection.exec_driver_sql("UPDATE csrm_alembic_version SET version_num = '0012'")
+    assert not any("in the store have" in note for note in check(path, settings).surprises)
+    assert revision_of(older) == "0012"  # a check changes nothing
 
 
 def test_what_a_base_folder_lacks_is_said(tmp_path: Path) -> None:
@@ -281,6 +288,8 @@ def test_what_a_base_folder_lacks_is_said(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(json.dumps(LEAST | {"llm": {"base": str(base)}}))
     assert any("no config.json" in n for n in check(path, load_settings()).surprises)
+    (base / "config.json").write_text('{"architectures": [')
+    assert any("config.json cannot be read" in n for n in check(path, load_settings()).surprises)
     about = {"architectures": ["BertModel"], "quantization_config": {}}
     (base / "config.json").write_text(json.dumps(about))
     notes = "\n".join(check(path, load_settings()).surprises)

@@ -102,6 +102,12 @@ def test_cvr_examples() -> None:  # A8
     assert not {"p1", "p5"} & set(negatives)  # acted on: never a negative
     assert made.filter(label=0, query_id="q3").height == 4
     assert made.equals(cvr_examples(frame.reverse(), catalogue, 4, SEED))
+    even = sums(q1p1=(1, 1, 1, 0), **{f"q1p{i}": (0, 0, 0, 2) for i in range(10, 40)})
+    made = cvr_examples(even, catalogue, 4, SEED)
+    assert {"p10", "p11"} <= set(made.filter(label=0)["product_id"])  # passed over as often: by id
+    for seed in range(5):
+        shuffled = even.sample(fraction=1, shuffle=True, seed=seed)
+        assert made.equals(cvr_examples(shuffled, catalogue, 4, SEED))
     few = cvr_examples(frame, {"ko-KR": ["p1", "p7"]}, 4, SEED)
     assert few.filter(label=0, query_id="q3")["product_id"].to_list() == ["p1"]
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from csrm_tasks.artifacts import Artifact
 from csrm_tasks.ingest.storage.behaviour import stretches
+from csrm_tasks.sections import Schedule
 from csrm_tasks.settings import Settings
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.store.lake import Lake, Stored
@@ -25,6 +26,7 @@ from tests.data_fixtures import (
     ingest,
     land_lines,
     land_sessions,
+    market,
     product,
     search,
     session,
@@ -127,7 +129,8 @@ def test_searches_without_events_and_visits_without_id(shop: Settings) -> None:
     assert (derived["searches"], derived["impressions"]) == (1, 1)
     assert (visit["session_id"], visit["bucket"], visit["release"]) == ("vs", "B", "r7")
     assert (visit["searches"], visit["impressions"], visit["converted"]) == (1, 0, False)
-    assert made["aggregate"].facts == {
+    assert made["aggregate"].facts | {"summed": ""} == {
+        "summed": "",
         "day": day, "pairs": 1, "events": 1, "sessions": 2, "events_without_session": 0,
         "machines": 0, "machine_events": 0, "machine_searches": 0, "machine_reasons": {},
         "over_bound": 0,
@@ -148,6 +151,29 @@ def test_stretches_cover_whole_days_and_leave_out_what_lies_between() -> None:
     change = at("2026-03-08T12:00:00Z")  # clocks go forward: a day of 23 hours
     (found,) = stretches(change, "America/New_York")
     assert found == (datetime(2026, 3, 8, 5, tzinfo=UTC), datetime(2026, 3, 9, 4, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "begins", "ends"),
+    [  # midnight is left out, or comes twice
+        ("America/Santiago", "2026-09-06", "2026-09-06T04:00", "2026-09-07T03:00"),
+        ("Africa/Cairo", "2026-04-24", "2026-04-23T22:00", "2026-04-24T21:00"),
+        ("America/Havana", "2026-11-01", "2026-11-01T04:00", "2026-11-02T05:00"),
+    ],
+)
+def test_a_day_that_has_no_midnight_or_two_is_a_day(
+    shop: Settings, zone: str, day: str, begins: str, ends: str
+) -> None:
+    noon = pl.Series([f"{day}T17:00:00"]).str.to_datetime(time_unit="us", time_zone="UTC")
+    moments = tuple(datetime.fromisoformat(f"{m}+00:00") for m in (begins, ends))
+    assert stretches(noon, zone) == [moments]
+    config = market(schedule=Schedule(timezone=zone))
+    before = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
+    for name in (before, day):  # on the day before it is the day's end that is missing
+        land_sessions(shop, name, ZH, [session(name, "牛奶", ["p1"], name, click="p1")])
+        made = ingest(shop, name, config)
+        assert made["aggregate"].facts["events"] == 2
+        assert made["publish_day"].facts["quarantined"] == 0
 
 
 def test_a_night_reads_the_days_it_touches_and_changes_no_other(

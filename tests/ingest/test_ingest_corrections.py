@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
+from csrm_tasks.artifacts import json_digest
 from csrm_tasks.dataset.source import check_days, published_days
 from csrm_tasks.errors import DataError
-from csrm_tasks.ingest.storage.days import behaviour_files
+from csrm_tasks.ingest.storage.days import COUNTED, behaviour_files, day_state
 from csrm_tasks.settings import Settings
 from csrm_tasks.steps import run_step
 from csrm_tasks.store import open_store, reading
@@ -252,3 +253,35 @@ def test_a_file_of_known_rows_keeps_exactly_those(settings: Settings) -> None:
     ingest(settings, DAY1)
     paths = sorted(Path(settings.lake).glob("tiny/known/labels/day=*/*.parquet"))
     assert [pl.read_parquet(p)["label_id"].to_list() for p in paths] == [["la", "lb"]]
+
+
+def test_a_days_digest_is_the_same_in_any_database(settings: Settings) -> None:
+    """Names that two collations order differently: the digest follows none."""
+    land_lines(settings, DAY0, f"{KO}/catalogue.jsonl", TITLES)
+    for name in ("labels-a", "labels-B", "labels-_", "labels-2", "labels", "labels-\u00e9"):
+        land_labels(settings, DAY0, name, **{name.removeprefix("labels-"): 2})
+    ingest(settings, DAY0)
+    rows = select(settings, *(FILES.c[c] for c in COUNTED))
+    rows.sort(key=lambda r: (r[2], r[1], r[0]))
+    with reading(open_store(settings.db_url)) as connection:
+        found = day_state(connection, "tiny", DAY0)
+    assert found.files == 7
+    assert found.digest == json_digest([dict(zip(COUNTED, r, strict=True)) for r in rows])
+
+
+def test_a_file_that_another_run_stores_before_a_day_is_published_is_summed_up(
+    settings: Settings,
+) -> None:
+    land_lines(settings, DAY0, f"{KO}/catalogue.jsonl", TITLES)
+    land_sessions(settings, DAY0, KO, [session(1, "우유", ["p1"], click="p1")])
+    made = ingest(settings, DAY0)
+    query, events = session(2, "우유", ["p1", "p2"])
+    land_lines(settings, DAY0, f"{KO}/ubi_queries-b.jsonl", [query])
+    land_lines(settings, DAY0, f"{KO}/ubi_events-b.jsonl", events)
+    config, land = market(), run_step("land", market(), {}, {"day": DAY0}, settings)
+    valid = run_step("validate", config, {"land": land}, {}, settings)
+    run_step("store", config, {"validate": valid}, {}, settings)
+    run_step("publish_day", config, {"aggregate": made["aggregate"].ref}, {"day": DAY0}, settings)
+    sums = (AGGREGATES.c.product_id, AGGREGATES.c.impressions, AGGREGATES.c.clicks)
+    assert select(settings, *sums) == [("p1", 2, 1), ("p2", 1, 0)]
+    assert_all_published(settings)

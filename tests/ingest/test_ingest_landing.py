@@ -32,6 +32,9 @@ def names(folder: Path) -> list[str]:
 
 def test_uploads_under_way_are_left_alone(folder: Path) -> None:
     (folder / "zh-TW" / ".labels-2.csv.part").write_bytes(b"x")
+    for hidden in (".~tmp~", ".rsync-partial"):  # in which rsync collects them
+        (folder / "zh-TW" / hidden).mkdir()
+        (folder / "zh-TW" / hidden / "labels.csv").write_bytes(b"x")
     assert names(folder) == ["zh-TW/labels-1.csv.gz"]
 
 

@@ -120,6 +120,23 @@ def test_every_layout_gives_the_same_rows(layout: str, tmp_path: Path) -> None:
     assert stamps == ["2026-01-03T01:00:00+00:00", None, "2026-01-03T10:00:00+00:00"]
 
 
+def test_rows_of_parquet_are_kept_as_the_text_that_they_were_read_as(tmp_path: Path) -> None:
+    """Old writers have texts as bytes, and any has numbers that JSON lacks."""
+    frame = pl.DataFrame({
+        "label_id": [b"l1"], "query": ["\uc6b0\uc720".encode()], "product_id": [b"p1"],
+        "grade": [float("nan")], "note": [b"\xff"], "share": [float("inf")],
+    })  # fmt: skip
+    target = io.BytesIO()
+    frame.write_parquet(target)
+    judged = take(tmp_path, target.getvalue(), "parquet")
+    assert [reason for _, reason, _ in reasons(judged)] == ["missing_value"]
+    kept = json.loads(judged.rejected["raw"][0])
+    assert kept == {
+        "label_id": "l1", "query": "\uc6b0\uc720", "product_id": "p1", "grade": None,
+        "note": "\\xff", "share": None,
+    }  # fmt: skip
+
+
 def test_typed_parquet_columns(tmp_path: Path) -> None:
     frame = pl.DataFrame({
         "label_id": [1, 2], "query": ["a", "b"], "product_id": [10, 11], "grade": [2.0, None],

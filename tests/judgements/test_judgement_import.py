@@ -264,3 +264,15 @@ def test_a_market_with_its_own_scale_and_names_gets_labels_that_it_can_read(
     imported(capsys, book(tmp_path, "b.json", (NEW[0], "p2", 3, "anna", "")))
     ingested()
     assert split(frozen(DAY1), NEW[0]) == {"p2": ("train", 2, 1)}
+
+
+def test_a_product_that_a_later_day_brought_is_unknown_by_the_deliverys_day(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Settings
+) -> None:
+    land_lines(home, DAY2, f"{ZH}/catalogue.jsonl", [product(9, "豆漿")], "mini")
+    ingested(DAY2)
+    path = book(tmp_path, "b.json", (NEW[0], "p9", 3, "anna", ""), (NEW[0], "p2", 3, "anna", ""))
+    told = imported(capsys, path)
+    assert "left out, unknown_product: 1" in told and "landed: 1 labels" in told
+    ingested()  # none of what landed is refused
+    assert "landed: 2 labels" in imported(capsys, path, day=DAY2)

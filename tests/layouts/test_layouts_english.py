@@ -69,6 +69,7 @@ def test_a_language_may_be_the_target(tmp_path: Path) -> None:
         ("label.csv", "2\t1\t0", "2\t1", "label.csv: row 3: has 3 fields and the header 4"),
         ("label.csv", "2\t1\t0", "2\t1\t", "label.csv: row 3: product_id: is missing"),
         ("query.csv", "1\t12", "0\t12", "query.csv: row 2: query_id: 0 is there already with an"),
+        ("query.csv", "\tsalon", '\t"salon', "query.csv: row 1: cannot be read ("),
     ],
 )
 def test_wands_bad_input_is_named(

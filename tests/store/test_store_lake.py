@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from csrm_tasks.artifacts import Artifact
+from csrm_tasks.blobs import open_blobs
 from csrm_tasks.errors import DataError
 from csrm_tasks.settings import Settings, load_settings
 from csrm_tasks.store.engine import open_store, reading
@@ -110,3 +111,19 @@ def stored(place: Settings, table: sa.Table) -> list[tuple[object, ...]]:
 
 def table(artifact: Artifact, name: str) -> pl.DataFrame:
     return pl.read_parquet(artifact.file(f"{name}.parquet"))
+
+
+def test_what_somebody_else_has_left_in_a_lake_is_none_of_its_files(root: str) -> None:
+    lake = Lake(root, "tiny")
+    lake.write(FILE, searches("牛奶"))
+    blobs = open_blobs(root)
+    for key in ("README.txt", "searches/README.txt", "other/day=2026-01-04/x", "a/b/c/d/e"):
+        assert blobs.put_if_absent(f"tiny/{key}", b"-")
+    assert {d: [*files] for d, files in lake.entries().items()} == {
+        FILE.day: [*lake.names([FILE], [])]
+    }
+
+
+def test_rows_kept_for_later_that_are_gone_are_one_line(root: str) -> None:
+    with pytest.raises(DataError, match=r"lake file tiny/known/.* is gone.*restore it from a"):
+        Lake(root, "tiny").read_unstored(FILE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from csrm_tasks.ingest.aggregates.shoppers import (
 from csrm_tasks.ingest.aggregates.visits import with_sessions
 from csrm_tasks.ingest.storage.days import (
     behaviour_files,
+    files_digest,
     followed,
     position_file,
     publish,
@@ -71,7 +73,8 @@ class Sums:
 
 
 def refresh_day(window: LakeWindow, config: Ingest, scratch: Path, threads: int) -> dict[str, Any]:
-    """Replace what is stored of the day's sums by what its lake files say now; returns facts.
+    """Replace what is stored of the day's sums by what its lake files say now; returns facts,
+    among them ``summed``, the digest of which files these are.
 
     Summing takes long and holds no lock; when a file was stored meanwhile it is done again.
     """
@@ -92,7 +95,26 @@ def refresh_day(window: LakeWindow, config: Ingest, scratch: Path, threads: int)
                 credited = frames(sums.interleaved, PER_RELEASE)
                 replace_day(connection, INTERLEAVED, market, day, credited)
                 replace_day(connection, TRAFFIC, market, day, [sums.left_out.by_locale])
-                return _facts(connection, market, day) | _left_out(sums.left_out)
+                facts = _facts(connection, market, day) | _left_out(sums.left_out)
+                return facts | {"summed": files_digest(files)}
+
+
+@contextmanager
+def summed_up(
+    window: LakeWindow, config: Ingest, scratch: Path, threads: int, summed: str | None = None
+) -> Iterator[Connection]:
+    """Hold the market's lock while the day's sums are those of the files it has.
+
+    ``summed``: digest of the files that were summed up last. Another writer may have stored one
+    since: then they are summed up again first.
+    """
+    while True:
+        with writing(window.engine, window.market) as connection:
+            files = behaviour_files(connection, window.market, window.day)
+            if files_digest(files) == summed:
+                yield connection
+                return
+        summed = refresh_day(window, config, scratch, threads)["summed"]
 
 
 def follow_corrections(
@@ -108,8 +130,8 @@ def follow_corrections(
         stale = stale_days(connection, window.market)
     faults: list[DataError] = []
     for day, mark in stale.items():
-        refresh_day(replace(window, day=day), config, scratch / day, threads)
-        with writing(window.engine, window.market) as connection:
+        of_day = replace(window, day=day)
+        with summed_up(of_day, config, scratch / day, threads) as connection:
             if followed(connection, window.market, day, mark):  # else the next one sees to it
                 faults += _published_anew(connection, window.market, day, config.tolerance)
     if faults:

@@ -54,7 +54,8 @@ def list_landing(root: Path, market: str, day: str, locales: tuple[str, ...]) ->
 
     Raises :class:`DataError` when the folder is missing, or when something in it is not a delivery:
     a link, a pipe, a name or a place that says nothing. Such a day is not taken in at all, for
-    nobody can tell what was meant. Names that begin with a dot are uploads under way.
+    nobody can tell what was meant. Names that begin with a dot are uploads under way, of files and
+    of the folders in which some tools collect them.
     """
     folder = root / market / check_day(day)
     for place in (folder.parent, folder):
@@ -62,11 +63,15 @@ def list_landing(root: Path, market: str, day: str, locales: tuple[str, ...]) ->
             raise DataError(f"{place}: is a link; put the folder itself there")
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: land the files of {market} for {day} there")
-    present = [p for p in sorted(folder.rglob("*")) if not p.name.startswith(".")]
+    present = (p for p in sorted(folder.rglob("*")) if not _under_way(p.relative_to(folder)))
     found = [p for p in present if _is_file(p)]
     deliveries = [_delivery(p, root, folder, locales) for p in found]
     order = list(CONTRACTS)
     return sorted(deliveries, key=lambda d: (order.index(d.kind), d.locale, d.name))
+
+
+def _under_way(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _is_file(path: Path) -> bool:

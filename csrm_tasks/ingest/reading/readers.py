@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
+import polars.selectors as cs
 
 from csrm_tasks.ingest.contract.contracts import Contract
 from csrm_tasks.ingest.reading.csv_layout import CsvPieces, Layout
@@ -205,9 +206,16 @@ def _columnar(table: pl.DataFrame, contract: Contract, rows: range) -> Records:
     return Records(frame, missing, _rows_as_json(table, rows), columns=tuple(table.columns))
 
 
+def _text(value: object) -> str:
+    """Return what JSON has no word for as text; bytes are the text that they were read as."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
 def _rows_as_json(table: pl.DataFrame, rows: range) -> RawOf:
     def raw_of(asked: Sequence[int]) -> list[bytes]:
         chosen = table[[r - rows.start for r in asked]]
-        return [json.dumps(r, default=str, ensure_ascii=False).encode() for r in chosen.to_dicts()]
+        finite = cs.float().is_finite()
+        plain = chosen.with_columns(pl.when(finite).then(cs.float()))  # JSON has no other
+        return [json.dumps(r, default=_text, ensure_ascii=False).encode() for r in plain.to_dicts()]
 
     return raw_of

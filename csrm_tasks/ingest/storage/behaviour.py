@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from csrm_tasks import clocks
 from csrm_tasks.ingest.contract.contracts import Reason
 from csrm_tasks.ingest.contract.identity import REFUSED, Outcome, refuse, resolve
 from csrm_tasks.ingest.storage.window import LakeWindow
@@ -47,13 +48,23 @@ def stretches(times: pl.Series, zone: str, before: timedelta = timedelta()) -> l
     Each begins ``before`` its first day; those that touch are one.
     """
     found: list[Stretch] = []
-    days = times.dt.convert_time_zone(zone).dt.truncate("1d").unique().sort()
-    for day, following in zip(days, days.dt.offset_by("1d"), strict=True):
-        since, until = (day - before).astimezone(UTC), following.astimezone(UTC)
+    for _, begins, until in _days_of(times, zone).iter_rows():
+        since = begins - before
         if found and since <= found[-1][1]:
             since = found.pop()[0]
         found.append((since, until))
     return found
+
+
+def _days_of(times: pl.Series, zone: str) -> pl.DataFrame:
+    """Return each day (date in ``zone``) of ``times`` with the moments of its begin and end.
+
+    By the clocks of the zone: a day may begin at one o'clock, where midnight is left out.
+    """
+    days = times.dt.convert_time_zone(zone).dt.date().drop_nulls().unique().sort()
+    rows = [(day, clocks.begins(day, zone), clocks.ends(day, zone)) for day in days]
+    moment = pl.Datetime("us", "UTC")
+    return pl.DataFrame(rows, {"on": pl.Date, "begins": moment, "ends": moment}, orient="row")
 
 
 def stored_rows(
@@ -196,12 +207,9 @@ def _asked(events: pl.DataFrame, searches: pl.DataFrame, zone: str) -> pl.DataFr
     """
     named = searches.rename({"client_id": "asker", "at": "asked_at"})
     found = events.join(named, on="search_id")
-    day = pl.col("at").dt.convert_time_zone(zone).dt.truncate("1d")
-    near = (
-        pl.col("asked_at")
-        .dt.convert_time_zone(zone)
-        .is_between(day - SESSION, day.dt.offset_by("1d"))
-    )
+    found = found.with_columns(on=pl.col("at").dt.convert_time_zone(zone).dt.date())
+    found = found.join(_days_of(found["at"], zone), on="on", maintain_order="left")
+    near = pl.col("asked_at").is_between(pl.col("begins") - SESSION, pl.col("ends"))
     found = found.filter(near)
     if named["search_id"].n_unique() == named.height:  # the usual night
         return found.select("row", "query")

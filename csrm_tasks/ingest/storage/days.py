@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 
 import polars as pl
 import sqlalchemy as sa
@@ -43,12 +44,12 @@ class DayState:
 
 def day_state(connection: Connection, market: str, day: str) -> DayState:
     """Read what the store holds of a day."""
-    statement = (
-        sa.select(*(FILES.c[c] for c in COUNTED), FILES.c.ignored, FILES.c.notes)
-        .where(FILES.c.market == market, FILES.c.day == day, FILES.c.live)
-        .order_by(FILES.c.kind, FILES.c.locale, FILES.c.name, FILES.c.digest)
+    statement = sa.select(*(FILES.c[c] for c in COUNTED), FILES.c.ignored, FILES.c.notes).where(
+        FILES.c.market == market, FILES.c.day == day, FILES.c.live
     )
-    rows = [dict(r) for r in connection.execute(statement).mappings()]
+    # Sorted here: two databases order texts by two collations, and the digest must not differ
+    keys = itemgetter("kind", "locale", "name", "digest")
+    rows = sorted((dict(r) for r in connection.execute(statement).mappings()), key=keys)
     notes = Notes()
     for row in rows:
         for topic, counts in (row["notes"] or {}).items():
@@ -71,15 +72,19 @@ def behaviour_files(connection: Connection, market: str, day: str) -> list[Store
         sa.select(FILES.c.kind, FILES.c.day, FILES.c.locale, FILES.c.part)
         .where(FILES.c.market == market, FILES.c.day == day, FILES.c.kind.in_(TABLES))
         .where(FILES.c.live)
-        .order_by(FILES.c.kind, FILES.c.locale, FILES.c.part)
     )
-    return [Stored(*row) for row in connection.execute(statement)]
+    found = [Stored(*row) for row in connection.execute(statement)]
+    return sorted(found, key=attrgetter("kind", "locale", "digest"))
+
+
+def files_digest(files: Sequence[Stored]) -> str:
+    """Return the digest of which files a day's :func:`behaviour_files` are."""
+    return json_digest([f"{f.kind}/{f.locale}/{f.digest}" for f in files])
 
 
 def position_file(files: Sequence[Stored]) -> Stored:
     """Return where the counts by position are that belong to a day's :func:`behaviour_files`."""
-    digests = [f"{f.kind}/{f.locale}/{f.digest}" for f in files]
-    return Stored("positions", files[0].day, "all", json_digest(digests))
+    return Stored("positions", files[0].day, "all", files_digest(files))
 
 
 def replace_day(

@@ -27,6 +27,7 @@ from csrm_tasks.ingest.storage.rows import IGNORED, identifier, read_lake, read_
 from csrm_tasks.ingest.storage.taken import Taken, same
 from csrm_tasks.ingest.storage.window import LakeWindow
 from csrm_tasks.ingest.validation.ignored import Notes
+from csrm_tasks.ingest.validation.quarantine import JSON_ROW
 from csrm_tasks.ingest.validation.validate import REJECTED, ValidationResult, validate_batch
 from csrm_tasks.sections import Ingest
 from csrm_tasks.store.bulk import among, insert
@@ -198,8 +199,8 @@ def judge_again(
     contract = contract_of(kind, terms.columns, kept=True)
     ambiguous = pl.col("reason") == str(Reason.QUOTES)
     held, rows = rows.filter(ambiguous), rows.filter(~ambiguous)
-    # What a correction refused is kept as JSON (decision record 6), also of a CSV file.
-    as_json = pl.col("raw").bin.starts_with(b'{"') if header else pl.lit(True)
+    # What was refused for what else is stored is kept as JSON (decision record 6), of CSV, too.
+    as_json = pl.col("raw").bin.starts_with(JSON_ROW) if header else pl.lit(True)
     parts = [
         judged
         for part, head in ((rows.filter(as_json), b""), (rows.filter(~as_json), header or b""))

@@ -16,6 +16,7 @@ from csrm_tasks.ingest.contract.contracts import Reason
 from csrm_tasks.spreadsheets import BOM
 from csrm_tasks.store.tables import FILES, QUARANTINE
 
+JSON_ROW = b'{"'  # begins it
 AGAIN = "deliver the file again"  # what to do about a file that nobody could read
 
 
@@ -86,19 +87,31 @@ def write_raw(connection: Connection, chosen: Chosen, folder: Path) -> dict[Path
     """Write the chosen rows as delivered, to be mended and delivered; returns rows by file.
 
     ``{folder}/{day}/{locale}/{file}`` for each delivered file, CSV with its header and, where it
-    is UTF-8, a byte order mark: spreadsheets show other letters without one. The names are new
-    ones: a delivery of the same name would take the place of the whole earlier file.
+    is UTF-8, a byte order mark: spreadsheets show other letters without one. Rows that are kept as
+    JSON, of whatever file, are a file of JSON lines. The names are new ones: a delivery of the same
+    name would take the place of the whole earlier file.
     """
     written: dict[Path, int] = {}
     for (day, file), found in groupby(rows(connection, chosen), key=lambda r: (r.day, r.file)):
-        kept = [row for row in found if row.number > 0]
-        if kept:
-            path = folder / day / _mended_name(file)
+        kept: dict[bool, list[Row]] = {}
+        for row in found:
+            if row.number > 0:
+                kept.setdefault(_is_json(row), []).append(row)
+        for as_json, its in kept.items():
+            path = folder / day / _mended_name(file, "jsonl" if as_json else "csv")
             path.parent.mkdir(parents=True, exist_ok=True)
-            raw = (kept[0].header or b"") + b"".join(row.raw + b"\n" for row in kept)
-            path.write_bytes(BOM + raw if path.suffix == ".csv" and _is_utf8(raw) else raw)
-            written[path] = len(kept)
+            header = b"" if as_json else its[0].header or b""
+            raw = header + b"".join(row.raw + b"\n" for row in its)
+            path.write_bytes(BOM + raw if not as_json and _is_utf8(raw) else raw)
+            written[path] = len(its)
     return written
+
+
+def _is_json(row: Row) -> bool:
+    """Whether a row is kept as JSON: of a CSV file that is one which was refused for what else is
+    stored, when its file may be gone (decision record 6).
+    """
+    return ".csv" not in row.file or row.raw.startswith(JSON_ROW)
 
 
 def _is_utf8(raw: bytes) -> bool:
@@ -109,9 +122,8 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-def _mended_name(file: str) -> str:
+def _mended_name(file: str, written: str) -> str:
     """Return ``ko-KR/labels-a.csv.mended.csv`` for ``ko-KR/labels-a.csv``; Parquet becomes JSON."""
     locale, _, name = file.partition("/")
     kind = name.replace(".", "-").split("-")[0]
-    written = "csv" if ".csv" in name else "jsonl"
     return f"{locale}/{kind}-{name[len(kind) + 1 :]}.mended.{written}"
