@@ -24,17 +24,24 @@ APPROVE, REJECT = "Approve", "Reject"
 
 @task.branch
 def whether_to_ask(state: str) -> str | None:
-    """Nothing waits: nothing more; approved already, or by policy: start; else ask."""
+    """Nothing waits: nothing more; approved already, or by policy: start; else ask.
+
+    While a launched release's hold-out is open nobody is asked: a run that waits for an answer
+    holds up the runs that judge it. The release board and the command take a yes all the same.
+    """
     facts = facts_of(state)
     if facts["candidate"] is None:
         return None
-    return "start" if facts["approved"] else "ask"
+    if facts["approved"]:
+        return "start"
+    return "ask" if facts["open"] is None else None
 
 
 @task.short_circuit(do_xcom_push=False)
-def is_under_way(state: str) -> bool:
-    """Whether a release is being rolled out, or launched with its hold-out still open."""
-    return facts_of(state)["open"] is not None
+def is_under_way(state: str, day: str) -> bool:
+    """Whether on a day a release was being rolled out, or launched with its hold-out still open."""
+    facts = facts_of(state)
+    return facts["open"] is not None and day >= facts["first_day"]
 
 
 @task.short_circuit(do_xcom_push=False)
@@ -59,7 +66,8 @@ def ask(market: MarketConfig, state: XComArg) -> HITLOperator:
     return HITLOperator(
         task_id="ask",
         doc_md="Ask the market's approvers (`rollout.approvers`), under *Required Actions*; no "
-        "answer within `rollout.approval_hours` is a no. `csrm release approve` answers as well.",
+        "answer within `rollout.approval_hours` is a no. The release board answers as well; what "
+        "`csrm release approve` says counts when this is answered or has timed out.",
         subject=f"Roll out a new release of {market.market}?",
         body=(
             "{{ waiting(ti.xcom_pull('find')) }}\n\nThe release board has its report; a rejected "

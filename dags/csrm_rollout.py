@@ -3,14 +3,16 @@
 
 Every morning: `find` what the ledger says. **A release waits?** Ask, where the market wants a
 person to approve (no answer in time is a no, unless somebody has said yes by command), and `start`
-its first step; a newer release waits while another is under way. A no to a release that has begun
+its first step; a newer release waits while another is under way, and is not asked about while a
+hold-out is open. A no to a release that has begun
 fails with the command that gives it up. **One is under way?** Take in raters' answers, send the
 day's blind audit, `evaluate` all evidence up to the day, and `apply` the decision: wait, advance,
 launch, hold, roll back.
 
 **Window**: the day in parameter `day`, else the run's data interval; it must be published. A
 backfill does nothing: what is served is decided by the present.
-**A task failed?** Clear it: every transition is one row of the ledger, made once. **Held?** A
+**A task failed?** Clear it: every transition is one row of the ledger, made once. Answers that
+cannot be read do not keep the day from being judged without them. **Held?** A
 person decides: `csrm rollout status`, then `csrm rollout advance` or `csrm_rollback`.
 **Raters** get `{landing}/{market}/audits/{day}.tasks.csv`; their answers are expected beside it as
 `{day}.answers.csv`, and a fuller one takes its place. docs/ROLLOUT.md says how a step is judged.
@@ -38,8 +40,9 @@ def rollout(market: MarketConfig) -> None:
     way >> start
 
     # One is under way.
-    open_ = is_under_way(state)
-    look = task("rollout_evaluate", "evaluate", day=day)
+    open_ = is_under_way(state, day)
+    # Answers that cannot be read fail their task and the run; they hold up no rollback
+    look = task("rollout_evaluate", "evaluate", day=day, rule="all_done_min_one_success")
     task("rollout_apply", "apply", look=look)
     open_ >> look
     if any(step.audits for step in market.rollout.steps):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
+import csrm_board_question as question
 from csrm_board_access import (
     AIRFLOW,
     ROOT,
@@ -204,6 +205,7 @@ def decided(request: Request, form: Mapping[str, str]) -> Response:
         row = actions.act(settings, market, asked, user.get_name())
     except CsrmError as e:
         return drawn(request, market, settings, refused=str(e), status=409)
+    question.answer(user, market, asked.release, chosen)
     return RedirectResponse(f"{ROOT}/markets/{market}?row={row.seq}", 303)
 
 

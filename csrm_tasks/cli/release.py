@@ -111,7 +111,11 @@ def decision_options(command: Command) -> Command:
 @decision_options
 @click.argument("release_id")
 def approve(market: str, release_id: str, actor: str, reason: str) -> None:
-    """Approve a registered release whose verdict is PASS; overrules what was said before."""
+    """Approve a registered release whose verdict is PASS; overrules what was said before.
+
+    A run of csrm_rollout that asks in Airflow goes on when it is answered there, too (the release
+    board does both), or when the time for an answer is over.
+    """
     from csrm_tasks.release import manage
 
     _decide(manage.approve, market, release_id, actor, reason)

@@ -21,10 +21,8 @@ VARIABLE = "CSRM_AIRFLOW_URL"
 FORM = "http://user:password@host:8080"
 SECONDS = 10.0
 SCHEDULED = ("ingest", "retrain", "refresh", "rollout")
-DAGS = (
-    "csrm_cold_start", "csrm_drill", "csrm_ingest", "csrm_refresh", "csrm_replay", "csrm_retrain",
-    "csrm_rollback", "csrm_rollout",
-)  # fmt: skip
+DAGS = ("csrm_ingest", "csrm_replay", "csrm_retrain")
+RELEASING = ("csrm_cold_start", "csrm_drill", "csrm_refresh", "csrm_rollback", "csrm_rollout")
 # What is at a standstill without the component
 NEEDED = {
     "scheduler": "no task starts",
@@ -99,7 +97,8 @@ def _market(api: AirflowApi, asked: Asked, market: str) -> Iterator[Finding]:
         config = load_market(market, asked.settings.markets)
     except CsrmError:
         return  # of that the check of bases tells
-    found = {name: api.request("GET", f"/dags/{name}__{market}", none_for=404) for name in DAGS}
+    names = (*DAGS, *RELEASING) if "relevance" in config.tasks else DAGS  # docs/TASKS.md
+    found = {name: api.request("GET", f"/dags/{name}__{market}", none_for=404) for name in names}
     lost = [name for name, dag in found.items() if dag is None]
     if lost:
         yield say.fault(
@@ -107,14 +106,14 @@ def _market(api: AirflowApi, asked: Asked, market: str) -> Iterator[Finding]:
             "let the dag-processor read dags/, with this market's file in its CSRM_MARKETS",
         )
     scheduled = {f"csrm_{n}" for n in SCHEDULED if getattr(config.schedule, n) is not None}
-    paused = sorted(n for n in scheduled if (dag := found[n]) is not None and dag["is_paused"])
+    paused = sorted(n for n in scheduled if (dag := found.get(n)) and dag["is_paused"])
     if paused:
         yield say.warning(
             f"market {market}: {', '.join(paused)} are paused and do not run by their schedule",
             "unpause them in Airflow when the market is meant to run",
         )
     if not lost and not paused:
-        yield say.ok(f"market {market}: its {len(DAGS)} DAGs are there")
+        yield say.ok(f"market {market}: its {len(names)} DAGs are there")
     for key, name in (
         ("controls.prompt_connection", config.controls.prompt_connection),
         ("notify.connection", config.notify.connection),

@@ -2,7 +2,8 @@
 
 Kept: what is recent; what a ledger row within the rollback window names; the live release, its
 predecessors that must stay loadable, and what is being rolled out or waits, whatever their age;
-the refreshed vectors of a catalogue that servers may take up, and those before them.
+of a market without relevance the LLM that passed last, with its verdict; the refreshed vectors of
+a catalogue that servers may take up, and those before them.
 Each of these with what it was made of, one level deep, what those name in their facts, and what a
 retraining goes on from (:data:`csrm_tasks.release.bundle.manifest.BEHIND`): that is what loading,
 scoring, comparing and succeeding a release takes. How its parts were trained is further back, and
@@ -45,6 +46,8 @@ def plan(settings: Settings, config: MarketConfig, now: datetime) -> Plan:
     entries = ledger.verified(settings, market)
     next_up = rollout.next_candidate(entries, config.release.approval)
     keep = needed(manifests, entries, config.retention, now, next_up)
+    for passed in _last_passed(manifests):
+        keep.setdefault(passed, "the tasks' last PASS")
     for name, vectors in snapshots.read(settings, market).releases.items():
         for ref in (vectors.ref, vectors.previous):
             if ref in manifests:
@@ -70,6 +73,19 @@ def needed(
         if manifest["created_at"] >= horizon:
             keep.setdefault(ref, "recent")
     return keep
+
+
+def _last_passed(manifests: Manifests) -> set[str]:
+    """Return what the last PASS of the gate of the tasks alone is about: no ledger row names it.
+
+    A market without relevance releases nothing, and that LLM is what it lives by (docs/TASKS.md).
+    """
+    gates = ((ref, m) for ref, m in manifests.items() if ref.split("/")[1] == "gate_tasks")
+    passed = {ref: m for ref, m in gates if m["facts"]["verdict"] == "PASS"}
+    last = max(passed, key=lambda ref: passed[ref]["created_at"], default=None)
+    if last is None:
+        return set()
+    return _closure(manifests, {"gate": last, "llm": passed[last]["facts"]["llm"]})
 
 
 def _rows(

@@ -141,11 +141,11 @@ def _to_predecessor(
     if target is None:
         raise RefusedError(f"the ledger of {market} has no promotion of {stack[-2]}")
     _verify(settings, target)
-    state = rollout.current_rollout(entries)
+    state, turn = rollout.current_rollout(entries), ledger.last_serving_row(entries)
     if state is not None and not state.launched:
         # It was compared with the release that is left, and no row may leave it half served.
         why = f"{stack[-1]}, with which it was compared, is left: {reason}"
-        _give_up(settings, market, state, entries, actor, why, {})
+        turn = _give_up(settings, market, state, entries, actor, why, {})
     return ledger.append(
         settings,
         market,
@@ -154,7 +154,8 @@ def _to_predecessor(
         actor=actor,
         reason=reason,
         payload={**target.payload, **note},
-        expected=ledger.Precondition(stack[-1]),
+        # A rollout that began since would be neither given up nor go on
+        expected=ledger.Precondition(stack[-1], turn.seq if turn else None),
     )
 
 

@@ -113,10 +113,11 @@ def record_answer(
     release is approved now.
 
     ``verdict``: the digest that was asked about (empty: the newest); ``said``: when (ISO 8601).
-    One answer of one ``run`` is one row. A release that was rejected is not asked about again;
-    ``csrm release approve`` overrules it. A person's no that comes when the release has begun its
-    way to shoppers is refused, with the command that takes it back, unless it was given before the
-    approval that let it begin; a timeout overrules nobody.
+    One answer of one ``run`` is one row, and none where the same person's same word is the last one
+    already: the release board answers the question too. A release that was rejected is not asked
+    about again; ``csrm release approve`` overrules it. A person's no that comes when the release
+    has begun its way to shoppers is refused, with the command that takes it back, unless it was
+    given before the approval that let it begin; a timeout overrules nobody.
     """
 
     def check(entries: Sequence[ledger.Entry]) -> None:
@@ -126,6 +127,9 @@ def record_answer(
     entries = ledger.verified(settings, config.market)
     newest = ledger.registration(entries, release)["verdict"]
     action: ledger.Action = "approved" if approved else "rejected"
+    last = approval.decided(entries, release, verdict or newest)
+    if actor and last.row is not None and (last.word, last.row.actor) == (action, actor):
+        return approval.decided(entries, release, newest).word == "approved"
     payload = {"verdict": verdict or newest, "run": run} | ({"said": said} if said else {})
     reason = "answered in Airflow" if actor else "nobody answered in time"
     row = ledger.append(

@@ -60,7 +60,8 @@ def audit_tasks(ctx: Context, *, day: str) -> Metadata:
     asked = shown.group_by("query_id").agg(pl.col("impressions").sum())
     nth = (date.fromisoformat(day) - date.fromisoformat(state["first_day"])).days
     seed = f"{ctx.market.market}:{state['open']}"
-    drawn = audits.draw(asked, _frame(state, asked.height), max(nth, 0), seed)
+    # Before the rollout's first day nobody was served by it; the first slice is that day's.
+    drawn = audits.draw(asked, _frame(state, asked.height), nth, seed) if nth >= 0 else []
     texts = products.filter(here).select("product_id", "title", "brand", "category")
     shown = (
         shown.filter(pl.col("query_id").is_in(drawn))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from csrm_tasks.board import forms
 from csrm_tasks.board.actions import ACTIONS
 from csrm_tasks.markets import MarketConfig
-from csrm_tasks.release import ledger, manage
+from csrm_tasks.release import ledger, manage, rollout_moves
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings, load_settings
 from tests.board_fixtures import (
@@ -140,6 +146,71 @@ def test_a_waiting_release_is_rejected_and_approved(ui: Airflow, world: World) -
         assert ui.send(name, action, ui.form(name, action)).status_code == 303
     said = [(e.action, e.release_id, e.actor) for e in rows(world)[-2:]]
     assert said == [("rejected", three.id, "uli"), ("approved", three.id, "adam")]
+
+
+def asked_in_airflow(ui: Airflow, *releases: str) -> dict[str, str]:
+    """Park a run of csrm_rollout for each release, as its question does; returns its task ids."""
+    engine = sa.create_engine(f"sqlite:///{ui.log.parent / 'airflow' / 'airflow.db'}")
+    tables = sa.MetaData()
+    names = ("dag_run", "task_instance", "hitl_detail")
+    tables.reflect(engine, only=names)
+    now, ids = datetime.now(UTC), {release: uuid.uuid4().hex for release in releases}
+    with engine.begin() as connection:
+        for release, ti in ids.items():
+            known = {
+                "id": ti, "ti_id": ti, "dag_id": f"csrm_rollout__{MARKET}", "run_id": release,
+                "task_id": "ask", "map_index": -1, "run_type": "manual", "run_after": now,
+                "options": ["Approve", "Reject"], "subject": "?", "multiple": 0,
+                "body": f"`{release}`. The gate let it pass: x", "created_at": now,
+            }  # fmt: skip
+            for name in names:
+                table = tables.tables[name]
+                row = {c.name: known[c.name] for c in table.columns if c.name in known}
+                row |= {
+                    c.name: {} if isinstance(c.type, sa.JSON) else 0
+                    for c in table.columns
+                    if not c.nullable and c.name not in row and c.server_default is None
+                }
+                state = {"dag_run": "running", "task_instance": "awaiting_input"}.get(name)
+                row |= {"state": state} if state else {}
+                row |= {"id": int(ti[:7], 16)} if name == "dag_run" else {}
+                connection.execute(sa.insert(table).values(row))
+    return ids
+
+
+def answers_in_airflow(ui: Airflow, ids: dict[str, str]) -> dict[str, Any]:
+    """Return release → state of the task that asks, who answered, and what."""
+    path = ui.log.parent / "airflow" / "airflow.db"
+    statement = (
+        "select t.state, h.responded_by, h.chosen_options from hitl_detail h "
+        "join task_instance t on t.id = h.ti_id where t.id = ?"
+    )
+    with closing(sqlite3.connect(path)) as connection:
+        found = {r: connection.execute(statement, (ti,)).fetchone() for r, ti in ids.items()}
+    return {
+        r: (state, json.loads(by)["name"] if by and by != "null" else None, chosen)
+        for r, (state, by, chosen) in found.items()
+    }
+
+
+def test_a_question_that_waits_in_airflow_is_answered_by_the_board(
+    ui: Airflow, world: World
+) -> None:
+    """Otherwise the run that asks, and the next behind it, would wait until its time is over."""
+    three = world.release("three")
+    ids = asked_in_airflow(ui, three.id, "another-release")
+    assert answers_in_airflow(ui, ids)[three.id][:2] == ("awaiting_input", None)
+    assert ui.send("adam", "approve", ui.form("adam", "approve")).status_code == 303
+    found = answers_in_airflow(ui, ids)
+    assert found[three.id][:2] == ("scheduled", "adam") and "Approve" in found[three.id][2]
+    assert found["another-release"][:2] == ("awaiting_input", None)
+    before = rows(world)
+    assert before[-1].action == "approved"
+    approved = rollout_moves.record_answer(  # as the run does then
+        world.settings, CONFIG, world.api, three.id, approved=True, actor="adam", run="r",
+        said=datetime.now(UTC).isoformat(),
+    )  # fmt: skip
+    assert approved and rows(world) == before
 
 
 def test_only_approvers_approve_where_the_market_names_some(ui: Airflow, world: World) -> None:

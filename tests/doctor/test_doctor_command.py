@@ -255,6 +255,23 @@ def test_what_an_airflow_lacks(
     assert first.level == level and said in first.said and first.cure
 
 
+def test_a_market_that_releases_nothing_has_three_dags(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = ("cold_start", "drill", "refresh", "rollback", "rollout")
+    table = airflow(**{f"csrm_{name}__mini": (404, {}) for name in lost})
+    with answering(table) as port:
+        monkeypatch.setenv("CSRM_AIRFLOW_URL", f"http://user:{SECRET}@127.0.0.1:{port}/")
+        market = asked(settings)
+        assert any(f.level == "fault" for f in examine("airflow", market))
+        file = market.settings.markets / "mini.yaml"
+        text = file.read_text(encoding="utf-8").replace("seed: 0\n", "seed: 0\ntasks: [qc]\n")
+        file.write_text(text, encoding="utf-8")
+        found = [*examine("airflow", market)]
+    assert [f for f in found if f.level != "ok"] == []
+    assert any("its 3 DAGs are there" in f.said for f in found)
+
+
 def test_a_connection_and_a_pool_that_a_market_names_must_be_there(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,3 +191,28 @@ def test_a_reference_is_found_wherever_it_stands() -> None:
     document = {"a": ["m/x/1", {"b": "m/x/2"}], "c": 3, "d": None, "e": "m/x/3#fact"}
     known = {f"m/x/{n}": {} for n in range(4)}
     assert retention._named(known, [document]) == {"m/x/1", "m/x/2"}
+
+
+def test_the_llm_that_passed_last_stays_with_a_market_that_releases_nothing() -> None:
+    found: dict[str, dict[str, Any]] = {}
+    for n, (verdict, days) in enumerate([("PASS", 300), ("PASS", 200), ("FAIL", 100)]):
+        at = (NOW - timedelta(days=days)).timestamp()
+        for kind, inputs, facts in (
+            ("gate_tasks", {"evaluation": f"m/evaluate_tasks/{n}"},
+             {"verdict": verdict, "llm": f"m/train_llm/{n}"}),
+            ("evaluate_tasks", {"llm": f"m/train_llm/{n}", "snapshot": f"m/snapshot/{n}"}, {}),
+            ("train_llm", {"snapshot": f"m/snapshot/{n}"}, {}), ("snapshot", {}, {}),
+        ):  # fmt: skip
+            found[f"m/{kind}/{n}"] = {"inputs": inputs, "facts": facts, "created_at": at}
+    kept = retention._last_passed(found)
+    assert kept == {f"m/{k}/1" for k in ("gate_tasks", "evaluate_tasks", "train_llm", "snapshot")}
+    assert retention._last_passed({"m/bundle/0": {}}) == set()
+
+
+def test_a_plan_keeps_it(world: World) -> None:
+    llm = publish(world.settings, "train_llm", "l", lambda f: (f / "x").write_text("x"))
+    facts = {"verdict": "PASS", "llm": llm.ref}
+    gate = publish(world.settings, "gate_tasks", "g", lambda f: (f / "x").write_text("x"), facts)
+    late = datetime.now(UTC) + timedelta(days=1000)
+    plan = retention.plan(world.settings, CONFIG, late)
+    assert {plan.keep[ref] for ref in (llm.ref, gate.ref)} == {"the tasks' last PASS"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csrm_tasks.errors import RefusedError
-from csrm_tasks.release import ledger, manage, promote, rollout, rollout_moves
+from csrm_tasks.release import ledger, manage, promote, rollback, rollout, rollout_moves
 from csrm_tasks.sections import Rollout, Step
 from csrm_tasks.settings import Settings
 from tests.release_fixtures import MARKET, market
@@ -197,6 +197,30 @@ def test_a_rollback_of_the_live_release_ends_the_rollout_against_it(world: World
     world.start(three, CONFIG)
     world.roll_back(leaving=two.id)
     assert (world.live(), world.opened()) == (one, None)
+    world.agrees()
+
+
+def test_a_rollout_that_starts_beside_a_rollback_is_not_left_half_served(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.live(), world.release("two")
+    run_to_launch(world, two)
+    three = world.release("three")
+    verify = rollback._verify
+
+    def beside(settings: Settings, target: ledger.Entry) -> None:
+        monkeypatch.undo()
+        world.start(three, CONFIG)
+        verify(settings, target)
+
+    monkeypatch.setattr(rollback, "_verify", beside)
+    with pytest.raises(RefusedError, match=f"{three.id} was started by row .*; re-evaluate"):
+        world.roll_back(leaving=two.id)
+    state = world.opened()
+    assert (world.live(), state and state.release) == (two.id, three.id)
+    world.roll_back(leaving=two.id)
+    assert (world.live(), world.opened()) == (one, None)
+    assert world.moves()[-1] == ("rolled_back", one)
     world.agrees()
 
 

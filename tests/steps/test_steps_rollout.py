@@ -241,6 +241,14 @@ def test_tasks_that_were_sent_are_not_sent_again(world: Rolling) -> None:
     assert tasks.read_bytes().endswith(b"a rater's work")
 
 
+def test_a_day_before_the_first_asks_raters_nothing(world: Rolling) -> None:
+    """Its queries would be those of the first day, and both would count."""
+    world.begin()
+    before, first = (audit(world, world.day(n)) for n in (-1, 0))
+    assert (before.facts["queries"], before.facts["items"]) == (0, 0)
+    assert first.facts["queries"] == 30
+
+
 def test_raters_who_find_defects_roll_it_back(world: Rolling) -> None:
     two = world.begin()
     one = world.live()

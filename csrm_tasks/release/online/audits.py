@@ -10,7 +10,7 @@ judges ranking, on queries that were asked before the rollout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from math import log
 from pathlib import Path
@@ -107,11 +107,21 @@ def read_answers(
     ``known``: the audit's :func:`items`; ``tasks``: what raters got, by whose texts (in ``locale``)
     the encoding is found. Raises :class:`DataError` naming file, row and field.
     """
-    wanted, rows = set(known["item"]), []
-    for row in read_sheet(path, ANSWER, locale, _proof(tasks) if tasks else None):
-        item, given = row.cells["item"].strip(), row.cells["grade"]
+    return read_grades(path, "item", set(known["item"]), locale, tasks)
+
+
+def read_grades(
+    path: Path, key: str, wanted: Collection[str], locale: str = "", tasks: Path | None = None
+) -> pl.DataFrame:
+    """Read a sheet that people filled in as :func:`read_answers` does; its rows are known by the
+    column ``key``, which is ``item`` of what is returned, and ``wanted`` are those that were sent.
+    """
+    rows = []
+    columns = (key, *(c for c in ANSWER if c != "item"))
+    for row in read_sheet(path, columns, locale, _proof(tasks, key) if tasks else None):
+        item, given = row.cells[key].strip(), row.cells["grade"]
         if item not in wanted:
-            raise DataError(f"{path}: row {row.number}: item {item!r} is none that was sent")
+            raise DataError(f"{path}: row {row.number}: {key} {item!r} is none that was sent")
         grade = word(given)
         if grade and grade not in GRADES:
             raise DataError(f"{path}: row {row.number}: grade {given!r}; write 0, 1 or 2")
@@ -122,15 +132,15 @@ def read_answers(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _proof(tasks: Path) -> Proof:
+def _proof(tasks: Path, key: str) -> Proof:
     """Tell by the texts that were sent whether the letters that came back are right."""
-    sent = {row.cells["item"]: row.cells for row in read_sheet(tasks, ("item",), "")}
+    sent = {row.cells[key]: row.cells for row in read_sheet(tasks, (key,), "")}
 
     def proof(back: Sequence[Mapping[str, str]]) -> bool | None:
         same = [
             _is_same(cells[c], sent[item][c])
             for cells in back
-            for item in [cells["item"].strip()]
+            for item in [cells[key].strip()]
             for c in TEXTS
             if item in sent and c in cells and not sent[item][c].isascii()
         ]
