@@ -128,6 +128,35 @@ def accept(market: str, ref: str, locale: str, day: str, file: Path) -> None:
     click.echo(f"next: csrm ingest --market {market} --day {day}")
 
 
+@data.command("accept-budget")
+@market_option
+@click.option("--gate", "ref", required=True, metavar="REF", help="Gate whose label_budget.csv.")
+@click.option("--day", required=True, help="Day to land the labels on, YYYY-MM-DD.")
+@click.argument("file", type=FILE)
+def accept_budget(market: str, ref: str, day: str, file: Path) -> None:
+    """Check a filled-in label_budget.csv and land its grades as gold of DAY; ingest takes them in.
+
+    It may be half filled, and be given again: what is landed already is found again.
+    """
+    from csrm_tasks.artifacts import ArtifactStore
+    from csrm_tasks.curation.budget import land_budget
+    from csrm_tasks.errors import DataError
+    from csrm_tasks.markets import load_market
+    from csrm_tasks.steps.review import BUDGET
+
+    if not file.is_file():
+        raise DataError(f"{file} is no file; give the sheet that was filled in")
+    settings = load_settings(market=market)
+    config = load_market(market, settings.markets)
+    if ref.split("/")[:2] != [market, "gate"]:
+        raise DataError(f"{ref!r} is no gate of {market}: its report names it")
+    sent = ArtifactStore(settings.artifacts, settings.cache).open(ref).file(BUDGET)
+    folder, locale = settings.landing / market, config.target_locale
+    path, new, count = land_budget(file, sent, folder, day, locale, config.ingest)
+    click.echo(f"{count} gold labels {'landed' if new else 'were landed before'}: {path}")
+    click.echo(f"next: csrm ingest --market {market} --day {day}")
+
+
 @data.command()
 @market_option
 @locale_option

@@ -47,21 +47,29 @@ def judged_pairs(
     texts = pl.concat(said.select("norm") for said in answers.values()).unique()
     texts = texts.with_columns(text_ids(texts["norm"]))
     held = texts.join(sides, on="text").select("norm", "side").unique()
-    parts, golden, late, dropped = [], [], 0, 0
+    gold_of = {
+        task: frozen_gold(
+            _votes_of(said), rules, market.gold_locales, held, said.filter(held_out=1)
+        )
+        for task, said in answers.items()
+    }
+    golden = [_of_products(gold.pairs, task, products) for task, gold in gold_of.items()]
+    norms = [*(g["norm"] for g in golden), held.filter(side="gold")["norm"]]
+    was_gold = pl.concat(norms).unique()
+    parts, dropped = [], 0
     raters: dict[str, Any] = {}
     for task, said in answers.items():
         voted = _votes_of(said)
         agreed = consensus(voted, rules.consensus)
         if task == "relevance":
             raters = rater_report(voted, agreed)
-        delivered = said.filter(pl.col("held_out") == 1)
-        gold = frozen_gold(voted, rules, market.gold_locales, held, delivered)
-        frozen = _of_products(gold.pairs, task, products)
         known = _of_products(agreed.drop("tied"), task, products)
+        dropped += agreed.height - known.height
+        if rules.consensus != "majority":  # fitted on all pairs at once: gold's decide nothing
+            rest = voted.filter(~pl.col("norm").is_in(was_gold.implode()))
+            known = _of_products(consensus(rest, rules.consensus).drop("tied"), task, products)
         learnt = known.filter(~pl.col("locale").is_in(market.evaluation_locales))
         parts.append(learnt.join(said.select("query_id", "norm").unique(), on="query_id"))
-        golden.append(frozen)
-        late, dropped = late + gold.late, dropped + agreed.height - known.height
     split = assign_splits(
         pl.concat(parts), pl.concat(g.select(parts[0].columns) for g in golden), rules.dev_share,
         market.seed, held,
@@ -74,7 +82,7 @@ def judged_pairs(
         others=others,
         votes=_votes(_votes_of(answers["relevance"]), pairs),
         dropped=dropped,
-        late_gold=late,
+        late_gold=sum(gold.late for gold in gold_of.values()),
         raters=raters,
     )
 

@@ -25,7 +25,7 @@ from csrm_tasks.llm.prompt.prompts import (
     query_text,
 )
 from csrm_tasks.llm.task_data import load_task_pairs
-from csrm_tasks.text import query_id
+from csrm_tasks.text import normalise, query_id
 
 HELD_OUT = 20  # of so many titles of a language one …
 MOST_HELD_OUT = 200  # … and at most so many
@@ -67,8 +67,9 @@ def load_corpus(
         for locale, title, brand, category in products.iter_rows()
         if title not in held_out[locale]
     ]
-    judged = _held_queries(snapshot)
-    queries = table(snapshot, "queries").filter(~pl.col("query_id").is_in(judged))
+    held, norms = _held_queries(snapshot)
+    known = pl.col("query_id").is_in(held) | pl.col("norm").is_in(norms)
+    queries = table(snapshot, "queries").filter(~known)
     asked = queries.select("locale", "query").unique().sort("locale", "query").iter_rows()
     kept += [Text(f"{locale} query", (query_text(query),)) for locale, query in asked]
     if not (kept and held_out):
@@ -78,7 +79,7 @@ def load_corpus(
         )
     return Corpus(
         kept,
-        _both_directions(snapshot, set(judged), held_out),
+        _both_directions(snapshot, {*held, *norms}, held_out),
         {
             locale: [_title(locale, title) for title in titles]
             for locale, titles in held_out.items()
@@ -96,11 +97,16 @@ def _held_out(locale: str, titles: pl.Series) -> list[str]:
     return by_digest[: max(1, min(MOST_HELD_OUT, len(by_digest) // HELD_OUT))]
 
 
-def _held_queries(snapshot: Path) -> list[str]:
-    """Return the identifiers of queries that models are judged by, in any task: dev and gold."""
+def _held_queries(snapshot: Path) -> tuple[list[str], list[str]]:
+    """Return the queries that models are judged by, in any task: dev and gold (A10).
+
+    Their identifiers, and their normalised texts: typed alike in another language it is the same.
+    """
     judged = (table(snapshot, "pairs"), load_task_pairs(snapshot))
     pairs = pl.concat(p.select("query_id", "split") for p in judged)
-    return pairs.filter(pl.col("split") != "train")["query_id"].unique().sort().to_list()
+    held = pairs.filter(pl.col("split") != "train")
+    asked = table(snapshot, "queries").join(held, on="query_id", how="semi")
+    return tuple(c.unique().sort().to_list() for c in (held["query_id"], asked["norm"]))  # type: ignore[return-value]
 
 
 def _both_directions(
@@ -110,7 +116,8 @@ def _both_directions(
 
     def trains(kind: str, text: str, other: str, *locales: str) -> bool:
         both = [*zip(locales, (text, other), strict=True)]
-        if kind == "query" and any(query_id(*one) in judged for one in both):
+        of_judged = ({query_id(*one), normalise(one[1])} & judged for one in both)
+        if kind == "query" and any(of_judged):
             return False
         return not any(one in titles for one in both)
 

@@ -153,7 +153,7 @@ def _check(ctx: Context, runs: Sequence[Artifact]) -> None:
         raise ConfigError("ablate: ablation.enabled is false, or no option that it tries is on")
     check_parts(
         runs, wanted,
-        lambda x: x.was_made_from("snapshot", ctx.input("snapshot")) and x.inputs == runs[0].inputs,
+        lambda x: x.was_made_from("snapshot", ctx.input("snapshot")) and x.shares_inputs(runs[0]),
         "the run without '{without}' ('': with everything), repeat {repeat}; ablate "
         f"needs all {len(wanted)} runs of this snapshot in input 'runs', with the same inputs, in "
         "order: for each seed with everything, then without each option",

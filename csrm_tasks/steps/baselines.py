@@ -62,6 +62,7 @@ def baseline_encoder(
     model, best = peer.train_encoder(recipe, judged(train), judged(dev))
     _write(ctx, gold, peer.predict_encoder(model, judged(gold)).astype("float64"))
     facts: Metadata = {"dev_micro_f1": best, "train_pairs": len(train), "gold_pairs": len(gold)}
+    facts["dev_majority"] = dev["grade"].value_counts(sort=True)["count"][0] / len(dev)
     tracking.log_run(
         ctx.settings, market.market, ctx.ref, params=vars(recipe), metrics={"dev_micro_f1": best}
     )

@@ -44,7 +44,7 @@ def taught_scores(ctx: Context) -> Metadata:
     from csrm_tasks.teacher.applying import stacked
 
     own = ctx.input("scored")
-    if not _is_of(ctx, own, ctx.input("llm").ref):
+    if not _is_of(ctx, own, ctx.input("llm")):
         raise ConfigError(
             f"taught_scores: {own.ref} is not of {ctx.input('llm').ref} and these titles"
         )
@@ -53,19 +53,21 @@ def taught_scores(ctx: Context) -> Metadata:
 
 
 def _of_chosen(ctx: Context, llm: Artifact) -> Artifact:
-    chosen = llm.facts["chosen_ref"]
+    chosen = ctx.store.open(llm.facts["chosen_ref"])
     found = [a for a in ctx.lists["scored"] if _is_of(ctx, a, chosen)]
     if not found:
         raise ConfigError(
-            f"chosen_scores needs the scores of {chosen}, with the same titles, in input 'scored'"
+            f"chosen_scores needs the scores of {chosen.ref}, with the same titles, in input "
+            "'scored'"
         )
     return found[0]
 
 
-def _is_of(ctx: Context, scored: Artifact, llm: str) -> bool:
+def _is_of(ctx: Context, scored: Artifact, llm: Artifact) -> bool:
     rqa = ctx.inputs.get("rqa")
-    wanted = (llm, None if rqa is None else rqa.ref)
-    return (scored.inputs.get("llm"), scored.inputs.get("rqa")) == wanted
+    if rqa is None:
+        return "rqa" not in scored.inputs and scored.was_made_from("llm", llm)
+    return scored.was_made_from("llm", llm) and scored.was_made_from("rqa", rqa)
 
 
 def _kept(ctx: Context, own: Artifact, scored: pl.DataFrame) -> Metadata:

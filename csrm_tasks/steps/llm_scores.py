@@ -173,10 +173,9 @@ def _joined(ctx: Context, pairs: pl.DataFrame, space: str, split: str) -> pl.Dat
     shards = ctx.lists["shards"]
     if not shards:
         raise ConfigError("join_shards needs every shard in input 'shards'")
-    given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
     check_parts(
         shards, all_shards(len(shards), space=space, split=split),
-        lambda x: dict(x.inputs) == given,
+        lambda x: x.was_made_from_all(ctx.inputs),
         "shard {shard} of {of} of these pairs and this model; give every shard of one scoring, in "
         "order",
     )  # fmt: skip

@@ -87,7 +87,8 @@ def _draw(ctx: Context, counts: Counts) -> pl.DataFrame:
     folder = ctx.input("snapshot").path
     queries, products, pairs = (table(folder, n) for n in ("queries", "products", "pairs"))
     train = pairs.filter(split="train")  # of dev and gold only the texts are looked at
-    clicked = table(folder, "behaviour").filter(pl.col("clicks") + pl.col("purchases") > 0)
+    acts = pl.sum_horizontal("clicks", "carts", "purchases")
+    clicked = table(folder, "behaviour").filter(acts > 0)
     bought = table(folder, "conversions").filter(label=1)
     keys = ["query_id", "product_id", "locale"]
     said = said_of(queries, products, train, pl.concat([clicked.select(keys), bought.select(keys)]))

@@ -142,6 +142,8 @@ def _pages(
 def _budget(ctx: Context, needed: dict[str, int]) -> list[dict[str, Any]] | None:
     """Where judgements decide what the gate left open soonest; None where nothing is."""
     review = ctx.inputs.get("review")
+    # A task of its own is decided by its own labels, not by grades
+    needed = {n: k for n, k in needed.items() if n.partition(" ")[0] not in ctx.market.binary_tasks}
     if review is None or not needed:
         return None
     from csrm_tasks.steps.review import label_budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -33,7 +34,14 @@ def _encoder_identity(market: MarketConfig, settings: Settings, params: Mapping[
     return base_digest(market.retrieval.ebr.encoder)
 
 
-@step("build_bm25", inputs=["snapshot"], optional=["previous"])
+def _analyser_identity(market: MarketConfig, settings: Settings, params: Mapping[str, Any]) -> str:
+    """An index is read by the analyser that made it, of which a library's data is a part."""
+    from csrm_tasks.lexical.analyser import identity
+
+    return identity()
+
+
+@step("build_bm25", inputs=["snapshot"], optional=["previous"], external_inputs=_analyser_identity)
 def build_bm25(ctx: Context) -> Metadata:
     """Index every locale's titles for lexical search, one folder per locale (A20).
 
@@ -99,7 +107,8 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     ``unclicked`` leaves out what shoppers did with gold queries: a control, which tells how much of
     RQA*'s gain on gold is what those very shoppers said.
 
-    ``warm`` is an earlier EBR to start from instead of the base encoder. ``bm25`` goes with
+    ``warm`` is an earlier EBR to start from instead of the base encoder; with ``unclicked`` not one
+    that has read what shoppers did with gold queries, in whichever week. ``bm25`` goes with
     ``retrieval.ebr.mining``: hard negatives are mined from it.
     """
     import torch
@@ -126,6 +135,10 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     data, mined = _with_hard_negatives(ctx, data)
     classes, counted = _classes(ctx, data)
     warm = ctx.inputs.get("warm")
+    if warm is not None and unclicked and _has_clicks(warm):
+        log.info("%s has read what shoppers did with gold queries: started anew", warm.ref)
+        warm = None
+    clicked = (local and not unclicked) or (warm is not None and _has_clicks(warm))
     model = (
         _warm_start(warm, config)
         if warm
@@ -142,7 +155,7 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     trainer.run()
     metrics = trainer.metrics() | {"pairs": data.count} | mined | counted
     facts = metrics | {"encoder_digest": model.save(ctx.out / "encoder"), "steps": config.steps}
-    facts |= {"unclicked": unclicked}
+    facts |= {"unclicked": unclicked, "clicked": clicked}
     about = {"local": local, "warm": warm.ref if warm else "", "base": config.encoder}
     write_json(ctx.out / "ebr.json", facts | about | {"dim": model.dim})
     tracking.log_run(
@@ -150,6 +163,13 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
         params=config.model_dump() | about, metrics=metrics, curves=trainer.curves(),
     )  # fmt: skip
     return facts
+
+
+def _has_clicks(ebr: Artifact) -> bool:
+    """Whether an EBR has read what shoppers did with gold queries, or started from one that has."""
+    said = json.loads(ebr.file("ebr.json").read_text(encoding="utf-8"))
+    # Of a version that did not say: those with local behaviour, but for the control.
+    return bool(said.get("clicked", said["local"] and not said.get("unclicked")))
 
 
 def _with_hard_negatives(ctx: Context, data: TrainingPairs) -> tuple[TrainingPairs, Metadata]:

@@ -64,9 +64,8 @@ def join_index(ctx: Context) -> Metadata:
     shards = ctx.lists["shards"]
     if not shards:
         raise ConfigError("join_index needs every shard in input 'shards'")
-    given = {name: artifact.ref for name, artifact in ctx.inputs.items()}
     check_parts(
-        shards, all_shards(len(shards)), lambda x: dict(x.inputs) == given,
+        shards, all_shards(len(shards)), lambda x: x.was_made_from_all(ctx.inputs),
         "shard {shard} of {of} of this catalogue and this EBR; give every shard of one embedding, "
         "in order",
     )  # fmt: skip

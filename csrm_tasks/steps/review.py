@@ -75,8 +75,9 @@ def _dev(ctx: Context, pairs: pl.DataFrame) -> pl.DataFrame:
     teacher = ctx.input("teacher")
     made = teacher if teacher.facts["taught_by"] == "stack" else ctx.input("llm")
     scores = pl.read_parquet(made.file("dev_scores.parquet"))
-    known = scores.select("pair_id", "locale", "consensus", "p0", "p1", "p2")
-    return known.join(pairs.select("pair_id", "query_id"), on="pair_id", maintain_order="left")
+    known = scores.select("pair_id", "consensus", "p0", "p1", "p2")
+    asked = pairs.select("pair_id", "query_id", "locale")
+    return known.join(asked, on="pair_id", maintain_order="left")
 
 
 def label_budget(

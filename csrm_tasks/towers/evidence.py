@@ -13,7 +13,7 @@ and on dev, against the own logit with a weight and a bias fitted on the same pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,13 +22,16 @@ import numpy.typing as npt
 import polars as pl
 from scipy.special import expit
 
+from csrm_tasks.blobs import text_digest
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.lexical.brands import brand_groups, catalogue_aliases
 from csrm_tasks.lexical.evidence import Evidence
 from csrm_tasks.lexical.features import NAMES
 from csrm_tasks.lexical.terms import Lexicon
 from csrm_tasks.records import Grade
+from csrm_tasks.text import normalise
 from csrm_tasks.towers import measure
+from csrm_tasks.towers.export import Reference
 from csrm_tasks.towers.model import TwinTowers
 from csrm_tasks.towers.serving.tokens import TowerTokenizer
 from csrm_tasks.towers.tables import TowerTables
@@ -64,7 +67,7 @@ class Pairs:
     own: Floats  # (P, 2) the towers' own logits: exact, not defect
     features: Floats  # (P, F)
     good: Floats  # (P, 2) probability of each
-    query: Rows  # (P,) pairs of one query have one number
+    query: Rows  # (P,) pairs of one query's text have one number, whichever kind they are of
 
     def __len__(self) -> int:
         """Return P."""
@@ -84,7 +87,7 @@ def soft_pairs(model: TwinTowers, taught: measure.TaughtPairs, lexicon: Lexicon)
         measure.own_logits(model, embedded).astype(np.float64),
         measure.pair_features_of(embedded, lexicon).astype(np.float64),
         np.stack([taught.exact, 1.0 - taught.irrelevant], 1).astype(np.float64),
-        np.asarray(embedded.query, np.int64),
+        _numbers(embedded),
     )
 
 
@@ -100,8 +103,15 @@ def judged_pairs(
         measure.own_logits(model, embedded).astype(np.float64),
         measure.pair_features_of(embedded, lexicon).astype(np.float64),
         good.astype(np.float64),
-        np.asarray(embedded.query, np.int64),
+        _numbers(embedded),
     )
+
+
+def _numbers(embedded: Reference) -> Rows:
+    """Return the number of each pair's query: by its text, which people and teacher may share."""
+    numbers = [int(text_digest(normalise(text)), 16) >> 1 for text in embedded.queries]
+    found: Rows = np.array(numbers, np.int64)[embedded.query]
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def fit(lexicon: Lexicon, learnt: Mapping[str, Pairs], dev: Pairs | None, seed: 
     """
     kinds = [pairs.some(seed) for pairs in learnt.values() if len(pairs)]
     facts: dict[str, Any] = {f"evidence_{name}_pairs": len(p) for name, p in learnt.items()}
-    if not kinds or len(np.unique(np.concatenate([_folds(p.query) for p in kinds]))) < 2:
+    if not kinds or len(np.unique(_folds(kinds))) < 2:
         return Fitted(None, facts)  # nothing to fit, or nothing to hold back
     heads = []
     for i, head in enumerate(HEADS):
@@ -191,7 +201,7 @@ class _Data:
             np.concatenate([np.column_stack([p.own[:, head], p.features]) for p in kinds]),
             np.concatenate([p.good[:, head] for p in kinds]),
             np.concatenate([np.full(len(p), total / len(kinds) / len(p)) for p in kinds]),
-            np.concatenate([_folds(p.query) for p in kinds]),
+            _folds(kinds),
         )
 
     def alone(self) -> _Data:
@@ -254,7 +264,7 @@ def _held_out(data: _Data, strength: float) -> float:
     return float(np.average(losses, weights=[test.weight.sum() for _, test in parts]))
 
 
-def _folds(query: Rows) -> Rows:
-    """Return the fold (P,) of each pair; a query is in one."""
-    _, place = np.unique(query, return_inverse=True)
+def _folds(kinds: Sequence[Pairs]) -> Rows:
+    """Return the fold (P,) of each pair; a query is in one, whichever kinds of pairs it has."""
+    _, place = np.unique(np.concatenate([p.query for p in kinds]), return_inverse=True)
     return place % FOLDS

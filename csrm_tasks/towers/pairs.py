@@ -32,14 +32,21 @@ def distillation_queries(
 ) -> pl.DataFrame:
     """Choose the queries of ``locale`` to distil on: the most seen, then by digest (as random).
 
-    ``seen``: gold queries, too, for a control (:func:`held_out_queries`).
+    ``seen``: gold queries behind them, for a control (:func:`held_out_queries`): what the others
+    are, and what is drawn for them, is the same with them and without.
     """
-    return (
-        queries.filter(pl.col("locale") == locale)
-        .join(held_out_queries(queries, pairs, seen), on="query_id", how="anti")
-        .sort(["impressions", "query_id"], descending=[True, False])
-        .head(most)
-    )
+    here = queries.filter(pl.col("locale") == locale)
+    ordered = here.sort(["impressions", "query_id"], descending=[True, False])
+
+    def without(held: pl.DataFrame) -> pl.DataFrame:
+        return ordered.join(held, on="query_id", how="anti", maintain_order="left")
+
+    learnt = without(held_out_queries(queries, pairs))
+    if not seen:
+        return learnt.head(most)
+    both = without(held_out_queries(queries, pairs, seen=True))
+    gold = both.join(learnt, on="query_id", how="anti", maintain_order="left")
+    return pl.concat([learnt.head(most), gold])
 
 
 def tower_pairs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -286,3 +287,36 @@ def test_a_markets_tasks_are_checked_when_its_file_is_read(
     with pytest.raises(ValueError, match=expected):
         market(**given)
     assert market(tasks=("qi", "qc")).binary_tasks == ("qc", "qi")
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_what_raters_say_of_gold_decides_no_other_pair(wrong: bool) -> None:
+    """Dawid and Skene's model is fitted on all pairs at once: on those that are learnt from."""
+    rng = np.random.default_rng(0)
+    rows: list[tuple[str, str, str, int]] = []
+    for n in range(40):
+        truth = int(rng.integers(0, 3))
+        worse = (truth + 1) % 3
+        gold = {"r1": worse if wrong else truth, "r2": truth, "r3": truth, "r4": truth}
+        rows += [("gold", f"p{n}", rater, grade) for rater, grade in gold.items()]
+        rows += [(f"q{n}", f"p{n}", "r1", truth), (f"q{n}", f"p{n}", "r2", worse)]
+        rows += [(f"q{n}", f"p{n}", "r3", int(rng.integers(0, 3)))] * (n % 4 == 0)
+    queries, products, raters, grades = zip(*rows, strict=True)
+    said = pl.DataFrame(
+        {"locale": ZH, "query": queries, "norm": queries, "product_id": products,
+         "query_id": [query_id(ZH, q) for q in queries], "rater_id": raters,
+         "grade": pl.Series(grades, dtype=pl.Int8), "day": DAY0,
+         "rated_at": pl.Series([None] * len(rows), dtype=pl.Datetime("us", "UTC")),
+         "held_out": pl.Series([0] * len(rows), dtype=pl.Int8)}
+    )  # fmt: skip
+    goods = pl.DataFrame({"locale": ZH, "product_id": sorted(set(products)), "title": "X"})
+    config = with_tasks("relevance", gold_raters=4, gold_agree=3, consensus="dawid_skene")
+    empty = pl.DataFrame(schema={"text": pl.String, "side": pl.String})
+
+    def learnt(frame: pl.DataFrame) -> pl.DataFrame:
+        found = judged_pairs({"relevance": frame}, goods, config, empty).pairs
+        return found.filter(pl.col("split") != "gold")
+
+    whole = judged_pairs({"relevance": said}, goods, config, empty).pairs
+    assert whole.filter(split="gold").height == 40
+    assert learnt(said).equals(learnt(said.filter(pl.col("query") != "gold")))

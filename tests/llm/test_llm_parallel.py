@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,6 +21,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from csrm_tasks.errors import ConfigError
 from csrm_tasks.llm.network import model as model_module
 from csrm_tasks.llm.network.shard import shard_layers
+from csrm_tasks.llm.training import worker
 from csrm_tasks.llm.training.inputs import FinetuneInputs
 from csrm_tasks.llm.training.train import TrainingError
 from csrm_tasks.markets import MarketConfig
@@ -172,3 +176,37 @@ def test_more_processes_than_gpus_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match=r"llm\.processes is 2, but this machine has 1 GPU"):
         run_as("a", market, given, tmp_path, processes=2)
+
+
+def test_what_a_killed_attempt_left_is_not_in_the_next_ones_way(
+    market: MarketConfig, given: FinetuneInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a process whose output is not kept outlives an attempt that was killed."""
+    found: list[list[Path]] = []
+
+    def trained(market: object, given: object, out: Path, work: Path) -> None:
+        found.append([*out.iterdir()])
+        (out / "pretraining").mkdir()
+
+    state = SimpleNamespace(
+        is_main_process=False, process_index=1, destroy_process_group=lambda: None
+    )
+    monkeypatch.setattr(worker, "PartialState", lambda cpu: state)
+    monkeypatch.setattr(worker, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "train_once", trained)
+    job = {
+        "threads": torch.get_num_threads(), "market": market.model_dump(mode="json"),
+        "work": str(tmp_path / "work"), "out": str(tmp_path / "out"), "digests": "",
+        "kind": "FinetuneInputs",
+        "given": {"snapshot": str(given.snapshot), "rqa": None, "soft": None, "arm": "plain",
+                  "round": 0},
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    log = logging.getLogger("csrm")
+    level = log.level
+    try:
+        for _ in range(2):
+            worker.main(tmp_path / "job.json")
+    finally:
+        log.setLevel(level)  # a worker speaks of errors alone
+    assert found == [[], []]

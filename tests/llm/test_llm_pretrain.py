@@ -88,6 +88,28 @@ def test_texts_are_the_segments_of_prompts_without_dev_and_gold_queries(tmp_path
     assert corpus == load_corpus(snapshot)
 
 
+def test_a_judged_text_is_left_out_in_the_other_language_too(tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path, target_labels=True)
+    queries = pl.read_parquet(snapshot / "queries.parquet")
+    gold = pl.read_parquet(snapshot / "pairs.parquet").filter(split="gold")["query_id"][0]
+    judged = queries.filter(query_id=gold)
+    alike = judged.with_columns(locale=pl.lit(SOURCE), query_id=pl.lit("alike"))
+    pl.concat([queries, alike]).write_parquet(snapshot / "queries.parquet")
+    text = judged["query"][0]
+    translations = pl.read_parquet(snapshot / "translations.parquet")
+    new = (
+        translations.filter(split="train")
+        .head(1)
+        .with_columns(
+            kind=pl.lit("query"), source_text=pl.lit(text), target_text=pl.lit("another text")
+        )
+    )
+    pl.concat([translations, new]).write_parquet(snapshot / "translations.parquet")
+    corpus = load_corpus(snapshot)
+    assert not [t for t in corpus.texts if text in "".join(t.segments) and "query" in t.kind]
+    assert corpus.translations and "another text" not in str(corpus.translations)
+
+
 def test_products_are_read_in_the_parts_that_prompts_hold(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path)
     only = load_corpus(snapshot, without=[TARGET])

@@ -75,6 +75,21 @@ def test_scores_of_another_model_or_of_other_titles_are_refused(tiny: Installati
         tiny.run("taught_scores", of_teacher)
 
 
+def test_scores_with_equal_titles_under_another_reference_are_the_same_scores(
+    tiny: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retriever's step that was repeated by newer code may have made the same titles again."""
+    llm, titles = tiny.train(rqa=tiny.rqa), tiny.store.open(tiny.rqa)
+    again = tiny.store.publish(
+        "tiny/build_rqa/again", titles.path, facts=titles.facts, inputs={}, about={}
+    )
+    chosen = tiny.run("select_llm", {"snapshot": tiny.snapshot, "llms": [llm.ref]})
+    own = on_gold(tiny, llm)
+    monkeypatch.setattr(RelevanceScorer, "load", None)
+    given = {"llm": chosen.ref, "rqa": again.ref, "scored": [own.ref]}
+    assert table(tiny.run("chosen_scores", given)).drop(P).equals(table(own).drop(P))
+
+
 def test_the_teachers_word_is_as_if_the_llm_had_been_run_for_it(
     tiny: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

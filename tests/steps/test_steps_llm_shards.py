@@ -198,7 +198,7 @@ def test_what_is_not_every_shard_once_is_refused(tiny: Installation) -> None:
     for wrong in ([a.ref], [b.ref, a.ref], [a.ref, a.ref], [a.ref, b.ref, b.ref]):
         with pytest.raises(DataError, match="give every shard of one scoring, in order"):
             tiny.run("join_shards", given | {"shards": wrong})
-    other = tiny.publish_with("train_llm/other", teacher, dev_micro_f1=0.5)
+    other = tiny.publish_with("train_llm/other", teacher, dev_micro_f1=0.51)
     with pytest.raises(DataError, match="of these pairs and this model"):
         tiny.run("join_shards", given | {"llm": other.ref, "shards": [a.ref, b.ref]})
     with pytest.raises(ConfigError, match="every shard in input 'shards'"):

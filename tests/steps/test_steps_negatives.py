@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,22 @@ def test_what_cannot_be_is_refused_in_a_line(chain: Chain) -> None:
         with pytest.raises(kind, match=said) as caught:
             mined(chain, config)
         assert "\n" not in str(caught.value)
+
+
+def test_what_somebody_put_into_the_cart_is_no_negative(chain: Chain, tmp_path: Path) -> None:
+    config = Negatives(per_query=4, first=4, last=12)
+    keys = ["query_id", "product_id", "locale"]
+    drawn = read_table(mined(chain, config).file("negatives.parquet"), NEGATIVES)
+    some = drawn.filter(pl.col("kind") == "mined").head(5).select(keys)
+    assert some.height == 5
+    log = behaviour()
+    acts = {"clicks": 0, "purchases": 0, "carts": 2, "impressions": 3}
+    for cart in some.iter_rows(named=True):
+        row = log.head(1).with_columns(**{k: pl.lit(v) for k, v in (cart | acts).items()})
+        log = log.vstack(row.cast(dict(log.schema)))  # type: ignore[arg-type]
+    folder = tmp_path / "carts"
+    shutil.copytree(tmp_path / "whole", folder)
+    write_table(log, records.BEHAVIOUR, folder / "behaviour.parquet")
+    chain.snapshot = chain.publish("snapshot", folder, 3)  # type: ignore[attr-defined]
+    again = read_table(mined(chain, config).file("negatives.parquet"), NEGATIVES)
+    assert again.join(some, on=keys, how="semi").is_empty() and not again.is_empty()

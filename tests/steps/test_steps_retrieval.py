@@ -17,8 +17,10 @@ from transformers import AutoModel, AutoTokenizer
 from csrm_tasks import records, tracking
 from csrm_tasks.artifacts import Artifact, ArtifactStore
 from csrm_tasks.errors import ArtifactError, ConfigError, DataError
+from csrm_tasks.lexical import analyser
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import RQA, read_table, write_table
+from csrm_tasks.retrieval import commits
 from csrm_tasks.retrieval.bm25 import Bm25Index
 from csrm_tasks.retrieval.index import ProductIndex
 from csrm_tasks.sections import Ebr, Llm, Mining, Retrieval, SameClass, Towers
@@ -264,6 +266,28 @@ def test_rqa_star_without_what_shoppers_did_with_gold_queries(
     assert not chain.open(built["rqa"]).facts["unclicked"]
 
 
+def test_without_clicks_on_gold_queries_it_starts_from_no_retriever_that_has_read_some(
+    chain: Chain, built: dict[str, str]
+) -> None:
+    """In whichever week that was, and through whichever retriever."""
+    given = {"snapshot": "small/snapshot/1", "scored": "small/scored/1"}
+    local = chain.run("train_ebr", given, local=True)
+    behind = chain.run("train_ebr", given | {"warm": local}, local=False)
+    clean = chain.run("train_ebr", given, local=True, unclicked=True)
+    anew = chain.open(clean).facts
+    assert [chain.open(e).facts["clicked"] for e in (local, behind, clean)] == [True, True, False]
+    for clicked in (local, behind):
+        found = chain.open(
+            chain.run("train_ebr", given | {"warm": clicked}, local=True, unclicked=True)
+        ).facts
+        assert (found["encoder_digest"], found["clicked"]) == (anew["encoder_digest"], False)
+    for warm in (built["ebr"], clean):  # of the cold start, or itself such a one
+        found = chain.open(
+            chain.run("train_ebr", given | {"warm": warm}, local=True, unclicked=True)
+        ).facts
+        assert found["encoder_digest"] != anew["encoder_digest"] and not found["clicked"]
+
+
 def test_a_warm_start_of_another_width_is_refused(chain: Chain, built: dict[str, str]) -> None:
     ebr = chain.market.retrieval.ebr.model_copy(update={"dim": 24})
     retrieval = chain.market.retrieval.model_copy(update={"ebr": ebr})
@@ -411,6 +435,33 @@ def test_a_catalogue_embedded_in_shards_gives_the_index_of_one_task(
         chain.run("join_index", given)
     with pytest.raises(ConfigError, match="no shard 3 of 3"):
         chain.run("embed_shard", given, shard=3, of=3)
+
+
+def test_shards_of_equal_inputs_under_other_references_are_joined(
+    chain: Chain, built: dict[str, str], tmp_path: Path
+) -> None:
+    write_snapshot(tmp_path)
+    again = chain.publish("snapshot", tmp_path, 78)  # the same once more, as a repeated step has it
+    given: dict[str, Any] = {"snapshot": "small/snapshot/1", "ebr": built["ebr"]}
+    shards = [chain.run("embed_shard", given, shard=k, of=2) for k in range(2)]
+    joined = chain.run("join_index", given | {"snapshot": again, "shards": shards})
+    assert chain.open(joined).facts == chain.open(
+        chain.run("join_index", given | {"shards": shards})
+    ).facts  # fmt: skip
+
+
+def test_an_index_that_another_analyser_made_is_made_anew(
+    chain: Chain, built: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its code or its library's data: what reads the index refuses another's."""
+    for module in (analyser, commits):
+        monkeypatch.setattr(module, "identity", lambda: "another")
+    given = {"snapshot": "small/snapshot/1"}
+    with pytest.raises(ArtifactError, match="run build_bm25 again"):
+        chain.run("build_rqa", given | {"bm25": built["bm25"]})
+    bm25 = chain.run("build_bm25", given)
+    assert bm25 != built["bm25"]
+    chain.run("build_rqa", given | {"bm25": bm25})
 
 
 def test_bm25_alone_and_wrong_inputs(chain: Chain, built: dict[str, str]) -> None:

@@ -13,14 +13,17 @@ import polars as pl
 import pytest
 
 from csrm_tasks.artifacts import Artifact
-from csrm_tasks.errors import ConfigError
+from csrm_tasks.curation.budget import land_budget
+from csrm_tasks.errors import ConfigError, DataError
 from csrm_tasks.evaluation.report import page
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.records import BEHAVIOUR, SCORED, write_table
 from csrm_tasks.sections.review import Review
 from csrm_tasks.settings import Settings
+from csrm_tasks.spreadsheets import write_sheet
 from csrm_tasks.steps import run_step
-from csrm_tasks.steps.review import BUDGET, QUEUE, label_budget
+from csrm_tasks.steps.release import _budget
+from csrm_tasks.steps.review import BUDGET, COLUMNS, QUEUE, label_budget
 from tests.evaluation_fixtures import LOCALE, tables
 from tests.release_fixtures import market, publish, store_of, write_snapshot
 
@@ -65,7 +68,8 @@ def queued(settings: Settings, made_by: str = "llm", **keys: int) -> Artifact:
     frozen, rng = snapshot(settings), np.random.default_rng(0)
     pairs, _, _ = tables(80)
     dev = said(pairs.filter(pl.col("split") == "dev"), rng, 4.0)
-    dev = dev.with_columns(consensus=pl.col("grade")).drop("query_id")
+    dev = dev.with_columns(consensus=pl.col("grade"))
+    dev = dev.select("pair_id", "grade", "consensus", "p0", "p1", "p2")  # as calibrate writes it
 
     def scores(folder: Path) -> None:
         dev.write_parquet(folder / "dev_scores.parquet")
@@ -156,3 +160,56 @@ def test_the_budget_draws_unjudged_traffic_for_what_is_open_and_the_report_says_
     summary = {"review": dict(review.facts), "budget": told}
     html = page.review_part(json.loads(json.dumps(summary))["review"], told)
     assert "label_budget.csv" in html and "To be judged next" in html
+
+
+def test_a_budget_that_was_filled_in_lands_as_gold_under_its_own_identifiers(
+    tmp_path: Path,
+) -> None:
+    """Spreadsheets get an apostrophe before what they would retype; it is no part of an id."""
+    sent, folder = tmp_path / "label_budget.csv", tmp_path / "landing"
+    rows = [
+        {"label_id": f"budget-{n}", "query": query, "product_id": product, "title": "신발"}
+        for n, (query, product) in enumerate([("+size", "10023"), ("신발", "mar1"), ("x", "p2")])
+    ]
+    write_sheet(sent, COLUMNS, rows, keys=("label_id", "product_id"))
+    assert b"'10023" in sent.read_bytes()
+    back = tmp_path / "back.csv"
+    text = sent.read_text(encoding="utf-8-sig").splitlines()
+    empty = ",,,,,"  # brand, category, grade, rater_id, held_out
+    filled = [text[0], *(t.replace(empty, f",,,2,ann{n},") for n, t in enumerate(text[1:3]))]
+    back.write_text("\n".join([*filled, text[3]]), encoding="utf-8-sig")
+    config = market().ingest
+    path, new, count = land_budget(back, sent, folder, "2026-01-05", LOCALE, config)
+    assert (new, count) == (True, 2)
+    landed = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    keys = ("query", "product_id", "grade", "rater_id", "held_out")
+    assert [tuple(row[k] for k in keys) for row in landed] == [
+        ("+size", "10023", 2, "ann0", 1),
+        ("신발", "mar1", 2, "ann1", 1),
+    ]
+    assert land_budget(back, sent, folder, "2026-01-05", LOCALE, config) == (path, False, 2)
+    for wrong, said in (
+        (filled[1].replace("budget-0", "budget-9"), r"row 2: label_id 'budget-9' is none that was"),
+        (filled[1].replace(",2,", ",5,"), "row 2: grade '5'"),
+        (filled[1].replace("ann0", ""), "field 'rater_id' is empty"), (text[1], "no grade yet"),
+    ):  # fmt: skip
+        back.write_text(f"{text[0]}\n{wrong}\n", encoding="utf-8-sig")
+        with pytest.raises(DataError, match=said):
+            land_budget(back, sent, folder, "2026-01-05", LOCALE, config)
+
+
+def test_claims_of_other_tasks_are_no_claims_on_grades(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, int]] = []
+
+    def spent(ctx: object, review: object, frozen: object, needed: dict[str, int]) -> None:
+        asked.append(needed)
+
+    monkeypatch.setattr("csrm_tasks.steps.review.label_budget", spent)
+    ctx: Any = context(tmp_path / "c")
+    ctx.inputs, ctx.store = {"review": queued(settings)}, store_of(settings)
+    ctx.market = SimpleNamespace(binary_tasks=("qc",))
+    _budget(ctx, {"micro_f1": 12, "qc F1": 3})
+    assert _budget(ctx, {"qc F1": 3}) is None
+    assert asked == [{"micro_f1": 12}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from csrm_tasks.towers.evidence import (
     Floats,
     Pairs,
     _Data,
+    _folds,
     _held_out,
+    _numbers,
     _regression,
     fit,
 )
+from csrm_tasks.towers.export import Reference
 
 LEXICON = Lexicon.fit(["a b", "a c"], {})
 
@@ -164,3 +168,20 @@ def test_a_query_is_never_fitted_on_and_held_out_at_once() -> None:
     good = np.repeat(rng.integers(0, 2, 40), 5).astype(float)
     pairs = Pairs(np.zeros((200, 2)), features, np.stack([good, good], 1), query)
     assert _held_out(_Data.of([pairs], 0), 1.0) > 0.65  # a coin, as it should be
+
+
+def test_a_query_that_people_and_teacher_judge_is_held_back_whole() -> None:
+    one, other = drawn(300, 0, 1.0), drawn(400, 1, 1.0)
+    other = replace(other, query=other.query + 7)
+    fold = _folds([one, other])
+    query = np.concatenate([one.query, other.query])
+    assert len(fold) == 700 and len(np.unique(fold)) > 2
+    assert all(len(np.unique(fold[query == q])) == 1 for q in np.unique(query))
+    none = np.zeros(0, np.float32)
+    rows = np.array([0, 1, 1])
+    embedded = [
+        Reference(texts, [], rows, rows, none, none)
+        for texts in (["Red  shoe", "tea"], ["tea", "red shoe"])
+    ]
+    people, teacher = map(_numbers, embedded)
+    assert people.tolist() == [teacher[1], teacher[0], teacher[0]]

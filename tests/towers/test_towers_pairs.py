@@ -86,8 +86,19 @@ def test_queries_leave_out_dev_and_gold_and_take_the_most_seen(
     held = set(tables["pairs"].filter(pl.col("split").is_in(barred))["query_id"])
     assert held
     assert not held & set(chosen["query_id"])
-    rest = tables["queries"].filter(~pl.col("query_id").is_in(list(held)))
-    assert chosen["impressions"].to_list() == sorted(rest["impressions"], reverse=True)[:10]
+    dark = set(tables["pairs"].filter(pl.col("split").is_in(["dev", "gold"]))["query_id"])
+    rest = tables["queries"].filter(~pl.col("query_id").is_in(list(dark)))
+    most = sorted(rest["impressions"], reverse=True)[:10]
+    assert chosen["impressions"].to_list()[:10] == most
+    assert set(chosen["query_id"][10:]) == dark - held  # gold's take nobody's place
+
+
+def test_what_is_drawn_for_the_others_does_not_know_of_gold_queries_behind_them() -> None:
+    def pairs_of(queries: list[str]) -> pl.DataFrame:
+        return tower_pairs(queries, PRODUCTS, behaviour(), retrieve, PLAN, 1)
+
+    alone = pairs_of(QUERIES[:2])
+    assert pairs_of(QUERIES)[: alone.height].equals(alone)
 
 
 def test_a_text_is_held_out_in_whichever_language_it_was_judged() -> None:

@@ -149,8 +149,9 @@ def _unclicked(models: Sequence[Json]) -> str:
         return ""
     return (
         f'<p class="note">{names}: a control, the chosen LLM with titles of a retriever that was '
-        "trained without what shoppers did with gold queries. What it lacks is what those very "
-        "shoppers told RQA*; a served release has that of queries they type, not of new ones.</p>"
+        "trained without what shoppers did with gold queries, and anew where the live one has read "
+        "that. What it lacks is what those very shoppers told RQA*; a served release has that of "
+        "queries they type, not of new ones.</p>"
     )
 
 

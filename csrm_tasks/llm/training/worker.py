@@ -6,6 +6,7 @@ import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -37,7 +38,10 @@ def main(job_file: Path) -> None:
     logging.getLogger("csrm").setLevel(logging.INFO if state.is_main_process else logging.ERROR)
     market = MarketConfig.model_validate_json(json.dumps(job["market"]))
     work = Path(job["work"])
-    out = Path(job["out"]) if state.is_main_process else work / f"process-{state.process_index}"
+    out = Path(job["out"])
+    if not state.is_main_process:
+        out = work / f"process-{state.process_index}"
+        shutil.rmtree(out, ignore_errors=True)  # an attempt that was killed has left it
     out.mkdir(parents=True, exist_ok=True)
     with digests_kept_in(Path(job["digests"])) if job["digests"] else nullcontext():
         result = train_once(market, _inputs(job["kind"], job["given"]), out, work)
