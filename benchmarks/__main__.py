@@ -19,7 +19,8 @@ RESULTS = HERE / "RESULTS.md"
 HEAD = (
     "# Benchmark results\n\nWritten by `make bench`; each section by the command in it. Two shared "
     "cores: medians of alternating repeats, spread beside them; ratios are peer over ours, above 1 "
-    "is better.\n"
+    "is better; of memory, bytes, latency, p99 and build time they are ours over the peer's where "
+    "the target is an upper bound, below 1 is better.\n"
 )
 
 

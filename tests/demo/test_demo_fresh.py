@@ -46,7 +46,8 @@ def test_a_retraining_is_told_from_a_cold_start_by_its_snapshot(tmp_path: Path) 
         own |= {part: f"demo/{part}/{name}" for part in ("bm25", "ebr", "index")}
         pairs = publish(f"tower_pairs/{name}", own)
         read = {"llm": f"demo/llm/{name}", "rqa": f"demo/rqa/{name}", "pairs": pairs}
+        read |= {"teacher": f"demo/teacher/{name}"} if name == "weekly" else {}
         publish(f"join_shards/{name}", read)
     found = retrained(store)
-    assert set(found) == {"snapshot", "bm25", "ebr", "index", "llm", "rqa"}
+    assert set(found) == {"snapshot", "bm25", "ebr", "index", "llm", "rqa", "teacher"}
     assert all(ref.endswith("/weekly") for ref in found.values())

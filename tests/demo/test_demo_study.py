@@ -25,7 +25,7 @@ from csrm_tasks.demo.study.verdict import verdict
 from csrm_tasks.markets import MarketConfig, load_market
 from csrm_tasks.records import PAIRS
 from csrm_tasks.settings import load_settings
-from csrm_tasks.text import query_id
+from csrm_tasks.text import normalise, query_id
 
 Asked = Mapping[str, Any]
 
@@ -160,11 +160,18 @@ def test_gold_is_the_truth_of_queries_that_no_rater_saw(pairs: pl.DataFrame) -> 
     given = pairs.with_columns(
         query_id=pl.when(pl.col("split") == "train").then(pl.lit(train[0])).otherwise("query_id")
     )
-    known = pl.DataFrame({"query_id": list(by_id)})
+    known = pl.DataFrame(
+        {"query_id": list(by_id), "norm": [normalise(q.text) for q in by_id.values()]}
+    )
+    alike = list(by_id)[30]  # the source's raters have judged the same text
+    text = normalise(by_id[alike].text)
+    known = pl.concat([known, pl.DataFrame({"query_id": ["source"], "norm": [text]})])
+    labelled = given.filter(split="train").head(1).with_columns(query_id=pl.lit("source"))
+    given = pl.concat([given, labelled])
     gold = with_truth(given, known, world).filter(pl.col("split") == "gold")
     assert gold["query_id"].n_unique() > 50
     assert gold.group_by("query_id").len()["len"].max() == PAGE
-    assert train[0] not in set(gold["query_id"])
+    assert not {train[0], alike} & set(gold["query_id"])
     specs = {p.product_id: p.spec for p in world.target.products}
     for query, product, grade in gold.select("query_id", "product_id", "grade").iter_rows():
         assert grade == true_grade(world.lexicon, by_id[query], specs[product])

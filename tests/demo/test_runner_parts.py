@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -117,6 +118,38 @@ def test_what_a_killed_run_left_is_found_by_its_record(
     assert stop_leftovers(home.processes) == []
     killed.stop()
     bystander.stop()
+
+
+def test_a_session_whose_number_somebody_else_has_by_now_is_left_alone(
+    home: Home, tmp_path: Path
+) -> None:
+    other = Processes(tmp_path / "other.json", home.logs, dict(os.environ))
+    start_stubborn(home, other, tmp_path / "others")
+    record = json.loads((tmp_path / "other.json").read_text())
+    first = min(psutil.Process(p).create_time() for p in children(tmp_path / "others"))
+    home.processes.parent.mkdir(parents=True, exist_ok=True)
+    home.processes.write_text(json.dumps(record | {"started": first - 60}))
+    assert stop_leftovers(home.processes) == []
+    assert all(alive(p) for p in children(tmp_path / "others"))
+    home.processes.write_text(json.dumps(record))
+    assert stop_leftovers(home.processes) == ["stubborn"]
+    other.stop()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_that_is_closed_ends_the_block_like_an_interrupt(sign: signal.Signals) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from csrm_tasks.demo.runner.processes import terminate_as_interrupt\n"
+        "terminate_as_interrupt()\n"
+        "try:\n    os.kill(os.getpid(), int(sys.argv[1]))\n    signal.pause()\n"
+        "except KeyboardInterrupt:\n    print('unwound')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(int(sign))], capture_output=True, text=True, cwd=ROOT,
+        preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout == "unwound\n", done.stderr
 
 
 def test_a_child_that_ends_by_itself_is_named_with_its_last_words(home: Home) -> None:

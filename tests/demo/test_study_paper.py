@@ -11,15 +11,23 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from scipy.stats import t
 
 from csrm_tasks.demo.paper import page, run, searches, table
-from csrm_tasks.demo.paper.effects import Effect, decided, effect_of, effects, first_seeds
-from csrm_tasks.demo.paper.market import held_aside
+from csrm_tasks.demo.paper.effects import (
+    OPEN,
+    Effect,
+    decided,
+    effect_of,
+    effects,
+    first_seeds,
+)
+from csrm_tasks.demo.paper.market import days_of, held_aside
 from csrm_tasks.demo.paper.measures import MEASURES, session_conversion
 from csrm_tasks.demo.paper.plan import CELLS, CLAIMS, PARTS, Claim, chosen
 from csrm_tasks.demo.paper.recipe import Recipe, as_studied, recipe_of, small
-from csrm_tasks.demo.paper.results import Found, PartResult, Results
+from csrm_tasks.demo.paper.results import PASSED_ON, UNTRAINED, Found, PartResult, Results
 from csrm_tasks.demo.paper.run import PaperStudy
 from csrm_tasks.demo.paper.stopping import LOOKS, SPENT, level, limits, look_at, over_seeds
 from csrm_tasks.errors import ConfigError, DataError
@@ -27,6 +35,8 @@ from csrm_tasks.evaluation.metrics import Floats
 from csrm_tasks.markets import load_market
 from csrm_tasks.records import PAIRS
 from csrm_tasks.settings import load_settings
+from csrm_tasks.store import open_store, writing
+from csrm_tasks.store.tables import DAYS
 
 MT = next(c for c in CLAIMS if c.arm == "mt" and c.measure == "micro_f1")
 QUERIES = [f"q{i:03d}" for i in range(120)]
@@ -234,6 +244,46 @@ def test_results_of_another_recipe_and_half_written_ones_are_passed_over(tmp_pat
     assert one.of("mt", "defect_f1") is None
     (tmp_path / "a" / "seed10" / "ladder.json").unlink()
     assert list(ours.read()) == []
+
+
+@pytest.mark.parametrize("why", [f"{PASSED_ON}: dev 0.5 after a round", f"{UNTRAINED}: dev 0.3"])
+def test_an_arm_that_says_nothing_in_a_seed_counts_in_no_claim(why: str) -> None:
+    """A model that was passed on is compared with itself: no evidence that both are alike."""
+    found = Found(notes={"mt": why})
+    for arm in ("mt", "sft"):
+        found.add(arm, "micro_f1", ["a"], np.ones((1, 3, 3)))
+    assert kept(10, "ladder", found).of("mt", "micro_f1") is None
+    others = [result(seed, {"mt": 0.8, "sft": 0.6}) for seed in range(11, 14)]
+    (effect,) = [
+        e for e in effects([kept(10, "ladder", found), *others], 10, False) if e.claim == MT
+    ]
+    assert (effect.look, effect.verdict) == (None, OPEN) and set(effect.seeds) == {11, 12, 13}
+
+
+def test_an_own_market_is_studied_up_to_the_day_on_which_the_study_began(tmp_path: Path) -> None:
+    settings = load_settings({"CSRM_HOME": str(tmp_path / "home")})
+    market = load_market("names", settings.markets)
+
+    def publish(day: str, digest: str) -> None:
+        row = {"market": "names", "day": day, "digest": digest, "rows_in": 1, "quarantined": 0,
+               "share": 0.0, "stale": 0}  # fmt: skip
+        with writing(open_store(settings.db_url), "names") as connection:
+            connection.execute(sa.delete(DAYS).where(DAYS.c.market == "names", DAYS.c.day == day))
+            connection.execute(sa.insert(DAYS), [row])
+
+    def study() -> PaperStudy:
+        return PaperStudy(market, None, settings, Recipe(), tmp_path / "study", first=10)
+
+    with pytest.raises(DataError, match="has taken no day in"):
+        _ = study().results
+    publish("2026-01-04", "a")
+    publish("2026-01-05", "b")
+    before = study().results.digest
+    publish("2026-01-06", "c")  # a night that is taken in while the study goes on
+    assert days_of(market, settings, tmp_path / "study") == {"2026-01-04": "a", "2026-01-05": "b"}
+    assert study().results.digest == before
+    publish("2026-01-05", "corrected")  # labels that were learnt from have changed
+    assert study().results.digest != before
 
 
 @pytest.fixture

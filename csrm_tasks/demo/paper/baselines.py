@@ -9,10 +9,12 @@ import polars as pl
 from csrm_tasks.demo.paper.ladder import Ladder, judge, keep_graded
 from csrm_tasks.demo.paper.market import StudyMarket
 from csrm_tasks.demo.paper.recipe import Recipe
-from csrm_tasks.demo.paper.results import Found
+from csrm_tasks.demo.paper.results import UNTRAINED, Found
 from csrm_tasks.demo.study import arms
 from csrm_tasks.demo.study.data import derive, load_pairs
 from csrm_tasks.errors import ConfigError
+
+LEARNT = 0.02  # of dev's micro-F1 above the majority class
 
 
 def baselines(market: StudyMarket, recipe: Recipe, found: Found) -> None:
@@ -52,6 +54,11 @@ def _keep(
     snapshot: str,
     params: Mapping[str, object],
 ) -> None:
-    scored = arms.step(market.seed, step, {"snapshot": snapshot}, **params)
-    table = pl.read_parquet(market.seed.store.open(scored).file("scored.parquet"))
+    scored = market.seed.store.open(arms.step(market.seed, step, {"snapshot": snapshot}, **params))
+    table = pl.read_parquet(scored.file("scored.parquet"))
     keep_graded(market, found, arm, table)
+    own, majority = (scored.facts.get(name) for name in ("dev_micro_f1", "dev_majority"))
+    if majority is not None and own < majority + LEARNT:
+        found.notes[arm] = (
+            f"{UNTRAINED}: dev micro-F1 {own:.3f}, of which that class {majority:.3f}"
+        )

@@ -26,7 +26,7 @@ import polars as pl
 
 from csrm_tasks.demo.paper.market import StudyMarket
 from csrm_tasks.demo.paper.recipe import Recipe
-from csrm_tasks.demo.paper.results import Found
+from csrm_tasks.demo.paper.results import PASSED_ON, Found
 from csrm_tasks.demo.study import arms
 from csrm_tasks.demo.study.data import SeedMarket
 from csrm_tasks.evaluation.gold import counts, llm_answers
@@ -119,7 +119,7 @@ def ladder(market: StudyMarket, recipe: Recipe, found: Found) -> None:
     for k, llm in enumerate(made.rounds, 1):
         told(f"sd{k}", llm, star)
         if stopped := arms.facts(seed, llm).get("stopped"):
-            found.notes[f"sd{k}"] = f"no training of its own: {stopped}"
+            found.notes[f"sd{k}"] = f"{PASSED_ON}: {stopped}"
 
 
 def judge(market: StudyMarket, found: Found) -> Judge:

@@ -1,19 +1,22 @@
 """What a seed of the study is judged on: a generated market whose truth is known, or an own one.
 
 A generated market is another one for every seed (:mod:`csrm_tasks.demo.study.data`). A market of
-the user's own is one market, frozen once as its weekly run freezes it, and a seed is that of its
+the user's own is one market, frozen once as its weekly run freezes it (:data:`FROZEN` keeps up to
+which day; what was found is of these days alone), and a seed is that of its
 trainings: what differs between its seeds is the noise of training alone. It is judged on its gold;
 where it has none, on half of the target's dev queries, which then choose nothing.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
+from csrm_tasks.blobs import LocalBlobs
 from csrm_tasks.dataset.source import published_days
 from csrm_tasks.dataset.tables import table
 from csrm_tasks.demo.market.generate import demo_world
@@ -23,12 +26,14 @@ from csrm_tasks.demo.market.world import TARGET, World
 from csrm_tasks.demo.study.data import SeedMarket, derive, freeze, load_pairs, seed_market
 from csrm_tasks.errors import DataError
 from csrm_tasks.evaluation.gold import Gold, judgeable, judged_set
+from csrm_tasks.json_files import json_text
 from csrm_tasks.markets import MarketConfig
 from csrm_tasks.settings import Settings
 from csrm_tasks.store.engine import open_store, reading
 from csrm_tasks.text import query_id
 
 FOREVER = "9999-12-31"  # after any day
+FROZEN = "frozen.json"  # of a study's home: the last day of an own market that it is of
 HELD_ASIDE = 0.5  # of the target's dev queries, where the market has no gold
 
 
@@ -83,12 +88,7 @@ def own(market: MarketConfig, settings: Settings, home: Path, seed: int) -> Stud
 
     Raises :class:`DataError` where nothing was taken in, or where no label can be held aside.
     """
-    with reading(open_store(settings.db_url)) as connection:
-        days = [*published_days(connection, market.market, FOREVER)]
-    if not days:
-        raise DataError(
-            f"market {market.market} has taken no day in; run csrm_ingest, or import its files"
-        )
+    until = max(days_of(market, settings, home))
     apart = replace(
         settings,
         home=home,
@@ -96,7 +96,7 @@ def own(market: MarketConfig, settings: Settings, home: Path, seed: int) -> Stud
         mlflow_uri=f"sqlite:///{home / 'mlflow.db'}",
     )
     home.mkdir(parents=True, exist_ok=True)
-    stages = [freeze(market, apart, stage, days[-1]) for stage in (1, 2)]
+    stages = [freeze(market, apart, stage, until) for stage in (1, 2)]
     trained = market.model_copy(update={"seed": seed})
     made = SeedMarket(trained, apart, *stages)
     pairs = load_pairs(made, made.stage2)
@@ -104,6 +104,26 @@ def own(market: MarketConfig, settings: Settings, home: Path, seed: int) -> Stud
         held = held_aside(pairs, market.target_locale)
         made = replace(made, stage2=derive(made, made.stage2, held, {"gold": "dev held aside"}))
     return StudyMarket(made, None)
+
+
+def days_of(market: MarketConfig, settings: Settings, home: Path) -> dict[str, str]:
+    """Return day → digest of the days that a study of ``market`` below ``home`` is of.
+
+    They end with the newest one when the study began, whatever is taken in while it goes on.
+    Raises :class:`DataError` where there is none.
+    """
+    blobs = LocalBlobs(home)
+    kept = blobs.read(FROZEN)
+    until = json.loads(kept)["until"] if kept else FOREVER
+    with reading(open_store(settings.db_url)) as connection:
+        days = published_days(connection, market.market, until)
+    if not days:
+        raise DataError(
+            f"market {market.market} has taken no day in; run csrm_ingest, or import its files"
+        )
+    if kept is None and not blobs.put_if_absent(FROZEN, json_text({"until": max(days)}).encode()):
+        return days_of(market, settings, home)  # another process of this study was first
+    return days
 
 
 def held_aside(pairs: pl.DataFrame, locale: str) -> pl.DataFrame:

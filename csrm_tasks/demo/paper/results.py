@@ -22,6 +22,8 @@ from csrm_tasks.demo.paper.measures import MEASURES
 from csrm_tasks.evaluation.metrics import Floats
 from csrm_tasks.json_files import write_json
 
+PASSED_ON = "no training of its own"  # begins the note of an arm that is another one's model
+UNTRAINED = "has not left the majority class"  # … of one that was trained in vain
 COUNTS: dict[str, Any] = {
     "arm": pl.String,
     "measure": pl.String,
@@ -72,7 +74,13 @@ class PartResult:
     seconds: float
 
     def of(self, arm: str, measure: str) -> tuple[list[str], Floats] | None:
-        """Return query ids, sorted, and counts (Q, …) of an arm; None where there are none."""
+        """Return query ids, sorted, and counts (Q, …) of an arm; None where there are none.
+
+        And of an arm that says nothing in this seed: a model that was passed on is the one that it
+        is compared with, and one that has learnt nothing is no peer.
+        """
+        if self.notes.get(arm, "").startswith((PASSED_ON, UNTRAINED)):
+            return None
         own = self.counts.filter(arm=arm, measure=measure).sort("query_id")
         if own.is_empty():
             return None

@@ -23,7 +23,7 @@ from csrm_tasks.demo.paper.distil import distil
 from csrm_tasks.demo.paper.effects import decided
 from csrm_tasks.demo.paper.labels import labels
 from csrm_tasks.demo.paper.ladder import ladder
-from csrm_tasks.demo.paper.market import StudyMarket, generated, own
+from csrm_tasks.demo.paper.market import StudyMarket, days_of, generated, own
 from csrm_tasks.demo.paper.plan import chosen
 from csrm_tasks.demo.paper.recipe import Recipe, as_studied, recipe_of, small, small_market
 from csrm_tasks.demo.paper.results import Found, PartResult, Results
@@ -65,11 +65,13 @@ class PaperStudy:
 
     @property
     def results(self) -> Results:
-        """Where what was found is kept: of this market file and this recipe."""
+        """Where what was found is kept: of this market file, recipe and, of an own market, days."""
         # Without what is as by default: a setting that is new, and off, loses nothing found.
         asked = (self.market, self.languages)
         read = [m and m.model_dump(mode="json", exclude_defaults=True) for m in asked]
-        about = {"recipe": asdict(self.recipe), "markets": read}
+        about: dict[str, Any] = {"recipe": asdict(self.recipe), "markets": read}
+        if not self.generated:
+            about["days"] = days_of(self.market, self.settings, self.home)
         return Results(self.home / "results", json_digest(about)[:12])
 
     def read(self) -> list[PartResult]:

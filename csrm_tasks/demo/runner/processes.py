@@ -110,10 +110,18 @@ def stop_leftovers(record: Path) -> list[str]:
     left = json.loads(record.read_text(encoding="utf-8"))
     found = {}
     if abs(left["boot"] - psutil.boot_time()) < 60:  # ids of before a reboot mean nothing
-        found = {n: s["session"] for n, s in left["sessions"].items() if _members([s["session"]])}
+        own = {n: s["session"] for n, s in left["sessions"].items()}
+        found = {n: s for n, s in own.items() if _members([s]) and not _newer(s, left["started"])}
         stop_sessions(list(found.values()))
     record.unlink()
     return sorted(found)
+
+
+def _newer(session: int, started: float) -> bool:
+    """Whether the leader of a session is of after ``started``: its number was given anew."""
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(session).create_time() > started + 1)
+    return False
 
 
 def stop_sessions(sessions: Sequence[int]) -> None:
@@ -153,9 +161,13 @@ def only_one(lock: Path) -> Iterator[None]:
 
 
 def terminate_as_interrupt() -> None:
-    """Make SIGTERM unwind like Ctrl-C, so that ``with`` blocks end the children."""
+    """Make SIGTERM, and a terminal that is closed, unwind like Ctrl-C, so that ``with`` blocks end
+    the children; whoever ignores SIGHUP (nohup) goes on ignoring it.
+    """
 
     def raise_interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, raise_interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, raise_interrupt)

@@ -77,10 +77,13 @@ def cold_retriever(seed: SeedMarket) -> tuple[str, str]:
 
 
 def local_retriever(seed: SeedMarket, ranker: str, cold: str) -> str:
-    """Let the cold EBR go on with local clicks and purchases, as csrm_retrain does (A23)."""
+    """Let the cold EBR go on with local clicks and purchases, as csrm_retrain does (A23), but for
+    those of gold queries: a released RQA* has them of queries that were asked before, and what is
+    claimed here is of new ones.
+    """
     scored = _scored_pseudo(seed, seed.stage2, ranker)
     given = {"snapshot": seed.stage2, "scored": scored, "warm": cold}
-    return step(seed, "train_ebr", given, local=True)
+    return step(seed, "train_ebr", given, local=True, unclicked=True)
 
 
 def titles(seed: SeedMarket, ebr: str) -> str:

@@ -3,7 +3,7 @@
 The market is generated and goes through the product's own steps (ingest, publish, snapshot). Its
 gold pairs are then replaced by the generator's truth on every target query that no rater saw: twice
 as many queries as raters judge, without their errors. Shoppers may have typed them, as in a real
-market's log; no arm of the study trains on their conversions.
+market's log; no arm of the study trains on what they did then.
 """
 
 from __future__ import annotations
@@ -131,8 +131,10 @@ def with_truth(pairs: pl.DataFrame, queries: pl.DataFrame, world: World) -> pl.D
     query.
     """
     made = make_queries(world, TARGET, default_queries(world)[TARGET])
-    judged = set(pairs.filter(pl.col("split") != "gold")["query_id"])
-    known = set(queries["query_id"]) - judged
+    judged = queries.join(pairs.filter(pl.col("split") != "gold"), on="query_id", how="semi")
+    # It is a text that is judged (A10): typed alike in the source language it is the same
+    free = queries.join(judged.select("norm").unique(), on="norm", how="anti")
+    known = set(free["query_id"])
     chosen = {query_id(TARGET, q.text): q for q in made.queries}
     shelves, index = Shelves(world.lexicon, world.target), LexicalIndex(world.target)
     rng, products = stream(world.seed, "study gold"), world.target.products

@@ -46,6 +46,7 @@ MARKET = "demo"
 NAMESPACE = 1_000_003  # added to the world's seed: another stream of queries over the same shop
 SEEDS = (0, 1)  # of a setting's trainings
 PARTS = ("snapshot", "bm25", "ebr", "index")
+SCORING = ("llm", "rqa", "teacher")  # what the demo scores its pairs with
 
 
 def fresh_pairs(world: World, known: set[str]) -> pl.DataFrame:
@@ -84,7 +85,7 @@ def retrained(store: ArtifactStore) -> dict[str, str]:
     for ref, inputs in reversed(pairs):
         if ref in scored and store.open(inputs["snapshot"]).facts["stage"] == 2:
             own = {name: inputs[name] for name in PARTS}
-            return own | {name: scored[ref][name] for name in ("llm", "rqa")}
+            return own | {n: scored[ref][n] for n in SCORING if n in scored[ref]}
     raise ArtifactError(f"market {MARKET} has no tower pairs of a retraining; run make demo first")
 
 
@@ -92,7 +93,7 @@ def train(market: MarketConfig, settings: Settings, given: Mapping[str, str], se
     """Train towers as the weekly DAG does; ``seed`` is of their training alone."""
     inputs = {name: given[name] for name in PARTS}
     pairs = run_step("tower_pairs", market, inputs, {}, settings)
-    read = {name: given[name] for name in ("snapshot", "llm", "rqa")}
+    read = {name: given[name] for name in ("snapshot", *SCORING) if name in given}
     scored = run_step("score_pairs", market, read | {"pairs": pairs}, {}, settings)
     own = market.model_copy(update={"seed": market.seed + seed})
     given = {"snapshot": given["snapshot"], "scored": scored}
