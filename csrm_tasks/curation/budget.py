@@ -7,7 +7,7 @@ from pathlib import Path
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.reading.landing import check_day
 from csrm_tasks.layouts import labels
-from csrm_tasks.release.online.audits import read_grades
+from csrm_tasks.release.online.audits import read_grades, require_raters
 from csrm_tasks.sections import Ingest
 from csrm_tasks.spreadsheets import read_sheet
 
@@ -27,15 +27,7 @@ def land_budget(
     """
     asked = {row.cells[KEY]: row.cells for row in read_sheet(sent, (KEY,), locale)}
     answers = read_grades(path, KEY, asked.keys(), locale, sent).unique(maintain_order=True)
-    unnamed = answers.filter(rater_id="")
-    if unnamed.height:
-        raise DataError(
-            f"{path}: {KEY} {unnamed['item'][0]!r}, field 'rater_id' is empty: say who judged it"
-        )
-    twice = answers.filter(answers.select("item", "rater_id").is_duplicated())
-    if twice.height:
-        item, _, rater = twice.row(0)
-        raise DataError(f"{path}: {KEY} {item!r} has two grades by {rater!r}; leave one")
+    require_raters(path, KEY, answers)
     if answers.is_empty():
         raise DataError(f"{path}: the sheet has no grade yet: fill in 'grade' and 'rater_id'")
     rows = []

@@ -15,7 +15,7 @@ from csrm_tasks.dataset.tables import table
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.reading.landing import check_day
 from csrm_tasks.layouts import labels
-from csrm_tasks.release.online.audits import items, read_answers, write_tasks
+from csrm_tasks.release.online.audits import items, read_answers, require_raters, write_tasks
 from csrm_tasks.sections import Ingest
 
 GUIDELINE = "review"  # guideline_version of the labels, by which they are found again
@@ -55,15 +55,7 @@ def read_review(path: Path, sent: Path, decisions: pl.DataFrame, locale: str) ->
     flagged = decisions.filter((pl.col("action") != "keep") & (pl.col("locale") == locale))
     known = items(flagged, GUIDELINE)
     answers = read_answers(path, known, locale, sent).unique(maintain_order=True)
-    unnamed = answers.filter(pl.col("rater_id") == "")
-    if unnamed.height:
-        raise DataError(
-            f"{path}: item {unnamed['item'][0]!r}, field 'rater_id' is empty: say who has judged it"
-        )
-    twice = answers.filter(answers.select("item", "rater_id").is_duplicated())
-    if twice.height:
-        item, _, rater = twice.row(0)
-        raise DataError(f"{path}: item {item!r} has two grades by {rater!r}; leave one")
+    require_raters(path, "item", answers)
     return known.join(answers, on="item", maintain_order="left").drop("item")
 
 

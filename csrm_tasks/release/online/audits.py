@@ -132,6 +132,22 @@ def read_grades(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def require_raters(path: Path, key: str, answers: pl.DataFrame) -> None:
+    """Raise :class:`DataError` unless every grade of :func:`read_grades` has a rater, and of one
+    rater an item one grade.
+    """
+    unnamed = answers.filter(rater_id="")
+    if unnamed.height:
+        raise DataError(
+            f"{path}: {key} {unnamed['item'][0]!r}, field 'rater_id' is empty: say who has judged "
+            "it"
+        )
+    twice = answers.filter(answers.select("item", "rater_id").is_duplicated())
+    if twice.height:
+        item, _, rater = twice.row(0)
+        raise DataError(f"{path}: {key} {item!r} has two grades by {rater!r}; leave one")
+
+
 def _proof(tasks: Path, key: str) -> Proof:
     """Tell by the texts that were sent whether the letters that came back are right."""
     sent = {row.cells[key]: row.cells for row in read_sheet(tasks, (key,), "")}
