@@ -106,7 +106,7 @@ def _held_queries(snapshot: Path) -> tuple[list[str], list[str]]:
     pairs = pl.concat(p.select("query_id", "split") for p in judged)
     held = pairs.filter(pl.col("split") != "train")
     asked = table(snapshot, "queries").join(held, on="query_id", how="semi")
-    return tuple(c.unique().sort().to_list() for c in (held["query_id"], asked["norm"]))  # type: ignore[return-value]
+    return held["query_id"].unique().sort().to_list(), asked["norm"].unique().sort().to_list()
 
 
 def _both_directions(

@@ -14,12 +14,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from csrm_tasks.sections.cron import check_cron
 
 
-def _check_day(value: str) -> str:
+def is_day(text: str) -> bool:
+    """Whether a text is a day as we write them, YYYY-MM-DD."""
     try:
-        if date.fromisoformat(value).isoformat() == value:
-            return value
+        return date.fromisoformat(text).isoformat() == text
     except ValueError:
-        pass
+        return False
+
+
+def _check_day(value: str) -> str:
+    if is_day(value):
+        return value
     raise ValueError("write a day as YYYY-MM-DD")
 
 

@@ -135,10 +135,11 @@ def train_ebr(ctx: Context, *, local: bool, unclicked: bool = False) -> Metadata
     data, mined = _with_hard_negatives(ctx, data)
     classes, counted = _classes(ctx, data)
     warm = ctx.inputs.get("warm")
-    if warm is not None and unclicked and _has_clicks(warm):
+    clicked = warm is not None and _has_clicks(warm)
+    if warm is not None and clicked and unclicked:
         log.info("%s has read what shoppers did with gold queries: started anew", warm.ref)
         warm = None
-    clicked = (local and not unclicked) or (warm is not None and _has_clicks(warm))
+    clicked = not unclicked and (clicked or local)
     model = (
         _warm_start(warm, config)
         if warm

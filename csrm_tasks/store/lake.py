@@ -172,11 +172,11 @@ class Lake:
         return composed_frame(pl.concat([empty, *frames]))
 
     def entries(self) -> dict[str, dict[str, Entry]]:
-        """Return the files of :meth:`write`, :meth:`put` and :meth:`write_known` by day and key."""
+        """Return what :meth:`write`, :meth:`put`, :meth:`write_unstored` wrote, by day and key."""
         found: dict[str, dict[str, Entry]] = {}
         tables = {table for table, _ in TABLES.values()}
         for key, entry in self._blobs.entries(self._market).items():
-            _, *folders, _ = key.split("/") if "/" in key else ("", "")
+            folders = key.split("/")[1:-1]
             if len(folders) > 1 and folders[0] in tables | {KNOWN} and folders[-1].startswith(DAY):
                 found.setdefault(folders[-1].removeprefix(DAY), {})[key] = entry
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csrm_tasks.cli.main import main
-from csrm_tasks.settings import load_settings
+from csrm_tasks.settings import Settings, load_settings
 from tests.data_fixtures import DAY0, DAY1, KO, label, land_lines, product
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +28,14 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     csv = land_lines(settings, DAY0, f"{KO}/labels-b.csv.zst", [], "mini")
     csv.write_bytes(b"not zstd")
     return home
+
+
+def without_labels(night: Path) -> tuple[Settings, Path]:
+    """Take the night's labels away; returns where others land."""
+    day = night / "landing" / "mini" / DAY0 / KO
+    for name in ("labels-b.csv.zst", "labels.jsonl"):
+        (day / name).unlink()
+    return load_settings({"CSRM_HOME": str(night)}), day
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: str, code: int = 0) -> list[str]:
@@ -88,10 +96,7 @@ def test_raw_rows_are_written_under_names_that_supersede_nothing(
 def test_mended_rows_of_csv_are_a_delivery(
     night: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = load_settings({"CSRM_HOME": str(night)})
-    day = night / "landing" / "mini" / DAY0 / KO
-    (day / "labels-b.csv.zst").unlink()
-    (day / "labels.jsonl").unlink()
+    settings, day = without_labels(night)
     land_lines(settings, DAY0, f"{KO}/labels-a.csv", [], "mini").write_bytes(
         b"\xef\xbb\xbflabel_id,query,product_id,grade\r\nl1,q,p1,2\r\nl2,q,p1,9\r\n"
     )
@@ -108,10 +113,7 @@ def test_mended_rows_of_csv_are_a_delivery(
 def test_rows_of_csv_that_a_correction_refused_are_written_as_the_json_they_are(
     night: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = load_settings({"CSRM_HOME": str(night)})
-    day = night / "landing" / "mini" / DAY0 / KO
-    (day / "labels-b.csv.zst").unlink()
-    (day / "labels.jsonl").unlink()
+    settings, day = without_labels(night)
     header, bad = b"label_id,query,product_id,grade\n", b"l2,q,p1,9\n"
     for name in ("labels-a.csv", "labels-b.csv"):
         land_lines(settings, DAY0, f"{KO}/{name}", [], "mini").write_bytes(

@@ -103,29 +103,26 @@ class Home:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the processes of this home."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
+        own = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
+        kept = (SPINS if self.bases else {}) | own
         local = f"{HOST},localhost"
-        return (
-            (SPINS if self.bases else {})
-            | kept
-            | {
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
-                "PYTHONPATH": str(PROJECT_ROOT),
-                "NO_PROXY": local,
-                "no_proxy": local,
-                "OMP_NUM_THREADS": "1",  # one process per core beats two threads
-                "TOKENIZERS_PARALLELISM": "false",
-                "CSRM_HOME": str(self.root),
-                "CSRM_BASES": str(bases_folder()),  # base models are every market's
-                "CSRM_MARKETS": str(self.settings.markets),
-                "CSRM_MLFLOW_UI": self.mlflow_url,
-                "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.7 GB less
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                **(ONE_AT_A_TIME if self.bases else {}),
-                **self._airflow_environment(),
-            }
-        )
+        return kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "NO_PROXY": local,
+            "no_proxy": local,
+            "OMP_NUM_THREADS": "1",  # one process per core beats two threads
+            "TOKENIZERS_PARALLELISM": "false",
+            "CSRM_HOME": str(self.root),
+            "CSRM_BASES": str(bases_folder()),  # base models are every market's
+            "CSRM_MARKETS": str(self.settings.markets),
+            "CSRM_MLFLOW_UI": self.mlflow_url,
+            "MLFLOW_TRACKING_URI": self.settings.mlflow_uri,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 0.7 GB less
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **(ONE_AT_A_TIME if self.bases else {}),
+            **self._airflow_environment(),
+        }
 
     def _airflow_environment(self) -> dict[str, str]:
         # SQLite bears four workers. Real bases: no two trainings in memory at once.

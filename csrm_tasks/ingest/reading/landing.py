@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from csrm_tasks.artifacts import file_digest
 from csrm_tasks.errors import DataError
 from csrm_tasks.ingest.contract.contracts import CONTRACTS
+from csrm_tasks.sections.base import is_day
 
 NAME = re.compile(
     r"(?P<kind>[a-z_]+)(-[\w.]{0,200}?)?\.(?P<format>csv|jsonl|parquet)(\.(?P<compression>gz|zst))?"
@@ -41,11 +41,8 @@ class Delivery:
 
 def check_day(day: str) -> str:
     """Return ``day``; raises :class:`DataError` unless it is an ISO date."""
-    try:
-        if date.fromisoformat(day).isoformat() == day:
-            return day
-    except ValueError:
-        pass
+    if is_day(day):
+        return day
     raise DataError(f"{day!r} is not a day; write it as YYYY-MM-DD")
 
 
